@@ -18,7 +18,7 @@ from turnout.web.errors import error_response
 from turnout.web.oip.answers import error_answer
 
 POLICY_FAILING = (
-    "the policy file cannot be used, and the policy before stays in force: the log says what is wrong with it"
+    "the policy file cannot be used, and the previous policy stays in force: the log says what is wrong with it"
 )
 
 

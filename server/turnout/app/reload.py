@@ -88,7 +88,9 @@ class Reloader:
             try:
                 after = read()
             except ConfigError as error:
-                self._log.error("the settings cannot be reloaded; those before stay in force", reason=error.message)
+                self._log.error(
+                    "the settings cannot be reloaded; the previous ones stay in force", reason=error.message
+                )
             else:
                 await self._apply(after)
             await self._certificates()

@@ -1,17 +1,17 @@
-"""Records who a caller says it acts for, next to who it was proved to be. Pure."""
+"""Adds the actor that a caller claims to be to the reason of a change. The log's actor is the proved identity. Pure."""
 
 _MOST_REASON_BYTES = 1024
-"""The longest reason that the log has room for."""
+"""Maximum length of a reason in the log, in bytes."""
 _MAX_ACTOR = 96
 
 
 def with_remark(reason: str, claimed_actor: str, actor: str) -> str:
-    """Returns a reason that says who the caller claimed to be, too, if there is room: `canary is fine [as ann@pc]`.
+    """Adds the claimed actor to a reason, if there is room: `canary is fine [as ann@pc]`.
 
     Args:
-        reason: As it was given.
-        claimed_actor: Who the caller claimed to be; "" for nobody.
-        actor: Who it was proved to be.
+        reason: The reason that the caller gave.
+        claimed_actor: The actor that the caller claims to be; "" if none.
+        actor: The proved identity of the caller.
     """
     plain = " ".join("".join(c if c.isprintable() else " " for c in claimed_actor[:_MAX_ACTOR]).split())
     if not plain or claimed_actor == actor:

@@ -1,10 +1,10 @@
-"""Decides who calls and what they may do, for every listener and the data plane.
+"""Authenticates and authorizes callers, for every listener and the data plane.
 
-    credential -> caller (remembered) -> may they? -> how much of it?
+    credential -> caller (cached) -> permissions -> quota
 
-Used on the event loop, but for what it reads in a thread of its own. Callers are remembered by a digest of their
-credential, so that a known one costs a look-up; what was decided for each is remembered with them. A policy that
-changes, and a token that is revoked, reach every caller that is remembered, and every stream that is open.
+The authority is used on the event loop; files and keys are read in other threads. Callers are cached by a digest of
+their credential, so identifying a known one is a single look-up, and permission checks are cached with the caller. A
+changed policy and a revoked token take effect for all cached callers and all open streams.
 """
 
 import asyncio
@@ -41,9 +41,7 @@ _MOST_CALLERS = 10_000
 _BEARER = "bearer "
 _SHOWN = 64
 
-NO_CREDENTIAL = (
-    "this needs to know who calls: send a token (authorization: Bearer ...) or show a client certificate that names you"
-)
+NO_CREDENTIAL = "authentication is required: send a token (authorization: Bearer ...) or present a client certificate"
 
 
 class Credentials(Protocol):
@@ -66,7 +64,7 @@ class Credentials(Protocol):
 
 
 class Authority:
-    """Who may do what, as of now."""
+    """Decides who callers are and what they may do, by the policy and the tokens in force."""
 
     def __init__(
         self,
@@ -77,15 +75,15 @@ class Authority:
         share: int = 1,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Prepares; no token is known yet.
+        """Creates the authority, without any tokens.
 
         Args:
             settings: The `[auth]` section.
-            policy: The one in force at first.
-            recorder: Counts callers and refusals.
-            log: Told of refusals and changes.
-            share: Processes that divide rates and quotas between them.
-            clock: Seconds since 1970; decides when credentials expire.
+            policy: The initial policy.
+            recorder: Counters of callers and refusals.
+            log: Logger for refusals and changes.
+            share: Number of processes among which rates and quotas are divided.
+            clock: Returns the current time in seconds since 1970, by which credentials expire.
         """
         self._settings = settings
         self._policy = policy
@@ -111,10 +109,10 @@ class Authority:
         recorder.keys_failed = dict.fromkeys(settings.jwt, False)
         self._show_limits()
 
-    # Who calls.
+    # Authentication.
 
     def known(self, call: Credentials) -> Caller | None:
-        """Returns who makes a call, if that is known without looking into the credential."""
+        """Returns the caller if it is anonymous, local or cached; None if its credential has to be verified."""
         authorization = call.authorization
         key: bytes | str
         if authorization:
@@ -126,10 +124,10 @@ class Authority:
         return caller if caller is not None and not caller.ended and caller.expires > self._clock() else None
 
     async def identify(self, call: Credentials) -> Caller:
-        """Returns who makes a call: `anonymous` if it shows nothing.
+        """Returns the caller; `anonymous` if the call has no credential.
 
         Raises:
-            UnauthenticatedError: What it shows proves nothing.
+            UnauthenticatedError: The credential is invalid.
         """
         caller = self.known(call)
         if caller is not None:
@@ -156,10 +154,10 @@ class Authority:
         return self._remember(_key(authorization), await self._of_jwt(text))
 
     async def _of_jwt(self, text: str) -> Caller:
-        """Returns whom a JWT names. Runs in a thread: anybody can ask for this half millisecond of arithmetic.
+        """Returns the caller that a JWT identifies. Runs in a thread, since any client can cause this 0.5 ms of work.
 
         Raises:
-            UnauthenticatedError: It proves nothing.
+            UnauthenticatedError: The JWT is invalid.
         """
         while True:
             changes = self._key_changes
@@ -168,14 +166,14 @@ class Authority:
             except UnknownKey as error:
                 await self._fetch_for(error.issuer)
                 identity, expires, credential = await self._threads.run(self._jwts.verify, text)
-            if changes == self._key_changes:  # otherwise it was verified by keys that may be withdrawn by now
+            if changes == self._key_changes:  # otherwise the key that verified it may have been withdrawn
                 return self._made(identity, credential, expires)
 
     def of_token(self, text: str) -> Caller:
-        """Returns the bearer of one of this server's tokens; the caller is not remembered.
+        """Returns the bearer of one of this server's tokens. The caller is not cached.
 
         Raises:
-            UnauthenticatedError: It proves nothing.
+            UnauthenticatedError: The token is invalid.
         """
         token_id = tokens.id_of(text)
         if token_id is None:
@@ -186,7 +184,7 @@ class Authority:
         return self._of_record(record)
 
     def of_token_id(self, token_id: str) -> Caller | None:
-        """Returns the bearer of a token that was proved before; None if the token is no longer valid."""
+        """Returns the bearer of a token that was verified earlier; None if the token is no longer valid."""
         record = self._tokens.get(token_id)
         try:
             return None if record is None else self._of_record(record)
@@ -194,7 +192,7 @@ class Authority:
             return None
 
     def of_console(self) -> Caller:
-        """Returns whoever signed in to the console with the console's own token."""
+        """Returns the caller that signed in to the console with the console's own token."""
         return self._made(CONSOLE, "console.token")
 
     def _of_record(self, record: TokenRecord) -> Caller:
@@ -220,20 +218,20 @@ class Authority:
         self._recorder.callers = len(self._callers)
         return caller
 
-    # What they may do.
+    # Authorization.
 
     def check(self, caller: Caller | None, roles: Sequence[AccessRole], model: str, what: str = "") -> None:
-        """Passes if somebody may do what one of `roles` names with a model.
+        """Checks that the caller has one of `roles` on a model.
 
         Args:
-            caller: Who calls; None if nobody identified the caller, which is a bug and is refused.
-            roles: Any of them will do.
-            model: Its name; `SERVER` for the server.
-            what: The method or route that they call, for the log.
+            caller: The caller; None if it was not identified, which is a bug and is refused.
+            roles: Roles, of which one is enough.
+            model: Name of the model; `SERVER` for the server.
+            what: The method or route that is called, for the log.
 
         Raises:
-            UnauthenticatedError: Nobody knows who it is, or their time is up.
-            PermissionDeniedError: They may not. The error does not tell whether the model exists.
+            UnauthenticatedError: The caller is unknown, or its credential has expired or was revoked.
+            PermissionDeniedError: The caller has none of the roles. The message does not say whether the model exists.
         """
         if caller is not None and not caller.ended:
             for role in roles:
@@ -242,12 +240,12 @@ class Authority:
         raise self.refusal(caller, roles, model, what)
 
     def check_known(self, caller: Caller | None, what: str = "") -> None:
-        """Checks that the caller is known, or that something is granted to `anonymous`. Raises as `check`."""
+        """Checks that the caller is known, or that `anonymous` has some grant. Raises the errors of `check`."""
         if caller is None or caller.ended or (caller.identity.anonymous and not caller.scopes):
             raise self.refusal(caller, (), SERVER, what)
 
     def check_any(self, caller: Caller | None, roles: Sequence[AccessRole], what: str = "") -> None:
-        """Passes if somebody may do what one of `roles` names with some model. Raises as `check`."""
+        """Checks that the caller has one of `roles` on at least one model. Raises the errors of `check`."""
         self.check_known(caller, what)
         assert caller is not None, "it was checked"
         for scope in caller.scopes:
@@ -256,9 +254,9 @@ class Authority:
         raise self.refusal(caller, roles, "", what)
 
     def check_need(self, caller: Caller, need: Need, what: str) -> None:
-        """Checks that somebody may call a method or route at all, as far as that is clear before a model is named.
+        """Checks whatever can be checked about a call before its model is known.
 
-        Raises as `check`.
+        Raises the errors of `check`.
         """
         if need.kind is ResourceKind.SERVER:
             self.check(caller, need.roles, SERVER, what)
@@ -268,12 +266,12 @@ class Authority:
             self.check_known(caller, what)
 
     def check_setting(self, caller: Caller | None, need: Need, model: str, what: str, *, changes: bool) -> None:
-        """Passes if somebody may see a setting of a model, or of the server, or change it. Raises as `check`."""
+        """Checks that the caller may read or change a setting of a model or the server. Raises as `check`."""
         assert need.also is not None, "a setting's need has both roles"
         self.check(caller, (need.also[1],) if changes else need.roles, model or SERVER, what)
 
     def refusal(self, caller: Caller | None, roles: Sequence[AccessRole], model: str, what: str) -> TurnoutError:
-        """Counts and logs a refused call, and returns what its caller is told."""
+        """Counts and logs a refused call, and returns the error for the caller."""
         if caller is None or (caller.identity.anonymous and not caller.ended):
             self._refusals.record(RefusalReason.NO_CREDENTIAL, call=what, model=model[:_SHOWN])
             return UnauthenticatedError(NO_CREDENTIAL)
@@ -292,10 +290,10 @@ class Authority:
         return PermissionDeniedError(f"{identity} lacks the role {needed} on {on}")
 
     def enter(self, caller: Caller) -> Quota | None:
-        """Counts a request that begins; call `leave` on the returned quota when it ends.
+        """Counts the start of a request. Call `leave` on the returned quota when the request ends.
 
         Raises:
-            QuotaExceeded: The caller makes too many.
+            QuotaExceeded: The caller has reached its rate or its maximum number of requests in flight.
         """
         quota = caller.quota
         if quota is None:
@@ -308,27 +306,27 @@ class Authority:
             raise
         return quota
 
-    # What changes.
+    # Changes of tokens, policy and keys.
 
     def put_tokens(self, records: Iterable[TokenRecord]) -> None:
-        """Puts the tokens of the state store into force: bearers of any other token are unknown from now on."""
+        """Replaces the tokens by those of the state store. Any other token is unknown from now on."""
         before, self._tokens = self._tokens, {one.id: one for one in records if one.revoked is None}
         gone = {f"token {token_id}" for token_id in before if before[token_id] != self._tokens.get(token_id)}
         self._revoke(gone)
 
     def put_policy(self, policy: AccessPolicy) -> None:
-        """Puts another policy into force, also for callers that are remembered."""
+        """Puts another policy into force, also for cached callers."""
         self._policy = policy
         for caller in self._all:
             caller.change(policy.scopes_of(caller.identity), self._quota(caller.identity))
         self._show_limits()
 
     async def start(self) -> None:
-        """Fetches the keys of all issuers; one that cannot be reached is tried again later."""
+        """Fetches the keys of all issuers. An issuer that cannot be reached is tried again later."""
         await asyncio.gather(*map(self._fetch, self._jwts.keys))
 
     async def watch(self) -> None:
-        """Follows the files and keys, and ends streams of callers whose time is up, for as long as it runs."""
+        """Follows changes of files and keys, and ends streams of expired credentials. Runs until it is cancelled."""
         while True:
             await asyncio.sleep(self._settings.poll_interval_s)
             self._streams.end(self._clock())
@@ -351,7 +349,7 @@ class Authority:
             if self._reason != error.message:
                 self._reason = error.message
                 self._log.error(
-                    "the policy file cannot be used; the policy before stays in force", reason=error.message
+                    "the policy file cannot be used; the previous policy stays in force", reason=error.message
                 )
             self._recorder.policy_failed = True
             return
@@ -369,13 +367,13 @@ class Authority:
         return self._recorder.policy_failed
 
     def close(self) -> None:
-        """Ends its threads and fetches."""
+        """Cancels fetches and shuts down the threads."""
         for task in self._fetching.values():
             task.cancel()
         self._threads.shutdown(wait=False)
 
     def stream(self, caller: Caller) -> AbstractContextManager[None]:
-        """Ends the stream that the task serves when the caller's time is up. Raises as `OpenStreams.opened`."""
+        """Ends the current task's stream when the caller's credential ends. Raises as `OpenStreams.opened`."""
         return self._streams.opened(caller)
 
     # Helpers.
@@ -385,7 +383,7 @@ class Authority:
         return None if limit is None else self._quotas.of(identity.name, limit, time.monotonic())
 
     def _revoke(self, credentials: Set[str]) -> None:
-        """Forgets callers that were proved by one of these credentials: they are unknown from now on."""
+        """Removes the callers that were authenticated by one of these credentials, and ends their streams."""
         if not credentials:
             return
         for caller in self._all:
@@ -401,7 +399,7 @@ class Authority:
         self._recorder.limited = {key: limited.get(key, 0) for key in sorted(limited_by)}
 
     async def _fetch_for(self, issuer: str) -> None:
-        """Has an issuer's keys fetched, unless that was done a moment ago, and waits for it."""
+        """Fetches an issuer's keys and waits for them, unless they were fetched a moment ago."""
         task = self._fetching.get(issuer)
         if task is None:
             if not self._jwts.keys[issuer].may_look:
@@ -425,7 +423,7 @@ class Authority:
             self._revoke({credential_of(issuer, kid) for kid in gone})
         except ConfigError as error:
             if not keys.failure:
-                self._log.error("keys cannot be fetched; those before stay in force", reason=error.message)
+                self._log.error("keys cannot be fetched; the previous keys stay in force", reason=error.message)
             keys.failure = error.message
         else:
             if self._recorder.keys_failed[issuer]:
@@ -434,5 +432,5 @@ class Authority:
 
 
 def _key(authorization: str) -> bytes:
-    """Returns the key that a credential is remembered by: no secret is kept, and a look-up reveals no other."""
+    """Returns the cache key for a credential. A digest, so that no secret is kept or revealed by look-up times."""
     return hashlib.blake2b(authorization.encode("latin-1", "replace")).digest()  # a third quicker than SHA-256

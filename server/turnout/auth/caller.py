@@ -1,4 +1,4 @@
-"""A caller, as the server remembers it from call to call."""
+"""A caller, cached from call to call."""
 
 from collections.abc import Callable, Sequence
 from math import inf
@@ -9,19 +9,19 @@ from turnout.auth.policy.quotas import Quota
 from turnout.auth.roles import SERVER, AccessRole, Scope
 
 _MOST_DECISIONS = 1024
-"""Decisions that are remembered for a caller; bounded because clients choose the names of models."""
+"""Maximum number of permission checks cached for a caller. It is bounded because clients choose the names of models."""
 
 
 class Caller:
-    """One credential that proved to be good, and what its bearer may do.
+    """A verified credential, and what its bearer may do.
 
     Attributes:
-        scopes: What they may do.
-        own: The scopes are the credential's own, and no policy changes them.
-        credential: Names the credential in the log; no secret.
-        expires: When it ends, in seconds since 1970.
+        scopes: Roles that the caller has, and the models on which it has them.
+        own: Whether the scopes belong to the credential, so that changes of the policy do not affect them.
+        credential: Name of the credential in the log; not a secret.
+        expires: When the credential expires, in seconds since 1970.
         ended: Why the credential is no longer valid; "" while it is valid.
-        quota: How much of their limit they have used; None if they have no limit.
+        quota: The caller's use of its limit; None if it has no limit.
     """
 
     __slots__ = (
@@ -48,7 +48,7 @@ class Caller:
         self._decisions: dict[tuple[str, str], bool] = {}
 
     def may(self, role: AccessRole, model: str) -> bool:
-        """Tells whether they may do what `role` allows with a model; decisions are remembered."""
+        """Returns whether the caller may do what `role` allows with a model. Results are cached."""
         known = self._decisions.get((role, model))
         if known is None:
             known = decide(self.scopes, role, model).allowed
@@ -58,24 +58,24 @@ class Caller:
         return known
 
     def explain(self, role: AccessRole, model: str) -> AccessDecision:
-        """Returns the same decision, with its reason."""
+        """Returns the same decision as `may`, with its reason."""
         return decide(self.scopes, role, model)
 
     def sees(self, model: str) -> bool:
-        """Tells whether a model is shown to them in lists."""
+        """Returns whether lists show the model to the caller."""
         return self.may(AccessRole.READ, model)
 
     def knows(self, model: str) -> bool:
-        """Tells whether they may be told a model's name: they may run it, too."""
+        """Returns whether the caller may learn that the model exists: it may read it or run it."""
         return self.may(AccessRole.READ, model) or self.may(AccessRole.PREDICT, model)
 
     @property
     def seen(self) -> Callable[[str], bool] | None:
-        """Tells which models' names they may see; None for all."""
+        """Returns whether the caller may see the name of a model; None if it may see all."""
         return None if self.knows(SERVER) else self.knows
 
     def change(self, scopes: Sequence[Scope], quota: Quota | None) -> None:
-        """Puts another policy into force."""
+        """Applies the scopes and quota of another policy."""
         self.quota = quota
         if not self.own:
             self.scopes = tuple(scopes)
@@ -83,5 +83,5 @@ class Caller:
 
 
 def actor_of(caller: Caller | None) -> str:
-    """Returns who called, as logs show it; "" if `[auth]` is not enabled."""
+    """Returns the caller's name in logs; "" if `[auth]` is not enabled."""
     return "" if caller is None else caller.identity.actor

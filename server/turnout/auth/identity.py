@@ -2,10 +2,10 @@
 
 spiffe://example.org/ns/prod/sa/web     a certificate's URI, the first of its SPIFFE IDs
 dns:web.example.org                     a certificate's DNS name, if it has no URI
-token:ci                                a token of `turnout token create ci`
+token:ci                                a token made by `turnout token create ci`
 jwt:corp/ann                            the subject `ann` of a JWT of the issuer [auth.jwt.corp]
 group:corp/ml                           a group in that JWT: not an identity, but grants may name it
-console                                 whoever signed in with the console's own token
+console                                 anyone signed in with the console's own token
 local                                   a caller over loopback without a credential, if that is configured
 anonymous                               a caller without a credential
 """
@@ -18,7 +18,7 @@ from turnout.auth.roles import Pattern
 
 ANONYMOUS_NAME = "anonymous"
 KINDS = ("spiffe://", "dns:", "token:", "jwt:", "group:", "console", "local", ANONYMOUS_NAME, "*")
-"""Prefixes of identities, and so of patterns for them."""
+"""Prefixes of identities and of patterns for them."""
 
 _ACTOR_BYTES = 200
 _DIGEST = 12
@@ -29,8 +29,8 @@ class Identity:
     """A proved identity.
 
     Attributes:
-        name: As above; it is the actor in the log.
-        also: Other names that grants may use for them: groups, and further names of a certificate.
+    name: The name in the form above; it is the actor in the log.
+    also: Other names that grants may use for the identity: groups, and further names in a certificate.
     """
 
     name: str
@@ -38,12 +38,12 @@ class Identity:
 
     @property
     def anonymous(self) -> bool:
-        """Whether the caller has proved nothing."""
+        """Whether the caller has no credential."""
         return self.name == ANONYMOUS_NAME
 
     @property
     def actor(self) -> str:
-        """The name, shortened to fit the log: a longer one ends with a digest of the whole."""
+        """The name, shortened to fit the log. A shortened name ends with a digest of the full name."""
         encoded = self.name.encode()
         if len(encoded) <= _ACTOR_BYTES:
             return self.name
@@ -51,7 +51,7 @@ class Identity:
         return f"{encoded[: _ACTOR_BYTES - _DIGEST - 1].decode('utf-8', 'ignore')}~{digest}"
 
     def goes_by(self, pattern: Pattern) -> bool:
-        """Tells whether a pattern matches. `anonymous` matches only itself: `*` is everybody who is known."""
+        """Returns whether a pattern matches. Only the pattern `anonymous` matches callers without a credential."""
         if self.anonymous:
             return pattern.text == ANONYMOUS_NAME
         return any(pattern.matches(name) for name in (self.name, *self.also))
@@ -63,7 +63,7 @@ CONSOLE = Identity("console")
 
 
 def of_certificate(uris: Sequence[str], dns_names: Sequence[str]) -> Identity | None:
-    """Returns whom a certificate names; None if it has neither a SPIFFE URI nor a DNS name (a common name is none)."""
+    """Returns the identity in a certificate; None if it has no SPIFFE URI or DNS name. Common names are ignored."""
     names = [uri for uri in uris if uri.startswith("spiffe://") and uri.isprintable()]
     names += [f"dns:{name.lower()}" for name in dns_names if name.isprintable()]
     return Identity(names[0], tuple(names[1:])) if names else None

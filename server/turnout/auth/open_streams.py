@@ -1,4 +1,4 @@
-"""Open streams: each ends when its caller's credential expires or is revoked."""
+"""Ends open streams when their caller's credential expires or is revoked."""
 
 import asyncio
 from collections.abc import Iterator
@@ -9,11 +9,11 @@ from turnout.auth.refusals import Refusals
 from turnout.errors import UnauthenticatedError
 from turnout.telemetry.metrics.auth import RefusalReason
 
-ENDED = "the token or certificate that this was begun with has expired or was revoked"
+ENDED = "the token or certificate that opened this call has expired or was revoked"
 
 
 class OpenStreams:
-    """The tasks that serve streams, by who opened them. Used on the event loop only."""
+    """The tasks that serve streams, with the callers that opened them. Used only on the event loop."""
 
     def __init__(self, refusals: Refusals) -> None:
         self._refusals = refusals

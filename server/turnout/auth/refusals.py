@@ -1,4 +1,4 @@
-"""Counts every refused call, and logs them at a limited rate: anybody can have any number of calls refused."""
+"""Counts every refused call, and logs them at a limited rate, since any client can cause any number of refusals."""
 
 import time
 from collections.abc import Callable
@@ -24,11 +24,11 @@ class Refusals:
         self._at = clock()
 
     def record(self, refusal: RefusalReason, **details: str) -> None:
-        """Counts a refused call, and logs it. If there are too many, a later line says how many were left out.
+        """Counts a refused call and logs it. Beyond the rate limit, the next line logged says how many were left out.
 
         Args:
             refusal: Why the call was refused.
-            details: What else is known, without secrets; empty values are left out.
+            details: Further details, without secrets; empty values are left out.
         """
         recorder, now = self._recorder, self._clock()
         recorder.refused[str(refusal)] += 1

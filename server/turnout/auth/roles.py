@@ -1,4 +1,4 @@
-"""The five roles, and the models that they are granted on. Pure."""
+"""The five roles, and the models on which they are granted. Pure."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -7,18 +7,18 @@ from functools import lru_cache
 
 
 class AccessRole(StrEnum):
-    """What somebody may do with a model; also what a call requires."""
+    """A permission on a model. Grants assign roles, and calls require them."""
 
     PREDICT = "predict"
-    """Run it, and read its inputs and outputs."""
+    """Run the model, and read its inputs and outputs."""
     READ = "read"
-    """See it in lists and the console, describe and fetch its versions; if granted on `*`, also read `/metrics`."""
+    """See the model in lists and the console, describe and fetch its versions; on `*`, also read `/metrics`."""
     PUBLISH = "publish"
-    """Upload and sign versions; they stay candidates."""
+    """Upload and sign versions, which stay candidates."""
     OPERATE = "operate"
-    """Load, release, yank and tag versions, change traffic, drive rollouts."""
+    """Load, release, yank and tag versions, change traffic, and control rollouts."""
     ADMIN = "admin"
-    """All of the above, and inspect the server itself."""
+    """Everything above, and inspect the server itself."""
 
 
 IMPLIED: dict[AccessRole, frozenset[AccessRole]] = {
@@ -31,7 +31,7 @@ IMPLIED: dict[AccessRole, frozenset[AccessRole]] = {
 """The roles that each role includes."""
 
 SERVER = ""
-"""In place of a model's name: the server as a whole. Only `*` matches it."""
+"""The server as a whole, in place of a model's name. Only `*` matches it."""
 
 
 @lru_cache(maxsize=4096)
@@ -41,16 +41,16 @@ def _pieces(text: str) -> Sequence[str]:
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """A name in which each `*` stands for any number of characters, even none; nothing else is special.
+    """A name in which each `*` stands for any number of characters, including none. No other character is special.
 
     Attributes:
-        text: As it was written.
+        text: The pattern's text.
     """
 
     text: str
 
     def matches(self, name: str) -> bool:
-        """Tells whether the pattern matches the whole of `name`."""
+        """Returns whether the pattern matches the whole of `name`."""
         first, *others = _pieces(self.text)
         if not others:
             return name == first
@@ -58,8 +58,8 @@ class Pattern:
         at, end = len(first), len(name) - len(last)
         if at > end or not name.startswith(first) or not name.endswith(last):
             return False
-        # The first place of each piece leaves the most to those after it, so nothing is tried twice: a regular
-        # expression with several stars takes minutes for a subject of a JWT that nearly matches.
+        # Taking the first match of each piece leaves the most room for the next ones, so no backtracking is needed. A
+        # regular expression with several stars would take minutes on a JWT subject that nearly matches.
         for piece in middle:
             if (found := name.find(piece, at, end)) < 0:
                 return False
@@ -71,7 +71,7 @@ class Pattern:
 
 
 def patterns(texts: Iterable[str]) -> tuple[Pattern, ...]:
-    """Returns patterns of these texts."""
+    """Returns a pattern for each text."""
     return tuple(map(Pattern, texts))
 
 
@@ -80,9 +80,9 @@ class Scope:
     """Roles on models.
 
     Attributes:
-        roles: As they were given, without what they include.
-        models: Patterns of names.
-        rule: Where it was granted, for people: `grant 2, line 9`, `token ci (1f2e3d4c)`.
+        roles: Roles granted, without the roles that they include.
+        models: Patterns of model names.
+        rule: Origin of the grant, for display: `grant 2, line 9`, `token ci (1f2e3d4c)`.
     """
 
     roles: frozenset[AccessRole]
@@ -90,7 +90,7 @@ class Scope:
     rule: str
 
     def covers(self, role: AccessRole, model: str) -> bool:
-        """Tells whether it allows what `role` names with a model."""
+        """Returns whether the scope includes `role` on a model."""
         return any(role in IMPLIED[given] for given in self.roles) and any(p.matches(model) for p in self.models)
 
 

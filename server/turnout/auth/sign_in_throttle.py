@@ -1,19 +1,19 @@
-"""Slows sign-in attempts down with each failure, by peer and overall. Pure; time is passed in."""
+"""Slows down repeated sign-in failures, for each peer and overall. Pure: time is passed in."""
 
 from collections import OrderedDict
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 
 _FREE = 5
-"""Failures of a peer before it has to wait: people mistype."""
+"""Number of failures at which a peer has to wait: people mistype."""
 _FIRST = 1.0
 _LONGEST = 900.0
-"""Seconds to wait after the last of those, and at most; each further failure doubles the wait."""
+"""Wait after that failure, and the longest wait, in seconds. Each further failure doubles the wait."""
 _FORGET = 3600.0
 _MOST_PEERS = 4096
 _BURST = 100.0
 _PER_SECOND = 2.0
-"""Failures of all peers together that are accepted, in the long run."""
+"""Failures of all peers together that are accepted: at once after a quiet time, and per second in the long run."""
 
 
 @dataclass(slots=True)
@@ -24,13 +24,13 @@ class _Peer:
 
 
 class SignInThrottle:
-    """Tells how long to wait before the next try."""
+    """Determines how long a peer has to wait before its next attempt."""
 
     def __init__(self, share: int = 1) -> None:
-        """Prepares.
+        """Creates a throttle without failures.
 
         Args:
-            share: Processes that divide what all peers together may fail between them.
+            share: Number of processes among which the failures of all peers together are divided.
         """
         self._peers: OrderedDict[str, _Peer] = OrderedDict()
         self._burst = max(_BURST / share, 1.0)
@@ -39,7 +39,7 @@ class SignInThrottle:
         self._at = 0.0
 
     def wait(self, host: str, now: float) -> float:
-        """Returns the seconds that a peer has to wait; 0 if it may try."""
+        """Returns how many seconds a peer has to wait; 0 if it may try now."""
         self._refill(now)
         peer = self._peers.get(_network(host))
         if peer is not None and peer.until > now:
@@ -47,7 +47,7 @@ class SignInThrottle:
         return 0.0 if self._left >= 1.0 else (1.0 - self._left) / self._per_second
 
     def failed(self, host: str, now: float) -> None:
-        """Counts a failure."""
+        """Counts a failed attempt."""
         self._refill(now)
         self._left = max(self._left - 1.0, 0.0)
         key = _network(host)
@@ -72,7 +72,7 @@ class SignInThrottle:
 
 
 def _network(host: str) -> str:
-    """Returns what counts as one peer: an IPv4 address, or the 64-bit network of an IPv6 address."""
+    """Returns the network that counts as one peer: an IPv4 address, or the /64 network of an IPv6 address."""
     try:
         address = ip_address(host.partition("%")[0])
     except ValueError:

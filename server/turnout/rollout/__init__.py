@@ -1,1 +1,1 @@
-"""When routing changes by itself: plans, evidence, the state machine, and the engine that drives rollouts."""
+"""Automatic rollouts: plans, evidence, the state machine, and the engine that drives rollouts."""

@@ -1,4 +1,4 @@
-"""The time that rollouts go by. They are given a clock, so that a test can make it jump as a machine's does."""
+"""The clock that rollouts use. It is injected, so that a test can make it jump as a machine's clock does."""
 
 import time
 from dataclasses import dataclass
@@ -7,31 +7,31 @@ from typing import Protocol, Self
 
 
 class Clock(Protocol):
-    """Two clocks: a monotonic one, and the time of day, which others read too and which people and NTP set."""
+    """Two clocks: a monotonic one, and the time of day, which is comparable between machines but can be adjusted."""
 
     def monotonic(self) -> float:
-        """Returns seconds since some moment; never goes back."""
+        """Returns seconds since an arbitrary moment. Never goes back."""
         ...
 
     def now(self) -> datetime:
-        """Returns the time of day, in UTC; may jump, and differs between machines."""
+        """Returns the time of day in UTC. It may jump, and differs between machines."""
         ...
 
 
 class SystemClock:
-    """The machine's own."""
+    """The clock of the machine."""
 
     def monotonic(self) -> float:
-        """Returns seconds since some moment; never goes back."""
+        """Returns seconds since an arbitrary moment. Never goes back."""
         return time.monotonic()
 
     def now(self) -> datetime:
-        """Returns the time of day, in UTC."""
+        """Returns the time of day in UTC."""
         return datetime.now(UTC)
 
 
 SYSTEM_CLOCK = SystemClock()
-"""What a server goes by."""
+"""The clock that a server uses."""
 
 
 _LEASE_TICKS = 4
@@ -39,11 +39,11 @@ _LEASE_TICKS = 4
 
 @dataclass(frozen=True, slots=True)
 class TickSchedule:
-    """When rollouts are looked at.
+    """When rollouts are evaluated.
 
     Attributes:
-        clock: That they go by.
-        seconds: Between two ticks.
+        clock: The clock that rollouts use.
+        seconds: Interval between two ticks in seconds.
     """
 
     clock: Clock
@@ -51,17 +51,17 @@ class TickSchedule:
 
     @property
     def lease_seconds(self) -> float:
-        """How long nobody else may drive what a server drives: four ticks."""
+        """Duration of the lease during which no other server may drive a rollout: four ticks, in seconds."""
         return _LEASE_TICKS * self.seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Instant:
-    """One reading of both clocks: decisions made together go by the same one.
+    """One reading of both clocks. Decisions that are made together use the same reading.
 
     Attributes:
-        monotonic: Seconds since some moment.
-        utc: The time of day.
+        monotonic: Seconds since an arbitrary moment.
+        utc: Time of day in UTC.
     """
 
     monotonic: float

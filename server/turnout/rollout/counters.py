@@ -1,4 +1,4 @@
-"""Two arms' counts, tick by tick: what the serving path counted becomes what the evidence takes."""
+"""Counts both arms of a rollout tick by tick, and converts the counts of the serving path to evidence."""
 
 import math
 from collections import deque
@@ -20,23 +20,23 @@ from turnout.serving.counting.keyed_outcomes import SLOTS, KeyedWindow, SlotHist
 from turnout.serving.counting.tick_counts import Rules, TickCounts
 
 _ASKED_SECONDS = 10.0
-"""How long the baseline may take to say whether it answers what the candidate failed."""
+"""Maximum time in seconds to wait for the baseline's answers to requests that the candidate failed."""
 
 _STARVED_TICKS = 6
 _STARVED_REQUESTS = 20
 _STARVED_RATIO = 5
 
 Place = tuple[Arms, str]
-"""Where an arm's requests come by: whose, and in which part."""
+"""A place where an arm's requests are counted: a version's arms, and the name of the part."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClosedTick:
-    """A tick that is closed.
+    """A closed tick.
 
     Attributes:
-        tick: What the evidence takes.
-        canary_latency, baseline_latency: Answers by bucket of `LATENCY_BOUNDS`, for people to look at.
+        tick: Counts for the evidence.
+        canary_latency, baseline_latency: Number of answers by bucket of `LATENCY_BOUNDS`, for display.
     """
 
     tick: Tick
@@ -46,12 +46,12 @@ class ClosedTick:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SlotsInForce:
-    """Who has which slots.
+    """The assignment of slots to arms.
 
     Attributes:
-        owners: Of the policy in force; None without one.
+        owners: Slot owners of the policy in force; None without a policy.
         canary, baseline: Names of the owners of the arms' slots.
-        candidate: Names of all owners whose slots meet the candidate.
+        candidate: Names of all owners whose slots the candidate answers.
     """
 
     owners: Owners | None
@@ -60,16 +60,16 @@ class SlotsInForce:
     candidate: tuple[str, ...]
 
     def owned(self, *names: str) -> NDArray[np.bool_]:
-        """Returns the slots of these owners, shape (SLOTS,)."""
+        """Returns whether one of these owners has each slot, shape (SLOTS,)."""
         found = np.zeros(SLOTS, np.bool_)
         for name in names if self.owners is not None else ():
-            found |= self.owners.owned(name)  # type: ignore[union-attr]  # looked at above
+            found |= self.owners.owned(name)  # type: ignore[union-attr]  # checked above
         return found
 
 
 @dataclass(frozen=True, slots=True)
 class _Open:
-    """A tick that is over, but some of whose requests have not ended."""
+    """A tick that has ended, but has requests that have not."""
 
     names: tuple[str, ...]
     canary: TickCounts
@@ -81,14 +81,15 @@ class _Open:
 
 
 class Counters:
-    """Counts for one rollout, of a server that is named where its counts go. Used on the event loop only."""
+    """Counts the requests of one rollout on one server. Used only on the event loop."""
 
     def __init__(self, rules: Rules, *, history: str = "") -> None:
-        """Counts nothing before `attach`.
+        """Creates counters, which count nothing before `attach`.
 
         Args:
-            rules: What counts.
-            history: What slots did before the first step, as `history` returned it; "" before that.
+            rules: Rules that determine which requests are bad.
+            history: Outcomes of slots before the first step, as returned by the property `history`; "" before that
+                step.
         """
         self._names: tuple[str, ...] = ()
         self._canary, self._baseline, self._rest = ArmMeter(rules), ArmMeter(rules), ArmMeter(rules)
@@ -114,14 +115,15 @@ class Counters:
         *,
         rest_meets_candidate: bool = False,
     ) -> None:
-        """Counts at these places from now on, and no longer at earlier ones.
+        """Starts to count at these places, and stops at earlier ones.
 
         Args:
-            canary: Where the canary's requests come by.
-            baseline: Where the baseline's do.
-            asked: Whom to ask about a request that the canary failed: what the baseline fails too is not its fault.
-            rest: Where requests come by that are in neither arm, of one of the two versions.
-            rest_meets_candidate: That version is the candidate.
+            canary: Place of the canary's requests.
+            baseline: Place of the baseline's requests.
+            asked: Replays requests that the canary failed on the baseline. If the baseline fails too, the canary is not
+                to blame.
+            rest: Place of requests of one of the two versions that are in neither arm.
+            rest_meets_candidate: Whether that version is the candidate.
         """
         self._canary.baseline = asked
         self._rest.baseline = asked if rest_meets_candidate else None
@@ -143,13 +145,14 @@ class Counters:
         self._places = ()
 
     def watch(self, slots: SlotsInForce, history: SlotHistory, thresholds: Mapping[str, float], *, began: bool) -> None:
-        """Notes who has which slots in the tick that ends now; called once a tick, before `roll`.
+        """Updates the assignment of slots for the tick that ends now. Called once per tick, before `roll`.
 
         Args:
-            slots: Who has which.
-            history: Keyed requests of the version that was good before.
-            thresholds: By metric, seconds.
-            began: The first step was taken, so that what comes now is not the history of both arms alike any more.
+            slots: The assignment of slots.
+            history: Keyed requests of the previous version.
+            thresholds: Thresholds by metric in seconds.
+            began: Whether the first step has begun, so that requests no longer belong to the common history of both
+                arms.
         """
         salt = slots.owners.salt if slots.owners is not None else history.salt
         rules = self._canary.rules
@@ -173,34 +176,34 @@ class Counters:
 
     @property
     def history(self) -> str:
-        """What slots did before the first step, for the rollout to keep; "" before it."""
+        """Outcomes of slots before the first step, to be stored with the rollout; "" before that step."""
         return "" if self._records is NO_RECORDS or not self._records.requests.any() else self._records.packed()
 
     @property
     def slot_records(self) -> list[SlotRecord]:
-        """The slots that do badly on the candidate."""
+        """The slots whose requests fail on the candidate."""
         return self._moved.records()
 
     @property
     def starved(self) -> bool:
-        """Whether the candidate gets keyed traffic, and the arm that it is compared with hardly any."""
+        """Whether the candidate gets keyed traffic and the arm that it is compared with hardly any."""
         if len(self._keyed) < _STARVED_TICKS:
             return False
         canary, baseline = (sum(counts) for counts in zip(*self._keyed, strict=True))
         return bool(canary >= _STARVED_REQUESTS and baseline * _STARVED_RATIO < canary * self._share)
 
     def redrawn(self) -> None:
-        """Notes that the twin got other slots, so that its new keys are given time."""
+        """Resets the measurement of starvation after the twin got other slots, so that its new keys are given time."""
         self._keyed.clear()
 
     def roll(self, seconds: float, now: float, rules: Rules, thresholds: Mapping[str, float]) -> None:
         """Ends a tick and begins the next.
 
         Args:
-            seconds: Active seconds of the one that ends.
-            now: The monotonic clock's.
-            rules: Of the next.
-            thresholds: By metric, seconds; those of `rules`.
+            seconds: Active seconds of the tick that ends.
+            now: Present time of the monotonic clock.
+            rules: Rules of the next tick.
+            thresholds: Thresholds in `rules` by metric, in seconds.
         """
         self._canary.rules = self._baseline.rules = self._rest.rules = rules
         counts = self._canary.roll(), self._baseline.roll(), self._rest.roll()
@@ -208,7 +211,7 @@ class Counters:
         self._names = tuple(sorted(thresholds, key=lambda name: thresholds[name]))
 
     def closed(self, now: float) -> list[ClosedTick]:
-        """Returns the ticks whose requests have ended or are past the largest threshold, the oldest first."""
+        """Returns the ticks whose requests have ended or exceeded the largest threshold, oldest first."""
         done: list[ClosedTick] = []
         while self._open and _over(self._open[0], now):
             done.append(self._close(self._open.pop(0)))

@@ -1,8 +1,8 @@
-"""The false-alarm meter: a rollout of the baseline against itself, for as long as nothing else is rolled out.
+"""The false-alarm meter: a rollout of the baseline against itself, while nothing else is rolled out.
 
-Two lanes of the baseline get equal shares of its requests and are compared exactly as a canary and its twin would be.
-Every rollback that this calls for is a false one. An attempt ends with a false alarm, after a plan's maximum duration,
-or if another version becomes the baseline; then the next one begins. The promise is a false alarm in at most alpha
+Two lanes of the baseline get equal shares of its requests, and are compared exactly as a canary and its twin would be.
+Every rollback that results is a false alarm. An attempt ends with a false alarm, after a plan's maximum duration, or if
+another version becomes the baseline; then the next one begins. The guarantee is a false alarm in at most a share alpha
 of the attempts.
 """
 
@@ -57,14 +57,14 @@ class FalseAlarmMeters:
         serving: LocalServing,
         log: FilteringBoundLogger,
     ) -> None:
-        """Counts nothing before the first `tick`.
+        """Creates meters, which count nothing before the first `tick`.
 
         Args:
             share_of: Returns the share of each lane of a model's baseline; 0 for no meter.
-            catalog: What is served.
-            policies: Told which lanes there are.
-            serving: Tells who the baseline is.
-            log: Where false alarms are logged.
+            catalog: The served models and versions.
+            policies: Object that receives the lanes.
+            serving: Source of each model's baseline.
+            log: Logger for false alarms.
         """
         self._share_of = share_of
         self._catalog = catalog
@@ -75,14 +75,14 @@ class FalseAlarmMeters:
 
     @property
     def samples(self) -> list[MeterSample]:
-        """The meters as they stand."""
+        """The current state of all meters."""
         return [_sampled(model, tally) for model, tally in self._tallies.items()]
 
     def tick(self, now: float) -> None:
-        """Looks at every model that has a meter.
+        """Updates the meter of every model that has one.
 
         Args:
-            now: By the monotonic clock, seconds.
+            now: Present time of the monotonic clock in seconds.
         """
         for model in self._catalog.snapshot.models:
             share = self._share_of(model)
@@ -129,7 +129,7 @@ class FalseAlarmMeters:
             tally.attempt = None
 
     def _begun(self, entry: VersionEntry) -> _MeterAttempt | None:
-        """Returns a new attempt; None while too little of the baseline's latency is known."""
+        """Returns a new attempt; None while too little is known about the baseline's latency."""
         thresholds, _, median = latency_of(_PLAN, entry)
         if thresholds is None or entry.handle is None:
             return None

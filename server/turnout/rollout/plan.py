@@ -1,4 +1,4 @@
-"""How a rollout goes: its steps, what is looked at, and what happens if there is too little to see. Pure."""
+"""The plan of a rollout: its steps, its metrics, and what happens if there is too little traffic. Pure."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ from turnout.rollout.guards.circuit_breaker import Breaker
 from turnout.rollout.guards.guards import Guards
 
 _WEIGHTS = {ERRORS: 0.4, "p99": 0.2, "p95": 0.2, "p90": 0.2, STALLED: 0.1, INVALID: 0.1, SLO: 0.2, DISAGREEMENT: 0.25}
-"""Of each metric before those of a plan are made to sum to 1."""
+"""Weight of each metric, before the weights of a plan are normalized to sum to 1."""
 
 _MAX_STEPS = 50
 _MAX_PROBES = 20
@@ -34,14 +34,14 @@ _MAX_SECONDS = 90 * 86_400.0
 _MAX_SLO_MS = 3_600_000.0
 
 RECENT = 4096
-"""Latencies of a version that are kept to take thresholds from; no plan can ask for more."""
+"""Number of latencies of a version that are kept to derive thresholds from. No plan can ask for more."""
 
 KEPT = (INVALID, STALLED)
-"""Metrics that every new plan has: a candidate that answers nobody, or NaN to everybody, has no errors."""
+"""Metrics that every new plan includes: a candidate that never answers, or always answers NaN, has no errors."""
 
 RETIRED = ("key_cap", "key_window_s")
-"""Fields of earlier releases. They are read, since state stores hold plans that name them, and mean nothing: what one
-routing key may tell is bounded by how much keys differ (`turnout.rollout.evidence.keyed`)."""
+"""Fields of earlier releases. They are accepted, since stored plans contain them, but ignored: the influence of one
+routing key is bounded by the variation between keys (`turnout.rollout.evidence.keyed`)."""
 
 M = TypeVar("M")
 
@@ -51,14 +51,14 @@ ON_NEWER = ("refuse", "queue", "replace", "beside")
 
 @dataclass(frozen=True, slots=True)
 class PlanStep:
-    """One step.
+    """One step of a plan.
 
     Attributes:
         weight: The canary's share, above 0 and at most 1.
-        soak_s: Active seconds that it lasts at least.
-        gate: Somebody has to let it begin, by `turnout rollout promote`.
-        guards: Limits of its own; what it does not limit is limited as the plan says.
-        probes: Names of probes that are asked in it, beside the plan's.
+        soak_s: Minimum duration in active seconds.
+        gate: Whether an operator has to let the step begin, by `turnout rollout promote`.
+        guards: Limits of this step. They take precedence over the plan's.
+        probes: Names of probes in this step, in addition to the plan's.
     """
 
     weight: float
@@ -70,13 +70,13 @@ class PlanStep:
 
 @dataclass(frozen=True, slots=True)
 class ShadowStage:
-    """A stage before the first step, in which the candidate gets copies.
+    """A stage before the first step, in which the candidate gets copies of requests.
 
     Attributes:
         rate: Share of the baseline's requests that are copied.
-        duration_s: Active seconds that it lasts at least.
-        agreement: Share of the copies that has to agree.
-        min_samples: Comparisons that it takes at least.
+        duration_s: Minimum duration in active seconds.
+        agreement: Required share of copies that agree.
+        min_samples: Minimum number of comparisons.
     """
 
     rate: float = 0.1
@@ -90,34 +90,37 @@ class Plan:
     """A rollout's plan. The defaults suit a first rollout.
 
     Attributes:
-        steps: In order; promotion follows the last.
-        shadow: The stage before them; None if there is none.
-        metrics: What is looked at, of `errors`, `invalid` (NaN or infinity in an output), `p99`, `p95`, `p90`,
-            `stalled` (slower than ten times the baseline's p99) and `slo`. A rollout begins with `invalid` and
-            `stalled` among them, named or not.
-        alpha: Chance that a candidate that is not worse is ever rolled back.
-        beta: Chance that one that is not fit is promoted on the evidence.
-        min_requests: Of the canary, in each step.
-        exposure_requests: Of the canary, that it takes for promotion if it had no bad event, so that no ratio can be
-            shown; 0: the last step's soak suffices.
-        slo_ms: Latency objective of the metric `slo`, milliseconds; None if it has none.
-        threshold_samples: Of the baseline's latency, before the first step.
-        warm_requests: First requests of each batch size that latency leaves out.
-        validating_s: How long the candidate may take to be ready, and the baseline to show its latency.
-        step_deadline_s: How long a step may take, active; 0: four times its soak and a minute.
-        max_duration_s: How long all of it may take, active.
-        max_pause_s: How long it may be paused or without a ready candidate, by the clock on the wall.
-        on_insufficient: What to do where a deadline comes before there was enough to see: pause, abort or promote.
-        on_newer: What becomes of this plan's rollout if another of the model runs: refuse, queue, replace the other,
-            or go beside it, alpha shared.
-        twin: Compare with a part of the baseline that has a queue of its own and a share like the canary's, so that
-            neither's queue or batches are larger for its share.
+        steps: Steps in order. Promotion follows the last.
+        shadow: The stage before the steps; None for no such stage.
+        metrics: Metrics to compare, of `errors`, `invalid` (NaN or infinity in an output), `p99`, `p95`, `p90`,
+            `stalled` (slower than ten times the baseline's p99) and `slo`. `invalid` and `stalled` are added to every
+            new rollout.
+        alpha: Maximum probability of rolling back a candidate that is not worse.
+        beta: Maximum probability of promoting, on the evidence, a candidate that is not fit.
+        min_requests: Minimum number of requests of the canary in each step.
+        exposure_requests: Number of requests of the canary required for promotion if it had no bad event, in which case
+            no ratio can be shown; 0 if the last step's soak is enough.
+        slo_ms: Latency objective of the metric `slo` in milliseconds; None for no objective.
+        threshold_samples: Number of latencies of the baseline required before the first step.
+        warm_requests: Number of first requests of each batch size that latency metrics ignore.
+        validating_s: Maximum time in seconds for the candidate to become ready and for the baseline's latency to be
+            measured.
+        step_deadline_s: Maximum duration of a step in active seconds; 0 for four times its soak and a minute.
+        max_duration_s: Maximum duration of the whole rollout in active seconds.
+        max_pause_s: Maximum time in seconds, of the wall clock, that the rollout may be paused or without a ready
+            candidate.
+        on_insufficient: Action at a deadline before there was enough traffic: pause, abort or promote.
+        on_newer: What happens if another rollout of the model is running: refuse this plan, queue it, replace the other
+            rollout, or run beside it, sharing alpha.
+        twin: Whether to compare with a part of the baseline that has a separate queue and a share like the canary's, so
+            that neither side has larger queues or batches because of its share.
         watch_s: Active seconds after promotion in which the candidate may still be rolled back.
-        holdback: Share that the version before keeps meanwhile, to compare with.
-        breaker: When a slot that fails on the candidate rolls it back at once; outside of alpha.
-        guards: Absolute limits on the candidate, in every step and while it is watched; outside of alpha.
-        from_broken: The baseline is broken, and the candidate is its fix: no latency is compared, nothing of the
-            baseline's is waited for, and promotion takes the candidate's own record.
+        holdback: Share that the previous version keeps during that time, to compare with.
+        breaker: When a slot that fails on the candidate causes an immediate rollback. Not covered by alpha.
+        guards: Absolute limits on the candidate, in every step and while it is watched. Not covered by alpha.
+        from_broken: Whether the baseline is broken and the candidate is its fix: no latency is compared, nothing has to
+            be measured on the baseline, and promotion depends on the candidate alone.
+        probes: Names of probes in every step and while the candidate is watched.
     """
 
     steps: tuple[PlanStep, ...] = (
@@ -151,7 +154,7 @@ class Plan:
 
     @property
     def complete(self) -> "Plan":
-        """The plan with the metrics that every new rollout looks at."""
+        """The plan with the metrics that every new rollout includes."""
         return replace(self, metrics=(*self.metrics, *(name for name in KEPT if name not in self.metrics)))
 
     @property
@@ -162,7 +165,7 @@ class Plan:
 
     @property
     def evidence_metrics(self) -> tuple[Metric, ...]:
-        """What the evidence looks at; the weights sum to 1 and are fixed before the start."""
+        """The metrics of the evidence. Their weights sum to 1 and are fixed before the start."""
         names = [name for name in self.metrics if not (self.from_broken and name in LATENCIES)]
         if self.slo_ms is not None and SLO not in names:
             names.append(SLO)
@@ -173,27 +176,27 @@ class Plan:
 
     @property
     def timed(self) -> tuple[str, ...]:
-        """The metrics that take thresholds of the baseline's own."""
+        """The metrics whose thresholds are derived from the baseline's latency."""
         return () if self.from_broken else tuple(name for name in self.metrics if name in LATENCIES)
 
     def guards_of(self, step: int | None) -> Guards:
-        """Returns the limits in a step; None for after the last."""
+        """Returns the limits in a step; None means after the last step."""
         own = self.steps[step].guards if step is not None else None
         return (own or Guards()).over(self.guards)
 
     def probes_of(self, step: int | None) -> tuple[str, ...]:
-        """Returns the names of the probes that are asked in a step; None for after the last."""
+        """Returns the names of the probes in a step; None means after the last step."""
         own = self.steps[step].probes if step is not None else ()
         return tuple(dict.fromkeys((*self.probes, *own)))
 
     @property
     def probe_fields(self) -> Iterator[tuple[str, str]]:
-        """The probes that it names, each with the field that does."""
+        """The names of all probes in the plan, each with the field that contains it."""
         yield from (("probes", name) for name in self.probes)
         yield from ((f"steps[{n}].probes", name) for n, step in enumerate(self.steps) for name in step.probes)
 
     def deadline(self, step: PlanStep) -> float:
-        """Returns how long a step may take, active seconds."""
+        """Returns the maximum duration of a step in active seconds."""
         return self.step_deadline_s or 4 * step.soak_s + 60.0
 
     def _metric(self, name: str, weight: float) -> Metric:
@@ -207,24 +210,24 @@ class Plan:
         return latency(name, weight)
 
     def _limits(self) -> Iterator[tuple[str, Guards]]:
-        """Returns the limits by field."""
+        """Yields the limits by field."""
         named = [("guards", self.guards), *((f"steps[{n}].guards", step.guards) for n, step in enumerate(self.steps))]
         yield from ((field, limits) for field, limits in named if limits is not None)
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the form that is stored and that a plan file has."""
+        """Returns the form that is stored and that plan files have."""
         body = asdict(self)
         for table in (body, *body["steps"]):
             if not table["probes"]:
-                del table["probes"]  # a release that knows of no probes reads such a plan, and its digest stays
+                del table["probes"]  # so that releases without probes can read the plan and the digest stays the same
         return {key: list(value) if isinstance(value, tuple) else value for key, value in body.items()}
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> Self:
-        """Reads a plan; what is not named has its default.
+        """Parses a plan. Fields that are left out have their defaults.
 
         Raises:
-            InvalidRequest: A field is unknown, or has a value that it cannot have.
+            InvalidRequest: A field is unknown or has an invalid value.
         """
         problems: list[FieldViolation] = []
         body = {key: value for key, value in body.items() if key not in RETIRED}
@@ -308,7 +311,7 @@ _TABLES: Mapping[object, type] = {ShadowStage | None: ShadowStage, Guards | None
 
 
 def _read(kind: type, body: object, where: str, problems: list[FieldViolation]) -> dict[str, Any]:
-    """Returns what `body` gives the fields of `kind`, each of its own type; notes what it cannot read."""
+    """Returns the values in `body` for the fields of `kind`, converted to their types; adds errors to `problems`."""
     if not isinstance(body, Mapping):
         problems.append(
             FieldViolation(where or "plan", f"expected a table of {', '.join(f.name for f in fields(kind))}")
@@ -329,8 +332,8 @@ def _read(kind: type, body: object, where: str, problems: list[FieldViolation]) 
 
 
 def _value(kind: object, value: object, name: str, problems: list[FieldViolation]) -> Any:
-    """Returns one value in the type that its field has; whole numbers are numbers too, so that digests agree."""
-    # A whole number of 400 digits does not fit a float.
+    """Returns one value in the type of its field. Whole numbers become floats where needed, so that digests agree."""
+    # An integer of 400 digits does not fit a float.
     number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     if value is None and kind in (float | None, ShadowStage | None, Guards | None):
         return None

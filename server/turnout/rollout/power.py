@@ -1,20 +1,20 @@
-"""What a plan can see: how long each step needs to notice a candidate that is worse in a given way. Pure.
+"""The power of a plan: how long each step needs to detect a candidate that is worse in a given way. Pure.
 
-While a candidate's true rate ratio is r, log M of an alternative r_j grows by a fixed amount a second on average:
+If a candidate's true rate ratio is r, log M of an alternative r_j grows by a fixed amount per second on average:
 
     drift_j(r) = n_c p_c ln(theta(r_j) / theta(r_0)) + n_b p_b ln((1 - theta(r_j)) / (1 - theta(r_0)))
 
-with n the arms' requests a second, and p their rates of bad events (`turnout.rollout.evidence.e_process` has
-theta). It has to climb from gamma_0 to where the weighted mean over metrics and alternatives reaches 1/alpha, which by
-Wald's identity (1947) takes
+where n is each arm's requests per second and p its rate of bad events (`turnout.rollout.evidence.e_process` defines
+theta). It has to climb from gamma_0 to where the weighted mean over metrics and alternatives reaches 1/alpha. By Wald's
+identity (1947), the expected time for the alternative that gets there first is
 
-    ( ln(1/alpha) - ln(w_m) + ln(alternatives) - ln(gamma_0) ) / drift_j     seconds, by expectation,
+    ( ln(1/alpha) - ln(w_m) + ln(alternatives) - ln(gamma_0) ) / drift_j     seconds,
 
-for the alternative that gets there first. And no sooner than the floor's bad events can have happened.
+but no less than the time in which as many bad events as the metric's floor can have happened.
 
-Keyed traffic counts by unit. What is foreseen of it is what the evidence would make of units that differ as little as
-is taken for granted: the drift is that of the units' weights, which fall with time, over phi = (m - 1) / (m - 3); and
-it is nothing below the least number of effective units. Tenants that differ more make it later.
+Keyed traffic counts by unit. The forecast assumes units that differ as little as the evidence takes for granted: the
+drift is that of the units' weights, which fall with time, divided by phi = (m - 1) / (m - 3), and it is 0 below the
+minimum number of effective units. If tenants differ more, detection takes longer.
 """
 
 import math
@@ -29,23 +29,23 @@ from turnout.shares import share_text
 ERROR_FACTORS = (2.0, 5.0, 10.0)
 SLOWDOWN = 1.2
 LEAST_ERROR_RATE = 1e-4
-"""What a baseline that never failed is taken to fail at: twice nothing is nothing to look for."""
+"""Minimum assumed error rate of a baseline, since multiples of 0 could not be looked for."""
 
 _LONGEST = 90 * 86_400.0
-"""Seconds; what is not seen by then is not seen."""
+"""Horizon in seconds. An effect that is not detected by then counts as undetectable."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrafficEstimate:
-    """What a model's traffic is like.
+    """An estimate of a model's traffic.
 
     Attributes:
-        rate: Unpinned requests a second.
-        error_rate: Share of the baseline's requests that fail by the server's fault.
-        slow: By latency metric, share of requests that pass its threshold once each takes 1.2 times as long, and share
-            that does now; nothing if the latency is not known yet.
-        keyed: Share of all requests that each slot group has with a routing key; empty if none has one, or nothing
-            is known of it.
+        rate: Unpinned requests per second.
+        error_rate: Share of the baseline's requests that fail because of the server.
+        slow: By latency metric, the share of requests that would exceed its threshold if each took 1.2 times as long,
+            and the share that does now; empty if the latency is unknown.
+        keyed: Share of all requests that each slot group gets with a routing key; empty if no request has a key, or
+            nothing is known about keys.
     """
 
     rate: float
@@ -56,12 +56,12 @@ class TrafficEstimate:
 
 @dataclass(frozen=True, slots=True)
 class Detection:
-    """How long one step needs to see one effect.
+    """The time that one step needs to detect one effect.
 
     Attributes:
-        effect: In words.
-        seconds: By expectation, at the step's weight; infinity where it would never be seen.
-        requests: Of the canary in that time.
+        effect: Description of the effect.
+        seconds: Expected time at the step's weight, in seconds; infinity if it would never be detected.
+        requests: Number of requests of the canary in that time.
     """
 
     effect: str
@@ -70,7 +70,7 @@ class Detection:
 
 
 def detections(plan: Plan, step: PlanStep, traffic: TrafficEstimate) -> list[Detection]:
-    """Returns what one step can see."""
+    """Returns how long one step needs to detect each effect."""
     found: list[Detection] = []
     for factor in ERROR_FACTORS:
         rates = {ERRORS: (min(traffic.error_rate * factor, 1.0), traffic.error_rate)}
@@ -80,9 +80,9 @@ def detections(plan: Plan, step: PlanStep, traffic: TrafficEstimate) -> list[Det
 
 
 def expected_units(plan: Plan, step: PlanStep, traffic: TrafficEstimate) -> float:
-    """Returns how many effective units the keyed traffic of a step is worth by the end of its soak; 0 without keys.
+    """Returns the number of effective units in the keyed traffic of a step by the end of its soak; 0 without keys.
 
-    By the metric that has most bad events to tell of: that is the one in which heavy keys count least.
+    For the metric with the most bad events, in which heavy keys have the least weight.
     """
     usual = max((now for _, now in traffic.slow.values()), default=traffic.error_rate)
     canary, baseline = _shares(plan, step)
@@ -91,7 +91,7 @@ def expected_units(plan: Plan, step: PlanStep, traffic: TrafficEstimate) -> floa
 
 
 def keyed_text(plan: Plan, traffic: TrafficEstimate) -> str:
-    """Returns from which step on keyed traffic can tell anything, in a sentence; "" if every step can."""
+    """Returns a sentence about the first step with enough keyed traffic for a verdict; "" if every step has enough."""
     if sum(traffic.keyed) <= 0:
         return ""
     units = [expected_units(plan, step, traffic) for step in plan.steps]
@@ -109,10 +109,10 @@ def keyed_text(plan: Plan, traffic: TrafficEstimate) -> str:
 
 
 def missed(plan: Plan, traffic: TrafficEstimate) -> list[str]:
-    """Returns what the whole plan would miss, in sentences."""
+    """Returns which effects the whole plan would miss, as sentences."""
     if traffic.rate <= 0:
-        return ["there is no traffic now: nothing would be seen at all"]
-    # While watching, the version before keeps the holdback, and that much of the candidate is compared with it.
+        return ["there is no traffic now: nothing would be detected"]
+    # While watching, the previous version keeps the holdback, and as much of the candidate is compared with it.
     stages = (*plan.steps, PlanStep(plan.holdback, plan.watch_s)) if plan.watch_s else plan.steps
     collected: dict[str, float] = {}
     for stage in stages:
@@ -122,7 +122,7 @@ def missed(plan: Plan, traffic: TrafficEstimate) -> list[str]:
     return [
         *([keyed] if keyed else []),
         *(
-            f"{effect} would most likely be missed: the whole plan gathers {share:.0%} of the evidence that it takes"
+            f"{effect} would most likely be missed: the whole plan gathers {share:.0%} of the evidence that is needed"
             for effect, share in collected.items()
             if share < 1.0
         ),
@@ -130,24 +130,24 @@ def missed(plan: Plan, traffic: TrafficEstimate) -> list[str]:
 
 
 def _shares(plan: Plan, step: PlanStep) -> tuple[float, float]:
-    """Returns the shares of the canary and of what it is compared with."""
+    """Returns the shares of the canary and of the part of the baseline that it is compared with."""
     left = 1.0 - step.weight
     return step.weight, min(step.weight, left / 2) if plan.twin else left
 
 
 def _units(keyed: Sequence[float], share: float, events: float) -> tuple[float, float]:
-    """Returns the effective units that an arm has, and how much of its keyed traffic counts.
+    """Returns an arm's number of effective units, and the share of its keyed traffic that counts.
 
     Args:
         keyed: Share of all requests by slot group.
-        share: Of the arm.
-        events: Bad events of all traffic in the time.
+        share: Share of the arm.
+        events: Number of bad events of all traffic in the time.
     """
     some = [float(one) for one in keyed if one > 0]
     if not some or share <= 0:
         return 0.0, 0.0
-    # Keys fall on groups at random: as many as leave so many groups empty. A group of several keys is in both arms;
-    # they are taken to be alike, which with Zipf's law is up to twice as many units as there are.
+    # Keys are assigned to groups at random, so their number is estimated from the number of empty groups. A group with
+    # several keys is in both arms. Keys are assumed to be alike; with Zipf's law, this gives up to twice the units.
     keys = GROUPS * math.log(GROUPS / max(GROUPS - len(some), 0.5))
     present = 1.0 - (1.0 - share) ** max(keys / len(some), 1.0)
     sizes = [one * share / present for one in some]
@@ -166,7 +166,7 @@ def _detection(
 
 
 def _seconds(metric: Metric, plan: Plan, step: PlanStep, traffic: TrafficEstimate, bad: float, usual: float) -> float:
-    """Returns the seconds until one metric alone reaches the threshold, by expectation."""
+    """Returns the expected seconds until one metric alone reaches the threshold."""
     shares, unkeyed = _shares(plan, step), 1.0 - sum(traffic.keyed)
     canary, baseline = (traffic.rate * share for share in shares)
     if canary <= 0 or baseline <= 0 or bad <= 0:
@@ -194,7 +194,7 @@ def _seconds(metric: Metric, plan: Plan, step: PlanStep, traffic: TrafficEstimat
 def _keyed_drifts(
     metric: Metric, shares: tuple[float, float], traffic: TrafficEstimate, seconds: float, bad: float, usual: float
 ) -> Sequence[float]:
-    """Returns what keyed traffic adds to each log M in a second, on average over the time."""
+    """Returns what keyed traffic adds to each log M per second, averaged over the time."""
     events = traffic.rate * seconds
     (m_c, counted_c), (m_b, counted_b) = (
         _units(traffic.keyed, share, events * rate) for share, rate in zip(shares, (bad, usual), strict=True)

@@ -1,4 +1,4 @@
-"""What a rollout would do and see, with a model's present traffic. Changes nothing."""
+"""Previews a rollout with a model's present traffic. Changes nothing."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -25,11 +25,11 @@ class Preview:
     """What a rollout would do.
 
     Attributes:
-        previous: The version that it would be compared with; None if there is none.
-        refusals: Why it would be refused now, in sentences.
-        traffic: What it would be judged by.
-        power: By step, what it can see.
-        missed: What the whole plan would miss, in sentences.
+        previous: Version that the candidate would be compared with; None if there is none.
+        refusals: Reasons why the rollout would be refused now, as sentences.
+        traffic: Estimate of the traffic.
+        power: By step, the effects that it can detect.
+        missed: Effects that the whole plan would miss, as sentences.
     """
 
     previous: Version | None
@@ -40,7 +40,7 @@ class Preview:
 
 
 class Previews:
-    """Knows how much traffic each model has. Used on the event loop only."""
+    """Measures each model's traffic, and previews rollouts. Used only on the event loop."""
 
     def __init__(self, catalog: Catalog, serving: LocalServing) -> None:
         self._catalog = catalog
@@ -48,10 +48,10 @@ class Previews:
         self._seen: dict[str, deque[tuple[float, int]]] = {}
 
     def tick(self, now: float) -> None:
-        """Notes how many unpinned requests each model has had so far.
+        """Records the number of unpinned requests of each model so far.
 
         Args:
-            now: By the monotonic clock, seconds.
+            now: Present time of the monotonic clock in seconds.
         """
         for name, known in self._catalog.snapshot.models.items():
             seen = self._seen.setdefault(name, deque())
@@ -60,7 +60,7 @@ class Previews:
                 seen.popleft()
 
     def of(self, model: str, candidate: Version, plan: Plan) -> Preview:
-        """Returns what a rollout would do. Raises as `LocalServing.refusals`."""
+        """Previews a rollout. Raises the errors of `LocalServing.refusals`."""
         refusals = self._serving.refusals(model, candidate)
         traffic = self._traffic(model, plan)
         power = [detections(plan, step, traffic) for step in plan.steps]

@@ -1,4 +1,4 @@
-"""The latency thresholds that a rollout counts by: fixed before a step, at the baseline's own quantiles."""
+"""The latency thresholds of a rollout, which are set before a step from quantiles of the baseline's latency."""
 
 import math
 from collections.abc import Mapping
@@ -15,15 +15,15 @@ from turnout.serving.data_plane.inference import ServingRole
 from turnout.serving.versions.catalog import VersionEntry
 
 QUANTILES = {"p90": 0.90, "p95": 0.95, "p99": 0.99}
-"""What the latency metrics' thresholds are of the baseline's own latency."""
+"""Quantile of the baseline's latency that is the threshold of each latency metric."""
 
 _STALL_FACTOR = 10.0
 
 
 def latency_of(plan: Plan, entry: VersionEntry | None) -> tuple[Mapping[str, float] | None, int, float]:
-    """Returns a baseline's own latency: quantiles by metric (None: too few requests), requests seen, and the median.
+    """Returns a baseline's latency: quantiles by metric (None if it had too few requests), requests, and the median.
 
-    Seconds; of the latest 4,096 requests that it answered as a baseline.
+    In seconds, over the latest 4,096 requests that it answered as a baseline.
     """
     handle = entry.handle if entry is not None else None
     if handle is None:
@@ -37,10 +37,10 @@ def latency_of(plan: Plan, entry: VersionEntry | None) -> tuple[Mapping[str, flo
 
 
 def threshold(metric: str, latencies: NDArray[np.float64]) -> float:
-    """Returns the threshold of a latency metric, seconds, by a baseline's own latencies.
+    """Returns the threshold of a latency metric in seconds, from a baseline's latencies.
 
-    A stall is slower than ten times the p99: where a candidate that hangs takes the baseline's cores as well, most
-    requests of both pass the quantiles, and the shares that pass tell no difference any more.
+    A stall is slower than ten times the p99. If a candidate that hangs also takes the baseline's cores, most requests
+    of both exceed the quantiles, so that these no longer distinguish the two.
     """
     if metric == STALLED:
         return _STALL_FACTOR * float(np.quantile(latencies, QUANTILES["p99"]))
@@ -48,7 +48,7 @@ def threshold(metric: str, latencies: NDArray[np.float64]) -> float:
 
 
 def thresholds_of(rollout: Rollout) -> dict[str, float]:
-    """Returns the thresholds by metric, the objective's and a guard's too, seconds."""
+    """Returns the thresholds by metric in seconds, including those of the objective and of a guard."""
     own = dict(rollout.thresholds)
     if rollout.plan.slo_ms is not None:
         own[SLO] = rollout.plan.slo_ms / 1e3
@@ -58,7 +58,7 @@ def thresholds_of(rollout: Rollout) -> dict[str, float]:
 
 
 def rules_of(rollout: Rollout) -> Rules:
-    """Returns what counts as bad in a rollout now."""
+    """Returns the rules that determine which requests of a rollout are bad now."""
     plan = rollout.plan
     thresholds = tuple(sorted(thresholds_of(rollout).values()))
     return Rules(thresholds, rollout.shortest_timeout, plan.warm_requests, rollout.thresholds.get(STALLED, math.inf))

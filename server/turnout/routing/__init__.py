@@ -1,1 +1,1 @@
-"""Which version answers a request: selectors, a model's policy, sticky slots, shadows and rollback."""
+"""Decides which version answers a request: selectors, traffic policies, sticky slots, shadows and rollbacks."""

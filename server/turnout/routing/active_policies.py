@@ -1,4 +1,4 @@
-"""The policies in force, as an immutable snapshot that one assignment swaps."""
+"""The policies in force, as an immutable snapshot that a single assignment replaces."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -19,13 +19,13 @@ class AppliedPolicy:
     """One model's policy in force.
 
     Attributes:
-        epoch: Of the state.
-        state: What that epoch holds.
-        owners: Its slots, laid out for look-up.
-        tally: Requests that each owner got, by its number, of those that every one of them might have got.
-        observer: Is told of the baseline's answers; None if there is no shadow.
-        stand_in: Answers in the baseline's place until that is ready here; None if it was.
-        changed_at, actor, reason, action: Where it came from.
+        epoch: Number of the policy's epoch.
+        state: The policy state of that epoch.
+        owners: The slots of the policy's table, laid out for look-up.
+        tally: Requests that each owner got, by its number. Only requests that every owner could have got are counted.
+        observer: Receives the baseline's answers; None if there is no shadow.
+        changed_at, actor, reason, action: When, by whom, why and by which action the epoch was made.
+        stand_in: Version that answers until the baseline is ready on this server; None if it was ready at once.
     """
 
     epoch: int
@@ -42,15 +42,15 @@ class AppliedPolicy:
 
 @dataclass(slots=True, eq=False)
 class Policies:
-    """Holds the policies in force. Written by `turnout.routing.traffic` alone, on the event loop.
+    """The policies in force. Only `turnout.routing.traffic` writes it, on the event loop.
 
     Attributes:
-        current: By model; replaced whole, never changed.
+        current: Policies in force by model. The mapping is replaced as a whole, never changed.
         diverted: By model, the version that answers in place of the policy's baseline and canaries, or of the highest
-            release if there is no policy: a rollback that cannot be recorded yet.
-        withdrawn: By model that is diverted, the versions that count as not released.
-        fallbacks: By model, what may have to answer next.
-        meters: By model, the slots of two lanes of the baseline that are compared while there is nothing else to.
+            release if there is no policy: the target of a rollback that cannot be recorded yet.
+        withdrawn: By diverted model, the versions that count as not released.
+        fallbacks: By model, the versions that may have to answer next.
+        meters: By model, the slots of two lanes of the baseline that the false alarm meter compares.
     """
 
     current: Mapping[str, AppliedPolicy] = field(default_factory=dict)
@@ -60,7 +60,7 @@ class Policies:
     meters: Mapping[str, Owners] = field(default_factory=dict)
 
     def meter(self, model: str, owners: Owners) -> None:
-        """Has two lanes of the model's baseline compared."""
+        """Sends some slots of the model's baseline through two lanes, to be compared."""
         self.meters = {**self.meters, model: owners}
         self.current = dict(self.current)
 
@@ -70,17 +70,17 @@ class Policies:
         if (self.diverted.get(model), self.withdrawn.get(model)) != (to, gone):
             self.diverted = {**self.diverted, model: to}
             self.withdrawn = {**self.withdrawn, model: gone}
-            self.current = dict(self.current)  # what was worked out goes
+            self.current = dict(self.current)  # discards the router's cached results
 
     def undivert(self, model: str) -> None:
-        """Lets the policy decide again."""
+        """Ends a diversion, so that the policy decides again."""
         if model in self.diverted:
             self.diverted = {name: to for name, to in self.diverted.items() if name != model}
             self.withdrawn = {name: gone for name, gone in self.withdrawn.items() if name != model}
             self.current = dict(self.current)
 
     def pinned_versions(self, model: str) -> Mapping[Version, Hold]:
-        """Returns the versions that the model's policy needs in memory, and in which role."""
+        """Returns the versions that the model's policy needs in memory, and why."""
         applied = self.current.get(model)
         pinned_versions = {} if applied is None else policy_holds(model, applied.state, applied.epoch)
         diverted = self.diverted.get(model)

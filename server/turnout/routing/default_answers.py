@@ -1,7 +1,7 @@
-"""What requests that name no version get from now on: plain requests, `latest`, ranges. Pure.
+"""Which versions answer requests that pin no version: plain requests, `latest` and ranges. Pure.
 
-The policy says who answers plain requests; release statuses say who may be met by range and by `latest`. Every command
-that changes one of the two says, with these, what came of it.
+The policy determines which versions answer plain requests; release statuses determine which can be reached by range and
+by `latest`. Every command that changes one of the two reports the result with these functions.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,12 +22,12 @@ _RANGES_IN_TEXT = 4
 
 @dataclass(frozen=True, slots=True)
 class SelectorPart:
-    """One version's part in the answers to a selector.
+    """One version's part in answering a selector.
 
     Attributes:
-        weight: Its share, 1 to `UNITS`.
-        canary: It answers as a canary.
-        rollout: Attempt of the rollout that sends it there; 0 for none.
+        weight: Share of the requests, 1 to `UNITS`.
+        canary: Whether the version answers as a canary.
+        rollout: Attempt of the rollout that sends the share to it; 0 if none.
     """
 
     version: Version
@@ -38,11 +38,11 @@ class SelectorPart:
 
 @dataclass(frozen=True, slots=True)
 class SelectorAnswer:
-    """Who answers one selector.
+    """The versions that answer one selector.
 
     Attributes:
-        selector: As a client writes it; "" for a plain request.
-        parts: The baseline first; empty if nobody answers.
+        selector: The selector as a client writes it; "" for a plain request.
+        parts: Versions and their shares, the baseline first; empty if none answers.
     """
 
     selector: str
@@ -51,11 +51,12 @@ class SelectorAnswer:
 
 @dataclass(frozen=True, slots=True)
 class RoutingTable:
-    """Who answers what.
+    """The versions that answer each selector.
 
     Attributes:
-        selectors: Plain requests, `latest`, then the caret range of each line of compatible versions, highest first.
-        notes: What else there is to know, a sentence each.
+        selectors: Plain requests, `latest`, and then the caret range of each line of compatible versions, highest
+            first.
+        notes: Further information, one sentence each.
     """
 
     selectors: tuple[SelectorAnswer, ...]
@@ -63,19 +64,19 @@ class RoutingTable:
 
     @property
     def plain(self) -> tuple[SelectorPart, ...]:
-        """Who answers plain requests."""
+        """The versions that answer plain requests."""
         return next((one.parts for one in self.selectors if not one.selector), ())
 
 
 def answers_of(
     policy: Policy | None, statuses: Mapping[Version, ReleaseStatus], rollouts: Mapping[Version, int] | None = None
 ) -> RoutingTable:
-    """Returns who answers what.
+    """Returns the versions that answer each selector.
 
     Args:
-        policy: In force; None if there is none.
-        statuses: Release statuses of the versions that exist; one that is not named is a candidate.
-        rollouts: By version, the attempt that runs and sends it its share.
+        policy: The policy in force; None if there is none.
+        statuses: Release statuses of the versions that exist. A version that is not listed is a candidate.
+        rollouts: By version, the attempt of the running rollout that sends it its share.
     """
     released = sorted((v for v, s in statuses.items() if s is ReleaseStatus.RELEASED), key=precedence, reverse=True)
     default = default_version(statuses)
@@ -94,12 +95,12 @@ def answers_of(
 
 
 def standing_in(declared: RoutingTable, here: RoutingTable, states: Mapping[Version, str]) -> tuple[str, ...]:
-    """Returns where a server still answers differently, because it has not loaded a version: a sentence each.
+    """Describes where a server still answers differently because it has not loaded a version, one sentence each.
 
     Args:
-        declared: Who is to answer what.
-        here: The same, of the versions that are ready.
-        states: Where each version is in its life, in words.
+        declared: The versions that are to answer each selector.
+        here: The versions that answer on this server, among those that are ready.
+        states: Description of each version's lifecycle state.
     """
     able = {one.selector: one.parts for one in here.selectors}
     found: dict[tuple[Version, str], list[str]] = {}
@@ -109,7 +110,7 @@ def standing_in(declared: RoutingTable, here: RoutingTable, states: Mapping[Vers
             name = "plain requests" if not one.selector else one.selector
             found.setdefault((one.parts[0].version, parts_text(instead)), []).append(name)
     return tuple(
-        f"{version} is {states.get(version, 'not there')} here, so that {_enumerated(names)} "
+        f"{version} is {states.get(version, 'not there')} here, so {_enumerated(names)} "
         f"{'gets' if len(names) == 1 and names[0] != 'plain requests' else 'get'} {instead}"
         for (version, instead), names in found.items()
     )
@@ -120,7 +121,7 @@ def _enumerated(names: Sequence[str]) -> str:
 
 
 def answers_text(answers: RoutingTable) -> str:
-    """Returns who answers what, on one line."""
+    """Formats the versions that answer each selector, on one line."""
     displayed = [
         f"{'plain requests' if not s.selector else s.selector}: {parts_text(s.parts)}" for s in answers.selectors
     ]
@@ -130,11 +131,11 @@ def answers_text(answers: RoutingTable) -> str:
 
 
 def parts_text(parts: Iterable[SelectorPart]) -> str:
-    """Returns who answers a selector: `1.2.0 (95%), 1.3.0 (5%, canary of rollout 3)`."""
+    """Formats the versions that answer a selector: `1.2.0 (95%), 1.3.0 (5%, canary of rollout 3)`."""
     several = tuple(parts)
     if len(several) == 1 and not several[0].canary:
         return str(several[0].version)
-    return ", ".join(f"{p.version} ({share_text(p.weight / UNITS)}{_role(p)})" for p in several) or "nobody"
+    return ", ".join(f"{p.version} ({share_text(p.weight / UNITS)}{_role(p)})" for p in several) or "no version"
 
 
 def _role(part: SelectorPart) -> str:
@@ -155,7 +156,7 @@ def _split(policy: Policy, wanted: Range | None, rollouts: Mapping[Version, int]
 
 
 def _carets(versions: Iterable[Version]) -> Iterator[str]:
-    """Yields the caret range of each line of compatible versions, the highest first."""
+    """Yields the caret range of each line of compatible versions, highest first."""
     found: dict[tuple[int, ...], None] = {}
     for version in versions:
         if version.prerelease is not None:

@@ -1,4 +1,4 @@
-"""How a request would be routed, step by step, for people and programs. Runs and counts nothing."""
+"""Explains step by step how a request would be routed, without running or counting it."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from turnout.shares import share_text
 
 @dataclass(frozen=True, slots=True)
 class ExplanationStep:
-    """One step of a decision: what was looked at, and what was found."""
+    """One step of a decision: what was examined, and what was found."""
 
     subject: str
     finding: str
@@ -29,10 +29,10 @@ class RouteExplanation:
     """How a request would be routed.
 
     Attributes:
-        steps: In their order.
-        chances: Who may answer and how likely; empty if nobody does.
-        refusal: Why nobody does; None if somebody does.
-        slot: Of the routing key; None if no slot decides.
+        steps: Steps in order.
+        chances: Probability of each version that may answer; empty if none does.
+        refusal: Why no version answers; None if one does.
+        slot: Slot of the routing key; None if no slot decides.
     """
 
     steps: tuple[ExplanationStep, ...]
@@ -42,7 +42,7 @@ class RouteExplanation:
 
 
 class Explainer:
-    """Explains routes. The answer itself comes from the router, so that the two cannot differ."""
+    """Explains routes. The result itself comes from the router, so that the two cannot differ."""
 
     def __init__(self, router: PolicyRouter, catalog: Catalog, policies: Policies) -> None:
         self._router = router
@@ -50,11 +50,11 @@ class Explainer:
         self._policies = policies
 
     def explain(self, model: str, selector: str, routing_key: str, *, baseline_only: bool) -> RouteExplanation:
-        """Returns how such a request would be routed.
+        """Explains how such a request would be routed.
 
         Raises:
-            InvalidSelector: The selector does not parse.
-            ModelNotFound: There is no such model.
+            InvalidSelector: The selector cannot be parsed.
+            ModelNotFound: The model does not exist.
         """
         known = self._catalog.snapshot.model(model)
         parsed = parse(selector)
@@ -67,7 +67,7 @@ class Explainer:
             canaries = eligible(parsed, applied.state.policy)
             steps += _policy_steps(applied, applied.state.policy, parsed, canaries)
         if (to := self._policies.diverted.get(model)) is not None:
-            message = f"in force and not on record yet: {to} answers in place of the policy"
+            message = f"in force but not recorded yet: {to} answers in place of the policy"
             gone = ", ".join(map(str, sorted(self._policies.withdrawn[model])))
             steps.append(ExplanationStep("rollback", f"{message}{f'; {gone} counts as not released' if gone else ''}"))
             canaries = None

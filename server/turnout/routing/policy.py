@@ -1,7 +1,7 @@
-"""A model's live routing as a value: one baseline, canaries with weights, shadows with rates. Pure.
+"""A model's traffic policy as a value: one baseline, canaries with weights, shadows with rates. Pure.
 
-Every change makes a new `PolicyState` of the next epoch out of the one before; `malformed` and `unfit` say why a
-change may not be taken. Keeping them and putting them in force is `turnout.routing.traffic`.
+Every change derives a new `PolicyState`, of the next epoch, from the previous one. `malformed` and `unfit` return the
+reasons why a change is not acceptable. `turnout.routing.traffic` stores policies and puts them into force.
 """
 
 from collections.abc import Iterable, Mapping
@@ -19,17 +19,18 @@ from turnout.routing.slots import SLOTS, SlotTable
 from turnout.state.release_status import ReleaseStatus
 
 UNITS = 10_000
-"""Weights and rates are whole numbers of these: a step is 0.01 %."""
+"""Number of units in a whole. Weights and rates are whole numbers of units, so the smallest step is 0.01 %."""
 
 TWIN = "twin"
-"""Owner of the baseline twin's slots, and the lane that its requests take; no version can be named so."""
+"""Name of the owner of the baseline twin's slots, and of the lane of its requests. No version can have this name."""
 
 CONTROL = "control"
-"""The lane that a twin is compared with if there is no canary: what such a comparison finds is a false alarm."""
+"""The lane that a twin is compared with if there is no canary. A difference found there is a false alarm."""
 
 _SCHEMA = 2
 _READABLE = (1, 2)
-"""The first has tables in which one salt hashes keys and orders slots; a release that knows only it would misroute."""
+"""Schemas that this release reads. Tables of schema 1 use one salt to hash keys and to order slots, so a release that
+knows only schema 1 would misroute schema 2."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class Canary(JsonForm):
     """A version that gets a share of the baseline's requests.
 
     Attributes:
-        weight: Its share, 0 to `UNITS`.
+        weight: Share of the requests, 0 to `UNITS`.
     """
 
     version: Version
@@ -58,14 +59,15 @@ class Shadow(JsonForm):
 
 @dataclass(frozen=True, slots=True)
 class Policy(JsonForm):
-    """Who answers requests that pin no version.
+    """Determines which versions answer requests that pin no version.
 
     Attributes:
-        baseline: Answers what no canary does.
-        canaries: In the order they were named.
-        shadows: In the order they were named.
-        twin: Share that the baseline answers through a queue of its own, 0 to `UNITS`: what a canary can fairly be
-            compared with, since a larger share waits in longer queues and forms larger batches.
+        baseline: Version that answers all requests that no canary answers.
+        canaries: Canaries in the order in which they were named.
+        shadows: Shadows in the order in which they were named.
+        twin: Share that the baseline answers through a separate queue, 0 to `UNITS`. A canary can be compared fairly
+            with this twin, but not with the rest of the baseline: a larger share waits in longer queues and forms
+            larger batches.
     """
 
     baseline: Version
@@ -77,7 +79,7 @@ class Policy(JsonForm):
 
     @property
     def versions(self) -> frozenset[Version]:
-        """Every version that has a part in it."""
+        """All versions that the policy names."""
         return frozenset((self.baseline, *(c.version for c in self.canaries), *(s.version for s in self.shadows)))
 
     def weight(self, version: Version) -> int:
@@ -91,12 +93,12 @@ class Policy(JsonForm):
 
 @dataclass(frozen=True, slots=True)
 class PolicyState:
-    """What one epoch holds.
+    """The policy and slots of one epoch.
 
     Attributes:
-        policy: None: the highest released version answers.
-        frozen: Only changes that take traffic back are accepted.
-        table: Which keys each canary has.
+        policy: The policy; None if the highest released version answers.
+        frozen: Whether only changes that take traffic back are accepted.
+        table: Slots of each canary and of the twin.
     """
 
     policy: Policy | None = None
@@ -104,17 +106,17 @@ class PolicyState:
     table: SlotTable = field(default_factory=SlotTable)
 
     def with_policy(self, policy: Policy, order: bytes, traffic: NDArray[Any] | None = None) -> Self:
-        """Returns the state in which `policy` is in force.
+        """Returns the state with `policy` in force.
 
-        A version that was the baseline and is a canary now (what a rollout holds back) gets keys that it had before,
-        as long as there are any: who has met the new baseline stays with it.
+        If the previous baseline becomes a canary (a rollout's holdback), it gets keys that it had before, as long as
+        there are any, so that users who met the new baseline stay with it.
 
         Args:
-            policy: The new one.
-            order: Of slots; taken if there was no canary before, so that another trial meets other keys; canaries
-                that go on keep theirs.
-            traffic: Requests by slot, as far as they are known, shape (SLOTS,): a twin whose slots carry too little
-                of it, or too much, gets others.
+            policy: The new policy.
+            order: Seed of the order of slots. It is used if there was no canary before, so that a new trial meets other
+                keys; canaries that continue keep their keys.
+            traffic: Known requests by slot, shape (SLOTS,). A twin whose slots carry too little or too much traffic
+                gets other slots. None to leave the twin's slots.
         """
         begins = policy.canaries and (self.policy is None or not self.policy.canaries)
         table = SlotTable(self.table.salt, order=order) if begins else self.table
@@ -139,7 +141,7 @@ class PolicyState:
         return self if self.policy is None else self.with_policy(self.policy, b"", traffic)
 
     def with_canary(self, canary: Canary, order: bytes) -> Self:
-        """Returns the state in which one canary has another weight, or is a new one; needs a policy."""
+        """Returns the state in which one canary is new or has another weight. There must be a policy."""
         assert self.policy is not None
         known = self.policy.canaries
         if any(c.version == canary.version for c in known):
@@ -157,20 +159,20 @@ class PolicyState:
         return replace(self, frozen=frozen)
 
     def reverted(self, earlier: "PolicyState") -> Self:
-        """Returns the state with the policy, and the very keys, of an earlier one; frozen if it is now."""
+        """Returns the state with the policy and the exact keys of an earlier one, frozen as before."""
         return replace(self, policy=earlier.policy, table=earlier.table)
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the form that the state store holds."""
+        """Returns the form in which the state store keeps it."""
         policy = None if self.policy is None else self.policy.to_json()
         return {"schema": _SCHEMA, "policy": policy, "frozen": self.frozen, "slots": self.table.to_json()}
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> Self:
-        """Reads what `to_json` wrote.
+        """Parses the output of `to_json`.
 
         Raises:
-            ValueError: It did not write that, or a later release of Turnout did.
+            ValueError: The document is not in that form, or a later release of Turnout wrote it.
         """
         try:
             if body["schema"] not in _READABLE:
@@ -182,7 +184,7 @@ class PolicyState:
 
 
 def readable(document: Mapping[str, Any]) -> PolicyState | None:
-    """Returns what an epoch holds that the state store has as `document`; None if this release cannot read it."""
+    """Parses a policy document of the state store; returns None if this release cannot read it."""
     try:
         return PolicyState.from_json(document)
     except ValueError:
@@ -191,12 +193,12 @@ def readable(document: Mapping[str, Any]) -> PolicyState | None:
 
 @dataclass(frozen=True, slots=True)
 class PolicyFact:
-    """What is known about a version when a policy is decided on.
+    """Facts about a version that a policy change depends on.
 
     Attributes:
-        release_status: What it was declared fit for.
-        ready: It can answer now.
-        signature: What it takes and gives.
+        release_status: Release status of the version.
+        ready: Whether the version can answer now.
+        signature: Inputs and outputs of the version.
     """
 
     release_status: ReleaseStatus
@@ -205,10 +207,10 @@ class PolicyFact:
 
 
 def eligible(selector: Selector, policy: Policy) -> frozenset[Version] | None:
-    """Returns the canaries that a request may meet; None if the policy does not decide on it.
+    """Returns the canaries that may answer a request; None if the policy does not decide on it.
 
-    The empty selector leaves all to the policy. A range does so where the baseline satisfies it, and is never sent to a
-    canary that does not. Whatever else a client writes names one version, and no policy touches that.
+    The policy decides on the empty selector, and on a range that the baseline satisfies; a range never reaches a canary
+    that does not satisfy it. Any other selector names one version, which no policy changes.
     """
     match selector:
         case Default():
@@ -220,7 +222,7 @@ def eligible(selector: Selector, policy: Policy) -> frozenset[Version] | None:
 
 
 def malformed(policy: Policy) -> list[tuple[str, str]]:
-    """Returns what is wrong with a policy, whatever its versions are: fields, and why."""
+    """Returns what is wrong with a policy, regardless of the state of its versions: fields and reasons."""
     problems: list[tuple[str, str]] = []
     for index, canary in enumerate(policy.canaries):
         if not 0 <= canary.weight <= UNITS:
@@ -236,22 +238,22 @@ def malformed(policy: Policy) -> list[tuple[str, str]]:
         ("canaries", [c.version for c in policy.canaries]),
         ("shadows", [s.version for s in policy.shadows]),
     ):
-        problems += [(side, f"{v} stands twice") for v in dict.fromkeys(versions) if versions.count(v) > 1]
+        problems += [(side, f"{v} is listed twice") for v in dict.fromkeys(versions) if versions.count(v) > 1]
     total = sum(c.weight for c in policy.canaries)
     if total > UNITS:
-        problems.append(("canaries", f"their weights sum to {total / UNITS:.4%}, and the most is 100%"))
+        problems.append(("canaries", f"their weights sum to {total / UNITS:.4%}, which is more than 100%"))
     elif not 0 <= policy.twin <= UNITS - total:
         problems.append(("twin", f"expected at most what the canaries leave, {(UNITS - total) / UNITS:.4%}"))
     return problems
 
 
 def unfit(policy: Policy, facts: Mapping[Version, PolicyFact], *, force: bool) -> list[str]:
-    """Returns why `policy` cannot be in force now, in sentences.
+    """Returns the reasons why `policy` cannot be put into force now, as sentences.
 
     Args:
-        policy: Well formed; each of its versions has a fact.
-        facts: What is known about the model's versions.
-        force: Leave the signatures out.
+        policy: A well-formed policy. Each of its versions must have a fact.
+        facts: Facts about the model's versions.
+        force: Whether to skip the check of signatures.
     """
     baseline = facts[policy.baseline]
     problems: list[str] = []
@@ -271,10 +273,11 @@ def unfit(policy: Policy, facts: Mapping[Version, PolicyFact], *, force: bool) -
 
 
 def takes_back(before: PolicyState, after: PolicyState, earlier_baselines: Iterable[Version]) -> bool:
-    """Tells whether a change only takes traffic back, which is allowed while changes are frozen.
+    """Returns whether a change only takes traffic back, which is allowed while changes are frozen.
 
-    No canary gains, no shadow does, and the baseline is the one it was or one that was it in an earlier epoch. To end
-    the policy is no way back: it lets whatever was released last have everything.
+    No canary or shadow may gain, and the baseline must stay, or be one of an earlier epoch. Removing the policy does
+    not
+    take traffic back: the version that was released last would get everything.
     """
     if after.policy is None:
         return before.policy is None
@@ -294,5 +297,5 @@ def _misfits(who: str, baseline: Signature, other: Signature) -> list[str]:
 
 
 def _slots(weight: int) -> int:
-    """Returns the slots that come nearest to a weight; at least one, so that no canary is silently without traffic."""
+    """Returns the number of slots nearest to a weight; at least one, so that no canary is silently without traffic."""
     return max(round(weight * SLOTS / UNITS), 1) if weight else 0

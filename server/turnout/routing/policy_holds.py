@@ -1,7 +1,7 @@
-"""What needs a version, and the command that ends that. Pure.
+"""What needs a version, and the command that ends it. Pure.
 
-`unload`, `yank` and `prune` refuse what is held. Each advice is a command that works as things stand, so that whoever
-follows one after the other gets there.
+`unload`, `yank` and `prune` refuse versions that are needed. Each piece of advice is a command that works at that
+moment, so that following one after the other leads to the goal.
 """
 
 from collections.abc import Sequence
@@ -16,9 +16,9 @@ def policy_holds(model: str, state: PolicyState, epoch: int) -> dict[Version, Ho
     """Returns the versions that the policy needs: its baseline, canaries and shadows.
 
     Args:
-        model: Whose policy it is.
-        state: What the epoch in force holds.
-        epoch: Its number.
+        model: Name of the model.
+        state: State of the epoch in force.
+        epoch: Number of that epoch.
     """
     policy = state.policy
     if policy is None:
@@ -39,24 +39,24 @@ def policy_holds(model: str, state: PolicyState, epoch: int) -> dict[Version, Ho
 
 
 def rollout_holds(model: str, attempt: int, candidate: Version, previous: Version) -> dict[Version, Hold]:
-    """Returns the versions that a running rollout needs: its candidate, and what it would go back to."""
+    """Returns the versions that a running rollout needs: its candidate, and the version that it would return to."""
     advice = f"abort the rollout, or wait for its end: `turnout rollout abort {model} --attempt {attempt}`"
     return {
         previous: Hold(f"rollout {attempt} may have to go back to it", advice),
-        candidate: Hold(f"rollout {attempt} takes it to the baseline", advice),
+        candidate: Hold(f"rollout {attempt} is to make it the baseline", advice),
     }
 
 
 def diversion_hold(model: str) -> Hold:
-    """Returns how a rollback that is in force and not on record holds the version that it goes back to."""
+    """Returns the hold of a rollback that is in force but not recorded yet on the version that it returns to."""
     return Hold(
         "a rollback that the state store has not recorded yet sends everything to it",
-        f"wait until it is on record: `turnout traffic show {model}` tells",
+        f"wait until it is recorded: `turnout traffic show {model}` shows that",
     )
 
 
 def tag_hold(model: str, tag: str) -> Hold:
-    """Returns how a tag holds the version that it names."""
+    """Returns the hold of a tag on the version that it refers to."""
     return Hold(
         f"the tag {tag} names it",
         f"move or delete the tag first: `turnout tag {model} {tag} OTHER` or `turnout tag {model} {tag} --delete`",
@@ -64,7 +64,7 @@ def tag_hold(model: str, tag: str) -> Hold:
 
 
 def _without(model: str, policy: Policy, version: Version) -> str:
-    """Returns the command that leaves everything of a policy but one canary or shadow."""
+    """Returns the command that sets the policy without one of its canaries or shadows."""
     canaries = _options("--canary", [(c.version, c.weight) for c in policy.canaries if c.version != version])
     shadows = _options("--shadow", [(s.version, s.rate) for s in policy.shadows if s.version != version])
     return " ".join(["turnout traffic set", model, *canaries, *shadows])

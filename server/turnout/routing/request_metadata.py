@@ -1,8 +1,8 @@
-"""What a call's metadata asks of routing, whatever its protocol.
+"""Routing preferences in a call's metadata, for all protocols.
 
-x-routing-key           (configurable) the key of requests that carry none themselves
 x-turnout-role          baseline: no canary answers
-x-turnout-version       a selector in place of the request's own, from callers that may test so
+x-turnout-version       a selector that replaces the request's own, from callers that may override it
+x-routing-key           the key of requests that carry none themselves (the name is configurable)
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -23,12 +23,12 @@ Pairs = Iterable[tuple[str, str | bytes]]
 
 @dataclass(frozen=True, slots=True)
 class Preferences:
-    """What a call asks of routing.
+    """The routing preferences of a call.
 
     Attributes:
-        routing_key: For requests that carry none; "" for none.
-        selector: In place of the requests' own; None if theirs stands.
-        baseline_only: No canary may answer.
+        routing_key: Routing key of requests that carry none; "" for none.
+        selector: Selector that replaces the requests' own; None for no replacement.
+        baseline_only: Whether no canary may answer.
     """
 
     routing_key: str = ""
@@ -36,7 +36,7 @@ class Preferences:
     baseline_only: bool = False
 
     def selector_of(self, own: str) -> str:
-        """Returns the selector of a request that names one of its own."""
+        """Returns the effective selector of a request whose own selector is `own`."""
         return own if self.selector is None else self.selector
 
 
@@ -44,11 +44,11 @@ NO_PREFERENCES = Preferences()
 
 
 class PreferenceReader:
-    """Reads preferences as configured.
+    """Reads preferences from metadata.
 
     Attributes:
-        keys: Of metadata, in lower case, that ask for something.
-        wire_keys: The same, as they travel.
+        keys: Metadata keys of preferences, in lower case.
+        wire_keys: The same keys as bytes.
     """
 
     def __init__(self, settings: Routing) -> None:
@@ -62,10 +62,10 @@ class PreferenceReader:
 
         Args:
             metadata: Keys, in lower case, and values.
-            caller: Returns the caller's address; asked only if it matters.
+            caller: Returns the caller's address. Called only if it matters.
 
         Raises:
-            InvalidRequest: A value is not what is expected.
+            InvalidRequest: A value is invalid.
             PermissionDeniedError: The caller may not force a version.
         """
         known = self.keys
@@ -103,7 +103,7 @@ class PreferenceReader:
 
 
 def peer_host(peer: str) -> str:
-    """Returns the address in what gRPC calls a peer: `ipv4:127.0.0.1:5000`, `ipv6:%5B::1%5D:5000`."""
+    """Returns the address in gRPC's name of a peer: `ipv4:127.0.0.1:5000`, `ipv6:%5B::1%5D:5000`."""
     family, _, rest = peer.partition(":")
     if family not in ("ipv4", "ipv6"):
         return ""

@@ -1,7 +1,7 @@
-"""Which versions a rollback can go back to. Pure.
+"""Determines which versions a rollback can return to. Pure.
 
-A rollback goes back in the order in which versions came to answer plain requests, and never forward: where a version
-comes to answer again, all that came after it was gone back from, and is no place to go back to any more.
+A rollback follows, backwards, the order in which versions came to answer plain requests. When a version comes to answer
+again, all versions that came after it were rolled back, so they are no longer targets.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -16,14 +16,14 @@ from turnout.state.release_status import ReleaseStatus
 
 @dataclass(frozen=True, slots=True)
 class HistoryEntry:
-    """One change that may have made another version answer plain requests.
+    """One change that may have changed which version answers plain requests.
 
     Attributes:
-        revision: Of the change; entries are taken in its order.
-        baseline: The policy's baseline from then on; None if there is no policy from then on.
-        is_policy: The change was one of the policy; otherwise one of a release status.
-        version: Whose release status changed.
-        status: What it changed to.
+        revision: Revision of the change. Entries are processed in this order.
+        is_policy: Whether the policy changed; otherwise a release status did.
+        baseline: The new policy's baseline; None if there is no policy from then on.
+        version: Version whose release status changed.
+        status: The new release status.
     """
 
     revision: int
@@ -34,19 +34,20 @@ class HistoryEntry:
 
     @classmethod
     def of_policy(cls, revision: int, policy: Policy | None) -> "HistoryEntry":
-        """Returns that of a policy that was set, or of None that was put in its place."""
+        """Returns the entry of a policy change; `policy` is None if the policy was removed."""
         return cls(revision, True, baseline=None if policy is None else policy.baseline)
 
     @classmethod
     def of_status(cls, revision: int, version: Version, status: ReleaseStatus) -> "HistoryEntry":
-        """Returns that of a release status that changed."""
+        """Returns the entry of a change of release status."""
         return cls(revision, False, version=version, status=status)
 
 
 def answered(changes: Iterable[HistoryEntry]) -> tuple[Version, ...]:
-    """Returns the versions that answered plain requests, each time another one came to, the present one last.
+    """Returns the versions that answered plain requests, in order, the present one last.
 
-    The policy's baseline did if there was a policy, and else the highest released version that is not a prerelease.
+    While there was a policy, its baseline answered; otherwise the highest released version that is not a prerelease. A
+    version occurs once for each time that it came to answer.
     """
     found: list[Version] = []
     statuses: dict[Version, ReleaseStatus] = {}
@@ -71,12 +72,12 @@ def default_version(statuses: Mapping[Version, ReleaseStatus]) -> Version | None
 def rollback_targets(
     history: Sequence[Version], statuses: Mapping[Version, ReleaseStatus], present: Collection[Version]
 ) -> tuple[Version, ...]:
-    """Returns the versions that a rollback can go back to, the nearest first.
+    """Returns the versions that a rollback can return to, nearest first.
 
     Args:
-        history: The versions that answered plain requests, in order, the present one last (`answered`).
-        statuses: Release statuses now; a version not named is a candidate. A version that was rolled back is one, and
-            a version that was yanked is no place to go back to either.
+        history: Versions that answered plain requests, in order, the present one last (from `answered`).
+        statuses: Present release statuses. A version that is not listed is a candidate, as is a version that was
+            rolled back; neither candidates nor yanked versions are targets.
         present: Versions that exist.
     """
     target: list[Version] = []

@@ -1,4 +1,4 @@
-"""Who answers a request: the selector's resolution and the model's policy, remembered while nothing changes."""
+"""Routes requests by resolving the selector and applying the model's policy. Results are cached until one changes."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
@@ -28,32 +28,32 @@ from turnout.serving.versions.load_outcomes import load_failure
 from turnout.state.release_status import ReleaseStatus
 
 MAX_ROUTES = 4096
-"""Routes that are remembered. Selectors come from clients, so that their number needs a bound."""
+"""Maximum number of cached routes. It is bounded because selectors come from clients."""
 
 _COMING = (LifecycleState.LOADING, LifecycleState.WARMING)
 _READY = (LifecycleState.READY,)
 
 _FINDER = SlotFinder(KEY_SALT)
-"""Of models that have no policy."""
+"""Slot finder for models that have no policy."""
 
 RouteTarget = Route | Split
-"""Where requests for one selector go: all to one version, or to one of several."""
+"""Where requests for one selector go: to one version, or to several by share."""
 
 
 @dataclass(slots=True, eq=False)
 class _Resolutions:
-    """What was computed so far for one catalog and set of policies.
+    """The results cached for one catalog and one set of policies.
 
-    When that changes, what was worked out about models that did not change is taken along.
+    When these change, results for unchanged models are kept.
 
     Attributes:
-        snapshot, policies: The state of the world.
-        diverted, withdrawn: As of `Policies`.
-        ways: By model and selector, as written; successes only.
-        named: The version that a selector names, or the error that none is; by model, selector as written, and
-            whether one that is ready goes first.
-        indexes: By model, with what they are of: the model, and releases that do not count; of models that changed as
-            well.
+        snapshot, policies: The catalog and policies that the results are for.
+        diverted, withdrawn: As in `Policies`.
+        ways: Targets by model and selector as written. Only successes are cached.
+        named: Version that a selector names, or the error if there is none, by model, selector as written, and whether
+            versions that are ready are preferred.
+        indexes: By model, the model entry and the withdrawn versions that the index was made for, and the index. Also
+            kept for models that changed.
     """
 
     snapshot: CatalogSnapshot
@@ -65,7 +65,7 @@ class _Resolutions:
     indexes: dict[str, tuple[ModelEntry, frozenset[Version], VersionIndex]] = field(default_factory=dict)
 
     def follow(self, snapshot: CatalogSnapshot, policies: Policies) -> "_Resolutions":
-        """Starts over with a new catalog or new policies."""
+        """Returns the results for a new catalog or new policies, without those that may have changed."""
         diverted, withdrawn = policies.diverted, policies.withdrawn
         if policies.current is not self.policies:
             return _Resolutions(snapshot, policies.current, diverted, withdrawn, indexes=self.indexes)
@@ -91,13 +91,13 @@ class _Resolutions:
             raise
 
     def is_diverted(self, known: ModelEntry) -> bool:
-        """Tells whether a rollback that is not on record yet holds: the version that it goes back to can answer."""
+        """Returns whether an unrecorded rollback is in effect, which requires that its target can answer."""
         to = self.diverted.get(known.name)
         entry = known.versions.get(to) if to is not None else None
         return entry is not None and entry.state is LifecycleState.READY
 
     def policy(self, known: ModelEntry) -> Policy | None:
-        """Returns the policy that decides, which is that of a rollback that holds and is not on record yet, if any."""
+        """Returns the policy that decides, which is the target of an unrecorded rollback if one is in effect."""
         if self.is_diverted(known):
             return Policy(self.diverted[known.name])
         applied = self.policies.get(known.name)
@@ -111,7 +111,7 @@ class _Resolutions:
         return known.versions[self._resolve(known, selector, prefer_ready=prefer_ready)]
 
     def _resolve(self, known: ModelEntry, selector: Selector, *, prefer_ready: bool) -> Version:
-        """Resolves each selector once: a range has to be compared with every version that might satisfy it."""
+        """Resolves each selector once, since a range has to be compared with every version that might satisfy it."""
         key = known.name, str(selector), prefer_ready
         found = self.named.get(key)
         if found is None:
@@ -123,7 +123,7 @@ class _Resolutions:
                 self.named.clear()
             self.named[key] = found
         if isinstance(found, VersionNotFound):
-            raise VersionNotFound(found.message)  # a new one each time, since raising one adds to it
+            raise VersionNotFound(found.message)  # a new one each time, since raising adds a traceback
         return found
 
     def _index(self, known: ModelEntry) -> VersionIndex:
@@ -140,21 +140,20 @@ class _Resolutions:
 
 
 class PolicyRouter:
-    """Routes by the policies in force and by what the catalog holds; implements
-    `turnout.serving.data_plane.inference.Router`.
+    """Routes by the policies in force and the catalog; implements `turnout.serving.data_plane.inference.Router`.
 
-    Each call sees one state of the world whole: one catalog, one epoch. A known way costs one look-up, and a choice
-    among canaries one more; the first request for a selector after a change works its way out again.
+    Each call uses one consistent state: one catalog and one epoch. A cached route costs one look-up, and a choice among
+    canaries one more. The first request for a selector after a change computes its route again.
     """
 
     def __init__(self, catalog: Catalog, policies: Policies, *, serve_yanked: bool = False) -> None:
-        """Prepares.
+        """Creates a router.
 
         Args:
-            catalog: What is served.
-            policies: In force.
-            serve_yanked: Selectors that name one version are answered with a warning if it was yanked, and not
-                refused.
+            catalog: The served models and versions.
+            policies: The policies in force.
+            serve_yanked: Whether selectors that name one version are answered, with a warning, if it was yanked;
+                otherwise they are refused.
         """
         self._serve_yanked = serve_yanked
         self._catalog = catalog
@@ -163,21 +162,21 @@ class PolicyRouter:
         self._cursors: dict[tuple[str, str], Cursor] = {}
 
     def route(self, model: str, selector: str, routing_key: str = "", *, baseline_only: bool = False) -> Route:
-        """Returns the route of a request, which counts as one of the requests that traffic is split by.
+        """Returns the route of a request, and counts the request for the split of traffic.
 
         Args:
             model: The model's name, as the client wrote it.
             selector: The version selector, as the client wrote it.
-            routing_key: Requests with the same key meet the same version while the weights allow it; "" for none.
-            baseline_only: No canary may answer.
+            routing_key: Requests with the same key get the same version while the weights allow it; "" for none.
+            baseline_only: Whether no canary may answer.
 
         Raises:
-            InvalidSelector: The selector does not parse.
-            ModelNotFound, VersionNotFound: It parses and nothing answers it.
-            NotLoaded, UnavailableError, MemoryBudgetExceeded: What it names is known but cannot answer now.
-            VersionOnDemand: What it names can answer once it is loaded, and is loaded for requests.
-            VersionYanked: What it names was withdrawn, and pins to such are refused.
-            DigestMismatch: What it names was changed on disk since its publication.
+            InvalidSelector: The selector cannot be parsed.
+            ModelNotFound, VersionNotFound: No model or version has this name.
+            NotLoaded, UnavailableError, MemoryBudgetExceeded: The version is known but cannot answer now.
+            VersionOnDemand: The version can answer once it is loaded, and is loaded on demand.
+            VersionYanked: The version was yanked, and pins to yanked versions are refused.
+            DigestMismatch: The version was changed on disk since its publication.
         """
         resolutions = self._resolutions
         if resolutions.snapshot is not self._catalog.snapshot or resolutions.policies is not self._policies.current:
@@ -191,23 +190,23 @@ class PolicyRouter:
         return target.choose(routing_key, baseline_only=baseline_only)
 
     def target(self, model: str, selector: str) -> RouteTarget:
-        """Returns where requests for a selector go, without sending one. Raises as `route`."""
+        """Returns where requests for a selector go, without routing one. Raises as `route`."""
         resolutions = self._current()
         target = resolutions.ways.get((model, selector))
         return self._find(resolutions, model, selector) if target is None else target
 
     def describe(self, model: str, selector: str) -> VersionEntry:
-        """Returns the version that the selector names, whatever its state; a range names its highest, ready or not.
+        """Returns the version that the selector names, in any state. A range names its highest version, ready or not.
 
         Raises:
-            InvalidSelector: The selector does not parse.
-            ModelNotFound, VersionNotFound: It parses and nothing answers it.
+            InvalidSelector: The selector cannot be parsed.
+            ModelNotFound, VersionNotFound: No model or version has this name.
         """
         resolutions = self._current()
         return resolutions.entry(model, parse(selector), prefer_ready=False)
 
     def _current(self) -> _Resolutions:
-        """Returns what was computed for the current catalog and policies."""
+        """Returns the cached results for the current catalog and policies."""
         resolutions, snapshot = self._resolutions, self._catalog.snapshot
         if resolutions.snapshot is not snapshot or resolutions.policies is not self._policies.current:
             resolutions = self._resolutions = resolutions.follow(snapshot, self._policies)
@@ -217,7 +216,7 @@ class PolicyRouter:
         parsed = parse(selector)
         try:
             entry = resolutions.entry(model, parsed, prefer_ready=True)
-        except NotLoaded:  # a baseline that was published a moment ago
+        except NotLoaded:  # the baseline was published a moment ago
             if (stand_in := _stand_in(resolutions, model, parsed)) is not None:
                 return stand_in
             raise
@@ -253,12 +252,12 @@ class PolicyRouter:
     def _split(
         self, applied: AppliedPolicy, baseline: Route, able: Mapping[str, VersionEntry], key: tuple[str, str]
     ) -> RouteTarget:
-        """Returns the routes of a selector that the policy decides on.
+        """Returns the target of a selector that the policy decides on.
 
         Args:
             applied: The policy.
-            baseline: The route of who is not a canary's.
-            able: Canaries that may answer the selector and can, by version.
+            baseline: Route of the requests that no canary gets.
+            able: Canaries that satisfy the selector and can answer, by version.
             key: Model and selector.
         """
         names, finder = applied.owners.names, applied.owners.finder
@@ -279,7 +278,7 @@ class PolicyRouter:
         return Split(applied.owners, routes, applied.tally if len(able) >= len({*names} - {"", TWIN}) else None, cursor)
 
     def _metered(self, owners: Owners, baseline: Route, key: tuple[str, str]) -> RouteTarget:
-        """Returns the routes of a selector that only the baseline answers, partly through separate lanes."""
+        """Returns the target of a selector that only the baseline answers, partly through the lanes of the meter."""
         lanes = [
             Route.to(baseline.entry, ServingRole.BASELINE, baseline.epoch, baseline.observer, name, slots=owners.finder)
             for name in owners.names[1:]
@@ -293,14 +292,14 @@ class PolicyRouter:
 
 
 def _unsplit(entry: VersionEntry, selector: str, epoch: int, warning: str, finder: SlotFinder) -> Route:
-    """Returns the route to a version that the selector names, or that answers for want of a policy."""
+    """Returns the route to a version that the selector names, or that answers because there is no policy."""
     if selector:
         return Route.to(entry, ServingRole.PINNED, epoch, warning=warning)
     return Route.to(entry, ServingRole.BASELINE, epoch, warning=warning, slots=finder)
 
 
 def _damage(damaged: Damaged | None, selector: Selector) -> str:
-    """Returns what is wrong with the version that the selector names, "" if that is not a damaged one."""
+    """Returns what is wrong with the version that the selector names; "" if it is not a damaged one."""
     if damaged is None:
         return ""
     match selector:
@@ -323,7 +322,7 @@ def _baseline(known: ModelEntry, policy: Policy) -> VersionEntry:
 
 
 def _stand_in(resolutions: _Resolutions, model: str, selector: Selector) -> Route | None:
-    """Returns the route to what answers until the policy's baseline is ready; None if nothing can."""
+    """Returns the route to the version that answers until the policy's baseline is ready; None if there is none."""
     applied = resolutions.policies.get(model)
     policy = applied.state.policy if applied is not None else None
     if applied is None or policy is None or applied.stand_in is None or eligible(selector, policy) is None:
@@ -347,7 +346,7 @@ def _index(entry: ModelEntry, withdrawn: Collection[Version]) -> VersionIndex:
         entry.name,
         {v: ReleaseStatus.CANDIDATE if v in withdrawn else known.release_status for v, known in versions.items()},
         tags=entry.model_releases.tags,
-        # A version whose manifest changed goes by the digest that it was published with: that one is damaged.
+        # A version with a changed manifest keeps the digest that it was published with: it is the damaged one.
         digests={stated.get(version, known.digest): version for version, known in versions.items()},
         ready=_in_state(entry, _READY),
         coming=_in_state(entry, _COMING),
@@ -360,7 +359,7 @@ def _in_state(entry: ModelEntry, states: Collection[LifecycleState]) -> frozense
 
 
 def _available(entry: ModelEntry) -> frozenset[Version]:
-    """Returns the versions that answer now, or are loaded for the request that names them."""
+    """Returns the versions that answer now, or are loaded on demand."""
     return _in_state(entry, _READY) | {
         version
         for version, known in entry.versions.items()

@@ -1,17 +1,18 @@
-"""Which version owns which routing keys: 65,536 slots, each with one owner. Pure.
+"""The assignment of routing keys to versions: 65,536 slots, each with one owner. Pure.
 
-docs/decisions/0009-slots-are-claimed-in-runs.md says what they promise.
+docs/decisions/0009-slots-are-claimed-in-runs.md states the guarantees.
 
-A key hashes to a slot: `H64(salt || 0x00 || key) mod 65536`. That stays so for the life of a model, so that what a slot
-did before a trial is known when the trial begins. A trial draws an *order* of the slots, and owners claim *positions*
-in it: growing takes the first free ones, shrinking gives back the last taken first. So
+A key hashes to a slot: `H64(salt || 0x00 || key) mod 65536`. This assignment stays the same for the life of a model, so
+the history of a slot is known when a trial begins. A trial draws an *order* of the slots, and owners claim *positions*
+in it: growing takes the first free ones, and shrinking gives back the ones taken last. So
 
-    5 -> 25 %        keeps every key of the 5 %, and 25 -> 5 % gives exactly the first set back
+    5 -> 25 %        keeps every key of the 5 %, and 25 -> 5 % restores exactly the first set
     raising B        never moves A: a slot changes hands only between an owner and the unclaimed rest, the baseline's
     another order    draws its slots independently
 
 A request without a key takes the next position of a low-discrepancy sequence instead, so that even 1 % is exact over a
-few hundred requests. What is kept is salt, order and each owner's runs of positions, a few numbers; the table follows.
+few hundred requests. Only the salt, the order and each owner's runs of positions are stored, which are a few numbers;
+the table is derived from them.
 """
 
 import functools
@@ -32,16 +33,16 @@ SLOTS = keyed_outcomes.SLOTS
 ORDER_BYTES = 16
 
 KEY_SALT = b""
-"""What keys are hashed with, unless a table of an earlier release says otherwise: the same on all servers, and before a
-model has any policy. It is not a secret: which slots a trial takes, and when, follows from the trial's own order."""
+"""The salt that keys are hashed with, unless a table of an earlier release has another: the same on all servers, and
+before a model has any policy. It is not a secret: which slots a trial takes follows from the trial's own order."""
 
 _GOLDEN = 0x9E3779B97F4A7C15
-"""2**64 divided by the golden ratio: its multiples, modulo 2**64, fill the range more evenly than any other's."""
+"""2**64 divided by the golden ratio. Its multiples modulo 2**64 fill the range more evenly than those of any other."""
 
 _MASK = 2**64 - 1
 
 Run = tuple[int, int]
-"""Positions from the first up to and without the second."""
+"""A range of positions: the first, and the one after the last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class Claim(JsonForm):
     """The positions of one owner.
 
     Attributes:
-        runs: In the order they were taken; none is empty, and no two claims of a table overlap.
+        runs: Runs in the order in which they were taken. None is empty, and no two claims of a table overlap.
     """
 
     owner: str
@@ -57,18 +58,18 @@ class Claim(JsonForm):
 
     @property
     def slots(self) -> int:
-        """How many slots these are."""
+        """Number of positions."""
         return sum(stop - start for start, stop in self.runs)
 
 
 @dataclass(frozen=True, slots=True)
 class SlotTable(JsonForm):
-    """Who owns which slot; what nobody claims is the baseline's.
+    """The owner of each slot. Slots that are not claimed are the baseline's.
 
     Attributes:
-        salt: Says which key meets which slot.
-        claims: By owner, in the order they first claimed.
-        order: Says in which order slots are taken; empty: the salt does, as in tables of earlier releases.
+        salt: Determines the slot of each key.
+        claims: Claims in the order in which their owners first claimed.
+        order: Seed of the order in which slots are taken; empty to use the salt, as in tables of earlier releases.
     """
 
     salt: bytes = KEY_SALT
@@ -88,19 +89,19 @@ class SlotTable(JsonForm):
             raise ValueError("an owner has two claims")
 
     def slots_of(self, owner: str) -> int:
-        """Returns how many slots `owner` has."""
+        """Returns the number of slots of `owner`."""
         return sum(claim.slots for claim in self.claims if claim.owner == owner)
 
     def arranged(self, wanted: Mapping[str, int], newcomers: Mapping[str, Sequence[Run]] | None = None) -> Self:
-        """Returns the table in which each owner has as many slots as `wanted` says; others have none.
+        """Returns the table in which each owner has the number of slots in `wanted`, and other owners have none.
 
-        Who shrinks gives back first, so that who grows finds room. Where more is wanted than there is, the last to grow
-        gets what is left.
+        Owners that shrink give back their slots first, so that there is room for those that grow. If more slots are
+        wanted than exist, the last owner to grow gets fewer.
 
         Args:
-            wanted: Slots by owner.
-            newcomers: Owners that begin at the end of the order, and the positions that they take only when no others
-                are left.
+            wanted: Number of slots by owner.
+            newcomers: Owners that begin at the end of the order, and the positions that they take only if no others are
+                free.
         """
         claims = {claim.owner: claim.runs for claim in self.claims if wanted.get(claim.owner)}
         for owner, runs in claims.items():
@@ -117,15 +118,15 @@ class SlotTable(JsonForm):
         return replace(self, claims=tuple(Claim(owner, runs) for owner, runs in claims.items() if runs))
 
     def balanced(self, owner: str, against: str, traffic: NDArray[Any]) -> Self:
-        """Returns the table in which `owner` has other slots, as many, that carry as much traffic as those of another.
+        """Returns the table in which `owner` has as many slots as before, with traffic similar to another owner's.
 
-        As much for each slot, that is. Where its own carry at least half and at most twice of that, or no others come
-        twice as near by ratio, they stay: any traffic is nearer than none. Only traffic is looked at, so that what is
-        drawn says nothing about outcomes.
+        Traffic is compared per slot. The slots are not changed if they carry at least half and at most twice the
+        traffic wanted, or if no others come twice as close to it by ratio (any traffic is closer than none). Only
+        traffic is considered, so that the choice reveals nothing about outcomes.
 
         Args:
-            owner: Whose slots are drawn anew.
-            against: Whose traffic is the measure.
+            owner: Owner whose slots are drawn anew.
+            against: Owner whose traffic is the target.
             traffic: Requests by slot, shape (SLOTS,).
         """
         claims = {claim.owner: claim.runs for claim in self.claims}
@@ -155,12 +156,12 @@ class Owners:
     """A table laid out for look-up.
 
     Attributes:
-        salt: Of the table.
-        names: Owners by number; number 0 is the baseline, and has no name here.
-        by_slot: Number of each slot's owner.
+        salt: Salt of the table.
+        names: Owners by number. Number 0 is the baseline, whose name is "".
+        by_slot: Number of the owner of each slot.
         by_position: Number of the owner of each position in the order.
         finder: Finds the slots of keys.
-        slot: Its method of that name: a look-up less for each request.
+        slot: The method `finder.slot`, to save one attribute look-up per request.
     """
 
     salt: bytes
@@ -172,7 +173,7 @@ class Owners:
 
     @classmethod
     def of(cls, table: SlotTable) -> Self:
-        """Lays `table` out."""
+        """Lays out `table`."""
         by_position = np.zeros(SLOTS, np.uint8 if len(table.claims) < 256 else np.uint16)
         for number, claim in enumerate(table.claims, start=1):
             for start, stop in claim.runs:
@@ -193,12 +194,12 @@ class Owners:
 
 
 def slot_of(salt: bytes, key: str) -> int:
-    """Returns the slot that `key` meets under `salt`; about 0.6 us."""
+    """Returns the slot of `key` under `salt`. Takes about 0.6 us."""
     return SlotFinder(salt).slot(key)
 
 
 def position(number: int) -> int:
-    """Returns the position that the `number`-th request without a key takes: an additive golden-ratio sequence."""
+    """Returns the position of the `number`-th request without a key, by an additive golden-ratio sequence."""
     return (number * _GOLDEN & _MASK) >> 48
 
 
@@ -206,8 +207,9 @@ def position(number: int) -> int:
 def _order(seed_bytes: bytes) -> NDArray[np.intp]:
     """Returns the slots in the order in which they are taken.
 
-    Written out with integers, since NumPy's generators may give another permutation in another release: each slot gets
-    64 bits by the finaliser of SplitMix64 (Steele, Lea & Flood 2014), seeded by the order, and the slots are sorted.
+    Implemented with integers, since NumPy's generators may give another permutation in another release. Each slot gets
+    64 bits by the finalizer of SplitMix64 (Steele, Lea & Flood 2014), seeded by the order, and the slots are sorted by
+    them.
     """
     seed = int.from_bytes(blake2b(seed_bytes, digest_size=8, person=b"turnout order").digest(), "little")
     bits = np.arange(1, SLOTS + 1, dtype=np.uint64) * np.uint64(_GOLDEN) + np.uint64(seed)
@@ -217,7 +219,7 @@ def _order(seed_bytes: bytes) -> NDArray[np.intp]:
 
 
 def _indexable(numbers: NDArray[Any]) -> Sequence[int]:
-    """Returns the numbers in the form that Python indexes the fastest."""
+    """Returns the numbers in the form that Python indexes fastest."""
     if numbers.dtype == np.uint8:
         return numbers.tobytes()
     listed: list[int] = numbers.tolist()
@@ -251,7 +253,7 @@ def _shrunk(runs: Sequence[Run], keep: int) -> tuple[Run, ...]:
 
 
 def _joined(runs: Sequence[Run], more: Sequence[Run]) -> tuple[Run, ...]:
-    """Returns `runs` and then `more`, runs that touch made one."""
+    """Returns `runs` followed by `more`, with adjacent runs joined."""
     joined = list(runs)
     for start, stop in more:
         if joined and joined[-1][1] == start:
@@ -262,7 +264,7 @@ def _joined(runs: Sequence[Run], more: Sequence[Run]) -> tuple[Run, ...]:
 
 
 def _last(free: Sequence[Run], count: int, shunned: Sequence[Run]) -> tuple[Run, ...]:
-    """Returns `count` positions of `free` from the end, those of `shunned` when no others are left."""
+    """Returns `count` positions of `free` from the end; those in `shunned` only if there are no others."""
     shun = np.zeros(SLOTS, np.bool_)
     for start, stop in shunned:
         shun[start:stop] = True

@@ -9,20 +9,20 @@ from turnout.serving.data_plane.inference import Route
 
 @dataclass(slots=True, eq=False)
 class Cursor:
-    """How many requests without a key a selector has had; it outlives the splits made while versions come and go."""
+    """Number of a selector's requests without a key. It is kept when the split is made anew as versions come and go."""
 
     count: int = 0
 
 
 @dataclass(slots=True, eq=False)
 class Split:
-    """Chooses among the routes of one selector. Used on the event loop only.
+    """Chooses among the routes of one selector. Used only on the event loop.
 
     Attributes:
-        owners: Who owns which slot.
-        routes: By owner's number; the baseline's route stands also for each owner that cannot answer this selector.
-        tally: Counts choices by owner's number where each owner could have been chosen; None if one could not.
-        cursor: Of the selector.
+        owners: Owners of the slots.
+        routes: Routes by owner's number. An owner that cannot answer this selector has the baseline's route.
+        tally: Number of choices by owner's number; None if some owner could not be chosen, so that nothing is counted.
+        cursor: Cursor of the selector.
     """
 
     owners: Owners
@@ -45,7 +45,7 @@ class Split:
         return self.routes[number]
 
     def chances(self, routing_key: str, *, baseline_only: bool) -> Mapping[Route, float]:
-        """Returns how likely each route is for a request, lanes of one version taken together; counts nothing."""
+        """Returns the probability of each route for a request, with the lanes of a version combined. Counts nothing."""
         if baseline_only:
             return {self.routes[0]: 1.0}
         owners = self.owners

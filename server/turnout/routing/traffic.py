@@ -1,7 +1,7 @@
-"""Changes policies: decides by `turnout.routing.policy`, records in the state store, then applies.
+"""Changes policies: decides by `turnout.routing.policy`, records in the state store, and then applies.
 
-a change here:        look at what is known -> pure decision -> state store (compare-and-swap) -> swap -> answer
-a change elsewhere:   the state store's revision moved -> refresh -> swap
+a change here:        read the known state -> pure decision -> state store (compare-and-swap) -> swap -> respond
+a change elsewhere:   the state store's revision changed -> refresh -> swap
 """
 
 import asyncio
@@ -38,27 +38,27 @@ from turnout.state.release_status import ReleaseStatus
 from turnout.state.store import StateStore
 
 _ATTEMPTS = 5
-"""How often a change that named no epoch is decided again when another one came first."""
+"""Number of attempts for a change without an expected epoch, if other changes come first."""
 
 _HISTORY_FOR_BASELINES = 1000
 
 _HISTORY_FOR_FALLBACK = 100
-"""Epochs in which the baseline before this one is looked for, to keep it loaded. A rollout makes about ten."""
+"""Number of epochs searched for the previous baseline, to keep it loaded. A rollout makes about ten epochs."""
 
 Observe = Callable[[str, Policy | None, int], AnswerObserver | None]
-"""Told of each policy that comes into force, and of its epoch; returns who wants to see the baseline's answers."""
+"""Called with each model's new policy and its epoch. Returns the observer of the baseline's answers, if any."""
 
 Decide = Callable[[PolicyState], PolicyState]
 
 
 @dataclass(frozen=True, slots=True)
 class ChangeOrigin:
-    """Who changes traffic, why, and which epoch they saw.
+    """Who changes traffic, why, and based on which epoch.
 
     Attributes:
-        reason: Why.
-        expected_epoch: That the change was decided on; None for whatever is in force.
-        force: Take it although a signature does not fit the baseline's clients.
+        reason: Why the change is made.
+        expected_epoch: Epoch that the change was based on; None for any.
+        force: Whether to accept the change even if a signature does not fit the baseline's clients.
     """
 
     actor: str
@@ -68,22 +68,22 @@ class ChangeOrigin:
 
 
 class Traffic:
-    """The policies of one server. Used on the event loop only.
+    """The traffic policies of one server. Used only on the event loop.
 
-    Every method raises UnavailableError while the state store does not answer.
+    Every method raises UnavailableError while the state store does not respond.
     """
 
     def __init__(
         self, store: StateStore, catalog: Catalog, policies: Policies, observe: Observe, log: FilteringBoundLogger
     ) -> None:
-        """Prepares; nothing is read before the first `refresh`.
+        """Creates the object. Nothing is read before the first `refresh`.
 
         Args:
-            store: Keeps the policies.
-            catalog: What is served.
-            policies: Where what is in force goes.
-            observe: Told of each policy that comes into force.
-            log: Where changes are logged.
+            store: State store with the policies.
+            catalog: The served models and versions.
+            policies: Object that receives the policies in force.
+            observe: Called with each policy that comes into force.
+            log: Logger for changes.
         """
         self._store = store
         self._catalog = catalog
@@ -97,10 +97,10 @@ class Traffic:
         self._status_revision = 0
 
     async def refresh(self) -> None:
-        """Puts in force what the state store holds.
+        """Puts the policies in the state store into force.
 
         Raises:
-            UnavailableError: The state store does not answer; what was in force stays so.
+            UnavailableError: The state store does not respond. The policies in force do not change.
         """
         async with self._changing:
             self._take_in(await self._store.in_thread(self._store.policies))
@@ -115,19 +115,19 @@ class Traffic:
         statuses: Mapping[Version, ReleaseStatus] | None = None,
         rollout: tuple[int, int] | None = None,
     ) -> AppliedPolicy:
-        """Puts `policy` in place of the one in force.
+        """Replaces the policy in force by `policy`.
 
         Args:
-            model: Its model.
+            model: Name of the model.
             policy: The whole policy.
-            change: Who and why.
-            statuses: Versions that are released, or are candidates again, in the same transaction.
-            rollout: Attempt and number of the rollout that asks; it must not have been written since.
+            change: Who makes the change, and why.
+            statuses: Versions to release, or to make candidates again, in the same transaction.
+            rollout: Attempt and number of the rollout that makes the change; it must not have been written since.
 
         Raises:
-            InvalidRequest: No policy can be so.
-            ModelNotFound, VersionNotFound: A name in it names nothing.
-            ChangeRefused: It cannot be in force now, or changes are frozen.
+            InvalidRequest: The policy is malformed.
+            ModelNotFound, VersionNotFound: The model or a version does not exist.
+            ChangeRefused: The policy cannot be put into force now, or changes are frozen.
             Conflict: Another change came first.
         """
         known = self._catalog.snapshot.model(model)
@@ -143,9 +143,9 @@ class Traffic:
         return await self._change(model, change, "set", lambda state: state.with_policy(exact, order, traffic), beside)
 
     async def redraw_twin(self, model: str, change: ChangeOrigin) -> AppliedPolicy:
-        """Gives the twin slots that carry about as much keyed traffic as the canary's, if there are any.
+        """Gives the twin slots that carry about as much keyed traffic as the canary's, if such slots exist.
 
-        Which they are follows from the traffic alone, and no request meets another version. Raises as `put`.
+        The choice depends on the traffic alone, and no request gets another version. Raises as `put`.
         """
 
         def decide(state: PolicyState) -> PolicyState:
@@ -155,7 +155,7 @@ class Traffic:
         return await self._change(model, change, "redraw", decide)
 
     async def ramp(self, model: str, canary: Canary, change: ChangeOrigin) -> AppliedPolicy:
-        """Gives one canary another weight; a version that is not a canary yet becomes one. Raises as `put`."""
+        """Changes the weight of one canary, or adds a version as a canary. Raises as `put`."""
         exact = replace(canary, version=_find(self._catalog.snapshot.model(model), canary.version))
         order = secrets.token_bytes(ORDER_BYTES)
 
@@ -167,7 +167,7 @@ class Traffic:
         return await self._change(model, change, "ramp", decide)
 
     async def clear(self, model: str, change: ChangeOrigin) -> AppliedPolicy:
-        """Ends the policy. Raises as `put`."""
+        """Removes the policy. Raises as `put`."""
         return await self._change(model, change, "clear", PolicyState.cleared)
 
     async def freeze(self, model: str, frozen: bool, change: ChangeOrigin) -> AppliedPolicy:
@@ -176,10 +176,10 @@ class Traffic:
         return await self._change(model, change, action, lambda state: state.with_frozen(frozen))
 
     async def revert(self, model: str, epoch: int, change: ChangeOrigin) -> AppliedPolicy:
-        """Puts an earlier epoch's policy, and its very keys, in force again.
+        """Puts the policy of an earlier epoch into force again, with exactly the same keys.
 
         Raises:
-            NotFoundError: There was no such epoch.
+            NotFoundError: The epoch does not exist.
         """
         self._catalog.snapshot.model(model)
         record = await self._store.in_thread(self._store.policy_at, model, epoch)
@@ -187,10 +187,10 @@ class Traffic:
         return await self._change(model, change, "revert", lambda state: state.reverted(earlier))
 
     async def history(self, model: str, limit: int) -> list[tuple[PolicyRecord, PolicyState]]:
-        """Returns the model's epochs, the latest first.
+        """Returns the model's epochs, latest first.
 
         Raises:
-            ModelNotFound: There is no such model.
+            ModelNotFound: The model does not exist.
         """
         self._catalog.snapshot.model(model)
         records = await self._store.in_thread(self._store.policy_history, model, limit)
@@ -214,11 +214,11 @@ class Traffic:
         self, model: str, change: ChangeOrigin, action: str, decide: Decide, beside: "_Beside"
     ) -> AppliedPolicy:
         applied = self._policies.current.get(model)
-        # One that cannot be read is not in force here; yet what is put in its place has to follow it.
+        # A policy that cannot be read is not in force here, but a new one has to follow its epoch.
         epoch = max(applied.epoch if applied else 0, self._unreadable.get(model, 0))
         before = applied.state if applied else PolicyState()
         if change.expected_epoch not in (None, epoch):
-            by = f" (by {applied.actor or 'nobody named'}: {applied.reason or applied.action})" if applied else ""
+            by = f" (by {applied.actor or 'an unnamed caller'}: {applied.reason or applied.action})" if applied else ""
             raise Conflict(
                 f"the policy of {model} is at epoch {epoch} by now, not {change.expected_epoch}{by}; look again"
             )
@@ -243,7 +243,7 @@ class Traffic:
         )
         self._take_in({model: record})
         if before.policy is not None and (after.policy is None or after.policy.baseline != before.policy.baseline):
-            # For what happens before the next look; that one knows which way back is left.
+            # Until the next refresh, which determines the remaining rollback target.
             rollback_target = Fallbacks(needed=(before.policy.baseline,), nearest=before.policy.baseline)
             self._policies.fallbacks = {**self._policies.fallbacks, model: rollback_target}
         self._log.info(
@@ -260,7 +260,7 @@ class Traffic:
         change: ChangeOrigin,
         statuses: Mapping[Version, ReleaseStatus],
     ) -> None:
-        """Refuses a change that is not allowed."""
+        """Raises if a change is not allowed."""
         if before.frozen and not takes_back(before, after, await self._earlier_baselines(model)):
             applied = self._policies.current[model]
             raise ChangeRefused(
@@ -285,9 +285,9 @@ class Traffic:
                 raise ChangeRefused("; ".join(reasons))
 
     def _keyed_traffic(self, model: str, policy: Policy) -> BySlot | None:
-        """Returns the requests by slot of the last half hour, as this server saw them, for a twin to be drawn by.
+        """Returns this server's requests by slot in the last half hour, by which a twin's slots are drawn.
 
-        None if no request had a key, or the policy has no twin to draw.
+        None if no request had a key, or the policy has no twin.
         """
         if not (policy.twin and policy.canaries):
             return None
@@ -305,7 +305,7 @@ class Traffic:
         return {state.policy.baseline for state in states if state is not None and state.policy is not None}
 
     async def _find_fallbacks(self) -> None:
-        """Notes which versions models could go back to, if something changed that decides it."""
+        """Updates the versions that models could return to, if a relevant change happened."""
         new = await self._store.in_thread(self._store.status_changes, self._status_revision)
         for model, changes in new.items():
             self._statuses.setdefault(model, []).extend(changes)
@@ -316,7 +316,7 @@ class Traffic:
         self._fallback_epochs.update(moved)
 
     async def _fallbacks(self, model: str) -> Fallbacks:
-        """Returns what a rollback of a model goes back to."""
+        """Returns the version that a rollback of a model would return to."""
         changes = self._statuses.get(model, [])
         entries = [HistoryEntry.of_status(c.revision, c.version, c.status) for c in changes]
         statuses = {change.version: change.status for change in changes}
@@ -327,7 +327,7 @@ class Traffic:
             entries += [
                 HistoryEntry.of_policy(revision, state.policy) for revision, state in states if state is not None
             ]
-        # Whether they are there is for who loads them to say.
+        # The loader checks whether the versions exist.
         found = rollback_targets(answered(entries), statuses, statuses.keys())[:1]
         nearest = found[0] if found else None
         if applied is not None and applied.state.policy is not None:
@@ -335,7 +335,7 @@ class Traffic:
         return Fallbacks(spare=found, nearest=nearest)
 
     def _take_in(self, records: Mapping[str, PolicyRecord]) -> None:
-        """Puts in force what is new in `records`, in one swap."""
+        """Puts the new policies in `records` into force, in one swap."""
         current = dict(self._policies.current)
         for model, record in records.items():
             known = current.get(model)
@@ -367,9 +367,10 @@ class Traffic:
         self._policies.current = current
 
     def _stand_in(self, model: str, policy: Policy | None, known: AppliedPolicy | None) -> Version | None:
-        """Returns what answers until a new baseline is ready here: what did before, if that is ready.
+        """Returns the version that answers until a new baseline is ready here: the previous one, if that is ready.
 
-        A release moves the policy wherever servers share the state store, and each of them loads in its own time.
+        A release changes the policy on all servers that share the state store, and each loads the version in its own
+        time.
         """
         entries = self._catalog.snapshot.models.get(model)
         if policy is None or entries is None:
@@ -384,7 +385,7 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True)
 class _Beside:
-    """What is recorded and checked in one transaction with a policy; as of `Traffic.put`."""
+    """Changes and checks in the same transaction as a policy, as for `Traffic.put`."""
 
     statuses: Mapping[Version, ReleaseStatus] = field(default_factory=dict)
     rollout: tuple[int, int] | None = None
@@ -406,7 +407,7 @@ def _find(known: ModelEntry, wanted: Version) -> Version:
     """Returns the published version that `wanted` names, with its own build metadata.
 
     Raises:
-        VersionNotFound: There is no such version.
+        VersionNotFound: The version does not exist.
     """
     for version in known.versions:
         if version == wanted and wanted.build in (None, version.build):

@@ -1,4 +1,4 @@
-"""Which share of a model's unpinned traffic each version has, desired and in force."""
+"""Computes each version's share of a model's unpinned traffic, desired and in force."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -18,16 +18,18 @@ from turnout.telemetry.ratios import Ratio
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """One version's part in one role.
+    """One version's share in one role.
 
     Attributes:
-        version: The version, as text.
-        desired: As the policy asks, 0 to 1; of a shadow, its rate.
-        applied: As in force: a canary that is not ready has none, and the baseline has its share.
-        decisions: Requests of this epoch that it answered, of those that every version of the policy might have.
-        share: The same as a share of those; None before the first, and of shadows.
-        total: Those that every version of the policy might have answered.
-        deviation: Standard deviations between `decisions` and what `applied` lets expect, were requests independent.
+        version: The version as text.
+        desired: Share in the policy, 0 to 1; for a shadow, its rate.
+        applied: Share in force. It is 0 for a canary that is not ready, whose share goes to the baseline.
+        decisions: Requests of this epoch that the version answered, counting only requests that every version of the
+            policy could have answered.
+        share: `decisions` divided by `total`; None before the first request, and for shadows.
+        total: Requests of this epoch that every version of the policy could have answered.
+        deviation: Difference between `decisions` and its expected value under `applied`, in standard deviations for
+            independent requests.
     """
 
     version: str
@@ -41,13 +43,13 @@ class Share:
 
 
 def shares(known: ModelEntry, applied: AppliedPolicy, policy: Policy, diverted: Version | None = None) -> list[Share]:
-    """Returns the part of each version of a policy: the baseline, the canaries, the shadows.
+    """Returns the share of each version in a policy: the baseline, the canaries, the shadows.
 
     Args:
         known: The model.
-        applied: What is in force.
+        applied: The applied policy.
         policy: The policy in it.
-        diverted: The version that answers in place of the baseline and the canaries; None if the policy holds.
+        diverted: Version that answers in place of the baseline and the canaries; None if the policy is in effect.
     """
     ready = {str(v) for v, entry in known.versions.items() if entry.state is LifecycleState.READY}
     table = applied.state.table
@@ -77,9 +79,9 @@ def shares(known: ModelEntry, applied: AppliedPolicy, policy: Policy, diverted: 
 
 
 def record_weights(catalog: Catalog, policies: Policies, router: Router) -> None:
-    """Tells the recorders of the versions in service their part, for the metrics.
+    """Updates the recorders of the loaded versions with their shares, for the metrics.
 
-    Without a policy, what should answer is the highest released version, and what does is the highest that is ready.
+    Without a policy, the highest released version should answer, and the highest one that is ready does.
     """
     for model in catalog.snapshot.models.values():
         applied = policies.current.get(model.name)
@@ -101,11 +103,11 @@ def record_weights(catalog: Catalog, policies: Policies, router: Router) -> None
                 recorder.traffic_share = {str(s.role): Ratio(s.decisions, s.total) for s in own if s.total}
                 for share in own:
                     if share.role is not ServingRole.SHADOW:
-                        recorder.role(str(share.role))  # shown at zero from now on, so that its first request counts
+                        recorder.role(str(share.role))  # shown at zero from now on, so that the first request counts
 
 
 def record_epochs(catalog: Catalog, policies: Policies, recorder: ServerRecorder) -> None:
-    """Notes each model's epoch, by which replicas can be compared with each other; called before a scrape."""
+    """Records each model's epoch, by which replicas can be compared. Called before a scrape."""
     applied = policies.current
     recorder.epochs = {name: applied[name].epoch if name in applied else 0 for name in catalog.snapshot.models}
 
@@ -122,7 +124,7 @@ def _without_policy(model: ModelEntry, router: Router) -> dict[str, list[Share]]
     try:
         desired = router.describe(model.name, "").version_text
         applied = router.route(model.name, "").entry.version_text
-    except TurnoutError:  # nothing is released, or nothing that is answers now
+    except TurnoutError:  # no version is released, or none of those answers now
         pass
     return {
         version: [Share(version, ServingRole.BASELINE, float(version == desired), float(version == applied))]

@@ -1,1 +1,1 @@
-"""What servers must not forget, in a database that several may share: releases, policies, rollouts, tokens, the log."""
+"""Durable state, in a database that servers can share: releases, policies, rollouts, tokens, and the event log."""

@@ -1,4 +1,4 @@
-"""Whether the state store's tables say what its log says: the log replayed, and compared."""
+"""Checks the state store's tables against its event log, by replaying the log."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -21,12 +21,11 @@ _TOLD = 20
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """What reading the whole log showed.
+    """The result of reading the whole log.
 
     Attributes:
-        differences: What the other tables say and the log does not, or the other way round, in sentences; at most the
-            first twenty.
-        published: The digest of every version whose publication was recorded, by model and version.
+        differences: Differences between the log and the other tables, as sentences; at most the first twenty.
+        published: Digest of every version whose publication was recorded, by model and version.
     """
 
     chain: ChainReport
@@ -75,7 +74,7 @@ class _LogReplay:
 
 
 def read(connection: Connection, kept: Head | None) -> Audit:
-    """Reads the log and the tables, in a transaction that sees one moment."""
+    """Reads the log and the tables. Call it in a transaction with a consistent snapshot."""
     replay = _LogReplay()
     report = chain.check(connection, kept, replay.visit)
     standings, tags, epochs = schema.standings, schema.tags, schema.policies
@@ -109,18 +108,18 @@ def read(connection: Connection, kept: Head | None) -> Audit:
         for key in sorted(by_log.keys() | by_table.keys()):
             logged, stands = by_log.get(key), by_table.get(key)
             if logged != stands:
-                found.append(f"{name(*key)} is {_short(stands)} in the store, and {_short(logged)} by the log")
+                found.append(f"{name(*key)} is {_short(stands)} in the store, but {_short(logged)} in the log")
     found += _rollouts(connection, replay.rollouts)
     return Audit(report, tuple(found[:_TOLD]), replay.published)
 
 
 def _token_text(payload: Mapping[str, Any]) -> str:
-    """Returns what the log and the store have to agree on of a token."""
+    """Returns the fields of a token on which the log and the store must agree."""
     return policies.text({key: payload[key] for key in ("roles", "models", "expires", "fingerprint")})
 
 
 def _rollouts(connection: Connection, by_log: Mapping[tuple[str, str], str | None]) -> list[str]:
-    """Compares attempts and their states; events of earlier releases say that an attempt exists, without a state."""
+    """Compares attempts and their states. Events written by earlier releases have no state."""
     table = schema.rollouts.c
     rows = connection.execute(select(table.model, table.attempt, table.state))
     stands = {(row.model, str(row.attempt)): row.state for row in rows}
@@ -129,16 +128,16 @@ def _rollouts(connection: Connection, by_log: Mapping[tuple[str, str], str | Non
         logged, is_in = by_log.get(key), stands.get(key)
         name = f"attempt {key[1]} of a rollout of {key[0]}"
         if is_in is None:
-            found.append(f"{name} is nothing in the store, and the log tells of it")
+            found.append(f"{name} is missing from the store, but is in the log")
         elif key not in by_log:
-            found.append(f"{name} is {_short(is_in)} in the store, and nothing by the log")
+            found.append(f"{name} is {_short(is_in)} in the store, but nothing in the log")
         elif logged is not None and logged != is_in:
-            found.append(f"{name} is {_short(is_in)} in the store, and {_short(logged)} by the log")
+            found.append(f"{name} is {_short(is_in)} in the store, but {_short(logged)} in the log")
     return found
 
 
 def published(connection: Connection) -> Mapping[tuple[str, str], str]:
-    """Reads the digest of every version whose publication was recorded, by model and version."""
+    """Returns the digest of every version whose publication was recorded, by model and version."""
     columns = schema.events.c
     query = select(columns.model, columns.payload).where(columns.kind == str(EventKind.PUBLISHED)).order_by(columns.id)
     found: dict[tuple[str, str], str] = {}
@@ -149,7 +148,7 @@ def published(connection: Connection) -> Mapping[tuple[str, str], str]:
 
 
 def publish_times(connection: Connection) -> Mapping[tuple[str, str], datetime]:
-    """Reads when the publication of each version was recorded last, UTC, by model and version."""
+    """Returns when the publication of each version was last recorded, in UTC, by model and version."""
     columns = schema.events.c
     query = select(columns.model, columns.subject, func.max(columns.time).label("time"))
     query = query.where(columns.kind == str(EventKind.PUBLISHED)).group_by(columns.model, columns.subject)
@@ -157,7 +156,7 @@ def publish_times(connection: Connection) -> Mapping[tuple[str, str], datetime]:
 
 
 def pruned(connection: Connection) -> Mapping[str, frozenset[Version]]:
-    """Reads the versions that were pruned, by model."""
+    """Returns the versions that were pruned, by model."""
     columns = schema.events.c
     query = select(columns.model, columns.payload).where(columns.kind == str(EventKind.PRUNED))
     found: dict[str, set[Version]] = {}

@@ -1,7 +1,8 @@
-"""Backups of the state store: one SQLite file, whatever database the store is in.
+"""Backups of the state store. A backup is one SQLite file, for any database.
 
-An SQLite store is copied by SQLite's own backup, as of one moment, while servers read and write it. A PostgreSQL store
-is read table by table in one transaction. A backup is restored into either: it is the way from one to the other, too.
+An SQLite store is copied by SQLite's backup API, as a consistent snapshot, while servers read and write it. A
+PostgreSQL store is read table by table in one transaction. A backup can be restored into either database, so it also
+serves to move from one to the other.
 """
 
 import os
@@ -23,21 +24,21 @@ from turnout.state.database.engine import Database, Location, sqlite_url
 from turnout.state.database.migrations import HEAD, installed, upgrade
 
 _ROWS = 1000
-"""Rows that are written at once."""
+"""Number of rows written at once."""
 
 _PASSING = frozenset({"servers", "rollout_counts"})
-"""Tables of what servers tell each other while they run: none of it is true of those that come after."""
+"""Tables that running servers use to exchange data. They are emptied by a restore, since they describe past servers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Backup:
-    """What a backup holds.
+    """The contents of a backup.
 
     Attributes:
-        events: Events of the log, and how many models they tell of.
-        models: Models that events tell of.
-        revision: The number of the latest change; 0 before the first.
-        size_bytes: Of the file.
+        events: Number of events in the log.
+        models: Number of models that the events concern.
+        revision: Number of the latest change; 0 before the first.
+        size_bytes: Size of the file in bytes.
     """
 
     schema: str
@@ -49,11 +50,11 @@ class Backup:
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What a restore did.
+    """The result of a restore.
 
     Attributes:
-        before: Where the state from before is now; None if there was none.
-        differences: What tables of the backup say and its log does not, in sentences.
+        before: File with the previous state; None if there was none.
+        differences: Differences between the backup's tables and its log, as sentences.
     """
 
     backup: Backup
@@ -62,17 +63,17 @@ class Restored:
 
 
 def back_up(state_url: str, file: Path) -> Backup:
-    """Copies a state store into `file`, as of one moment; servers may run meanwhile.
+    """Copies a consistent snapshot of a state store into `file`. Servers may run meanwhile.
 
     Args:
-        state_url: Of the store. It is only read: a store of an earlier release stays as it is.
-        file: A new one. It is there complete, or not at all, and only its owner may read it.
+        state_url: URL of the store. It is only read, so a store of an earlier release is not migrated.
+        file: A new file. It is created atomically, and only its owner may read it.
 
     Raises:
         AlreadyExistsError: `file` exists.
-        NotFoundError: There is no store.
+        NotFoundError: The store does not exist.
         ConfigError: The store or the file cannot be used, or a PostgreSQL store has another release's schema.
-        UnavailableError: The database does not answer.
+        UnavailableError: The database does not respond.
     """
     location = Location.parse(state_url)
     with _new_file(file) as part:
@@ -84,16 +85,16 @@ def back_up(state_url: str, file: Path) -> Backup:
 
 
 def look(file: Path) -> Backup:
-    """Returns what a backup holds, once SQLite has read all of it.
+    """Reads the whole of a backup to check its integrity, and returns a summary.
 
     Raises:
-        NotFoundError: There is no such file.
-        ConfigError: It is not a backup, or it is damaged.
+        NotFoundError: The file does not exist.
+        ConfigError: The file is not a backup, or it is damaged.
     """
     if not file.is_file():
         raise NotFoundError(f"there is no file {file}")
     try:
-        # `immutable`: a backup is one file, and reading it must leave no other beside it.
+        # `immutable`: a backup is one file, and reading it must not create others next to it.
         with closing(sqlite3.connect(f"{file.absolute().as_uri()}?immutable=1", uri=True)) as connection:
             (sound,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
             if sound != "ok":
@@ -110,17 +111,18 @@ def restore(file: Path, state_url: str, *, replace: bool = False, alive_seconds:
     """Fills a state store from a backup, migrated to this release's schema. All servers must have stopped.
 
     Args:
-        file: The backup; it stays as it is.
-        state_url: Of the store: a new SQLite file, an empty PostgreSQL database, or with `replace` an SQLite store.
-        replace: Take the place of what an SQLite store holds now; that is kept in a file beside it.
-        alive_seconds: A server that has reported itself within so many seconds counts as running.
+        file: The backup, which is not changed.
+        state_url: URL of the store: a new SQLite file, an empty PostgreSQL database, or with `replace` an existing
+            SQLite store.
+        replace: Whether to replace the contents of an SQLite store, which are kept in a file next to it.
+        alive_seconds: A server that has reported within this many seconds counts as running.
 
     Raises:
-        NotFoundError: There is no such file.
-        ConfigError: It is not a backup, it is damaged or of a later release, its log is not what was written, or the
+        NotFoundError: The file does not exist.
+        ConfigError: The file is not a backup, is damaged or of a later release, or its log was tampered with; or the
             store cannot be used.
-        ChangeRefused: The store holds something and is not to be replaced, or a server runs on it.
-        UnavailableError: The database does not answer.
+        ChangeRefused: The store has contents that are not to be replaced, or a server runs on it.
+        UnavailableError: The database does not respond.
     """
     look(file)
     location = Location.parse(state_url)
@@ -137,7 +139,7 @@ def restore(file: Path, state_url: str, *, replace: bool = False, alive_seconds:
 
 
 def _bring_up(copy: Path, file: Path) -> tuple[str, ...]:
-    """Migrates a copy of a backup to this release's schema, checks its log, and removes its servers."""
+    """Migrates a copy of a backup to this release's schema, checks its log, and removes the data of past servers."""
     database = Database(Location.parse(sqlite_url(copy)))
     with closing(database):
         upgrade(database)
@@ -166,11 +168,11 @@ def _put_sqlite(copy: Path, target: Path, location: Location, replace: bool, ali
                 f"running for {alive_seconds:.0f} s more)"
             )
         if not replace:
-            raise ChangeRefused(f"{location.name} holds a state already: --replace keeps it in a file beside it")
+            raise ChangeRefused(f"{location.name} already contains a state: --replace keeps it in a file beside it")
         before = _name_of_old(target)
         with _new_file(before) as part:
             _copy_sqlite(target, part)
-    with closing(Database(location)):  # makes the file, for its owner alone
+    with closing(Database(location)):  # creates the file, readable by its owner only
         _copy_sqlite(copy, target)
     return before
 
@@ -211,7 +213,7 @@ def _copy_out(location: Location, part: Path) -> None:
 
 
 def _copy_tables(reads: Connection, writes: Connection) -> None:
-    """Copies every row, oldest first: triggers refuse a log that does not grow at its end."""
+    """Copies every row, oldest first, since triggers only allow appending to the log."""
     writes.execute(delete(schema.revision))
     for table in schema.METADATA.sorted_tables:
         rows = reads.execution_options(yield_per=_ROWS).execute(select(table).order_by(*table.primary_key.columns))
@@ -220,11 +222,11 @@ def _copy_tables(reads: Connection, writes: Connection) -> None:
 
 
 def _copy_sqlite(source: Path, target: Path) -> None:
-    """Copies a database with SQLite's own backup, which sees one moment and blocks no writer.
+    """Copies a database with SQLite's backup API, which takes a consistent snapshot and blocks no writer.
 
     Raises:
-        NotFoundError: There is no such file.
-        ConfigError: It cannot be read, or the copy cannot be written.
+        NotFoundError: The file does not exist.
+        ConfigError: The file cannot be read, or the copy cannot be written.
     """
     if not source.is_file():
         raise NotFoundError(f"there is no state store at {source}")
@@ -240,7 +242,7 @@ def _copy_sqlite(source: Path, target: Path) -> None:
 
 
 def _leave_wal(file: Path) -> None:
-    """Takes an unused copy out of WAL mode, so that it is one file: reading it would otherwise need two more."""
+    """Takes an unused copy out of WAL mode, so that it is a single file. Reading it would otherwise create two more."""
     with closing(sqlite3.connect(file)) as connection:
         connection.execute("PRAGMA journal_mode = DELETE").fetchone()
 
@@ -259,7 +261,7 @@ def _name_of_old(target: Path) -> Path:
 
 @contextmanager
 def _new_file(file: Path) -> Iterator[Path]:
-    """Gives a file to write, private to its owner, that becomes `file` at the end and is gone after an error."""
+    """Yields a private temporary file, which becomes `file` at the end, or is deleted after an error."""
     if file.exists():
         raise AlreadyExistsError(f"{file} exists: name a new file")
     try:
@@ -270,7 +272,7 @@ def _new_file(file: Path) -> Iterator[Path]:
     try:
         yield part
         os.fsync(descriptor)
-        os.link(part, file)  # and no rename, which would take the place of a file that came meanwhile
+        os.link(part, file)  # not a rename, which would replace a file created in the meantime
         sync_directory(file.parent)
     except FileExistsError:
         raise AlreadyExistsError(f"{file} exists: name a new file") from None

@@ -1,6 +1,6 @@
-"""A change of a model that is decided and recorded in one transaction: its policy, release statuses and rollouts.
+"""Changes a model's policy, release statuses and rollouts in one transaction, in which the change is also decided.
 
-look (`StoredModel`) -> decide, outside of this package -> `ModelChange` -> record
+read (`StoredModel`) -> decide, outside of this package -> `ModelChange` -> record
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ from turnout.state.release_status import ReleaseStatus
 from turnout.state.rollouts import RolloutRecord, RolloutWrite
 
 _MOST = 10_000
-"""Epochs, events and rollouts of one model that are looked at."""
+"""Maximum number of epochs, events and rollouts of one model that are read."""
 
 _STATUS_KINDS: Mapping[str, ReleaseStatus] = {
     EventKind.RELEASED: ReleaseStatus.RELEASED,
@@ -36,8 +36,8 @@ class StatusChange:
     """A change of one version's release status.
 
     Attributes:
-        revision: The number of the change.
-        status: What it changed to.
+        revision: Number of the change.
+        status: The new status.
     """
 
     revision: int
@@ -46,9 +46,9 @@ class StatusChange:
 
 
 def status_changes(connection: Connection, model: str | None, since: int = 0) -> dict[str, list[StatusChange]]:
-    """Returns the changes of release statuses by model, the oldest first, that have a higher number than `since`.
+    """Returns the changes of release statuses after revision `since`, by model, oldest first.
 
-    For one `model`, only the latest are read; None reads those of all models.
+    With `model`, only the last changes of that model, whose list may be empty; otherwise of every model with changes.
     """
     kinds = [EventKind(kind) for kind in _STATUS_KINDS]
     limit = _MOST if model is not None else None
@@ -60,14 +60,14 @@ def status_changes(connection: Connection, model: str | None, since: int = 0) ->
 
 
 class StoredModel:
-    """One model as the store has it, in a transaction; nobody else changes it until that ends."""
+    """One model's stored state, read in a transaction. It cannot be changed by others until the transaction ends."""
 
     def __init__(self, change: StateChange) -> None:
         self._change = change
         self.model = change.model
 
     def statuses(self) -> dict[Version, ReleaseStatus]:
-        """Returns the release statuses; a version that is not in it is a candidate."""
+        """Returns the release statuses by version. A version that is not listed is a candidate."""
         table = schema.standings.c
         query = select(table.version, table.standing).where(table.model == self.model)
         return {
@@ -75,31 +75,31 @@ class StoredModel:
         }
 
     def policy(self) -> PolicyRecord | None:
-        """Returns the policy's latest epoch; None if there never was one."""
+        """Returns the policy's latest epoch; None if the model never had a policy."""
         return next(iter(self.epochs(1)), None)
 
     def epochs(self, limit: int = _MOST) -> list[PolicyRecord]:
-        """Returns the policy's last epochs, the newest first."""
+        """Returns the policy's last epochs, newest first."""
         return policies.latest(self._change.connection, self.model, limit)
 
     def running(self) -> list[RolloutRecord]:
-        """Returns the rollouts that have not ended, the newest first."""
+        """Returns the rollouts that have not ended, newest first."""
         return rollouts.latest(self._change.connection, self.model, _MOST, running=True)
 
     def status_changes(self) -> list[StatusChange]:
-        """Returns the changes of release statuses, the oldest first."""
+        """Returns the changes of release statuses, oldest first."""
         return status_changes(self._change.connection, self.model)[self.model]
 
 
 @dataclass(frozen=True, slots=True)
 class ModelChange:
-    """What is to be recorded.
+    """A change to record.
 
     Attributes:
-        policy: The policy of the next epoch as `turnout.state.policies` keeps it; None: it stays as it is.
-        action: What is done to the policy, in a word.
-        statuses: Versions that are released from now on, or are candidates again.
-        rollouts: That are to be written.
+        policy: Document of the next epoch's policy, as `turnout.state.policies` stores it; None for no new epoch.
+        action: One word for what is done to the policy.
+        statuses: Versions to release, or to make candidates again.
+        rollouts: Rollouts to write.
     """
 
     policy: Mapping[str, Any] | None = None
@@ -109,20 +109,20 @@ class ModelChange:
 
 
 def record(change: StateChange, wanted: ModelChange, now: datetime) -> tuple[PolicyRecord | None, list[RolloutRecord]]:
-    """Records a change. Raises as `StateStore.decide`."""
+    """Records a change. Raises the errors of `StateStore.decide`."""
     written = [rollouts.write(change.connection, change.model, one, now, change.record) for one in wanted.rollouts]
     policy = None
     if wanted.policy is not None:
         check_text("action", wanted.action, schema.ACTION_LENGTH, least=1)
         epoch = policies.last_epoch(change.connection, change.model) + 1
-        # Before the release statuses: between the two no other version may seem to have answered plain requests.
+        # Before the release statuses, so that no other version seems to have answered plain requests in between.
         policy = put_policy(change, epoch, wanted.action, policies.as_kept(wanted.policy))
     set_statuses(change, wanted.statuses)
     return policy, written
 
 
 def put_policy(change: StateChange, epoch: int, action: str, kept: Mapping[str, Any]) -> PolicyRecord:
-    """Writes the next epoch of a policy, whose document is as `policies.as_kept` returns it."""
+    """Writes the next epoch of a policy. `kept` must come from `policies.as_kept`."""
     payload = {"epoch": epoch, "action": action, "document": kept}
     event = change.record(EventKind.POLICY_CHANGED, f"epoch {epoch}", payload)
     made = PolicyRecord(change.model, epoch, event.id, event.time, action, change.actor, change.reason, kept)

@@ -1,6 +1,6 @@
-"""The policies of models, every epoch of them: what was in force, since when, by whom, and why.
+"""The policies of models, with all their epochs: document, time, actor and reason.
 
-A policy's document is opaque here: a JSON object, of which the empty one means that the model has no policy.
+A policy's document is opaque here. It is a JSON object; the empty object means that the model has no policy.
 """
 
 import json
@@ -17,24 +17,24 @@ from turnout.state.database import schema
 from turnout.state.event_log.events import time_text
 
 DOCUMENT_SIZE = 256 << 10
-"""Most bytes of a document in canonical form."""
+"""Maximum size of a document in canonical form, in bytes."""
 DOCUMENT_DEPTH = 32
-"""Most levels of a document. Python's reader of JSON gives up near 1,000, and sooner the deeper its caller stands; and
-a row that nobody can read could never be removed."""
+"""Maximum nesting depth of a document. Python's JSON parser fails near 1,000 levels, or earlier if its caller is deeply
+nested itself, and a row that cannot be parsed could never be removed."""
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyRecord:
-    """A policy of a model, and how it came to be.
+    """One epoch of a model's policy.
 
     Attributes:
-        epoch: 1, 2, 3 ... for each model; the highest is in force, and the retention removes old ones.
-        revision: That of the change that made it.
-        time: When, in UTC, to the microsecond.
-        action: What was done, in the word of whoever did it.
-        actor: Who asked for it; empty if they did not say.
-        reason: Why; empty if they did not say.
-        document: The policy itself, as JSON values; empty if from then on there was none.
+        epoch: Number of the epoch, 1, 2, 3 ... for each model. The highest is in force; the retention removes old ones.
+        revision: Revision of the change that made it.
+        time: When it was made, in UTC, to the microsecond.
+        action: One word for what was done, from the caller.
+        actor: Who made the change; "" if not given.
+        reason: Why; "" if not given.
+        document: The policy as JSON values; empty if the model has no policy from this epoch on.
     """
 
     model: str
@@ -48,10 +48,10 @@ class PolicyRecord:
 
 
 def as_kept(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns `document` as it is read again after it was kept: a number like 2.0 comes back as 2, a tuple as a list.
+    """Returns `document` as it reads after being stored: a number like 2.0 becomes 2, and a tuple a list.
 
     Raises:
-        InvalidRequest: It is larger than `DOCUMENT_SIZE` or deeper than `DOCUMENT_DEPTH`, or JSON cannot hold it.
+        InvalidRequest: It is larger than `DOCUMENT_SIZE`, deeper than `DOCUMENT_DEPTH`, or not valid as JSON.
     """
     level: list[Any] = [dict(document)]
     for _ in range(DOCUMENT_DEPTH):
@@ -72,7 +72,7 @@ def as_kept(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def append(connection: Connection, record: PolicyRecord) -> None:
-    """Writes `record`, whose epoch is the next one of its model, and whose document is as `as_kept` returns it."""
+    """Writes `record`, which must be its model's next epoch, with a document from `as_kept`."""
     connection.execute(
         insert(schema.policies).values(
             model=record.model,
@@ -88,13 +88,13 @@ def append(connection: Connection, record: PolicyRecord) -> None:
 
 
 def text(document: Mapping[str, Any]) -> str:
-    """Returns a document, which is as `as_kept` returns it, as the characters that are kept."""
+    """Returns the text that is stored for a document from `as_kept`."""
     return rfc8785.dumps(dict(document)).decode()
 
 
 def in_force(connection: Connection) -> list[PolicyRecord]:
-    """Reads the latest epoch of every model that ever had a policy."""
-    # Grouped by the primary key's index alone, so that no document of an epoch gone by is read.
+    """Returns the latest epoch of every model that ever had a policy."""
+    # Grouped by the primary key's index alone, so that documents of past epochs are not read.
     last = (
         select(schema.policies.c.model, func.max(schema.policies.c.epoch).label("epoch"))
         .group_by(schema.policies.c.model)
@@ -105,7 +105,7 @@ def in_force(connection: Connection) -> list[PolicyRecord]:
 
 
 def latest(connection: Connection, model: str, limit: int) -> list[PolicyRecord]:
-    """Reads the last `limit` epochs of a model, newest first."""
+    """Returns the last `limit` epochs of a model, newest first."""
     query = (
         select(schema.policies)
         .where(schema.policies.c.model == model)
@@ -116,13 +116,13 @@ def latest(connection: Connection, model: str, limit: int) -> list[PolicyRecord]
 
 
 def last_epoch(connection: Connection, model: str) -> int:
-    """Reads the number of a model's latest epoch, 0 if there is none."""
+    """Returns the number of a model's latest epoch; 0 if there is none."""
     query = select(func.max(schema.policies.c.epoch)).where(schema.policies.c.model == model)
     return int(connection.execute(query).scalar_one() or 0)
 
 
 def at(connection: Connection, model: str, epoch: int) -> PolicyRecord | None:
-    """Reads one epoch of a model; None if it never was, or was removed."""
+    """Returns one epoch of a model; None if it never existed or was removed."""
     query = select(schema.policies).where(schema.policies.c.model == model, schema.policies.c.epoch == epoch)
     row = connection.execute(query).one_or_none()
     return None if row is None else _record(row)
@@ -135,7 +135,7 @@ def _children(value: Any) -> list[Any]:
 
 
 def _whole(digits: str) -> int:
-    # 1e20 is written as a whole number, which is then read as one that could not be written again.
+    # 1e20 is written as a whole number, which could be read but not written again.
     number = int(digits)
     if abs(number) >= 1 << 53:
         raise ValueError("more digits than a double holds")

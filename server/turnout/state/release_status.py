@@ -11,23 +11,22 @@ class ReleaseStatus(StrEnum):
     """A version's release status."""
 
     CANDIDATE = "candidate"
-    """Published, no more: reached by pin, digest and tag only."""
+    """Published only. Reached by pin, digest and tag."""
     RELEASED = "released"
-    """Fit for general traffic: reached by ranges and, where highest, by the empty selector."""
+    """Fit for general traffic. Also reached by ranges and, if it is the highest, by the empty selector."""
     YANKED = "yanked"
-    """Withdrawn; the version number is never used again."""
+    """Withdrawn for good. The version number is never used again."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelReleaseState:
     """Release status and tags of one model's versions.
 
-    Attributes:
-        release_statuses: By version; a version not named is a candidate.
-        tags: Movable names.
-        reasons: Why versions were yanked, if that is known.
-        digests: What versions had when they were published, if that was recorded.
-        pruned: Versions whose files were removed; they are yanked too.
+    release_statuses: Release status by version. A version that is not listed is a candidate.
+    tags: Versions by tag.
+    reasons: Why versions were yanked, if known.
+    digests: Digests that versions had when they were published, if recorded.
+    pruned: Versions whose files were removed. They are also yanked.
     """
 
     release_statuses: Mapping[Version, ReleaseStatus] = field(default_factory=dict)
@@ -46,13 +45,13 @@ class ReleaseState:
     """Release status and tags of all models, as of one revision of the state store.
 
     Attributes:
-        revision: Grows by at least one with each change.
-        models: By model name; a model not named has no declarations.
+    revision: Revision of the store. It increases by at least one with each change.
+    models: Release state by model name. A model that is not listed has none.
     """
 
     revision: int = 0
     models: Mapping[str, ModelReleaseState] = field(default_factory=dict)
 
     def of(self, model: str) -> ModelReleaseState:
-        """Returns the release state of `model`; an empty one if nothing was declared."""
+        """Returns the release state of `model`; an empty one if nothing was recorded."""
         return self.models.get(model) or ModelReleaseState()

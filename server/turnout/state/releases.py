@@ -1,4 +1,4 @@
-"""The store's part about versions: publications, releases, signatures, tags."""
+"""The part of the state store for versions: publications, releases, signatures and tags."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -37,12 +37,12 @@ _TAG_KINDS = (EventKind.TAG_SET, EventKind.TAG_DELETED)
 
 @dataclass(frozen=True, slots=True)
 class VersionUses:
-    """What needs a version, read in the transaction that is to withdraw it.
+    """What refers to a version, read in the transaction that may withdraw it.
 
     Attributes:
         policy: The model's policy in force; None if it never had one.
         rollouts: The model's rollouts that have not ended.
-        tags: Those that name the version.
+        tags: Tags that refer to the version.
     """
 
     policy: PolicyRecord | None
@@ -51,11 +51,11 @@ class VersionUses:
 
 
 class ReleaseStore:
-    """Releases, withdraws, yanks and tags versions. The base of the store.
+    """Releases, withdraws, yanks and tags versions. Base class of the store.
 
-    A change names the `model`, the exact `version`, who asks (`actor`, at most 256 bytes) and why (`reason`, at most
-    1,024 bytes). Whether the version was published is for the caller to know. A method that finds nothing to change
-    logs nothing, either. Each raises InvalidRequest if an argument is too long.
+    A change takes the `model`, the exact `version`, the `actor` (at most 256 bytes) and the `reason` (at most 1,024
+    bytes). The caller must make sure that the version was published. A method that changes nothing logs nothing. Each
+    raises InvalidRequest if an argument is too long.
     """
 
     def __init__(self, database: Database, now: Callable[[], datetime]) -> None:
@@ -67,8 +67,8 @@ class ReleaseStore:
     ) -> bool:
         """Records that a version exists, with the digest of its manifest.
 
-        `found` says that its publisher never recorded it: the actor is who found it. Returns False if that was recorded
-        before, with this digest.
+        With `found`, the publisher did not record it, and the actor is whoever found it. Returns False if the same
+        digest was recorded before.
         """
         with self._change(model, actor, reason, version) as change:
             before = events.latest(change.connection, model, 1, (EventKind.PUBLISHED,), str(version))
@@ -80,7 +80,7 @@ class ReleaseStore:
         return True
 
     def record_signed(self, model: str, version: Version, digest: str, key: str, *, actor: str, reason: str) -> bool:
-        """Records that the key of that id signed a version's digest; returns False if that was recorded before."""
+        """Records that a key signed a version's digest. Returns False if that was recorded before."""
         with self._change(model, actor, reason, version) as change:
             payload = {"version": str(version), "digest": digest, "key": key}
             known = events.latest(change.connection, model, _SIGNATURES, (EventKind.SIGNED,), str(version))
@@ -90,7 +90,7 @@ class ReleaseStore:
         return True
 
     def release(self, model: str, version: Version, *, actor: str, reason: str) -> bool:
-        """Declares a version fit for general traffic; returns False if it was released already.
+        """Declares a version fit for general traffic. Returns False if it was already released.
 
         Raises:
             InvalidRequest: The version is yanked.
@@ -110,12 +110,12 @@ class ReleaseStore:
         reason: str,
         rollout: tuple[int, int] | None = None,
     ) -> bool:
-        """Makes a released version a candidate again, and returns False if it is not released.
+        """Makes a released version a candidate again. Returns False if it is not released.
 
-        `rollout` is the attempt and the number of the rollout that asks; it must not have been written since.
+        `rollout` is the attempt and number of the rollout that makes the change; it must not have been written since.
 
         Raises:
-            Conflict: Another server wrote the rollout meanwhile.
+            Conflict: Another server wrote the rollout in the meantime.
         """
         with self._change(model, actor, reason) as change:
             if rollout is not None:
@@ -128,10 +128,10 @@ class ReleaseStore:
     def yank(
         self, model: str, version: Version, *, actor: str, reason: str, refuse: Callable[[VersionUses], None]
     ) -> ReleaseStatus:
-        """Yanks a version and returns what it was before.
+        """Yanks a version and returns its previous release status.
 
-        `refuse` raises if one of the uses forbids it; what it is shown is locked until the change is made. Clients that
-        pin the version are told the reason.
+        `refuse` raises if a use of the version forbids it; what it receives is locked until the change is made. Clients
+        that pin the version see the reason.
 
         Raises:
             InvalidRequest: No reason was given.
@@ -154,7 +154,7 @@ class ReleaseStore:
         reason: str,
         refuse: Callable[[VersionUses], None],
     ) -> bool:
-        """Records that a version's files go: servers unload it, and its number is never used again.
+        """Records that a version's files are to be removed. Servers unload it, and its number is never used again.
 
         `refuse` as in `yank`. Returns False if that was recorded before.
 
@@ -173,7 +173,7 @@ class ReleaseStore:
         return True
 
     def unyank(self, model: str, version: Version, *, actor: str, reason: str) -> bool:
-        """Makes a yanked version a candidate, whatever it was before; returns False if it was not yanked.
+        """Makes a yanked version a candidate, even if it was released before. Returns False if it was not yanked.
 
         Raises:
             InvalidRequest: No reason was given, or the version was pruned.
@@ -190,13 +190,13 @@ class ReleaseStore:
     def set_tag(
         self, model: str, tag: str, version: Version, *, actor: str, reason: str, expect: str | None = None
     ) -> Version | None:
-        """Makes a tag name a version, and returns the version that it named before; None if it is new.
+        """Points a tag at a version, and returns the version that it referred to before; None if the tag is new.
 
-        That the tag, of at most 63 bytes, reads as no version or range is for the caller to know. `expect` is the
-        version that it has to name before: "" for no tag of that name, None for whatever it names.
+        The tag has at most 63 bytes; the caller must make sure that it does not parse as a version or range. `expect`
+        is the version that it must refer to before: "" if the tag must not exist, None to skip the check.
 
         Raises:
-            Conflict: It names another version than is expected; says which, who set it, and why.
+            Conflict: The tag does not refer to the expected version; the message says to which, who set it, and why.
             InvalidRequest: The version is yanked.
         """
         check_text("tag", tag, schema.NAME_LENGTH, least=1)
@@ -214,11 +214,11 @@ class ReleaseStore:
         return None if previous is None else Version.parse(previous)
 
     def delete_tag(self, model: str, tag: str, *, actor: str, reason: str, expect: str | None = None) -> Version:
-        """Removes a tag, and returns the version that it named; `expect` as in `set_tag`.
+        """Removes a tag and returns the version that it referred to. `expect` as in `set_tag`.
 
         Raises:
-            TagNotFound: The model has no such tag; names the nearest.
-            Conflict: It names another version than is expected; says which, who set it, and why.
+            TagNotFound: The model has no such tag; the message suggests the nearest.
+            Conflict: The tag does not refer to the expected version; the message says to which, who set it, and why.
         """
         check_text("tag", tag, schema.NAME_LENGTH, least=1)
         with self._change(model, actor, reason) as change:
@@ -231,12 +231,12 @@ class ReleaseStore:
         return Version.parse(known[tag])
 
     def tag_history(self, model: str, tag: str, limit: int = 100) -> list[Event]:
-        """Returns the last moves of a tag, newest first; empty if the tag never existed."""
+        """Returns the last changes of a tag, newest first; empty if the tag never existed."""
         with self._database.reading() as connection:
             return events.latest(connection, model, limit, _TAG_KINDS, tag)
 
     def answer_history(self, model: str) -> list[Event]:
-        """Returns the changes of a model that may have made another version answer, the oldest first."""
+        """Returns the changes of a model that may have changed which version answers, oldest first."""
         with self._database.reading() as connection:
             return events.latest(connection, model, _HISTORY, _ANSWER_KINDS)[::-1]
 
@@ -244,7 +244,7 @@ class ReleaseStore:
     def _change(
         self, model: str, actor: str, reason: str, version: Version | None = None, *, explained: bool = False
     ) -> Iterator[StateChange]:
-        """A transaction that may record a change of a model, or of its `version`; no other one changes anything then.
+        """Opens a transaction that can record a change of a model or its `version`. No other change runs meanwhile.
 
         If it is `explained`, the reason must not be empty.
         """
@@ -257,17 +257,17 @@ class ReleaseStore:
 
     @contextmanager
     def _change_of_any(self, model: str, actor: str, reason: str) -> Iterator[StateChange]:
-        """The same; `model` may be "", for a change that is not about a model."""
+        """Opens such a transaction for any change; `model` is "" if the change does not concern a model."""
         check_text("actor", actor, schema.ACTOR_LENGTH)
         check_text("reason", reason, schema.REASON_LENGTH)
         with self._database.writing() as connection:
-            # SQLite knows no FOR UPDATE, and SQLAlchemy leaves it out there: BEGIN IMMEDIATE has locked all.
+            # SQLite has no FOR UPDATE, and SQLAlchemy leaves it out there: BEGIN IMMEDIATE has locked the database.
             number = connection.execute(select(schema.revision.c.number).with_for_update()).scalar_one()
             yield StateChange(connection, int(number), model, actor, reason, self._now)
 
 
 def yank_reasons(connection: Connection, yanked: Iterable[tuple[str, Version]]) -> Mapping[tuple[str, Version], str]:
-    """Reads why versions were withdrawn, as it was said last."""
+    """Returns the most recent reason for which each version was yanked."""
     reasons: dict[tuple[str, Version], str] = {}
     for model, version in yanked:
         found = (
@@ -286,7 +286,7 @@ def _yank(change: StateChange, version: Version, before: ReleaseStatus) -> None:
 
 
 def uses(connection: Connection, model: str, version: Version) -> VersionUses:
-    """Reads what needs a version."""
+    """Returns what refers to a version."""
     in_force = policies.latest(connection, model, limit=1)
     running = rollouts.latest(connection, model, _ROLLOUTS, running=True)
     query = select(schema.tags.c.tag, schema.tags.c.version).where(schema.tags.c.model == model)
@@ -300,7 +300,7 @@ def _refuse_unexpected(change: StateChange, tag: str, is_at: str | None, expect:
     if is_at is None:
         raise Conflict(f"{change.model} has no tag {tag!r} now, and it was expected to name {expect}; look again")
     last = events.latest(change.connection, change.model, 1, (EventKind.TAG_SET,), tag)
-    by = (last[0].actor if last else "") or "somebody unnamed"
+    by = (last[0].actor if last else "") or "an unnamed caller"
     why = f": {shorten(last[0].reason, _REASON_QUOTED, placeholder=' ...')}" if last and last[0].reason else ""
     expected = f", not {expect}" if expect else " already"
     raise Conflict(f"the tag {tag!r} of {change.model} names {is_at}{expected} (set by {by}{why}); look again")

@@ -1,4 +1,4 @@
-"""Rollouts as they are recorded, and what their ticks counted. Their documents are opaque here."""
+"""Stored rollouts, and the counts of their ticks. Their documents are opaque here."""
 
 import functools
 import json
@@ -16,20 +16,22 @@ from turnout.state.database import schema
 from turnout.state.event_log.events import EventKind, time_text
 
 _KEYS_AT_ONCE = 200
-"""Rows that one statement names: SQLite takes 32,766 parameters, earlier ones 999."""
+"""Number of rows that one statement names. SQLite allows 32,766 parameters, earlier versions 999."""
 
 
 @dataclass(frozen=True, slots=True)
 class RolloutRecord:
-    """One rollout as it is recorded.
+    """One rollout as stored.
 
     Attributes:
-        number: Of the write; the next one has to name it.
-        state: In a word.
-        final: It has ended.
-        started, changed: When, UTC.
-        driven_until: Until when no other may, UTC, by the clock of the database.
-        document: The rollout itself, as JSON values; empty if it is not a JSON object.
+        number: Number of the write. The next write must name it.
+        state: The rollout's state in one word.
+        final: Whether the rollout has ended.
+        started, changed: When it was started and last changed, in UTC.
+        driver: Name of the server that drives it.
+        driven_until: When the driver's lease ends, in UTC, by the clock of the database. Until then no other server
+            may drive the rollout.
+        document: The rollout itself, as JSON values; empty if the stored text is not a JSON object.
     """
 
     model: str
@@ -46,12 +48,12 @@ class RolloutRecord:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """What an event says about a rollout.
+    """An entry about a rollout for the event log.
 
     Attributes:
-        kind: What happened, in a word.
-        text: A sentence.
-        actor: Who; "" for the rollout itself.
+        kind: What happened, in one word.
+        text: A sentence that describes it.
+        actor: Who caused it; "" for the rollout itself.
     """
 
     kind: str
@@ -61,18 +63,18 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class RolloutWrite:
-    """What is to be written.
+    """A rollout to write.
 
     Attributes:
-        attempt: Which, of the model.
+        attempt: Number of the attempt, counted for each model.
         expected: The number that was read; 0 for a new rollout.
         state, final: As in `RolloutRecord`.
-        document: As in `RolloutRecord`; None: it stays as it is, to the last character.
-        lease: Seconds for which nobody else may.
-        notes: What is to be told; an event each.
-        ticks: What was counted, the oldest first.
+        document: As in `RolloutRecord`; None to leave the stored text unchanged.
+        lease: Seconds for which no other server may drive the rollout.
+        notes: Entries for the event log, one event each.
+        ticks: Counts to store, oldest first.
         needs: Versions that must not be yanked at the moment of the write.
-        counted: By server, the last tick whose counts were taken: they are removed with this.
+        counted: By server, the last tick whose counts were used. Counts up to it are removed.
     """
 
     attempt: int
@@ -95,17 +97,17 @@ def write(
     now: datetime,
     record: Callable[[EventKind, str, Mapping[str, Any]], object],
 ) -> RolloutRecord:
-    """Writes a rollout, its ticks and its events, if it is still the one that was read.
+    """Writes a rollout, its ticks and its events, unless it was written since it was read.
 
     Raises:
-        Conflict: Somebody else wrote it, or drives it.
+        Conflict: Another server wrote it in the meantime.
     """
     key = and_(schema.rollouts.c.model == model, schema.rollouts.c.attempt == wanted.attempt)
     row = connection.execute(select(schema.rollouts).where(key)).one_or_none()
     is_at = row.number if row is not None else 0
     if is_at != wanted.expected:
-        raise Conflict(f"attempt {wanted.attempt} of {model} was written by another server meanwhile; look again")
-    # By the database's clock: those of servers differ, and all of them look whether a lease is over.
+        raise Conflict(f"attempt {wanted.attempt} of {model} has been written by another server; look again")
+    # By the database's clock, since the servers' clocks differ and every server checks whether a lease has expired.
     until = servers.clock(connection) + timedelta(seconds=wanted.lease)
     values = {
         "number": wanted.expected + 1, "state": wanted.state, "final": int(wanted.final), "changed": time_text(now),
@@ -130,7 +132,7 @@ def write(
         connection.execute(insert(schema.rollout_ticks), rows)
     notes = list(wanted.notes)
     if not notes and (row is None or row.state != wanted.state):
-        notes.append(Note("state", f"it is {wanted.state}", ""))  # so that the log by itself tells every state
+        notes.append(Note("state", f"it is {wanted.state}", ""))  # so that the log alone contains every state
     for note in notes:
         payload = {
             "attempt": wanted.attempt, "kind": note.kind, "text": note.text, "actor": note.actor,
@@ -149,7 +151,7 @@ def latest(
     attempt: int | None = None,
     state: str | None = None,
 ) -> list[RolloutRecord]:
-    """Reads rollouts, the newest first."""
+    """Returns rollouts, newest first."""
     wanted = {"model": model, "attempt": attempt, "state": state, "final": 0 if running else None}
     given = {column: value for column, value in wanted.items() if value is not None}
     return [_record(row) for row in connection.execute(_latest(tuple(given)), {**given, "most": limit})]
@@ -157,7 +159,7 @@ def latest(
 
 @functools.cache
 def _latest(columns: tuple[str, ...]) -> Select[Any]:
-    """Returns what reads at most `most` rollouts of which these columns have a value; each tick asks for them."""
+    """Returns the query for at most `most` rollouts with given values of `columns`. Cached: every tick uses it."""
     table = schema.rollouts
     query = select(table).where(*(table.c[column] == bindparam(column) for column in columns))
     return query.order_by(table.c.started.desc(), table.c.attempt.desc()).limit(bindparam("most", type_=Integer))
@@ -166,7 +168,7 @@ def _latest(columns: tuple[str, ...]) -> Select[Any]:
 def ticks(
     connection: Connection, model: str, attempt: int, after: int, limit: int
 ) -> list[tuple[int, datetime, dict[str, Any]]]:
-    """Reads ticks of a rollout, in order: number, when it was written, and what it counted."""
+    """Returns ticks of a rollout, in order: number, time of writing, and counts."""
     table = schema.rollout_ticks
     own = (table.c.model == model, table.c.attempt == attempt, table.c.number > after)
     query = select(table).where(*own).order_by(table.c.number).limit(limit)
@@ -175,7 +177,7 @@ def ticks(
 
 
 def expire_ticks(connection: Connection, before: datetime, most: int) -> int:
-    """Removes at most `most` ticks of ended rollouts that were written before a time; returns how many."""
+    """Removes at most `most` ticks of ended rollouts that were written before a time; returns the number removed."""
     table, ended = schema.rollout_ticks, schema.rollouts
     of_ended = and_(ended.c.model == table.c.model, ended.c.attempt == table.c.attempt, ended.c.final == 1)
     old = select(table.c.model, table.c.attempt, table.c.number).join(ended, of_ended)
@@ -202,7 +204,7 @@ def _record(row: Row[Any]) -> RolloutRecord:
 
 
 def _object(text: str) -> Mapping[str, Any]:
-    """Returns a JSON object; an empty one if `text` is not one, so that one row's damage hides no other row."""
+    """Returns a JSON object; an empty one if `text` is not one, so that one damaged row does not hide all others."""
     try:
         body = json.loads(text)
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""The servers that share the store: which are alive, and what each counted. By the database's own clock."""
+"""The servers that share the store: which of them are alive, and their counts. Times are by the database's clock."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +11,7 @@ from sqlalchemy import Connection, TextClause, and_, bindparam, delete, select, 
 from turnout.state.database import schema
 from turnout.state.event_log.events import time_text
 
-# Built once: servers meet at every tick, and to build a statement costs more than to run it.
+# Built once: every server runs these at every tick, and building a statement costs more than running it.
 _CLOCK = {
     "sqlite": text("SELECT strftime('%Y-%m-%dT%H:%M:%f', 'now')"),
     "postgresql": text("SELECT clock_timestamp()"),
@@ -36,12 +36,13 @@ _COUNTS_OF_DRIVER = _COUNTS.join(
 
 @dataclass(frozen=True, slots=True)
 class ServerReport:
-    """What a server says of itself.
+    """A server's report about itself.
 
     Attributes:
-        instance: Another at every start.
-        document: JSON values.
-        alive_seconds: For how long another instance of this name counts as alive after its last report.
+        name: Name of the server.
+        instance: Identifier of the process, which differs at every start.
+        document: The report as JSON values.
+        alive_seconds: How long another instance with this name counts as alive after its last report.
     """
 
     name: str
@@ -52,12 +53,13 @@ class ServerReport:
 
 @dataclass(frozen=True, slots=True)
 class ServerRecord:
-    """A server as it reported itself last.
+    """The last report of a server.
 
     Attributes:
-        instance: Another at every start.
-        started, seen: When it reported first and last, UTC, by the database's clock.
-        document: What it said, JSON values.
+        name: Name of the server.
+        instance: Identifier of the process, which differs at every start.
+        started, seen: When it first and last reported, in UTC, by the database's clock.
+        document: The report as JSON values.
     """
 
     name: str
@@ -69,11 +71,11 @@ class ServerRecord:
 
 @dataclass(frozen=True, slots=True)
 class CountRecord:
-    """What one server counted of one rollout in one tick.
+    """The counts of one server for one rollout in one tick.
 
     Attributes:
-        tick: Number of the tick: the database's time divided by the seconds of a tick.
-        text: The counts, as JSON.
+        tick: Number of the tick: the database's time divided by the length of a tick.
+        text: The counts as JSON.
     """
 
     model: str
@@ -84,18 +86,18 @@ class CountRecord:
 
     @classmethod
     def of(cls, model: str, attempt: int, tick: int, server: str, document: Mapping[str, Any]) -> Self:
-        """Returns the record of JSON values."""
+        """Returns a record with the counts in `document`, which consists of JSON values."""
         return cls(model, attempt, tick, server, _text(document))
 
 
 @dataclass(frozen=True, slots=True)
 class ServersSnapshot:
-    """What servers said, as of one moment.
+    """A consistent snapshot of the servers' reports and counts.
 
     Attributes:
-        now: The database's time, UTC.
-        servers: Those that are alive or were.
-        counts: Of rollouts that run, those that nobody has taken yet.
+        now: The database's time, in UTC.
+        servers: All servers in the store, including those that are no longer alive.
+        counts: Counts of running rollouts that were not taken yet.
     """
 
     now: datetime
@@ -104,7 +106,7 @@ class ServersSnapshot:
 
 
 def clock(connection: Connection) -> datetime:
-    """Returns the database's time, UTC."""
+    """Returns the database's time, in UTC."""
     now = connection.execute(_CLOCK[connection.dialect.name]).scalar_one()
     if isinstance(now, datetime):
         return now.astimezone(UTC)
@@ -112,10 +114,10 @@ def clock(connection: Connection) -> datetime:
 
 
 def report(connection: Connection, server: ServerReport, counts: Iterable[CountRecord]) -> datetime | None:
-    """Writes what a server says of itself, and what it counted; a count that is there already stays as it is.
+    """Writes a server's report and counts. Counts that exist already are not changed.
 
     Returns:
-        The database's time; None if another server of this name is alive, and nothing was written.
+        The database's time; None if another server with this name is alive, in which case nothing is written.
     """
     now = clock(connection)
     row = connection.execute(_SERVER, {"called": server.name}).one_or_none()
@@ -138,7 +140,7 @@ def report(connection: Connection, server: ServerReport, counts: Iterable[CountR
 
 
 def servers_snapshot(connection: Connection, driver: str | None) -> ServersSnapshot:
-    """Reads the servers' reports, and the counts of the rollouts that `driver` drives, or of all if it is None."""
+    """Reads the servers' reports, and the counts of rollouts that `driver` drives; of all rollouts if it is None."""
     servers = [
         ServerRecord(
             row.name, row.instance, datetime.fromisoformat(row.started), datetime.fromisoformat(row.seen),
@@ -152,9 +154,9 @@ def servers_snapshot(connection: Connection, driver: str | None) -> ServersSnaps
 
 
 def take(connection: Connection, model: str, attempt: int, taken: Mapping[str, int] | None) -> None:
-    """Removes the counts of a rollout, in the transaction that records the result.
+    """Removes counts of a rollout, in the transaction that records their evaluation.
 
-    `taken` is the last tick to remove, by server; None removes all of them.
+    `taken` is, by server, the last tick whose counts are removed; None for all.
     """
     table = schema.rollout_counts
     own = and_(table.c.model == model, table.c.attempt == attempt)
@@ -171,7 +173,7 @@ def leave(connection: Connection, name: str, instance: str) -> None:
 
 
 def expire(connection: Connection, gone_seconds: float) -> int:
-    """Removes servers that have been silent for too long, and counts of ended rollouts; returns how many."""
+    """Removes servers that have been silent for too long, and counts of ended rollouts; returns the number of rows."""
     table, counts, running = schema.servers, schema.rollout_counts, schema.rollouts
     before = time_text(clock(connection) - timedelta(seconds=gone_seconds))
     removed = connection.execute(delete(table).where(table.c.seen < before)).rowcount
@@ -182,7 +184,7 @@ def expire(connection: Connection, gone_seconds: float) -> int:
 
 
 def _inserted(table: str, columns: Mapping[str, object]) -> TextClause:
-    """Returns the statement that inserts what is not there yet; both databases know it."""
+    """Returns a statement, valid in both databases, that inserts rows that do not exist yet."""
     names, values = ", ".join(columns), ", ".join(f":{name}" for name in columns)
     return text(f"INSERT INTO {table} ({names}) VALUES ({values}) ON CONFLICT DO NOTHING")  # noqa: S608 - our own names
 

@@ -1,6 +1,6 @@
 """The state store: releases, tags, policies, rollouts, and the log of all changes.
 
-Kept in a database that several servers may share.
+The state is in a database that several servers can share.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -30,7 +30,7 @@ from turnout.state.rollouts import RolloutRecord, RolloutWrite
 from turnout.threads import Threads
 
 _THREADS = 4
-"""As many as a database is given connections."""
+"""Number of threads, equal to the number of pooled database connections."""
 
 _REVISION = select(schema.revision.c.number)
 
@@ -41,8 +41,8 @@ T = TypeVar("T")
 class StateStore(Sharing):
     """Releases, tags, policies and rollouts of all models, and the log of all changes.
 
-    Its methods block, and may be called from any thread; any number of processes may have the same store open. Every
-    change makes a new revision and writes one event, in one transaction with the change itself. Every method raises
+    Methods block, and can be called from any thread. Any number of processes can open the same store. Every change
+    creates a new revision and writes one event, in the same transaction as the change. Every method raises
     UnavailableError while the database cannot be used.
     """
 
@@ -50,17 +50,18 @@ class StateStore(Sharing):
     def open(
         cls, url: str, *, now: Callable[[], datetime] = lambda: datetime.now(UTC), lock_wait: float = LOCK_WAIT
     ) -> Self:
-        """Opens the store, and makes it or brings it to this release's schema if it is not there.
+        """Opens the store, and creates its schema or migrates it to this release's.
 
         Args:
-            url: `sqlite:///FILE`, its directory made if need be, or `postgresql://USER:PASSWORD@HOST:PORT/DATABASE`.
-            now: The clock that events are dated by; gives times with a zone.
+            url: `sqlite:///FILE`, whose directory is created if needed, or
+                `postgresql://USER:PASSWORD@HOST:PORT/DATABASE`.
+            now: Clock that dates the events. Returns times with a time zone.
             lock_wait: Seconds to wait for another writer.
 
         Raises:
             ConfigError: The URL is not one of those, the driver is not installed, the database cannot be used as it is
                 set up, or its schema is of a later release.
-            UnavailableError: The database does not answer, or is locked.
+            UnavailableError: The database does not respond, or is locked.
         """
         database = Database(Location.parse(url), lock_wait=lock_wait)
         try:
@@ -75,9 +76,7 @@ class StateStore(Sharing):
         self._threads = Threads("state", _THREADS)
 
     async def in_thread(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Runs one of this store's methods in one of its threads: nothing else that hangs keeps it from being recorded
-        what was decided.
-        """
+        """Runs one of this store's methods in one of its threads, so that other blocked work cannot delay it."""
         return await self._threads.run(call, *args, **kwargs)
 
     def __repr__(self) -> str:
@@ -92,12 +91,12 @@ class StateStore(Sharing):
         self.close()
 
     def close(self) -> None:
-        """Waits for the calls that are running, then closes; later calls raise UnavailableError."""
+        """Waits for running calls, then closes. Later calls raise UnavailableError."""
         self._database.close()
-        self._threads.shutdown(cancel_futures=False)  # what still waits there is told that the store is closed
+        self._threads.shutdown(cancel_futures=False)  # queued calls run, and find that the store is closed
 
     def revision(self) -> int:
-        """Returns the number of the latest change, 0 before the first. Reads two rows, so it can be asked often."""
+        """Returns the number of the latest change; 0 before the first. Cheap: it reads two rows."""
         with self._database.reading() as connection:
             head = chain.head(connection)
             number = _revision(connection)
@@ -106,15 +105,15 @@ class StateStore(Sharing):
         return number
 
     def check(self) -> None:
-        """Looks whether the database can be read and written, and whether what it holds is whole.
+        """Checks that the database can be read and written, and that its contents are intact.
 
         Raises:
-            UnavailableError: It cannot, or is not; the message says why and what to do.
+            UnavailableError: The check failed; the message says why and what to do.
         """
         self._database.check()
 
     def release_state(self) -> ReleaseState:
-        """Returns release status and tags of all models, as of one revision."""
+        """Returns the release status and tags of all models, as of one revision."""
         standings: dict[str, dict[Version, ReleaseStatus]] = {}
         tags: dict[str, dict[str, Version]] = {}
         reasons: dict[str, dict[Version, str]] = {}
@@ -148,15 +147,15 @@ class StateStore(Sharing):
         )
 
     def policies(self) -> dict[str, PolicyRecord]:
-        """Returns the policy in force of each model that ever had one; its document is empty if it has none now."""
+        """Returns the policy in force of each model that ever had one. Its document is empty if it has none now."""
         with self._database.reading() as connection:
             return {record.model: record for record in policies.in_force(connection)}
 
     def policy_history(self, model: str, limit: int = 100) -> list[PolicyRecord]:
-        """Returns the last epochs of a model's policy, newest first; none if it never had one.
+        """Returns the last epochs of a model's policy, newest first; none if it never had a policy.
 
         Raises:
-            InvalidRequest: `limit` is below 1, or `model` can be no model's name.
+            InvalidRequest: `limit` is below 1, or `model` is not a valid name.
         """
         check_model(model)
         check_limit(limit)
@@ -167,8 +166,8 @@ class StateStore(Sharing):
         """Returns one epoch of a model's policy.
 
         Raises:
-            NotFoundError: There was no such epoch; names those there were.
-            InvalidRequest: `model` can be no model's name.
+            NotFoundError: The epoch does not exist; the message says which do.
+            InvalidRequest: `model` is not a valid name.
         """
         check_model(model)
         with self._database.reading() as connection:
@@ -195,28 +194,29 @@ class StateStore(Sharing):
         statuses: Mapping[Version, ReleaseStatus] | None = None,
         rollout: tuple[int, int] | None = None,
     ) -> PolicyRecord:
-        """Puts the next epoch of a model's policy in force, if the one before is still the one that was looked at.
+        """Puts the next epoch of a model's policy into force, if the current epoch is the expected one.
 
         Args:
-            model: Its model.
-            document: The policy as a JSON object, at most 256 KiB in canonical form; empty: none from now on. That it
-                means something is for the caller to know.
-            expected_epoch: The epoch that it is to follow, 0 if there is none.
-            action: What is done, in a word of 1 to 32 bytes.
-            actor: Who asks, at most 256 bytes.
+            model: Name of the model.
+            document: The policy as a JSON object of at most 256 KiB in canonical form; empty to have none from now on.
+                The caller must make sure that it is valid.
+            expected_epoch: Epoch that the new one follows; 0 if there is none.
+            action: One word for what is done, of 1 to 32 bytes.
+            actor: Who makes the change, at most 256 bytes.
             reason: Why, at most 1,024 bytes.
             needs: Versions that must not be yanked at the moment of the change.
-            statuses: Versions that are released, or are candidates again, with it.
-            rollout: Attempt and number of the rollout that asks: it has to be the one that was written last, and not
-                to have ended.
+            statuses: Versions to release, or to make candidates again, with the change.
+            rollout: Attempt and number of the rollout that makes the change. It must not have ended, or have been
+                written since.
 
         Returns:
-            What is in force now, its document as it will be read again.
+            The record now in force, with its document as it will be read from the store.
 
         Raises:
-            Conflict: Another epoch is in force; says which, who set it, and why.
-            InvalidRequest: The document is too large or too deep, or JSON cannot hold it; another argument is too
-                long; or a version that it needs is yanked.
+            Conflict: Another epoch is in force; the message says which, who set it, and why. Or the rollout has ended
+                or was written since.
+            InvalidRequest: The document is too large, too deep, or not valid as JSON; another argument is too long; or
+                a version that it needs is yanked.
         """
         check_text("action", action, schema.ACTION_LENGTH, least=1)
         kept = policies.as_kept(document)
@@ -233,13 +233,13 @@ class StateStore(Sharing):
     def decide(
         self, model: str, make: Callable[[StoredModel], ModelChange], *, actor: str, reason: str
     ) -> tuple[PolicyRecord | None, list[RolloutRecord]]:
-        """Decides a change of a model and records all of it, in one transaction.
+        """Decides on a change of a model and records it, in one transaction.
 
-        `make` looks at the model, which nobody else changes meanwhile, and returns what is to be changed; what it
-        raises leaves everything as it is.
+        `make` reads the model, which cannot be changed by others meanwhile, and returns the change. If it raises,
+        nothing is changed.
 
         Returns:
-            The policy that was put in force, None if there was none to put; and the rollouts that were written.
+            The policy that was put into force, or None; and the rollouts that were written.
 
         Raises:
             InvalidRequest: A version that is to be released is yanked.
@@ -251,7 +251,7 @@ class StateStore(Sharing):
         """Writes a rollout, the counts of its ticks and its events, in one transaction.
 
         Raises:
-            Conflict: Another server wrote it meanwhile.
+            Conflict: Another server wrote it in the meantime.
             ChangeRefused: A version that it needs is yanked.
             InvalidRequest: An argument is too long.
         """
@@ -264,7 +264,7 @@ class StateStore(Sharing):
     def rollouts(
         self, model: str | None = None, *, running: bool = False, limit: int = 100, attempt: int | None = None
     ) -> list[RolloutRecord]:
-        """Returns rollouts, the newest first: of all models or of one, and of that perhaps one attempt.
+        """Returns rollouts, newest first: of all models, of one model, or one attempt of it.
 
         Raises:
             InvalidRequest: `limit` is below 1.
@@ -276,7 +276,7 @@ class StateStore(Sharing):
     def rollout_ticks(
         self, model: str, attempt: int, after: int = 0, limit: int = 10_000
     ) -> list[tuple[int, datetime, dict[str, Any]]]:
-        """Returns the ticks of a rollout behind number `after`: number, when it was written, and what it counted.
+        """Returns the ticks of a rollout after number `after`: number, time of writing, and counts.
 
         Raises:
             InvalidRequest: `limit` is below 1.
@@ -286,7 +286,7 @@ class StateStore(Sharing):
             return rollouts.ticks(connection, model, attempt, after, limit)
 
     def events(self, model: str | None = None, limit: int = 100, *, rollout: int | None = None) -> list[Event]:
-        """Returns the last changes, newest first: of all models or of one, and of that perhaps one rollout's.
+        """Returns the last changes, newest first: of all models, of one model, or of one rollout of it.
 
         Raises:
             InvalidRequest: `limit` is below 1.
@@ -296,55 +296,55 @@ class StateStore(Sharing):
             return events.latest(connection, model, limit, rollout=rollout)
 
     def status_changes(self, since: int) -> dict[str, list[StatusChange]]:
-        """Returns the changes of release statuses with a number above `since`, by model, the oldest first."""
+        """Returns the changes of release statuses after revision `since`, by model, oldest first."""
         with self._database.reading() as connection:
             return status_changes(connection, None, since)
 
     def now(self) -> datetime:
-        """Returns the time that changes are dated by."""
+        """Returns the current time of the clock that dates changes."""
         return self._now()
 
     def head(self) -> Head:
-        """Returns the last event of the log in short, for somebody to keep elsewhere."""
+        """Returns the number and hash of the log's last event, to be kept outside of the store."""
         with self._database.reading() as connection:
             return chain.head(connection)
 
     def audit(self, kept: Head | None = None) -> Audit:
-        """Reads the whole log and says whether it is what was written, and whether the other tables say what it says.
+        """Reads the whole log, and checks that it was not tampered with and that the other tables agree with it.
 
-        `kept` is a head recorded earlier.
+        `kept` is a head that was saved earlier.
         """
         with self._database.reading() as connection:
             return audit.read(connection, kept)
 
     def publish_times(self) -> Mapping[tuple[str, str], datetime]:
-        """Returns when the publication of each version was recorded last, UTC, by model and version."""
+        """Returns when the publication of each version was last recorded, in UTC, by model and version."""
         with self._database.reading() as connection:
             return audit.publish_times(connection)
 
     def uses(self, model: str, version: Version) -> VersionUses:
-        """Returns what needs a version."""
+        """Returns what refers to a version."""
         with self._database.reading() as connection:
             return uses(connection, model, version)
 
     def expire_ticks(self, before: datetime, most: int = 5000) -> int:
-        """Removes at most `most` old ticks of ended rollouts in one short transaction; returns how many."""
+        """Removes at most `most` old ticks of ended rollouts in one short transaction; returns the number removed."""
         with self._database.writing() as connection:
             return rollouts.expire_ticks(connection, before, most)
 
     def remove_events(self, model: str, before: datetime, most: int = 1000) -> int:
-        """Removes what the log tells of a model's policies and ended rollouts from before a time, in one transaction.
+        """Removes a model's old events about policies and ended rollouts, in one transaction.
 
-        The last event of each rollout and those of the last hundred policies stay, and the chain can still be verified.
-        Removes at most `most` events, the oldest first, and returns how many.
+        The last event of each rollout and the events of the last hundred policies are kept, and the chain can still be
+        verified. Removes at most `most` events from before a time, oldest first, and returns their number.
         """
-        with self._database.reading() as connection:  # no change waits for the search
+        with self._database.reading() as connection:  # the search does not block changes
             numbers = retention.removable(connection, model, before, most)
         if not numbers:
             return 0
         with self._change(model, "retention", "") as change:
             links = retention.remove(change.connection, numbers)
-            if links:  # another server may have come first
+            if links:  # empty if another server has removed them in the meantime
                 payload = {
                     "ids": [number for number, _, _ in links],
                     "before": events.time_text(before),
@@ -354,7 +354,7 @@ class StateStore(Sharing):
         return len(links)
 
     def logged_models(self) -> list[str]:
-        """Returns the models that the log tells of."""
+        """Returns the models that have events in the log."""
         with self._database.reading() as connection:
             return list(connection.execute(select(schema.events.c.model).distinct()).scalars())
 

@@ -1,4 +1,4 @@
-"""Bearer tokens: a record of each. Creating and revoking one are events of the log."""
+"""Records of bearer tokens. Creating and revoking a token are logged as events."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from turnout.state.database import schema
 from turnout.state.event_log.events import EventKind, time_text
 
 MOST_TOKENS = 10_000
-"""Active ones; every server holds them in memory."""
+"""Maximum number of active tokens. Every server keeps them all in memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,13 +22,13 @@ class TokenRecord:
     """A token's record.
 
     Attributes:
-        id: Part of the token itself; no secret.
-        name: Whom it is for; several tokens may have the same, while one takes the other's place.
-        digest: SHA-256 of the whole token, in hex; it is not shown.
-        roles: What its bearer may do.
-        models: Patterns of names of models.
-        created, expires, revoked: When, UTC; None for never.
-        actor: Who created it.
+        id: Public part of the token itself; not a secret.
+        name: Name of the token's bearer. Several tokens may have the same name, so that one can replace another.
+        digest: SHA-256 of the whole token in hex, left out of the repr.
+        roles: Roles that the token grants.
+        models: Patterns of model names on which it grants them.
+        created, expires, revoked: Times in UTC; None for never.
+        actor: Who created the token.
     """
 
     id: str
@@ -49,10 +49,10 @@ class TokenRecord:
 
 
 def create(change: StateChange, token: TokenRecord) -> None:
-    """Writes a token that is new.
+    """Stores a new token.
 
     Raises:
-        Conflict: As many are there as may be.
+        Conflict: The maximum number of active tokens has been reached.
     """
     if len(read(change.connection, active_at=token.created)) >= MOST_TOKENS:
         raise Conflict(f"{MOST_TOKENS} tokens are active, which is as many as may be: revoke some")
@@ -73,10 +73,10 @@ def create(change: StateChange, token: TokenRecord) -> None:
 
 
 def revoke(change: StateChange, name_or_id: str, now: datetime) -> list[TokenRecord]:
-    """Revokes the token of an id, or all of a name; returns those that were not revoked yet.
+    """Revokes the token with an id, or all tokens with a name. Returns those that were not revoked before.
 
     Raises:
-        NotFoundError: There is no such token.
+        NotFoundError: No token has this name or id.
     """
     found = [token for token in read(change.connection) if name_or_id in (token.id, token.name)]
     if not found:
@@ -90,7 +90,7 @@ def revoke(change: StateChange, name_or_id: str, now: datetime) -> list[TokenRec
 
 
 def read(connection: Connection, *, revoked: bool = True, active_at: datetime | None = None) -> list[TokenRecord]:
-    """Reads tokens, the oldest first: all, those that were not revoked, or those that are active at a time."""
+    """Returns tokens, oldest first: all, those that are not revoked, or those that are active at a time."""
     table = schema.tokens
     query = select(table).order_by(table.c.created, table.c.id)
     if not revoked or active_at is not None:
@@ -114,7 +114,7 @@ def read(connection: Connection, *, revoked: bool = True, active_at: datetime | 
 
 
 def described(token: TokenRecord) -> dict[str, Any]:
-    """Returns what the log tells of a token that was created; of its digest another digest."""
+    """Returns the log's description of a new token, with a digest of its digest."""
     return {
         "id": token.id,
         "name": token.name,

@@ -1,4 +1,4 @@
-"""What the listeners prove who they are with: read from files, checked before it is used, and read again on change.
+"""The TLS certificates of the listeners: read from files, checked before use, and reloaded on change.
 
-files -> identity (checked) -> certificates (in force, watched) -> a transport's own form of it
+files -> identity (checked) -> certificates (in force, watched) -> the form that each transport needs
 """

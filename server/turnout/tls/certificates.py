@@ -1,4 +1,4 @@
-"""The identities in force, and the files that they come from."""
+"""The certificates in force, and reloading them from their files."""
 
 import asyncio
 import time
@@ -14,25 +14,25 @@ from turnout.threads import Threads
 from turnout.tls.identity import IdentitySource, PemFile, ServerIdentity, check_identity, utc_text
 
 _MOST_MIB = 1
-"""Of one file: certificate chains take some KiB, bundles of authorities up to some hundred."""
+"""Maximum size of one file in MiB. Certificate chains take a few KiB, bundles of authorities up to a few hundred."""
 
 Install = Callable[[ServerIdentity], Awaitable[None]]
-"""Has a listener show another identity to new connections; raises ConfigError if it cannot."""
+"""Makes a listener present another identity to new connections. Raises ConfigError if it cannot."""
 
 
 class Certificates:
-    """What each listener shows its clients, as of the last time that its files could be used.
+    """The identity of each listener, from the last time that its files were usable.
 
-    A file that cannot be used changes nothing: what was in force stays so, the log says why, and a metric says that.
+    Unusable files change nothing: the previous identity stays in force, an error is logged, and a metric is set.
     """
 
     def __init__(self, tls: TlsSettings, recorder: TlsRecorder, log: FilteringBoundLogger) -> None:
-        """Prepares; nothing is read.
+        """Creates the object without reading any file.
 
         Args:
-            tls: Names the files.
-            recorder: Counts.
-            log: Tells of changes.
+            tls: Settings with the paths of the files.
+            recorder: Metrics of certificates and reloads.
+            log: Logger for changes and unusable files.
         """
         self._tls = tls
         self._recorder = recorder
@@ -45,10 +45,10 @@ class Certificates:
         self._reloading = asyncio.Lock()
 
     def load(self) -> None:
-        """Reads the files of all listeners, at the start.
+        """Reads the files of all listeners at startup.
 
         Raises:
-            ConfigError: One of them cannot be used.
+            ConfigError: A file is unusable.
         """
         self._seen = self._look()
         for listener in LISTENERS:
@@ -57,34 +57,35 @@ class Certificates:
                 self._put_in_force(listener, identity)
 
     def of(self, listener: ListenerName) -> ServerIdentity | None:
-        """Returns what `listener` shows now; None for plain text. It may be called from any thread."""
+        """Returns the current identity of `listener`; None for plain text. Can be called from any thread."""
         return self._in_force.get(listener)
 
     def source(self, listener: ListenerName) -> IdentitySource | None:
-        """Returns what tells of the identity of `listener` whenever it is asked; None for plain text."""
+        """Returns a function that returns the current identity of `listener`; None for plain text."""
         return (lambda: self._in_force[listener]) if listener in self._in_force else None
 
     def on_change(self, listener: ListenerName, install: Install) -> None:
-        """Has `install` called with each later identity of `listener`, before `of` tells of it."""
+        """Registers a function to call with each later identity of `listener`, before `of` returns that identity."""
         self._installs[listener] = install
 
     async def watch(self) -> None:
-        """Reads the files whenever they change, for as long as it runs."""
+        """Reloads the files whenever they change. Runs until it is cancelled."""
         if not self._in_force or not self._tls.poll_interval_s:
             await asyncio.Event().wait()
         while True:
             await asyncio.sleep(self._tls.poll_interval_s)
             seen = await self._threads.run(self._look)
-            # What could not be used is tried again each time: of two files that belong together one comes first.
+            # Unusable files are tried again each time: of a certificate and its key, one is replaced first.
             if seen != self._seen or self._doubts:
                 self._seen = seen
                 await self.reload(patient=True)
 
     async def reload(self, *, patient: bool = False) -> None:
-        """Reads the files of all listeners, and puts what changed into force.
+        """Reads the files of all listeners, and puts changed identities into force.
 
         Args:
-            patient: Files that cannot be used may be about to be replaced: say so only if the next time agrees.
+            patient: Report unusable files only if the next attempt fails in the same way, since they may be about to
+                be replaced.
         """
         async with self._reloading:
             await self._reload(patient)
@@ -110,7 +111,7 @@ class Certificates:
                 self._trust(listener)
 
     def close(self) -> None:
-        """Ends its thread."""
+        """Shuts down the thread."""
         self._threads.shutdown(wait=False)
 
     def _put_in_force(self, listener: ListenerName, identity: ServerIdentity) -> None:
@@ -122,14 +123,14 @@ class Certificates:
             self._log.warning("tls certificate", listener=listener, reason=warning)
 
     def _doubt(self, listener: ListenerName, reason: str, patient: bool) -> None:
-        """Says that the files cannot be used, once for each reason."""
+        """Logs that the files are unusable, once for each reason."""
         seen, self._doubts[listener] = self._doubts.get(listener), reason
         was_logged = self._recorder.failed[listener]
         if (was_logged and seen == reason) or (not was_logged and seen != reason and patient):
             return
         self._recorder.failed[listener] = True
         self._log.error(
-            "tls files cannot be used; the certificate before stays in force", listener=listener, reason=reason
+            "tls files cannot be used; the previous certificate stays in force", listener=listener, reason=reason
         )
 
     def _trust(self, listener: ListenerName) -> None:
@@ -139,15 +140,15 @@ class Certificates:
             self._log.info("tls files can be used again", listener=listener)
 
     def _look(self) -> Mapping[str, Stamp | None]:
-        """Returns what shows that a file changed; a link counts as what it leads to now."""
+        """Returns the stamp of each file, which shows changes. A symbolic link counts as its current target."""
         return {path: stamp_of(path) for tls in map(self._tls.of, LISTENERS) if tls is not None for path in _paths(tls)}
 
 
 def read_identity(tls: TlsSettings, listener: ListenerName) -> ServerIdentity | None:
-    """Returns what the files of `listener` hold; None for plain text.
+    """Returns the identity in the files of `listener`; None for plain text.
 
     Raises:
-        ConfigError: One of them cannot be used.
+        ConfigError: A file is unusable.
     """
     own = tls.of(listener)
     if own is None:

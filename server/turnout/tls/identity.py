@@ -1,6 +1,7 @@
-"""A listener's certificate, key and client authorities, checked before any transport sees them. No I/O.
+"""Checks a listener's certificate, key and client authorities before any transport uses them. No I/O.
 
-Transports refuse what they cannot use with "handshake failed" at the first connection; here each fault has a sentence.
+Transports reject unusable files only at the first connection, with "handshake failed". Here, each fault results in an
+error message that explains it.
 """
 
 import re
@@ -30,11 +31,11 @@ _CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 
 @dataclass(frozen=True, slots=True)
 class PemFile:
-    """A file as it was read.
+    """The contents of a PEM file.
 
     Attributes:
-        setting: The dotted key that names it.
-        data: Its bytes; they are no part of what is printed.
+        setting: Dotted key of the setting with the file's path.
+        data: Contents of the file, left out of the repr because they may be secret.
     """
 
     setting: str
@@ -45,22 +46,22 @@ class PemFile:
         return f"{self.setting} ({self.path})"
 
     def labels(self) -> list[str]:
-        """Returns what its PEM blocks say they are, in order."""
+        """Returns the labels of the PEM blocks, in order."""
         return [match[1].decode() for match in _BLOCK.finditer(self.data)]
 
 
 @dataclass(frozen=True, slots=True)
 class ServerIdentity:
-    """What a listener shows its clients, and asks of them.
+    """The identity that a listener presents to clients, and what it requires of them.
 
     Attributes:
-        certificate: PEM: the server's own, and then the intermediate ones.
-        key: PEM, PKCS #8, not encrypted.
-        client_ca: PEM of the authorities that clients' certificates are checked against; b"" if none are.
-        client_certificates: Whether clients are asked for one.
-        subject: Of the server's own certificate, as RFC 4514 writes it.
-        expires: The first of the certificates ends then, in seconds since 1970.
-        warnings: What is wrong with it and does not keep it from being used.
+        certificate: The server's own certificate, followed by the intermediate certificates, as PEM.
+        key: Private key as PEM, PKCS #8, not encrypted.
+        client_ca: Authorities that may sign client certificates, as PEM; b"" if clients are not asked for one.
+        client_certificates: Whether clients are asked for a certificate, and whether one is required.
+        subject: Subject of the server's own certificate, in the format of RFC 4514.
+        expires: When the first of the certificates expires, in seconds since 1970.
+        warnings: Problems that do not prevent the identity from being used.
     """
 
     certificate: bytes = field(repr=False)
@@ -73,38 +74,38 @@ class ServerIdentity:
 
     @property
     def files(self) -> tuple[bytes, bytes, bytes]:
-        """All that came from files: what is alike in that is the same."""
+        """The contents that came from files. Two identities with equal contents are the same."""
         return self.certificate, self.key, self.client_ca
 
 
 IdentitySource: TypeAlias = Callable[[], ServerIdentity]
-"""Tells what a listener is to show from now on; asked at each handshake, from any thread."""
+"""Returns the identity to present. Called at each handshake, from any thread."""
 
 
 def check_identity(
     cert: PemFile, key: PemFile, client_ca: PemFile | None, mode: ClientCertificates, now: float
 ) -> ServerIdentity:
-    """Returns what the files hold.
+    """Checks the files and returns the identity in them.
 
     Args:
-        cert: The server's certificate, and the intermediate ones.
-        key: Its private key.
-        client_ca: The authorities; None where clients are not asked for a certificate.
-        mode: Whether they are.
-        now: Seconds since 1970.
+        cert: The server's certificate, followed by the intermediate certificates.
+        key: The certificate's private key.
+        client_ca: Authorities that may sign client certificates; None if clients are not asked for one.
+        mode: Whether clients are asked for a certificate.
+        now: Current time in seconds since 1970.
 
     Raises:
-        ConfigError: They do not belong together, or one of them holds something else than it should.
+        ConfigError: A file has unexpected contents, or the files do not belong together.
     """
     try:
         return _checked(cert, key, client_ca, mode, now)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:  # parts of certificates are read when asked for
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:  # parts of a certificate are parsed on access
         files = ", ".join(map(str, filter(None, (cert, client_ca))))
         raise ConfigError(f"a certificate in {files} cannot be read: {error}") from None
 
 
 def utc_text(seconds: float) -> str:
-    """Returns seconds since 1970 as people read them, such as `2026-12-24 18:00 UTC`."""
+    """Formats a time in seconds since 1970, such as `2026-12-24 18:00 UTC`."""
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M} UTC"
 
 
@@ -150,7 +151,7 @@ def _private_key(file: PemFile) -> _PrivateKey:
     block = blocks[0]
     if block[1] == b"ENCRYPTED PRIVATE KEY" or b"ENCRYPTED" in block[0].partition(b"\n\n")[0]:
         raise ConfigError(
-            f"{file} is encrypted, and nobody is there to type its passphrase when the server starts: "
+            f"{file} is encrypted, and the server cannot ask for its passphrase when it starts: "
             "store it without one (openssl pkey -in FILE -out NEW), readable by the server's user alone"
         )
     try:
@@ -158,7 +159,7 @@ def _private_key(file: PemFile) -> _PrivateKey:
     except (ValueError, TypeError, UnsupportedAlgorithm):
         raise ConfigError(
             f"{file} holds a private key that cannot be read"
-        ) from None  # and not a word of what it holds
+        ) from None  # the original error may quote the key
     if isinstance(key, rsa.RSAPrivateKey):
         if key.key_size < _LEAST_RSA_BITS:
             raise ConfigError(f"{file} is an RSA key of {key.key_size} bits, expected {_LEAST_RSA_BITS} or more")
@@ -213,7 +214,7 @@ def _subject(one: x509.Certificate) -> str:
 
 
 def _held_instead(file: PemFile) -> str:
-    """Returns what a file holds, where it is not what was expected."""
+    """Describes the contents of a file that does not contain what was expected."""
     labels = file.labels()
     if labels:
         return f"; it holds {', '.join(label.lower() for label in labels)}"

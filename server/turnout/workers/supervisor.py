@@ -164,7 +164,7 @@ class Supervisor:
         try:
             self._settings = in_force(self._settings, self._source.read())
         except ConfigError as error:
-            self._log.error("the settings cannot be reloaded; those before stay in force", reason=error.message)
+            self._log.error("the settings cannot be reloaded; the previous ones stay in force", reason=error.message)
         self._signal_all(signal.SIGHUP, joined=True)
 
     def _stop(self, code: int, number: signal.Signals = signal.SIGTERM) -> None:

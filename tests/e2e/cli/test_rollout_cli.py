@@ -406,7 +406,7 @@ def test_on_a_terminal_the_view_moves_and_its_last_frame_tells_the_end(server: S
         gated = ("--metrics", "errors", "--min-requests", "20", "--steps", "25%:1h:gate,50%:1h")
         run(server, "start", "m", "--to", "1.2.0", *gated)
         code, written = on_terminal(
-            80, 24, "waits for somebody to promote", lambda: run(server, "promote", "m"),
+            80, 24, "waits for an operator to promote", lambda: run(server, "promote", "m"),
             "rollout", "watch", "m", "--server", server.control,
         )  # fmt: skip
     assert code == 1

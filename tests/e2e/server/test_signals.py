@@ -28,7 +28,7 @@ def test_a_hangup_reloads_the_settings(models, publish_model, tmp_path) -> None:
     config.write_text("[log]\nlevel = 'info'\n")
     with serving(models, TURNOUT_CONFIG=str(config)) as server:
         for text, event in [
-            ("[log]\nlevel = 'nothing'\n", "the settings cannot be reloaded; those before stay in force"),
+            ("[log]\nlevel = 'nothing'\n", "the settings cannot be reloaded; the previous ones stay in force"),
             ("[log]\nlevel = 'debug'\n[limits]\nmax_rank = 3\n", "settings reloaded"),
         ]:
             config.write_text(text)

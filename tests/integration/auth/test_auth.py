@@ -202,7 +202,7 @@ async def test_clients_of_both_kinds_show_their_token_and_are_told_why_they_are_
             with pytest.raises(PermissionDenied, match="lacks the role predict on the model 'other'"):
                 await client.predict("other", {"x": X})
         async with AsyncClient(str(server.grpc), transport=transport, retries=0) as client:
-            with pytest.raises(Unauthenticated, match="know who calls"):
+            with pytest.raises(Unauthenticated, match="authentication is required"):
                 await client.predict("fraud", {"x": X})
 
 

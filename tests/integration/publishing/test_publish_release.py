@@ -137,8 +137,8 @@ async def test_a_server_tells_which_answers_it_has_not_loaded(models, publish_mo
     await settled(lambda: not server.services.manager._tasks)
     await server.services.manager.unload("m", Version(2))
     message = await run(server, models, "traffic", "show", "m")
-    assert "1.1.0 is not loaded here, so that ^1 gets 1.0.0" in message.out
-    assert "2.0.0 is not loaded here, so that ^2 gets nobody" in message.out
+    assert "1.1.0 is not loaded here, so ^1 gets 1.0.0" in message.out
+    assert "2.0.0 is not loaded here, so ^2 gets no version" in message.out
     assert set(await answered(server, "^1")) == {"1.0.0"}
 
 

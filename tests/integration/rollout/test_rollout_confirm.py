@@ -124,7 +124,7 @@ async def test_a_veto_that_says_so_takes_the_candidate_back(pair, start_server) 
         async with clients(server, ask):
             await start(server, "1.1.0", TWO_STEPS)
             last = (await until(server, in_state(*FINAL)))[-1]
-        assert (last.state, last.verdict) == ("rolled_back", "the confirm webhook wants it back: incident 7")
+        assert (last.state, last.verdict) == ("rolled_back", "the confirm webhook asked for a rollback: incident 7")
         async with httpx.AsyncClient() as client:
             scraped = (await client.get(f"http://{server.http}/metrics")).text
         assert 'turnout_rollout_rollbacks_total{model="m",reason_kind="webhook"} 1.0' in scraped

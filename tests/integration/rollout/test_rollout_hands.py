@@ -153,7 +153,7 @@ async def test_somebody_elses_change_pauses_it_with_who_and_why_and_resume_takes
     await until(server, in_state("soaking"))
     await put(server, policy("1.0.0", v1_2_0=0.1), actor="bob", reason="a trial of mine")
     held = (await until(server, lambda r: bool(r.pauses)))[-1]
-    assert "somebody else changed the traffic: epoch" in held.pauses[0]
+    assert "someone else changed the traffic: epoch" in held.pauses[0]
     assert "by bob: a trial of mine" in held.pauses[0]
     assert str(policy_of(server).canaries[0].version) == "1.2.0", "it is not undone"
     await command(server, pb.ROLLOUT_COMMAND_RESUME, actor="ann")

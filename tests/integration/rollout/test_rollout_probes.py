@@ -88,10 +88,10 @@ async def test_a_probe_that_fails_beyond_its_limit_takes_the_candidate_back_in_w
             await start(server, "1.1.0", ONE_STEP)
             last = (await until(server, in_state("succeeded", "rolled_back")))[-1]
         assert last.state == "rolled_back"
-        assert last.verdict == "probe qa failed 2 times in this step, 1 may, the last: 0.25 is above 0.1"
+        assert last.verdict == "probe qa failed 2 times in this step (1 allowed), the last: 0.25 is above 0.1"
         assert [e.text for e in last.events if e.kind == "probe"] == [
-            "probe qa failed: 0.25 is above 0.1 (1 in this step, 1 may)",
-            "probe qa failed: 0.25 is above 0.1 (2 in this step, 1 may)",
+            "probe qa failed: 0.25 is above 0.1 (1 in this step, 1 allowed)",
+            "probe qa failed: 0.25 is above 0.1 (2 in this step, 1 allowed)",
             last.verdict,
         ]
         scraped = await page_of(server, "/metrics")
@@ -124,7 +124,7 @@ NO_MEASURE = {
     "a number without limits": (answer(200, 1), "it answered a number, and neither fail_above nor fail_below is set"),
     "deep": (answer(200, b"[" * 200_000), "its answer is not JSON"),
     "compressed": (
-        answer(200, GZIPPED, Content_Encoding="gzip"), "its answer is compressed, which it was asked not to be"
+        answer(200, GZIPPED, Content_Encoding="gzip"), "its answer is compressed, although it was asked not to be"
     ),
 }  # fmt: skip
 
@@ -387,7 +387,7 @@ async def test_another_driver_goes_on_asking_with_the_failures_that_were_counted
         endpoint.says = answer(200, False)
         last = (await until(other, in_state("succeeded", "rolled_back")))[-1]
     assert last.state == "rolled_back"
-    assert last.verdict == "probe qa failed 2 times in this step, 1 may, the last: it answered false"
+    assert last.verdict == "probe qa failed 2 times in this step (1 allowed), the last: it answered false"
     assert len(endpoint.asked) == 3
 
 

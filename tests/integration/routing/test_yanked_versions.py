@@ -167,7 +167,7 @@ async def test_a_rollout_that_runs_holds_on_to_both_its_versions(two_versions, s
     services = server.services
     await put(server, policy("1.0.0"))
     await services.rollouts.start("m", TWO, Plan.from_json({"steps": [{"weight": 0.1, "soak_s": 600}]}), "ada", "")
-    for version, part in ((TWO, "takes it to the baseline"), (ONE, "may have to go back to it")):
+    for version, part in ((TWO, "is to make it the baseline"), (ONE, "may have to go back to it")):
         with pytest.raises(ChangeRefused, match=rf"rollout 1 {part}; abort the rollout, or wait for its end"):
             await asyncio.to_thread(services.release_writer.yank, "m", version, actor="ada", reason="now")
 

@@ -73,7 +73,7 @@ async def test_a_verdict_is_in_force_within_a_tick_and_outlives_a_restart_until_
                 await _all_from(seen, "1.0.0")
                 traffic = await run(server, models, "traffic", "show", "m")
                 assert "1.0.0 answers everything: a rollback is in force" in " ".join(traffic.out.split()), traffic.out
-                assert "not on record" in (await run(server, models, "traffic", "explain", "m")).out
+                assert "not recorded" in (await run(server, models, "traffic", "explain", "m")).out
                 assert (await latest(server)).state == "soaking", "as it is recorded"
                 seen.stop.set()
                 async with serving(models) as other:  # as after a restart: it only knows what is kept

@@ -168,7 +168,7 @@ def test_a_tail_that_was_cut_off_with_the_revision_is_seen_by_a_head_that_was_ke
     tamper(database, cut)
     assert faults(store) == [], "the chain itself cannot tell"
     assert faults(store, kept) == [ChainBreak(6, "is missing: the log was longer when its head was kept")]
-    assert store.audit().differences == ("the tag stable of magika is 1.0.5 in the store, and 1.0.3 by the log",)
+    assert store.audit().differences == ("the tag stable of magika is 1.0.5 in the store, but 1.0.3 in the log",)
 
 
 def test_a_chain_that_was_computed_anew_is_seen_by_a_head_that_was_kept(store: StateStore, database: Database) -> None:
@@ -200,8 +200,8 @@ def test_what_the_tables_say_and_the_log_does_not_is_named(store: StateStore, da
         connection.execute(text("UPDATE tags SET version = '6.6.6'"))
         connection.execute(text("INSERT INTO standings VALUES ('magika', '6.6.6', 'released')"))
     assert store.audit().differences == (
-        "magika 6.6.6 is released in the store, and nothing by the log",
-        "the tag stable of magika is 6.6.6 in the store, and 1.0.0 by the log",
+        "magika 6.6.6 is released in the store, but nothing in the log",
+        "the tag stable of magika is 6.6.6 in the store, but 1.0.0 in the log",
     )
 
 
@@ -216,9 +216,9 @@ def test_rollouts_that_the_log_does_not_tell_of_so_are_named(store: StateStore, 
         connection.execute(text("UPDATE rollouts SET state = 'promoted', final = 1 WHERE attempt = 2"))
         connection.execute(text("UPDATE rollouts SET attempt = 3 WHERE attempt = 1"))
     assert store.audit().differences == (
-        "attempt 1 of a rollout of magika is nothing in the store, and the log tells of it",
-        "attempt 2 of a rollout of magika is promoted in the store, and running by the log",
-        "attempt 3 of a rollout of magika is pending in the store, and nothing by the log",
+        "attempt 1 of a rollout of magika is missing from the store, but is in the log",
+        "attempt 2 of a rollout of magika is promoted in the store, but running in the log",
+        "attempt 3 of a rollout of magika is pending in the store, but nothing in the log",
     )
 
 

@@ -159,7 +159,7 @@ async def test_a_copy_of_the_store_in_its_place_goes_on_and_an_older_one_does_no
     with StateStore.open(Settings(models=database.parent.parent).state_url) as store:
         assert store.release_state().of("m").tags == {"stable": ONE}
     Path(old).rename(database)
-    await _until(lambda: "was replaced by one that does not go on with the log" in _reason(server))
+    await _until(lambda: "was replaced by one that does not continue the log" in _reason(server))
     with pytest.raises(UnavailableError, match="remove its -wal and -shm files"):
         await asyncio.to_thread(tag, "m", "stable", TWO, actor="test", reason="")
 

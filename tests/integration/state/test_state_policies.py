@@ -134,7 +134,7 @@ def test_a_change_based_on_an_epoch_gone_by_is_refused_and_told_by_whom(store: S
 def test_a_refusal_stays_short_whatever_reason_was_given(store: StateStore) -> None:
     store.put_policy("magika", THREE, expected_epoch=0, action="set", actor="", reason="because " * 120)
     with pytest.raises(
-        Conflict, match=r"\(set by somebody unnamed: because .* because \.\.\.\); look again$"
+        Conflict, match=r"\(set by an unnamed caller: because .* because \.\.\.\); look again$"
     ) as caught:
         store.put_policy("magika", THREE, expected_epoch=0, **SET)
     assert len(str(caught.value)) < 300

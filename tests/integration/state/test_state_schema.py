@@ -236,7 +236,7 @@ def test_a_database_of_the_first_schema_keeps_its_data_and_gains_policies(state_
         assert [(event.id, event.reason) for event in store.events()] == [(3, "faster"), (2, ""), (1, "")]
         audit = store.audit()
         assert (audit.chain.events, audit.chain.faults) == (3, ())
-        assert audit.differences == ("magika 3.1.0 is yanked in the store, and released by the log",)
+        assert audit.differences == ("magika 3.1.0 is yanked in the store, but released in the log",)
 
         made = store.put_policy("magika", {"baseline": "3.2.0"}, expected_epoch=0, action="set", actor="", reason="")
         assert (made.epoch, made.revision) == (1, 4)

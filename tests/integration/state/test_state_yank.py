@@ -143,7 +143,7 @@ def test_of_a_yank_and_a_rollout_of_one_moment_one_is_refused(store: StateStore)
         assert outcomes in {
             ("yanked", f"2.0.0 of {model} was yanked"),
             (
-                "rollout 1 takes it to the baseline; abort the rollout, or wait for its end: "
+                "rollout 1 is to make it the baseline; abort the rollout, or wait for its end: "
                 f"`turnout rollout abort {model} --attempt 1`, with --discard where it cannot be read",
                 "begun",
             ),

@@ -21,7 +21,7 @@ def _statuses(*released: str) -> dict[Version, ReleaseStatus]:
 @pytest.mark.parametrize(
     ("policy", "released", "expected"),
     [
-        (None, (), "plain requests: nobody; latest: nobody"),
+        (None, (), "plain requests: no version; latest: no version"),
         (None, ("1.2.0",), "plain requests: 1.2.0; latest: 1.2.0; ^1: 1.2.0"),
         (None, ("1.2.0", "2.0.0-rc.1"), "plain requests: 1.2.0; latest: 1.2.0; ^1: 1.2.0"),
         (
@@ -57,12 +57,12 @@ def test_what_a_server_has_not_loaded_is_told_with_what_answers_instead() -> Non
     states = {_v("3.0.0"): "loading", _v("1.1.0"): "not loaded", _v("1.0.0"): "ready", _v("2.0.0"): "ready"}
     ready = {v: s for v, s in statuses.items() if states[v] == "ready"}
     assert standing_in(answers_of(None, statuses), answers_of(None, ready), states) == (
-        "3.0.0 is loading here, so that plain requests and latest get 2.0.0",
-        "3.0.0 is loading here, so that ^3 gets nobody",
-        "1.1.0 is not loaded here, so that ^1 gets 1.0.0",
+        "3.0.0 is loading here, so plain requests and latest get 2.0.0",
+        "3.0.0 is loading here, so ^3 gets no version",
+        "1.1.0 is not loaded here, so ^1 gets 1.0.0",
     )
     policy = Policy(_v("2.0.0"), (Canary(_v("2.1.0"), 500),))
     assert standing_in(answers_of(policy, statuses), answers_of(policy, ready), states)[0] == (
-        "3.0.0 is loading here, so that latest gets 2.0.0"
+        "3.0.0 is loading here, so latest gets 2.0.0"
     )
     assert standing_in(answers_of(policy, ready), answers_of(policy, ready), states) == ()

@@ -36,7 +36,7 @@ def rollout() -> pb.Rollout:
                 name="qa", outcome="failed", value="0.25", detail="0.25 is above 0.1", time=ago(3600), passed=9,
                 failed=1, inconclusive=2, failure_limit=2, lacking="the last measurement failed",
             ),
-            pb.RolloutProbe(name="other", lacking="it was not asked yet"),
+            pb.RolloutProbe(name="other", lacking="it has not been asked yet"),
         ],
     )  # fmt: skip
 

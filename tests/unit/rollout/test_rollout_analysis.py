@@ -49,10 +49,10 @@ def test_more_failures_than_may_take_the_candidate_back_in_every_state_that_is_a
         rollout = replace(reached(state, replace(PROBED, probes=())), plan=PROBED)
         once, entries = gone(rollout, measured(rollout, FAILED))
         assert once.state is not S.ABORTING
-        assert [e.text for e in entries if e.kind == "probe"] == ["probe qa failed: why (1 in this step, 1 may)"]
+        assert [e.text for e in entries if e.kind == "probe"] == ["probe qa failed: why (1 in this step, 1 allowed)"]
         twice, entries = gone(once, measured(once, FAILED)) if once.stage is not None else (once, entries)
         assert (twice.state, twice.cause) == (S.ABORTING, "probe")
-        assert twice.verdict == "probe qa failed 2 times in this step, 1 may, the last: why"
+        assert twice.verdict == "probe qa failed 2 times in this step (1 allowed), the last: why"
         paused = replace(once, pauses=reached(S.SOAKING).pauses)
         assert gone(paused, measured(paused, FAILED))[0].state is S.ABORTING
 

@@ -36,7 +36,7 @@ def test_a_slot_that_did_well_and_fails_now_trips_it_and_is_named() -> None:
     assert trip_text(worst) == (
         "circuit breaker: of 200 requests of slot 9 on a 150 failed and 20 stalled on the candidate; "
         "of 200 before on the baseline 0 failed and 2 stalled; "
-        "of 500 of everybody else's there meanwhile 3 failed and 0 stalled"
+        "of 500 others there in the same time 3 failed and 0 stalled"
     )
 
 

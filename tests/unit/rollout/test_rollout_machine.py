@@ -77,7 +77,7 @@ def test_a_rollback_that_cannot_be_put_in_force_is_explained_once() -> None:
     facts = replace(SILENT, in_force=False, refused="it is frozen")
     rollout, entries = gone(reached(S.ABORTING), *[facts] * 30)
     assert kinds(entries) == ["pause"]
-    assert "not on record yet: it is frozen" in rollout.pauses[0].reason
+    assert "not recorded yet: it is frozen" in rollout.pauses[0].reason
     assert gone(rollout, GOOD)[0].state is S.ROLLED_BACK
 
 
@@ -100,7 +100,7 @@ def test_every_kind_of_pause_counts_as_idle_and_runs_out(kind) -> None:
     assert after.idle_s == 50
     assert after.step_s == paused.step_s
     ended, entries = until(after, lambda r: r.state is S.ABORTING, facts)
-    assert "nothing went on for 305 s" in ended.verdict
+    assert "there was no progress for 305 s" in ended.verdict
     assert kinds(entries) == ["verdict", "aborting"] or kinds(entries) == ["pause", "verdict", "aborting"]
 
 
@@ -112,7 +112,7 @@ def test_progress_ends_idleness() -> None:
 def test_a_pause_by_a_stranger_says_so_once() -> None:
     rollout, entries = gone(reached(S.SOAKING), *[replace(SILENT, other="epoch 7, by bob: mine")] * 3)
     assert kinds(entries) == ["pause"]
-    assert rollout.pauses == (Pause("traffic", "somebody else changed the traffic: epoch 7, by bob: mine"),)
+    assert rollout.pauses == (Pause("traffic", "someone else changed the traffic: epoch 7, by bob: mine"),)
 
 
 # Deadlines
@@ -198,7 +198,7 @@ def test_a_gate_holds_until_somebody_promotes_and_resume_does_not_open_it() -> N
     held, _ = until(begun(plan), lambda r: bool(r.pauses))
     assert (held.state, held.step) == (S.DECIDING, 0)
     assert [p.kind for p in held.pauses] == ["gate"]
-    with pytest.raises(ChangeRefused, match="promote opens that"):
+    with pytest.raises(ChangeRefused, match="promote opens it"):
         resume(held, "ann", "")
     both = pause(held, OPERATOR)[0]
     assert [p.kind for p in resume(both, "ann", "")[0].pauses] == ["gate"]
@@ -271,7 +271,7 @@ def test_what_does_not_stand_still_is_not_resumed() -> None:
 
 
 def test_pausing_a_rollback_is_refused() -> None:
-    with pytest.raises(ChangeRefused, match="nothing stops that"):
+    with pytest.raises(ChangeRefused, match="which cannot be stopped"):
         pause(reached(S.ABORTING), OPERATOR, by_hand=True)
 
 
@@ -491,7 +491,7 @@ def test_a_fix_that_fails_too_is_not_promoted_for_failing_less() -> None:
     assert begun(plan).evidence.metrics
     held = until(begun(plan), lambda r: bool(r.pauses), less)[0]
     assert held.step == 1
-    assert "no evidence yet that errors fit for promotion" in held.pauses[0].reason
+    assert "no evidence of fitness for promotion yet in errors" in held.pauses[0].reason
 
 
 def test_every_new_rollout_looks_at_stalls_and_invalid_answers() -> None:

@@ -93,7 +93,7 @@ def test_what_the_whole_plan_misses_is_said_and_nothing_else() -> None:
     effects = [text.split(" would")[0] for text in missed(short, TRAFFIC)]
     assert effects == ["errors x2", "errors x5", "errors x10", "latency +20 %"]
     assert missed(Plan(), replace(TRAFFIC, rate=1e5)) == []
-    assert missed(Plan(), replace(TRAFFIC, rate=0.0)) == ["there is no traffic now: nothing would be seen at all"]
+    assert missed(Plan(), replace(TRAFFIC, rate=0.0)) == ["there is no traffic now: nothing would be detected"]
 
 
 # Traffic with routing keys

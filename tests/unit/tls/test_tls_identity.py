@@ -76,7 +76,7 @@ DER = SERVER.certificate.public_bytes(Encoding.DER)
         (block("CERTIFICATE"), SERVER.key, "tls.cert (c.pem) holds a certificate that cannot be read"),
         (SERVER.pem, SERVER.pem, "tls.key (k.pem) holds no PEM private key; it holds certificate"),
         (SERVER.pem, b"\n", "tls.key (k.pem) holds no PEM private key; it is empty"),
-        (SERVER.pem, SERVER.encrypted_key, "tls.key (k.pem) is encrypted, and nobody is there to type its passphrase"),
+        (SERVER.pem, SERVER.encrypted_key, "tls.key (k.pem) is encrypted, and the server cannot ask for its"),
         (SERVER.pem, OLD_ENCRYPTED, "tls.key (k.pem) is encrypted"),
         (SERVER.pem, block("PRIVATE KEY"), "tls.key (k.pem) holds a private key that cannot be read"),
         (SERVER.pem, AUTHORITY.issue().key, "does not belong to the certificate in tls.cert (c.pem), CN=a server"),

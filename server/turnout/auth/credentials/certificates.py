@@ -1,4 +1,4 @@
-"""Reads the identity in a client certificate. The transport has already checked who signed it."""
+"""Reads the identity in a client certificate, whose signature the transport has already verified."""
 
 from cryptography import x509
 
@@ -7,10 +7,10 @@ from turnout.errors import UnauthenticatedError
 
 
 def identity_of_certificate(pem: str) -> tuple[Identity, float]:
-    """Returns whom a certificate names, and when it ends, in seconds since 1970.
+    """Returns the identity in a certificate, and when the certificate expires, in seconds since 1970.
 
     Raises:
-        UnauthenticatedError: It names nobody.
+        UnauthenticatedError: The certificate contains no identity.
     """
     try:
         certificate = x509.load_pem_x509_certificate(pem.encode())
@@ -20,5 +20,5 @@ def identity_of_certificate(pem: str) -> tuple[Identity, float]:
     except (ValueError, x509.ExtensionNotFound):
         found = None
     if found is None:
-        raise UnauthenticatedError("the client's certificate names nobody: it has no SPIFFE URI and no DNS name")
+        raise UnauthenticatedError("the client's certificate has no identity: no SPIFFE URI and no DNS name")
     return found, certificate.not_valid_after_utc.timestamp()

@@ -1,6 +1,6 @@
-"""The public keys of an issuer of JWTs: fetched, checked, kept, and fetched again.
+"""The public keys of a JWT issuer, which are fetched, checked, and fetched again.
 
-If the set cannot be fetched or read, the previous keys stay in force. A key that has left the set is no longer accepted
+If the set cannot be fetched or parsed, the previous keys stay in force. A key that is removed from the set is rejected
 after the next fetch.
 """
 
@@ -22,18 +22,18 @@ _MOST_BYTES = 1 << 20
 _MOST_KEYS = 100
 _FETCH_SECONDS = 5.0
 _LEAST_BETWEEN = 10.0
-"""Seconds between two fetches for an unknown key: anybody can make up a `kid`."""
+"""Minimum time in seconds between two fetches for an unknown key, since any client can make up a `kid`."""
 _LEAST_RSA_BITS = 2048
 _KEY_TYPES = {"RSA", "EC", "OKP"}
 
 
 @dataclass(frozen=True, slots=True)
 class VerificationKey:
-    """One key.
+    """A public key that verifies signatures.
 
     Attributes:
-        algorithm: The one that it is for; "" if the set does not say.
-        text: The JWK; two keys are compared by it.
+        algorithm: The algorithm that the key is for; "" if the set does not say.
+        text: The JWK as text, by which keys are compared.
     """
 
     key: jwt.PyJWK = field(compare=False)
@@ -42,19 +42,19 @@ class VerificationKey:
 
 
 class KeySet:
-    """The keys of one issuer. `fetch` blocks, all else is for the event loop.
+    """The keys of one issuer. `fetch` blocks; the other methods are for the event loop.
 
     Attributes:
-        failure: Why they could not be fetched the last time; "" if they could.
+        failure: Why the last fetch failed; "" if it succeeded.
     """
 
     def __init__(self, name: str, settings: JwtIssuer, clock: Callable[[], float] = time.monotonic) -> None:
-        """Prepares; nothing is fetched.
+        """Creates an empty set without fetching anything.
 
         Args:
-            name: Of the issuer in the settings.
-            settings: Of the issuer.
-            clock: Seconds.
+            name: Name of the issuer in the settings.
+            settings: Settings of the issuer.
+            clock: Monotonic clock in seconds.
         """
         self._name = name
         self._settings = settings
@@ -79,18 +79,18 @@ class KeySet:
 
     @property
     def may_look(self) -> bool:
-        """Whether the keys may be fetched again now to look for an unknown one."""
+        """Whether the keys may be fetched again now because of an unknown key."""
         return self._clock() - self._tried >= _LEAST_BETWEEN
 
     def tried(self) -> None:
-        """Notes that the keys are being fetched."""
+        """Records that a fetch has started."""
         self._tried = self._clock()
 
     def fetch(self) -> Mapping[str, VerificationKey]:
-        """Fetches the keys and returns them.
+        """Fetches and returns the keys.
 
         Raises:
-            ConfigError: They cannot be fetched, or the answer is not a key set.
+            ConfigError: The keys cannot be fetched, or the document is not a key set.
         """
         setting, source = f"auth.jwt.{self._name}.jwks", self._settings.jwks
         try:
@@ -103,7 +103,7 @@ class KeySet:
         return read_keys(data, f"{setting}: {source}")
 
     def put(self, keys: Mapping[str, VerificationKey]) -> set[str]:
-        """Puts keys that were fetched into force; returns the ids of keys that changed or are gone."""
+        """Puts fetched keys into force. Returns the ids of keys that were changed or removed."""
         before, self._keys, self.failure = self._keys, keys, ""
         return {kid for kid, key in before.items() if keys.get(kid) != key}
 
@@ -112,7 +112,7 @@ class KeySet:
             "GET", url, headers={"accept": "application/json"}, timeout_s=_FETCH_SECONDS, most_bytes=_MOST_BYTES + 1,
             ca_file=self._settings.jwks_ca,
         )  # fmt: skip
-        if 300 <= answer.status < 400:  # a redirect may lead to a host that nobody configured
+        if 300 <= answer.status < 400:  # a redirect could lead to a host that is not configured
             raise ValueError(f"it answers {answer.status}, and redirects are not followed")
         if not 200 <= answer.status < 300:
             raise ValueError(f"it answers {answer.status}")
@@ -124,10 +124,10 @@ def read_keys(data: bytes, where: str) -> Mapping[str, VerificationKey]:
 
     Args:
         data: The document.
-        where: The file or URL that it came from, for messages.
+        where: Source of the document for error messages: a file or URL.
 
     Raises:
-        ConfigError: It is not a key set, or has no usable key.
+        ConfigError: The document is not a key set, or contains no usable key.
     """
     try:
         document = json.loads(data)

@@ -1,4 +1,4 @@
-"""Verifies JWTs: signed by a key of their issuer, for this server, and not expired."""
+"""Verifies JWTs: the signature by the issuer's key, the audience, and the expiry."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +16,7 @@ _MOST_GROUPS = 200
 
 
 class UnknownKey(UnauthenticatedError):
-    """No known key has the id that the token names; a fresh fetch might find one."""
+    """Raised when no known key has the id in the token. Fetching the keys again might find it."""
 
     def __init__(self, issuer: str) -> None:
         super().__init__("no key of the issuer has the id that the JWT names")
@@ -24,10 +24,10 @@ class UnknownKey(UnauthenticatedError):
 
 
 class JwtVerifier:
-    """Verifies JWTs of all issuers.
+    """Verifies JWTs of all configured issuers.
 
     Attributes:
-        keys: Of each issuer, by its name in the settings.
+        keys: Key set of each issuer, by the issuer's name in the settings.
     """
 
     def __init__(self, issuers: Mapping[str, JwtIssuer]) -> None:
@@ -36,11 +36,11 @@ class JwtVerifier:
         self.keys = {name: KeySet(name, one) for name, one in issuers.items()}
 
     def verify(self, token: str) -> tuple[Identity, float, str]:
-        """Returns whom a token names, when it expires (seconds since 1970), and the credential name of its key.
+        """Returns the identity in a token, its expiry in seconds since 1970, and the credential name of its key.
 
         Raises:
-            UnknownKey: Its key may be a new one that was not fetched yet.
-            UnauthenticatedError: It proves nothing.
+            UnknownKey: The token's key is unknown, and may have been added since the last fetch.
+            UnauthenticatedError: The token is invalid.
         """
         if len(token) > _MOST_CHARACTERS:
             raise UnauthenticatedError("the JWT is too long")
@@ -52,18 +52,18 @@ class JwtVerifier:
         issuer = claimed.get("iss")
         name = self._names.get(issuer) if isinstance(issuer, str) else None
         if name is None:
-            raise UnauthenticatedError("the JWT is of an issuer that is not believed here")
+            raise UnauthenticatedError("the issuer of the JWT is not trusted here")
         settings, algorithm, kid = self._issuers[name], header.get("alg"), header.get("kid", "")
         if algorithm not in settings.algorithms:
-            raise UnauthenticatedError("the JWT is signed by an algorithm that is not taken")
+            raise UnauthenticatedError("the signature algorithm of the JWT is not accepted")
         if "crit" in header or not isinstance(kid, str):
-            raise UnauthenticatedError("the JWT asks for something that is not known here")
+            raise UnauthenticatedError("the header of the JWT is not supported")
         found = self.keys[name].find(kid)
         if found is None:
             raise UnknownKey(name)
         kid, key = found
         if key.algorithm and key.algorithm != algorithm:
-            raise UnauthenticatedError("the JWT is signed by another algorithm than its key is for")
+            raise UnauthenticatedError("the signature algorithm of the JWT is not the one that its key is for")
         return (*self._verified(token, name, settings, key.key), credential_of(name, kid))
 
     def _verified(self, token: str, name: str, settings: JwtIssuer, key: jwt.PyJWK) -> tuple[Identity, float]:
@@ -88,7 +88,7 @@ class JwtVerifier:
             raise UnauthenticatedError("the JWT is not signed by a key of its issuer, or lacks a claim") from None
         subject = claims.get(settings.subject_claim)
         if not isinstance(subject, str) or not subject or len(subject) > _MOST_NAME or not subject.isprintable():
-            raise UnauthenticatedError(f"the JWT names nobody in {settings.subject_claim}")
+            raise UnauthenticatedError(f"the JWT has no valid subject in {settings.subject_claim}")
         groups = claims.get(settings.groups_claim, ()) if settings.groups_claim else ()
         groups = [groups] if isinstance(groups, str) else groups
         named = [one for one in groups if isinstance(one, str) and one] if isinstance(groups, list | tuple) else []
@@ -99,5 +99,5 @@ class JwtVerifier:
 
 
 def credential_of(issuer: str, kid: str) -> str:
-    """Returns the credential name of callers whose JWT this key signed: if the key goes, they are unknown."""
+    """Returns the credential name of callers with a JWT signed by this key, who are revoked if it is removed."""
     return f"jwt of {issuer}, key {kid[:_MOST_NAME]}"

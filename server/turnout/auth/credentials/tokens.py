@@ -1,7 +1,7 @@
-"""Bearer tokens: `turnout_ID_SECRET`; the store keeps only a hash. Pure except for the random bits.
+"""Bearer tokens: `turnout_ID_SECRET`. The store keeps only a hash. Pure except for the random bits.
 
-A secret has 256 random bits, so nobody can guess one, and its SHA-256 is as good as a slow hash. The prefix lets
-secret scanners find tokens in code; the id says which token it is, also in logs, and proves nothing.
+A secret has 256 random bits and cannot be guessed, so a plain SHA-256 protects it as well as a slow hash would. The
+prefix lets secret scanners find tokens in code. The id identifies the token, also in logs, but does not authenticate.
 """
 
 import hashlib
@@ -28,41 +28,41 @@ def identity_of(record: TokenRecord) -> Identity:
 
 
 def scope_of(record: TokenRecord) -> Scope:
-    """Returns what a token lets its bearer do; roles that only a later release knows grant nothing here."""
+    """Returns the scope of a token. Roles that only a later version of Turnout knows grant nothing here."""
     known = frozenset(AccessRole(role) for role in record.roles if role in set(AccessRole))
     return Scope(known, patterns(record.models), f"token {record.name} ({record.id})")
 
 
 def new_token() -> tuple[str, str, str]:
-    """Returns a new token, its id, and its digest."""
+    """Returns a new token, its id and its digest."""
     token_id = secrets.token_hex(8)
     token = f"{PREFIX}{token_id}_{secrets.token_urlsafe(32)}"
     return token, token_id, digest_of(token)
 
 
 def digest_of(token: str) -> str:
-    """Returns the SHA-256 of a token, in hex."""
+    """Returns the SHA-256 digest of a token in hex."""
     return hashlib.sha256(token.encode()).hexdigest()
 
 
 def id_of(token: str) -> str | None:
-    """Returns the id in a token; None if the text does not have a token's form."""
+    """Returns the id in a token; None if the text is not in a token's format."""
     match = _TOKEN.fullmatch(token)
     return match[1] if match else None
 
 
 def proves(token: str, record: TokenRecord | None) -> bool:
-    """Tells whether `token` is the one in `record`, in a time that does not depend on how much of it is right."""
+    """Returns whether `token` matches `record`, in a time that does not depend on how much of the token is correct."""
     return (
         hmac.compare_digest(digest_of(token), record.digest if record is not None else "0" * 64) and record is not None
     )
 
 
 def check_name(name: str) -> str:
-    """Checks the name of a new token, and returns it.
+    """Checks the name of a new token and returns it.
 
     Raises:
-        InvalidRequest: It is not a name that a token may have.
+        InvalidRequest: The name is not valid for a token.
     """
     if not _NAME.fullmatch(name):
         raise InvalidRequest.at("name", f"expected 1 to 63 of letters, digits, . _ @ and -, got {name[:64]!r}")
@@ -70,10 +70,10 @@ def check_name(name: str) -> str:
 
 
 def check_scope(roles: Sequence[str], models: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Checks the scope of a new token, and returns it.
+    """Checks the scope of a new token and returns it.
 
     Raises:
-        InvalidRequest: There is no such role, or that is not a pattern of a model's name.
+        InvalidRequest: A role does not exist, or a model pattern is invalid.
     """
     known = {str(role) for role in AccessRole}
     for role in roles:

@@ -1,1 +1,1 @@
-"""The policy file: who may do what, and how much."""
+"""The policy file: what each identity may do, and how much."""

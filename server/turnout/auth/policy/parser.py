@@ -1,4 +1,4 @@
-"""Reads and checks the policy file; each error names its line. Pure.
+"""Parses and checks the policy file. Each error states its line. Pure.
 
 [[grant]]
 identities = ["spiffe://example.org/web/*", "jwt:corp/ann", "group:corp/ml"]
@@ -30,7 +30,7 @@ _GRANT_KEYS = ("identities", "roles", "models")
 _LIMIT_KEYS = ("name", "identities", "requests_per_second", "burst", "in_flight")
 _MOST_TABLES = 10_000
 _MOST_LIMITS = 200
-"""Most limits in a file: each has its own series in the metrics."""
+"""Maximum number of limits in a file. Each has its own time series in the metrics."""
 _MOST_PATTERNS = 1000
 _LONGEST = 2048
 _HEADER = re.compile(r"\s*\[\[\s*(\w+)\s*\]\]")
@@ -40,15 +40,15 @@ _MOST_RATE = 1_000_000
 
 
 def read_policy(text: str, file: str, share: int = 1) -> AccessPolicy:
-    """Returns the policy in a file.
+    """Parses a policy file.
 
     Args:
-        text: Of the file, TOML.
-        file: Its name, for messages.
-        share: Processes that divide each rate and quota between them.
+        text: Contents of the file, in TOML.
+        file: Name of the file, for error messages.
+        share: Number of processes among which each rate and quota is divided.
 
     Raises:
-        ConfigError: It is not valid; the message names the line and the key.
+        ConfigError: The policy is invalid. The message states the line and the key.
     """
     try:
         document = tomllib.loads(text)
@@ -74,7 +74,7 @@ def read_policy(text: str, file: str, share: int = 1) -> AccessPolicy:
 
 @dataclass(frozen=True, slots=True)
 class _LineNumbers:
-    """Line numbers: of keys by table, its number and their own; of tables by name and number; of top-level keys."""
+    """Line numbers of keys by table, table number and key; of tables by name and number; and of top-level keys."""
 
     keys: Mapping[tuple[str, int, str], int]
     tables: Mapping[tuple[str, int], int]

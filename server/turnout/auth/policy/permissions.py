@@ -1,4 +1,4 @@
-"""The one table of what each method and route needs. A method that is not in it is not served. Pure."""
+"""The permissions that each method and route requires. A method that is not listed is not served. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,40 +8,41 @@ from turnout.auth.roles import AccessRole
 
 
 class ResourceKind(Enum):
-    """What a permission is checked against."""
+    """The resource that a permission is checked against."""
 
     PUBLIC = auto()
-    """Nothing is needed."""
+    """No permission is required."""
     KNOWN = auto()
-    """Anybody who is known, or who has been granted something."""
+    """Any caller that is known, or has some grant."""
     MODEL = auto()
     """A role on the model that the request names."""
     UPLOAD = auto()
     """A role on the model of the upload that the request names."""
     LISTED = auto()
-    """A role on some model; the answer contains those models only. If the request names one model: a role on it."""
+    """A role on some model. The response contains only those models. If the request names a model: a role on it."""
     SERVER = auto()
-    """A role on `*`: it is about the server, or about all models at once."""
+    """A role on `*`, for calls about the server or about all models at once."""
     SETTING = auto()
     """A role on the model that the request names, or on `*` if it names none; the `also` role instead if the request
     changes something."""
     INFERENCE = auto()
     """`predict` on the model of each message; the data plane checks it."""
     HEALTH = auto()
-    """Nothing for the server and its services, a role on the model for `model:NAME`."""
+    """No permission for the server and its services; a role on the model for `model:NAME`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What one method or route needs.
+    """The permissions that one method or route requires.
 
     Attributes:
-        kind: What the permission is checked against.
-        roles: Any of them will do.
-        field: The field of the request, or the part of the path, that names the model or the upload.
-        also: A field of the request, and the role that is needed as well (for a setting: instead) if the field is set.
-        paths: Paths from the answer to the fields that name models, through lists; items whose model the caller may not
-            see are left out.
+        kind: The resource that the permission is checked against.
+        roles: Roles, of which one is enough.
+        field: The field of the request, or the part of the path, with the name of the model or the id of the upload.
+        also: A field of the request, and the role that is also required (for a setting: required instead) if the
+            field is set.
+        paths: Paths in the response to the fields with model names, through lists. Items of models that the caller
+            may not see are left out.
     """
 
     kind: ResourceKind
@@ -73,7 +74,7 @@ def _setting(change: AccessRole, field: str = "model") -> Need:
 
 
 _LOG, _TRACE = _setting(AccessRole.ADMIN), _setting(AccessRole.OPERATE, "model_name")
-_SHARED_MEMORY = Need(ResourceKind.LISTED, (AccessRole.PREDICT,))  # a caller's own regions, whatever the models
+_SHARED_MEMORY = Need(ResourceKind.LISTED, (AccessRole.PREDICT,))  # the caller's own regions, for any model
 
 _READ, _OPERATE = _on(AccessRole.READ), _on(AccessRole.OPERATE)
 _ADMIN = Need(ResourceKind.SERVER, (AccessRole.ADMIN,))
@@ -104,10 +105,10 @@ _SERVICES: Mapping[str, Mapping[str, Need]] = {
         "RevertTraffic": _OPERATE,
         "ListTrafficHistory": _READ,
         "ExplainRoute": _READ,
-        "GetShadowReport": _OPERATE,  # it may hold inputs of requests (shadow.keep_inputs)
+        "GetShadowReport": _OPERATE,  # it may contain inputs of requests (shadow.keep_inputs)
         "PlanRollout": _READ,
         "ListProbes": _listed(),
-        "TryProbe": _OPERATE,  # the server asks somebody outside
+        "TryProbe": _OPERATE,  # the server calls an external system
         "StartRollout": _OPERATE,
         "CommandRollout": _OPERATE,
         "ListRollouts": _listed("rollouts.model"),
@@ -119,7 +120,7 @@ _SERVICES: Mapping[str, Mapping[str, Need]] = {
         "BeginUpload": _on(AccessRole.PUBLISH),
         "UploadFiles": _upload(),
         "DescribeUpload": _upload(),
-        "PublishUpload": _upload(("release", AccessRole.OPERATE)),  # what is released answers requests
+        "PublishUpload": _upload(("release", AccessRole.OPERATE)),  # a released version answers requests
         "AbandonUpload": _upload(),
         "SignVersion": _on(AccessRole.PUBLISH),
         "DescribeVersion": _READ,
@@ -140,7 +141,7 @@ _SERVICES: Mapping[str, Mapping[str, Need]] = {
         "SystemSharedMemoryStatus": _SHARED_MEMORY,
         "SystemSharedMemoryRegister": _SHARED_MEMORY,
         "SystemSharedMemoryUnregister": _SHARED_MEMORY,
-        "CudaSharedMemoryStatus": KNOWN,  # there is never a region
+        "CudaSharedMemoryStatus": KNOWN,  # CUDA regions are not supported, so there are none
         "CudaSharedMemoryRegister": KNOWN,
         "CudaSharedMemoryUnregister": KNOWN,
         "ModelStatistics": Need(ResourceKind.LISTED, (AccessRole.READ,), "name", paths=("model_stats.name",)),
@@ -169,7 +170,7 @@ _SERVICES: Mapping[str, Mapping[str, Need]] = {
 METHODS: Mapping[str, Need] = {
     f"/{service}/{method}": need for service, methods in _SERVICES.items() for method, need in methods.items()
 }
-"""By path of a gRPC method."""
+"""Permissions by the path of a gRPC method."""
 
 _MODEL_OF_OIP = _on(AccessRole.PREDICT, AccessRole.READ)
 _CONSOLE_PAGE = "/console/models/{model}"
@@ -190,7 +191,7 @@ ROUTES: Mapping[str, Need] = {
         for version in ("", "/versions/{selector}")
         for path in ("", "/ready", "/config", "/infer")
     },
-    "/v2/models": _listed(),  # the endpoints themselves leave out what is not to be seen
+    "/v2/models": _listed(),  # the endpoints themselves leave out models that the caller may not see
     "/v2/models/stats": _listed(),
     "/v2/models/{model}/stats": _READ,
     "/v2/models/{model}/versions/{selector}/stats": _READ,
@@ -233,14 +234,14 @@ ROUTES: Mapping[str, Need] = {
     f"{_CONSOLE_PAGE}/rollouts/{{attempt}}/{{command}}": _OPERATE,
     "/console/{rest:path}": KNOWN,
 }
-"""By path of an HTTP route, as it is declared."""
+"""Permissions by the path pattern of an HTTP route."""
 
 
 def need_of(table: Mapping[str, Need], path: str) -> Need:
-    """Returns what a method or route needs, by its table.
+    """Returns the permissions that a method or route requires.
 
     Raises:
-        LookupError: The table says nothing of it, so it is not to be served.
+        LookupError: The table has no entry for it, so it must not be served.
     """
     try:
         return table[path]

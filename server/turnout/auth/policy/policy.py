@@ -1,4 +1,4 @@
-"""The policy in force: who may do what, and how much. Pure."""
+"""The access policy: what each identity may do, and how much. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,16 +10,16 @@ _BUILT_IN = {
     LOCAL.name: Scope(frozenset({AccessRole.ADMIN}), EVERYTHING, "auth.loopback"),
     CONSOLE.name: Scope(frozenset({AccessRole.OPERATE}), EVERYTHING, "console.token"),
 }
-"""The scope of callers that a setting lets in."""
+"""Scopes of identities that settings other than the policy file allow."""
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """A table `[[grant]]`.
+    """A `[[grant]]` table.
 
     Attributes:
-        identities: Patterns of the identities that it is for.
-        scope: What it allows.
+        identities: Patterns of the identities that it applies to.
+        scope: Roles that it grants, and on which models.
     """
 
     identities: tuple[Pattern, ...]
@@ -28,14 +28,14 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """A table `[[limit]]`; it applies to each identity separately.
+    """A `[[limit]]` table. It applies to each identity separately.
 
     Attributes:
-        name: Its label in metrics.
-        identities: Patterns of the identities that it is for.
-        per_second: Requests a second, in the long run; 0 for no bound.
-        burst: Requests that may come at once after a pause.
-        in_flight: Requests under way at once; 0 for no bound.
+        name: Label of the limit in metrics.
+        identities: Patterns of the identities that it applies to.
+        per_second: Requests per second in the long run; 0 for no bound.
+        burst: Number of requests that may arrive at once after a pause.
+        in_flight: Maximum number of requests in flight; 0 for no bound.
     """
 
     name: str
@@ -50,8 +50,8 @@ class AccessDecision:
     """Whether something is allowed, and why.
 
     Attributes:
-        allowed: Whether it is.
-        rule: The rule that allows it; otherwise the reason for the refusal, in a few words.
+        allowed: Whether it is allowed.
+        rule: The rule that allows it, or a short reason for the refusal.
     """
 
     allowed: bool
@@ -60,29 +60,29 @@ class AccessDecision:
 
 @dataclass(frozen=True, slots=True)
 class AccessPolicy:
-    """What the policy file says.
+    """The contents of the policy file.
 
     Attributes:
-        grants: In the file's order; they add up.
-        limits: In the file's order; the first that matches somebody applies.
+        grants: Grants in the order of the file. They add up.
+        limits: Limits in the order of the file. The first that matches an identity applies.
     """
 
     grants: tuple[Grant, ...] = ()
     limits: tuple[Limit, ...] = ()
 
     def scopes_of(self, identity: Identity) -> tuple[Scope, ...]:
-        """Returns what an identity may do that has no scopes of its own."""
+        """Returns the scopes of an identity whose credential has none of its own."""
         built_in = _BUILT_IN.get(identity.name)
         found = [grant.scope for grant in self.grants if any(map(identity.goes_by, grant.identities))]
         return (*([built_in] if built_in is not None else []), *found)
 
     def limit_of(self, identity: Identity) -> Limit | None:
-        """Returns the limit that applies to an identity; None if there is none."""
+        """Returns the limit that applies to an identity; None if no limit does."""
         return next((one for one in self.limits if any(map(identity.goes_by, one.identities))), None)
 
 
 def decide(scopes: Sequence[Scope], role: AccessRole, model: str) -> AccessDecision:
-    """Tells whether these scopes allow what `role` names, with a model of this name."""
+    """Decides whether `scopes` include `role` on a model."""
     for scope in scopes:
         if scope.covers(role, model):
             return AccessDecision(True, scope.rule)

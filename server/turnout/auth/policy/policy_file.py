@@ -1,4 +1,4 @@
-"""Reads the policy file at the start and whenever it changes. An invalid file changes nothing."""
+"""Reads the policy file, at startup and whenever it changes."""
 
 from pathlib import Path
 
@@ -11,14 +11,14 @@ _MOST_MIB = 4
 
 
 def load_policy(path: str, share: int = 1) -> AccessPolicy:
-    """Returns the policy in a file. Blocking.
+    """Reads a policy file. Blocking.
 
     Args:
-        path: The file's path; "" for a policy that grants nothing.
-        share: As of `read_policy`.
+        path: Path of the file; "" for a policy without grants.
+        share: See `read_policy`.
 
     Raises:
-        ConfigError: It cannot be read, or is not a policy.
+        ConfigError: The file cannot be read, or is not a valid policy.
     """
     if not path:
         return AccessPolicy()

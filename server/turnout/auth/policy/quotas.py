@@ -1,4 +1,4 @@
-"""Limits the requests of each identity: by a token bucket, and by the number in flight. Pure; time is passed in."""
+"""Limits the requests of each identity by a token bucket and by the number in flight. Pure: time is passed in."""
 
 from collections import OrderedDict
 from itertools import islice
@@ -7,18 +7,18 @@ from turnout.auth.policy.policy import Limit
 from turnout.errors import Exhausted
 
 _MOST = 10_000
-"""Identities whose buckets are kept. Beyond that, the least recently used one without requests in flight is dropped."""
+"""Maximum number of identities. Beyond it, the least recently used one without requests in flight is dropped."""
 _SCANNED = 16
 _RETRY_IN_FLIGHT = 0.1
 _LEAST_RETRY = 0.001
 
 
 class Quota:
-    """What one identity has used of its limit.
+    """The use that one identity has made of its limit.
 
     Attributes:
-        limit: The one in force.
-        in_flight: Requests under way.
+        limit: The limit in force.
+        in_flight: Number of requests in flight.
     """
 
     __slots__ = ("_at", "_left", "in_flight", "limit")
@@ -30,12 +30,12 @@ class Quota:
         self._at = now
 
     def change(self, limit: Limit) -> None:
-        """Puts another limit into force; requests in flight stay counted."""
+        """Puts another limit into force. Requests in flight stay counted."""
         self.limit = limit
         self._left = min(self._left, limit.burst)
 
     def take(self, now: float) -> float:
-        """Counts a request against the rate and returns 0, or counts nothing and returns the seconds to wait."""
+        """Counts a request against the rate and returns 0, or returns the seconds to wait without counting it."""
         limit = self.limit
         if not limit.per_second:
             return 0.0
@@ -48,10 +48,10 @@ class Quota:
         return max((1.0 - left) / limit.per_second, _LEAST_RETRY)
 
     def enter(self, now: float) -> None:
-        """Counts a request that begins; call `leave` when it ends.
+        """Counts the start of a request. Call `leave` when it ends.
 
         Raises:
-            QuotaExceeded: It may not begin.
+            QuotaExceeded: The request exceeds the limit.
         """
         limit = self.limit
         if limit.in_flight and self.in_flight >= limit.in_flight:
@@ -66,10 +66,10 @@ class Quota:
 
 
 class QuotaExceeded(Exhausted):
-    """An identity makes more requests than its limit allows.
+    """Raised when an identity makes more requests than its limit allows.
 
     Attributes:
-        bound: `rate` or `in_flight`.
+        bound: The bound that was reached: `rate` or `in_flight`.
     """
 
     def __init__(self, limit: Limit, bound: str, retry_after: float) -> None:
@@ -90,7 +90,7 @@ class Quotas:
         return len(self._by_name)
 
     def of(self, name: str, limit: Limit, now: float) -> Quota:
-        """Returns what the identity of this name has used."""
+        """Returns the quota of an identity, with `limit` in force."""
         quota = self._by_name.get(name)
         if quota is None:
             if len(self._by_name) >= self._most:
@@ -107,4 +107,4 @@ class Quotas:
             if not self._by_name[name].in_flight:
                 del self._by_name[name]
                 return
-        self._by_name.popitem(last=False)  # all of them have requests in flight, which go on uncounted
+        self._by_name.popitem(last=False)  # all have requests in flight, which go on uncounted

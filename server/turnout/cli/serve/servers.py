@@ -38,7 +38,7 @@ def servers(
 
 def _epoch_text(model: "pb.ServerModel") -> str:
     behind = f" ({model.behind} behind)" if model.behind else ""
-    diverted = f", all to {model.diverted}: a rollback that is not on record" if model.diverted else ""
+    diverted = f", all to {model.diverted}: an unrecorded rollback" if model.diverted else ""
     return f"{model.epoch or ''}{behind}{diverted}"
 
 

@@ -1,7 +1,7 @@
-"""Asks probes and the confirm webhook for the rollouts that this server drives, in tasks beside the ticks.
+"""Runs the probes and the confirm webhook of the rollouts that this server drives, concurrently with ticks.
 
-Every question is a task of its own. A tick begins those that are due, takes what was answered since the last one, and
-waits for nothing: an endpoint that hangs delays neither a tick nor a rollback.
+Every question is a separate task. A tick starts those that are due, takes the answers since the last tick, and waits
+for nothing, so an endpoint that hangs delays neither ticks nor rollbacks.
 """
 
 import asyncio
@@ -27,10 +27,10 @@ from turnout.telemetry.metrics.rollout import ProbeSample, RolloutRecorder
 from turnout.threads import Threads
 
 _UNKNOWN_SECONDS = 30.0
-"""Between two words about a probe that a plan names and that is not configured here."""
+"""Seconds between two measurements that report that a probe in the plan is not configured on this server."""
 
 _MOST_MEASUREMENTS = 100
-"""Of one rollout, that wait for a tick."""
+"""Maximum number of measurements of one rollout that wait for a tick."""
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
 """Seconds before the webhook is asked again, doubled each time."""
@@ -41,15 +41,15 @@ Key = tuple[str, int]
 
 @dataclass(slots=True)
 class _Questions:
-    """What is asked for one rollout.
+    """The questions about one rollout.
 
     Attributes:
-        stage: Of the rollout that probes were asked in last.
+        stage: Stage of the rollout in which probes were last asked.
         due: By probe, when it is asked next, by the monotonic clock.
         confirm: Step that the webhook is asked about; None if there is none.
-        confirm_due, tries: When it is asked next, and how often it was.
-        tasks: Under way, by probe; "" is the webhook.
-        measurements, answer: Not taken yet.
+        confirm_due, tries: When the webhook is asked next, and how often it was asked.
+        tasks: Running tasks by probe; "" is the webhook.
+        measurements, answer: Results that no tick has taken yet.
     """
 
     stage: int | None = None
@@ -68,7 +68,7 @@ class _Questions:
 
 
 class Analyses:
-    """Used on the event loop only."""
+    """The external checks of rollouts. Used only on the event loop."""
 
     def __init__(
         self,
@@ -78,17 +78,17 @@ class Analyses:
         recorder: RolloutRecorder,
         log: FilteringBoundLogger,
     ) -> None:
-        """Prepares; asks nobody yet. Blocking.
+        """Creates the probes and the webhook without asking them. Blocking.
 
         Args:
-            probes: As configured, by name.
-            settings: Name the webhook.
-            clock: That rollouts go by.
-            recorder: Counts what was answered.
-            log: Where what nobody foresaw is logged.
+            probes: Configured probes by name.
+            settings: Settings of the webhook.
+            clock: The clock that rollouts use.
+            recorder: Counters of answers.
+            log: Logger for unexpected errors.
 
         Raises:
-            ConfigError: A file of authorities cannot be read.
+            ConfigError: A file with certificate authorities cannot be read.
         """
         self._threads = Threads("probes")
         self._probers = {name: Prober(name, probe, self._threads) for name, probe in sorted(probes.items())}
@@ -108,11 +108,11 @@ class Analyses:
 
     @property
     def confirms(self) -> bool:
-        """A webhook confirms steps."""
+        """Whether a webhook confirms steps."""
         return self._webhook is not None
 
     def violations(self, plan: Plan) -> list[FieldViolation]:
-        """Returns the names in a plan that no probe has."""
+        """Returns the fields of a plan that name unknown probes."""
         return [
             FieldViolation(field, _unknown(name, self._probers))
             for field, name in plan.probe_fields
@@ -120,7 +120,7 @@ class Analyses:
         ]
 
     def too_late(self, plan: Plan) -> Iterator[str]:
-        """Yields the probes that cannot be asked before a step's deadline, in sentences: it would never be passed."""
+        """Yields sentences about probes that are first asked after a step's deadline, which could not be passed."""
         for number, step in enumerate(plan.steps):
             longest = plan.deadline(step)
             for name in plan.probes_of(number):
@@ -132,26 +132,26 @@ class Analyses:
                     )
 
     def check(self, plan: Plan) -> None:
-        """Refuses a plan that names a probe that is not configured.
+        """Raises if a plan names a probe that is not configured.
 
         Raises:
-            InvalidRequest: It does.
+            InvalidRequest: The plan names an unknown probe.
         """
         if found := self.violations(plan):
             raise InvalidRequest("; ".join(f"{v.field}: {v.description}" for v in found), violations=found)
 
     async def measure(self, name: str, context: ProbeContext) -> ProbeAnswer:
-        """Asks a probe once, by hand: it counts for no rollout.
+        """Asks a probe once, on an operator's request. The result does not count for any rollout.
 
         Raises:
-            NotFoundError: There is no such probe.
+            NotFoundError: The probe does not exist.
         """
         if (prober := self._probers.get(name)) is None:
             raise NotFoundError(_unknown(name, self._probers))
         return await prober.ask(context)
 
     def take(self, rollout: Rollout) -> Analysis:
-        """Returns what was answered about a rollout since this was called last."""
+        """Returns the answers about a rollout since the last call."""
         asked = self._questions.get((rollout.model, rollout.attempt))
         if asked is None:
             return Analysis(confirms=self.confirms)
@@ -160,10 +160,10 @@ class Analyses:
         return Analysis(measurements, self.confirms, answer)
 
     def follow(self, rollouts: Sequence[tuple[Rollout, bool]]) -> None:
-        """Begins the measurements that are due, and ends those that are no longer needed.
+        """Starts the measurements that are due, and cancels those that are no longer needed.
 
         Args:
-            rollouts: Those that this server drives, each with whether it is on record as it stands.
+            rollouts: The rollouts that this server drives, each with whether its present state is recorded.
         """
         present = {(rollout.model, rollout.attempt) for rollout, _ in rollouts}
         for key in [key for key in self._questions if key not in present]:
@@ -177,7 +177,7 @@ class Analyses:
         self._recorder.probe_values = list(self._values.values())
 
     async def close(self) -> None:
-        """Ends all questions, and closes their connections."""
+        """Cancels all questions, and closes their connections."""
         tasks = [task for asked in self._questions.values() for task in asked.tasks.values()]
         for task in tasks:
             task.cancel()
@@ -214,7 +214,7 @@ class Analyses:
             asked.cancel([""])
             return
         if rollout.pauses:
-            return  # what was asked may still be answered: it is noted, and not asked again
+            return  # a question that was asked may still be answered, which is recorded so that it is not repeated
         now = self._clock.monotonic()
         if asked.confirm != wanted.step:
             asked.confirm, asked.confirm_due, asked.tries = wanted.step, now, 0
@@ -229,7 +229,7 @@ class Analyses:
             if asked.tasks.get(name) is task:
                 del asked.tasks[name]
             if not task.cancelled() and (error := task.exception()) is not None:
-                self._log.error("what a rollout asks outside failed", probe=name, exc_info=error)
+                self._log.error("an external check of a rollout failed", probe=name, exc_info=error)
 
         task.add_done_callback(ended)
 
@@ -249,9 +249,9 @@ class Analyses:
         prober = self._probers.get(name)
         one = Measurement(name, rollout.stage, found.outcome, found.value, found.detail, self._clock.now())
         asked.measurements.append(one if prober is None else replace(one, limits=prober.limits))
-        del asked.measurements[:-_MOST_MEASUREMENTS]  # nobody takes them: the rollout cannot be looked at
+        del asked.measurements[:-_MOST_MEASUREMENTS]  # the rollout is not advanced, so no tick takes them
         if prober is None:
-            return  # a name of a plan's, and no label
+            return  # the name comes from a plan, so it must not become a label
         self._recorder.measurements[name, str(found.outcome)] += 1
         if found.number is not None:
             sample = ProbeSample(name, rollout.model, str(rollout.candidate), found.number)

@@ -17,23 +17,23 @@ from turnout.rollout.machine.confirmation import LONGEST_REASON, Reply, reply_of
 
 
 class ConfirmWebhook:
-    """Used on the event loop only."""
+    """The confirm webhook. Used only on the event loop."""
 
     def __init__(self, settings: RolloutSettings) -> None:
-        """Reads the authorities that it is trusted by. Raises as `HttpEndpoint`.
+        """Reads the certificate authorities for the endpoint. Raises the errors of `HttpEndpoint`.
 
         Args:
-            settings: With `confirm_url`.
+            settings: Settings with a `confirm_url`.
         """
         self._url = settings.confirm_url
         self._secret = settings.webhook_secret.get_secret_value()
         self._endpoint = HttpEndpoint("rollout.confirm_ca_file", settings.confirm_ca_file, settings.confirm_timeout_s)
 
     async def ask(self, rollout: Rollout, step: int, time: str) -> ConfirmAnswer:
-        """Returns its answer.
+        """Asks the webhook, and returns its answer.
 
         Args:
-            rollout: As it stands.
+            rollout: The rollout in its present state.
             step: Number of the step that would begin, from 0; the plan's number of steps for promotion.
             time: The time of day.
         """
@@ -51,12 +51,12 @@ class ConfirmWebhook:
         return ConfirmAnswer(step, reply, printable(reason, secrets, LONGEST_REASON))
 
     async def close(self) -> None:
-        """Closes its connections."""
+        """Closes the connections."""
         await self._endpoint.close()
 
 
 def confirm_body(rollout: Rollout, step: int, time: str) -> Mapping[str, Any]:
-    """Returns what is posted: what would begin, and what speaks for it and against it."""
+    """Returns the body of the request: what would begin, and the evidence for and against it."""
     steps, evidence = rollout.plan.steps, rollout.evidence
     promotion = step >= len(steps)
     return {

@@ -1,4 +1,4 @@
-"""Asks over HTTP: bounded in time and size, without redirects, proxies or anything else of the environment's."""
+"""HTTP requests that are bounded in time and size, without redirects, proxies or other settings of the environment."""
 
 import asyncio
 import ssl
@@ -8,30 +8,30 @@ from turnout.errors import ConfigError, UnavailableError
 from turnout.outbound import HttpAnswer, system_authorities
 
 MOST_BYTES = 256 * 1024
-"""Of an answer's body."""
+"""Maximum size of a response's body in bytes."""
 
 _CONNECTIONS = 8
-"""To one endpoint at the same time; who comes later waits within its own time."""
+"""Maximum number of connections to one endpoint. Further requests wait, within their own timeout."""
 
 
 class HttpEndpoint:
-    """An endpoint that a probe or a webhook asks. Used on the event loop only.
+    """An endpoint of a probe or a webhook. Used only on the event loop.
 
-    An address of a redirect is nobody's choice but the endpoint's, so none is followed.
+    Redirects are not followed, since their targets are not configured by the operator.
     """
 
     def __init__(self, setting: str, ca_file: str, timeout_s: float) -> None:
-        """Reads the authorities that it is trusted by. Blocking.
+        """Reads the certificate authorities for the endpoint. Blocking.
 
         Args:
-            setting: What names `ca_file`, for messages.
-            ca_file: PEM file; "" for those of the system.
-            timeout_s: How long one answer may take, connecting included.
+            setting: Name of the setting of `ca_file`, for error messages.
+            ca_file: Path of a PEM file; "" for the authorities of the system.
+            timeout_s: Maximum time for one answer in seconds, including the connection.
 
         Raises:
             ConfigError: `ca_file` cannot be read.
         """
-        import httpx  # takes 0.1 s, which the start of a server without probes does not wait for
+        import httpx  # imported here, since it takes 0.1 s that a server without probes does not need
 
         self._timeout_s = timeout_s
         self._client = httpx.AsyncClient(
@@ -44,16 +44,16 @@ class HttpEndpoint:
         )
 
     async def ask(self, method: str, url: str, headers: Mapping[str, str], content: bytes | None = None) -> HttpAnswer:
-        """Returns what it answers.
+        """Sends a request, and returns the response.
 
         Args:
             method: GET or POST.
             url: The whole URL.
-            headers: Sent along.
-            content: The body; None if there is none.
+            headers: Headers of the request.
+            content: Body of the request; None if there is none.
 
         Raises:
-            UnavailableError: It does not answer, or not within the bounds; the message says why, and names no URL.
+            UnavailableError: There was no valid response within the bounds. The message says why, but not the URL.
         """
         import httpx
 
@@ -70,7 +70,7 @@ class HttpEndpoint:
             self._client.cookies.clear()
 
     async def close(self) -> None:
-        """Closes its connections."""
+        """Closes the connections."""
         await self._client.aclose()
 
     async def _answer(self, method: str, url: str, headers: Mapping[str, str], content: bytes | None) -> HttpAnswer:
@@ -78,7 +78,7 @@ class HttpEndpoint:
             if response.has_redirect_location or 300 <= response.status_code < 400:
                 raise UnavailableError(f"it answered {response.status_code}, and redirects are not followed")
             if response.headers.get("content-encoding", "identity") != "identity":
-                raise UnavailableError("its answer is compressed, which it was asked not to be")
+                raise UnavailableError("its answer is compressed, although it was asked not to be")
             body = bytearray()
             async for chunk in response.aiter_raw():
                 body += chunk

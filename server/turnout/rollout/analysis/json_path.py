@@ -1,4 +1,4 @@
-"""Values in JSON, by the part of JSONPath that names one value: `$.data.results[0]["error rate"]`. Pure."""
+"""Reads values in JSON by the subset of JSONPath that names one value: `$.data.results[0]["error rate"]`. Pure."""
 
 import re
 from typing import Any
@@ -11,10 +11,10 @@ def value_at(document: Any, path: str) -> Any:
 
     Args:
         document: JSON values.
-        path: As the settings take it.
+        path: Path in the format of the settings.
 
     Raises:
-        LookupError: Nothing is there; the message says from where on.
+        LookupError: The document has no such value. The message says which part of the path is missing.
     """
     here = "$"
     for match in _SEGMENT.finditer(path):

@@ -1,4 +1,4 @@
-"""Asks one probe, and says what its answer means. Raises nothing: what goes wrong is inconclusive."""
+"""Runs one probe and interprets its answer. Errors make a measurement inconclusive, and are not raised."""
 
 import re
 from collections.abc import Mapping
@@ -29,10 +29,10 @@ class ProbeContext:
 
     Attributes:
         model, candidate, baseline: Names, for placeholders and bodies.
-        attempt: 0 if a probe is tried by hand.
-        step, steps: Number of the present step, from 1, and of all.
+        attempt: Number of the attempt; 0 if a probe is tried by an operator.
+        step, steps: Number of the present step, from 1, and number of steps.
         weight: The candidate's desired share.
-        state: Of the rollout; "" if there is none.
+        state: State of the rollout; "" if there is none.
     """
 
     model: str
@@ -46,12 +46,12 @@ class ProbeContext:
 
     @property
     def placeholders(self) -> Mapping[str, str]:
-        """By name, what is put in place of it."""
+        """Values of the placeholders by name."""
         return {"model": self.model, "candidate": self.candidate, "baseline": self.baseline}
 
     @property
     def body(self) -> dict[str, Any]:
-        """What is posted."""
+        """Body of a POST request."""
         return {
             "model": self.model, "attempt": self.attempt, "candidate": self.candidate, "baseline": self.baseline,
             "step": self.step, "steps": self.steps, "weight": self.weight, "state": self.state,
@@ -63,10 +63,10 @@ class ProbeAnswer:
     """The result of one measurement.
 
     Attributes:
-        outcome: What it says of the candidate.
-        value: As text; "" if nothing was measured.
-        number: The same as a number; None if nothing was measured, and for truths 1 and 0.
-        detail: A sentence; "" if it passed.
+        outcome: Outcome of the measurement.
+        value: Measured value as text; "" if there is none.
+        number: Measured value as a number, 1 or 0 for a boolean; None if there is none.
+        detail: A sentence that explains the outcome; "" if it passed.
     """
 
     outcome: ProbeOutcome
@@ -76,19 +76,19 @@ class ProbeAnswer:
 
 
 class Prober:
-    """One probe. Used on the event loop only.
+    """One probe. Used only on the event loop.
 
     Attributes:
-        probe: As it is configured.
+        probe: Configuration of the probe.
     """
 
     def __init__(self, name: str, probe: Probe, threads: Threads) -> None:
-        """Reads the authorities that the endpoint is trusted by. Raises as `HttpEndpoint`.
+        """Reads the certificate authorities for the endpoint. Raises the errors of `HttpEndpoint`.
 
         Args:
-            name: Its name.
-            probe: As it is configured.
-            threads: Read files.
+            name: Name of the probe.
+            probe: Configuration of the probe.
+            threads: Threads that read files.
         """
         self.name = name
         self.probe = probe
@@ -97,12 +97,12 @@ class Prober:
 
     @property
     def limits(self) -> ProbeLimits:
-        """What its measurements of a step have to come to."""
+        """The limits on its measurements in a step."""
         probe = self.probe
         return ProbeLimits(probe.count, probe.failure_limit, probe.consecutive_error_limit)
 
     async def ask(self, context: ProbeContext) -> ProbeAnswer:
-        """Returns what it measures now."""
+        """Runs one measurement."""
         secrets: list[str] = []
         try:
             headers = await self._headers(secrets)
@@ -112,7 +112,7 @@ class Prober:
             return ProbeAnswer(ProbeOutcome.INCONCLUSIVE, detail=printable(message, secrets, LONGEST_DETAIL))
 
     async def close(self) -> None:
-        """Closes its connections."""
+        """Closes the connections."""
         await self._endpoint.close()
 
     async def _answer(self, context: ProbeContext, headers: dict[str, str]) -> HttpAnswer:
@@ -164,7 +164,7 @@ class Prober:
 
 
 def _token(path: str) -> str:
-    """Reads a token. Blocking."""
+    """Reads a token from a file. Blocking."""
     try:
         token = read_small(Path(path), _MAX_TOKEN).decode().strip()
     except (OSError, UnicodeDecodeError):
@@ -175,7 +175,7 @@ def _token(path: str) -> str:
 
 
 def printable(text: str, secrets: list[str], longest: int) -> str:
-    """Returns what somebody else said as one printable line, cut, and without any of the secrets."""
+    """Formats an external message as one printable line of limited length, without any of the secrets."""
     for secret in secrets:
         text = text.replace(secret, _HIDDEN)
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())

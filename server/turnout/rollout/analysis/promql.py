@@ -1,7 +1,8 @@
-"""PromQL with placeholders, and what a Prometheus answers. Pure.
+"""Fills placeholders in PromQL, and reads the responses of Prometheus. Pure.
 
-A placeholder stands in a string, where what is put in is escaped as that string wants it, or in place of one, and
-becomes one. On the right of `=~` or `!~` it is a regular expression's literal: `2.0.0+cpu` matches itself alone.
+A placeholder inside a string is replaced by its value, escaped for that string; a placeholder in place of a string
+becomes one. After `=~` or `!~`, the value is escaped as a literal of a regular expression: `2.0.0+cpu` matches only
+itself.
 """
 
 import re
@@ -21,17 +22,17 @@ _TOKEN = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _BRACED = re.compile(r"\{([A-Za-z_]\w*)\}")
-_REGEX_SPECIAL = re.compile(r"([\\.+*?()|\[\]{}^$])")  # as Go's regexp.QuoteMeta
+_REGEX_SPECIAL = re.compile(r"([\\.+*?()|\[\]{}^$])")  # the same as Go's regexp.QuoteMeta
 _SAMPLE = re.compile(r"[+-]?Inf|NaN|[+-]?\d+(\.\d*)?(e[+-]?\d+)?")
 _ESCAPES = {"\\": "\\\\", '"': '\\"', "'": "\\'", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
 def filled(query: str, values: Mapping[str, str]) -> str:
-    """Returns a query with values in place of its placeholders.
+    """Replaces the placeholders in a query by their values.
 
     Args:
         query: PromQL.
-        values: By placeholder; what is in braces and not here stays as it is.
+        values: Values by placeholder. Other names in braces are not changed.
     """
     parts, regex = [], False
     for token in _TOKEN.finditer(query):
@@ -49,15 +50,15 @@ def filled(query: str, values: Mapping[str, str]) -> str:
 
 
 def filled_url(url: str, values: Mapping[str, str]) -> str:
-    """Returns a URL with values in place of its placeholders, percent-encoded."""
+    """Replaces the placeholders in a URL by their values, percent-encoded."""
     return _BRACED.sub(lambda match: quote(values[match[1]], safe="") if match[1] in values else match[0], url)
 
 
 def _string(string: str, values: Mapping[str, str], *, regex: bool) -> str:
-    """Returns a string literal, its quotes included, with values in place of its placeholders."""
+    """Replaces the placeholders in a string literal, which includes its quotes."""
     found = [name for name in _BRACED.findall(string) if name in values]
     if string[0] == "`" and any("`" in values[name] for name in found):
-        # A raw string has no escapes: it becomes another one.
+        # A raw string has no escapes, so it becomes a quoted one.
         string = f'"{_escaped(string[1:-1])}"'
     raw = string[0] == "`"
 
@@ -79,18 +80,20 @@ def _escaped(value: str) -> str:
 
 
 def number_in(answer: Any) -> float:
-    """Returns the one number that a Prometheus answered to an instant query.
+    """Returns the one number in Prometheus's response to an instant query.
 
     Args:
-        answer: Its JSON.
+        answer: The response as JSON values.
 
     Raises:
-        LookupError: There is no number, or more than one; the message says so.
+        LookupError: The response contains no number, or more than one; the message says so.
     """
     if not isinstance(answer, dict) or answer.get("status") != "success":
         error = answer.get("error") if isinstance(answer, dict) else None
         raise LookupError(
-            f"Prometheus refused: {error}" if isinstance(error, str) else "it does not answer as Prometheus"
+            f"Prometheus refused: {error}"
+            if isinstance(error, str)
+            else "its answer is not in the format of Prometheus"
         )
     data = answer.get("data")
     kind, result = (data.get("resultType"), data.get("result")) if isinstance(data, dict) else (None, None)

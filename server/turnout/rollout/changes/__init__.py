@@ -1,6 +1,6 @@
-"""What operators change about who answers: releases, withdrawals, rollbacks. One rule, decided in one transaction.
+"""Changes by operators of which versions answer: releases, withdrawals and rollbacks. Each is one transaction.
 
-A release status says who may be met by range, by `latest` and by default; the policy says who answers plain requests
-among what is released, plus the canaries. A command that changes one keeps the other in step, or says that it does not,
-and nothing that it changes is undone by a rollout, or undoes one, without a word.
+Release statuses determine which versions can be reached by range, by `latest` and by default; the policy determines
+which of the released versions, and which canaries, answer plain requests. A command that changes one also adapts the
+other, or says that it does not. It never silently undoes the effect of a rollout, nor is it silently undone by one.
 """

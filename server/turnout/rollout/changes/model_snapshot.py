@@ -1,4 +1,4 @@
-"""The snapshot of a model that changes are decided on, and the changes. Pure."""
+"""The snapshot of a model on which changes are decided, and the outcome of a change. Pure."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -17,17 +17,17 @@ from turnout.state.release_status import ReleaseStatus
 
 @dataclass(frozen=True, slots=True)
 class ModelSnapshot:
-    """One model as it is.
+    """The present state of one model.
 
     Attributes:
-        signatures: Of the versions that exist.
-        statuses: Release statuses; a version that is not named is a candidate.
-        state: The policy in force.
-        rollouts: Those that run, the oldest first.
-        unreadable: Those that run and that this release cannot read.
-        history: The versions that answered plain requests, in order, the present one last.
-        trouble: Says why a version cannot answer; "" if it can, or nobody knows here.
-        actor: Who put the policy in force.
+        signatures: Signatures of the versions that exist.
+        statuses: Release statuses. A version that is not listed is a candidate.
+        state: The policy state in force.
+        rollouts: Running rollouts, oldest first.
+        unreadable: Running rollouts that this release cannot read.
+        history: Versions that answered plain requests, in order, the present one last.
+        trouble: Returns why a version cannot answer; "" if it can, or if that is not known here.
+        actor: Who put the policy into force.
     """
 
     model: str
@@ -42,12 +42,12 @@ class ModelSnapshot:
 
     @property
     def answering(self) -> Version | None:
-        """The version that plain requests get, canaries aside; None if nothing is released."""
+        """The version that answers plain requests, apart from canaries; None if nothing is released."""
         return default_version(self.statuses) if self.state.policy is None else self.state.policy.baseline
 
     @property
     def answers(self) -> RoutingTable:
-        """Who answers what."""
+        """The versions that answer each selector."""
         return answers_with_rollouts(self.state.policy, self.statuses, self.rollouts)
 
     def status(self, version: Version) -> ReleaseStatus:
@@ -55,7 +55,7 @@ class ModelSnapshot:
         return self.statuses.get(version, ReleaseStatus.CANDIDATE)
 
     def after(self, outcome: "ChangeOutcome") -> "ModelSnapshot":
-        """Returns the snapshot once `outcome` is recorded."""
+        """Returns the snapshot after `outcome` is recorded."""
         changed = {v: s for v, s in outcome.statuses.items() if self.status(v) is not ReleaseStatus.YANKED}
         ended = {rollout.attempt for rollout, _ in outcome.endings}
         discarded = {one.record.attempt for one in outcome.discards}
@@ -75,7 +75,7 @@ class ModelSnapshot:
 def answers_with_rollouts(
     policy: Policy | None, statuses: Mapping[Version, ReleaseStatus], rollouts: Iterable[Rollout]
 ) -> RoutingTable:
-    """Returns who answers what, with the canaries that rollouts send."""
+    """Returns the versions that answer each selector, with the canaries of rollouts marked."""
     by = {
         rollout.previous if rollout.state in PROMOTED else rollout.candidate: rollout.attempt
         for rollout in rollouts
@@ -86,24 +86,25 @@ def answers_with_rollouts(
 
 @dataclass(frozen=True, slots=True)
 class RollbackOrigin:
-    """Who answered a model's plain requests when a rollback was decided on that is not on record yet.
+    """The state that an unrecorded rollback was based on.
 
     Attributes:
-        epoch: Of the policy.
-        answering: The version that did; None: not known.
+        epoch: Epoch of the policy.
+        answering: Version that answered plain requests; None if unknown.
     """
 
     epoch: int
     answering: Version | None
 
     def overruled(self, epoch: int, actor: str, policy: Policy | None, answering: Version | None) -> bool:
-        """Tells whether somebody has decided otherwise since; what rollouts did to the policy does not count.
+        """Returns whether the rollback was overridden by a later change. Changes of the policy by rollouts do not
+        count.
 
         Args:
-            epoch: Of the policy now.
-            actor: Who put it in force.
-            policy: The policy.
-            answering: The version that answers plain requests, canaries aside.
+            epoch: Present epoch of the policy.
+            actor: Who put it into force.
+            policy: The present policy.
+            answering: The version that answers plain requests, apart from canaries.
         """
         if epoch != self.epoch:
             return not is_rollout(actor)
@@ -111,20 +112,20 @@ class RollbackOrigin:
 
 
 Ending = tuple[Rollout, tuple[RolloutHistoryEntry, ...]]
-"""A rollout that ends, as it is then, and what is to be told of it."""
+"""A rollout in its final state, and entries for its history."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChangeOutcome:
-    """What a change does to the model; decided, and not recorded yet.
+    """The effect of a change on the model, decided but not recorded yet.
 
     Attributes:
-        sentence: What was done, for people.
-        state: The policy from now on; None: it stays.
-        action: What is done to the policy, in a word.
-        statuses: Versions that are released from now on, or are candidates again.
-        endings: Rollouts that end, as they are then, with what is to be told of it.
-        discards: Rollouts that cannot be read and end.
+        sentence: Description of the change for display.
+        state: The new policy state; None if it does not change.
+        action: One word for what is done to the policy.
+        statuses: Versions to release, or to make candidates again.
+        endings: Rollouts to end, in their final state, with entries for their history.
+        discards: Unreadable rollouts to end.
     """
 
     sentence: str
@@ -136,12 +137,12 @@ class ChangeOutcome:
 
     @property
     def changes(self) -> bool:
-        """Tells whether there is anything to record."""
+        """Whether there is anything to record."""
         return bool(self.state is not None or self.statuses or self.endings or self.discards)
 
 
 def running_text(snapshot: ModelSnapshot) -> str:
-    """Returns the rollouts that run, in words."""
+    """Describes the running rollouts."""
     parts = [f"attempt {r.attempt}, {r.candidate} over {r.previous}, {r.state}" for r in snapshot.rollouts]
     parts += [f"attempt {u.record.attempt}, which this release cannot read" for u in snapshot.unreadable]
     return "; ".join(parts)

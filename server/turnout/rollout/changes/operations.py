@@ -1,6 +1,6 @@
-"""Decides changes of who answers by what the state store holds, and records each in one transaction.
+"""Decides changes of which versions answer by the state store's contents, and records each in one transaction.
 
-Blocking; safe to use from several threads. A running server follows as it follows any change made elsewhere.
+Blocking and thread-safe. A running server applies the changes as it does any change made elsewhere.
 """
 
 import secrets
@@ -26,20 +26,20 @@ from turnout.state.rollouts import Note, RolloutRecord, RolloutWrite
 from turnout.state.store import StateStore
 
 Trouble = Callable[[Version], str]
-"""Says why a version cannot answer; "" if it can, or if nobody knows here."""
+"""Returns why a version cannot answer; "" if it can, or if that is not known here."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChangeResult:
-    """What a recorded change did.
+    """The effect of a recorded change.
 
     Attributes:
-        sentence: What was done, for people.
-        changed: Whether anything was.
-        answers: Who answers what from now on.
-        baseline: The version that plain requests get from now on, canaries aside; None if there is none.
-        epoch: Of the policy from now on; 0 if there never was one.
-        endings: Rollouts that ended by it.
+        sentence: Description of the change for display.
+        changed: Whether anything was changed.
+        answers: The versions that answer each selector from now on.
+        baseline: The version that answers plain requests from now on, apart from canaries; None if there is none.
+        epoch: Present epoch of the policy; 0 if there never was one.
+        endings: Rollouts that the change ended.
     """
 
     sentence: str
@@ -51,9 +51,9 @@ class ChangeResult:
 
 
 class Operations:
-    """Releases, withdraws, rolls back, and ends what cannot be read.
+    """Releases, withdraws and rolls back versions, and ends unreadable rollouts.
 
-    Every method raises UnavailableError while the state store does not answer.
+    Every method raises UnavailableError while the state store does not respond.
     """
 
     def __init__(self, repository: Repository, store: StateStore) -> None:
@@ -71,21 +71,21 @@ class Operations:
         supersede: bool = False,
         trouble: Trouble = lambda _: "",
     ) -> ChangeResult:
-        """Declares a version fit for general traffic, and has it answer plain requests if it is higher than what does.
+        """Declares a version fit for general traffic. If it is higher than the present one, it answers plain requests.
 
         Args:
-            model: Its model.
-            version: Which.
-            actor: Who asks.
+            model: Name of the model.
+            version: The version.
+            actor: Who makes the change.
             reason: Why.
-            traffic: It may come to answer plain requests; else it answers ranges and `latest` alone.
-            supersede: Rollouts that are in the way end.
-            trouble: Says why the version cannot answer.
+            traffic: Whether it may answer plain requests; otherwise only ranges and `latest`.
+            supersede: Whether to end rollouts that would prevent the release.
+            trouble: Returns why the version cannot answer.
 
         Raises:
-            ModelNotFound, VersionNotFound: There is no such version.
-            ChangeRefused: Something is in the way; the message says what, and the ways out.
-            InvalidRequest: It is yanked.
+            ModelNotFound, VersionNotFound: The version does not exist.
+            ChangeRefused: Something prevents the release; the message says what, and what can be done.
+            InvalidRequest: The version is yanked.
         """
         exact = self._repository.find(model, version).manifest.version
         order = secrets.token_bytes(ORDER_BYTES)
@@ -96,14 +96,14 @@ class Operations:
         return self._decide(model, decide, actor, reason, trouble, strict=True)
 
     def release_published(self, model: str, version: Version, *, actor: str, reason: str) -> ChangeResult:
-        """Releases what was just published. Raises as `release`; the message says that the version exists."""
+        """Releases a version that was just published. Raises as `release`, with a message that the version exists."""
         try:
             return self.release(model, version, actor=actor, reason=reason)
         except ChangeRefused as error:
             raise ChangeRefused(f"{model} {version} is published; {error.message}") from error
 
     def withdraw(self, model: str, version: Version, *, actor: str, reason: str) -> ChangeResult:
-        """Takes a release back: the version is a candidate again. Raises as `release`."""
+        """Withdraws a release, so that the version is a candidate again. Raises as `release`."""
         exact = self._repository.find(model, version).manifest.version
         return self._decide(model, lambda snapshot, _: withdraw(snapshot, exact), actor, reason, strict=True)
 
@@ -120,24 +120,25 @@ class Operations:
         trouble: Trouble = lambda _: "",
         signatures: Mapping[Version, Signature] | None = None,
     ) -> ChangeResult:
-        """Gives all of a model's traffic back to a version that had it before, and ends its rollouts.
+        """Moves all of a model's traffic back to an earlier version, and ends its rollouts.
 
         Args:
-            model: Its model.
-            to: The version; None for what a rollout goes back to, or the nearest that answered before.
-            actor: Who asks.
+            model: Name of the model.
+            to: The version; None for the one that a rollout goes back to, or the nearest that answered before.
+            actor: Who makes the change.
             reason: Why.
-            keep_released: What is gone back from stays released.
-            expected_epoch: That the operator looked at: of the one rollout that runs, or else of the traffic.
-            since: What the rollback was decided on, if that was before; refused if somebody has changed it since.
-            trouble: Says why a version cannot answer.
-            signatures: Of the versions that are served, so that a repository that is away hinders nothing; None: those
-                that are in the repository.
+            keep_released: Whether the versions that are rolled back stay released.
+            expected_epoch: Epoch that the operator's decision was based on: of the running rollout, or otherwise of the
+                policy.
+            since: State that the rollback was based on if it was decided earlier. It is refused if that has changed.
+            trouble: Returns why a version cannot answer.
+            signatures: Signatures of the served versions, so that an unavailable repository does not prevent the
+                rollback; None to read them from the repository.
 
         Raises:
-            ModelNotFound: There is no such model.
-            ChangeRefused: There is nothing to go back to, or it cannot answer.
-            Conflict: It has moved since the operator looked at it.
+            ModelNotFound: The model does not exist.
+            ChangeRefused: There is no version to go back to, or it cannot answer.
+            Conflict: The rollout or policy has changed since the operator's decision.
         """
         order = secrets.token_bytes(ORDER_BYTES)
 
@@ -145,7 +146,7 @@ class Operations:
             _refuse_stale(snapshot, epoch, expected_epoch)
             if since is not None and since.overruled(epoch, snapshot.actor, snapshot.state.policy, snapshot.answering):
                 raise Conflict(
-                    f"who answers {model} was changed since: {snapshot.actor or 'somebody'} decided otherwise"
+                    f"the version that answers {model} was changed since, by {snapshot.actor or 'someone else'}"
                 )
             return rollback(snapshot, to, order, keep_released=keep_released, actor=actor, reason=reason)
 
@@ -160,14 +161,14 @@ class Operations:
         reason: str,
         signatures: Mapping[Version, Signature] | None = None,
     ) -> ChangeResult:
-        """Ends rollouts that cannot be read, and keeps their documents as they are.
+        """Ends rollouts that cannot be read, without changing their documents.
 
         Args:
-            model: Their model.
-            attempt: Which; 0 for each of them.
-            actor: Who asks.
+            model: Name of the model.
+            attempt: Number of the attempt; 0 for all.
+            actor: Who makes the change.
             reason: Why.
-            signatures: As of `rollback`.
+            signatures: As in `rollback`.
 
         Raises:
             ChangeRefused: There is no such unreadable rollout.
@@ -184,7 +185,7 @@ class Operations:
         return self._decide(model, decide, actor, reason, signatures=signatures)
 
     def answers(self, model: str) -> RoutingTable:
-        """Returns who answers what, by what the state store holds; empty if there is no such model."""
+        """Returns the versions that answer each selector, by the state store; empty if the model does not exist."""
         return self._look(model, self._found(model)).answers
 
     def _look(self, model: str, signatures: Mapping[Version, Signature]) -> ModelSnapshot:
@@ -253,11 +254,11 @@ class Operations:
 def _model_snapshot(
     view: StoredModel, signatures: Mapping[Version, Signature], trouble: Trouble
 ) -> tuple[ModelSnapshot, int]:
-    """Returns a model as it is, and its policy's epoch."""
+    """Returns a model's present state, and its policy's epoch."""
     epochs = view.epochs()
     states = [(record, state) for record in epochs if (state := readable(record.document)) is not None]
     rollouts, unreadable = split_records(view.running())
-    exact = {v: v for v in signatures}  # with the build metadata that they were published with
+    exact = {v: v for v in signatures}  # with the build metadata of the published version
     history = [HistoryEntry.of_policy(record.revision, state.policy) for record, state in states]
     history += [HistoryEntry.of_status(c.revision, c.version, c.status) for c in view.status_changes()]
     snapshot = ModelSnapshot(
@@ -275,7 +276,7 @@ def _model_snapshot(
 
 
 def _change(outcome: ChangeOutcome, records: dict[int, RolloutRecord], actor: str, reason: str) -> ModelChange:
-    """Returns what is to be recorded."""
+    """Returns the change to record."""
     writes = [
         RolloutWrite(
             rollout.attempt, records[rollout.attempt].number, str(rollout.state), True, rollout.to_json(),
@@ -291,12 +292,12 @@ def _change(outcome: ChangeOutcome, records: dict[int, RolloutRecord], actor: st
 def _discarded(one: UnreadableRollout, actor: str, reason: str) -> RolloutWrite:
     record = one.record
     text = f"ended unread{f': {reason}' if reason else ''}; its document is kept as it is ({one.fault})"
-    notes = [Note("discarded", text, actor), Note("failed", "nobody could judge by its record", "")]
+    notes = [Note("discarded", text, actor), Note("failed", "its record could not be read", "")]
     return RolloutWrite(record.attempt, record.number, "failed", True, None, record.driver, 0.0, notes)
 
 
 def _refuse_stale(snapshot: ModelSnapshot, epoch: int, expected: int | None) -> None:
-    """Refuses a change that was decided on an earlier epoch of the running rollout, or of the policy."""
+    """Raises Conflict if `expected` is not the epoch of the running rollout, or otherwise of the policy."""
     if expected is None:
         return
     for rollout in snapshot.rollouts:
@@ -306,6 +307,6 @@ def _refuse_stale(snapshot: ModelSnapshot, epoch: int, expected: int | None) -> 
 
 
 def refuse_stale(candidate: Version, epoch: int, state: str, expected: int | None) -> None:
-    """Refuses a change that was decided on another epoch of the rollout than the current one."""
+    """Raises Conflict if the rollout's epoch is not `expected`, on which the change was based."""
     if expected not in (None, epoch):
         raise Conflict(f"the rollout of {candidate} is at epoch {epoch} by now ({state}), not {expected}; look again")

@@ -1,7 +1,7 @@
-"""What `turnout release` and `turnout withdraw` do to a model. Pure.
+"""The effects of `turnout release` and `turnout withdraw` on a model. Pure.
 
-release     the version is released and, if it is higher than what answers plain requests, answers them from now on
-withdraw    the version is a candidate again
+release     releases the version and, if it is higher than the one that answers plain requests, makes it answer them
+withdraw    makes the version a candidate again
 """
 
 from dataclasses import replace
@@ -28,15 +28,15 @@ def release(
 
     Args:
         snapshot: The model.
-        version: One that exists.
-        order: As of `PolicyState.with_policy`.
-        traffic: It answers plain requests from now on, if it is higher than what does.
-        supersede: Rollouts that run end, if they are in the way.
-        actor: Who asks.
+        version: A version that exists.
+        order: As in `PolicyState.with_policy`.
+        traffic: Whether the version answers plain requests from now on if it is higher than the present one.
+        supersede: Whether to end running rollouts that would prevent the release.
+        actor: Who makes the change.
         reason: Why.
 
     Raises:
-        ChangeRefused: Something is in the way; the message says what, and the ways out.
+        ChangeRefused: Something prevents the release; the message says what, and what can be done.
         InvalidRequest: The version is yanked.
     """
     model, before = snapshot.model, snapshot.answering
@@ -89,7 +89,7 @@ def withdraw(snapshot: ModelSnapshot, version: Version) -> ChangeOutcome:
     """Decides what withdrawing a release changes.
 
     Raises:
-        ChangeRefused: It answers plain requests, or a rollout needs it; the message says what to do.
+        ChangeRefused: The version answers plain requests, or a rollout needs it; the message says what to do.
     """
     model, policy = snapshot.model, snapshot.state.policy
     if snapshot.status(version) is not ReleaseStatus.RELEASED:
@@ -110,7 +110,7 @@ def withdraw(snapshot: ModelSnapshot, version: Version) -> ChangeOutcome:
 
 
 def state_without(state: PolicyState, rollouts: tuple[Rollout, ...], order: bytes) -> PolicyState:
-    """Returns the policy without what rollouts have in it: their candidates, and the shares of versions before."""
+    """Returns the policy without the parts of rollouts: their candidates, and the shares of previous versions."""
     if state.policy is None:
         return state
     own = {r.candidate for r in rollouts} | {r.previous for r in rollouts if r.promoted or r.state is _S.ABORTING}
@@ -120,7 +120,7 @@ def state_without(state: PolicyState, rollouts: tuple[Rollout, ...], order: byte
 
 
 def _answering(snapshot: ModelSnapshot, version: Version) -> Version | None:
-    """Returns who answers plain requests once `version` is released, and the policy is kept in step."""
+    """Returns the version that answers plain requests after `version` is released and the policy is adapted."""
     policy = snapshot.state.policy
     if policy is None:
         return default_version({**snapshot.statuses, version: ReleaseStatus.RELEASED})
@@ -129,7 +129,7 @@ def _answering(snapshot: ModelSnapshot, version: Version) -> Version | None:
 
 
 def _moved(snapshot: ModelSnapshot, state: PolicyState, version: Version, order: bytes) -> PolicyState:
-    """Returns the policy with `version` as its baseline; other canaries and shadows keep their shares."""
+    """Returns the policy with `version` as its baseline. Other canaries and shadows keep their shares."""
     policy = state.policy
     assert policy is not None
     canaries = tuple(c for c in policy.canaries if c.version != version)
@@ -146,7 +146,7 @@ def _moved(snapshot: ModelSnapshot, state: PolicyState, version: Version, order:
 
 
 def _fitting(policy: Policy) -> Policy:
-    """Returns the policy with no twin if there is no canary to compare with it."""
+    """Returns the policy, without a twin if there is no canary to compare it with."""
     return policy if policy.canaries else replace(policy, twin=0)
 
 

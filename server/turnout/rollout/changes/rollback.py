@@ -1,7 +1,8 @@
-"""What `turnout rollback` does to a model. Pure.
+"""The effects of `turnout rollback` on a model. Pure.
 
-All plain requests go to a version that had them before, rollouts and canaries end, and what was gone back from is a
-candidate again, so that ranges and `latest` leave it too. A second rollback goes further back; none ever goes forward.
+All plain requests go to a version that answered them before. Rollouts and canaries end, and the versions that are
+rolled back become candidates again, so that ranges and `latest` no longer reach them either. A second rollback goes
+further back; none ever goes forward.
 """
 
 from semver import Version
@@ -24,14 +25,14 @@ def rollback(
 
     Args:
         snapshot: The model.
-        to: What to go back to; None: what a rollout goes back to, or else the nearest that answered before.
-        order: As of `PolicyState.with_policy`.
-        keep_released: What was gone back from stays released.
-        actor: Who asks.
+        to: Version to go back to; None for the one that a rollout goes back to, or the nearest that answered before.
+        order: As in `PolicyState.with_policy`.
+        keep_released: Whether the versions that are rolled back stay released.
+        actor: Who makes the change.
         reason: Why.
 
     Raises:
-        ChangeRefused: There is nothing to go back to, or it cannot answer; the message says what there is.
+        ChangeRefused: There is no version to go back to, or it cannot answer; the message says which versions exist.
     """
     model, present, policy = snapshot.model, snapshot.answering, snapshot.state.policy
     target = _target(snapshot, to)
@@ -64,10 +65,10 @@ def rollback(
 
 
 def _target(snapshot: ModelSnapshot, to: Version | None) -> Version:
-    """Returns what to go back to.
+    """Returns the version to go back to.
 
     Raises:
-        ChangeRefused: There is nothing, or `to` is not fit for it.
+        ChangeRefused: There is none, or `to` is not suitable.
     """
     model = snapshot.model
     targets = rollback_targets(snapshot.history, snapshot.statuses, snapshot.signatures.keys())
@@ -88,19 +89,19 @@ def _target(snapshot: ModelSnapshot, to: Version | None) -> Version:
         return targets[0]
     present, policy = snapshot.answering, snapshot.state.policy
     if present is not None and policy is not None and policy.canaries:
-        return present  # nothing answered before it, and there are canaries to end
+        return present  # no version answered before it, but there are canaries to end
     raise ChangeRefused(_nothing(snapshot))
 
 
 def _before(rollouts: tuple[Rollout, ...], snapshot: ModelSnapshot) -> Version:
-    """Returns the version that rollouts go back to: the baseline, or the one before a rollout changed it."""
+    """Returns the version that rollouts go back to: the baseline, or the previous one if a rollout has changed it."""
     present = snapshot.answering
     changed = (r.previous for r in rollouts if r.candidate == present)
     return next(changed, present if present is not None else rollouts[0].previous)
 
 
 def _nothing(snapshot: ModelSnapshot) -> str:
-    """Says that there is nothing to go back to, why, and what can be done."""
+    """Explains why there is no version to go back to, and what can be done."""
     model, present = snapshot.model, snapshot.answering
     earlier = [v for v in dict.fromkeys(reversed(snapshot.history)) if v != present]
     why = f"no other version was the baseline of {model} before"
@@ -119,6 +120,4 @@ def _status(snapshot: ModelSnapshot, version: Version) -> str:
     if version not in snapshot.signatures:
         return "gone from the repository"
     status = snapshot.status(version)
-    return {ReleaseStatus.CANDIDATE: "a candidate", ReleaseStatus.YANKED: "yanked"}.get(
-        status, "what was gone back from"
-    )
+    return {ReleaseStatus.CANDIDATE: "a candidate", ReleaseStatus.YANKED: "yanked"}.get(status, "rolled back already")

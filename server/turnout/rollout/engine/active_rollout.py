@@ -1,4 +1,4 @@
-"""A rollout that this server drives, between two ticks."""
+"""The state of a running rollout in memory, between two ticks."""
 
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -15,31 +15,30 @@ from turnout.state.rollouts import RolloutRecord
 _MOST_PARTS = 1000
 
 UNKNOWN = -1
-"""Number of a write that this server has not read."""
+"""Write number of a rollout whose present record this server has not read."""
 
 
 @dataclass(slots=True, eq=False)
 class ActiveRollout:
-    """A rollout that this server drives.
+    """A rollout that this server drives, or counts for.
 
     Attributes:
-        rollout: As it stands.
-        number: Of the state store's last write.
-        counters: Its counts.
-        observed_at, counted_at: When it was last decided on, and counted for, by the monotonic clock.
-        sample: Number of the last shadow sample that was taken.
-        numbers: Of the ticks that are over and not closed, by the state store's clock, the oldest first.
-        last_number: Of the last of them.
-        parts: What servers counted and this one has not taken: its own, and where it drives the rollout the others'.
-        kept: What this server counted and took itself, and what is not known to be on record: if another one drives the
-            rollout meanwhile, it is told that.
-        mailed: Servers whose parts came by the state store since the last were taken.
-        delivered: By server, number of the last tick that goes from the state store with the next write.
-        given_up_at: The rollout's epoch when it was seen that its shadow takes no more copies; None while it does.
-        unread: The record, if it is newer than `rollout`: nothing happened but that another server counted.
+        rollout: The rollout in its present state.
+        number: Number of the state store's last write.
+        counters: Counters of its requests on this server.
+        observed_at, counted_at: When it was last decided on, and last counted for, by the monotonic clock.
+        numbers: Numbers of the ticks that are over but not closed, by the state store's clock, oldest first.
+        last_number: The last of these numbers.
+        parts: Counts that were not used yet: this server's and, if it drives the rollout, those of others.
+        kept: This server's counts that it used itself and that may not be recorded yet. If another server has taken
+            over the rollout, they are sent to that server.
+        mailed: Servers whose counts arrived through the state store since counts were last used.
+        delivered: By server, number of the last tick whose counts are removed from the state store by the next write.
+        sample: Number of the last shadow sample that was used.
+        unread: The record, if it is newer than `rollout` but differs only in another server's counts.
         refused: Why the last change of the traffic was refused.
-        saved: The state store has it as it stands.
-        entries, ticks: What is still to be recorded.
+        saved: Whether the state store has its present state.
+        entries, ticks: Entries and counts that still have to be recorded.
     """
 
     rollout: Rollout
@@ -63,41 +62,41 @@ class ActiveRollout:
 
     @classmethod
     def begin(cls, rollout: Rollout, number: int, now: float) -> Self:
-        """Returns a rollout that is driven from now on.
+        """Creates the state of a rollout that is driven from now on.
 
         Args:
-            rollout: As it stands.
-            number: Of the state store's last write; 0 before the first.
-            now: By the monotonic clock, seconds.
+            rollout: The rollout in its present state.
+            number: Number of the state store's last write; 0 before the first.
+            now: Present time of the monotonic clock in seconds.
         """
         return cls(rollout, number, Counters(rules_of(rollout), history=rollout.history), now, now)
 
     def receive(self, part: ServerTick) -> None:
-        """Notes what a server told by the state store, where it stays until a write says that it was taken."""
+        """Adds counts that a server sent through the state store, where they stay until a write records their use."""
         self.parts.setdefault((part.number, part.stratum.server), part)
         self.mailed.add(part.stratum.server)
 
     def begin_tick(self, number: int, server: str) -> None:
-        """Notes that a tick is over.
+        """Records that a tick is over.
 
         Args:
-            number: By the state store's clock; a tick never has the number of an earlier one, whatever clocks do.
+            number: Number of the tick by the state store's clock. It is increased if an earlier tick has the same one.
             server: This server's name.
         """
         self.last_number = max(number, self.last_number + 1, self.rollout.per_server.taken.get(server, -1) + 1)
         self.numbers.append(self.last_number)
 
     def elapsed(self, now: float, longest: float) -> float:
-        """Returns the seconds since the last tick, `longest` at most, and begins the next tick."""
+        """Returns the seconds since the last tick, at most `longest`, and begins the next tick."""
         seconds = min(now - self.observed_at, longest)
         self.observed_at = now
         return seconds
 
     def counted(self, closed: Sequence[ClosedTick], server: str) -> None:
-        """Notes what this server counted in ticks that are closed.
+        """Adds this server's counts of closed ticks.
 
         Args:
-            closed: The ticks, the oldest first.
+            closed: The ticks, oldest first.
             server: This server's name.
         """
         slots = tuple(replace(record, server=server) for record in self.counters.slot_records)
@@ -109,14 +108,14 @@ class ActiveRollout:
                 number, one.tick.seconds, one.tick.largest_batch, replace(stratum, server=server), slots, latency
             )
         for key in sorted(self.parts)[: max(len(self.parts) - _MOST_PARTS, 0)]:
-            del self.parts[key]  # nobody takes them: the store is away, and they would come too late
+            del self.parts[key]  # not used because the store is unavailable; they would be too late anyway
 
     def gather(self, own: str, oldest: int) -> CollectedTicks:
-        """Takes what servers have counted.
+        """Takes the counts that were not used yet.
 
         Args:
             own: This server's name.
-            oldest: Ticks of other servers below this number come too late.
+            oldest: Ticks of other servers below this number are too late.
         """
         collected = gather(self.parts.values(), self.rollout.per_server.taken, own, oldest)
         self.kept |= {key: part for key, part in self.parts.items() if key[1] == own}
@@ -129,11 +128,11 @@ class ActiveRollout:
         return collected
 
     def recorded(self, rollout: Rollout, number: int) -> None:
-        """Notes that it was recorded in that state; it may have moved on since, if the write took long.
+        """Records that a state was written. The rollout may have changed since, if the write took long.
 
         Args:
-            rollout: As it was recorded.
-            number: Of that write.
+            rollout: The rollout in the state that was written.
+            number: Number of that write.
         """
         self.saved, self.number = self.rollout is rollout, number
         if self.saved:
@@ -142,7 +141,7 @@ class ActiveRollout:
         self.kept = {key: part for key, part in self.kept.items() if key[0] > taken.get(key[1], -1)}
 
     def lost(self, own: str) -> None:
-        """Notes that another server drives it: decisions made here no longer hold, counts do.
+        """Discards decisions made here, because another server drives the rollout. Counts are kept.
 
         Args:
             own: This server's name.
@@ -156,9 +155,9 @@ class ActiveRollout:
 
 
 def tick_records(rollout: Rollout, collected: CollectedTicks, shadow: Count) -> list[Mapping[str, object]]:
-    """Returns what is recorded of what was taken, so that the evidence can be computed again from it.
+    """Returns records of the counts that were used, from which the evidence can be recomputed.
 
-    One that has ended takes nothing more, and may wait for the store for many a tick until that is recorded.
+    A rollout that has ended uses no more counts, even if its end takes many ticks to be recorded.
     """
     if rollout.state.final:
         return []

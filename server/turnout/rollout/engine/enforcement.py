@@ -1,7 +1,7 @@
-"""Applies what a recorded rollout asks for. What is not recorded is not applied.
+"""Applies what a recorded rollout requires. What is not recorded is not applied.
 
-A rollback alone takes effect at once, in memory; it is recorded, and put in force by the policy, as soon as the state
-store answers.
+Only a rollback takes effect at once, in memory. It is recorded and put into force by the policy as soon as the state
+store responds.
 """
 
 from dataclasses import replace
@@ -28,7 +28,7 @@ from turnout.state.release_status import ReleaseStatus
 
 
 class Enforcement:
-    """What rollouts do to the traffic. Used on the event loop only."""
+    """The effects of rollouts on the traffic. Used only on the event loop."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Enforcement:
 
         Args:
             rollout: The rollout.
-            now: The time.
+            now: The present time of day.
         """
         if not self._awaits_rollback(rollout):
             return
@@ -64,11 +64,11 @@ class Enforcement:
         self._diversions.begin(replace(found, cause=rollout.cause, end=rollout.end))
 
     async def apply(self, active: ActiveRollout, seconds: float) -> None:
-        """Puts in force what the recorded state asks for.
+        """Puts into force what the recorded state requires.
 
         Args:
             active: The rollout.
-            seconds: To wait for the state store, at most.
+            seconds: Maximum time to wait for the state store, in seconds.
         """
         rollout = active.rollout
         if not active.saved:
@@ -79,7 +79,7 @@ class Enforcement:
         aborting = rollout.state is RolloutState.ABORTING
         applied, policy = self._serving.in_force(rollout.model)
         if not aborting and set_by_others(rollout, applied):
-            # Somebody changed it since this tick looked: the next one says so, and until then nothing of it is undone.
+            # The policy was changed since this tick observed it. The next tick reports that; nothing is undone yet.
             return
         desired = desired_policy(rollout, policy)
         frozen = applied is not None and applied.state.frozen
@@ -102,23 +102,23 @@ class Enforcement:
             active.refused = ""
 
     def undivert(self, *, fresh: bool) -> None:
-        """Lets policies decide again once a rollback is on record, or has ended otherwise.
+        """Ends diversions whose rollback is recorded, or has ended otherwise.
 
         Args:
-            fresh: It is known which rollouts run.
+            fresh: Whether the running rollouts were just read from the state store.
         """
         for diversion in self._diversions.current:
             if not self._needed(diversion, fresh=fresh):
                 self.end(diversion)
 
     def end(self, diversion: Diversion) -> None:
-        """Lets a model's policy decide again: a rollback is on record and known here, or somebody decided otherwise."""
+        """Ends a model's diversion, because its rollback is recorded and known here, or was overridden."""
         applied, _ = self._serving.in_force(diversion.model)
         epoch = applied.epoch if applied is not None else 0
         self._diversions.end(diversion.model, None if self.overruled(diversion) else epoch)
 
     def heard(self, diversion: Diversion) -> bool:
-        """Tells whether the record of a rollback that is on record is known here."""
+        """Returns whether this server knows the record of a recorded rollback."""
         applied, policy = self._serving.in_force(diversion.model)
         epoch = applied.epoch if applied is not None else 0
         if policy is None and epoch == diversion.recorded:
@@ -128,7 +128,7 @@ class Enforcement:
     def _needed(self, diversion: Diversion, *, fresh: bool) -> bool:
         model, attempt = diversion.model, diversion.attempt
         if any(self._awaits_rollback(rollout) for rollout in self._ownership.of_model(model)):
-            return True  # whoever drives it: until its traffic has gone back here too
+            return True  # regardless of the driver, until its traffic has gone back here too
         if self.overruled(diversion):
             return False
         if not attempt:
@@ -138,14 +138,14 @@ class Enforcement:
         )
 
     def overruled(self, diversion: Diversion) -> bool:
-        """Tells whether somebody, and no rollout, has changed who answers since: that is on record, or goes before."""
+        """Returns whether an operator has changed which version answers since. That change takes precedence."""
         applied, policy = self._serving.in_force(diversion.model)
         epoch, actor = (0, "") if applied is None else (applied.epoch, applied.actor)
         answering = self._answering(diversion.model)
         return answering != diversion.to and diversion.since.overruled(epoch, actor, policy, answering)
 
     def _says_so(self, diversion: Diversion) -> bool:
-        """Tells whether what is on record comes to the same as a rollback by hand."""
+        """Returns whether the recorded state has the same effect as the rollback by hand."""
         model = diversion.model
         if self._answering(model) != diversion.to:
             return False
@@ -154,14 +154,14 @@ class Enforcement:
         return not released and (policy is None or not policy.canaries)
 
     def _answering(self, model: str) -> Version | None:
-        """Returns the version that plain requests get by what is on record, ready here or not; None if none does."""
+        """Returns the version that answers plain requests by the records, ready or not; None if there is none."""
         try:
             return self._serving.model_snapshot(model, ()).answering
         except ModelNotFound:
             return None
 
     def _awaits_rollback(self, rollout: Rollout) -> bool:
-        """Tells whether a rollout is being rolled back and its traffic, or its release, has not gone back yet."""
+        """Returns whether a rollout is being rolled back, and its traffic or release has not been moved back yet."""
         if rollout.state is not RolloutState.ABORTING:
             return False
         _, policy = self._serving.in_force(rollout.model)
@@ -169,11 +169,11 @@ class Enforcement:
         return (desired is not None and desired != policy) or self._still_released(rollout)
 
     def _still_released(self, rollout: Rollout) -> bool:
-        """Tells whether a candidate that is rolled back still has a release that goes with it."""
+        """Returns whether a candidate that is rolled back is still released, although its release must be withdrawn."""
         return rollout.released and self._serving.is_released(rollout.model, rollout.candidate)
 
     def routed(self, rollout: Rollout) -> Rollout:
-        """Returns the rollout with the current traffic accepted as its own."""
+        """Returns the rollout with the present policy accepted as its own."""
         applied, policy = self._serving.in_force(rollout.model)
         epoch = applied.epoch if applied is not None else 0
         return replace(rollout, policy_epoch=epoch, routed=policy_text(policy))
@@ -192,7 +192,7 @@ class Enforcement:
         active.rollout = self.routed(rollout)
 
     async def _redraw_twin(self, active: ActiveRollout, seconds: float) -> None:
-        """Gives the twin other keys if it gets hardly any requests with a key."""
+        """Gives the twin other keys, because it gets hardly any requests with a key."""
         rollout = active.rollout
         active.counters.redrawn()
         why = f"{_reason(rollout)}: the keys of the baseline's twin carry too little traffic"

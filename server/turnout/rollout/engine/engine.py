@@ -1,11 +1,11 @@
-"""Drives rollouts: observes, decides by `turnout.rollout.machine.machine`, records, and only then puts in force.
+"""Drives rollouts: observes, decides by `turnout.rollout.machine.machine`, records, and then applies.
 
 a tick:     observe -> advance (pure) -> state store -> traffic
-a command:  the same, with an operator's decision in place of what was observed
+a command:  the same, with an operator's decision in place of the observation
 
-Which policy is desired follows from the recorded state, so that a server that was killed between two of these goes
-on where it stood. While the state store does not answer nothing goes forward. A rollback alone does not wait for it: it
-takes effect in memory as soon as it is decided, and is recorded once the store answers.
+The desired policy follows from the recorded state, so a server that was killed between two of these continues where it
+was. While the state store does not respond, nothing progresses. Only a rollback does not wait for it: it takes effect
+in memory as soon as it is decided, and is recorded when the store responds.
 """
 
 import asyncio
@@ -41,31 +41,31 @@ from turnout.state.servers import ServersSnapshot
 from turnout.threads import Threads
 
 _TICK_WAIT = 0.5
-"""Seconds that a tick waits for the state store, which takes milliseconds; then it goes on from memory."""
+"""Seconds that a tick waits for the state store, which normally takes milliseconds. After that it uses memory."""
 
 _WRITTEN_AT_ONCE = 10
-"""Rollouts whose counts are recorded in one transaction: a MB at most, and one wait for the disk."""
+"""Number of rollouts whose counts are recorded in one transaction: at most one MB, with one disk sync."""
 
 _COUNTS_WAIT = 2.0
-"""Seconds, half a tick at most, that counts wait for the state store: nothing waits for them."""
+"""Maximum seconds, at most half a tick, that recording counts waits for the state store. Nothing depends on counts."""
 
 _COMMAND_WAIT = 3.0
-"""Seconds that a command waits for it in all, for what a tick asked too. No tick runs meanwhile."""
+"""Seconds that a command waits for the state store. No tick runs meanwhile."""
 
 _COMMAND_PAUSE = 0.01
-"""Seconds after which a command is tried again if the server that drives the rollout wrote in between."""
+"""Seconds after which a command is retried if the server that drives the rollout wrote in between."""
 
 
 class RolloutEngine:
-    """The rollouts of one server. Used on the event loop only.
+    """The rollouts of one server. Used only on the event loop.
 
-    What operators ask for raises UnavailableError while the state store does not answer.
+    Operators' commands raise UnavailableError while the state store does not respond.
 
     Attributes:
-        rollbacks: Those that are not on record yet, or not in force here.
-        last_tick: When the last one ended, by the monotonic clock.
-        tick_duration: Seconds that the last one took.
-        late_counts: Ticks of other servers that came too late to be counted.
+        rollbacks: Rollbacks that are not recorded yet, or not in force on this server.
+        last_tick: When the last tick ended, by the monotonic clock.
+        tick_duration: Duration of the last tick in seconds.
+        late_counts: Number of ticks of other servers that arrived too late to be counted.
     """
 
     def __init__(
@@ -77,15 +77,15 @@ class RolloutEngine:
         outside: ExternalChecks,
         reports: EventReporter,
     ) -> None:
-        """Prepares; nothing is driven before `run`.
+        """Creates the engine. No rollout is driven before `run`.
 
         Args:
             serving: What is served and routed.
-            store: Keeps the rollouts.
-            journal: Keeps rollbacks that are not on record there.
-            schedule: When they are looked at.
-            outside: Asks probes, and whoever confirms steps.
-            reports: Told of what happens.
+            store: Store of the rollouts.
+            journal: Files of rollbacks that are not recorded in the store.
+            schedule: Clock and interval of ticks.
+            outside: Probes and the confirm webhook.
+            reports: Receivers of events.
         """
         self._serving = serving
         self._store = store
@@ -127,38 +127,38 @@ class RolloutEngine:
 
     @property
     def running(self) -> Sequence[Rollout]:
-        """The rollouts that have not ended, whoever drives them."""
+        """The rollouts that have not ended, including those that other servers drive."""
         return self._ownership.running
 
     @property
     def now(self) -> datetime:
-        """The time of day that they go by."""
+        """The present time of day of the rollouts' clock."""
         return self._clock.now()
 
     @property
     def diversions(self) -> Sequence[Diversion]:
-        """The rollbacks that are in force and not on record yet."""
+        """The rollbacks that are in force but not recorded yet."""
         return self._diversions.current
 
     @property
     def server(self) -> str:
-        """This server's name among them."""
+        """This server's name among the servers."""
         return self._store.server
 
     @property
     def servers(self) -> Sequence[OtherServer]:
-        """The servers that share the state store, this one among them, as far as is known here."""
+        """The servers that share the state store, including this one, as far as known here."""
         return self._exchange.other_servers.servers
 
     def holds(self, model: str) -> Mapping[Version, Hold]:
-        """Returns the versions of a model that rollouts need in memory, and as what."""
+        """Returns the versions of a model that rollouts need in memory, and why."""
         return self._ownership.holds(model)
 
     async def run(self, *beside: Callable[[float], None]) -> None:
-        """Ticks for as long as the server runs.
+        """Runs ticks until it is cancelled.
 
         Args:
-            beside: Called every tick with the monotonic clock's time, before the rollouts are looked at.
+            beside: Functions called at every tick, before the rollouts, with the monotonic clock's time.
         """
         async with asyncio.TaskGroup() as group:
             group.create_task(self.rollbacks.run(), name="follow rollbacks")
@@ -169,7 +169,7 @@ class RolloutEngine:
                 try:
                     await self.tick()
                 except TurnoutError as error:
-                    self._log.error("rollouts could not be looked at", reason=error.message)
+                    self._log.error("rollouts could not be advanced", reason=error.message)
                 await asyncio.sleep(self._tick_seconds)
 
     async def tick(self) -> None:
@@ -181,10 +181,10 @@ class RolloutEngine:
                 await self._reconcile(_TICK_WAIT)
             except UnavailableError as error:
                 fresh = False
-                self._log.warning("rollouts go on from memory", reason=error.message)
+                self._log.warning("rollouts continue from memory", reason=error.message)
             await self._exchange.count(self._clock.monotonic())
             await self._exchange.report(_TICK_WAIT)
-            # What ended a rollback's rollout was in force before it was recorded: that has to be known here first.
+            # The policy that ended a rollback's rollout was in force before that was recorded: it must be known here.
             self._enforcement.undivert(
                 fresh=fresh and (not self._diversions.current or await self.rollbacks.followed())
             )
@@ -196,23 +196,23 @@ class RolloutEngine:
                 try:
                     if not await self._advance(active):
                         counted.append(active)
-                except TurnoutError as error:  # the others' verdicts must not wait for this one
-                    self._log.error("a rollout could not be looked at", model=model, reason=error.message)
-                except Exception as error:  # noqa: BLE001 - nor end with it: what is recorded may be damaged
-                    self._log.error("a rollout could not be looked at", model=model, exc_info=error)
+                except TurnoutError as error:  # other rollouts' verdicts must not depend on this one
+                    self._log.error("a rollout could not be advanced", model=model, reason=error.message)
+                except Exception as error:  # noqa: BLE001 - nor on damaged records
+                    self._log.error("a rollout could not be advanced", model=model, exc_info=error)
             for first in range(0, len(counted), _WRITTEN_AT_ONCE):
                 await self._save_counts(counted[first : first + _WRITTEN_AT_ONCE])
             advancing = [active for active in self._ownership.active if self._ownership.may_advance(active.rollout)]
             try:
                 self._outside.follow([(active.rollout, active.saved) for active in advancing])
-            except Exception as error:  # noqa: BLE001 - no rollback depends on what is asked outside
-                self._log.error("nobody outside could be asked", exc_info=error)
+            except Exception as error:  # noqa: BLE001 - rollbacks do not depend on external checks
+                self._log.error("external checks could not be started", exc_info=error)
         self.last_tick = self._clock.monotonic()
         self.tick_duration = self.last_tick - began
         await self._announce()
 
     async def wait(self, seconds: float) -> None:
-        """Returns after the next tick or command, or after `seconds`."""
+        """Waits for the next tick or command, at most `seconds`."""
         async with self._ticked:
             try:
                 await asyncio.wait_for(self._ticked.wait(), seconds)
@@ -220,28 +220,29 @@ class RolloutEngine:
                 return
 
     def refusals(self, model: str, candidate: Version) -> list[str]:
-        """Returns why a candidate cannot be rolled out. Raises as `LiveState.refusals`."""
+        """Returns why a candidate cannot be rolled out. Raises the errors of `LiveState.refusals`."""
         return self._serving.refusals(model, candidate)
 
     def baseline(self, model: str) -> Version | None:
-        """Returns the version that answers plain requests, canaries aside; None if no version does."""
+        """Returns the version that answers plain requests, apart from canaries; None if there is none."""
         return self._serving.baseline(model)
 
     def answers(self, model: str) -> RoutingTable:
-        """Returns who answers what of a model now, as far as this server knows.
+        """Returns the versions that answer each selector of a model now, as far as this server knows.
 
         Raises:
-            ModelNotFound: There is no such model.
+            ModelNotFound: The model does not exist.
         """
         return self._serving.answers(model, [r for r in self.running if r.model == model])
 
     async def start(self, model: str, candidate: Version, plan: Plan, actor: str, reason: str) -> Rollout:
-        """Begins a rollout.
+        """Starts a rollout.
 
         Raises:
             InvalidRequest: The plan names a probe that is not configured.
-            ModelNotFound, NotFoundError: There is no such model or version.
-            ChangeRefused: `refusals` says why, another rollout runs, or one of its versions was yanked in this moment.
+            ModelNotFound, NotFoundError: The model or version does not exist.
+            ChangeRefused: `refusals` gives a reason, another rollout is running, or one of the versions was just
+                yanked.
         """
         self._outside.check(plan)
         if why := self.refusals(model, candidate):
@@ -282,28 +283,28 @@ class RolloutEngine:
         attempt: int = 0,
         resume: bool = False,
     ) -> Rollout:
-        """Carries out an operator's decision on the model's rollout.
+        """Applies an operator's decision to the model's rollout.
 
         Args:
-            model: Its model.
-            decide: Makes the rollout's next state.
-            expected_epoch: That the operator looked at; None for whatever it is.
-            attempt: Which; 0 for the one that runs.
-            resume: The traffic as it is now is taken for granted.
+            model: Name of the model.
+            decide: Returns the rollout's next state.
+            expected_epoch: Epoch that the operator's decision was based on; None for any.
+            attempt: Number of the attempt; 0 for the one that is running.
+            resume: Whether to accept the present policy as the rollout's own.
 
         Raises:
-            NotFoundError: No such rollout of the model runs.
-            Conflict: The rollout has moved since.
-            ChangeRefused: It cannot be done now, or several run and none was named.
+            NotFoundError: The model has no such running rollout.
+            Conflict: The rollout has changed since the operator's decision.
+            ChangeRefused: The command is not possible now, or several rollouts are running and none was named.
         """
         loop = asyncio.get_running_loop()
-        until = loop.time() + _COMMAND_WAIT  # a driver writes at each tick, and the store may take as long as a tick
+        until = loop.time() + _COMMAND_WAIT  # a driver writes at each tick, and a write may take as long as a tick
         while True:
             async with self._lock:
                 try:
                     await self._reconcile(_COMMAND_WAIT, mine=model)
                 except UnavailableError:
-                    self._ownership.take(model)  # as it is known here: a rollback does not wait for the store
+                    self._ownership.take(model)  # in the state known here: a rollback does not wait for the store
                     if not self._ownership.of(model):
                         await self._reconcile(seconds_until(until), mine=model, patient=True)
                 active = self._ownership.named(model, attempt)
@@ -313,11 +314,11 @@ class RolloutEngine:
                 applied, _ = self._serving.in_force(model)
                 refuse_other_baseline(before, after, applied, self._serving.baseline(model))
                 if stopped_by_traffic(before) and not stopped_by_traffic(after):
-                    after = self._enforcement.routed(after)  # whoever has it go on takes what stopped it for granted
+                    after = self._enforcement.routed(after)  # resuming accepts the change that paused the rollout
                 try:
                     await self._decide(active, after, entries, until)
                     break
-                except Conflict:  # whoever drove it wrote a tick in between: that decides nothing
+                except Conflict:  # the driver wrote a tick in between, which is no decision
                     self._ownership.lose(before)
                     if loop.time() > until:
                         raise
@@ -326,11 +327,11 @@ class RolloutEngine:
         return active.rollout
 
     async def retry(self, last: Rollout, actor: str, reason: str, expected_epoch: int | None = None) -> Rollout:
-        """Begins another attempt with the candidate and the plan of the last one.
+        """Starts another attempt with the candidate and the plan of the last one.
 
         Raises:
-            ChangeRefused: The last one still runs, or as `start`.
-            Conflict: It has moved since the operator looked at it.
+            ChangeRefused: The last one is still running, or as in `start`.
+            Conflict: It has changed since the operator's decision.
         """
         refuse_stale(last.candidate, last.epoch, str(last.state), expected_epoch)
         if not last.state.final:
@@ -339,11 +340,12 @@ class RolloutEngine:
         return await self.start(last.model, last.candidate, last.plan, actor, why)
 
     async def operate(self, operation: Callable[[], ChangeResult], seconds: float = _COMMAND_WAIT) -> ChangeResult:
-        """Changes something in the state store while no tick runs here, and follows the change.
+        """Makes a change in the state store while no tick runs here, and applies it on this server.
 
         Args:
-            operation: A blocking change, as `turnout.rollout.changes.operations` has them.
-            seconds: To wait for the state store, at most. What has less than a command does not wait for earlier work.
+            operation: A blocking change, as in `turnout.rollout.changes.operations`.
+            seconds: Maximum time to wait for the state store, in seconds. If it is shorter than for a command, the
+                change is refused while earlier work is still running.
 
         Raises:
             TurnoutError: As `operation`.
@@ -365,17 +367,17 @@ class RolloutEngine:
         return done
 
     async def close(self) -> None:
-        """Tells the others that this server stops, and waits until everything that has to outlive it is saved."""
+        """Tells other servers that this one stops, and waits until everything that must survive it is saved."""
         with contextlib.suppress(UnavailableError):
             await self._exchange.leave(_TICK_WAIT)
         self.rollbacks.close()
         self._threads.shutdown()
 
     async def _reconcile(self, seconds: float, *, mine: str | None = None, patient: bool = False) -> None:
-        """Notes what the state store holds; takes over rollouts that nobody drives, and all of the model `mine`.
+        """Reads the state store, and takes over rollouts without a driver, and all rollouts of the model `mine`.
 
         Raises:
-            UnavailableError: The state store does not answer within so many seconds.
+            UnavailableError: The state store does not respond within `seconds`.
         """
         running = self._store.running(self._ownership.driver)
         self._take_up(*await self._reads.wait(running, seconds, patient=patient), mine)
@@ -392,7 +394,7 @@ class RolloutEngine:
             self._log.info("rollout taken up", model=rollout.model, attempt=rollout.attempt, state=str(rollout.state))
         self.rollbacks.take_up()
         needed = {(r.model, r.attempt, r.candidate, r.previous) for r in self._ownership.running}
-        if needed != self._needed:  # 40 ms for a hundred models
+        if needed != self._needed:  # since loading takes 40 ms for a hundred models
             self._needed = needed
             self._serving.load()
 
@@ -401,7 +403,7 @@ class RolloutEngine:
     ) -> None:
         """Records what somebody decided on a rollout by then, and puts it in force; void if it cannot be recorded.
 
-        A rollback alone is in force at once, and stays so while it cannot be recorded.
+        Only a rollback is in force at once, and stays in force while it cannot be recorded.
         """
         before, saved = active.rollout, active.saved
         active.rollout = after
@@ -412,7 +414,7 @@ class RolloutEngine:
         try:
             await self._writer.save(active, seconds_until(until), strict=not aborting)
         except StillRunning:
-            raise  # it may be recorded yet
+            raise  # it may still be recorded
         except TurnoutError:
             active.rollout, active.saved = before, saved
             del active.entries[len(active.entries) - len(entries) :]  # those before may have been recorded meanwhile
@@ -434,11 +436,11 @@ class RolloutEngine:
     async def _advance(self, active: ActiveRollout) -> bool:
         """Advances a rollout by one tick; returns False if nothing happened except counts.
 
-        What happened is recorded at once, and put in force; counts are left to `_save_counts`.
+        Anything else is recorded and applied at once; recording counts is left to `_save_counts`.
         """
         rollout = active.rollout
         if set_by_rollout(self._serving.in_force(rollout.model)[0]):
-            # What a rival brought is nobody else's change, whoever freezes it afterwards.
+            # A change by a concurrent rollout is not an operator's, even if an operator freezes the traffic afterwards.
             rollout = active.rollout = self._enforcement.routed(rollout)
         baseline = self._serving.baseline(rollout.model)
         if rollout.state is RolloutState.PENDING and baseline is not None:
@@ -459,7 +461,7 @@ class RolloutEngine:
         facts = self._serving.observe(active, seconds, collected, self._ownership.rivals(rollout.model))
         facts = replace(facts, analysis=self._outside.take(active.rollout))
         active.ticks += await self._threads.run(tick_records, active.rollout, collected, facts.shadow)
-        # Up to 50 ms where many keys are compared: in a thread, so that requests go on meanwhile.
+        # In a thread, so that requests continue: it takes up to 50 ms if many keys are compared.
         active.rollout, entries = await self._threads.run(machine.advance, active.rollout, facts)
         active.entries += entries
         self._enforcement.divert(active.rollout, self._clock.now())
@@ -475,11 +477,11 @@ class RolloutEngine:
         return True
 
     async def _save_counts(self, several: Sequence[ActiveRollout]) -> None:
-        """Records what was counted, and applies what the rollouts ask for."""
+        """Records counts, and applies what the rollouts require."""
         wait = max(_TICK_WAIT, min(_COUNTS_WAIT, self._tick_seconds / 2))
         try:
             lost = await self._writer.save_counts(several, wait)
-        except Exception as error:  # noqa: BLE001 - what is wrong with one of them must not keep the others
+        except Exception as error:  # noqa: BLE001 - an error of one rollout must not affect the others
             self._log.error("counts could not be recorded together", exc_info=error)
             lost = [active for active in several if not await self._saved(active)]
         for active in several:
@@ -490,7 +492,7 @@ class RolloutEngine:
         self._enforcement.undivert(fresh=False)
 
     async def _saved(self, active: ActiveRollout) -> bool:
-        """Records a rollout by itself; returns False if another server wrote it meanwhile."""
+        """Records a single rollout; returns False if another server wrote it in the meantime."""
         try:
             await self._writer.save(active, _TICK_WAIT)
         except Conflict:

@@ -1,4 +1,4 @@
-"""Which rollouts run, and which of them this server drives: by leases in the state store. Does no I/O."""
+"""Tracks the running rollouts, and which of them this server drives, by leases in the state store. No I/O."""
 
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -21,11 +21,11 @@ Key = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Reconciled:
-    """What changed when the state store was followed.
+    """The result of reading the state store.
 
     Attributes:
         taken_up: Rollouts that this server drives from now on.
-        unreadable: Rollouts that this release newly found that it cannot read.
+        unreadable: Unreadable rollouts that were not known before.
     """
 
     taken_up: Sequence[Rollout] = ()
@@ -33,18 +33,18 @@ class Reconciled:
 
 
 class Ownership:
-    """The rollouts that have not ended. Used on the event loop only.
+    """The rollouts that have not ended. Used only on the event loop.
 
     Attributes:
-        driver: This server's name in leases; another at every start.
+        driver: This server's name in leases, which differs at every start.
     """
 
     def __init__(self, lease_seconds: float, server: Callable[[], str]) -> None:
-        """Knows of no rollout before `reconcile`.
+        """Creates the object. No rollout is known before `reconcile`.
 
         Args:
-            lease_seconds: For which nobody else may drive what one drives.
-            server: Returns this server's name among those that count.
+            lease_seconds: Duration of a lease, during which no other server may drive a rollout, in seconds.
+            server: Returns this server's name in counts.
         """
         self._server = server
         self._lease_seconds = lease_seconds
@@ -56,22 +56,22 @@ class Ownership:
 
     @property
     def active(self) -> Sequence[ActiveRollout]:
-        """The rollouts that this server drives, in the order of model and attempt."""
+        """The rollouts that this server drives, ordered by model and attempt."""
         return [active for _, active in sorted(self._active.items())]
 
     @property
     def unreadable(self) -> Sequence[UnreadableRollout]:
-        """The rollouts that this release cannot read; this server drives none of them."""
+        """The rollouts that this release cannot read. This server drives none of them."""
         return list(self._unreadable.values())
 
     @property
     def running(self) -> Sequence[Rollout]:
-        """The rollouts, whoever drives them, in the order of model and attempt."""
+        """All rollouts, including those that other servers drive, ordered by model and attempt."""
         every = (*(a.rollout for a in self._active.values()), *(f.rollout for f in self._foreign.values()))
         return sorted((r for r in every if not r.state.final), key=lambda r: (r.model, r.attempt))
 
     def holds(self, model: str) -> Mapping[Version, Hold]:
-        """Returns the versions that rollouts need in memory, and as what."""
+        """Returns the versions that rollouts need in memory, and why."""
         found: dict[Version, Hold] = {}
         for rollout in self.running:
             if rollout.model == model:
@@ -83,7 +83,7 @@ class Ownership:
         return [active for (name, _), active in sorted(self._active.items()) if name == model]
 
     def of_model(self, model: str) -> Sequence[Rollout]:
-        """Returns the rollouts of a model that run, whoever drives them."""
+        """Returns all running rollouts of a model, including those that other servers drive."""
         return [rollout for rollout in self.running if rollout.model == model]
 
     def find(self, model: str, attempt: int) -> ActiveRollout | None:
@@ -92,15 +92,15 @@ class Ownership:
 
     @property
     def foreign(self) -> Sequence[ActiveRollout]:
-        """The rollouts that other servers drive, in the order of model and attempt; they are counted for here too."""
+        """The rollouts that other servers drive, ordered by model and attempt. This server counts for them too."""
         return [active for _, active in sorted(self._foreign.items())]
 
     def take(self, model: str, attempt: int = 0) -> None:
-        """Takes over rollouts that another server drives; that server finds out at its next write.
+        """Takes over rollouts from other servers, which notice it at their next write.
 
         Args:
-            model: Their model.
-            attempt: Which; 0 for each.
+            model: Name of the model.
+            attempt: Number of the attempt; 0 for all.
         """
         for key in [key for key in self._foreign if key[0] == model and attempt in (0, key[1])]:
             taken = self._active[key] = self._foreign.pop(key)
@@ -108,31 +108,31 @@ class Ownership:
                 taken.rollout, taken.unread = rollout, None
 
     def add(self, active: ActiveRollout) -> None:
-        """Drives a rollout from now on."""
+        """Starts to drive a rollout."""
         self._active[active.rollout.model, active.rollout.attempt] = active
 
     def lose(self, rollout: Rollout) -> None:
-        """Stops driving a rollout that another server drives now; counts made here are sent to that server."""
+        """Stops driving a rollout that another server drives now. Counts made here are sent to that server."""
         key = rollout.model, rollout.attempt
         if (active := self._active.pop(key, None)) is not None:
             active.lost(self._server())
             self._foreign[key] = active
 
     def drop(self, rollout: Rollout) -> None:
-        """Stops driving a rollout, and counting for it."""
+        """Stops driving a rollout and counting for it."""
         self._drop((rollout.model, rollout.attempt))
 
     def named(self, model: str, attempt: int) -> ActiveRollout:
-        """Returns a rollout that is driven here.
+        """Returns a rollout that this server drives.
 
         Args:
-            model: Its model.
-            attempt: Which; 0 for the one that goes on.
+            model: Name of the model.
+            attempt: Number of the attempt; 0 for the one that is not queued.
 
         Raises:
-            NotFoundError: No such rollout runs.
-            ChangeRefused: Several go on, and none was named.
-            Unsupported: It cannot be read; the message names the way out.
+            NotFoundError: No such rollout is running.
+            ChangeRefused: Several rollouts are running, and none was named.
+            Unsupported: It cannot be read; the message says how to resolve it.
         """
         keys = [key for key in sorted(self._active) if key[0] == model and attempt in (0, key[1])]
         going = [key for key in keys if self._may_advance(key)] if not attempt else keys
@@ -147,27 +147,27 @@ class Ownership:
         return self._active[going[0]]
 
     def may_advance(self, rollout: Rollout) -> bool:
-        """Tells whether a rollout runs and may go on: one that is queued waits for those that came before it."""
+        """Returns whether a rollout is driven here and may progress. One that is queued waits for earlier ones."""
         key = rollout.model, rollout.attempt
         return key in self._active and self._may_advance(key)
 
     @property
     def counted(self) -> Sequence[ActiveRollout]:
-        """The rollouts that requests are counted for here: those that go on, whoever drives them."""
+        """The rollouts that requests are counted for here: all that are not queued, also those of other servers."""
         every = {**self._active, **self._foreign}
         return [active for key, active in sorted(every.items()) if self._may_advance(key)]
 
     def rivals(self, model: str) -> int:
-        """Returns how many rollouts of a model go on."""
+        """Returns the number of rollouts of a model that are not queued."""
         return sum(key[0] == model and self._may_advance(key) for key in (*self._active, *self._foreign))
 
     def reconcile(self, records: Sequence[RolloutRecord], now: Instant, *, mine: str | None = None) -> Reconciled:
-        """Notes what the state store holds; takes over rollouts that nobody drives.
+        """Updates the rollouts from the state store, and takes over those without a driver.
 
         Args:
             records: The rollouts that have not ended.
-            now: The time, by the state store's clock.
-            mine: Take up this model's whoever drives them; who did finds out at its next write.
+            now: The present time, by the state store's clock.
+            mine: Model whose rollouts are taken over from other drivers, which notice it at their next write.
         """
         known, foreign = self._unreadable, self._foreign
         self._foreign, self._unreadable = {}, {}
@@ -223,10 +223,10 @@ class Ownership:
         return not any(model == key[0] and attempt < key[1] for model, attempt in others)
 
     def _lapsed(self, key: Key, record: RolloutRecord, now: Instant) -> bool:
-        """Tells whether no server drives a rollout any more.
+        """Returns whether no server drives a rollout any more.
 
-        Its lease is over by the state store's clock; or, since that may jump, nothing was written for as long as a
-        lease lasts by this server's own.
+        This is so if its lease has expired by the state store's clock or, since that clock may jump, if nothing was
+        written for the duration of a lease by this server's own clock.
         """
         number, since = self._last_writes.get(key, (0, now.monotonic))
         if number != record.number:
@@ -236,8 +236,8 @@ class Ownership:
 
 
 def _only_counted(known: ActiveRollout, record: RolloutRecord) -> bool:
-    """Tells whether nothing happened to a rollout since it was read except counts: its epoch is the same.
+    """Returns whether only counts have changed since a rollout was read, which leaves its epoch the same.
 
-    To read one with its evidence takes 10 to 30 ms, and who does not drive it needs none of that.
+    Reading a rollout with its evidence takes 10 to 30 ms, which is unnecessary on servers that do not drive it.
     """
     return record.document.get("epoch") == known.rollout.epoch and record.state == known.rollout.state

@@ -1,4 +1,4 @@
-"""The servers that share the state store, as this one knows them, and the store's time."""
+"""What this server knows about the servers that share the state store, and about the store's time."""
 
 import contextlib
 import json
@@ -13,27 +13,28 @@ from turnout.state.servers import CountRecord, ServersSnapshot
 
 _ALIVE_TICKS, _ALIVE_SECONDS = 4, 2.0
 _LATE_TICKS, _LATE_SECONDS = 6, 60.0
-"""What a server counted counts for so long: a request may take 10 s to settle, and a locked store as long again."""
+"""How long a server's counts are accepted: a request may take 10 s to settle, and a locked store as long again."""
 
 
 def alive_seconds(tick_seconds: float) -> float:
-    """Returns for how many seconds a server counts as alive after it reported."""
+    """Returns the number of seconds for which a server counts as alive after its last report."""
     return max(_ALIVE_TICKS * tick_seconds, _ALIVE_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
 class OtherServer:
-    """A server, as it reported itself last.
+    """The last report of a server.
 
     Attributes:
-        started: When it reported first, by the state store's clock.
-        silent_s: Seconds since it reported last.
-        alive: It has reported within `alive_seconds`.
-        versions: By model, the versions that it can answer with.
-        epochs: By model, that of the policy in force there.
-        diverted: By model, the version that answers in place of the policy there.
-        behind: By model, how many epochs it is behind the latest that any server has; those at the latest left out.
-        about: What else it said.
+        name: Name of the server.
+        started: When it first reported, by the state store's clock.
+        silent_s: Seconds since its last report.
+        alive: Whether it has reported within `alive_seconds`.
+        versions: Versions that are ready, by model.
+        epochs: Epoch of the policy in force, by model.
+        diverted: Version that answers in place of the policy, by model.
+        behind: Number of epochs behind the latest of any server, by model; models that are up to date are left out.
+        about: The whole report.
     """
 
     name: str
@@ -48,13 +49,13 @@ class OtherServer:
 
 
 class OtherServers:
-    """The latest reports of the other servers. Used on the event loop only."""
+    """The latest reports of the servers. Used only on the event loop."""
 
     def __init__(self, tick_seconds: float) -> None:
-        """Knows nobody before `update`.
+        """Creates the object. No server is known before `update`.
 
         Args:
-            tick_seconds: Seconds of a tick.
+            tick_seconds: Interval between two ticks in seconds.
         """
         self._tick_seconds = tick_seconds
         self._offset = 0.0
@@ -64,15 +65,15 @@ class OtherServers:
 
     @property
     def alive_seconds(self) -> float:
-        """For how long a server counts as alive after it reported."""
+        """Seconds for which a server counts as alive after its last report."""
         return alive_seconds(self._tick_seconds)
 
     def update(self, servers_snapshot: ServersSnapshot, now: float) -> None:
-        """Notes what servers said.
+        """Updates the reports.
 
         Args:
-            servers_snapshot: That, and the store's time.
-            now: By this server's monotonic clock.
+            servers_snapshot: The reports, and the store's time.
+            now: Present time of this server's monotonic clock.
         """
         self._meeting = servers_snapshot
         self._counts = {}
@@ -82,15 +83,15 @@ class OtherServers:
         self._known = True
 
     def tick(self, now: float) -> int:
-        """Returns the number of the present tick: the store's time divided by the seconds of a tick."""
+        """Returns the number of the present tick: the store's time divided by the length of a tick."""
         return int((now + self._offset) / self._tick_seconds) if self._known else 0
 
     def oldest(self, now: float) -> int:
-        """Returns the number of the oldest tick that still counts."""
+        """Returns the number of the oldest tick whose counts are accepted."""
         return self.tick(now) - max(_LATE_TICKS, int(_LATE_SECONDS / self._tick_seconds))
 
     def reported_counts(self, rollout: Rollout) -> Sequence[CountRecord]:
-        """Returns what servers told of a rollout that this one drives and nobody has taken, unread."""
+        """Returns other servers' unused counts of a rollout that this server drives, not parsed."""
         return self._counts.get((rollout.model, rollout.attempt), ())
 
     @property
@@ -123,9 +124,9 @@ def _mapping(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def read_parts(records: Sequence[CountRecord]) -> list[ServerTick]:
-    """Returns what servers counted; what cannot be read is left out."""
+    """Parses the counts of servers. Records that cannot be parsed are left out."""
     found = []
     for record in records:
-        with contextlib.suppress(ValueError):  # a later release wrote it; a driver of that release takes it
+        with contextlib.suppress(ValueError):  # written by a later release; a driver of that release uses it
             found.append(ServerTick.from_json(record.tick, record.server, json.loads(record.text)))
     return found

@@ -1,4 +1,4 @@
-"""Who else changes the traffic: who set the policy, and which rollouts conflict. Does no I/O."""
+"""Determines who set the policy in force, and which rollouts conflict with it. No I/O."""
 
 import json
 
@@ -18,20 +18,20 @@ def policy_text(policy: Policy | None) -> str:
 
 
 def set_by_rollout(applied: AppliedPolicy | None) -> bool:
-    """Tells whether a rollout, and nobody else, set the policy."""
+    """Returns whether a rollout set the policy."""
     return applied is not None and is_rollout(applied.actor)
 
 
 def set_by_others(rollout: Rollout, applied: AppliedPolicy | None) -> str:
-    """Returns who else set the policy in force since the rollout did; "" if nobody did."""
+    """Returns who else has set the policy in force since the rollout did; "" if no one has."""
     policy = applied.state.policy if applied is not None else None
     if applied is None or policy_text(policy) == rollout.routed or set_by_rollout(applied):
         return ""
-    return f"epoch {applied.epoch}, by {applied.actor or 'nobody named'}: {applied.reason or applied.action}"
+    return f"epoch {applied.epoch}, by {applied.actor or 'an unnamed caller'}: {applied.reason or applied.action}"
 
 
 def newer_baseline(rollout: Rollout, applied: AppliedPolicy | None) -> Version | None:
-    """Returns the baseline that another rollout brought since this one began; None if none did."""
+    """Returns the baseline that another rollout has set since this one began; None if there is none."""
     policy = applied.state.policy if applied is not None else None
     if applied is None or policy is None or policy.baseline in (rollout.previous, rollout.candidate):
         return None
@@ -39,20 +39,20 @@ def newer_baseline(rollout: Rollout, applied: AppliedPolicy | None) -> Version |
 
 
 def stopped_by_traffic(rollout: Rollout) -> bool:
-    """Tells whether somebody else's change of the traffic pauses a rollout."""
+    """Returns whether a rollout is paused because someone else changed the traffic."""
     return any(pause.kind == "traffic" for pause in rollout.pauses)
 
 
 def refuse_other_baseline(
     before: Rollout, after: Rollout, applied: AppliedPolicy | None, baseline: Version | None
 ) -> None:
-    """Refuses to let a rollout go on if somebody has made another version the baseline meanwhile.
+    """Raises if a rollout would continue although another version has been made the baseline.
 
-    To go on would undo that silently, and compare with a version that has no traffic.
+    Continuing would silently undo that, and would compare with a version that has no traffic.
 
     Args:
-        before: As it stands.
-        after: As it would go on.
+        before: The rollout in its present state.
+        after: The rollout in the state in which it would continue.
         applied: The policy in force.
         baseline: The version that answers the empty selector now.
 
@@ -70,10 +70,10 @@ def refuse_other_baseline(
 
 
 def refuse_newer(running: Rollout, plan: Plan, candidate: Version) -> None:
-    """Refuses to begin a rollout beside one that runs, unless its plan says what becomes of that.
+    """Raises if a rollout cannot start because another is running, and its plan does not say what to do about that.
 
     Raises:
-        ChangeRefused: It is in the way.
+        ChangeRefused: The running rollout prevents it.
     """
     if plan.on_newer == "refuse" or (plan.on_newer == "beside" and running.candidate == candidate):
         raise ChangeRefused(

@@ -1,7 +1,6 @@
-"""What the engine needs of the rest of the server: what serves models, which it observes
-and changes, and the store that it records in.
+"""The ports of the engine: `LiveState`, which serves and routes, and `RolloutStore`, which records rollouts.
 
-The engine imports neither the catalog nor the state store's engine; `turnout.app` hands both in.
+The engine does not import the catalog or the state store's engine; `turnout.app` provides implementations.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -32,13 +31,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class TrafficChange:
-    """What a rollout has put in force, in one transaction.
+    """A change of the traffic by a rollout, in one transaction.
 
     Attributes:
         policy: The whole policy.
-        change: Who, why, and the epoch that it follows.
-        attempt, number: The rollout, and its write that this follows from; it must not have been written since.
-        statuses: Versions that are released with it, or are candidates again.
+        change: Who makes it, why, and the epoch that it follows.
+        attempt, number: The rollout, and the number of its write that the change is based on, which must be the last.
+        statuses: Versions to release, or to make candidates again, in the same transaction.
     """
 
     policy: Policy
@@ -49,157 +48,157 @@ class TrafficChange:
 
 
 class LiveState(Protocol):
-    """What is served and routed on this server. Used on the event loop only."""
+    """What this server serves and routes. Used only on the event loop."""
 
     def count(self, active: ActiveRollout, seconds: float, now: float) -> Sequence[ClosedTick]:
-        """Ends a rollout's tick on this server, begins the next, and returns those that are closed by now.
+        """Ends a rollout's tick on this server, begins the next, and returns the ticks that are closed by now.
 
         Args:
-            active: The rollout, whoever drives it.
-            seconds: That this tick stands for.
-            now: By the monotonic clock, seconds.
+            active: The rollout, driven here or elsewhere.
+            seconds: Active seconds of the tick that ends.
+            now: Present time of the monotonic clock in seconds.
         """
         ...
 
     def observe(self, active: ActiveRollout, seconds: float, collected: CollectedTicks, rivals: int) -> Facts:
-        """Returns what is so now.
+        """Returns the present facts about a rollout.
 
         Args:
             active: The rollout.
-            seconds: That this tick stands for.
-            collected: What all servers counted.
-            rivals: Rollouts of its model that go on, itself among them.
+            seconds: Active seconds of this tick.
+            collected: Counts of all servers.
+            rivals: Number of rollouts of its model that are not queued, including this one.
         """
         ...
 
     def describe(self) -> Mapping[str, Any]:
-        """Returns what this server tells others of itself, as JSON values: versions in service, epochs, revision."""
+        """Returns this server's report about itself, as JSON values: versions that are ready, epochs, diversions."""
         ...
 
     async def apply(self, model: str, change: TrafficChange) -> None:
-        """Puts a policy in force, and statuses with it.
+        """Puts a policy into force, with its release statuses.
 
         Raises:
             Conflict: Another change came first.
-            ChangeRefused, InvalidRequest, VersionNotFound: It cannot be in force now.
-            UnavailableError: The state store does not answer.
+            ChangeRefused, InvalidRequest, VersionNotFound: It cannot be put into force now.
+            UnavailableError: The state store does not respond.
         """
         ...
 
     async def redraw_twin(self, model: str, change: ChangeOrigin) -> None:
-        """Gives the twin slots that carry about as much keyed traffic as the canary's, if there are any.
+        """Gives the twin slots that carry about as much keyed traffic as the canary's, if such slots exist.
 
-        Raises: As `apply`.
+        Raises the errors of `apply`.
         """
         ...
 
     async def follow(self, *, traffic: bool = True) -> None:
-        """Puts in force what was recorded about releases, and about policies unless told otherwise.
+        """Applies recorded releases and, if `traffic`, recorded policies.
 
         Raises:
-            UnavailableError: The state store does not answer.
+            UnavailableError: The state store does not respond.
         """
         ...
 
     def load(self) -> None:
-        """Has versions loaded that rollouts newly need."""
+        """Starts to load the versions that rollouts newly need."""
         ...
 
     def divert(self, model: str, to: Version, withdrawn: Collection[Version]) -> None:
-        """Makes `to` answer in place of the policy, and `withdrawn` count as not released; in memory only."""
+        """Makes `to` answer in place of the policy, and `withdrawn` count as not released; only in memory."""
         ...
 
     def undivert(self, model: str) -> None:
-        """Lets the policy decide again."""
+        """Ends a diversion, so that the policy decides again."""
         ...
 
     def in_force(self, model: str) -> tuple[AppliedPolicy | None, Policy | None]:
-        """Returns what is in force for a model, and its policy."""
+        """Returns the applied policy of a model, and the policy in it; None each if there is none."""
         ...
 
     def baseline(self, model: str, without: Collection[Version] = ()) -> Version | None:
-        """Returns the version that answers the empty selector now; None if no version does.
+        """Returns the version that answers the empty selector now; None if there is none.
 
         Args:
-            model: The model.
+            model: Name of the model.
             without: Versions that count as not released.
         """
         ...
 
     def is_ready(self, model: str, version: Version) -> bool:
-        """Tells whether a version can answer."""
+        """Returns whether a version can answer."""
         ...
 
     def is_released(self, model: str, version: Version) -> bool:
-        """Tells whether a version is released."""
+        """Returns whether a version is released."""
         ...
 
     def load_failure(self, model: str, version: Version) -> str:
-        """Returns why a version could not be loaded, as a sentence; "" if it may still be."""
+        """Returns why a version could not be loaded, as a sentence; "" if it has not failed."""
         ...
 
     def signatures(self, model: str) -> Mapping[Version, Signature]:
         """Returns the signatures of a model's versions.
 
         Raises:
-            ModelNotFound: There is no such model.
+            ModelNotFound: The model does not exist.
         """
         ...
 
     def refusals(self, model: str, candidate: Version) -> list[str]:
-        """Returns why a candidate cannot be rolled out, in sentences, whatever else runs.
+        """Returns the reasons why a candidate cannot be rolled out, as sentences, regardless of other rollouts.
 
         Raises:
-            ModelNotFound, NotFoundError: There is no such model, or version.
+            ModelNotFound, NotFoundError: The model or version does not exist.
         """
         ...
 
     def model_snapshot(self, model: str, running: Sequence[Rollout]) -> ModelSnapshot:
-        """Returns a model as far as this server knows, without asking the state store.
+        """Returns the state of a model as far as this server knows, without reading the state store.
 
         Raises:
-            ModelNotFound: There is no such model.
+            ModelNotFound: The model does not exist.
         """
         ...
 
     def answers(self, model: str, running: Sequence[Rollout]) -> RoutingTable:
-        """Returns who answers what of a model now, with the canaries that the rollouts `running` send.
+        """Returns the versions that answer each selector of a model now, with the canaries of the rollouts `running`.
 
         Raises:
-            ModelNotFound: There is no such model.
+            ModelNotFound: The model does not exist.
         """
         ...
 
 
 class ExternalChecks(Protocol):
-    """What rollouts ask outside of the server. Nothing here waits; used on the event loop only."""
+    """External checks of rollouts. No method waits. Used only on the event loop."""
 
     def check(self, plan: Plan) -> None:
-        """Refuses a plan that names a probe that is not configured.
+        """Raises if a plan names a probe that is not configured.
 
         Raises:
-            InvalidRequest: It does.
+            InvalidRequest: The plan names an unknown probe.
         """
         ...
 
     def take(self, rollout: Rollout) -> Analysis:
-        """Returns what was answered about a rollout since this was called last."""
+        """Returns the answers about a rollout since the last call."""
         ...
 
     def follow(self, rollouts: Sequence[tuple[Rollout, bool]]) -> None:
-        """Begins the measurements that are due, and ends those of rollouts that are no longer driven here.
+        """Starts the measurements that are due, and cancels those of rollouts that are no longer driven here.
 
         Args:
-            rollouts: Those that this server drives, each with whether it is on record as it stands.
+            rollouts: The rollouts that this server drives, each with whether its present state is recorded.
         """
         ...
 
 
 class RolloutStore(Protocol):
-    """Where rollouts are recorded and servers meet. Every method raises UnavailableError without an answer.
+    """Records rollouts and exchanges counts. Every method raises UnavailableError if the store does not respond.
 
     Attributes:
-        server: This server's name; another server never has it at the same time.
+        server: This server's name, which no other server has at the same time.
     """
 
     @property
@@ -208,28 +207,28 @@ class RolloutStore(Protocol):
         ...
 
     async def running(self, driver: str) -> tuple[Sequence[RolloutRecord], ServersSnapshot]:
-        """Returns the rollouts that have not ended, and what servers said.
+        """Returns the rollouts that have not ended, and the servers' reports.
 
         Args:
-            driver: Who asks, by its name in leases: it gets what was counted for the rollouts that it drives.
+            driver: This server's name in leases. The counts of the rollouts that it drives are included.
         """
         ...
 
     async def report(self, document: Mapping[str, Any], counts: Sequence[CountRecord], alive_seconds: float) -> bool:
-        """Tells the others that this server is alive, and what it counted.
+        """Reports that this server is alive, and its counts.
 
         Args:
-            document: What it says of itself.
-            counts: What it counted.
-            alive_seconds: For how long a server counts as alive after it said so.
+            document: This server's report about itself.
+            counts: This server's counts.
+            alive_seconds: How long a server counts as alive after its last report.
 
         Returns:
-            False if another server has this one's name, and nothing was written.
+            False if another server has this one's name, in which case nothing is written.
         """
         ...
 
     async def leave(self) -> None:
-        """Tells the others that this server stops."""
+        """Tells the other servers that this one stops."""
         ...
 
     async def aborting(self) -> Sequence[RolloutRecord]:
@@ -237,40 +236,40 @@ class RolloutStore(Protocol):
         ...
 
     async def of(self, model: str) -> Sequence[RolloutRecord]:
-        """Returns the latest rollouts of a model, the newest first."""
+        """Returns the latest rollouts of a model, newest first."""
         ...
 
     async def write(self, model: str, wanted: RolloutWrite, *, actor: str, reason: str) -> RolloutRecord:
         """Writes a rollout, its ticks and events, in one transaction.
 
         Raises:
-            Conflict: Another server wrote it meanwhile.
+            Conflict: Another server wrote it in the meantime.
             ChangeRefused: A version that it needs is yanked.
         """
         ...
 
     async def write_counts(self, several: Sequence[tuple[str, RolloutWrite]]) -> Sequence[RolloutRecord | None]:
-        """Writes rollouts of these models to which nothing happened except counts, in one transaction.
+        """Writes several rollouts for which nothing changed except counts, in one transaction.
 
         Returns:
-            Each as it stands; None for one that another server wrote meanwhile, and that stays as it is.
+            The new record of each; None for a rollout that was not changed, since another server wrote it meanwhile.
         """
         ...
 
     async def withdraw(
         self, model: str, version: Version, *, actor: str, reason: str, rollout: tuple[int, int]
     ) -> None:
-        """Takes a release back.
+        """Withdraws a release.
 
         Args:
-            model: The version's model.
-            version: Which.
-            actor: Who asks.
+            model: Name of the model.
+            version: The version.
+            actor: Who makes the change.
             reason: Why.
-            rollout: Attempt and number of the rollout that asks; it must not have been written since.
+            rollout: Attempt and number of the rollout that makes the change; it must not have been written since.
 
         Raises:
-            Conflict: Another server wrote the rollout meanwhile.
+            Conflict: Another server wrote the rollout in the meantime.
         """
         ...
 

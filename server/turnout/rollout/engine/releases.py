@@ -1,4 +1,4 @@
-"""Releases, withdrawals and rollbacks by hand, on a running server: recorded while no tick runs, then followed."""
+"""Releases, withdrawals and rollbacks by hand on a running server. They are recorded while no tick runs."""
 
 import asyncio
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ from turnout.routing.default_answers import RoutingTable
 from turnout.state.release_status import ReleaseStatus
 
 _ROLLBACK_WAIT = 1.0
-"""Seconds that a rollback by hand waits for the state store; then it is in force before it is on record."""
+"""Seconds that a rollback by hand waits for the state store. After that, it is in force before it is recorded."""
 
 
 class Releases:
-    """What operators change about who answers. Used on the event loop only."""
+    """Changes by operators of which versions answer. Used only on the event loop."""
 
     def __init__(
         self, engine: RolloutEngine, operations: Operations, serving: LiveState, log: FilteringBoundLogger
@@ -33,7 +33,7 @@ class Releases:
         self._recording: asyncio.Future[None] | None = None
 
     def answers(self, model: str) -> RoutingTable:
-        """Returns who answers what of a model now. Raises as `RolloutEngine.answers`."""
+        """Returns the versions that answer each selector of a model now. Raises as `RolloutEngine.answers`."""
         return self._engine.answers(model)
 
     async def rollback(
@@ -46,21 +46,22 @@ class Releases:
         *,
         keep_released: bool = False,
     ) -> ChangeResult:
-        """Gives all of a model's traffic back to a version that had it before, and ends its rollouts.
+        """Moves all of a model's traffic back to an earlier version, and ends its rollouts.
 
         Args:
-            model: Its model.
-            to: The version; None for what a rollout goes back to, or the nearest that answered before.
-            actor: Who asks.
+            model: Name of the model.
+            to: The version; None for the one that a rollout goes back to, or the nearest that answered before.
+            actor: Who makes the change.
             reason: Why.
-            expected_epoch: That the operator looked at: of the one rollout that runs, or else of the traffic.
-            keep_released: What is gone back from stays released.
+            expected_epoch: Epoch that the operator's decision was based on: of the running rollout, or otherwise of the
+                policy.
+            keep_released: Whether the versions that are rolled back stay released.
 
         Raises:
-            ModelNotFound: There is no such model.
-            ChangeRefused: There is nothing to go back to, or it is not ready.
-            Conflict: It has moved since the operator looked at it.
-            UnavailableError: The state store does not answer.
+            ModelNotFound: The model does not exist.
+            ChangeRefused: There is no version to go back to, or it is not ready.
+            Conflict: The rollout or policy has changed since the operator's decision.
+            UnavailableError: The state store does not respond.
         """
         why = reason or "rolled back by hand"
         try:
@@ -94,7 +95,7 @@ class Releases:
         )  # fmt: skip
 
     def record_diversions(self, _: float) -> None:
-        """Tries again to record rollbacks by hand that are in force and not on record; called every tick."""
+        """Tries again to record rollbacks by hand that are in force but not recorded. Called at every tick."""
         pending = [one for one in self._engine.rollbacks.current if not one.attempt and one.recorded is None]
         if pending and (self._recording is None or self._recording.done()):
             self._recording = asyncio.ensure_future(self._record(pending))
@@ -119,7 +120,7 @@ class Releases:
     def _divert(
         self, model: str, to: Version | None, actor: str, reason: str, error: UnavailableError, *, keep_released: bool
     ) -> ChangeResult:
-        """Applies a rollback in memory because the state store does not answer, and says so."""
+        """Applies a rollback in memory because the state store does not respond, with a result that says so."""
         snapshot = self._serving.model_snapshot(model, [r for r in self._engine.running if r.model == model])
         outcome = rollback(snapshot, to, b"", keep_released=keep_released, actor=actor, reason=reason)
         target = snapshot.after(outcome).answering
@@ -145,7 +146,7 @@ class Releases:
         )  # fmt: skip
 
     async def withdraw(self, model: str, version: Version, actor: str, reason: str) -> ChangeResult:
-        """Takes a release back. Raises as `Operations.withdraw`."""
+        """Withdraws a release. Raises as `Operations.withdraw`."""
         return await self._engine.operate(lambda: self._operations.withdraw(model, version, actor=actor, reason=reason))
 
     async def discard(self, model: str, attempt: int, actor: str, reason: str) -> ChangeResult:

@@ -1,4 +1,4 @@
-"""Rollbacks that hold on this server before they are on record, or before the driver has applied them."""
+"""Rollbacks that are in effect on this server before they are recorded, or before the driver has applied them."""
 
 import asyncio
 from collections.abc import Sequence
@@ -15,14 +15,14 @@ from turnout.rollout.machine.attempt import Rollout, RolloutState
 from turnout.rollout.machine.records import read_record
 
 _FOLLOW_SECONDS = 0.5
-"""Between two looks for rollbacks of other servers."""
+"""Interval in seconds at which rollbacks of other servers are looked for."""
 
 _STORE_WAIT = 0.5
-"""Seconds that they wait for the state store, which takes milliseconds."""
+"""Seconds to wait for the state store, which normally takes milliseconds."""
 
 
 class Rollbacks:
-    """Rollbacks in force here and not on record, or on record and not in force here. On the event loop only."""
+    """Rollbacks that are in force here but not recorded, or the other way round. Used only on the event loop."""
 
     def __init__(
         self,
@@ -44,46 +44,46 @@ class Rollbacks:
 
     @property
     def current(self) -> Sequence[Diversion]:
-        """Those that are in force and not on record yet, as far as is known here."""
+        """The rollbacks that are in force but not recorded yet, as far as known here."""
         return self._diversions.current
 
     def begin(self, diversion: Diversion) -> None:
-        """Applies a rollback by hand at once, before it is on record."""
+        """Applies a rollback by hand at once, before it is recorded."""
         self._diversions.begin(diversion)
 
     async def drop(self, model: str) -> None:
-        """Has a model's policy hold again, as it is recorded by now: a rollback by hand will not be on record."""
+        """Drops a rollback by hand that will not be recorded. The model's recorded policy is in effect again."""
         if await self.followed():
             self._diversions.end(model)
 
     async def note(self) -> None:
-        """Notes which rollouts are being rolled back by now, whoever drives them; called when the store has changed.
+        """Reads which rollouts are being rolled back, here or elsewhere. Called when the store has changed.
 
         Raises:
-            UnavailableError: The state store does not answer.
+            UnavailableError: The state store does not respond.
         """
         found = map(read_record, await self._store.aborting())
         self._going_back = [one for one in found if isinstance(one, Rollout)]
 
     async def run(self) -> None:
-        """Follows the rollbacks of other servers, for as long as the server runs."""
+        """Follows the rollbacks of other servers. Runs until it is cancelled."""
         while True:
             await asyncio.sleep(_FOLLOW_SECONDS)
             await self.follow()
             for rollout in self._going_back:
-                # Most have ended by now. If not, the server that rolled it back may have died in between.
+                # Most have ended by now. If not, the server that decided the rollback may have died in between.
                 self._enforcement.divert(rollout, self._clock.now())
             self._going_back = ()
 
     async def follow(self) -> None:
         """Applies rollbacks that another server, or this one before a restart, could not record."""
         recorded = await self._diversions.follow(self._enforcement.overruled, self._enforcement.heard)
-        if recorded and await self.followed():  # until what was recorded is known here, the rollback holds
+        if recorded and await self.followed():  # the diversion stays until the recorded change is known here
             for diversion in recorded:
                 self._enforcement.end(diversion)
 
     async def followed(self) -> bool:
-        """Puts in force what is recorded; returns False if the state store does not answer."""
+        """Applies the recorded state; returns False if the state store does not respond."""
         try:
             await self._store_timeout.wait(self._serving.follow(), _STORE_WAIT)
         except (TurnoutError, OSError):
@@ -91,7 +91,7 @@ class Rollbacks:
         return True
 
     def take_up(self) -> None:
-        """Goes on with rollbacks of rollouts that were decided before a restart, or by another server."""
+        """Continues rollbacks of rollouts that were decided before a restart, or by another server."""
         for diversion in self._diversions.current:
             known = [r for r in self._ownership.of_model(diversion.model) if r.attempt == diversion.attempt]
             if not known or known[0].state is RolloutState.ABORTING:
@@ -105,5 +105,5 @@ class Rollbacks:
             active.entries += entries
 
     def close(self) -> None:
-        """Waits until everything that has to outlive the server is saved."""
+        """Waits until everything that must survive the server is saved."""
         self._diversions.close()

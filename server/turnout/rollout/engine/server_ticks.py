@@ -1,4 +1,4 @@
-"""One server's part of one tick: what travels from each server to whoever drives the rollout. Pure."""
+"""One server's part of one tick, which each server sends to the server that drives the rollout. Pure."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,15 +11,15 @@ from turnout.rollout.guards.circuit_breaker import Outcomes, SlotRecord
 
 @dataclass(frozen=True, slots=True)
 class ServerTick:
-    """What one server counted of one rollout in one tick.
+    """The counts of one server for one rollout in one tick.
 
     Attributes:
-        number: Of the tick, by the state store's clock.
-        seconds: That it covers.
-        largest_batch: Requests in the largest batch.
+        number: Number of the tick, by the state store's clock.
+        seconds: Active seconds that it covers.
+        largest_batch: Number of requests in the largest batch.
         stratum: The counts.
-        slots: What the slots that meet the candidate came to.
-        latency: By arm, answers by bucket of latency, for people to look at.
+        slots: Outcomes of slots that the candidate answers.
+        latency: Number of answers by arm and bucket of latency, for display.
     """
 
     number: int
@@ -30,7 +30,7 @@ class ServerTick:
     latency: Mapping[str, Mapping[str, int]]
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the form that the state store holds; the tick's number and the server are kept beside it."""
+        """Returns the form in which the state store keeps it. The tick's number and server are stored separately."""
         slots = [
             [one.slot, *(part for o in (one.candidate, one.before, one.elsewhere) for part in astuple(o))]
             for one in self.slots
@@ -42,10 +42,10 @@ class ServerTick:
 
     @classmethod
     def from_json(cls, number: int, server: str, body: Mapping[str, Any]) -> Self:
-        """Reads what `to_json` wrote.
+        """Parses the output of `to_json`.
 
         Raises:
-            ValueError: It did not write that, or a later release of Turnout did.
+            ValueError: The document is not in that form, or a later release of Turnout wrote it.
         """
         try:
             slots = tuple(_slot_record(server, *one) for one in body["slots"])
@@ -66,14 +66,14 @@ def _slot_record(server: str, slot: int, *counts: int) -> SlotRecord:
 
 @dataclass(frozen=True, slots=True)
 class CollectedTicks:
-    """What is taken at one look.
+    """The counts that are used in one tick.
 
     Attributes:
-        ticks: For the evidence, in order; a stratum each server.
-        latency: Of each of them, by arm, by bucket.
-        slots: What the slots that meet the candidate came to, as each server said last.
-        taken: By server, number of the last tick that is taken.
-        late: Server ticks that came too late and are left out.
+        ticks: Ticks for the evidence, in order, with one stratum for each server.
+        latency: For each tick, the number of answers by arm and bucket.
+        slots: Outcomes of slots that the candidate answers, as last reported by each server.
+        taken: By server, number of the last tick that is used.
+        late: Number of server ticks that were too late and are left out.
     """
 
     ticks: Sequence[Tick]
@@ -84,17 +84,17 @@ class CollectedTicks:
 
 
 def gather(parts: Iterable[ServerTick], taken: Mapping[str, int], own: str, oldest: int) -> CollectedTicks:
-    """Returns what is to be taken of what servers counted.
+    """Returns the counts to use in this tick.
 
-    A server's ticks are taken in order, each once: a number up to `taken` is one that was taken before. No server's
-    ticks wait for another's, since each is compared within itself alone: what a server counted counts as soon as it is
-    known, and a server that is silent holds up nobody.
+    A server's ticks are used in order, each once; numbers up to `taken` were used before. No server's ticks wait for
+    another's, since each server is compared only with itself. So counts are used as soon as they are known, and a
+    silent server delays no other.
 
     Args:
-        parts: What is known.
-        taken: By server, the last number that was taken.
-        own: Name of the server that drives; the seconds of its ticks are those of the rollout.
-        oldest: Ticks of other servers below this number came too late.
+        parts: Known counts.
+        taken: By server, the last number that was used.
+        own: Name of the server that drives the rollout; the seconds of its ticks are those of the rollout.
+        oldest: Ticks of other servers below this number are too late.
     """
     fresh = [one for one in parts if one.number > taken.get(one.stratum.server, -1)]
     in_time = [one for one in fresh if one.number >= oldest or one.stratum.server == own]

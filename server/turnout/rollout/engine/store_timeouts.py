@@ -1,4 +1,4 @@
-"""Limits how long rollouts wait for the state store: a verdict must not wait for somebody else's lock."""
+"""Limits how long rollouts wait for the state store, since a verdict must not wait for another process's lock."""
 
 import asyncio
 import time
@@ -13,14 +13,14 @@ _LEAST_SECONDS = 0.5
 
 
 class StillRunning(UnavailableError):
-    """The state store has not answered in time; what was asked of it goes on, and may still be done."""
+    """Raised when the state store has not responded in time. The work continues, and may still succeed."""
 
 
 class StoreTimeout:
-    """Work on the state store that nobody waits for longer than a bound. Used on the event loop only.
+    """Work on the state store with a limit on waiting. Used only on the event loop.
 
-    What takes longer goes on by itself. Until it has ended nothing else is begun: a store that is locked gets one
-    request and not a queue of them.
+    Work that takes longer continues in the background. No other work is begun until it has ended, so that a locked
+    store gets one request and not a queue of them.
     """
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class StoreTimeout:
 
     @property
     def exhausted(self) -> bool:
-        """Work that was not waited for any longer still goes on."""
+        """Whether work that exceeded its time limit is still running."""
         return bool(self._late)
 
     async def rest(self, seconds: float) -> float:
@@ -40,16 +40,17 @@ class StoreTimeout:
         return max(seconds - (time.monotonic() - began), 0.0)
 
     async def wait(self, work: Coroutine[Any, Any, T], seconds: float, *, patient: bool = False) -> T:
-        """Returns what the work returns.
+        """Waits for work, and returns its result.
 
         Args:
-            work: What to do.
-            seconds: To wait for it, at most.
-            patient: Waits within that time for earlier work that goes on, such as a tick's, rather than being refused.
+            work: The work.
+            seconds: Maximum time to wait, in seconds.
+            patient: Whether to wait within that time for earlier work that is still running, such as a tick's;
+                otherwise the work is refused.
 
         Raises:
-            StillRunning: It takes longer, and goes on.
-            UnavailableError: Earlier work still goes on, so this was not begun.
+            StillRunning: The work takes longer, and continues.
+            UnavailableError: Earlier work is still running, so this was not begun.
         """
         if patient:
             try:

@@ -1,4 +1,4 @@
-"""Counts for every running rollout; each server reports its counts through the state store once a tick."""
+"""Counts for every running rollout. Each server reports its counts through the state store once per tick."""
 
 import asyncio
 import math
@@ -18,14 +18,14 @@ from turnout.state.servers import CountRecord
 from turnout.threads import Threads
 
 _REPORTS_WHILE_ALIVE = 4
-"""Reports in the time for which one has a server count as alive: a few may come late, or be lost."""
+"""Number of reports within the time for which one keeps a server alive, so that a few may be late or lost."""
 
 _LATE_TICKS = 3
-"""A tick that comes later than so many ticks counts as that many: a server that stood still made no progress."""
+"""Maximum length that a late tick counts as, in ticks: a server that was suspended made no progress."""
 
 
 class TickExchange:
-    """What this server counts, and what the others report. Used on the event loop only."""
+    """The counts of this server, and the reports of the others. Used only on the event loop."""
 
     def __init__(
         self,
@@ -36,15 +36,15 @@ class TickExchange:
         threads: Threads,
         log: FilteringBoundLogger,
     ) -> None:
-        """Takes what it works on.
+        """Creates the object.
 
         Args:
-            serving: Where requests are counted.
-            store: Where servers meet.
-            ownership: The rollouts that run.
-            tick_seconds: Seconds of a tick.
-            threads: Where what takes long is worked out, so that requests go on meanwhile.
-            log: Where trouble is logged.
+            serving: What is served, where requests are counted.
+            store: Store through which servers exchange counts.
+            ownership: The running rollouts.
+            tick_seconds: Interval between two ticks in seconds.
+            threads: Threads for long computations, so that requests continue.
+            log: Logger for errors.
         """
         self._serving = serving
         self._store = store
@@ -58,36 +58,37 @@ class TickExchange:
 
     @property
     def longest_tick(self) -> float:
-        """Most seconds that one tick counts as."""
+        """Maximum number of seconds that one tick counts as."""
         return _LATE_TICKS * self._tick_seconds
 
     async def receive(self, active: ActiveRollout) -> None:
-        """Gives a rollout that this server drives the reported counts, its own from when another drove it included."""
+        """Adds reported counts to a rollout that this server drives, including its own from while another drove it."""
         if reported_counts := self.other_servers.reported_counts(active.rollout):
             for part in await self._threads.run(read_parts, reported_counts):
                 active.receive(part)
 
     async def count(self, now: float) -> None:
-        """Ends the tick of every rollout that runs, whoever drives it, and begins the next.
+        """Ends the tick of every running rollout, driven here or elsewhere, and begins the next.
 
         Args:
-            now: By the monotonic clock, seconds.
+            now: Present time of the monotonic clock in seconds.
         """
         own, number = self._store.server, self.other_servers.tick(now)
         for active in self._ownership.counted:
-            await asyncio.sleep(0)  # requests go between: 1 to 3 ms are needed for each
+            await asyncio.sleep(0)  # lets requests run in between: each rollout takes 1 to 3 ms
             seconds = min(now - active.counted_at, self.longest_tick)
             active.counted_at = now
             active.begin_tick(number, own)
             active.counted(self._serving.count(active, seconds, now), own)
 
     async def report(self, seconds: float) -> None:
-        """Reports counts to the servers that drive the other rollouts, and to all that this server is alive.
+        """Reports counts to the servers that drive the other rollouts, and reports that this server is alive.
 
-        With nothing to tell but that, it is not done at every tick where ticks are short: it is a write to the disk.
+        If there is nothing else to report, this is not done at every short tick, since it is a write to disk.
 
         Args:
-            seconds: To wait for the state store, at most; what it does not take now is told with the next tick.
+            seconds: Maximum time to wait for the state store, in seconds. What it does not accept now is reported with
+                the next tick.
         """
         own = self._store.server
         counts = {
@@ -95,7 +96,7 @@ class TickExchange:
             for active in self._ownership.foreign
         }
         document = {**self._serving.describe(), "tick_seconds": self._tick_seconds}
-        # The state store's time goes on however the rollouts' clock is set.
+        # By the real clock, since the state store's time passes regardless of the rollouts' clock.
         before, at = self._reported
         due = time.monotonic() >= at + self.other_servers.alive_seconds / _REPORTS_WHILE_ALIVE
         if not due and not any(counts.values()) and document == before:
@@ -119,12 +120,12 @@ class TickExchange:
         try:
             await self._store_timeout.wait(report(), seconds)
         except UnavailableError as error:
-            self._log.warning("what was counted here is told later", reason=error.message)
+            self._log.warning("counts could not be reported, and are reported later", reason=error.message)
 
     async def leave(self, seconds: float) -> None:
-        """Tells the others that this server stops.
+        """Tells the other servers that this one stops.
 
         Raises:
-            UnavailableError: The state store does not answer within so many seconds.
+            UnavailableError: The state store does not respond within `seconds`.
         """
         await self._store_timeout.wait(self._store.leave(), seconds)

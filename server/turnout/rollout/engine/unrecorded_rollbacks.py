@@ -1,10 +1,10 @@
-"""Rollbacks that are in force and not on record yet: held in memory, and in a file so that a restart keeps them.
+"""Rollbacks that are in force but not recorded yet, kept in memory, and in a file so that they survive a restart.
 
-A store that is locked or away delays the record of a rollback, never the rollback. Each diversion is a small file in
-the repository, read at the start and twice a second by every server and worker that shares the repository and the
-state store; so a rollback reaches them although the store does not answer. The file goes at once if somebody has
-decided otherwise since. Once the rollback is on record it says so and stays for some minutes: a server that is cut off
-from the store has not heard of that record.
+A store that is locked or unavailable delays the record of a rollback, but never the rollback itself. Each diversion is
+a small file in the repository, which every server and worker that shares the repository and the state store reads at
+startup and twice a second. So a rollback reaches them even if the store does not respond. The file is deleted at once
+if the rollback was overridden. When the rollback is recorded, the file says so and is kept for some minutes, for
+servers that are cut off from the store and do not know the record yet.
 """
 
 import contextlib
@@ -35,20 +35,20 @@ _RECORDED_SECONDS, _RECORDED_UNSEEN_SECONDS = 600.0, 5.0
 
 @dataclass(frozen=True, slots=True)
 class Diversion:
-    """A rollback that is in force and not on record yet.
+    """A rollback that is in force but not recorded yet.
 
     Attributes:
-        to: The version that answers everything that is left to the policy.
-        since: Who answered before; somebody else's decision since then ends it.
-        attempt: The rollout that is rolled back; 0 for a rollback by hand.
-        actor: Who asked; "" for the rollout itself.
+        to: Version that answers all requests that the policy would decide on.
+        since: State that the rollback was based on. A later change of it by an operator overrides the rollback.
+        attempt: Rollout that is rolled back; 0 for a rollback by hand.
+        actor: Who requested it; "" for the rollout itself.
         reason: Why.
-        began: Since when.
+        began: When it began.
         withdrawn: Versions that count as not released.
-        keep_released: As of a rollback by hand.
-        recorded: Epoch of the policy with which it was on record; None: it is not yet.
-        cause: Of a rollout's: what took the candidate back, as in `Rollout`.
-        end: Of a rollout's: what it ends as.
+        keep_released: As in a rollback by hand.
+        recorded: Epoch of the policy when the rollback was found to be recorded; None if it is not recorded yet.
+        cause: For a rollout: what rolled the candidate back, as in `Rollout`.
+        end: For a rollout: its final state.
     """
 
     model: str
@@ -66,15 +66,15 @@ class Diversion:
 
     @property
     def sentence(self) -> str:
-        """What it does, for people."""
+        """Description of the rollback for display."""
         by = f"by {self.actor}" if self.actor else f"of attempt {self.attempt}"
         return (
-            f"{self.to} answers everything since {self.began:%H:%M:%S} UTC: a rollback {by} is in force and not on "
-            f"record yet ({self.reason})"
+            f"{self.to} answers everything since {self.began:%H:%M:%S} UTC: a rollback {by} is in force but not "
+            f"recorded yet ({self.reason})"
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the form that its file holds."""
+        """Returns the form in which its file contains it."""
         return {
             "model": self.model, "to": str(self.to), "epoch": self.since.epoch, "attempt": self.attempt,
             "actor": self.actor, "reason": self.reason, "since": self.began.isoformat(),
@@ -85,13 +85,13 @@ class Diversion:
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> Self:
-        """Reads what `to_json` wrote.
+        """Parses the output of `to_json`.
 
         Raises:
-            ValueError: It did not write that.
+            ValueError: The document is not in that form.
         """
         try:
-            answering = body.get("answering")  # an earlier release wrote none of what `get` reads
+            answering = body.get("answering")  # fields read with `get` are missing in files of earlier releases
             since = RollbackOrigin(int(body["epoch"]), None if answering is None else Version.parse(answering))
             return cls(
                 str(body["model"]), Version.parse(body["to"]), since, int(body["attempt"]), str(body["actor"]),
@@ -105,15 +105,15 @@ class Diversion:
 
 
 class DiversionFiles:
-    """A file for each model, in the repository; blocking."""
+    """The files of diversions in the repository, one for each model. Blocking."""
 
     def __init__(self, root: Path, state: str, log: FilteringBoundLogger) -> None:
-        """Reads nothing yet.
+        """Creates the object without reading anything.
 
         Args:
-            root: Of the repository.
-            state: URL of the state store: servers with another one have nothing to do with this one's rollbacks.
-            log: Where a file that cannot be read is reported.
+            root: Directory of the repository.
+            state: URL of the state store. Servers with another store do not share rollbacks.
+            log: Logger for files that cannot be read.
         """
         self._directory = root / _DIRECTORY / hashlib.sha256(state.encode()).hexdigest()[:16]
         self._log = log
@@ -121,7 +121,7 @@ class DiversionFiles:
         self._unreadable: set[str] = set()
 
     def read(self) -> Sequence[Diversion]:
-        """Returns those that are in force."""
+        """Returns the diversions in the files, and deletes those that were recorded long enough ago."""
         found: list[Diversion] = []
         try:
             names = sorted(entry.name for entry in os.scandir(self._directory) if entry.name.endswith(".json"))
@@ -142,13 +142,13 @@ class DiversionFiles:
             except ValueError as error:
                 if name not in self._unreadable:
                     self._unreadable.add(name)
-                    self._log.error("a rollback that is not on record cannot be read", file=name, reason=str(error))
+                    self._log.error("an unrecorded rollback cannot be read", file=name, reason=str(error))
                 continue
             found.append(diversion)
         return found
 
     def write(self, diversion: Diversion) -> None:
-        """Keeps one, in place of the model's earlier one."""
+        """Writes the file of a diversion, which replaces an earlier one of the model."""
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         partial = self._directory / f"{diversion.model}.{self._own}.partial"
         with partial.open("w") as file:
@@ -159,7 +159,7 @@ class DiversionFiles:
         self._sync()
 
     def remove(self, model: str) -> None:
-        """Forgets the model's."""
+        """Deletes the file of a model's diversion."""
         with contextlib.suppress(FileNotFoundError):
             (self._directory / f"{model}.json").unlink()
             self._sync()
@@ -173,20 +173,20 @@ class DiversionFiles:
 
 
 def _kept_seconds(diversion: Diversion) -> float:
-    """Returns for how long a file stays once its rollback is on record: short, if no epoch tells who knows of it."""
+    """Returns how long a file is kept after its rollback is recorded: briefly if no epoch shows who knows it."""
     return _RECORDED_SECONDS if diversion.recorded != diversion.since.epoch else _RECORDED_UNSEEN_SECONDS
 
 
 class Diversions:
-    """The rollbacks in force that are not on record. Used on the event loop only."""
+    """The rollbacks that are in force but not recorded. Used only on the event loop."""
 
     def __init__(self, serving: LiveState, journal: "DiversionFiles", log: FilteringBoundLogger) -> None:
-        """Knows of none before `follow`.
+        """Creates the object. No rollback is known before `follow`.
 
         Args:
-            serving: Has them in force.
-            journal: Keeps them.
-            log: Where they are reported.
+            serving: Applies the diversions.
+            journal: Files of the diversions.
+            log: Logger for diversions.
         """
         self._serving = serving
         self._journal = journal
@@ -198,15 +198,15 @@ class Diversions:
 
     @property
     def current(self) -> Sequence[Diversion]:
-        """Those in force, by model."""
+        """The diversions in force, one for each model that has one."""
         return list(self._current.values())
 
     def of(self, model: str) -> Diversion | None:
-        """Returns the model's; None if its policy holds."""
+        """Returns a model's diversion; None if its policy is in effect."""
         return self._current.get(model)
 
     def begin(self, diversion: Diversion) -> None:
-        """Applies one at once, and saves it soon."""
+        """Applies a diversion at once, and saves it in the background."""
         known = self._current.get(diversion.model)
         self._serving.divert(diversion.model, diversion.to, diversion.withdrawn)
         if known is not None and replace(diversion, reason=known.reason, began=known.began) == known:
@@ -214,15 +214,15 @@ class Diversions:
         self._current[diversion.model] = diversion
         self._adopted.discard(diversion.model)
         self._changes += 1
-        self._log.info("a rollback is in force before it is on record", model=diversion.model, what=diversion.sentence)
+        self._log.info("a rollback is in force, but not recorded yet", model=diversion.model, what=diversion.sentence)
         self._keep(lambda: self._journal.write(diversion), diversion.model)
 
     def end(self, model: str, recorded: int | None = None) -> None:
-        """Lets the policy decide again.
+        """Ends a diversion, so that the policy decides again.
 
         Args:
-            model: Its model.
-            recorded: Epoch of the policy with which the rollback was on record; None: it never will be.
+            model: Name of the model.
+            recorded: Epoch of the policy with which the rollback is recorded; None if it will never be recorded.
         """
         diversion = self._current.pop(model, None)
         if diversion is None:
@@ -238,14 +238,14 @@ class Diversions:
     async def follow(
         self, overruled: Callable[[Diversion], bool], heard: Callable[[Diversion], bool]
     ) -> Sequence[Diversion]:
-        """Takes up what other servers, or this one before a restart, have diverted.
+        """Applies diversions of other servers, or of this one before a restart.
 
         Args:
-            overruled: Tells whether somebody has decided otherwise since.
-            heard: Tells whether it is known here that it is on record.
+            overruled: Returns whether a diversion was overridden by a later change.
+            heard: Returns whether this server knows that the rollback is recorded.
 
         Returns:
-            Diversions that others began and that are on record by now: they end once that was followed here.
+            Diversions of others that are recorded by now. They end when the recorded state is applied here.
         """
         changes = self._changes
         try:
@@ -254,13 +254,13 @@ class Diversions:
             self._log.warning("diversions of other servers cannot be read", reason=str(error))
             return ()
         if changes != self._changes:
-            return ()  # it changed meanwhile: what was read is old
+            return ()  # changed in the meantime, so the files that were read are out of date
         for model, diversion in kept.items():
             if model in self._current or (diversion.recorded is not None and heard(diversion)):
                 continue
             if overruled(diversion):
                 self._log.warning(
-                    "a rollback that was not on record is dropped: somebody has changed who answers since",
+                    "an unrecorded rollback is dropped: the version that answers was changed since",
                     model=model, what=diversion.sentence,
                 )  # fmt: skip
                 self._keep(partial(self._journal.remove, model), model)
@@ -268,14 +268,14 @@ class Diversions:
             self._current[model] = diversion
             self._adopted.add(model)
             self._serving.divert(model, diversion.to, diversion.withdrawn)
-            self._log.warning("a rollback that is not on record holds here too", model=model, what=diversion.sentence)
+            self._log.warning("an unrecorded rollback is in force here too", model=model, what=diversion.sentence)
         return [
             one for model, one in self._current.items()
             if model in self._adopted and (model not in kept or kept[model].recorded is not None)
         ]  # fmt: skip
 
     def close(self) -> None:
-        """Waits until all is kept."""
+        """Waits until everything is saved."""
         self._threads.shutdown(wait=True, cancel_futures=False)
 
     def _keep(self, change: Callable[[], None], model: str) -> None:
@@ -284,7 +284,7 @@ class Diversions:
                 change()
             except OSError as error:
                 self._log.error(
-                    "a rollback that is not on record would be forgotten by a restart: it cannot be kept",
+                    "an unrecorded rollback cannot be saved, so a restart would lose it",
                     model=model, reason=error.strerror,
                 )  # fmt: skip
 

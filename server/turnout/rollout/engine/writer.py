@@ -1,4 +1,4 @@
-"""Records rollouts, and reports what was recorded; nothing is reported before it is on record."""
+"""Records rollouts and reports their events. Nothing is reported before it is recorded."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,16 +17,16 @@ from turnout.threads import Threads
 _REASON_BYTES = 1000
 
 Notify = Callable[[str, Rollout, RolloutHistoryEntry], None]
-"""Told of everything that happens to a rollout, with the model's name; quick, and raises nothing."""
+"""Called with the model's name for each event of a rollout. It must be quick and never raise."""
 
 
 @dataclass(frozen=True, slots=True)
 class EventReporter:
-    """Where what happens is reported.
+    """The receivers of events.
 
     Attributes:
-        notify: Told of everything that happens to a rollout.
-        log: Where that is logged too, and trouble.
+        notify: Called for each event of a rollout.
+        log: Logger for events and errors.
     """
 
     notify: Notify
@@ -34,7 +34,7 @@ class EventReporter:
 
 
 class RolloutWriter:
-    """Records rollouts as they stand. Used on the event loop only."""
+    """Records the present state of rollouts. Used only on the event loop."""
 
     def __init__(
         self,
@@ -45,15 +45,15 @@ class RolloutWriter:
         threads: Threads,
         reports: EventReporter,
     ) -> None:
-        """Takes where it writes.
+        """Creates the writer.
 
         Args:
-            store: Keeps the rollouts.
-            driver: Who writes: the lease's owner.
-            lease_seconds: For which nobody else may.
-            store_timeout: Bounds the wait for the store.
-            threads: Where documents are made, so that requests go on meanwhile.
-            reports: Told of what was recorded.
+            store: Store of the rollouts.
+            driver: Owner of the leases.
+            lease_seconds: Duration of a lease, during which no other server may write, in seconds.
+            store_timeout: Limit on waiting for the store.
+            threads: Threads in which documents are serialized, so that requests continue.
+            reports: Receivers of recorded events.
         """
         self._store = store
         self._driver = driver
@@ -64,17 +64,17 @@ class RolloutWriter:
         self._away = False
 
     async def save(self, active: ActiveRollout, seconds: float, *, strict: bool = False) -> None:
-        """Records a rollout as it stands. If the state store does not answer, a later call does, unless it is strict.
+        """Records the present state of a rollout. If the store does not respond, a later call records it.
 
         Args:
             active: The rollout.
-            seconds: To wait for the store, at most.
-            strict: It has to be recorded, and waits within that time for earlier writes that go on.
+            seconds: Maximum time to wait for the store, in seconds.
+            strict: Whether to raise if it cannot be recorded now.
 
         Raises:
-            Conflict: Another server wrote it meanwhile.
+            Conflict: Another server wrote it in the meantime.
             StillRunning: It is strict, and may still be recorded.
-            UnavailableError: The state store does not answer, and it is strict.
+            UnavailableError: It is strict, and the state store does not respond.
         """
         if strict:  # a tick's write may go on, and what follows it has to name it
             seconds = await self._store_timeout.rest(seconds)
@@ -102,16 +102,16 @@ class RolloutWriter:
             self._away = False
 
     async def save_counts(self, several: Sequence[ActiveRollout], seconds: float) -> Sequence[ActiveRollout]:
-        """Records rollouts to which nothing happened except counts, all in one transaction.
+        """Records several rollouts for which nothing changed except counts, in one transaction.
 
-        If the state store does not answer, a later call does.
+        If the state store does not respond, a later call records them.
 
         Args:
             several: The rollouts.
-            seconds: To wait for the store, at most.
+            seconds: Maximum time to wait for the store, in seconds.
 
         Returns:
-            Those that another server wrote meanwhile.
+            The rollouts that another server wrote in the meantime.
         """
         before = [(active.rollout, active.ticks) for active in several]
         writes = [(active.rollout.model, await self._wanted(active)) for active in several]
@@ -137,7 +137,7 @@ class RolloutWriter:
         return lost
 
     async def _wanted(self, active: ActiveRollout) -> RolloutWrite:
-        """Returns what is to be recorded of a rollout."""
+        """Returns what to record for a rollout."""
         rollout = active.rollout
         document = await self._threads.run(rollout.to_json)
         return RolloutWrite(
@@ -150,12 +150,12 @@ class RolloutWriter:
     def _note_away(self, error: UnavailableError, model: str) -> None:
         if not self._away or isinstance(error, StillRunning):
             self._reports.log.error(
-                "rollouts go no further: they cannot be recorded", model=model, reason=error.message
+                "rollouts do not progress: they cannot be recorded", model=model, reason=error.message
             )
         self._away = True
 
     def report(self, rollout: Rollout, entries: Sequence[RolloutHistoryEntry]) -> None:
-        """Tells of what was recorded."""
+        """Reports recorded events."""
         for entry in entries:
             self._reports.log.info(
                 "rollout moved", model=rollout.model, candidate=str(rollout.candidate), attempt=rollout.attempt,

@@ -1,4 +1,4 @@
-"""Whether a candidate is worse than the baseline: what is counted, and what the counts show. Pure."""
+"""The statistical evidence whether a candidate is worse than the baseline. Pure."""
 
 from turnout.rollout.evidence.dispersion import LEAST_UNITS
 from turnout.rollout.evidence.e_process import GAMMA_0, Accumulator, Evidence, Fitness

@@ -1,8 +1,8 @@
-"""How much each unit of keyed traffic counts, and how much more units vary than independent events would. Pure.
+"""The weights of units of keyed traffic, and how much more units vary than independent events would. Pure.
 
-Requests of one routing key share their arm, so that counting them as independent takes tenants that differ for an
-effect. The unit is what was assigned: an (arm, slot group) pair. Arrays are of shape (..., 2, groups), the canary
-first.
+All requests with one routing key are in the same arm. If they were counted as independent, differences between tenants
+would look like an effect of the candidate. So the unit of the sample is the unit of assignment: an (arm, slot group)
+pair. Arrays have shape (..., 2, groups), with the canary first.
 """
 
 from typing import NamedTuple
@@ -12,20 +12,20 @@ import numpy as np
 from turnout.rollout.evidence.ticks import Floats
 
 LEAST_UNITS = 10
-"""Effective units of the smaller arm below which keyed traffic tells nothing."""
+"""Minimum number of effective units in the smaller arm. Below it, keyed traffic gives no evidence."""
 
 LEAST_SPREAD = 0.01
-"""Variance of the units' own ratios that is taken for granted: tenants differ by a tenth if nothing is known yet."""
+"""Assumed minimum variance of the units' ratios: until more is known, tenants are assumed to differ by a tenth."""
 
 _TINY = 1e-300
 
 
 class Weighing(NamedTuple):
-    """How much each unit counts.
+    """The weights of units.
 
     Attributes:
-        weights: Of each unit, above 0 and at most 1; shape (..., 2, groups).
-        phi: What the log likelihood ratio is divided by; shape (...).
+        weights: Weight of each unit, above 0 and at most 1; shape (..., 2, groups).
+        phi: Divisor of the log likelihood ratio; shape (...).
         units: Effective units of the smaller arm; shape (...).
     """
 
@@ -35,15 +35,15 @@ class Weighing(NamedTuple):
 
 
 def by_arm(values: Floats) -> tuple[Floats, Floats]:
-    """Returns the canary's and the baseline's; shape (..., 2) to (...) each. A tenth of what `np.moveaxis` takes."""
+    """Splits (..., 2) into the canary's and the baseline's values, (...) each. Ten times as fast as `np.moveaxis`."""
     return values[..., 0], values[..., 1]
 
 
 def standardised(bad: Floats, exposure: Floats, null: float) -> tuple[Floats, Floats]:
-    """Returns a tick's bad events and what was to be expected at its own base rate; zeros if an arm had no traffic.
+    """Returns a tick's bad events, and the number expected at its base rate; zeros if an arm had no traffic.
 
-    The base rate is the one that the null hypothesis gives: all bad events over `null` e_c + e_b. Weights that change
-    then leave the ratio where it is under the null, and move it towards the null elsewhere.
+    The base rate is that of the null hypothesis: all bad events divided by `null` e_c + e_b. A change of weights then
+    does not move the ratio under the null, and otherwise moves it towards the null.
     """
     canary, baseline = by_arm(exposure.sum(-1))
     both = (canary > 0) & (baseline > 0)
@@ -81,19 +81,19 @@ def weigh(bad: Floats, expected: Floats, null: float, least_phi: Floats) -> Weig
 
 
 def effective_units(exposure: Floats) -> Floats:
-    """Returns how many units of equal exposure tell as much as these (Kish 1965); shape (..., groups) to (...)."""
+    """Returns how many units of equal exposure have as much information (Kish 1965); shape (..., groups) to (...)."""
     units: Floats = exposure.sum(-1) ** 2 / np.maximum((exposure**2).sum(-1), _TINY)
     return units
 
 
 def _ratio(bad: Floats, expected: Floats) -> Floats:
-    """Returns each arm's bad events over what was expected of it; shape (..., 2, 1). Half an event smooths both."""
+    """Returns each arm's ratio of bad to expected events, shape (..., 2, 1), with half an event added to both."""
     ratio: Floats = (bad.sum(-1, keepdims=True) + 0.5) / (expected.sum(-1, keepdims=True) + 0.5)
     return ratio
 
 
 def _small_sample(expected: Floats) -> Floats:
-    """Returns what a sum of squares about an estimated mean falls short by; shape (..., 2, 1)."""
+    """Returns the correction of a sum of squares around an estimated mean for small samples; shape (..., 2, 1)."""
     active = (expected > 0).sum(-1, keepdims=True)
     short: Floats = active / np.maximum(active - 1, 1)
     return short

@@ -1,14 +1,14 @@
-"""Whether a candidate is worse than the baseline, by evidence that stays valid however often one looks. Pure.
+"""Evidence whether a candidate is worse than the baseline, which stays valid however often it is checked. Pure.
 
-Every metric is a count of bad events. Within a tick the canary's share of the bad events is compared with its share of
+Every metric is a count of bad events. Within a tick, the canary's share of the bad events is compared with its share of
 the requests, so that drifting load and changed weights cancel. The likelihood ratios multiply up to e-processes (Ville
 1939; Lindon & Malek 2022, arXiv 2011.03567; Turner & Gruenwald 2023, arXiv 2302.11401): under "not worse",
-P(E ever reaches 1/alpha) <= alpha. Late regressions are caught by a mixture over start times (Shin, Ramdas & Rinaldo
+P(E ever reaches 1/alpha) <= alpha. Late regressions are detected by a mixture over start times (Shin, Ramdas & Rinaldo
 2022, e-detectors).
 
     theta(r)  = r n_c / (r n_c + n_b)
     log L_j   = (x_c ln(theta(r_j) / theta(r_0)) + x_b ln((1 - theta(r_j)) / (1 - theta(r_0)))) / phi
-                phi: requests that share their fate, in a batch (largest so far) or one after the other (each tick's)
+                phi: requests that share their fate, in a batch (the largest so far) or consecutively (in this tick)
     M_j      <- (M_j + gamma_t) L_j          gamma_0 = 0.5, the rest spread evenly over the plan's maximum duration
     E         = sum over metrics of w_m mean over j of M_j
 """
@@ -26,19 +26,19 @@ from turnout.rollout.evidence.rarity import is_rare
 from turnout.rollout.evidence.ticks import NOTHING, Count, Stratum, Tick
 
 GAMMA_0 = 0.5
-"""Mass of the mixture that starts with the rollout; what is left starts evenly over its maximum duration."""
+"""Mass of the mixture that starts with the rollout. The rest starts evenly over its maximum duration."""
 
 
 class Fitness(StrEnum):
-    """Whether a metric shows the candidate fit for promotion, and how."""
+    """Whether and how a metric shows that the candidate is fit for promotion."""
 
     NOT_ASKED = "not_asked"
     SHOWN = "shown"
-    """The ratio is shown to be below what forbids promotion."""
+    """The ratio is shown to be below the one that forbids promotion."""
     CLEAN = "clean"
-    """The canary had no bad event in requests enough."""
+    """The canary had no bad event in enough requests."""
     FINE = "fine"
-    """The canary's rate of bad events is shown to be below one that nobody minds."""
+    """The canary's rate of bad events is shown to be below an acceptable one."""
     OPEN = "open"
 
     @property
@@ -49,13 +49,13 @@ class Fitness(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Accumulator:
-    """What one metric has shown so far.
+    """The evidence of one metric so far.
 
     Attributes:
         worse: log M of each alternative, against "not worse".
         fit: log M of each alternative, against "not fit for promotion".
         canary, baseline: Sums of the counts.
-        keyed: What keyed traffic has shown; None while there was none.
+        keyed: Evidence of keyed traffic; None if there was none.
     """
 
     worse: tuple[float, ...]
@@ -65,7 +65,7 @@ class Accumulator:
     keyed: Keyed | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the form that the state store holds."""
+        """Returns the form in which the state store keeps it."""
         body = {
             "worse": list(self.worse), "fit": list(self.fit),
             "canary": [self.canary.requests, self.canary.bad],
@@ -75,7 +75,7 @@ class Accumulator:
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any], metric: Metric | None) -> Self:
-        """Reads what `to_json` wrote, in an earlier release too. Raises ValueError if it is of another metric."""
+        """Parses the output of `to_json`, also of earlier releases. Raises ValueError if it is of another metric."""
         worse, fit = (tuple(map(float, body[name])) for name in ("worse", "fit"))
         counts = Count.from_json(body["canary"]), Count.from_json(body["baseline"])
         if body.get("keyed") is None:
@@ -85,13 +85,13 @@ class Accumulator:
         return cls(worse, fit, *counts, Keyed.from_json(body["keyed"], metric))
 
     def taken(self, metric: Metric, tick: Tick, gamma: float, phi: int) -> Self:
-        """Returns what the metric has shown with one more tick.
+        """Returns the evidence of the metric with one more tick.
 
         Args:
-            metric: What is counted.
+            metric: The metric.
             tick: The counts.
             gamma: Mass of the mixture that starts with this tick.
-            phi: Requests that share their fate.
+            phi: Number of requests that share their outcome.
         """
         canary, baseline = tick.counts(metric.name)
         worse, fit = (_log_ratios(metric, tick.strata, null, others, phi) for null, others in _hypotheses(metric))
@@ -112,14 +112,14 @@ class Accumulator:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What is known about one attempt: an immutable value; `taken` returns the next one.
+    """The evidence of one attempt. Immutable: `taken` returns the next value.
 
     Attributes:
-        metrics: What is counted.
-        duration: The plan's maximum duration, seconds; the mass of late starts is spread over it.
-        accumulators: By metric.
+        metrics: The metrics.
+        duration: Maximum duration of the plan in seconds, over which the mass of late starts is spread.
+        accumulators: Evidence by metric.
         left: Mass of the mixture that has not started.
-        phi: Requests that share their fate: the largest batch seen before the next tick.
+        phi: Number of requests that share their outcome: the largest batch so far.
         peak: Highest combined E so far.
     """
 
@@ -132,10 +132,10 @@ class Evidence:
 
     @classmethod
     def start(cls, metrics: Sequence[Metric], duration: float) -> Self:
-        """Returns the evidence before anything was seen.
+        """Returns the evidence before any traffic.
 
         Args:
-            metrics: Their weights sum to 1.
+            metrics: Metrics, whose weights sum to 1.
             duration: Seconds over which late regressions are looked for.
         """
         gamma = math.log(GAMMA_0)
@@ -157,39 +157,40 @@ class Evidence:
         return replace(after, peak=max(self.peak, after.combined))
 
     def of(self, metric: str) -> float:
-        """Returns the e-value that a metric has against "not worse"; 0 below its floor."""
+        """Returns a metric's e-value against "not worse"; 0 below its floor."""
         return self._of(next(m for m in self.metrics if m.name == metric))
 
     def fit(self, metric: str) -> float:
-        """Returns the e-value that a metric has against "not fit for promotion"."""
+        """Returns a metric's e-value against "not fit for promotion"."""
         return mean_exp(self.accumulators[metric].fit)
 
     @property
     def combined(self) -> float:
-        """The weighted mean of the metrics' e-values, which is an e-value whatever their dependence."""
+        """The weighted mean of the metrics' e-values, which is an e-value regardless of their dependence."""
         return math.fsum(m.weight * self._of(m) for m in self.metrics)
 
     def worse(self, alpha: float) -> bool:
-        """Tells whether the candidate is to be rolled back."""
+        """Returns whether the candidate must be rolled back."""
         return self.combined >= 1.0 / alpha
 
     def unproven(self, beta: float, exposure: int, *, alone: bool = False) -> list[str]:
-        """Returns the metrics that do not yet show the candidate fit for promotion.
+        """Returns the metrics that do not show yet that the candidate is fit for promotion.
 
         Args:
-            beta: 1/beta is the e-value that shows it.
-            exposure: Requests of the canary that suffice if it had no bad event, since no ratio can be shown then.
-            alone: The baseline is broken, and to be better than it shows nothing.
+            beta: Inverse of the e-value that is required.
+            exposure: Number of requests of the canary that is enough if it had no bad event, since no ratio can be
+                shown then.
+            alone: Whether the baseline is broken, so that being better than it shows nothing.
         """
         return [m.name for m in self.metrics if not self.fitness(m, beta, exposure, alone=alone).fit]
 
     def fitness(self, metric: Metric, beta: float, exposure: int, *, alone: bool = False) -> Fitness:
-        """Returns whether one metric shows the candidate fit for promotion. Arguments as of `unproven`."""
+        """Returns whether one metric shows that the candidate is fit for promotion. Arguments as in `unproven`."""
         known = self.accumulators[metric.name]
         if not metric.promotes:
             return Fitness.NOT_ASKED
         if metric.name == INVALID and not known.canary.requests and not known.baseline.requests:
-            return Fitness.NOT_ASKED  # no output of the model can hold NaN or infinity
+            return Fitness.NOT_ASKED  # no output of the model can contain NaN or infinity
         if self.fit(metric.name) >= 1.0 / beta and not alone:
             return Fitness.SHOWN
         if known.canary.bad == 0 and known.canary.requests >= max(exposure, 1):
@@ -204,9 +205,9 @@ class Evidence:
 
     @property
     def effective_units(self) -> float | None:
-        """How many units of equal exposure the keyed traffic is worth, of the metric with most bad events in it.
+        """Effective number of units of equal exposure in the keyed traffic, for the metric with the most bad events.
 
-        That is what it can be judged by; None if nothing keyed was bad in either arm.
+        None if no keyed request was bad in either arm, so that there is nothing to judge by.
         """
         tests = [known.keyed.worse for known in self.accumulators.values() if known.keyed is not None]
         most = max(tests, key=lambda test: float(test.bad.sum()), default=None)
@@ -235,7 +236,7 @@ class Evidence:
         return mean_exp(known.worse) if known.canary.bad >= metric.floor else 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the form that the state store holds; JSON keeps each double exactly, so a replay meets the same."""
+        """Returns the form in which the state store keeps it. JSON keeps each double exactly, so replays agree."""
         return {
             "duration": self.duration, "left": self.left, "phi": self.phi, "peak": self.peak,
             "accumulators": {name: a.to_json() for name, a in self.accumulators.items()},
@@ -243,7 +244,7 @@ class Evidence:
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any], metrics: Sequence[Metric]) -> Self:
-        """Reads what `to_json` wrote, for the same metrics."""
+        """Parses the output of `to_json` for the same metrics."""
         known = {metric.name: metric for metric in metrics}
         accumulators = {name: Accumulator.from_json(a, known.get(name)) for name, a in body["accumulators"].items()}
         return cls(
@@ -253,7 +254,7 @@ class Evidence:
 
 
 def _hypotheses(metric: Metric) -> tuple[tuple[float, tuple[float, ...]], tuple[float, tuple[float, ...]]]:
-    """Returns null and alternatives of "it is worse" and of "it is fit"; of a rate of its own, as rates."""
+    """Returns null and alternatives of "it is worse" and of "it is fit"; as rates for a metric with one arm."""
     if not metric.one_armed:
         return (metric.null, metric.alternatives), (metric.good_null, metric.good_alternatives)
     worse, fit = (tuple(metric.null * r for r in ratios) for ratios in (metric.alternatives, metric.good_alternatives))

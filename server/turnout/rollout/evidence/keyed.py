@@ -1,25 +1,27 @@
-"""Keyed traffic: a sequential test whose sample is units, not requests. Pure.
+"""Keyed traffic: a sequential test whose sample consists of units, not requests. Pure.
 
-A unit is an (arm, slot group) pair: requests of one routing key share their arm, so that counting them as independent
-takes tenants that differ for an effect. Four things keep the promise (docs/decisions/0049-the-unit-is-the-slot.md):
+A unit is an (arm, slot group) pair. All requests with one routing key are in the same arm; if they were counted as
+independent, differences between tenants would look like an effect. Four measures keep the guarantee
+(docs/decisions/0049-the-unit-is-the-slot.md):
 
     standardise   e = requests x the unit's own share of bad events before the first step, times the base rate of each
-                  tick, which makes drifting load, changed weights, changed thresholds and differing servers cancel
+                  tick, so that drifting load, changed weights, changed thresholds and differences of servers cancel
     weigh         w = 1 / (1 + s mu) for a unit with mu expected bad events, where s is the variance between units' own
-                  ratios: what a unit can tell is bounded by how much units differ, however many requests it has (the
-                  weights of a random-effects model: DerSimonian & Laird 1986; Breslow 1984 for counts)
-    disperse      phi = robust variance of the weighted score between units over what independent events would have
-                  (Deng, Knoblich & Lu 2018, arXiv 1803.06336), at least 1, inflated by (m-1)/(m-3)
+                  ratios: the information of a unit is bounded by how much units differ, however many requests it has
+                  (the weights of a random-effects model: DerSimonian & Laird 1986; Breslow 1984 for counts)
+    disperse      phi = robust variance of the weighted score between units over that of independent events (Deng,
+                  Knoblich & Lu 2018, arXiv 1803.06336), at least 1, inflated by (m-1)/(m-3)
     floor         nothing below m = 10 effective units, m = (sum w e)^2 / sum (w e)^2 of the smaller arm
 
-    log M         mass that was there when keyed traffic began: S / phi, anew with every tick
-                  mass that starts later: the increments of its ticks, by w^2 and phi as they were then. What a unit
-                  has shown before it goes on showing, and what is new of mu events more is the derivative of
-                  mu / (1 + s mu), which is w^2. By w, units that merely differ would add up without bound.
+    log M         mass that existed when keyed traffic began: S / phi, computed anew with every tick
+                  mass that starts later: the increments of its ticks, weighted by w^2 and divided by phi at that time.
+                  A unit keeps showing what it has shown before, and the new information of mu more events is the
+                  derivative of mu / (1 + s mu), which is w^2. With w, units that merely differ would add up without
+                  bound.
 
-It is asymptotic in the number of units; for unkeyed traffic the guarantee stays exact.
-Every function takes leading axes: a simulation runs a thousand rollouts at once through the very same code. Arrays are
-of shape (..., 2, groups), the canary first.
+The test is asymptotic in the number of units; for unkeyed traffic, the guarantee is exact.
+Every function accepts leading axes, so that a simulation can run a thousand rollouts at once with the same code. Arrays
+have shape (..., 2, groups), with the canary first.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,15 +43,14 @@ class KeyedTest(SameArrays):
 
     Attributes:
         null: Rate ratio of the null hypothesis.
-        ratios: The alternatives.
+        ratios: Rate ratios of the alternatives.
         bad: Bad events by unit, of ticks in which both arms had traffic; shape (..., 2, groups).
-        expected: What they are compared with: exposures times the base rate of each tick; same shape.
-        held: log M of each alternative without keyed traffic, of the mass that was there when it began; shape (..., J).
+        expected: Expected bad events: exposures times the base rate of each tick; same shape.
+        held: log M of each alternative without keyed traffic, of the mass that existed when it began; shape (..., J).
         late: log M of the mass that started since; same shape.
-        log_current: What the units tell of `held` by now, S / phi; same shape.
-        phi, units: As of `Weighing`, by the last tick with a bad event.
-        excess: Sum over ticks of the bad events, each times how much more than 1 the tick's events shared their fate
-            with those before them in the queue; shape (...).
+        log_current: Present log likelihood ratio of the units for `held`, S / phi; same shape.
+        phi, units: As in `Weighing`, as of the last tick with a bad event.
+        excess: Sum over ticks of the bad events, each times the excess of its tick's dispersion over 1; shape (...).
     """
 
     null: float
@@ -65,7 +66,7 @@ class KeyedTest(SameArrays):
 
     @classmethod
     def start(cls, null: float, ratios: Sequence[float], log_m: Floats, groups: int) -> Self:
-        """Returns the test before any keyed request, with what the unkeyed ones have shown."""
+        """Returns the test before any keyed request, with the evidence of unkeyed ones in `log_m`."""
         leading = log_m.shape[:-1]
         nothing = np.zeros((*leading, 2, groups))
         never = np.full(log_m.shape, -np.inf)
@@ -73,7 +74,7 @@ class KeyedTest(SameArrays):
         return cls(null, tuple(ratios), nothing, nothing, log_m, never, np.zeros(log_m.shape), one, zero, zero)
 
     def to_json(self, some: Ints) -> dict[str, Any]:
-        """Returns the form that the state store holds; of `some` groups, all others being empty."""
+        """Returns the form in which the state store keeps it; `some` are the groups that are not empty."""
         return {
             "expected": packed(*self.expected[:, some]), "held": _numbers(self.held), "late": _numbers(self.late),
             "told": _numbers(self.log_current), "phi": float(self.phi), "units": float(self.units),
@@ -82,7 +83,7 @@ class KeyedTest(SameArrays):
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any], null: float, ratios: Sequence[float], bad: Floats, some: Ints) -> Self:
-        """Reads what `to_json` wrote. Raises ValueError if it is of another test."""
+        """Parses the output of `to_json`. Raises ValueError if it is of another test."""
         expected = np.zeros(bad.shape)
         expected[:, some] = unpacked(body["expected"], "ff")
         held, late, log_current = (_logs(body[name], len(ratios)) for name in ("held", "late", "told"))
@@ -113,7 +114,7 @@ class KeyedTest(SameArrays):
         """Returns the test with one more tick.
 
         Args:
-            strata: Of each server: bad events and exposures by unit; shape (..., 2, groups).
+            strata: For each server, bad events and exposures by unit; shape (..., 2, groups).
             unkeyed: What unkeyed traffic adds to log M in this tick; shape (..., J).
             gamma: Mass that starts with this tick.
             least_phi: Requests that share their fate in a batch.
@@ -152,12 +153,12 @@ class KeyedTest(SameArrays):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Keyed(SameArrays):
-    """What keyed traffic has shown of one metric.
+    """The evidence of keyed traffic for one metric.
 
     Attributes:
         worse, fit: The tests against "not worse" and "not fit for promotion".
-        requests, bad: The canary's own record by slot group, whatever the baseline had, where it matters how rare bad
-            events are (`Metric.fine_rate`); shape (GROUPS,).
+        requests, bad: The canary's own counts by slot group, regardless of the baseline, for metrics in which rare bad
+            events are acceptable (`Metric.fine_rate`); shape (GROUPS,).
     """
 
     worse: KeyedTest
@@ -167,7 +168,7 @@ class Keyed(SameArrays):
 
     @classmethod
     def start(cls, metric: Metric, worse: Sequence[float], fit: Sequence[float]) -> Self:
-        """Returns what is known before the first keyed request, with what unkeyed ones have shown: log M each."""
+        """Returns the evidence before the first keyed request, given log M of the unkeyed ones."""
         none = np.zeros(GROUPS, np.int64)
         return cls(
             KeyedTest.start(metric.null, metric.alternatives, np.asarray(worse), GROUPS),
@@ -179,15 +180,15 @@ class Keyed(SameArrays):
     def taken(
         self, metric: Metric, tick: Tick, worse: Sequence[float], fit: Sequence[float], gamma: float, phi: int
     ) -> Self:
-        """Returns what is known with one more tick.
+        """Returns the evidence with one more tick.
 
         Args:
-            metric: What is counted.
+            metric: The metric.
             tick: The counts.
-            worse: What unkeyed traffic adds to each log M of that test.
-            fit: The same of the other.
+            worse: What unkeyed traffic adds to each log M of the test `worse`.
+            fit: The same for the test `fit`.
             gamma: Mass that starts with this tick.
-            phi: Requests that share their fate.
+            phi: Number of requests that share their outcome.
         """
         strata, dispersion, requests, bad = [], [], self.requests, self.bad
         for stratum in tick.strata:
@@ -206,7 +207,7 @@ class Keyed(SameArrays):
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the form that the state store holds."""
+        """Returns the form in which the state store keeps it."""
         (some,) = np.nonzero(self.requests + self.worse.expected.sum(0) + self.fit.expected.sum(0))
         return {
             "groups": packed(some, self.requests[some], self.bad[some], *self.worse.bad[:, some].astype(np.int64)),
@@ -215,7 +216,7 @@ class Keyed(SameArrays):
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any], metric: Metric) -> Self:
-        """Reads what `to_json` wrote, for the same metric. Raises ValueError if they are no counts."""
+        """Parses the output of `to_json` for the same metric. Raises ValueError if it contains no valid counts."""
         groups, *columns = unpacked(body["groups"], "iiiii")
         some, compared = groups.astype(np.int64), np.zeros((2, GROUPS))
         requests, bad = np.zeros(GROUPS, np.int64), np.zeros(GROUPS, np.int64)
@@ -228,7 +229,7 @@ class Keyed(SameArrays):
 
 
 def _numbers(logs: Floats) -> list[float | None]:
-    """Returns logarithms as JSON has them; None for that of nothing."""
+    """Returns logarithms as JSON values; None for the logarithm of 0."""
     return [None if one == -np.inf else float(one) for one in logs]
 
 

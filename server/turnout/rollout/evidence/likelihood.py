@@ -20,13 +20,13 @@ def share_ratios(canary: Count, baseline: Count, null: float, others: Sequence[f
 
 
 def rate_ratio(count: Count, null: float, other: float) -> float:
-    """Returns the log likelihood ratio of a binomial rate, `other` against `null`; both are kept off 0 and 1."""
+    """Returns the log likelihood ratio of a binomial rate, `other` against `null`. Both are kept off 0 and 1."""
     p, q = min(max(null, 1e-9), 0.999), min(max(other, 1e-9), 0.999)
     return count.bad * math.log(q / p) + (count.requests - count.bad) * math.log((1 - q) / (1 - p))
 
 
 def started(logs: Sequence[float], gamma: float) -> list[float]:
-    """Returns log(exp(log M) + gamma) of each log M, which are finite."""
+    """Returns log(exp(log M) + gamma) for each log M. All must be finite."""
     if gamma <= 0:
         return list(logs)
     log_gamma = math.log(gamma)
@@ -35,7 +35,7 @@ def started(logs: Sequence[float], gamma: float) -> list[float]:
 
 
 def mean_exp(logs: Sequence[float]) -> float:
-    """Returns the mean of the exponentials, as large as a double holds."""
+    """Returns the mean of the exponentials, limited to what a double can represent."""
     high = max(logs, default=-math.inf)
     if high == -math.inf:
         return 0.0

@@ -1,28 +1,28 @@
-"""What is counted, and what it is tested against. Pure."""
+"""The metrics of the evidence, and their hypotheses. Pure."""
 
 from dataclasses import dataclass
 
 LEAST_BAD = 3
-"""A metric with fewer bad events of the canary than this adds nothing: it only lowers false positives."""
+"""Minimum number of bad events of the canary for a metric to count. Such a floor can only lower false positives."""
 
 ERRORS, DISAGREEMENT, SLO, STALLED, INVALID = "errors", "disagreement", "slo", "stalled", "invalid"
 LATENCIES = ("p90", "p95", "p99", STALLED)
-"""Requests slower than a threshold of the baseline's own: a quantile of its latency, or many times its p99."""
+"""Metrics of requests slower than a threshold from the baseline: a quantile of its latency, or many times its p99."""
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """What is counted, and what it is tested against.
+    """A metric, and the hypotheses that it is tested against.
 
     Attributes:
         name: `errors`, `invalid`, `p90`, `p95`, `p99`, `stalled`, `slo` or `disagreement`.
-        weight: Its share of the combined evidence; those of a plan sum to 1.
-        null: Highest rate ratio that is not worse (of `disagreement`: highest rate).
-        alternatives: Rate ratios that the evidence is sharpest at (of `disagreement`: multiples of `null`).
-        good_null: Lowest rate ratio that forbids promotion (of `disagreement`: multiple of `null`).
+        weight: Share of the combined evidence. The weights of a plan sum to 1.
+        null: Highest rate ratio that is not worse (for `disagreement`: highest rate).
+        alternatives: Rate ratios at which the evidence is most sensitive (for `disagreement`: multiples of `null`).
+        good_null: Lowest rate ratio that forbids promotion (for `disagreement`: multiple of `null`).
         good_alternatives: Rate ratios of a candidate that is fit for promotion.
-        floor: Bad events of the canary below which the metric adds nothing.
-        fine_rate: A canary whose rate of bad events is shown to be below this is fit, whatever the ratio; 0 for none.
+        floor: Number of bad events of the canary below which the metric adds nothing.
+        fine_rate: Rate of bad events below which a canary is fit regardless of the ratio; 0 for none.
     """
 
     name: str
@@ -36,20 +36,21 @@ class Metric:
 
     @property
     def promotes(self) -> bool:
-        """Whether promotion takes evidence of fitness in this metric.
+        """Whether promotion requires evidence in this metric.
 
-        Not in stalls, which are too rare to show a ratio of, and not in disagreement, which the shadow stage has asked.
+        Not for stalls, which are too rare to show a ratio, and not for disagreement, which the shadow stage has
+        checked.
         """
         return self.name not in (STALLED, DISAGREEMENT)
 
     @property
     def one_armed(self) -> bool:
-        """Whether there is no baseline to compare with, and a rate is tested against an absolute one."""
+        """Whether there is no baseline to compare with, so that a rate is tested against an absolute one."""
         return self.name == DISAGREEMENT
 
 
 def errors(weight: float) -> Metric:
-    """Returns the metric of errors that the server is to blame for."""
+    """Returns the metric of errors that are the server's fault."""
     return Metric(ERRORS, weight, 1.5, (2.0, 3.0, 5.0, 10.0, 30.0), 2.0, fine_rate=1e-3)
 
 

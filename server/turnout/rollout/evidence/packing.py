@@ -1,7 +1,7 @@
-"""Columns of numbers as text that keeps each exactly, for records that hold thousands of them. Pure.
+"""Exact text encoding of columns of numbers, for records that contain thousands of them. Pure.
 
-Base64 of the compressed little-endian bytes; whole numbers as 32 bits unsigned, others as single floats, to which they
-have to be rounded beforehand.
+The encoding is Base64 of the compressed little-endian bytes. Integers are stored as unsigned 32-bit numbers, others as
+single-precision floats, to which they must be rounded beforehand.
 """
 
 import zlib
@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 _WHOLE, _FLOAT = "<u4", "<f4"
 
 _MOST_BYTES = 1 << 20
-"""Of all columns of a record; those of 512 slot groups have 20 kB, those of 1,024 slots and eight metrics 40."""
+"""Maximum size of all columns of a record in bytes. 512 slot groups take 20 kB; 1,024 slots and eight metrics 40 kB."""
 
 
 def packed(*columns: NDArray[np.int64] | NDArray[np.float64]) -> str:
-    """Returns columns of equal length as text. Raises ValueError if a number does not fit."""
+    """Encodes columns of equal length as text. Raises ValueError if a number does not fit."""
     parts = [np.asarray(one, _WHOLE if one.dtype.kind in "iu" else _FLOAT) for one in columns]
     if not all(np.array_equal(part, one) for part, one in zip(parts, columns, strict=True)):
         raise ValueError("expected whole numbers below 2^32, and single floats")
@@ -25,14 +25,14 @@ def packed(*columns: NDArray[np.int64] | NDArray[np.float64]) -> str:
 
 
 def unpacked(text: str, kinds: str) -> list[NDArray[np.float64]]:
-    """Reads what `packed` wrote.
+    """Decodes the output of `packed`.
 
     Args:
-        text: What it wrote.
-        kinds: Of each column, `i` or `f`.
+        text: The output of `packed`.
+        kinds: Type of each column, `i` or `f`.
 
     Raises:
-        ValueError: It is not of such columns.
+        ValueError: The text does not contain such columns.
     """
     inflate = zlib.decompressobj()
     try:
@@ -51,5 +51,5 @@ def unpacked(text: str, kinds: str) -> list[NDArray[np.float64]]:
 
 
 def single(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Returns numbers rounded to what a single float holds."""
+    """Returns numbers rounded to single precision."""
     return numbers.astype(np.float32).astype(np.float64)

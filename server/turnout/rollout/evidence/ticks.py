@@ -1,8 +1,8 @@
-"""What was counted in one tick: both arms, by metric; keyed and unkeyed traffic, and each server, apart. Pure.
+"""The counts of one tick for both arms, by metric, with keyed and unkeyed traffic and each server separate. Pure.
 
-A canary assigns slots, and a routing key keeps its slot. Requests of one key share their arm and are no independent
-draws, so keyed traffic is counted by *unit*: an (arm, slot group) pair. A request without a key is a unit of its own,
-and a sum is all there is to know of those.
+A canary is assigned slots, and a routing key always has the same slot. Requests with the same key are in the same arm
+and so not independent. Keyed traffic is therefore counted by *unit*: an (arm, slot group) pair. A request without a key
+is a unit by itself, so that sums are sufficient.
 """
 
 import math
@@ -17,13 +17,13 @@ from turnout.rollout.evidence.packing import packed, single, unpacked
 from turnout.rollout.evidence.serial import shared_fate
 
 GROUPS = 512
-"""Slot groups; a slot's is `slot % GROUPS`: slots are uniform hashes under the rollout's salt already."""
+"""Number of slot groups. The group of a slot is `slot % GROUPS`, since slots are uniform hashes already."""
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 _FEW = 32
-"""Groups up to which counts are written as plain JSON."""
+"""Number of groups up to which counts are written as plain JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +31,8 @@ class Count:
     """One arm's count of one metric in one tick.
 
     Attributes:
-        requests: Admitted in the tick, of those that the metric looks at.
-        bad: Bad ones among them.
+        requests: Requests admitted in the tick that the metric applies to.
+        bad: Number of bad ones among them.
     """
 
     requests: int = 0
@@ -44,7 +44,7 @@ class Count:
 
     @classmethod
     def from_json(cls, counted: Sequence[Any]) -> Self:
-        """Reads requests, and bad ones among them. Raises ValueError if they are no counts."""
+        """Parses the number of requests and of bad ones among them. Raises ValueError if they are not valid counts."""
         requests, bad = map(int, counted)
         if not 0 <= bad <= requests < 1 << 63:
             raise ValueError(f"expected requests and bad ones among them, got {requests} and {bad}")
@@ -55,7 +55,7 @@ NOTHING = Count()
 
 
 class SameArrays:
-    """A value with arrays among its fields: equal if each field is, element by element."""
+    """Base class of dataclasses with array fields. Two values are equal if all fields are, element by element."""
 
     __slots__ = ()
     __hash__ = None  # type: ignore[assignment]  # arrays have no hash
@@ -72,11 +72,11 @@ class Units(SameArrays):
     """One arm's keyed traffic of one metric in one tick, by slot group.
 
     Attributes:
-        requests, bad: As of `Count`; shape (GROUPS,), int64.
-        expected: Bad events to expect of each: its requests times its share of bad events before the first step, of the
-            same window for both arms, shrunk towards the mean; if nothing is known, its requests times the mean. The
-            scale cancels within a stratum. Shape (GROUPS,), float64, rounded to single floats: what is recorded has to
-            be what was taken, and be short.
+        requests, bad: As in `Count`; shape (GROUPS,), int64.
+        expected: Expected bad events of each group: its requests times its share of bad events before the first step,
+            in the same window for both arms, shrunk towards the mean; if nothing is known, its requests times the mean.
+            The scale cancels within a stratum. Shape (GROUPS,), float64, rounded to single precision so that the
+            recorded values are short and exact.
     """
 
     requests: Ints
@@ -84,10 +84,10 @@ class Units(SameArrays):
     expected: Floats
 
     def __init__(self, requests: ArrayLike, bad: ArrayLike, expected: ArrayLike) -> None:
-        """Takes what converts to the arrays.
+        """Converts the values to arrays.
 
         Raises:
-            ValueError: The shapes or values are not ones that counts can have.
+            ValueError: The shapes or values are not valid for counts.
         """
         n, x = (np.asarray(given, np.int64) for given in (requests, bad))
         e = single(np.asarray(expected, np.float64))
@@ -108,14 +108,14 @@ class Units(SameArrays):
         return Units(self.requests + other.requests, self.bad + other.bad, self.expected + other.expected)
 
     def to_json(self) -> str | list[list[Any]]:
-        """Returns four columns, of the groups that had requests: group, requests, bad ones, expectation."""
+        """Returns four columns for the groups that had requests: group, requests, bad ones, expected."""
         (some,) = np.nonzero(self.requests)
         columns = some, self.requests[some], self.bad[some], self.expected[some]
         return packed(*columns) if len(some) > _FEW else [column.tolist() for column in columns]
 
     @classmethod
     def from_json(cls, body: str | Sequence[Sequence[Any]]) -> Self:
-        """Reads what `to_json` wrote. Raises ValueError if they are no counts."""
+        """Parses the output of `to_json`. Raises ValueError if it contains no valid counts."""
         columns: Sequence[Any] = unpacked(body, "iiif") if isinstance(body, str) else body
         groups, requests, bad, expected = columns
         found = np.zeros(GROUPS, np.int64), np.zeros(GROUPS, np.int64), np.zeros(GROUPS)
@@ -128,22 +128,22 @@ class Units(SameArrays):
 
 
 Counts = Mapping[str, Count]
-"""One arm's unkeyed counts, by metric."""
+"""One arm's unkeyed counts by metric."""
 
 UnitCounts = Mapping[str, Units]
-"""One arm's keyed counts, by metric."""
+"""One arm's keyed counts by metric."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stratum:
-    """One server's part of a tick. Arms are compared within it, so that no difference between servers confounds.
+    """One server's part of a tick. Arms are compared within it, so that differences between servers do not confound.
 
     Attributes:
-        server: Its name; "" if one server is all there is.
+        server: Name of the server; "" if there is only one.
         canary, baseline: Traffic without routing keys, by metric.
-        keyed_canary, keyed_baseline: Traffic with keys, by metric.
-        dispersion: By metric, how much more its bad events vary than independent ones would, since requests that follow
-            each other share a fate (`turnout.rollout.evidence.serial`); 1 where none is named.
+        keyed_canary, keyed_baseline: Traffic with routing keys, by metric.
+        dispersion: By metric, how many times as much its bad events vary as independent ones, because consecutive
+            requests share their fate (`turnout.rollout.evidence.serial`); 1 for metrics that are not named.
     """
 
     server: str = ""
@@ -154,7 +154,7 @@ class Stratum:
     dispersion: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the form that the state store holds."""
+        """Returns the form in which the state store keeps it."""
         body: dict[str, Any] = {
             "server": self.server,
             "canary": {metric: [c.requests, c.bad] for metric, c in self.canary.items()},
@@ -170,7 +170,7 @@ class Stratum:
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> Self:
-        """Reads what `to_json` wrote. Raises ValueError if they are no counts."""
+        """Parses the output of `to_json`. Raises ValueError if it contains no valid counts."""
         canary, baseline = (
             {metric: Count.from_json(counted) for metric, counted in body[arm].items()}
             for arm in ("canary", "baseline")
@@ -195,12 +195,12 @@ class Stratum:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """What was counted in one tick, or in one part of it.
+    """The counts of one tick, or of one part of it.
 
     Attributes:
-        seconds: Active seconds that it covers; 0 for what belongs to a tick that was told before.
-        strata: A part of it each.
-        largest_batch: Requests in the largest batch that ran.
+        seconds: Active seconds that it covers; 0 for an addition to a tick that was already counted.
+        strata: The parts, one for each server.
+        largest_batch: Number of requests in the largest batch that ran.
     """
 
     seconds: float
@@ -230,13 +230,13 @@ class Tick:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the form that the log holds."""
+        """Returns the form in which the log contains it."""
         strata = [stratum.to_json() for stratum in self.strata]
         return {"seconds": self.seconds, "strata": strata, "largest_batch": self.largest_batch}
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> Self:
-        """Reads what `to_json` wrote, or an earlier release: then a tick was one server's sums. Raises ValueError."""
+        """Parses the output of `to_json`, or an earlier release's, which was one server's sums. Raises ValueError."""
         strata = body.get("strata", [body])
         return cls(float(body["seconds"]), tuple(map(Stratum.from_json, strata)), int(body["largest_batch"]))
 

@@ -1,4 +1,4 @@
-"""One arm's requests of one tick as the evidence takes them: unkeyed sums, and keyed traffic by slot group. Pure."""
+"""Converts one arm's requests of one tick to the evidence's counts: unkeyed sums, and units by slot group. Pure."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,23 +13,23 @@ from turnout.serving.counting.run_lengths import RunLengths
 from turnout.serving.counting.tick_counts import KeyedCounts, TickCounts
 
 Shares = Mapping[str, NDArray[np.float64]]
-"""By metric, the share of bad events to expect of each group; shape (GROUPS,). A metric without one expects as many of
-everybody."""
+"""By metric, the expected share of bad events of each group; shape (GROUPS,). For a metric without an entry, all groups
+are expected to have the same share."""
 
 
 def keyed_units(keyed: KeyedCounts, names: Sequence[str], shares: Shares) -> dict[str, Units]:
-    """Returns the requests with a key, by metric.
+    """Counts the requests with a key, by metric.
 
     Args:
-        keyed: Of one arm and tick.
+        keyed: Requests of one arm and tick.
         names: Metrics of the thresholds, in their order.
-        shares: Of the arm.
+        shares: Expected shares of bad events of the arm.
     """
     if not len(keyed.admitted):
         return {}
     ended, blamed = keyed.ended, keyed.blamed
     admitted = keyed.admitted.count(modulus=GROUPS)
-    under_way = admitted - ended.count(modulus=GROUPS)  # at the close, so that it is late
+    under_way = admitted - ended.count(modulus=GROUPS)  # not ended when the tick was closed, so late
     timed = admitted - ended.count(ended.marked(UNTIMED), GROUPS)
     failed = ended.count(ended.marked(ERROR), GROUPS) + blamed.count(modulus=GROUPS) + under_way
     counts = {ERRORS: (admitted, failed), INVALID: (admitted, ended.count(ended.marked(INVALID_MARK), GROUPS))}
@@ -39,10 +39,10 @@ def keyed_units(keyed: KeyedCounts, names: Sequence[str], shares: Shares) -> dic
 
 
 def unkeyed_counts(counts: TickCounts, keyed: Mapping[str, Units], names: Sequence[str]) -> dict[str, Count]:
-    """Returns the requests without a key, by metric.
+    """Counts the requests without a key, by metric.
 
     Args:
-        counts: Of one arm and tick, all of its requests.
+        counts: All requests of one arm and tick.
         keyed: Those with a key.
         names: Metrics of the thresholds, in their order.
     """

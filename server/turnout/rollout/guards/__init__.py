@@ -1,1 +1,1 @@
-"""What rolls a candidate back at once, whatever the evidence: absolute limits and the circuit breaker."""
+"""Immediate rollbacks regardless of the evidence: absolute limits and the circuit breaker."""

@@ -1,12 +1,13 @@
 """The circuit breaker: a slot that did well on the baseline and fails on the candidate rolls it back at once. Pure.
 
-The evidence asks whether all of the candidate's traffic does worse than it may. It cannot say so of one routing key
-that fails entirely, since one unit is no sample. This is for that case, and outside of alpha: it makes no promise about
-how often it is wrong. It compares a slot with itself: what changed for it is the version that answers, unless
-everybody else on the baseline fails in the same ticks too.
+The evidence tests whether all of the candidate's traffic is worse than allowed. It cannot detect a single routing key
+whose requests all fail, since one unit is not a sample. The circuit breaker covers that case. It is not covered by
+alpha: there is no guarantee about how often it is wrong. It compares a slot with itself: only the version that answers
+has changed for it, unless the rest of the baseline's traffic fails in the same ticks too.
 
-Failures are compared with failures first, and only then everything bad with everything bad. A busy machine stalls some
-requests of every slot, the baseline's as well; three stalls of 200 must not hide that all of a tenant's requests fail.
+Failures are compared with failures first, and then all bad requests with all bad requests. A busy machine stalls some
+requests of every slot, including the baseline's, and three stalls in 200 requests must not hide that all requests of a
+tenant fail.
 """
 
 import math
@@ -16,15 +17,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Breaker:
-    """When it trips.
+    """When the circuit breaker trips.
 
     Attributes:
-        on: It is looked at.
-        requests: Of a slot on the candidate, at least.
-        bad: Share of them that failed, stalled or were answered with invalid outputs, at least.
-        known: Of the slot's latest 200 requests on the baseline, that have to be known at least.
-        bad_before: Share of those that were bad, at most; one of fewer than 1 / `bad_before` is no more than that.
-        bad_elsewhere: Share of bad ones among everything else on the baseline in the same ticks, below this.
+        on: Whether it is enabled.
+        requests: Minimum number of requests of a slot on the candidate.
+        bad: Minimum share of them that failed, stalled or were answered with invalid outputs.
+        known: Minimum number of known requests among the slot's latest 200 on the baseline.
+        bad_before: Maximum share of those that were bad. One bad request in fewer than 1 / `bad_before` is allowed.
+        bad_elsewhere: Limit that the share of bad requests in the rest of the baseline's traffic, in the same ticks,
+            must stay below.
     """
 
     on: bool = True
@@ -37,12 +39,12 @@ class Breaker:
 
 @dataclass(frozen=True, slots=True)
 class Outcomes:
-    """How requests ended.
+    """The outcomes of requests.
 
     Attributes:
-        requests: All of them.
-        failed: Errors and invalid outputs.
-        bad: Those, and stalls.
+        requests: Number of requests.
+        failed: Number of errors and invalid outputs.
+        bad: Number of errors, invalid outputs and stalls.
     """
 
     requests: int = 0
@@ -55,13 +57,14 @@ class Outcomes:
 
 @dataclass(frozen=True, slots=True)
 class SlotRecord:
-    """What one slot's requests came to on one server.
+    """The outcomes of one slot's requests on one server.
 
     Attributes:
         server: The server's name.
+        slot: Number of the slot.
         candidate: Its latest requests on the candidate, at most 200.
-        before: Its latest requests on the baseline before it met the candidate, at most 200.
-        elsewhere: Everything else on the server's baseline, in the ticks of `candidate`.
+        before: Its latest requests on the baseline before the candidate answered it, at most 200.
+        elsewhere: All other requests of the server's baseline in the ticks of `candidate`.
     """
 
     server: str
@@ -72,7 +75,7 @@ class SlotRecord:
 
 
 def tripped(breaker: Breaker, records: Iterable[SlotRecord]) -> SlotRecord | None:
-    """Returns the slot that harms most among those that trip the breaker; None if none does."""
+    """Returns the slot with the most bad requests among those that trip the breaker; None if none does."""
     found = [record for record in records if breaker.on and _trips(breaker, record)]
     return max(found, key=lambda record: record.candidate.bad, default=None)
 
@@ -84,7 +87,7 @@ def trip_text(record: SlotRecord) -> str:
     return (
         f"circuit breaker: of {met.requests} requests of slot {record.slot}{where} {_went(met)} on the candidate; "
         f"of {before.requests} before on the baseline {_went(before)}; "
-        f"of {elsewhere.requests} of everybody else's there meanwhile {_went(elsewhere)}"
+        f"of {elsewhere.requests} others there in the same time {_went(elsewhere)}"
     )
 
 
@@ -97,7 +100,7 @@ def _trips(breaker: Breaker, record: SlotRecord) -> bool:
         return (
             now >= breaker.bad * met.requests
             and past <= math.ceil(breaker.bad_before * before.requests - 1e-9)  # 7 of 100 are 7.000000000000001
-            # Where nobody else asks the baseline anything, its own past is all that there is to go by.
+            # If the baseline gets no other requests, the slot's own past is the only comparison.
             and (elsewhere.requests == 0 or others < breaker.bad_elsewhere * elsewhere.requests)
         )
 

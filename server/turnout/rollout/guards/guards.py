@@ -1,9 +1,10 @@
-"""Absolute guards: limits that a plan sets on the candidate alone, whatever the baseline does. Pure.
+"""Absolute guards: limits that a plan sets on the candidate alone, regardless of the baseline. Pure.
 
-The evidence asks whether the candidate is worse than the baseline. A guard asks whether it is good enough: a share of
-errors or invalid answers, a p99 in milliseconds. It trips where the candidate's requests of the step show that its own
-rate is above the limit, by a binomial e-value of 100; so a limit of 1 % is not broken by the first error in ten
-requests, and a limit of 0 is by the first. Guards are outside of alpha, as is the circuit breaker.
+The evidence tests whether the candidate is worse than the baseline. A guard tests whether it is good enough: it limits
+the share of errors or invalid answers, or the p99 in milliseconds. It trips if the candidate's requests in the step
+show that its rate is above the limit, by a binomial e-value of 100. So a limit of 1 % is not violated by the first
+error in ten requests, but a limit of 0 is violated by the first error. Guards are not covered by alpha, like the
+circuit breaker.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,7 +17,7 @@ from turnout.rollout.evidence.likelihood import mean_exp, rate_ratio
 from turnout.rollout.evidence.serial import shared_fate
 
 LIMIT = "limit"
-"""Name under which ticks count the requests slower than `p99_ms`."""
+"""Metric under which ticks count the requests slower than `p99_ms`."""
 
 _P99 = 0.01
 _MULTIPLES = (1.5, 2.0, 5.0, 20.0)
@@ -25,12 +26,12 @@ _ENOUGH = 100.0
 
 @dataclass(frozen=True, slots=True)
 class Guards:
-    """Limits; None for no limit.
+    """Limits on the candidate; None for no limit.
 
     Attributes:
-        error_share: Of the candidate's requests that fail by the server's fault, at most.
-        p99_ms: Milliseconds that at most one in a hundred of its requests may take longer than.
-        invalid_share: Of its answers with NaN or infinity in an output, at most.
+        error_share: Maximum share of its requests that fail because of the server.
+        p99_ms: Time in milliseconds that at most one in a hundred of its requests may exceed.
+        invalid_share: Maximum share of its answers with NaN or infinity in an output.
     """
 
     error_share: float | None = None
@@ -38,7 +39,7 @@ class Guards:
     invalid_share: float | None = None
 
     def over(self, other: "Guards | None") -> "Guards":
-        """Returns these limits, and those of `other` if they have none."""
+        """Returns these limits, with missing ones taken from `other`."""
         if other is None:
             return self
         missing = {f.name: getattr(other, f.name) for f in fields(self) if getattr(self, f.name) is None}

@@ -1,4 +1,4 @@
-"""The slots that meet a candidate, each with what it did before on the baseline: what the circuit breaker looks at."""
+"""The outcomes of slots on the candidate and before on the baseline, for the circuit breaker."""
 
 from collections import deque
 
@@ -15,25 +15,25 @@ _MOST_RECORDS = 64
 
 
 class MovedSlots:
-    """Counts by slot what came of the requests that a candidate got since the slot was moved to it.
+    """Counts, by slot, the outcomes of the candidate's requests since the slot was moved to it.
 
-    What the slot did on the baseline are its latest requests there before; and those that failed on the candidate and
-    that the baseline was asked about, if fewer than 200 are known.
+    The comparison is the slot's latest requests on the baseline before that. If fewer than 200 are known, requests that
+    failed on the candidate and were replayed on the baseline are added.
     """
 
     def __init__(self) -> None:
         self._owned = np.zeros(SLOTS, np.bool_)
-        self._met = np.zeros((3, SLOTS))  # requests, failed ones, bad ones; so is what follows
+        self._met = np.zeros((3, SLOTS))  # rows of this and the next: requests, failed ones, bad ones
         self._before = np.zeros((3, SLOTS), np.int64)
         self._elsewhere: deque[tuple[float, Outcomes]] = deque()
 
     def own(self, owned: NDArray[np.bool_], window: KeyedWindow, records: SlotRecords, stalled: float) -> None:
-        """Notes which slots the candidate answers from now on.
+        """Updates the slots that the candidate answers from now on.
 
         Args:
-            owned: Those slots, shape (SLOTS,).
-            window: The baseline's latest keyed requests.
-            records: What is known from before the first step, where the requests themselves are lost.
+            owned: Whether the candidate answers each slot, shape (SLOTS,).
+            window: Latest keyed requests of the baseline.
+            records: Outcomes before the first step, for slots whose requests are no longer known.
             stalled: Seconds beyond which a request is bad.
         """
         new = owned & ~self._owned
@@ -46,19 +46,19 @@ class MovedSlots:
         self._owned = owned.copy()
 
     def take(self, keyed: KeyedCounts) -> None:
-        """Counts the candidate's requests of a tick. Of more than 200 of a slot, the older ones fade."""
+        """Counts the candidate's requests of a tick. Counts of more than 200 are scaled down to 200."""
         if not len(keyed.admitted):
             return
         ended, blamed = keyed.ended, keyed.blamed
         requests = keyed.admitted.count()
-        hanging = requests - ended.count()  # under way at the close, so that it is late
+        hanging = requests - ended.count()  # not ended when the tick was closed, so late
         failed = ended.count(ended.failed()) + blamed.count() + hanging
         bad = ended.count(ended.marked(BAD)) + blamed.count(blamed.marked(BAD)) + hanging
         some = np.flatnonzero(requests)  # of 65,536
         self._met[:, some] += np.stack([requests[some], failed[some], bad[some]])
         over = some[self._met[0, some] > LATEST]
         self._met[:, over] *= LATEST / self._met[0, over]
-        # What the baseline does with the very requests is known of a slot that it never had any of.
+        # For slots without enough history, the baseline's answers to the same requests are the comparison.
         replayed = keyed.replayed
         if len(replayed):
             ran = replayed.count()
@@ -74,7 +74,7 @@ class MovedSlots:
             self._elsewhere.popleft()
 
     def records(self) -> list[SlotRecord]:
-        """Returns the slots that have bad requests on the candidate, at most 64, those with the most first."""
+        """Returns the slots with bad requests on the candidate, at most 64, those with the most first."""
         bad = self._met[2]
         slots = np.flatnonzero(self._owned & (bad >= 0.5))
         slots = slots[np.argsort(-bad[slots], kind="stable")][:_MOST_RECORDS]

@@ -1,8 +1,8 @@
-"""What slots did on the baseline before a rollout's first step, and what is to be expected of them from there. Pure.
+"""The outcomes of slots on the baseline before a rollout's first step, and the expectations from them. Pure.
 
-A tenant that was always slow is not news. So the exposure of a unit is not its requests but the bad events to expect of
-them: requests x the unit's own share of bad events before, shrunk towards everybody's by two events' worth. The window
-is the same for both arms and for all steps, and ends before the first one.
+A tenant that was always slow is not evidence. So the exposure of a unit is not the number of its requests, but their
+expected bad events: requests x the unit's own share of bad events before, shrunk towards the overall share by two
+events' worth. The window is the same for both arms and all steps, and ends before the first step.
 """
 
 from collections.abc import Mapping
@@ -21,19 +21,19 @@ _PRIOR_EVENTS = 2.0
 _LEAST_SHARE = 1e-6
 
 PACKED_SLOTS = 1024
-"""Slots that survive a restart, those with the most requests; the others count as unknown then."""
+"""Number of slots kept over a restart, those with the most requests. The others count as unknown afterwards."""
 
 LATEST = 200
-"""Latest requests of a slot on the baseline that the circuit breaker looks at."""
+"""Number of latest requests of a slot on the baseline that the circuit breaker uses."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SlotRecords:
-    """Requests and bad ones by slot, in the window before the first step.
+    """Requests and bad requests by slot, in the window before the first step.
 
     Attributes:
-        requests: Shape (SLOTS,).
-        bad: By metric; shape (SLOTS,).
+        requests: Number of requests; shape (SLOTS,).
+        bad: Number of bad requests by metric; shape (SLOTS,).
     """
 
     requests: BySlot
@@ -41,11 +41,11 @@ class SlotRecords:
 
     @classmethod
     def of(cls, window: KeyedWindow, thresholds: Mapping[str, float], late: float) -> Self:
-        """Counts a window.
+        """Counts the requests in a window.
 
         Args:
             window: Keyed requests of the baseline.
-            thresholds: By latency metric, seconds.
+            thresholds: Thresholds by latency metric in seconds.
             late: Seconds beyond which a request is an error.
         """
         entries = window.entries
@@ -57,16 +57,16 @@ class SlotRecords:
         return cls(entries.count(), bad)
 
     def shares(self, metric: str, owned: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """Returns the share of bad events to expect of each group of the slots of one arm.
+        """Returns the expected share of bad events of each group, over the slots of one arm.
 
-        Only proportions matter. Where nothing bad is known of anybody, all are alike.
+        Only proportions matter. If no bad event is known, all groups have the same share.
 
         Args:
-            metric: Its name.
-            owned: The arm's slots, shape (SLOTS,).
+            metric: Name of the metric.
+            owned: Whether each slot is the arm's, shape (SLOTS,).
 
         Returns:
-            Shape (GROUPS,).
+            Shares of shape (GROUPS,).
         """
         bad = self.bad.get(metric)
         if bad is None or not (events := int(bad.sum())):
@@ -77,10 +77,10 @@ class SlotRecords:
         return shares
 
     def latest(self) -> tuple[BySlot, BySlot, BySlot]:
-        """Returns what the circuit breaker may take for each slot's latest requests, where those themselves are lost.
+        """Estimates each slot's latest requests for the circuit breaker, after the requests themselves were lost.
 
         Returns:
-            Requests, failed ones and bad ones of each slot, shapes (SLOTS,).
+            Requests, failed ones and bad ones of each slot, of shape (SLOTS,) each.
         """
         known = np.minimum(self.requests, LATEST)
         scale = known / np.maximum(self.requests, 1)
@@ -92,7 +92,7 @@ class SlotRecords:
         return known, scaled(ERRORS, INVALID), scaled(ERRORS, INVALID, STALLED)
 
     def packed(self) -> str:
-        """Returns the form that a rollout keeps, a few kB of text."""
+        """Returns the form that is stored with the rollout, a few kB of text."""
         slots = np.argsort(-self.requests, kind="stable")[:PACKED_SLOTS]
         slots = np.sort(slots[self.requests[slots] > 0])
         columns = (counts[slots] for counts in (self.requests, *self.bad.values()))
@@ -100,7 +100,7 @@ class SlotRecords:
 
     @classmethod
     def unpacked(cls, text: str) -> Self:
-        """Reads what `packed` wrote. Raises ValueError if it did not write that."""
+        """Parses the output of `packed`. Raises ValueError if it is not in that form."""
         if not isinstance(text, str) or " " not in text:
             raise ValueError("expected the names of metrics, and packed columns")
         names, columns = text.split(" ", 1)

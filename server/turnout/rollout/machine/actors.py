@@ -1,4 +1,4 @@
-"""The actor names of rollouts, which no person may use. Pure."""
+"""Actor names that are reserved for rollouts. Pure."""
 
 from turnout.errors import InvalidRequest
 
@@ -6,24 +6,24 @@ _ROLLOUT = "turnout rollout"
 
 
 def rollout_actor(attempt: int) -> str:
-    """Returns who changes the traffic for a rollout."""
+    """Returns the actor of changes that a rollout makes."""
     return f"{_ROLLOUT} {attempt}"
 
 
 def is_rollout(actor: str) -> bool:
-    """Tells whether a rollout, and no person, goes by this name."""
+    """Returns whether this is the name of a rollout, and not of a person."""
     return actor.startswith(_ROLLOUT)
 
 
 def check_person(actor: str, field: str) -> None:
-    """Checks that a person does not use a rollout's name: rollouts accept each other's changes.
+    """Checks that a person does not use a rollout's name, since rollouts accept each other's changes.
 
     Args:
-        actor: Who asks.
-        field: Where that was said.
+        actor: Actor of the change.
+        field: Field that contained it, for the error.
 
     Raises:
-        InvalidRequest: It is a rollout's name.
+        InvalidRequest: The name is reserved for rollouts.
     """
     if is_rollout(actor):
         raise InvalidRequest.at(field, f"names that begin with {_ROLLOUT!r} are those of rollouts; say who you are")

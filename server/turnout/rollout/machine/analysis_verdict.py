@@ -1,4 +1,4 @@
-"""What measurements of probes and answers of the confirm webhook do to a rollout. Pure."""
+"""The effects of probe measurements and of the confirm webhook's answers on a rollout. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,11 +12,11 @@ from turnout.shares import share_text
 
 @dataclass(frozen=True, slots=True)
 class ConfirmAnswer:
-    """What the confirm webhook said when it was asked once.
+    """One answer of the confirm webhook.
 
     Attributes:
-        step: Of which step, as `Confirmation.step`.
-        reply: What it said.
+        step: Number of the step in question, as in `Confirmation.step`.
+        reply: The webhook's reply.
         reason: Why, in words.
     """
 
@@ -27,12 +27,12 @@ class ConfirmAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """What was asked outside of the server since the last tick.
+    """Answers of external systems since the last tick.
 
     Attributes:
-        measurements: Of probes, the oldest first.
-        confirms: A webhook confirms steps.
-        answer: Of the webhook; None if it has not said anything.
+        measurements: Measurements of probes, oldest first.
+        confirms: Whether a webhook confirms steps.
+        answer: Answer of the webhook; None if there is none.
     """
 
     measurements: Sequence[Measurement] = ()
@@ -41,18 +41,18 @@ class Analysis:
 
 
 NO_ANALYSIS = Analysis()
-"""Of a server that asks nobody."""
+"""The analysis of a server that has no external systems to ask."""
 
 
 def analysed(rollout: Rollout, analysis: Analysis) -> Moved:
-    """Returns the rollout with what was answered since the last tick, and what is to be told of it.
+    """Returns the rollout with the answers since the last tick, and entries for its history.
 
-    An answer is noted also where the rollout stands still: none is asked for twice.
+    Answers are recorded even if the rollout is paused, so that nothing is asked twice.
     """
     events: list[RolloutHistoryEntry] = []
     for one in analysis.measurements:
         if one.stage != rollout.stage or one.probe not in rollout.asked_probes:
-            continue  # asked in another step: it says nothing of this one
+            continue  # asked in another step, so it does not apply to this one
         before = rollout.probes.get(one.probe, NOT_ASKED)
         after = before.taken(one)
         rollout = replace(rollout, probes={**rollout.probes, one.probe: after})
@@ -65,27 +65,27 @@ def analysed(rollout: Rollout, analysis: Analysis) -> Moved:
 
 
 def rollback_cause(rollout: Rollout) -> tuple[str, str] | None:
-    """Returns what rolls the candidate back, `probe` or `webhook`, and why; None if neither does."""
+    """Returns what rolls the candidate back, `probe` or `webhook`, and why; None if nothing does."""
     for name in rollout.asked_probes:
         record = rollout.probes.get(name, NOT_ASKED)
         if record.has_failed:
             limit = record.limits.failure_limit
             last = f", the last: {record.detail}" if record.outcome is ProbeOutcome.FAILED else ""
-            return "probe", f"probe {name} failed {record.failed} times in this step, {limit} may{last}"
+            return "probe", f"probe {name} failed {record.failed} times in this step ({limit} allowed){last}"
     asked = rollout.confirmation
     if asked is not None and asked.reply is Reply.ROLLBACK:
-        return "webhook", f"the confirm webhook wants it back: {asked.reason}"
+        return "webhook", f"the confirm webhook asked for a rollback: {asked.reason}"
     return None
 
 
 def unmeasured(rollout: Rollout) -> list[str]:
-    """Returns the probes that do not let a step be passed yet, and why, in sentences."""
+    """Returns the probes that prevent the step from being passed, and why, as sentences."""
     records = {name: rollout.probes.get(name, NOT_ASKED) for name in rollout.asked_probes}
     return [f"probe {name}: {record.lacking}" for name, record in records.items() if record.lacking]
 
 
 def unconfirmed(rollout: Rollout) -> list[str]:
-    """Returns what the confirm webhook has not said yet, in a sentence; nothing if it is not asked."""
+    """Returns which answer of the confirm webhook is still missing, as a sentence; nothing if it is not asked."""
     asked = rollout.confirmation
     if asked is None or asked.reply is not Reply.WAITING:
         return []
@@ -94,13 +94,13 @@ def unconfirmed(rollout: Rollout) -> list[str]:
 
 
 def begin_step(rollout: Rollout, analysis: Analysis, number: int, longest: float) -> Moved:
-    """Returns the rollout at its next step or promoted, or waiting for the webhook to confirm that.
+    """Returns the rollout in its next step, promoted, or waiting for the webhook's confirmation.
 
     Args:
-        rollout: All else that the step takes is there.
-        analysis: Of this tick.
-        number: Of the step, from 0; the number of steps for promotion.
-        longest: Active seconds that an answer is waited for.
+        rollout: A rollout that meets all other conditions for the step.
+        analysis: Analysis of this tick.
+        number: Number of the step, from 0; the number of steps for promotion.
+        longest: Maximum time to wait for an answer, in active seconds.
     """
     if not analysis.confirms:
         return step_to(rollout, number)
@@ -145,12 +145,11 @@ def _veto(rollout: Rollout, asked: Confirmation) -> Pause:
 
 
 def _measurement_text(one: Measurement, before: ProbeRecord, after: ProbeRecord) -> str:
-    """Returns what is to be told of a measurement; "" if it is as usual."""
+    """Returns the history's text for a measurement; "" if it is not notable."""
     match one.outcome:
         case ProbeOutcome.FAILED:
-            return (
-                f"probe {one.probe} failed: {one.detail} ({after.failed} in this step, {one.limits.failure_limit} may)"
-            )
+            counts = f"{after.failed} in this step, {one.limits.failure_limit} allowed"
+            return f"probe {one.probe} failed: {one.detail} ({counts})"
         case ProbeOutcome.INCONCLUSIVE if before.outcome is not ProbeOutcome.INCONCLUSIVE:
             return f"probe {one.probe} is inconclusive, neither pass nor fail: {one.detail}"
         case ProbeOutcome.PASSED if before.outcome is ProbeOutcome.INCONCLUSIVE:

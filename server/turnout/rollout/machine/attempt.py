@@ -26,38 +26,38 @@ _SCHEMA = 1
 
 
 class RolloutState(StrEnum):
-    """Where a rollout is."""
+    """The state of a rollout."""
 
     PENDING = "pending"
-    """It waits for its first tick, or for the rollout of the model that came before it."""
+    """It waits for its first tick, or for an earlier rollout of the model to end."""
     VALIDATING = "validating"
-    """The candidate is loaded and warmed, and the baseline shows its latency."""
+    """The candidate is loaded and warmed up, and the baseline's latency is measured."""
     SHADOWING = "shadowing"
-    """The candidate gets copies, and its answers are compared; no client sees one."""
+    """The candidate gets copies of requests, and its answers are compared but not returned to clients."""
     RAMPING = "ramping"
-    """The step's weight is being put in force."""
+    """The step's weight is being put into force."""
     SOAKING = "soaking"
-    """The step's time runs."""
+    """The step's soak time is running."""
     DECIDING = "deciding"
-    """The time is over, and what is still to be seen is waited for."""
+    """The soak time is over, and the rollout waits for the conditions that are still missing."""
     PROMOTING = "promoting"
     """The candidate is being made the baseline."""
     WATCHING = "watching"
     """The candidate is the baseline, and can still be rolled back."""
     SUCCEEDED = "succeeded"
-    """The candidate is the baseline, and the version before has no traffic left."""
+    """The candidate is the baseline, and the previous version has no traffic left."""
     ABORTING = "aborting"
-    """Traffic goes back."""
+    """Traffic is being moved back."""
     ROLLED_BACK = "rolled_back"
-    """The version before has all of the traffic."""
+    """The previous version has all of the traffic."""
     SUPERSEDED = "superseded"
-    """Another rollout, or a release, took its place."""
+    """Another rollout or a release replaced it."""
     FAILED = "failed"
     """The candidate could not be served at all."""
 
     @property
     def final(self) -> bool:
-        """The rollout has ended."""
+        """Whether the rollout has ended."""
         return self in _FINAL
 
 
@@ -69,12 +69,12 @@ PROMOTED = (_S.PROMOTING, _S.WATCHING, _S.SUCCEEDED)
 
 @dataclass(frozen=True, slots=True)
 class Pause(JsonForm):
-    """Why a rollout is paused.
+    """A reason why a rollout is paused.
 
     Attributes:
         kind: `operator`, `gate`, `veto`, `insufficient`, `traffic` or `refused`.
-        reason: In words.
-        actor: Who; "" for the rollout itself.
+        reason: The reason in words.
+        actor: Who paused it; "" for the rollout itself.
     """
 
     kind: str
@@ -86,13 +86,13 @@ class Pause(JsonForm):
 
 @dataclass(frozen=True, slots=True)
 class RolloutHistoryEntry:
-    """One line of a rollout's history.
+    """One entry of a rollout's history.
 
     Attributes:
-        kind: What happened: a state's name, a command's, `verdict` (by evidence, or a deadline), `breaker`, `guard`,
+        kind: What happened: the name of a state or command, `verdict` (by evidence, or a deadline), `breaker`, `guard`,
             `probe`, `webhook`, `confirm`, `pause` or `resume`.
-        text: A sentence.
-        actor: Who; "" for the rollout itself.
+        text: A sentence that describes it.
+        actor: Who caused it; "" for the rollout itself.
     """
 
     kind: str
@@ -105,45 +105,45 @@ class Rollout:
     """One attempt to make a candidate the baseline.
 
     Attributes:
-        candidate, previous: The version that is to be the baseline, and the one that is good now.
-        attempt: 1, 2, 3 ... of the model.
-        plan: How it goes.
-        evidence: What was seen so far.
+        candidate, previous: The version that is to become the baseline, and the version that it is compared with.
+        attempt: Number of the attempt, 1, 2, 3 ... for each model.
+        plan: The plan.
+        evidence: The evidence so far.
         step: Number of the present step, from 0.
-        epoch: Moves with every change but the counts; what an operator decides on.
+        epoch: Incremented by every change except counts. Operators' decisions refer to it.
         in_state_s: Active seconds in this state.
         step_s: Active seconds in this step.
-        active_s: Active seconds of all of it.
-        idle_s: Seconds on end without progress: paused, frozen, or without a ready candidate.
-        held: What keeps it from going on without being a pause, in words; "" while nothing does.
-        step_requests, step_baseline: Requests of the canary in this step, and of what it is compared with.
-        step_counts: The canary's counts in this step, by metric: what guards look at.
-        step_excess: By metric, the canary's bad events in this step, each times how much more than 1 of those that
-            came with it were one occasion (`Stratum.dispersion`); nothing where each was its own.
-        step_keyed: Requests with a key in this step, of the canary and of what it is compared with.
-        history: What slots did before the first step, as `turnout.rollout.guards.slot_history` packs it; "" before
-            that.
-        silent_s, baseline_silent_s: Active seconds since either had its last request in this step.
-        thresholds: Seconds, by latency metric, as fixed before this step.
-        shortest_timeout: The baseline's p50, seconds: a caller who waits for less has itself to blame for a timeout.
-        weight: What an operator set in place of the step's; None for the step's own.
+        active_s: Active seconds of the whole rollout.
+        idle_s: Consecutive seconds without progress: paused, frozen, or without a ready candidate.
+        held: What prevents progress without being a pause, in words; "" if nothing does.
+        step_requests, step_baseline: Requests in this step, of the canary and of the arm that it is compared with.
+        step_counts: The canary's counts in this step by metric, which guards are applied to.
+        step_excess: By metric, the sum of the canary's bad events in this step, each times the excess of its tick's
+            dispersion over 1 (`Stratum.dispersion`).
+        step_keyed: Requests with a key in this step, of the canary and of the arm that it is compared with.
+        history: Outcomes of slots before the first step, as `turnout.rollout.guards.slot_history` packs them; "" before
+            that step.
+        silent_s, baseline_silent_s: Active seconds since each arm's last request in this step.
+        thresholds: Thresholds by latency metric in seconds, as set before this step.
+        shortest_timeout: The baseline's p50 in seconds. A timeout of a caller that waits for less is its own fault.
+        weight: Weight set by an operator in place of the step's; None for the step's.
         passed_gate: Number of the last step whose gate was opened.
-        pauses: Why it stands still; none while it goes on.
-        verdict: Why it ended, or is ending; "" before that.
-        per_server: What is known of each server's part.
-        cause: What took the candidate back, of `evidence`, `breaker`, `guard`, `probe` and `webhook`; "" if it was
+        pauses: Reasons why the rollout is paused; empty if it is not.
+        verdict: Why the rollout ended or is ending; "" before that.
+        per_server: Evidence of each server alone.
+        cause: What rolled the candidate back, of `evidence`, `breaker`, `guard`, `probe` and `webhook`; "" if it was
             something else.
-        policy_epoch: Of the policy that was put in force for it last.
-        routed: That policy, or the one that it began with, as text; another one is somebody else's.
-        was_released: The candidate was released before.
-        released: The candidate's release is withdrawn when it is rolled back: it is this rollout's work, or the
-            evidence speaks against the candidate, whoever released it.
-        finishing: The watch is over; the version before gives back its share.
-        rivals: Most rollouts of the model that ran at once since this one began; they share alpha.
-        end: The state that `aborting` leads to.
-        actor, reason: Who began it, and why.
-        probes: What probes measured in this step, by name.
-        confirmation: What the confirm webhook says of the next step; None if it was not asked.
+        policy_epoch: Epoch of the policy that was last put into force for the rollout.
+        routed: That policy as text, or the one at the beginning. A different policy was set by someone else.
+        was_released: Whether the candidate was released before the rollout.
+        released: Whether a rollback withdraws the candidate's release: because the rollout released it, or because the
+            evidence is against the candidate, in which case it does not matter who released it.
+        finishing: Whether the watch is over, so that the previous version gives back its share.
+        rivals: Maximum number of concurrent rollouts of the model since this one began. They share alpha.
+        end: The final state that `aborting` leads to.
+        actor, reason: Who started the rollout, and why.
+        probes: Measurements of probes in this step, by name.
+        confirmation: State of the confirm webhook's answer about the next step; None if it was not asked.
     """
 
     model: str
@@ -192,7 +192,7 @@ class Rollout:
     def start(
         cls, model: str, candidate: Version, previous: Version, attempt: int, plan: Plan, actor: str, reason: str
     ) -> Self:
-        """Returns a rollout that has not begun, by its plan made complete."""
+        """Returns a rollout that has not begun, with its plan completed."""
         plan = plan.complete
         evidence = Evidence.start(plan.evidence_metrics, plan.max_duration_s)
         return cls(model, candidate, previous, attempt, plan, evidence, actor=actor, reason=reason)
@@ -208,21 +208,22 @@ class Rollout:
 
     @property
     def holdback(self) -> float:
-        """The share that the previous version keeps once the candidate is the baseline; 0 without a watch."""
+        """The share that the previous version keeps while the candidate is watched; 0 without a watch."""
         return 0.0 if self.finishing or self.plan.watch_s == 0 else self.plan.holdback
 
     @property
     def alpha(self) -> float:
-        """Chance that this rollout rolls back a candidate that is not worse.
+        """Probability that the evidence of all servers rolls back a candidate that is not worse.
 
-        Rollouts of one model that run at once share the plan's: the chance that any of them is wrong is the sum of
-        theirs at most. A share once given away stays so, since what was looked at under it cannot be looked at anew.
+        Concurrent rollouts of one model share the plan's alpha, since the probability that any of them is wrong is at
+        most the sum of theirs. The share never grows again, since traffic that was judged with it cannot be judged
+        anew.
         """
         return self.plan.alpha / self.rivals * self.per_server.share
 
     @property
     def servers_alpha(self) -> float:
-        """The same by one server's part alone, for all servers together."""
+        """The same probability for the evidence of single servers, for all servers together."""
         return self.plan.alpha / self.rivals * (1.0 - self.per_server.share)
 
     @property
@@ -232,24 +233,24 @@ class Rollout:
 
     @property
     def stage(self) -> int | None:
-        """Number of the step whose weight is in force, from 0; the number of steps while it is watched; else None."""
+        """Number of the step in force, from 0; the number of steps while the candidate is watched; None otherwise."""
         if self.state in (_S.SOAKING, _S.DECIDING):
             return self.step
         return len(self.plan.steps) if self.state is _S.WATCHING else None
 
     @property
     def asked_probes(self) -> tuple[str, ...]:
-        """The probes that are asked now."""
+        """The names of the probes that run now."""
         stage = self.stage
         return () if stage is None else self.plan.probes_of(self.step if self.state in STEPPING else None)
 
     @property
     def promoted(self) -> bool:
-        """The candidate is the baseline, or about to be."""
+        """Whether the candidate is the baseline, or about to be."""
         return self.state in PROMOTED
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the form that the state store holds."""
+        """Returns the form in which the state store keeps it."""
         return {key: getattr(self, name) for name, key in _KEYS.items()} | {
             "schema": _SCHEMA, "candidate": str(self.candidate), "previous": str(self.previous),
             "plan": self.plan.to_json(), "plan_digest": self.plan.digest, "evidence": self.evidence.to_json(),
@@ -263,17 +264,17 @@ class Rollout:
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> Self:
-        """Reads what `to_json` wrote.
+        """Parses the output of `to_json`.
 
         Raises:
-            ValueError: It did not write that, or a later release of Turnout did.
+            ValueError: The document is not in that form, or a later release of Turnout wrote it.
         """
         try:
             if body["schema"] != _SCHEMA:
                 raise ValueError(f"rollout schema {body['schema']!r} is not {_SCHEMA}, the one this release reads")
             plan = Plan.from_json(body["plan"])
             plain = {
-                name: body[_KEYS[name]] if kind is str else kind(body[_KEYS[name]])  # what is not text is told below
+                name: body[_KEYS[name]] if kind is str else kind(body[_KEYS[name]])  # `_problem` rejects other types
                 for name, kind in _PLAIN.items()
                 if _KEYS[name] in body or name not in _LATER
             }
@@ -287,7 +288,7 @@ class Rollout:
                 thresholds={k: float(v) for k, v in body["thresholds"].items()},
                 weight=None if body["weight"] is None else float(body["weight"]),
                 pauses=tuple(map(Pause.from_json, body["pauses"])),
-                # Of a release that did not write these: nothing is known of the step so far.
+                # Not written by earlier releases, in which case nothing is known about the step so far.
                 step_keyed=_two(body.get("step_keyed", (0, 0))),
                 step_counts={name: Count.from_json(counted) for name, counted in body.get("step_counts", {}).items()},
                 step_excess={name: float(excess) for name, excess in body.get("step_excess", {}).items()},
@@ -301,13 +302,13 @@ class Rollout:
         except (KeyError, IndexError, TypeError, AttributeError, ArithmeticError, InvalidRequest) as error:
             raise ValueError(f"not a rollout: {type(error).__name__} {error}") from error
         if read.history:
-            SlotRecords.unpacked(read.history)  # what is read must not fail at the next tick
+            SlotRecords.unpacked(read.history)  # raises now instead of at the next tick
         if problem := read._problem():
             raise ValueError(f"not a rollout: {problem}")
         return read
 
     def _problem(self) -> str:
-        """Returns what is wrong with a rollout that was read, "" if nothing is: it must not fail at the next tick."""
+        """Returns what is wrong with a rollout that was read, which would fail at the next tick; "" if nothing is."""
         texts = [getattr(self, name) for name, kind in _PLAIN.items() if kind is str]
         texts += [part for pause in self.pauses for part in (pause.kind, pause.reason, pause.actor)]
         seconds = [getattr(self, name) for name, kind in _PLAIN.items() if kind is float]
@@ -329,13 +330,13 @@ class Rollout:
 _PLAIN: Mapping[str, Callable[[Any], Any]] = {
     one.name: kind for one in fields(Rollout) for kind in (str, int, float, bool) if one.type is kind
 }
-"""Fields that JSON holds as they are, and their types."""
+"""Fields that are stored in JSON without conversion, and their types."""
 
 _KEYS = {name: name for name in _PLAIN} | {"shortest_timeout": "patience"}
-"""Their keys in JSON. A field that is renamed keeps its key, or no server could read what an earlier release stored."""
+"""JSON keys of these fields. A renamed field keeps its key, so that servers can read what earlier releases stored."""
 
 _LATER = ("cause", "step_baseline", "silent_s", "baseline_silent_s", "history")
-"""Those of them that not every release has written."""
+"""Fields among them that earlier releases did not write."""
 
 
 def _two(numbers: Sequence[Any]) -> tuple[int, int]:
@@ -344,17 +345,17 @@ def _two(numbers: Sequence[Any]) -> tuple[int, int]:
 
 
 Moved = tuple[Rollout, tuple[RolloutHistoryEntry, ...]]
-"""A rollout as it is now, and what is to be told of how it came to be so."""
+"""The new state of a rollout, and entries for its history."""
 
 
 def enter(rollout: Rollout, state: RolloutState, text: str) -> Moved:
-    """Returns the rollout in another state, and the line that tells of it."""
+    """Returns the rollout in another state, with an entry for its history."""
     released = rollout.released or (state is _S.PROMOTING and not rollout.was_released)
     return moved(rollout, state=state, in_state_s=0.0, released=released), (RolloutHistoryEntry(str(state), text),)
 
 
 def fresh_step(rollout: Rollout) -> Rollout:
-    """Returns the rollout with nothing counted in its step yet."""
+    """Returns the rollout with the counts of its step reset."""
     return replace(
         rollout,
         step_s=0.0,

@@ -1,7 +1,7 @@
-"""What the confirm webhook says of a step, and how that is recorded with the rollout. Pure.
+"""The confirm webhook's answer about a step, as recorded with the rollout. Pure.
 
-It is asked before each step and before promotion. What it has said of one is not asked again: it is recorded with the
-rollout before anything is done about it, so that a restart repeats no question that was answered and skips none.
+The webhook is asked before each step and before promotion. Its answer is recorded with the rollout before it takes
+effect, so that after a restart no question is skipped, and none that was answered is repeated.
 """
 
 import math
@@ -15,28 +15,28 @@ LONGEST_REASON = 500
 
 
 class Reply(StrEnum):
-    """What the webhook said."""
+    """A reply of the webhook."""
 
     WAITING = "waiting"
-    """Nothing yet: it could not be asked, or answered neither yes nor no."""
+    """No reply yet: it could not be asked, or the answer was neither yes nor no."""
     GO = "go"
-    """2xx."""
+    """Status 2xx: the step may begin."""
     VETO = "veto"
-    """4xx: the rollout holds."""
+    """Status 4xx: the rollout is paused."""
     ROLLBACK = "rollback"
-    """4xx with `rollback` in its body: the candidate is rolled back."""
+    """Status 4xx with `rollback` in its body: the candidate is rolled back."""
 
 
 @dataclass(frozen=True, slots=True)
 class Confirmation(JsonForm):
-    """Where the question stands whether a step may begin.
+    """The state of the question whether a step may begin.
 
     Attributes:
         step: Number of the step, from 0; the plan's number of steps for promotion.
-        reply: What was said.
-        reason: Why, or why nothing was said, in words.
-        tries: How often it was asked.
-        waited_s: Active seconds since it was asked first.
+        reply: The webhook's reply.
+        reason: Why, or why there is no reply, in words.
+        tries: Number of times that it was asked.
+        waited_s: Active seconds since it was first asked.
     """
 
     step: int
@@ -53,7 +53,7 @@ class Confirmation(JsonForm):
 
 
 def reply_of(status: int, body: object) -> tuple[Reply, str]:
-    """Returns what an HTTP answer says, and why.
+    """Returns the reply in an HTTP response, and the reason.
 
     Args:
         status: The HTTP status.

@@ -1,6 +1,6 @@
-"""The policy that a rollout asks for: it follows from its state alone. Pure.
+"""The policy that a rollout requires, which depends only on its state. Pure.
 
-Putting it in force twice is harmless, and a restart needs nothing but the state.
+Applying it twice is harmless, and after a restart nothing but the state is needed.
 """
 
 from collections.abc import Sequence
@@ -16,9 +16,9 @@ _S = RolloutState
 
 
 def desired_policy(rollout: Rollout, policy: Policy | None) -> Policy | None:
-    """Returns the policy that `rollout` asks for, given the one in force; None if it asks for no change.
+    """Returns the policy that `rollout` requires, given the one in force; None if it requires no change.
 
-    Canaries and shadows that are not its own stay. Asked again of its own result, it returns the same.
+    Canaries and shadows of others are kept. The function is idempotent.
     """
     after = _desired(rollout, policy)
     if after is None:
@@ -60,11 +60,11 @@ def _desired(rollout: Rollout, policy: Policy | None) -> Policy | None:
             canaries = _with(canaries, Canary(previous, held)) if held else _without(canaries, previous)
             return Policy(candidate, canaries, _without(shadows, candidate))
         case _S.ABORTING if policy is not None and policy.baseline not in (candidate, previous):
-            # Somebody's choice, and not this rollout's to undo; a canary of `previous` is somebody's too.
+            # An operator's choice, which this rollout must not undo; a canary of `previous` is also an operator's.
             return Policy(policy.baseline, _without(canaries, candidate), _without(shadows, candidate))
         case _S.ABORTING if policy is not None:
             return Policy(previous, _without(canaries, candidate, previous), _without(shadows, candidate, previous))
-        case _:  # of one that is rolled back: it had put nothing in force yet, or somebody ended the policy since
+        case _:  # aborting without a policy: nothing was in force yet, or the policy was removed meanwhile
             return None
 
 
@@ -76,6 +76,6 @@ def _without(parts: Sequence[_Part], *versions: Version) -> tuple[_Part, ...]:
 
 
 def _with(parts: Sequence[_Part], own: _Part) -> tuple[_Part, ...]:
-    """Returns the parts with `own` where its version stood, or last: two rollouts must not reorder for ever."""
+    """Returns the parts with `own` in place of its version, or last, so that two rollouts do not reorder for ever."""
     placed = tuple(own if part.version == own.version else part for part in parts)
     return placed if own in placed else (*placed, own)

@@ -1,4 +1,4 @@
-"""Rollouts in words and numbers, for whoever has to justify a decision. Pure."""
+"""Explains the state and the verdict of a rollout in words and numbers. Pure."""
 
 import math
 
@@ -8,19 +8,19 @@ from turnout.rollout.machine.attempt import STEPPING, Rollout
 from turnout.shares import share_text
 
 _KEYED_REQUESTS, _KEYED_RATIO = 20, 20
-"""An arm that has less than a twentieth of what its share lets expect is not a measure of the other."""
+"""An arm with less than a twentieth of the traffic that its share would give it is too small to compare with."""
 
 _SILENT_SECONDS, _SILENT_GAPS = 60.0, 10.0
 
 
 def lacking(rollout: Rollout) -> list[str]:
-    """Returns what holds it, and what it waits for before the next step, or before promotion."""
+    """Returns what holds the rollout, and the conditions that are missing for the next step or promotion."""
     outside = unmeasured(rollout) if rollout.state in STEPPING else []
     return [*unseen(rollout), *outside, *unconfirmed(rollout)]
 
 
 def unseen(rollout: Rollout) -> list[str]:
-    """Returns what holds it, and in a step what is still to be seen in the traffic before the next one."""
+    """Returns what holds the rollout and, in a step, the conditions on traffic that are missing for the next one."""
     found = [rollout.held] if rollout.held else []
     if rollout.state not in STEPPING:
         return found
@@ -33,14 +33,14 @@ def unseen(rollout: Rollout) -> list[str]:
     found += _unmatched(rollout)
     last = rollout.step + 1 == len(plan.steps)
     if last and (unproven := rollout.evidence.unproven(plan.beta, plan.exposure_requests, alone=plan.from_broken)):
-        found.append(f"no evidence yet that {', '.join(unproven)} fit for promotion")
+        found.append(f"no evidence of fitness for promotion yet in {', '.join(unproven)}")
         if few := few_units_text(rollout.evidence):
             found.append(few)
     return found
 
 
 def few_units_text(evidence: Evidence) -> str:
-    """Returns why keyed traffic tells nothing; "" if it does, or there is none to judge by."""
+    """Returns why keyed traffic gives no evidence; "" if it does, or there is no keyed traffic with bad events."""
     units = evidence.effective_units
     if units is None or units >= LEAST_UNITS:
         return ""
@@ -48,9 +48,10 @@ def few_units_text(evidence: Evidence) -> str:
 
 
 def _unmatched(rollout: Rollout) -> list[str]:
-    """Returns that the canary's keyed traffic is compared with hardly any, if it is.
+    """Returns a sentence if the canary's keyed traffic is compared with hardly any.
 
-    Traffic with keys goes by slots and traffic without by turns: one may miss an arm while the other does not.
+    Traffic with keys is assigned by slot and traffic without by turn, so one of them may miss an arm while the other
+    does not.
     """
     weight = rollout.canary_weight
     share = min(weight, (1 - weight) / 2) if rollout.plan.twin else 1 - weight
@@ -58,13 +59,13 @@ def _unmatched(rollout: Rollout) -> list[str]:
     if rollout.plan.from_broken or canary < _KEYED_REQUESTS or baseline * _KEYED_RATIO * weight >= canary * share:
         return []
     other = f"the part of {rollout.previous} that it is compared with {baseline}"
-    return [f"the canary had {canary} requests with a routing key, and {other}: too few to tell anything by"]
+    return [f"the canary had {canary} requests with a routing key, and {other}: too few to compare"]
 
 
 def _silent(rollout: Rollout) -> list[str]:
-    """Returns which arm has no traffic now: a step that sees one arm alone sees nothing, and goes no further.
+    """Returns which arm has no traffic now. A step without traffic in one arm has nothing to compare, and must wait.
 
-    Now is a minute, or ten times the arm's own mean gap if that is longer.
+    An arm has no traffic if it had none for a minute, or for ten times its mean interval if that is longer.
     """
     arms = [("the canary", rollout.step_requests, rollout.silent_s)]
     if not rollout.plan.from_broken:
@@ -80,12 +81,12 @@ def _silent(rollout: Rollout) -> list[str]:
 
 
 def verdict_text(rollout: Rollout) -> str:
-    """Returns in words and numbers why the candidate is rolled back."""
+    """Returns why the candidate is rolled back, in words and numbers."""
     return _verdict_text(rollout, rollout.evidence, rollout.alpha)
 
 
 def server_verdict_text(rollout: Rollout, server: str) -> str:
-    """Returns in words and numbers why the candidate is rolled back for what one server saw."""
+    """Returns why the candidate is rolled back because of one server's evidence, in words and numbers."""
     several = rollout.per_server.evidence
     message = _verdict_text(rollout, several[server], rollout.servers_alpha / len(several))
     return f"on {server}, one of {len(several)} servers, {message}"
@@ -96,7 +97,7 @@ def _verdict_text(rollout: Rollout, evidence: Evidence, alpha: float) -> str:
     known = evidence.accumulators[strongest.name]
     share = f"{known.canary.bad} of {known.canary.requests}"
     if strongest.one_armed:
-        seen = f"{share} copies disagreed, where {share_text(strongest.null)} may"
+        seen = f"{share} copies disagreed, where {share_text(strongest.null)} is allowed"
     else:
         other = f"{known.baseline.bad} of {known.baseline.requests}"
         seen = f"{_NOUNS.get(strongest.name, strongest.name)}: {share}, the baseline {other}"
@@ -119,7 +120,7 @@ _NOUNS = {
 
 
 def counts_text(rollout: Rollout) -> str:
-    """Returns the counts of both arms, metric by metric."""
+    """Formats the counts of both arms, metric by metric."""
     parts = [
         f"{m.name} {a.canary.bad} of {a.canary.requests} against {a.baseline.bad} of {a.baseline.requests}"
         for m in rollout.evidence.metrics

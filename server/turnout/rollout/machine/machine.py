@@ -1,6 +1,6 @@
-"""How a rollout goes from one tick to the next. Pure: `advance` computes the next state from facts.
+"""The transitions of a rollout from one tick to the next. Pure: `advance` computes the next state from facts.
 
-A verdict comes before any progress, and is looked for in every state that is not final, pauses included.
+A verdict takes precedence over progress, and is possible in every state that is not final, even if paused.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,33 +43,33 @@ _ABORT_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is known at one tick.
+    """The facts that are known at one tick.
 
     Attributes:
-        seconds: Since the last tick, by the monotonic clock.
-        ticks: Counts that were closed since the last tick, the oldest first.
+        seconds: Seconds since the last tick by the monotonic clock.
+        ticks: Counts of ticks that were closed since the last tick, oldest first.
         shadow: Copies that were compared since, and those that disagreed beyond the baseline's own noise.
-        incomparable: Why no copies can be compared: what the baseline does to itself, or that the shadow takes none any
-            more; "" if they can.
-        uncounted: Which copies count for nothing, in words; "" if all count.
-        history: What slots did before the first step, as `turnout.rollout.guards.slot_history` packs it; "" if
+        incomparable: Why copies cannot be compared: the baseline's noise, or a shadow that accepts no more; "" if they
+            can be compared.
+        uncounted: Which copies do not count, and why; "" if all count.
+        history: Outcomes of slots before the first step, as `turnout.rollout.guards.slot_history` packs them; "" if
             nothing is known.
-        ready: The candidate and the version to go back to can both answer.
-        trouble: Why the candidate can never answer; "" while it may.
-        in_force: The desired policy is in force.
-        frozen: The model's traffic is frozen: only what takes it back can be put in force.
-        rivals: Rollouts of the model that run now, this one among them.
-        overtaken: The baseline that another rollout, or a release, has brought meanwhile; None if there is none.
-        overtaken_by: Which of the two.
-        traffic: Who answers plain requests, in words; "" if `previous` does, and nobody else.
-        other: Who else changed the policy, and why; "" if nobody did.
-        refused: Why the desired policy cannot be put in force; "" if nothing was refused.
-        thresholds: The baseline's quantiles by metric now, seconds; None if too few requests were seen.
-        samples: How many of the baseline's requests were seen.
-        shortest_timeout: The baseline's p50 now, seconds.
-        taken: By server, number of the last tick of its that `ticks` holds.
-        slots: What the slots that meet the candidate came to, each server's own.
-        analysis: What was asked outside of the server.
+        ready: Whether both the candidate and the previous version can answer.
+        trouble: Why the candidate can never answer; "" if it may.
+        in_force: Whether the desired policy is in force.
+        frozen: Whether the model's traffic is frozen, so that only policies that take traffic back are accepted.
+        rivals: Number of rollouts of the model that are running, including this one.
+        overtaken: New baseline that another rollout or a release has made; None if there is none.
+        overtaken_by: Which of the two made it.
+        traffic: Versions that answer plain requests, in words; "" if only `previous` does.
+        other: Who else changed the policy, and why; "" if no one did.
+        refused: Why the desired policy cannot be put into force; "" if it was not refused.
+        thresholds: The baseline's present quantiles by metric in seconds; None if it had too few requests.
+        samples: Number of the baseline's requests that were measured.
+        shortest_timeout: The baseline's present p50 in seconds.
+        taken: By server, the number of its last tick in `ticks`.
+        slots: Outcomes of slots that the candidate answers, for each server.
+        analysis: Answers of external systems.
     """
 
     seconds: float
@@ -97,7 +97,7 @@ class Facts:
 
 
 def advance(rollout: Rollout, facts: Facts) -> Moved:
-    """Returns the rollout after one tick, and what is to be told of it. A verdict goes before any progress."""
+    """Returns the rollout after one tick, and entries for its history. A verdict takes precedence over progress."""
     if rollout.state.final:
         return rollout, ()
     rollout, events = analysed(_observed(rollout, facts), facts.analysis)
@@ -115,10 +115,10 @@ def _decided(rollout: Rollout, facts: Facts) -> Moved:
         return abort(rollout, f"{rollout.candidate} cannot be served: {facts.trouble}", _S.FAILED)
     if facts.overtaken is not None:
         taken = f"{facts.overtaken_by} made {facts.overtaken} the baseline"
-        why = f"{taken}, and {rollout.previous} is no measure any more"
+        why = f"{taken}, so {rollout.previous} can no longer be compared with"
         return abort(rollout, why, _S.SUPERSEDED, kind="superseded")
     if facts.other:
-        return _stopped(rollout, facts, Pause("traffic", f"somebody else changed the traffic: {facts.other}"))
+        return _stopped(rollout, facts, Pause("traffic", f"someone else changed the traffic: {facts.other}"))
     if rollout.pauses or facts.frozen or not facts.ready:
         return _idle(rollout, facts)
     if facts.refused:
@@ -138,7 +138,7 @@ def _decided(rollout: Rollout, facts: Facts) -> Moved:
 
 
 def _against(rollout: Rollout, facts: Facts) -> tuple[str, str] | None:
-    """Returns what speaks against the candidate, and why, in words and numbers; None if nothing does."""
+    """Returns what is against the candidate, and why, in words and numbers; None if nothing is."""
     if rollout.evidence.worse(rollout.alpha):
         return "evidence", verdict_text(rollout)
     if (server := rollout.per_server.worse(rollout.servers_alpha)) is not None:
@@ -151,14 +151,14 @@ def _against(rollout: Rollout, facts: Facts) -> tuple[str, str] | None:
 
 
 def _stopped(rollout: Rollout, facts: Facts, why: Pause) -> Moved:
-    """Returns the rollout after a tick that brought a reason to stand still, or found it there still."""
+    """Returns the rollout after a tick in which there was a reason to pause, or still is."""
     stopped, events = pause(rollout, why)
     idle, entries = _idle(stopped, facts)
     return idle, (*events, *entries)
 
 
 def _idle(rollout: Rollout, facts: Facts) -> Moved:
-    """Returns the rollout after a tick in which it may not go on."""
+    """Returns the rollout after a tick in which it could not progress."""
     held = "the traffic is frozen" if facts.frozen else "" if facts.ready else "a version is not ready"
     idle = replace(rollout, idle_s=rollout.idle_s + facts.seconds, held=held)
     begins = rollout.state in (_S.PENDING, _S.VALIDATING)
@@ -166,7 +166,7 @@ def _idle(rollout: Rollout, facts: Facts) -> Moved:
         return abort(idle, f"{rollout.candidate} was not ready within {rollout.plan.validating_s:.0f} s", _S.FAILED)
     if idle.idle_s > rollout.plan.max_pause_s:
         why = "; ".join(p.reason for p in rollout.pauses) or held
-        return abort(idle, f"nothing went on for {idle.idle_s:.0f} s: {why}")
+        return abort(idle, f"there was no progress for {idle.idle_s:.0f} s: {why}")
     return idle, ()
 
 
@@ -207,7 +207,7 @@ def _observed(rollout: Rollout, facts: Facts) -> Rollout:
 
 
 def _with_keyed(keyed: tuple[int, int], tick: Tick) -> tuple[int, int]:
-    """Returns requests with a key, of the canary and of what it is compared with, with one more tick."""
+    """Adds a tick to the requests with a key, of the canary and of the arm that it is compared with."""
     canary, baseline = (
         sum(max((units.total.requests for units in arm.values()), default=0) for arm in arms)
         for arms in ([s.keyed_canary for s in tick.strata], [s.keyed_baseline for s in tick.strata])
@@ -221,12 +221,12 @@ def _pending(rollout: Rollout, _: Facts) -> Moved:
 
 
 def _validating(rollout: Rollout, facts: Facts) -> Moved:
-    # What stalls is looked for in every plan, and is no reason for one that is about errors alone to wait for traffic.
+    # Stalls are part of every plan, but a plan that is otherwise only about errors must not wait for latencies.
     if any(name != STALLED for name in rollout.plan.timed) and facts.thresholds is None:
         if rollout.in_state_s <= rollout.plan.validating_s:
             return rollout, ()
         why = (
-            f"only {facts.samples} of the {rollout.plan.threshold_samples} requests that latency thresholds take were "
+            f"only {facts.samples} of the {rollout.plan.threshold_samples} requests that latency thresholds need were "
             f"seen in {rollout.in_state_s:.0f} s; if {rollout.previous} is broken and {rollout.candidate} its fix, "
             "roll it out with --from-broken"
         )
@@ -284,7 +284,7 @@ def _deciding(rollout: Rollout, facts: Facts) -> Moved:
     if missing := unmeasured(rollout):
         if rollout.step_s <= longest:
             return rollout, ()
-        # Whatever `on_insufficient` says of the traffic: that nobody could ask neither promotes nor rolls back.
+        # Regardless of `on_insufficient`: if a probe could not be asked, the rollout neither promotes nor rolls back.
         return pause(rollout, Pause("insufficient", f"after {rollout.step_s:.0f} s {' and '.join(missing)}"))
     return begin_step(rollout, facts.analysis, rollout.step + 1, longest)
 
@@ -322,7 +322,7 @@ def _aborting(rollout: Rollout, facts: Facts) -> Moved:
         return enter(after, rollout.end, f"{has}: {rollout.verdict}")
     if after.in_state_s > _ABORT_SECONDS and not rollout.pauses:
         why = facts.refused or "the state store does not answer"
-        late = Pause("refused", f"the rollback is not on record yet: {why}")
+        late = Pause("refused", f"the rollback is not recorded yet: {why}")
         return moved(after, pauses=(late,)), (RolloutHistoryEntry("pause", late.reason),)
     return after, ()
 
@@ -340,7 +340,7 @@ _PROGRESS = {
 
 
 def _insufficient(rollout: Rollout, why: str) -> Moved | None:
-    """Returns what follows where a deadline came before there was enough to see; None: it goes on."""
+    """Returns the consequence of a deadline that passed before there was enough traffic; None to continue."""
     match rollout.plan.on_insufficient:
         case "abort":
             return abort(rollout, why)
@@ -355,7 +355,7 @@ def _waited(asked: Confirmation | None, seconds: float) -> Confirmation | None:
 
 
 def _fixed(rollout: Rollout, facts: Facts) -> Rollout:
-    """Returns the rollout with the thresholds of now; if nothing is known, with those that it has."""
+    """Returns the rollout with present thresholds; with its previous ones if nothing is known."""
     if facts.thresholds is None:
         return rollout
     return replace(rollout, thresholds=dict(facts.thresholds), shortest_timeout=facts.shortest_timeout)

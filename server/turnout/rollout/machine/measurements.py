@@ -1,8 +1,9 @@
-"""What probes measured in a step, and whether that rolls the candidate back or lets the step pass. Pure.
+"""The measurements of probes in a step, and whether they roll the candidate back or let the step pass. Pure.
 
-A measurement passes, fails, or is inconclusive: the probe could not be asked, or what it answered is not a measure. An
-inconclusive one is neither pass nor fail; it counts only by how many came in a row. Probes are outside of alpha, as
-guards are.
+A measurement passes, fails, or is inconclusive: the probe could not be asked, or its answer was not usable.
+    Inconclusive
+measurements are neither passes nor failures; they matter only if too many occur in a row. Probes are not covered by
+alpha, like guards.
 """
 
 import math
@@ -13,11 +14,11 @@ from enum import StrEnum
 from turnout.registry.manifest.json_form import JsonForm
 
 LONGEST_DETAIL = 300
-"""Characters of a measurement's detail."""
+"""Maximum length of a measurement's detail in characters."""
 
 
 class ProbeOutcome(StrEnum):
-    """What a measurement says of the candidate."""
+    """The outcome of a measurement."""
 
     PASSED = "passed"
     FAILED = "failed"
@@ -31,12 +32,13 @@ def _not_below_0(*counts: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class ProbeLimits(JsonForm):
-    """What a probe's measurements of a step have to come to.
+    """Limits on the measurements of a probe in a step.
 
     Attributes:
-        count: That have to pass.
-        failure_limit: That may fail.
-        consecutive_error_limit: Inconclusive ones in a row, beyond which earlier ones count no more.
+        count: Number of measurements that must pass.
+        failure_limit: Number of measurements that may fail.
+        consecutive_error_limit: Number of consecutive inconclusive measurements beyond which earlier ones no longer
+            count.
     """
 
     count: int = 1
@@ -51,14 +53,15 @@ class ProbeLimits(JsonForm):
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """One answer of a probe.
+    """One measurement of a probe.
 
     Attributes:
-        stage: Of the rollout when it was asked, as `Rollout.stage`.
-        value: What was measured, as text; "" if nothing was.
-        detail: A sentence: what limit it is beyond, or why it is inconclusive; "" if it passed.
-        time: When it was answered, UTC.
-        limits: The probe's.
+        probe: Name of the probe.
+        stage: Stage of the rollout when the probe was asked, as in `Rollout.stage`.
+        value: Measured value as text; "" if there is none.
+        detail: A sentence about the limit that was exceeded, or why it is inconclusive; "" if it passed.
+        time: When the answer arrived, in UTC.
+        limits: Limits of the probe.
     """
 
     probe: str
@@ -75,11 +78,11 @@ class ProbeRecord(JsonForm):
     """A probe's measurements in one step.
 
     Attributes:
-        passed, failed, inconclusive: How many there were of each.
-        errors: Inconclusive ones since the last other one.
-        conclusive: ProbeOutcome of the last one that was conclusive; None before the first.
-        outcome, value, detail, time: Of the last one; None and "" before the first.
-        limits: As the last one came with.
+        passed, failed, inconclusive: Number of measurements with each outcome.
+        errors: Number of inconclusive measurements since the last conclusive one.
+        conclusive: Outcome of the last conclusive measurement; None before the first.
+        outcome, value, detail, time: The last measurement; None and "" before the first.
+        limits: Limits that came with the last measurement.
     """
 
     passed: int = 0
@@ -111,36 +114,36 @@ class ProbeRecord(JsonForm):
 
     @property
     def has_failed(self) -> bool:
-        """More failed than may."""
+        """Whether more measurements failed than may."""
         return self.failed > self.limits.failure_limit
 
     @property
     def lacking(self) -> str:
-        """What is missing before the step may be passed, in words; "" if nothing is."""
+        """What is missing before the step can be passed, in words; "" if nothing is."""
         if self.outcome is None:
-            return "it was not asked yet"
+            return "it has not been asked yet"
         if self.errors > self.limits.consecutive_error_limit:
             return f"inconclusive {self.errors} times in a row: {self.detail}"
         if self.conclusive is None:
             return f"inconclusive: {self.detail}"
         if self.conclusive is ProbeOutcome.FAILED:
-            return f"the last measurement failed, {self.failed} of {self.limits.failure_limit} that may"
+            return f"the last measurement failed, {self.failed} of {self.limits.failure_limit} allowed"
         if self.passed < self.limits.count:
             return f"{self.passed} of {self.limits.count} measurements passed"
         return ""
 
 
 NOT_ASKED = ProbeRecord()
-"""Of a probe before its first measurement in a step."""
+"""The record of a probe before its first measurement in a step."""
 
 
 def judged(value: float, fail_above: float | None, fail_below: float | None) -> tuple[ProbeOutcome, str]:
-    """Returns what a number says, and which limit it is beyond.
+    """Returns the outcome for a number, and which limit it exceeds.
 
     Args:
-        value: Infinity is compared like any other; NaN is not a measure.
-        fail_above: A number above this fails; None for no such limit.
-        fail_below: A number below this fails; None for no such limit.
+        value: The number. Infinity is compared like any other; NaN is inconclusive.
+        fail_above: Limit above which a number fails; None for no such limit.
+        fail_below: Limit below which a number fails; None for no such limit.
     """
     if math.isnan(value):
         return ProbeOutcome.INCONCLUSIVE, "it answered NaN"
@@ -154,7 +157,7 @@ def judged(value: float, fail_above: float | None, fail_below: float | None) -> 
 
 
 def number_text(value: float) -> str:
-    """Returns a number as it is told: six digits, and NaN and infinity as Prometheus writes them."""
+    """Formats a number for display: six digits, and NaN and infinity as in Prometheus."""
     if math.isinf(value):
         return "+Inf" if value > 0 else "-Inf"
     return "NaN" if math.isnan(value) else f"{value:.6g}"

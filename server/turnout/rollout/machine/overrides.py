@@ -1,4 +1,4 @@
-"""What an operator, or the machine itself, may do to a rollout out of turn. Pure."""
+"""Interventions in a rollout by an operator or by the state machine. Pure."""
 
 from dataclasses import replace
 
@@ -22,15 +22,15 @@ _S = RolloutState
 
 
 def pause(rollout: Rollout, why: Pause, *, by_hand: bool = False) -> Moved:
-    """Returns the rollout paused for one more reason; each kind of reason stands once.
+    """Returns the rollout paused for one more reason. A new reason replaces an earlier one of the same kind.
 
     Raises:
-        ChangeRefused: Somebody asks for it, and it has ended or is being rolled back.
+        ChangeRefused: An operator asks for it, and the rollout has ended or is being rolled back.
     """
     if by_hand:
         refuse_final(rollout)
         if rollout.state is _S.ABORTING:
-            raise ChangeRefused(f"{rollout.candidate} is being rolled back, and nothing stops that")
+            raise ChangeRefused(f"{rollout.candidate} is being rolled back, which cannot be stopped")
     pauses = (*(p for p in rollout.pauses if p.kind != why.kind), why)
     if pauses == rollout.pauses:
         return rollout, ()
@@ -38,19 +38,19 @@ def pause(rollout: Rollout, why: Pause, *, by_hand: bool = False) -> Moved:
 
 
 def resume(rollout: Rollout, actor: str, reason: str) -> Moved:
-    """Returns the rollout going on; a gate stays shut, as only `promote` opens it.
+    """Returns the rollout resumed. A gate stays closed, since only `promote` opens it.
 
     Raises:
-        ChangeRefused: It does not stand still, or a gate is all that holds it.
+        ChangeRefused: The rollout is not paused, or only by a gate.
     """
     refuse_final(rollout)
     gates = tuple(p for p in rollout.pauses if p.kind == "gate")
     if gates == rollout.pauses:
         raise ChangeRefused(
-            "a gate holds it: promote opens that" if gates else f"the rollout of {rollout.candidate} is not paused"
+            "it waits at a gate: promote opens it" if gates else f"the rollout of {rollout.candidate} is not paused"
         )
-    # What ran out while it waited starts anew: to resume is to give it that time once more. Where all was there but the
-    # word of the webhook, that alone is asked for anew.
+    # Deadlines that ran out start anew, so that resuming grants that time once more. If only the webhook's answer was
+    # missing, only the webhook is asked again.
     asked = rollout.confirmation
     stage, soak = (0.0, 0.0) if asked is None else _least(rollout)
     after = moved(
@@ -65,16 +65,16 @@ def resume(rollout: Rollout, actor: str, reason: str) -> Moved:
 
 
 def _least(rollout: Rollout) -> tuple[float, float]:
-    """Returns how long the present state and the present step last at least, active seconds."""
+    """Returns the minimum durations of the present state and the present step in active seconds."""
     shadow = rollout.plan.shadow if rollout.state is _S.SHADOWING else None
     return 0.0 if shadow is None else shadow.duration_s, rollout.plan.steps[rollout.step].soak_s
 
 
 def promote(rollout: Rollout, actor: str, reason: str, *, full: bool) -> Moved:
-    """Returns the rollout one step on, or promoted, whatever there is to see; the evidence goes on counting.
+    """Returns the rollout one step further, or promoted, regardless of the evidence, which continues to accumulate.
 
     Raises:
-        ChangeRefused: There is nothing to promote to.
+        ChangeRefused: The rollout has ended, or cannot be promoted any further.
     """
     refuse_final(rollout)
     if rollout.promoted or rollout.state is _S.ABORTING:
@@ -82,7 +82,7 @@ def promote(rollout: Rollout, actor: str, reason: str, *, full: bool) -> Moved:
     events = RolloutHistoryEntry("promote_full" if full else "promote", reason or "promoted by hand", actor)
     held = replace(rollout, pauses=(), confirmation=None)
     if full:
-        after, entries = enter(held, _S.PROMOTING, "promoted by hand, past the steps that were left")
+        after, entries = enter(held, _S.PROMOTING, "promoted by hand, skipping the remaining steps")
     elif rollout.state in (_S.PENDING, _S.VALIDATING, _S.SHADOWING):
         after, entries = step_to(replace(held, passed_gate=0), 0)
     else:
@@ -96,7 +96,7 @@ def set_weight(rollout: Rollout, weight: float, actor: str, reason: str) -> Move
     """Returns the rollout with another weight until its next step.
 
     Raises:
-        ChangeRefused: It is in no step.
+        ChangeRefused: It is not in a step.
     """
     refuse_final(rollout)
     if rollout.state not in STEPPING:
@@ -114,12 +114,12 @@ def abort(
     actor: str = "",
     cause: str = "",
 ) -> Moved:
-    """Returns the rollout taking its candidate back; one that does so already goes on, for the reason it has.
+    """Returns the rollout rolling back. If it already is, its reason does not change.
 
     Args:
-        rollout: Which.
-        why: For the record.
-        end: What it ends as.
+        rollout: The rollout.
+        why: Reason for the record.
+        end: Final state.
         kind: As in `RolloutHistoryEntry`.
         actor: As in `RolloutHistoryEntry`.
         cause: As in `Rollout`.
@@ -130,7 +130,7 @@ def abort(
     refuse_final(rollout)
     if rollout.state is _S.ABORTING:
         return rollout, ()
-    if rollout.state is _S.PENDING:  # nothing was put in force for it, and there is nothing to wait for
+    if rollout.state is _S.PENDING:  # nothing was put into force for it, so it can end at once
         ended = moved(rollout, state=end, in_state_s=0.0, pauses=(), verdict=why, end=end, cause=cause)
         events = RolloutHistoryEntry(str(end), f"it had not begun: {why}", actor)
         return ended, (events,) if kind == str(end) else (RolloutHistoryEntry(kind, why, actor), events)
@@ -154,15 +154,16 @@ def abort(
 
 
 def take_back(rollout: Rollout, why: str, cause: str = "", end: RolloutState = RolloutState.ROLLED_BACK) -> Moved:
-    """Returns the rollout taking its candidate back, because of what it did or of what somebody else saw it do.
+    """Returns the rollout rolling back because of how the candidate behaved.
 
-    Whoever released the candidate: ranges and `latest` must not go on meeting what something speaks against.
+    If there is a cause, the candidate's release is withdrawn even if someone else released it, since ranges and
+    `latest` must not reach such a version.
 
     Args:
-        rollout: Which.
-        why: For the record.
+        rollout: The rollout.
+        why: Reason for the record.
         cause: As in `Rollout`.
-        end: What it ends as.
+        end: Final state.
     """
     kind = cause if cause not in ("", "evidence") else "verdict"
     if end is RolloutState.SUPERSEDED:
@@ -171,14 +172,15 @@ def take_back(rollout: Rollout, why: str, cause: str = "", end: RolloutState = R
 
 
 def end_now(rollout: Rollout, why: str, end: RolloutState, text: str, *, kind: str, actor: str) -> Moved:
-    """Returns the rollout ended, if its traffic is changed in the same transaction; one that was being rolled back
-    ends as it was to.
+    """Returns the rollout ended. The caller must change its traffic in the same transaction.
+
+    A rollout that was already being rolled back keeps its final state.
 
     Args:
-        rollout: One that runs.
-        why: For the record.
-        end: What it ends as.
-        text: Who has its traffic from now on.
+        rollout: A rollout that has not ended.
+        why: Reason for the record.
+        end: Final state.
+        text: Description of who has its traffic from now on.
         kind: As in `RolloutHistoryEntry`.
         actor: As in `RolloutHistoryEntry`.
     """
@@ -195,6 +197,6 @@ def step_to(rollout: Rollout, number: int) -> Moved:
         return enter(rollout, _S.PROMOTING, f"{rollout.candidate} becomes the baseline")
     step, name = rollout.plan.steps[number], f"step {number + 1} of {len(rollout.plan.steps)}"
     if step.gate and rollout.passed_gate < number:
-        return pause(rollout, Pause("gate", f"{name} ({share_text(step.weight)}) waits for somebody to promote"))
+        return pause(rollout, Pause("gate", f"{name} ({share_text(step.weight)}) waits for an operator to promote"))
     text = f"{name}: {share_text(step.weight)}"
     return enter(replace(fresh_step(rollout), step=number, weight=None), _S.RAMPING, text)

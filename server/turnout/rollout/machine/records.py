@@ -1,4 +1,4 @@
-"""Rollouts as they are recorded, those included that this release cannot read. Pure."""
+"""Reads stored rollouts, including those that this release cannot parse. Pure."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from turnout.state.rollouts import RolloutRecord
 
 @dataclass(frozen=True, slots=True)
 class UnreadableRollout:
-    """A rollout whose document this release cannot read: it is damaged, or a later release wrote it.
+    """A rollout whose document this release cannot read, because it is damaged or a later release wrote it.
 
     Attributes:
-        record: As the state store has it.
+        record: The record in the state store.
         fault: What is wrong with the document.
     """
 
@@ -24,13 +24,13 @@ class UnreadableRollout:
 
     @property
     def versions(self) -> tuple[str, ...]:
-        """What the document names as candidate and previous, where it names versions."""
+        """The candidate and the previous version in the document, if they are valid versions."""
         named = (self.record.document.get(part) for part in ("candidate", "previous"))
         return tuple(text for text in named if isinstance(text, str) and Version.is_valid(text))
 
     @property
     def sentence(self) -> str:
-        """What is wrong, and the way out of it."""
+        """What is wrong, and how to resolve it."""
         model, attempt = self.record.model, self.record.attempt
         what = f"attempt {attempt} of {model} cannot be read by this release of Turnout ({self.fault})"
         if self.record.final:
@@ -39,7 +39,7 @@ class UnreadableRollout:
 
 
 def read_record(record: RolloutRecord) -> Rollout | UnreadableRollout:
-    """Reads a rollout as it is recorded."""
+    """Parses the document of a stored rollout."""
     try:
         rollout = Rollout.from_json(record.document)
     except ValueError as error:
@@ -52,10 +52,10 @@ def read_record(record: RolloutRecord) -> Rollout | UnreadableRollout:
 
 
 def recorded(record: RolloutRecord) -> Rollout:
-    """Returns a rollout as it is recorded.
+    """Returns the rollout in a record.
 
     Raises:
-        Unsupported: It cannot be read; the message names the way out.
+        Unsupported: It cannot be read. The message says how to resolve it.
     """
     found = read_record(record)
     if isinstance(found, UnreadableRollout):

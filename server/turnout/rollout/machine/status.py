@@ -1,6 +1,6 @@
-"""How a rollout stands, as JSON that other systems decide by. Pure.
+"""The status of a rollout as JSON, on which other systems base decisions. Pure.
 
-The keys and the words of `phase` and `verdict` stay as they are from release to release; more may come.
+The keys and the values of `phase` and `verdict` are stable between releases; new ones may be added.
 """
 
 import sys
@@ -17,35 +17,35 @@ _S = RolloutState
 
 
 class Phase(StrEnum):
-    """How far a rollout is."""
+    """How far a rollout has progressed."""
 
     PENDING = "pending"
-    """It waits for its first tick, or for the rollout before it."""
+    """It waits for its first tick, or for an earlier rollout."""
     PROGRESSING = "progressing"
-    """It goes on, or takes its candidate back."""
+    """It is in progress, or is rolling its candidate back."""
     PAUSED = "paused"
-    """It stands still: for an operator, a gate, or want of traffic."""
+    """It is paused: by an operator, by a gate, or because of too little traffic."""
     SUCCEEDED = "succeeded"
     """The candidate is the baseline."""
     ROLLED_BACK = "rolled_back"
-    """The version before has all of the traffic."""
+    """The previous version has all of the traffic."""
     SUPERSEDED = "superseded"
-    """Another rollout, or a release, took its place."""
+    """Another rollout or a release replaced it."""
     FAILED = "failed"
     """The candidate could not be served at all."""
     UNREADABLE = "unreadable"
-    """This release cannot read what was recorded."""
+    """This release cannot read the stored rollout."""
 
 
 class Verdict(StrEnum):
-    """What is known of the candidate."""
+    """The verdict on the candidate."""
 
     UNDECIDED = "undecided"
-    """Nothing yet that decides."""
+    """There is no decision yet."""
     ACCEPTED = "accepted"
-    """It is the baseline, and the watch after that is over."""
+    """It is the baseline, and the watch after promotion is over."""
     REJECTED = "rejected"
-    """The evidence, a breaker, a guard, or what is asked outside spoke against it, or it could not be served."""
+    """The evidence, a breaker, a guard, a probe or the webhook was against it, or it could not be served."""
     INCONCLUSIVE = "inconclusive"
     """The rollout ended for another reason: an operator, a deadline, another version."""
 
@@ -60,14 +60,14 @@ _PHASES = {
 
 
 def phase_of(rollout: Rollout) -> Phase:
-    """Returns how far a rollout is."""
+    """Returns how far a rollout has progressed."""
     if rollout.pauses and not rollout.state.final and rollout.state is not _S.ABORTING:
         return Phase.PAUSED
     return _PHASES.get(rollout.state, Phase.PROGRESSING)
 
 
 def verdict_of(rollout: Rollout) -> Verdict:
-    """Returns what is known of the candidate: as soon as it is decided, and not only once traffic is back."""
+    """Returns the verdict on the candidate, as soon as it is decided and before traffic has moved back."""
     end = rollout.end if rollout.state is _S.ABORTING else rollout.state
     if end is _S.SUCCEEDED:
         return Verdict.ACCEPTED
@@ -77,11 +77,11 @@ def verdict_of(rollout: Rollout) -> Verdict:
 
 
 def status(rollout: Rollout | UnreadableRollout, record: RolloutRecord) -> Mapping[str, Any]:
-    """Returns how a rollout stands, as JSON values.
+    """Returns the status of a rollout as JSON values.
 
     Args:
-        rollout: Which.
-        record: As the state store has it.
+        rollout: The rollout.
+        record: Its record in the state store.
     """
     times = {"started_at": record.started.isoformat(), "changed_at": record.changed.isoformat()}
     if isinstance(rollout, UnreadableRollout):
@@ -119,5 +119,5 @@ def status(rollout: Rollout | UnreadableRollout, record: RolloutRecord) -> Mappi
 
 
 def json_number(value: float) -> float:
-    """Returns the nearest number that JSON has: it knows no infinity."""
+    """Returns the nearest number that JSON can represent, which excludes infinity."""
     return min(value, sys.float_info.max)

@@ -1,1 +1,1 @@
-"""How others learn of rollouts: log, messages, metrics, webhook."""
+"""Reports on rollouts: log, messages, metrics, webhook."""

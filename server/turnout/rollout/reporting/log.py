@@ -1,4 +1,4 @@
-"""What rollouts did: their records, events and ticks, as the state store has them."""
+"""Reads the records, events and ticks of rollouts from the state store."""
 
 from datetime import datetime
 from typing import Any
@@ -12,38 +12,38 @@ from turnout.state.rollouts import RolloutRecord
 from turnout.state.store import StateStore
 
 _MOST_ATTEMPTS = 2**63 - 1
-"""What a column of the state store holds; a number beyond it would raise there."""
+"""Highest number that the state store's column can represent; a higher one would raise an error there."""
 
 
 class RolloutLog:
-    """Reads what is recorded about rollouts: nothing is told before it is on record.
+    """Reads recorded rollouts. Nothing is reported before it is recorded.
 
-    Every method raises UnavailableError while the state store does not answer.
+    Every method raises UnavailableError while the state store does not respond.
     """
 
     def __init__(self, store: StateStore, catalog: Catalog) -> None:
-        """Reads nothing yet.
+        """Creates the log without reading anything.
 
         Args:
-            store: Keeps the records.
-            catalog: Tells which models there are.
+            store: State store with the records.
+            catalog: Catalog of the models that exist.
         """
         self._store = store
         self._catalog = catalog
 
     async def latest(self, model: str, attempt: int = 0) -> tuple[RolloutRecord, Rollout]:
-        """Returns a rollout of a model; of attempt 0, the latest.
+        """Returns one rollout of a model; for attempt 0, the latest.
 
         Raises:
-            ModelNotFound: There is no such model.
-            NotFoundError: It never had one, or no such attempt.
-            Unsupported: It cannot be read; the message names the way out.
+            ModelNotFound: The model does not exist.
+            NotFoundError: It never had a rollout, or has no such attempt.
+            Unsupported: The rollout cannot be read; the message says how to resolve it.
         """
         record, _ = await self.found(model, attempt)
         return record, recorded(record)
 
     async def found(self, model: str, attempt: int = 0) -> tuple[RolloutRecord, Rollout | UnreadableRollout]:
-        """Returns a rollout as `latest` does, or that it cannot be read."""
+        """Returns one rollout as `latest` does, also if it cannot be read."""
         self._catalog.snapshot.model(model)
         if attempt <= _MOST_ATTEMPTS:
             for record in await self._store.in_thread(self._store.rollouts, model, limit=1, attempt=attempt or None):
@@ -51,10 +51,10 @@ class RolloutLog:
         raise NotFoundError(f"{model} has had no rollout{f' {attempt}' if attempt else ''}")
 
     async def history(self, model: str | None, limit: int) -> list[tuple[RolloutRecord, Rollout | UnreadableRollout]]:
-        """Returns rollouts of a model, or of all, the newest first; those too that cannot be read.
+        """Returns rollouts of a model, or of all models, newest first, including unreadable ones.
 
         Raises:
-            ModelNotFound: There is no such model.
+            ModelNotFound: The model does not exist.
         """
         if model is not None:
             self._catalog.snapshot.model(model)
@@ -62,17 +62,17 @@ class RolloutLog:
         return [(record, read_record(record)) for record in records]
 
     async def record(self, rollout: Rollout) -> RolloutRecord | None:
-        """Returns how a rollout is recorded."""
+        """Returns the record of a rollout; None if there is none."""
         records = await self._store.in_thread(self._store.rollouts, rollout.model, attempt=rollout.attempt)
         return next(iter(records), None)
 
     async def events(self, model: str, attempt: int, limit: int) -> list[Event]:
-        """Returns what happened to a rollout, the oldest first."""
+        """Returns the events of a rollout, oldest first."""
         found = await self._store.in_thread(self._store.events, model, limit, rollout=attempt)
         return found[::-1]
 
     async def ticks(
         self, model: str, attempt: int, after: int, limit: int
     ) -> list[tuple[int, datetime, dict[str, Any]]]:
-        """Returns ticks of a rollout, in order: number, when it was recorded, and what it counted."""
+        """Returns ticks of a rollout, in order: number, time of recording, and counts."""
         return await self._store.in_thread(self._store.rollout_ticks, model, attempt, after, limit)

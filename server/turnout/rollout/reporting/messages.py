@@ -1,4 +1,4 @@
-"""Rollouts in the protocol's own form, as every listener tells them."""
+"""Converts rollouts to protobuf messages, for all listeners."""
 
 import json
 from datetime import datetime
@@ -16,7 +16,7 @@ from turnout_proto.v1 import rollout_pb2 as pb
 
 
 def rollout_message(rollout: Rollout, record: RolloutRecord | None, events: list[Event] | None = None) -> pb.Rollout:
-    """Returns a rollout as it stands, with its latest events."""
+    """Converts a rollout and its latest events."""
     evidence, plan = rollout.evidence, rollout.plan
     limits = dict(rollout.thresholds) | ({"slo": plan.slo_ms / 1e3} if plan.slo_ms is not None else {})
     stage = rollout.state.value == "shadowing" and plan.shadow is not None
@@ -51,7 +51,7 @@ def rollout_message(rollout: Rollout, record: RolloutRecord | None, events: list
 
 
 def probe_message(name: str, probe: Probe) -> pb.Probe:
-    """Returns a probe as it is configured, without where it asks and what proves who asks."""
+    """Converts the configuration of a probe, without its endpoint and credentials."""
     limits = [
         f"{words} {limit:g}"
         for words, limit in (("at least", probe.fail_below), ("at most", probe.fail_above))
@@ -75,14 +75,14 @@ def _measured(name: str, record: ProbeRecord) -> pb.RolloutProbe:
 def found_message(
     found: Rollout | UnreadableRollout, record: RolloutRecord, events: list[Event] | None = None
 ) -> pb.Rollout:
-    """Returns a rollout as it is recorded, readable or not."""
+    """Converts a recorded rollout, readable or not."""
     if isinstance(found, UnreadableRollout):
         return unreadable_message(found, events)
     return rollout_message(found, record, events)
 
 
 def unreadable_message(found: UnreadableRollout, events: list[Event] | None = None) -> pb.Rollout:
-    """Returns what is known of a rollout that this release cannot read."""
+    """Converts what is known about a rollout that this release cannot read."""
     record, document = found.record, found.record.document
     candidate, previous = (text if isinstance(text := document.get(part), str) else "" for part in _VERSIONS)
     return pb.Rollout(
@@ -104,7 +104,7 @@ def _event(event: Event) -> pb.RolloutEvent:
 
 
 def timestamp(time: datetime) -> Timestamp:
-    """Returns a time in the protocol's form."""
+    """Converts a time."""
     stamp = Timestamp()
     stamp.FromDatetime(time)
     return stamp

@@ -1,4 +1,4 @@
-"""Tells the metrics how rollouts stand."""
+"""Updates the metrics of rollouts."""
 
 from collections import Counter
 
@@ -8,7 +8,7 @@ from turnout.telemetry.metrics.rollout import RolloutRecorder, RolloutSample, Se
 
 
 def record_rollouts(rollouts: RolloutEngine, meters: FalseAlarmMeters, recorder: RolloutRecorder) -> None:
-    """Notes the rollouts that this server drives, and its meters; called before a scrape."""
+    """Records the rollouts that this server drives, and its meters. Called before a scrape."""
     samples = []
     for active in rollouts.active:
         rollout = active.rollout

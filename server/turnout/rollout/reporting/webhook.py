@@ -1,4 +1,4 @@
-"""Tells another service of what happens to rollouts: signed, tried again, never waited for."""
+"""Sends rollout events to another service: signed, with retries, and without delaying rollouts."""
 
 import asyncio
 import hashlib
@@ -24,11 +24,11 @@ _TIMEOUT_SECONDS = 5.0
 CONTENT_TYPES = {"plain": "application/json", "cloudevents": "application/cloudevents+json; charset=utf-8"}
 
 EVENT_TYPE = "dev.turnout.rollout."
-"""What the types of CloudEvents begin with; the event's kind follows."""
+"""Prefix of CloudEvents types, followed by the event's kind."""
 
 
 class Webhook:
-    """Sends events, one after another. Where the receiver is slow they wait, and past a bound they are dropped."""
+    """Sends events one after another. If the receiver is slow, they are queued, and dropped if the queue is full."""
 
     def __init__(self, settings: RolloutSettings, log: FilteringBoundLogger, clock: Clock) -> None:
         self._url = settings.webhook_url
@@ -41,7 +41,7 @@ class Webhook:
         self._queue: asyncio.Queue[bytes] = asyncio.Queue(_WAITING)
 
     def notify(self, model: str, rollout: Rollout, entry: RolloutHistoryEntry) -> None:
-        """Queues an event; nothing if there is no receiver."""
+        """Queues an event; does nothing if no receiver is configured."""
         if not self._url:
             return
         time = self._clock.now().isoformat()
@@ -53,7 +53,7 @@ class Webhook:
             "time": time,
         }  # fmt: skip
         if self._format == "cloudevents":
-            # One id for all tries of one event, by which a receiver knows what it has had.
+            # All tries of an event have the same id, so that a receiver can recognize duplicates.
             body = {
                 "specversion": "1.0", "id": str(uuid.uuid4()), "source": self._source, "type": EVENT_TYPE + entry.kind,
                 "subject": model, "time": time, "datacontenttype": "application/json", "data": body,
@@ -64,7 +64,7 @@ class Webhook:
             self._log.warning("a webhook was dropped: too many wait", model=model, kind=entry.kind)
 
     async def run(self) -> None:
-        """Sends what is queued, for as long as the server runs."""
+        """Sends queued events. Runs until it is cancelled."""
         while True:
             body = await self._queue.get()
             for attempt in range(_TRIES):
@@ -85,5 +85,5 @@ class Webhook:
         if self._secret:
             digest = hmac.new(self._secret, body, hashlib.sha256).hexdigest()
             headers["X-Turnout-Signature"] = f"sha256={digest}"
-        # What it says besides the status is not waited for: an event that was taken must not be sent again.
+        # The body of the response is not read, so that an accepted event is never sent again because of it.
         return ask("POST", self._url, headers=headers, content=body, timeout_s=_TIMEOUT_SECONDS, most_bytes=0).status

@@ -1,1 +1,1 @@
-"""Selectors: what a client writes in the version field, and which version that names."""
+"""Selectors: the syntax of the version field, and the resolution to a version."""

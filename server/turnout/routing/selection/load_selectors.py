@@ -1,4 +1,4 @@
-"""What the selectors in a model's `load` setting name."""
+"""Resolves the selectors in a model's `load` setting."""
 
 from collections.abc import Sequence
 
@@ -11,10 +11,10 @@ from turnout.state.release_status import ModelReleaseState
 
 
 def named(selector: str, versions: Sequence[Version], model_releases: ModelReleaseState) -> Version | None:
-    """Returns the version that `selector` names among `versions`, or None.
+    """Returns the version that `selector` names among `versions`; None if there is none.
 
     Raises:
-        InvalidSelector: It does not parse.
+        InvalidSelector: The selector cannot be parsed.
     """
     index = VersionIndex.of("", {v: model_releases.release_status(v) for v in versions}, tags=model_releases.tags)
     try:

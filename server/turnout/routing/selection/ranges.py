@@ -1,7 +1,7 @@
-"""Version ranges: npm's grammar, and which versions satisfy it. Pure.
+"""Version ranges: npm's grammar, and matching versions against it. Pure.
 
-The grammar is the one at the end of node-semver's README, with the space that npm allows after an operator, the `v`
-that it allows before a number, and Cargo's comma as another word for "and":
+The grammar is the one at the end of node-semver's README, plus the space that npm allows after an operator, the `v`
+that it allows before a number, and Cargo's comma as another way to write "and":
 
     range-set  ::= set ( ' '* '||' ' '* set )*
     set        ::= partial ' '+ '-' ' '+ partial  |  comparator ( ( ' '+ | ' '* ',' ' '* ) comparator )*
@@ -9,15 +9,16 @@ that it allows before a number, and Cargo's comma as another word for "and":
     partial    ::= 'v'? xr ( '.' xr ( '.' xr ( '-' prerelease )? ( '+' build )? )? )?
     xr         ::= 'x' | 'X' | '*' | number
 
-Each form stands for plain comparators, exactly those that node-semver 7 makes of it (`^0.2` is `>=0.2.0 <0.3.0-0`);
-build metadata plays no part in precedence and is dropped. What npm's code lets pass although it says two things, or
-nothing, is refused: an empty alternative (`^1 ||`, to npm `*`), anything definite after a wildcard (`1.x.2`, or
-`1.2.x-rc`, whose end npm drops), `~>` (Ruby means something else by it), doubled prefixes (`==1`, `^=1`, `vv1`), and
-beside a comma a bare `1.2` or `1.2.3`, which Cargo reads as `^` and npm as `=`.
+Each form is translated to plain comparators, exactly those of node-semver 7 (`^0.2` is `>=0.2.0 <0.3.0-0`). Build
+metadata plays no part in precedence and is dropped. Some forms that npm's code accepts although they are ambiguous or
+meaningless are refused: an empty alternative (`^1 ||`, which npm reads as `*`), anything definite after a wildcard
+(`1.x.2`, or `1.2.x-rc`, whose end npm drops), `~>` (which has another meaning in Ruby), doubled prefixes (`==1`, `^=1`,
+`vv1`), and a bare `1.2` or `1.2.3` next to a comma, which Cargo reads as `^` and npm as `=`.
 
-Twice npm's README decides against a shortcut of npm's code: the code forgets all other alternatives beside `*`, so that
-`* || 1.2.3-rc.1` is not satisfied by `1.2.3-rc.1`, where here an alternative never takes anything away; and it forgets
-`>=0.0.0` beside other comparators, so that `0.0.0-rc.1` satisfies `>=0.0.0 <=0.0.0-rc.1`, where here it does not.
+In two cases, npm's README is followed where npm's code takes a shortcut. The code ignores all other alternatives next
+to `*`, so that `1.2.3-rc.1` does not satisfy `* || 1.2.3-rc.1`; here, an alternative never takes anything away. The
+code also ignores `>=0.0.0` next to other comparators, so that `0.0.0-rc.1` satisfies `>=0.0.0 <=0.0.0-rc.1`; here, it
+does not.
 """
 
 import operator
@@ -32,11 +33,11 @@ from semver import Version
 from turnout.registry.manifest.versions import Precedence, precedence
 
 MAX_NUMBER = 2**53 - 1
-"""The highest number in a version that npm can tell from its neighbours; higher ones are refused, as npm does."""
+"""The highest number in a version that JavaScript represents exactly. Higher ones are refused, as in npm."""
 
 
 class Operator(StrEnum):
-    """How a version must compare with a comparator's."""
+    """How a version must compare with a comparator's version."""
 
     LESS = "<"
     AT_MOST = "<="
@@ -71,11 +72,11 @@ class Comparator:
         return f"{self.operator}{self.version}"
 
     def admits(self, key: Precedence) -> bool:
-        """Whether a version of that precedence lies within this bound."""
+        """Returns whether a version of that precedence is within this bound."""
         return self._holds(key, self._bound)
 
     def names_prerelease_of(self, key: Precedence) -> bool:
-        """Whether the bound is itself a prerelease, of the same core version as `key`."""
+        """Returns whether the bound is itself a prerelease, of the same core version as `key`."""
         return self._bound[3] == 0 and self._bound[:3] == key[:3]
 
 
@@ -84,9 +85,9 @@ class Range:
     """A union of comparator sets.
 
     Attributes:
-        alternatives: A version satisfies the range if it satisfies one of these sets, and a set if it lies within all
-            its comparators. The empty set is `*`.
-        text: The range as written. Two ranges are equal whose comparators are, however they were written.
+        alternatives: Sets of comparators. A version satisfies the range if it satisfies one of these sets, and a set if
+            it satisfies all its comparators. The empty set is `*`.
+        text: The range as written. It does not matter for equality: ranges with equal comparators are equal.
     """
 
     alternatives: tuple[tuple[Comparator, ...], ...]
@@ -97,10 +98,10 @@ class Range:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Reads a range.
+        """Parses a range.
 
         Raises:
-            ValueError: It is not in the grammar; the message says what is wrong, without repeating all of `text`.
+            ValueError: The text is not in the grammar. The message says what is wrong, without repeating all of `text`.
         """
         if text != text.strip(" "):
             raise ValueError("it starts or ends with a space")
@@ -108,10 +109,11 @@ class Range:
         return cls(tuple(dict.fromkeys(sets)), text)
 
     def satisfied_by(self, version: Version) -> bool:
-        """Whether `version` lies in the range.
+        """Returns whether `version` is in the range.
 
-        A prerelease does so only if a comparator of the same set names a prerelease of the same core version: who
-        writes `^3.3.0-rc.1` asked for prereleases of 3.3.0, and for no other's.
+        A prerelease is in it only if a comparator of the same set names a prerelease of the same core version: a client
+            that
+        writes `^3.3.0-rc.1` asks for prereleases of 3.3.0, but of no other version.
         """
         key = precedence(version)
         for alternative in self.alternatives:
@@ -144,7 +146,7 @@ _SEPARATOR = re.compile(r" *, *| +")
 
 @dataclass(frozen=True, slots=True)
 class _Partial:
-    """A version of which the end may be open: None stands for a wildcard, and for what was left out."""
+    """A version whose end may be open. None means a wildcard, or a part that was left out."""
 
     major: int | None
     minor: int | None
@@ -166,7 +168,7 @@ class _Partial:
         return cls(major, minor, patch, match["prerelease"], ends_early=patch is None and not wildcard)
 
     def lowest(self) -> Version:
-        """The lowest version it covers."""
+        """Returns the lowest version that it covers."""
         return Version(self.major or 0, self.minor or 0, self.patch or 0, self.prerelease)
 
     def next_major(self) -> Version:
@@ -176,11 +178,11 @@ class _Partial:
         return Version(self.major or 0, (self.minor or 0) + 1)
 
     def following(self) -> Version:
-        """The first version past all that it covers, if it is open."""
+        """Returns the first version above all that it covers, if its end is open."""
         return self.next_major() if self.minor is None else self.next_minor()
 
     def first_breaking(self) -> Version:
-        """The first version that may break what this one promises: the left-most number that is not zero grows."""
+        """Returns the first version that may be incompatible, in which the left-most non-zero number is increased."""
         if self.major or self.minor is None:
             return self.next_major()
         if self.minor or self.patch is None:
@@ -203,12 +205,12 @@ def _at_least(version: Version) -> Comparator:
 
 
 def _below(version: Version) -> Comparator:
-    """Below the version and all its prereleases: `-0` is the lowest of them."""
+    """Returns a bound below the version and all its prereleases, of which `-0` is the lowest."""
     return Comparator(Operator.LESS, Version(version.major, version.minor, version.patch, "0"))
 
 
 def _comparators(text: str) -> list[Comparator]:
-    """Returns the comparators that one alternative stands for."""
+    """Returns the comparators of one alternative."""
     if not text:
         raise ValueError("an alternative is empty; write * for any version")
     if hyphen := _HYPHEN.fullmatch(text):
@@ -237,7 +239,7 @@ def _comparators(text: str) -> list[Comparator]:
 
 
 def _between(first: _Partial, last: _Partial) -> list[Comparator]:
-    """`first - last`, both inclusive; of an open `last`, all that it covers."""
+    """Returns the comparators of `first - last`, both inclusive. An open `last` includes all that it covers."""
     comparators = [] if first.major is None else [_at_least(first.lowest())]
     if last.major is None:
         return comparators
@@ -247,9 +249,9 @@ def _between(first: _Partial, last: _Partial) -> list[Comparator]:
 
 
 def _desugared(sign: str, partial: _Partial) -> list[Comparator]:
-    """Returns what `sign` before `partial` stands for; no comparators mean any version."""
+    """Returns the comparators of `sign` before `partial`. No comparators mean any version."""
     if partial.major is None:
-        # Nothing is above or below every version, and <0.0.0-0 is npm's way to say so.
+        # No version is above or below every version; npm writes this as <0.0.0-0.
         return [_below(Version(0))] if sign in ("<", ">") else []
     lowest = partial.lowest()
     if sign == "^":

@@ -1,4 +1,4 @@
-"""Which version a selector names, among those that exist. Pure."""
+"""Resolves a selector to one of the versions that exist. Pure."""
 
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Mapping, Set
@@ -19,15 +19,15 @@ class VersionIndex:
 
     Attributes:
         model: The model's name.
-        versions: All of them, the highest precedence first. No two have the same precedence.
-        released: Those declared fit for general traffic, in the same order.
-        candidates: Those not so yet, in the same order.
-        yanked: Those withdrawn, in the same order.
-        tags: Where each tag stands.
+        versions: All versions, highest precedence first. No two have the same precedence.
+        released: Released versions, in the same order.
+        candidates: Candidates, in the same order.
+        yanked: Yanked versions, in the same order.
+        tags: Versions by tag.
         digests: Versions by digest.
-        ready: Those that can answer now.
-        coming: Those on their way to be ready.
-        available: Those that are ready, or are loaded for the first request that names them.
+        ready: Versions that can answer now.
+        coming: Versions that are being loaded or warmed up.
+        available: Versions that are ready, or are loaded on demand.
     """
 
     model: str
@@ -53,7 +53,7 @@ class VersionIndex:
         coming: Collection[Version] = (),
         available: Collection[Version] | None = None,
     ) -> Self:
-        """Makes the index of the versions in `release_statuses`, in whatever order they come."""
+        """Creates the index of the versions in `release_statuses`, which can be in any order."""
         versions = tuple(sorted(release_statuses, key=precedence, reverse=True))
         return cls(
             model=model,
@@ -69,18 +69,18 @@ class VersionIndex:
         )
 
     def find(self, version: Version) -> Version | None:
-        """Returns the published version of the same precedence, with its own build metadata, or None."""
+        """Returns the published version of the same precedence, with its own build metadata; None if there is none."""
         above = self._above(version)
         found = self.versions[above] if above < len(self.versions) else None
         return found if found is not None and precedence(found) == precedence(version) else None
 
     def around(self, version: Version) -> tuple[Version, ...]:
-        """Returns the two versions next above `version` and the two next at or below it, fewer at the ends."""
+        """Returns the two nearest versions above `version` and the two nearest at or below it; fewer at the ends."""
         above = self._above(version)
         return self.versions[max(0, above - 2) : above + 2]
 
     def _above(self, version: Version) -> int:
-        """How many versions are higher."""
+        """Returns the number of versions that are higher."""
         return len(self.versions) - bisect_right(self.versions[::-1], precedence(version), key=precedence)
 
 
@@ -88,13 +88,13 @@ def resolve(selector: Selector, versions: VersionIndex, *, prefer_ready: bool = 
     """Returns the version that `selector` names.
 
     A pin, a digest and a tag name one version. A range, `latest` and the empty selector choose among released versions:
-    the highest that is ready, so that one still loading takes no traffic from the one below it; if none is, the
-    highest that is coming; if none is either, the highest. With `prefer_ready=False` it is the highest in any case.
-    To a range, what would be loaded for the request is as good as ready: which versions happen to be in memory does not
-    change what a range means.
+    the highest that is ready, so that a version that is still loading takes no traffic from the one below it; if none
+    is ready, the highest that is being loaded; otherwise the highest. With `prefer_ready=False`, they choose the
+    highest in any case. For a range, versions that are loaded on demand count as ready, so that its meaning does not
+    depend on which versions happen to be in memory.
 
     Raises:
-        VersionNotFound: There is no such version; the error names the nearest.
+        VersionNotFound: No version fits. The error names the nearest.
     """
     match selector:
         case Default() | Latest():
@@ -133,7 +133,7 @@ def _choose(
     fits: Callable[[Version], bool],
     ready: Set[Version] | None,
 ) -> Version:
-    """Returns the highest released version that fits and is in `ready`; with None, whether it is or not."""
+    """Returns the highest released version that fits and is in `ready`; with None, the highest that fits."""
     highest: Version | None = None
     coming: Version | None = None
     for version in versions.released:
@@ -153,7 +153,7 @@ def _choose(
 def _nothing_released(
     selector: Default | Latest | InRange, versions: VersionIndex, fits: Callable[[Version], bool]
 ) -> VersionNotFound:
-    """Says that no released version fits, and which other would fit or comes near."""
+    """Returns an error that says that no released version fits, and which other version would fit or is near."""
     near: Collection[Version] = versions.versions
     if isinstance(selector, InRange):
         wanted = f"no released version of {versions.model} satisfies {str(selector)!r}"

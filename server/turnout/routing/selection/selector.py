@@ -1,15 +1,14 @@
-"""What a client writes in the version field. Pure; which version it then names is
-`turnout.routing.selection.resolution`.
+"""Parses the version field. Pure; `turnout.routing.selection.resolution` resolves the result to a version.
 
-    ""                        Default     the highest released version that is not a prerelease (or what a policy says)
+    ""                        Default     the highest released version that is not a prerelease (or the policy's choice)
     3.2.0  v3.2.0             Exact       that version, candidate or not
     sha256:<64 hex digits>    ByDigest    the version with that digest
-    latest                    Latest      the highest released version that is not a prerelease, whatever a policy says
-    stable                    ByTag       the version that the tag names
+    latest                    Latest      the highest released version that is not a prerelease, regardless of policies
+    stable                    ByTag       the version that the tag refers to
     ^3.2  3.x  >=3.1 <4       InRange     the highest released version in the range (`turnout.routing.selection.ranges`)
 
-Anything else is refused: no spaces around it, no `V3`, no `03`, no `1.2-rc`. A word that looks like a
-version (`x`, `v3`, `v03`) is never a tag.
+Anything else is refused, including spaces around it, `V3`, `03` and `1.2-rc`. A word that looks like a version (`x`,
+`v3`, `v03`) is never a tag.
 """
 
 import re
@@ -21,10 +20,10 @@ from turnout.errors import InvalidRequest, InvalidSelector
 from turnout.routing.selection.ranges import MAX_NUMBER, Range
 
 MAX_LENGTH = 256
-"""Bytes that a selector may have."""
+"""Maximum length of a selector in bytes."""
 
 LATEST = "latest"
-"""The one name that reads as a tag and cannot be given to a version."""
+"""The only name in the format of a tag that cannot be used as a tag."""
 
 _TAG = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 _VERSION_LIKE = re.compile(r"v?(?:x|[0-9]+)")
@@ -34,7 +33,7 @@ _EXPECTED = "a version (3.2.0), a range (^3.2, >=3.1 <4), a tag (stable) or sha2
 
 @dataclass(frozen=True, slots=True)
 class Default:
-    """Nothing was asked for."""
+    """The empty selector."""
 
     def __str__(self) -> str:
         return ""
@@ -50,11 +49,11 @@ class Latest:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Exact:
-    """One version, whatever its release status.
+    """One version, regardless of its release status.
 
     Attributes:
-        version: Without build metadata it names the published version of that precedence, whatever the build; with
-            build metadata only the version that has the same.
+        version: Without build metadata, it names the published version of that precedence, with any build metadata;
+            with build metadata, only the version with the same.
     """
 
     version: Version
@@ -62,7 +61,7 @@ class Exact:
     def __str__(self) -> str:
         return str(self.version)
 
-    # Version compares by precedence alone, and 3.2.0+a does not name what 3.2.0+b names.
+    # Version compares by precedence alone, but 3.2.0+a and 3.2.0+b do not name the same version.
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Exact) and str(self) == str(other)
 
@@ -92,7 +91,7 @@ class InRange:
 
 @dataclass(frozen=True, slots=True)
 class ByTag:
-    """The version that the tag names."""
+    """The version that the tag refers to."""
 
     name: str
 
@@ -101,14 +100,14 @@ class ByTag:
 
 
 Selector = Default | Latest | Exact | ByDigest | InRange | ByTag
-"""What a version field says. `parse(str(selector))` is the same selector."""
+"""A parsed version field. `parse(str(selector))` returns an equal selector."""
 
 
 def parse(text: str) -> Selector:
-    """Reads a version field.
+    """Parses a version field.
 
     Raises:
-        InvalidSelector: It is not a selector; the error says what was expected and what is wrong.
+        InvalidSelector: The text is not a selector. The error says what was expected and what is wrong.
     """
     if not text:
         return Default()
@@ -130,10 +129,10 @@ def parse(text: str) -> Selector:
 
 
 def tag_name(text: str) -> str:
-    """Returns `text` if a tag may be named so.
+    """Returns `text` if it is valid as the name of a tag.
 
     Raises:
-        InvalidRequest: It is reserved, reads as a version, range or digest, or is not of the form of a tag.
+        InvalidRequest: It is reserved, reads as a version, range or digest, or is not in the format of a tag.
     """
     if text == LATEST:
         raise InvalidRequest.at("tag", f"{LATEST!r} is reserved: it always names the highest released version")
@@ -153,7 +152,7 @@ def _reads_as_tag(text: str) -> bool:
 
 
 def _exact(text: str) -> Version | None:
-    """Returns the version that `text` writes out in full, or None if it is something else."""
+    """Returns the full version in `text`; None if it is something else."""
     try:
         version = Version.parse(text.removeprefix("v"))
     except ValueError:

@@ -1,9 +1,9 @@
-"""Shadows: versions that get copies of requests, whose answers are compared and go to no client.
+"""Shadows: versions that get copies of requests. Their answers are compared with the baseline's and never returned.
 
-    mirror    after an answer has left: which copies are taken, by a hash of the request
-    lane      one shadow's queue: bounded, only while no live request waits, dropped and counted under pressure
+    mirror    decides, after an answer was sent, which copies are taken, by a hash of the request
+    lane      one shadow's queue: bounded, runs only while no live request waits, drops and counts copies under pressure
     runner    runs copies on threads of the lowest priority, or in a child process
-    ledger    what came of the comparisons
+    ledger    records the results of the comparisons
 
-The live path knows of none of this but `mirror`, which it tells of answers, and which never raises.
+The live path uses only `mirror`, which receives the answers and never raises.
 """

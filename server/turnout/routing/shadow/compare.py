@@ -1,7 +1,7 @@
-"""How a shadow's outputs compare with the baseline's. Pure.
+"""Compares a shadow's outputs with the baseline's. Pure.
 
-Floats agree within a tolerance, scores by their winners, and integers, booleans and strings only if they are equal.
-No pair of arrays of the wire's types raises or warns.
+Floats agree within a tolerance, scores agree if their winners do, and integers, booleans and strings must be equal. No
+pair of arrays of the supported types causes an exception or a warning.
 """
 
 import math
@@ -27,7 +27,7 @@ DEFAULT_TOLERANCES: Mapping[DataType, Tolerance] = MappingProxyType(
         DataType.BFLOAT16: Tolerance(1e-2, 5e-2),
     }
 )
-"""What batching is proven with: kernels may sum in another order. Other types are compared exactly."""
+"""The tolerances of the batching proof, since kernels may sum in another order. Other types are compared exactly."""
 
 _EXACT = Tolerance(0.0, 0.0)
 _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
@@ -50,7 +50,7 @@ class MismatchKind(StrEnum):
 
 _VALUES = (MismatchKind.VALUE, MismatchKind.TOP1, MismatchKind.EXACT)
 
-# What clients do with an output breaks first by its form, then by NaN, then by another answer, then by another value.
+# The order in which disagreements break clients: first the form, then NaN, then another answer, then another value.
 _GRAVITY: Mapping[MismatchKind, float] = MappingProxyType(
     {
         MismatchKind.VALUE: 1.0,
@@ -69,11 +69,11 @@ class OutputRule:
     """How one output is compared.
 
     Attributes:
-        tolerance: How far floats may be apart; without a meaning for other types.
-        scores: True if the last axis holds one score for each class, False if it does not, None to tell by the
-            baseline's values. Only floats with two classes or more can be scores.
-        strict_values: Scores must be within tolerance as well.
-        top_k: How many of the highest classes are compared with each other, 1 or more.
+        tolerance: Maximum difference between floats; ignored for other types.
+        scores: Whether the last axis contains one score for each class; None to infer it from the baseline's values.
+            Only floats with two classes or more can be scores.
+        strict_values: Whether scores must also be within tolerance.
+        top_k: Number of highest classes that are compared, 1 or more.
     """
 
     tolerance: Tolerance
@@ -93,30 +93,31 @@ _DEFAULT_RULES: Mapping[np.dtype[Any], OutputRule] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class OutputComparison:
-    """One output of the baseline beside the shadow's of the same name.
+    """One output of the baseline compared with the shadow's output of the same name.
 
-    Measures are taken over the elements that are finite on both sides. Where they cannot be taken (another shape or
-    type, strings that differ) they are NaN; if nothing differs they are 0, and `cosine` is 1.
+    Measures are taken over the elements that are finite on both sides. If they cannot be taken (another shape or type,
+    or different strings), they are NaN. If nothing differs, they are 0, and `cosine` is 1.
 
     Attributes:
-        name: The output's name.
-        kind: In what it disagrees; None if it agrees.
-        detail: The same in a short sentence without any value of a payload but differences; empty if it agrees.
-        elements: Of the baseline's output.
+        name: Name of the output.
+        kind: How it disagrees; None if it agrees.
+        detail: A short sentence about the disagreement, which contains differences but no values of a payload; empty if
+            it agrees.
+        elements: Number of elements of the baseline's output.
         max_abs: Largest absolute difference.
-        max_rel: Largest difference relative to the baseline's value, if that is not zero.
-        rmse: Root of the mean squared difference.
-        cosine: Of the angle between both, flattened; 1 for two zero vectors, 0 if only one is zero.
-        differing: Elements beyond tolerance, or NaN or infinite on one side only; of exact outputs, unequal ones.
+        max_rel: Largest difference relative to the baseline's value, where that is not zero.
+        rmse: Root mean square of the differences.
+        cosine: Cosine of the angle between the flattened outputs; 1 for two zero vectors, 0 if only one is zero.
+        differing: Elements beyond tolerance, or NaN or infinite on one side only; for exact outputs, unequal elements.
         top1: Share of rows (all but the last axis) with the same winner, ties within tolerance included; None if
             the output is not scores.
-        top_k: Share of the shadow's k highest classes that are among the baseline's k highest, mean over the rows,
-            k = min(rule's top_k, classes); None if the output is not scores.
-        margin: By how much the baseline's winner leads the shadow's winner in the baseline's scores, in the
-            disagreeing row where that is most; None if no row disagrees.
-        severity: Orders disagreements, higher is worse; 0 if it agrees. A value beyond tolerance is 1 to 2 by how
-            many times the tolerance it is off, another winner 2 to 3 by the margin, unequal elements 2 to 3 by their
-            share, NaN or infinity on one side 3 to 4 by their share, and another form infinite.
+        top_k: Share of the shadow's k highest classes that are among the baseline's k highest, averaged over the rows,
+            with k = min(rule's top_k, classes); None if the output is not scores.
+        margin: Lead of the baseline's winner over the shadow's winner in the baseline's scores, in the disagreeing row
+            where it is largest; None if no row disagrees.
+        severity: Orders disagreements, higher is worse; 0 if it agrees. A value beyond tolerance is 1 to 2 by the ratio
+            of difference and tolerance, another winner 2 to 3 by the margin, unequal elements 2 to 3 by their share,
+            NaN or infinity on one side 3 to 4 by their share, and another form infinite.
     """
 
     name: str
@@ -141,7 +142,7 @@ class OutputComparison:
 
 @dataclass(frozen=True, slots=True)
 class AnswerComparison:
-    """All outputs of one request, in the baseline's order."""
+    """The comparisons of all outputs of one request, in the baseline's order."""
 
     outputs: tuple[OutputComparison, ...]
 
@@ -152,7 +153,7 @@ class AnswerComparison:
 
     @property
     def differing(self) -> tuple[str, ...]:
-        """The outputs that disagree: by name where values do, by name and kind where something worse does."""
+        """The outputs that disagree: by name if values differ, by name and kind if the disagreement is worse."""
         return tuple(
             output.name if output.kind in _VALUES else f"{output.name} ({output.kind})"
             for output in self.outputs
@@ -161,12 +162,12 @@ class AnswerComparison:
 
     @property
     def severity(self) -> float:
-        """That of the worst output; 0 if all agree."""
+        """Severity of the worst output; 0 if all agree."""
         return max((output.severity for output in self.outputs), default=0.0)
 
     @property
     def worst(self) -> OutputComparison | None:
-        """The most severe disagreement, the first of equals; None if all agree."""
+        """The most severe disagreement, the first if several are equal; None if all agree."""
         disagreeing = [output for output in self.outputs if output.kind is not None]
         return max(disagreeing, key=lambda output: output.severity, default=None)
 
@@ -180,9 +181,10 @@ def rules_for(
     """Returns the rule of each output of `signature`.
 
     Args:
-        signature: The baseline's.
-        tolerances: By output name, or by dtype for outputs not named. A name makes values count in scores too.
-        scores: Whether an output holds scores, by its name; outputs not named are judged by their values.
+        signature: Signature of the baseline.
+        tolerances: Tolerances by output name, or by dtype for outputs that are not named. Values of scores are only
+            checked for outputs that are named.
+        scores: Whether an output contains scores, by its name. For other outputs it is inferred from their values.
         top_k: As in `OutputRule`.
 
     Raises:
@@ -200,12 +202,12 @@ def compare(
 ) -> AnswerComparison:
     """Compares each output of the baseline with the shadow's.
 
-    An output that only the shadow has is left out: no client of the baseline reads it.
+    Outputs that only the shadow has are ignored, since no client of the baseline reads them.
 
     Args:
-        expected: The baseline's outputs, by name.
-        actual: The shadow's.
-        rules: By output name; an output without one goes by the default tolerance of its dtype.
+        expected: Outputs of the baseline by name.
+        actual: Outputs of the shadow by name.
+        rules: Rules by output name. An output without a rule uses the default tolerance of its dtype.
     """
     with np.errstate(all="ignore"):
         return AnswerComparison(
@@ -288,7 +290,7 @@ def _holds_scores(expected: Array, rule: OutputRule) -> bool:
         return True
     if not np.minimum.reduce(expected, axis=None) >= 0:  # false for NaN too
         return False
-    # Rounding to bfloat16 alone moves a sum of 1 by up to 2e-3.
+    # Rounding to bfloat16 alone changes a sum of 1 by up to 2e-3.
     slack = 1e-2 if expected.dtype == _BFLOAT16 else 1e-3
     sums = np.add.reduce(expected, axis=-1, dtype=np.float64)
     return bool(np.abs(sums - 1.0).max() <= slack)

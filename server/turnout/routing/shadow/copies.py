@@ -15,13 +15,13 @@ class Copy:
     """A request and the baseline's answer to it.
 
     Attributes:
-        inputs: By name.
-        names: Of the outputs that the client wanted.
-        expected: The baseline's, in that order.
-        epoch: Of the policy that had the copy taken.
-        offered: `time.monotonic()` when the answer had left.
-        nbytes: Of inputs and outputs.
-        trace: Of the request, if it is traced.
+        inputs: Inputs by name.
+        names: Names of the outputs that the client requested.
+        expected: Outputs of the baseline, in that order.
+        epoch: Epoch of the policy under which the copy was taken.
+        offered: `time.monotonic()` when the answer had been sent.
+        nbytes: Size of inputs and outputs in bytes.
+        trace: Trace of the request, if it is traced.
     """
 
     request_id: str
@@ -36,11 +36,11 @@ class Copy:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Whose answers are compared.
+    """The versions whose answers are compared.
 
     Attributes:
         model: The model's name.
-        shadow, baseline: Versions.
+        shadow, baseline: Versions as text.
     """
 
     model: str
@@ -49,7 +49,7 @@ class Pair:
 
 
 def trace_copy(pair: Pair, copy: Copy, outcome: CopyOutcome, error: TurnoutError | None = None) -> None:
-    """Makes a span of a copy that was run or dropped, if its request is traced."""
+    """Creates a span for a copy that was run or dropped, if its request is traced."""
     trace = copy.trace
     if trace is None or not trace.sampled:
         return

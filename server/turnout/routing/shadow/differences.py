@@ -1,7 +1,7 @@
-"""How two arrays differ, and how two orders of scores do. Pure.
+"""Measures how two arrays differ, and how two rankings of scores differ. Pure.
 
-What differs is measured in float64 whatever the arrays' own type, a block at a time, so that the memory this takes does
-not grow with them. Nothing raises or warns.
+Differences are measured in float64 for all types, one block at a time, so that the memory needed does not grow with the
+arrays. Nothing raises or warns.
 """
 
 import math
@@ -18,8 +18,8 @@ Measures = tuple[float, float, float, float]
 
 _Floats = NDArray[np.float64]
 
-# OpenBLAS puts a dot product of more than 10,000 elements on every core (1.0 cores busy at 8,192 elements, 2.0 of 2 at
-# 100,000), which live requests would feel.
+# OpenBLAS uses every core for a dot product of more than 10,000 elements (1.0 cores busy at 8,192 elements, 2.0 of 2 at
+# 100,000), which would slow live requests down.
 _BLOCK = 8192
 
 
@@ -28,11 +28,11 @@ class ArrayDifference:
     """How two arrays differ.
 
     Attributes:
-        measures: max_abs, max_rel, rmse and cosine, of the elements that are finite in both.
-        beyond: Elements beyond tolerance.
-        stray: Elements that are not finite in one array and not the same in the other.
-        times: The largest quotient of a difference and its tolerance, of the elements beyond it; 0 if none is.
-        finite: All elements of both are.
+        measures: max_abs, max_rel, rmse and cosine of the elements that are finite in both.
+        beyond: Number of elements beyond tolerance.
+        stray: Number of elements that are not finite in one array and differ in the other.
+        times: Largest ratio of a difference to its tolerance, among the elements beyond it; 0 if there are none.
+        finite: Whether all elements of both are finite.
     """
 
     measures: Measures
@@ -43,7 +43,7 @@ class ArrayDifference:
 
 
 def difference(expected: Array, actual: Array, tolerance: Tolerance) -> ArrayDifference:
-    """Measures two numeric arrays of one dtype and shape."""
+    """Measures the difference of two numeric arrays of the same dtype and shape."""
     e, a = expected.reshape(-1), actual.reshape(-1)
     divisor_e, divisor_a = _divisor(e), _divisor(a)
     max_abs = max_rel = times = rms = ea = ee = aa = 0.0
@@ -87,7 +87,7 @@ def difference(expected: Array, actual: Array, tolerance: Tolerance) -> ArrayDif
 
 
 def _divisor(values: Array) -> float:
-    """What brings the squares of `values` into float64's range; only float64 itself can leave it."""
+    """Returns a divisor that keeps the squares of `values` within float64's range, which only float64 can exceed."""
     if values.dtype != np.float64 or not values.size:
         return 1.0
     largest = float(np.abs(values[np.isfinite(values)]).max(initial=0.0))
@@ -95,7 +95,7 @@ def _divisor(values: Array) -> float:
 
 
 def _wide_distance(e: Array, a: Array) -> _Floats:
-    """|e - a| of integers. int64 and uint64 wrap around to the right uint64 when the lower one is taken away."""
+    """Returns |e - a| of integers. Differences of int64 and uint64 wrap around to the correct uint64."""
     wide = np.int64 if e.dtype.kind == "i" else np.uint64
     higher, lower = np.maximum(e, a).astype(wide), np.minimum(e, a).astype(wide)
     return (higher.view(np.uint64) - lower.view(np.uint64)).astype(np.float64)
@@ -110,7 +110,7 @@ def _rms(d: _Floats, largest: float) -> float:
 
 
 def _stray(x: _Floats, y: _Floats) -> NDArray[np.bool_]:
-    """Where one is not finite and the other is not the same."""
+    """Returns where one is not finite and the other is not the same."""
     same = (np.isfinite(x) & np.isfinite(y)) | (x == y) | (np.isnan(x) & np.isnan(y))
     stray: NDArray[np.bool_] = np.logical_not(same)
     return stray
@@ -118,13 +118,13 @@ def _stray(x: _Floats, y: _Floats) -> NDArray[np.bool_]:
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """How the order of scores differs.
+    """How rankings of scores differ.
 
     Attributes:
-        rows: Of scores.
-        moved: Rows with another winner.
-        margin: By which the old winner led the new one, at most.
-        overlap: Mean of the rows' overlap of their k highest classes, 0 to 1.
+        rows: Number of rows of scores.
+        moved: Number of rows with another winner.
+        margin: Largest lead of the old winner over the new one.
+        overlap: Overlap of the k highest classes, 0 to 1, averaged over the rows.
     """
 
     rows: int
@@ -134,14 +134,14 @@ class Ranks:
 
 
 def rank(expected: Array, actual: Array, tolerance: Tolerance, top_k: int, seen: ArrayDifference) -> Ranks:
-    """Compares the order of scores.
+    """Compares rankings of scores.
 
     Args:
-        expected: Scores, classes last, two or more.
-        actual: Of the same dtype and shape.
-        tolerance: Scores that are closer than this tie.
-        top_k: How many of the highest classes `overlap` is of.
-        seen: How the two differ.
+        expected: Scores, with two or more classes on the last axis.
+        actual: Scores of the same dtype and shape.
+        tolerance: Scores that are closer than this are tied.
+        top_k: Number of highest classes in `overlap`.
+        seen: Difference of the two arrays.
     """
     classes = expected.shape[-1]
     e, a = expected.reshape(-1, classes), actual.reshape(-1, classes)
@@ -170,10 +170,10 @@ def rank(expected: Array, actual: Array, tolerance: Tolerance, top_k: int, seen:
 
 
 def _leads(x: _Floats, y: _Floats, tolerance: Tolerance) -> _Floats:
-    """By how much the winner of each row of `x` leads that of `y` in `x`; 0 if they tie in `x` or in `y`."""
+    """Returns each row's lead in `x` of the winner of `x` over the winner of `y`; 0 if they tie in `x` or in `y`."""
     row, first, second = np.arange(len(x)), x.argmax(axis=1), y.argmax(axis=1)
     x_first, x_second, y_first, y_second = x[row, first], x[row, second], y[row, first], y[row, second]
-    # The larger score's tolerance on either side: then two rows whose values are all within tolerance always tie.
+    # The larger score's tolerance on either side, so that two rows whose values are all within tolerance always tie.
     bound_x = tolerance.atol + tolerance.rtol * np.maximum(np.abs(x_first), np.abs(x_second))
     bound_y = tolerance.atol + tolerance.rtol * np.maximum(np.abs(y_first), np.abs(y_second))
     apart = (x_first - x_second > bound_x) & (y_second - y_first > bound_y)

@@ -3,7 +3,7 @@
     event loop:   offer -> queue -> dispatch (as Pressure allows) -> compare -> ledger
     runner:                          run -^
 
-Whatever a shadow does ends here: it is counted, and the live path does not hear of it.
+All failures of a shadow end here: they are counted, and do not affect the live path.
 """
 
 import asyncio
@@ -35,31 +35,31 @@ from turnout.serving.versions.handle import VersionHandle
 from turnout.threads import Threads
 
 _PAUSE_SECONDS = 0.005
-"""How often a lane that is kept waiting looks again: short beside a copy's use, long beside what looking costs."""
+"""Interval of checks while a lane has to wait: short compared with a copy's use, long compared with a check's cost."""
 
 _HEAD_START_SECONDS = 0.003
-"""How long a copy waits in any case: the answer it is compared with is still on its way out, and copies gather."""
+"""Minimum time that a copy waits, while its request's answer is being sent and further copies arrive."""
 
 _SMALL_BYTES = 64 * 1024
-"""Outputs up to this are compared on the event loop (some 50 us); handing them to a thread would cost it more."""
+"""Outputs up to this size are compared on the event loop (about 50 us), since handing them to a thread costs more."""
 
 Redact = Callable[[str, Mapping[str, Array]], Mapping[str, Array]]
-"""Returns what may be kept of a model's inputs."""
+"""Returns the part of a model's inputs that may be stored."""
 
 
 @dataclass(frozen=True, slots=True)
 class LaneDependencies:
-    """What a lane works with.
+    """The objects that a lane depends on.
 
     Attributes:
-        find: Returns the handle of one of the model's versions, None if it is not Ready.
-        runner_for: Makes what runs copies on a version; may take as long as a load. Called with the handle and whether
-            it is the shadow's, or the baseline's for its noise.
+        find: Returns the handle of one of the model's versions; None if it is not Ready.
+        runner_for: Creates a runner of copies on a version, which may take as long as a load. Called with the handle
+            and whether it is the shadow's; otherwise it is the baseline's, to measure its noise.
         rules: Returns how each output is compared.
-        redact: Says what may be kept of inputs; None: nothing is.
-        pressure: Says whether a copy may run now.
-        threads: Compare what is too large for the event loop.
-        log: Where trouble is logged.
+        redact: Returns the part of the inputs that may be stored; None to store nothing.
+        pressure: Decides whether a copy may run now.
+        threads: Threads that compare outputs that are too large for the event loop.
+        log: Logger for errors.
     """
 
     find: Callable[[str], VersionHandle | None]
@@ -72,13 +72,12 @@ class LaneDependencies:
 
 
 class Lane:
-    """Runs and compares the copies of one pair. Used on the event loop only.
+    """Runs and compares the copies of one pair. Used only on the event loop.
 
     Attributes:
-        pair: Whose answers are compared.
-        ledger: What came of it.
-        closed: Why it takes nothing any more; "" while it does.
-        ended: It was closed because nobody wants it any more, and not for what its shadow did.
+        pair: The versions whose answers are compared.
+        ledger: The results.
+        closed: Why the lane accepts no more copies; "" while it does.
     """
 
     def __init__(self, pair: Pair, settings: LaneSettings, ledger: Ledger, parts: LaneDependencies) -> None:
@@ -97,9 +96,9 @@ class Lane:
         self._dispatcher = self._dispatching()
 
     def has_place(self) -> bool:
-        """Tells whether one more copy may wait; counts it as dropped if it may not.
+        """Returns whether the queue has room for one more copy; counts a dropped copy if it has not.
 
-        Asked before there is a copy: a lane that sheds should cost the live path next to nothing.
+        Called before a copy is made, so that a lane that drops copies costs the live path next to nothing.
         """
         if self.closed:
             self.ledger.drop("closed")
@@ -110,7 +109,7 @@ class Lane:
         return False
 
     def offer(self, copy: Copy) -> None:
-        """Queues a copy if `has_place`, or drops and counts it if it holds too much."""
+        """Queues a copy after `has_place` returned True; drops and counts it if the queue would exceed its bytes."""
         if self._queue and self._queued_bytes + copy.nbytes > self._settings.max_queue_bytes:
             self.ledger.drop("queue_bytes")
         else:
@@ -120,7 +119,7 @@ class Lane:
 
     @property
     def running(self) -> int:
-        """Batches of copies that run."""
+        """Number of batches of copies that are running."""
         return len(self._running)
 
     async def close(self, reason: str, bound: float) -> None:
@@ -179,7 +178,7 @@ class Lane:
                 self._start(handle, self._take(handle))
 
     def _take(self, handle: VersionHandle) -> list[Copy]:
-        """Takes copies from the head of the queue, as many as one run of the shadow may hold."""
+        """Takes copies from the head of the queue, as many as one run of the shadow allows."""
         batch = [self._pop()]
         plan = handle.loaded.plan if handle.loaded is not None else None
         if plan is None or (first := shape_of(plan, batch[0].inputs)) is None:
@@ -203,7 +202,7 @@ class Lane:
         self._parts.pressure.running -= 1
         self._running.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._parts.log.error("a copy could not be dealt with", **_names(self.pair), exc_info=error)
+            self._parts.log.error("a copy could not be processed", **_names(self.pair), exc_info=error)
 
     async def _run(self, handle: VersionHandle, batch: list[Copy]) -> None:
         try:
@@ -234,7 +233,7 @@ class Lane:
     async def _execute(
         self, handle: VersionHandle, batch: Sequence[Copy], *, for_shadow: bool
     ) -> Sequence[Mapping[str, Array] | TurnoutError]:
-        """Runs copies together, and one by one where that fails; returns the outputs of each, or why there are none."""
+        """Runs copies together, or one by one if that fails; returns the outputs or the error of each."""
         wanted = [self._outputs(handle, copy) for copy in batch]
         names = list(dict.fromkeys(name for outputs in wanted for name in outputs))
         with handle.lease() as loaded:
@@ -260,10 +259,10 @@ class Lane:
         return [name for name in copy.names if handle.manifest.signature.output(name) is not None]
 
     async def _runner(self, handle: VersionHandle, for_shadow: bool) -> CopyRunner:
-        """Returns what runs copies on a version; made at first use, and again if the version was loaded anew.
+        """Returns the runner of copies on a version. It is created at first use, and again if the version is reloaded.
 
         Raises:
-            NotLoaded: The lane was closed meanwhile: what it would make, nobody would close.
+            NotLoaded: The lane was closed, so that a new runner would never be closed.
         """
         if self.closed:
             raise NotLoaded(self.closed)
@@ -305,7 +304,7 @@ class Lane:
         return await self._parts.threads.run(compare, expected, actual, rules)
 
     def _kept(self, copy: Copy) -> Mapping[str, Array]:
-        """Returns what may be kept of a copy's inputs."""
+        """Returns the part of a copy's inputs that may be stored."""
         if self._parts.redact is None:
             return {}
         try:
@@ -330,7 +329,7 @@ _OUTCOMES = {
 
 
 def _trouble(runner: "asyncio.Future[CopyRunner]") -> str:
-    """Returns why a runner can run nothing, "" if it can or is still being made."""
+    """Returns why a runner cannot run; "" if it can, or is still being created."""
     if not runner.done() or runner.cancelled():
         return ""
     if (error := runner.exception()) is not None:

@@ -19,19 +19,19 @@ _KEPT_OUTCOMES = 65_536
 
 
 class CopyOutcome(StrEnum):
-    """What became of a copy that was run."""
+    """The outcome of a copy that was run."""
 
     AGREED = "agreed"
     DISAGREED = "disagreed"
     INVALID = "invalid"
-    """The shadow's signature refuses the request."""
+    """The shadow's signature does not accept the request."""
     FAILED = "failed"
-    """The shadow raised."""
+    """The shadow raised an error."""
     TIMED_OUT = "timed_out"
     CRASHED = "crashed"
-    """The shadow took its child process down."""
+    """The shadow crashed its child process."""
     MEMORY = "memory"
-    """The shadow met its memory limit."""
+    """The shadow reached its memory limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +39,10 @@ class ShadowSample:
     """One outcome, for the evidence of a rollout.
 
     Attributes:
-        number: Of the copy in its pair, from 1.
-        epoch: Of the policy that had the copy taken.
-        offered: `time.monotonic()` when the live answer had left.
-        outcome: What became of it.
+        number: Number of the copy within its pair, from 1.
+        epoch: Epoch of the policy under which the copy was taken.
+        offered: `time.monotonic()` when the live answer had been sent.
+        outcome: Outcome of the copy.
         differing: Outputs that disagree.
     """
 
@@ -58,9 +58,9 @@ class Disagreement:
     """One request that the two versions answered differently.
 
     Attributes:
-        time: When it was compared, UTC.
-        comparison: In what they differ.
-        inputs: What may be kept of the inputs; empty unless that is configured.
+        time: When the answers were compared, in UTC.
+        comparison: How they differ.
+        inputs: Stored part of the inputs; empty unless configured.
     """
 
     request_id: str
@@ -71,16 +71,16 @@ class Disagreement:
 
 @dataclass(slots=True)
 class OutputRecord:
-    """How one output compared so far.
+    """The comparisons of one output so far.
 
     Attributes:
-        compared: How often.
-        mismatches: Disagreements by kind.
-        measured: How often its values could be compared.
+        compared: Number of comparisons.
+        mismatches: Number of disagreements by kind.
+        measured: Number of comparisons in which the values could be compared.
         max_abs: Largest absolute difference.
-        sum_abs: Sum over the copies of each one's largest absolute difference.
-        ranked: How often it held scores.
-        sum_top1, sum_top_k: Sums over those.
+        sum_abs: Sum of each copy's largest absolute difference.
+        ranked: Number of comparisons in which the output contained scores.
+        sum_top1, sum_top_k: Sums over those comparisons.
     """
 
     compared: int = 0
@@ -108,24 +108,26 @@ class OutputRecord:
 
 
 class Ledger:
-    """Everything that is known of one pair.
+    """All results of one pair.
 
     Attributes:
-        recorder: Counts for the metrics.
-        compared: Copies whose outputs were compared.
-        disagreed: Those that disagreed.
-        noise: What is known of the baseline's disagreement with itself.
-        outputs: By name.
-        samples: The latest outcomes, the oldest first.
+        recorder: Counters for the metrics.
+        compared: Number of copies whose outputs were compared.
+        disagreed: Number of those that disagreed.
+        noise: The baseline's disagreement with itself.
+        outputs: Comparisons by output name.
+        samples: The latest outcomes, oldest first.
+        outcomes: Number of copies by outcome.
+        dropped: Number of dropped copies by reason.
     """
 
     def __init__(self, recorder: ShadowRecorder, keep_worst: int, *, noise: bool = True) -> None:
-        """Starts empty.
+        """Creates an empty ledger.
 
         Args:
-            recorder: Counts for the metrics.
-            keep_worst: Disagreements that are kept.
-            noise: Copies are repeated on the baseline.
+            recorder: Counters for the metrics.
+            keep_worst: Number of disagreements to keep.
+            noise: Whether copies are repeated on the baseline.
         """
         self.recorder = recorder
         self.compared = 0
@@ -146,7 +148,7 @@ class Ledger:
 
     @property
     def worst(self) -> Sequence[Disagreement]:
-        """The worst disagreements, the worst first."""
+        """The kept disagreements, worst first."""
         return [disagreement for _, _, disagreement in sorted(self._worst, key=lambda item: item[:2], reverse=True)]
 
     def drop(self, reason: str) -> None:
@@ -155,14 +157,14 @@ class Ledger:
         self.recorder.dropped[reason] += 1
 
     def failed(self, outcome: CopyOutcome, epoch: int, offered: float) -> None:
-        """Counts a copy that was run and not compared."""
+        """Counts a copy that was run but not compared."""
         self._count(outcome, epoch, offered)
 
     def compare(self, comparison: AnswerComparison, epoch: int, offered: float, lag: float) -> bool:
         """Counts a comparison, `lag` seconds after the live answer.
 
         Returns:
-            True if it is one of the worst so far, and its Disagreement should be kept.
+            True if it is one of the worst so far, so that its Disagreement should be kept.
         """
         self.compared += 1
         self.recorder.lag.observe(lag)
@@ -181,7 +183,7 @@ class Ledger:
         return not comparison.agrees and self._among_worst(comparison.severity)
 
     def keep(self, disagreement: Disagreement) -> None:
-        """Keeps one of the worst disagreements; the least of them goes if there are more than may be kept."""
+        """Keeps one of the worst disagreements. If there are too many, the least severe is dropped."""
         item = (disagreement.comparison.severity, next(self._numbers), disagreement)
         if len(self._worst) < self._keep_worst:
             heapq.heappush(self._worst, item)
@@ -204,17 +206,17 @@ class Ledger:
 
     @property
     def wants_repeat(self) -> bool:
-        """Whether the copy that was compared last is to be repeated on the baseline, whatever share of them is."""
+        """Whether the copy that was compared last should be repeated on the baseline, beyond the configured share."""
         return self.noise.wanted(self.compared, self.disagreed)
 
     @property
     def judged(self) -> bool:
-        """Whether enough is known of the noise for outcomes to be judged; those of copies that fail need none."""
+        """Whether enough is known about the noise to judge outcomes. Copies that fail can be judged without it."""
         return self.noise.known or not self.compared
 
     @property
     def incomparable(self) -> str:
-        """Why nothing is left to compare, in a sentence; "" if something is."""
+        """Why no output can be compared, as a sentence; "" if one can."""
         return self.noise.nothing_left(self.outputs.keys())
 
     @property
@@ -233,11 +235,11 @@ class Ledger:
         return " and ".join(found)
 
     def bad(self, sample: ShadowSample, allowed: float) -> bool:
-        """Tells whether a sample counts against the shadow, with the baseline's own noise subtracted.
+        """Returns whether a sample counts against the shadow, with the baseline's own noise subtracted.
 
         Args:
             sample: One of `samples`.
-            allowed: Rate of disagreements that a shadow may have.
+            allowed: Rate of disagreements that is allowed for a shadow.
         """
         if sample.outcome is CopyOutcome.DISAGREED:
             return self.noise.counts(sample.differing, sample.number, allowed)

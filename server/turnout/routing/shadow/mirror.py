@@ -1,4 +1,4 @@
-"""Which answers are copied to which shadows."""
+"""Decides which answers are copied to which shadows."""
 
 import hashlib
 import time
@@ -13,7 +13,7 @@ from turnout.serving.sessions.tensor import memory_of
 from turnout.telemetry.tracing.trace import Trace
 
 _HEAD_BYTES = 64
-"""Of each input, what the hash sees: enough to tell requests apart, little enough to cost next to nothing."""
+"""Number of bytes of each input in the hash: enough to distinguish requests, few enough to cost almost nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class Target:
     """A lane and its share.
 
     Attributes:
-        lane: Where copies go.
+        lane: Lane that receives the copies.
         rate: Share of the answers that are copied, 0 to `UNITS`.
     """
 
@@ -33,17 +33,17 @@ class Mirror:
     """Offers a model's answers to its shadows; implements `turnout.serving.data_plane.inference.AnswerObserver`."""
 
     def __init__(self, targets: Sequence[Target], epoch: int) -> None:
-        """Prepares.
+        """Creates a mirror.
 
         Args:
-            targets: The model's shadows.
-            epoch: Of the policy that names them.
+            targets: Shadows of the model.
+            epoch: Epoch of the policy that names them.
         """
         self._targets = targets
         self._epoch = epoch
 
     def answered(self, request: InferenceRequest, result: InferenceResult, trace: Trace | None) -> None:
-        """Queues a copy for each shadow whose share the request falls in."""
+        """Queues a copy for each shadow whose share contains the request."""
         material = b""
         copy: Copy | None = None
         for target in self._targets:
@@ -59,16 +59,16 @@ class Mirror:
 
 
 def position_of(material: bytes, shadow: str) -> int:
-    """Returns where a request stands among `UNITS` for one shadow: the same in every process, independent of others."""
+    """Returns a request's position, 0 to `UNITS`, for one shadow: equal in all processes, independent of others."""
     digest = hashlib.blake2b(material, digest_size=8, key=shadow.encode()[:64]).digest()
     return int.from_bytes(digest, "little") % UNITS
 
 
 def material_of(request: InferenceRequest) -> bytes:
-    """Returns what tells a request from others: its id, and how its inputs begin.
+    """Returns bytes that distinguish a request from others: its id, and the beginning of its inputs.
 
-    The id alone would not do, since some clients send one id for all; nor would the inputs, since a popular one would
-    always be copied or never.
+    The id alone is not enough, since some clients send the same id with every request. The inputs alone are not enough
+    either, since frequent inputs would always or never be copied.
     """
     parts = [request.request_id.encode("utf-8", "surrogatepass")]
     for name, array in request.inputs.items():

@@ -1,13 +1,13 @@
 """The baseline's own noise, which is subtracted from a shadow's disagreement. Pure.
 
-A model that draws random numbers differs from itself, and so does one whose kernels do not sum in the same order each
-time. Copies are run on the baseline once more, and outputs that differ there are *noisy*.
+A model that draws random numbers disagrees with itself, and so does one whose kernels do not always sum in the same
+order. Copies are run on the baseline a second time, and outputs that differ there are *noisy*.
 
-A disagreement counts where an output that was never seen noisy differs. Where only noisy outputs differ, it counts with
-the chance p0 / (v + p0): v is the rate at which the baseline disagrees with itself (the upper end of what the repeats
-allow), p0 the rate that the plan allows. A shadow that is no noisier than the baseline, and p0 worse, then disagrees in
-p0 of its copies at most, so that the test against p0 stays what it is. As v grows less and less is left, and in the end
-nothing.
+A disagreement counts if an output differs that was never seen to be noisy. If only noisy outputs differ, it counts with
+probability p0 / (v + p0), where v is the rate at which the baseline disagrees with itself (the upper end of what the
+repeats allow), and p0 the rate that the plan allows. A shadow that is no noisier than the baseline, and worse by p0,
+then disagrees in at most p0 of its copies, so that the test against p0 remains valid. The larger v is, the fewer
+disagreements count, and in the end none.
 """
 
 import math
@@ -15,14 +15,14 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 EARLY_REPEATS = 32
-"""Copies that are repeated on the baseline in any case, from the first one on: a rate of 10 % hides from so many in one
-of 30 models."""
+"""Number of first copies that are always repeated on the baseline. Noise at a rate of 10 % stays undetected in that
+many for one of 30 models."""
 
 REPEATS_A_DISAGREEMENT = 10
-"""Repeats for each disagreement: what a verdict could rest on is looked at more closely than what agrees."""
+"""Number of repeats for each disagreement: copies on which a verdict may depend are examined more closely."""
 
 NEEDED_REPEATS = 16
-"""Repeats before anything is judged."""
+"""Number of repeats needed before anything is judged."""
 
 _SIGMAS = 2.33
 _NOTHING_LEFT = 0.5
@@ -31,15 +31,15 @@ _GOLDEN = 0.6180339887498949
 
 @dataclass(slots=True)
 class Noise:
-    """What is known of a baseline's disagreement with itself.
+    """What is known about a baseline's disagreement with itself.
 
-    An output that differs in its form (another shape, NaN on one side) goes by another name than one whose values do.
+    An output that differs in form (another shape, NaN on one side) has another name here than one whose values differ.
 
     Attributes:
-        measured: Copies are repeated at all; else the baseline counts as one that never differs from itself.
-        runs: Repeats.
-        disagreements: Those whose answer differed from the first.
-        outputs: Those outputs that ever did.
+        measured: Whether copies are repeated at all; if not, the baseline is assumed to be free of noise.
+        runs: Number of repeats.
+        disagreements: Number of repeats whose answer differed from the first.
+        outputs: Outputs that ever differed.
     """
 
     measured: bool = True
@@ -48,28 +48,28 @@ class Noise:
     outputs: set[str] = field(default_factory=set)
 
     def take(self, differing: Collection[str]) -> None:
-        """Takes one repeat, with the outputs that differed from the first answer."""
+        """Adds one repeat, with the outputs that differed from the first answer."""
         self.runs += 1
         self.disagreements += bool(differing)
         self.outputs.update(differing)
 
     def wanted(self, compared: int, disagreed: int) -> bool:
-        """Tells whether more repeats are needed than the configured share.
+        """Returns whether more repeats are needed than the configured share.
 
         Args:
-            compared: Copies that were compared so far.
-            disagreed: Those that disagreed.
+            compared: Number of copies that were compared so far.
+            disagreed: Number of those that disagreed.
         """
         return self.measured and self.runs < min(compared, EARLY_REPEATS + REPEATS_A_DISAGREEMENT * disagreed)
 
     @property
     def known(self) -> bool:
-        """Whether enough repeats were run for anything to be judged."""
+        """Whether enough repeats were run to judge anything."""
         return not self.measured or self.runs >= NEEDED_REPEATS
 
     @property
     def rate(self) -> float:
-        """The rate at which the baseline disagrees with itself: the upper end of Wilson's interval (1927), 99 %."""
+        """Rate at which the baseline disagrees with itself: the upper end of Wilson's interval (1927), 99 %."""
         n, p, z = self.runs, self.disagreements / max(self.runs, 1), _SIGMAS
         if not n or not self.disagreements:
             return 0.0
@@ -77,11 +77,11 @@ class Noise:
         return min((middle + width) / (1 + z * z / n), 1.0)
 
     def counts(self, differing: Collection[str], number: int, allowed: float) -> bool:
-        """Tells whether a disagreement counts.
+        """Returns whether a disagreement counts.
 
         Args:
             differing: Outputs that differ beyond tolerance, as `AnswerComparison` names them.
-            number: Of the copy, which decides in place of chance: it says nothing about the copy's outcome.
+            number: Number of the copy, which replaces a random draw: it is independent of the copy's outcome.
             allowed: Rate of disagreements that the plan allows.
         """
         if not self.outputs.issuperset(differing):
@@ -91,10 +91,10 @@ class Noise:
         return (number * _GOLDEN) % 1.0 < allowed / (self.rate + allowed)
 
     def nothing_left(self, outputs: Collection[str]) -> str:
-        """Returns in a sentence why nothing can be compared, "" if something can.
+        """Returns why nothing can be compared, as a sentence; "" if something can.
 
         Args:
-            outputs: All that were compared.
+            outputs: All outputs that were compared.
         """
         if not self.runs or not self.known or not self.outputs.issuperset(outputs):
             return ""

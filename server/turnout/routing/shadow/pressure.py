@@ -1,4 +1,4 @@
-"""Whether copies of requests may run now: live requests come first."""
+"""Decides whether copies of requests may run now. Live requests come first."""
 
 import math
 import time
@@ -8,25 +8,25 @@ from turnout.serving.versions.catalog import Catalog, CatalogSnapshot
 from turnout.serving.versions.handle import VersionHandle
 
 _BUSY_LOOP = 0.75
-"""Share of its core that the event loop may use before it counts as having none to spare. It is what every live request
-goes through, and a copy costs it about as much as a request does."""
+"""Share of its core above which the event loop counts as busy. Every live request goes through it, and a copy costs it
+about as much as a request."""
 
 _MEMORY_SECONDS = 0.1
-"""How far back the load is looked at: a server that is busy has gaps of some milliseconds between two batches, and a
-copy that starts in one runs on into what comes next."""
+"""Time constant of the load averages in seconds. A busy server has gaps of a few milliseconds between two batches, and
+a copy that starts in one would overlap the next batch."""
 
 _LEAST_SECONDS = 0.004
-"""How long a look holds; what is measured over less says little."""
+"""Minimum interval between two measurements in seconds. Over a shorter one, a measurement says little."""
 
 _SLACK = 0.25
-"""Of a core: so little live work leaves the core free all the same."""
+"""Amount of live work, in cores, that is ignored: it leaves a core free for most of the time."""
 
 
 class Pressure:
-    """Tells whether there is a core's time to spare. One for all lanes of a server; used on the event loop only.
+    """Decides whether a core has time to spare. Shared by all lanes of a server, and used only on the event loop.
 
     Attributes:
-        running: Copies that run now.
+        running: Number of copies that are running.
     """
 
     def __init__(self, catalog: Catalog, cores: int | None = None) -> None:
@@ -41,7 +41,7 @@ class Pressure:
         self._loop_share = 0.0
 
     def has_room(self) -> bool:
-        """Tells whether one more copy may start: no live request waits, and a core is left over by what runs."""
+        """Returns whether one more copy may start: no live request waits, and running work leaves a core free."""
         live, waiting = self._live_requests()
         self._look(live)
         if waiting or self._loop_share >= _BUSY_LOOP or self.running >= max(self._cores - 1, 1):
@@ -49,9 +49,9 @@ class Pressure:
         return max(self._live, live) + self.running + 1 <= self._cores + _SLACK
 
     def _live_requests(self) -> tuple[int, int]:
-        """Returns the requests that runners have or will have, and how many of them wait."""
+        """Returns the number of requests that are running or waiting, and how many of them wait."""
         snapshot = self._catalog.snapshot
-        if snapshot is not self._snapshot:  # else each copy would look through every version that is known
+        if snapshot is not self._snapshot:  # otherwise each copy would iterate over all known versions
             self._snapshot = snapshot
             entries = (entry for model in snapshot.models.values() for entry in model.versions.values())
             self._handles = [entry.handle for entry in entries if entry.handle is not None]
@@ -59,7 +59,7 @@ class Pressure:
         return sum(handle.inflight for handle in busy), sum(handle.queue_depth for handle in busy)
 
     def _look(self, live: int) -> None:
-        """Moves the averages of live requests and of the event loop's share of a core on to now."""
+        """Updates the averages of live requests and of the event loop's share of a core."""
         now = time.monotonic()
         since = now - self._looked
         if since < _LEAST_SECONDS:

@@ -1,8 +1,9 @@
-"""Runs copies of requests where they can harm nobody.
+"""Runs copies of requests where they cannot harm live requests.
 
-In the server's process a run has a thread of the lowest priority, which does nothing but run: what is Python about a
-copy is done on the event loop, since a thread of low priority that is kept from its core while it holds the interpreter
-lock keeps everyone from it. In a child process (`turnout.serving.isolation`) even a native crash ends only the child.
+In the server's process, copies run on a thread of the lowest priority, which only executes the model. The Python part
+of a copy runs on the event loop, since a low-priority thread that holds the interpreter lock while it is preempted
+would block all other threads. In a child process (`turnout.serving.isolation`), even a native crash ends only the
+child.
 """
 
 import asyncio
@@ -19,10 +20,10 @@ from turnout.serving.sessions.tensor import Array
 from turnout.threads import Threads
 
 _GRACE_SECONDS = 2.0
-"""What a run that was told to stop may take until its next node; past that it hangs in one."""
+"""Seconds that a stopped run may take to reach its next node. After that, it counts as hanging in a node."""
 
 _MAX_CRASHES = 5
-"""Crashes in a row after which a child is not started again: each start costs a load."""
+"""Number of consecutive crashes after which a child is not restarted, since each start costs a load."""
 
 _CLOSED = "its process was ended"
 
@@ -31,7 +32,7 @@ class CopyRunner(Protocol):
     """Runs copies.
 
     Attributes:
-        broken: Why it can run no more; "" while it can.
+        broken: Why it can run no more copies; "" while it can.
     """
 
     broken: str
@@ -40,17 +41,17 @@ class CopyRunner(Protocol):
         """Runs the shadow once.
 
         Raises:
-            ModelFailure, ModelTimedOut, ModelCrashed, MemoryBudgetExceeded: It failed, and how.
+            ModelFailure, ModelTimedOut, ModelCrashed, MemoryBudgetExceeded: The run failed.
         """
         ...
 
     def close(self) -> None:
-        """Ends what runs, without waiting for it."""
+        """Stops running copies, without waiting for them."""
         ...
 
 
 class ThreadRunner:
-    """Runs copies in this process, on a session that is shared with the version's own requests or is its own."""
+    """Runs copies in this process, on a session that is its own or shared with the version's own requests."""
 
     def __init__(self, name: str, session: Session, threads: int, timeout: float) -> None:
         self.broken = ""
@@ -60,7 +61,7 @@ class ThreadRunner:
         self._stops: set[Stop] = set()
 
     async def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
-        """Runs the shadow once; ends the run if it takes longer than it may."""
+        """Runs the shadow once, and stops the run if it exceeds the time limit."""
         stop = Stop()
         session = self._session
         self._stops.add(stop)
@@ -71,29 +72,29 @@ class ThreadRunner:
                 stop()
                 done, _ = await asyncio.wait([running], timeout=_GRACE_SECONDS)
             if not done:
-                self.broken = f"a run hangs: it was told to end after {self._timeout:g} s and did not"
+                self.broken = f"a run hangs: it was stopped after {self._timeout:g} s, but has not ended"
                 running.add_done_callback(_forget)
                 raise ModelTimedOut(self.broken)
         finally:
-            stop()  # if the lane was cancelled meanwhile, nobody waits for the run
+            stop()  # if the lane was cancelled, the run's result is no longer needed
             self._stops.discard(stop)
         return running.result()
 
     def close(self) -> None:
-        """Tells what runs to stop."""
+        """Stops running copies."""
         for stop in self._stops:
             stop()
         self._threads.shutdown(cancel_futures=False)
 
 
 class ProcessRunner:
-    """Runs copies in a child process, which is started at the first copy and again after each crash."""
+    """Runs copies in a child process, which is started for the first copy and again after each crash."""
 
     def __init__(self, name: str, start: Callable[[], IsolatedSession], timeout: float) -> None:
         self.broken = ""
         self._start = start
         self._timeout = timeout
-        # Of ordinary priority: all that this thread does is to copy tensors; the child lowers its own.
+        # Of ordinary priority, since this thread only copies tensors. The child lowers its own priority.
         self._threads = Threads(f"shadow-{name}")
         self._child: IsolatedSession | None = None
         self._closed = False
@@ -107,13 +108,13 @@ class ProcessRunner:
         return await self._threads.run(self._run, inputs, outputs)
 
     def close(self) -> None:
-        """Ends the child; one that is being started ends as soon as it is up."""
+        """Ends the child. A child that is being started ends once it is up."""
         self._threads.shutdown(cancel_futures=False)
         with self._changing:
             self._closed = True
             child, self._child = self._child, None
         if child is not None:
-            # It waits for the child a little, and the loop has better to do.
+            # In a thread, since closing waits for the child, which would block the event loop.
             threading.Thread(target=child.close, name="shadow child ends", daemon=True).start()
 
     def _run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
@@ -124,9 +125,9 @@ class ProcessRunner:
         except (ModelCrashed, ModelTimedOut) as error:
             self._crashes += 1
             if self._crashes >= _MAX_CRASHES:
-                self.broken = f"its process ended {self._crashes} times in a row, the last time so: {error.message}"
+                self.broken = f"its process ended {self._crashes} times in a row; the last error: {error.message}"
             raise
-        except DigestMismatch as error:  # no start makes it what was published
+        except DigestMismatch as error:  # a restart would not restore the published files
             self.broken = error.message
             raise
         except TurnoutError:
@@ -136,7 +137,7 @@ class ProcessRunner:
         return values
 
     def _running_child(self) -> IsolatedSession:
-        """Returns the child, started if it is not there or has died."""
+        """Returns the child, started if it does not exist or has died."""
         if self._closed:
             raise ModelCrashed(_CLOSED)
         if (child := self._child) is not None:
@@ -154,4 +155,4 @@ class ProcessRunner:
 
 def _forget(running: "asyncio.Future[list[Array]]") -> None:
     if not running.cancelled():
-        running.exception()  # a run that hung and failed at last has nobody to tell
+        running.exception()  # retrieved so that asyncio does not log the failure of a run that was given up

@@ -35,14 +35,14 @@ from turnout.threads import Threads
 
 _ENDED = "ended"
 _MAX_ENDED = 64
-"""Pairs that are remembered after their shadow went, so that what came of it can still be read."""
+"""Number of pairs whose results can still be read after their shadow was removed."""
 
 _START_SECONDS = 60.0
 _CLOSE_SECONDS = 1.0
 
 
 class Shadows:
-    """Opens, keeps and closes lanes as policies come and go. Used on the event loop only."""
+    """Opens and closes lanes as policies change. Used only on the event loop."""
 
     def __init__(
         self,
@@ -52,14 +52,14 @@ class Shadows:
         directory: Callable[[str, Version], Path],
         log: FilteringBoundLogger,
     ) -> None:
-        """Prepares.
+        """Creates the service without any lanes.
 
         Args:
-            settings: Of the server.
-            catalog: What is served.
-            metrics: Counts by shadow.
-            directory: Where a version lies on disk.
-            log: Where trouble is logged.
+            settings: Settings of the server.
+            catalog: The served models and versions.
+            metrics: Metrics, which create a recorder for each shadow.
+            directory: Returns the directory of a version.
+            log: Logger for errors.
 
         Raises:
             ConfigError: A redaction hook cannot be imported.
@@ -80,7 +80,7 @@ class Shadows:
         self._hooks = {name: _hook(name) for name in {settings.shadow.redact, *_own_hooks(settings)} if name}
 
     def observe(self, model: str, policy: Policy | None, epoch: int) -> AnswerObserver | None:
-        """Opens and closes a model's lanes as its policy says; returns the observer of the baseline's answers."""
+        """Opens and closes a model's lanes according to its policy; returns the observer of the baseline's answers."""
         shadows = policy.shadows if policy is not None and not self._stopped else ()
         baseline = str(policy.baseline) if policy is not None else ""
         wanted = {Pair(model, str(s.version), baseline): s.rate for s in shadows}
@@ -90,12 +90,12 @@ class Shadows:
         return Mirror(targets, epoch) if targets else None
 
     def of(self, model: str) -> list[Lane]:
-        """Returns the model's lanes, those first that are in use."""
+        """Returns the model's lanes, those in use first."""
         lanes = [*self._lanes.values(), *reversed(self._ended.values())]
         return [lane for lane in lanes if lane.pair.model == model]
 
     async def close(self, bound: float) -> None:
-        """Closes every lane, waiting at most `bound` seconds for copies that run; opens none any more."""
+        """Closes all lanes, waiting at most `bound` seconds for running copies. No lane can be opened afterwards."""
         self._stopped = True
         lanes = [lane.close("the server stops", bound) for lane in self._lanes.values()]
         await asyncio.gather(*lanes, *self._closing, return_exceptions=True)
@@ -143,7 +143,7 @@ class Shadows:
         return None if entry is None else entry.handle
 
     def _rules(self, pair: Pair, settings: LaneSettings) -> Mapping[str, OutputRule]:
-        """Returns how the baseline's outputs are compared: by default, as its manifest says, as is configured."""
+        """Returns how the baseline's outputs are compared: by the settings, the manifest, or else the defaults."""
         known = self._rules_of.get(pair)
         if known is not None:
             return known
@@ -154,9 +154,9 @@ class Shadows:
         return rules
 
     async def _runner(self, handle: VersionHandle, settings: LaneSettings, *, for_shadow: bool) -> CopyRunner:
-        """Makes what runs copies on a version.
+        """Creates a runner of copies on a version.
 
-        The baseline runs in the process: it does so anyway. A version that is isolated runs isolated here too.
+        The baseline runs in this process, as it does anyway. A version that is isolated is also isolated here.
         """
         manifest = handle.manifest
         name = f"{manifest.model}@{manifest.version}"
@@ -194,7 +194,7 @@ class Shadows:
 
 
 def _arena_limit(settings: LaneSettings, model_bytes: int) -> int:
-    """Returns what a shadow's arena on a GPU may take: ONNX Runtime counts weights in, and the setting does not."""
+    """Returns the memory limit of a shadow's GPU arena. ONNX Runtime includes weights in it; the setting does not."""
     return model_bytes + int(settings.memory_limit_bytes) if settings.memory_limit_bytes else 0
 
 

@@ -1,1 +1,1 @@
-"""The database under the store: SQLite or PostgreSQL, its schema, migrations, errors and notifications."""
+"""The database of the state store: SQLite or PostgreSQL, its schema, migrations, errors and notifications."""

@@ -1,4 +1,4 @@
-"""A database, SQLite or PostgreSQL, as transactions that read or write: URLs, pools, locks, errors."""
+"""Read and write transactions on SQLite and PostgreSQL: URLs, connection pools, locks and errors."""
 
 import contextlib
 import os
@@ -22,10 +22,10 @@ from turnout.state.database.notifications import ChangeListener
 from turnout.state.database.sqlite_file import SqliteFile
 
 LOCK_WAIT = 10.0
-"""Seconds that a writer waits for the one before it. A write takes milliseconds, so this is met by a stuck one only."""
+"""Seconds that a writer waits for the previous one. A write takes milliseconds, so only a stuck writer exceeds this."""
 
 _CLOSE_SECONDS = 5.0
-"""What a database that does not answer may hold a server's end up by."""
+"""Maximum time in seconds by which a database that does not respond delays the server's shutdown."""
 
 _DRIVERS = {
     "sqlite": "sqlite",
@@ -33,19 +33,19 @@ _DRIVERS = {
     "postgresql": "postgresql+psycopg",
     "postgresql+psycopg": "postgresql+psycopg",
 }
-"""SQLAlchemy's name of the driver, by the scheme of a state URL."""
+"""SQLAlchemy driver names by the scheme of a state URL."""
 
 _NETWORK = {
-    # Seconds for one address of the host, and milliseconds after which an unanswered connection is given up: a host
-    # that is cut off must not hold a thread for the two hours that TCP would.
+    # Seconds for each address of the host, and milliseconds after which an unanswered connection is given up. A host
+    # that is cut off must not block a thread for the two hours that TCP would wait.
     "connect_timeout": "5",
     "tcp_user_timeout": "15000",
     "application_name": "turnout",
 }
-"""Connection parameters of libpq, each unless the URL has it."""
+"""Default connection parameters of libpq. The URL can override each."""
 
 _BEGIN = "turnout_begin"
-"""Execution option that holds the statement a transaction begins with."""
+"""Name of the execution option with the statement that begins a transaction."""
 
 
 def sqlite_url(path: Path) -> str:
@@ -58,8 +58,8 @@ class Location:
     """A parsed state URL.
 
     Attributes:
-        url: As SQLAlchemy takes it; holds the password.
-        name: The URL for people: without its password and query, which may hold one too.
+        url: URL for SQLAlchemy, which may contain the password.
+        name: URL for display, without the password and the query, which may contain one too.
     """
 
     url: URL
@@ -70,15 +70,15 @@ class Location:
 
     @classmethod
     def parse(cls, text: str) -> "Location":
-        """Reads a state URL.
+        """Parses a state URL.
 
         Raises:
-            ConfigError: It is not a URL, or that of a database that Turnout does not keep its state in.
+            ConfigError: The text is not a URL, or its database is not supported.
         """
         try:
             url = make_url(text)
         except (ArgumentError, ValueError):
-            # SQLAlchemy's words may quote the text, and so a password.
+            # SQLAlchemy's message may quote the text, and so a password.
             raise ConfigError(
                 "the state URL cannot be read, expected sqlite:///FILE or postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
             ) from None
@@ -100,18 +100,18 @@ class Location:
 
 
 class Database:
-    """A database that is open. Its methods may be called from any thread.
+    """An open database. Its methods can be called from any thread.
 
     Attributes:
-        name: Its URL, fit for people and logs.
+        name: URL for display and logs, without secrets.
     """
 
     def __init__(self, location: Location, *, lock_wait: float = LOCK_WAIT) -> None:
-        """Opens the database; creates the directory of an SQLite file. Waits `lock_wait` seconds for other writers.
+        """Opens the database, and creates the directory of an SQLite file. Other writers are awaited for `lock_wait` s.
 
         Raises:
             ConfigError: The driver is not installed, or the database cannot be used as it is set up.
-            UnavailableError: The database does not answer, or is locked.
+            UnavailableError: The database does not respond, or is locked.
         """
         self.name = location.name
         self._url = location.url
@@ -140,70 +140,71 @@ class Database:
 
     @contextmanager
     def reading(self, *, starting: bool = False) -> Iterator[Connection]:
-        """A transaction that sees the database as of one moment.
+        """Opens a transaction that reads a consistent snapshot of the database.
 
         Args:
-            starting: Nobody on the network will read an error, so it may say where the database is.
+            starting: Whether the server is starting or a command runs, so that no remote client will see an error and
+                the message may say where the database is.
 
         Raises:
             UnavailableError: The database cannot be used now.
-            ConfigError: At the start: nothing but a change of the set-up makes it usable.
+            ConfigError: With `starting`: the database cannot be used as it is set up.
         """
         try:
             with self._transaction(self._reads, starting=starting) as connection:
                 yield connection
         except (ValueError, KeyError, TypeError) as error:
-            # Every row was checked when it was written, so this is what is left of a file that was damaged.
+            # Every row was checked when it was written, so the file must have been damaged.
             raise UnavailableError(
                 "the state store cannot be used: rows of it cannot be read", retry_after=1.0
             ) from error
 
     @contextmanager
     def writing(self, *, starting: bool = False) -> Iterator[Connection]:
-        """A transaction that may change the database; committed at its end, and undone if its block raises.
+        """Opens a transaction that may change the database. It is committed at the end, or rolled back on an exception.
 
-        On SQLite it is the only one that writes from its begin on. On PostgreSQL it sees what was committed before each
-        of its statements, so the rows that a decision rests on are to be locked first.
+        On SQLite, it is the only writer from its beginning. On PostgreSQL, each statement sees what was committed
+        before it, so the rows on which a decision is based must be locked first.
 
         Args:
-            starting: Nobody on the network will read an error, so it may say where the database is.
+            starting: As in `reading`.
 
         Raises:
-            UnavailableError: The database cannot be used now, or another writer went on for too long.
-            ConfigError: At the start: nothing but a change of the set-up makes it usable.
+            UnavailableError: The database cannot be used now, or another writer held its lock for too long.
+            ConfigError: With `starting`: the database cannot be used as it is set up.
         """
         with self._transaction(self._writes, starting=starting) as connection:
             yield connection
 
     def mark(self, revision: int, digest: str) -> None:
-        """Notes an event of the log that was read; a file that takes this one's place has to hold it."""
+        """Saves an event of the log that was read. If the file is replaced, the new one must contain this event."""
         self._mark = (revision, digest)
 
     def check(self) -> None:
-        """Looks whether the database can be read and written, its content included if that is a file.
+        """Checks that the database can be read and written and, if it is a file, that its contents are intact.
 
         Raises:
-            UnavailableError: It cannot; the message says why and what to do.
+            UnavailableError: The check failed; the message says why and what to do.
         """
         if self._file is not None:
             self._follow_file(self._file)
             _refuse(self._file.check())
 
     def _follow_file(self, file: SqliteFile) -> None:
-        """Goes on with a file that took the place of the one that is open, if it holds the log so far."""
+        """Switches to a file that has replaced the open one, if it contains the log so far."""
         if not file.replaced or self._mark is None:
             return
         with self._change:
             if file.replaced and file.holds(*self._mark):
-                self._writes.dispose()  # the reads' too: they share a pool
+                self._writes.dispose()  # also closes readers' connections, which are in the same pool
                 file.renew()
 
     def listen(self, heard: Callable[[], None]) -> None:
-        """Calls `heard` in a thread at each change that the database announces; it must be quick and never raise."""
+        """Calls `heard` in a thread at each change that the database announces. It must be quick and never raise."""
         self._listener = ChangeListener(self._writes, heard)
 
     def close(self) -> None:
-        """Waits a bounded time for the transactions that are running, then closes; more of them are refused."""
+        """Waits a limited time for running transactions, then closes. New transactions are refused."""
         if self._listener is not None:
             self._listener.close()
         with self._change:
@@ -224,10 +225,10 @@ class Database:
             with engine.begin() as connection:
                 yield connection
                 if self._file is not None:
-                    # Not to say that something is recorded which nobody will ever read.
+                    # Otherwise the change would be reported as recorded, in a file that is lost.
                     _refuse(self._file.fault(begun=True))
         except PoolTimeout as error:
-            raise UnavailableError("the state store has too much to do", retry_after=1.0) from error
+            raise UnavailableError("the state store is overloaded", retry_after=1.0) from error
         except DBAPIError as error:
             if explained := self._explain(error, starting=starting):
                 raise explained from error
@@ -239,16 +240,16 @@ class Database:
                 self._running -= 1
                 last = self._closed and not self._running
                 self._change.notify_all()
-            if last:  # `close` did not wait for it to the end
+            if last:  # `close` stopped waiting for this transaction
                 self._writes.pool.dispose()
 
     def _explain(self, error: sqlite3.Error | DBAPIError, *, starting: bool) -> TurnoutError | None:
-        """Returns what to raise instead of `error`; None if it is a bug in Turnout."""
+        """Returns the error to raise instead of `error`; None if it is a bug in Turnout."""
         driver: BaseException = error
         lost = False
         if isinstance(error, DBAPIError):
             driver = error.orig or error
-            # A driver that fails to connect gives no code with its error, and SQLAlchemy no statement.
+            # If connecting fails, the driver's error has no code, and SQLAlchemy's no statement.
             lost = error.connection_invalidated or error.statement is None
         fault = diagnose(driver, lost=lost)
         if fault is None:
@@ -269,7 +270,7 @@ def _refuse(fault: str) -> None:
 
 
 def _open_sqlite(url: URL, lock_wait: float) -> tuple[Engine, Engine]:
-    """Returns what reads and what writes the file of `url`, which is there afterwards and in WAL mode."""
+    """Returns engines that read and write the file of `url`, which is created if needed and put into WAL mode."""
     assert url.database
     file = Path(url.database)
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -286,25 +287,25 @@ def _open_sqlite(url: URL, lock_wait: float) -> tuple[Engine, Engine]:
 
     @event.listens_for(engine, "connect")
     def configure(connection: sqlite3.Connection, _: object) -> None:
-        # Transactions are begun below: the driver of Python 3.11 would begin none before a SELECT.
+        # Transactions are begun below: the driver of Python 3.11 would not begin one before a SELECT.
         connection.isolation_level = None
-        # FULL syncs the log at each commit, so a change that was answered survives a power cut; NORMAL may lose the
-        # last ones, and a server would come back with a release undone. It costs 0.5 ms a change (1.2 against 0.6).
+        # FULL syncs the log at each commit, so an acknowledged change survives a power failure. NORMAL may lose the
+        # last ones, so that a release would be undone. FULL costs 0.5 ms per change (1.2 ms instead of 0.6).
         connection.execute("PRAGMA synchronous = FULL").close()
 
     event.listen(engine, "begin", _begin)
     # IMMEDIATE takes the write lock at once. A transaction that reads first and writes later fails if another one
-    # wrote in between, and no waiting helps it.
+    # wrote in between, and waiting does not help.
     return engine.execution_options(**{_BEGIN: "BEGIN"}), engine.execution_options(**{_BEGIN: "BEGIN IMMEDIATE"})
 
 
 def _keep_private(file: Path) -> None:
-    """Makes the file if need be, for its owner alone; SQLite gives its log and index the same permissions.
+    """Creates the file if needed, readable by its owner only. SQLite gives its log and index the same permissions.
 
-    One that all may read, as earlier releases left it, is closed to them; what a group may do is its owner's choice.
-    What keeps this from being done keeps SQLite from opening the file too, and SQLite says so, or the file is another
-    user's. A file that is there is not opened: closing it would drop all locks that this process has on it, and another
-    process would then take itself for the last one and remove the write-ahead log.
+    Access for all users, which earlier releases allowed, is removed; group access is left to the owner. Errors are
+    ignored: either SQLite cannot open the file and reports it, or the file belongs to another user. An existing file is
+    not opened, because closing it would release all locks that this process has on it; another process would then
+    assume that it is the last one and remove the write-ahead log.
     """
     with contextlib.suppress(OSError):
         os.close(os.open(file, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
@@ -315,7 +316,7 @@ def _keep_private(file: Path) -> None:
 
 
 def _enter_wal(file: Path, lock_wait: float) -> None:
-    """Puts the database in `file` into WAL mode, in which readers and a writer do not wait for one another."""
+    """Puts the database in `file` into WAL mode, in which readers and a writer do not block one another."""
     deadline = time.monotonic() + lock_wait
     with closing(sqlite3.connect(file, timeout=lock_wait, isolation_level=None)) as connection:
         while True:
@@ -323,7 +324,7 @@ def _enter_wal(file: Path, lock_wait: float) -> None:
                 mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
                 break
             except sqlite3.OperationalError as error:
-                # Of several that change the mode at once, SQLite fails all but one without waiting for it.
+                # If several connections change the mode at once, SQLite fails all but one without waiting.
                 if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                     raise
                 time.sleep(0.01)
@@ -335,16 +336,16 @@ def _enter_wal(file: Path, lock_wait: float) -> None:
 
 
 def _open_postgresql(url: URL, lock_wait: float) -> tuple[Engine, Engine]:
-    """Returns what reads and what writes the database of `url`, which answered."""
+    """Returns engines that read and write the database of `url`, after a test connection."""
     engine = create_engine(
         url,
         pool_size=4,
         max_overflow=4,
         pool_timeout=lock_wait,
-        # A connection that died while it lay idle is replaced without anybody noticing.
+        # A connection that died while idle is replaced transparently.
         pool_pre_ping=True,
         hide_parameters=True,
-        # A pooler in between, such as PgBouncer, hands statements prepared on one connection to another.
+        # A connection pooler such as PgBouncer may run statements on other connections than they were prepared on.
         connect_args={"prepare_threshold": None},
     )
     event.listen(engine, "begin", _begin)

@@ -1,4 +1,4 @@
-"""What a database driver's error means to an operator. The driver's own message is not passed on."""
+"""Translates errors of database drivers for operators. The driver's own message is not passed on."""
 
 import sqlite3
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ class DatabaseFault:
     """Why the database cannot be used.
 
     Attributes:
-        cause: What is wrong, to be read after "the state store cannot be used:".
-        lasting: Nothing but a change of the set-up mends it, so at the start it is an error of configuration.
-        advice: What to do about it, to be read after the cause by who starts a server.
+        cause: What is wrong, to follow "the state store cannot be used:".
+        lasting: Whether only a change of the setup can fix it. At startup, it is then a configuration error.
+        advice: What to do about it, to follow the cause when the server starts.
     """
 
     cause: str
@@ -56,17 +56,17 @@ _POSTGRESQL = {
     "57P": DatabaseFault("it is starting or shutting down"),
     "58": DatabaseFault("its files could not be read or written"),
 }
-"""By SQLSTATE, or the beginning of it that a class of them shares; the longest that fits counts."""
+"""Faults by SQLSTATE, or by the prefix of a class of them. The longest matching prefix is used."""
 
 
 def diagnose(error: BaseException, *, lost: bool) -> DatabaseFault | None:
-    """Says what a driver's `error` means; None if it is a bug in Turnout and not a fault of the database.
+    """Translates a driver's `error`; returns None if it is a bug in Turnout and not a fault of the database.
 
-    The error comes from sqlite3 or psycopg. `lost` is True if it broke the connection, or none was made.
+    The error is the original one of sqlite3 or psycopg. A connection also counts as `lost` if it was never made.
     """
     if isinstance(error, sqlite3.Error):
         # The low byte is the primary code; SQLite 3.40 has 30 of them and some 70 extended ones.
-        if str(error).startswith("no such table"):  # SQLite has no code for it
+        if str(error).startswith("no such table"):  # SQLite has no code for this
             return _NO_TABLES
         return _SQLITE.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)
     state = getattr(error, "sqlstate", None) or ""

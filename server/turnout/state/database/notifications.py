@@ -1,7 +1,7 @@
-"""Tells at once of changes that another server made: PostgreSQL's LISTEN and NOTIFY.
+"""Immediate notification of changes that another server made, by PostgreSQL's LISTEN and NOTIFY.
 
-Nobody depends on it: what is not heard of, since a connection broke or a pooler does not pass it on, is found
-at the next look at the store's revision.
+Correctness does not depend on it: a change that is missed because a connection broke, or because a pooler does not pass
+it on, is found when the store's revision is next polled.
 """
 
 import threading
@@ -14,25 +14,25 @@ from sqlalchemy import Connection, Engine, text
 _CHANNEL = "turnout_changes"
 
 _WAIT_SECONDS = 1.0
-"""Between two looks whether it is to end."""
+"""Interval in seconds at which the thread checks whether to stop."""
 
 _RETRY_SECONDS = 1.0
-"""Between two tries to connect."""
+"""Seconds between two attempts to connect."""
 
 
 def notify(connection: Connection) -> None:
-    """Notifies listeners once the transaction is committed; does nothing on SQLite, whose readers poll."""
+    """Notifies listeners when the transaction is committed. Does nothing on SQLite, whose readers poll."""
     if connection.dialect.name == "postgresql":
         connection.execute(text(f"NOTIFY {_CHANNEL}"))
 
 
 class ChangeListener:
-    """Listens for changes, in a thread with a connection of its own."""
+    """Listens for changes, in a thread with its own connection."""
 
     def __init__(self, engine: Engine, heard: Callable[[], None]) -> None:
-        """Starts listening if the database announces changes.
+        """Starts to listen if the database announces changes.
 
-        `heard` is called in the thread at each change, including this server's own; it must be quick and never raise.
+        `heard` is called in the thread at each change, including this server's own. It must be quick and never raise.
         """
         self._engine = engine
         self._heard = heard
@@ -41,7 +41,7 @@ class ChangeListener:
             threading.Thread(target=self._listen, name="listen", daemon=True).start()
 
     def close(self) -> None:
-        """Stops listening; its thread ends within a second."""
+        """Stops listening. The thread ends within a second."""
         self._ended.set()
 
     def _listen(self) -> None:
@@ -51,7 +51,7 @@ class ChangeListener:
             try:
                 with closing(driver.connect(*arguments, **options, autocommit=True)) as connection:
                     connection.execute(f"LISTEN {_CHANNEL}")
-                    self._heard()  # what happened before that was not told
+                    self._heard()  # changes before this point were not announced
                     while not self._ended.is_set():
                         for _ in connection.notifies(timeout=_WAIT_SECONDS, stop_after=1):
                             self._heard()

@@ -1,7 +1,7 @@
 """The tables of the state store.
 
-`turnout.state.database.migrations` brings a database to exactly these; a test compares the two. A change here comes
-with a migration.
+`turnout.state.database.migrations` must produce exactly these tables; a test compares the two. Every change here needs
+a migration.
 """
 
 from sqlalchemy import (
@@ -18,21 +18,21 @@ from sqlalchemy import (
 )
 
 VERSION_LENGTH = 255
-"""Most characters of a version: it names a directory, and file systems hold names of 255 bytes."""
+"""Maximum length of a version in characters. It is the name of a directory, and file systems allow 255 bytes."""
 NAME_LENGTH = 63
-"""Most characters of a tag."""
+"""Maximum length of a tag in characters."""
 MODEL_LENGTH = 128
-"""Most characters of a model's name."""
+"""Maximum length of a model's name in characters."""
 SERVER_LENGTH = 255
-"""Most characters of a server's name."""
+"""Maximum length of a server's name in characters."""
 ACTOR_LENGTH = 256
 TOKEN_NAME_LENGTH = 63
 REASON_LENGTH = 1024
 ACTION_LENGTH = 32
 HASH_LENGTH = 71
-"""Characters of `sha256:` and 64 digits."""
+"""Length of `sha256:` and 64 hex digits in characters."""
 
-# SQLite holds no text to a length, and the tables of older releases say 63 there.
+# SQLite does not enforce lengths, and tables created by older releases declare 63 there.
 _ModelName = String(NAME_LENGTH).with_variant(String(MODEL_LENGTH), "postgresql")
 
 METADATA = MetaData(
@@ -51,18 +51,18 @@ revision = Table(
     Column("number", BigInteger, nullable=False),
     CheckConstraint("id = 1", name="one_row"),
 )
-"""One row, whose number is that of the latest change. Writers lock it first, so that changes stand in one line."""
+"""One row with the number of the latest change. Writers lock it first, so that changes are serialized."""
 
 standings = Table(
     "standings",
     METADATA,
     Column("model", _ModelName, primary_key=True),
-    # Without build metadata: versions that differ in it only are one version, and the registry refuses the second.
+    # Without build metadata: versions that differ only in it are the same, and the registry refuses the second.
     Column("version", String(VERSION_LENGTH), primary_key=True),
     Column("standing", String(16), nullable=False),
     CheckConstraint("standing IN ('released', 'yanked')", name="standing"),
 )
-"""Versions that are candidates no more."""
+"""Versions that are not candidates."""
 
 tags = Table(
     "tags",
@@ -75,10 +75,10 @@ tags = Table(
 events = Table(
     "events",
     METADATA,
-    # The revision that the change made, so ids are 1, 2, 3 ... with no gap, which a database's own sequence does not
-    # promise. On SQLite only a column of type INTEGER is the row's own key.
+    # The revision that the change made, so ids are 1, 2, 3 ... without gaps, which a database's own sequence does not
+    # guarantee. On SQLite, only a column of type INTEGER is the row id itself.
     Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False),
-    # Text, so that both databases give back the same characters: UTC, ISO 8601, microseconds, Z.
+    # Text, so that both databases return the same characters: UTC, ISO 8601, microseconds, Z.
     Column("time", String(27), nullable=False),
     Column("model", _ModelName, nullable=False),
     Column("kind", String(32), nullable=False),
@@ -86,13 +86,13 @@ events = Table(
     Column("actor", String(ACTOR_LENGTH), nullable=False),
     Column("reason", String(REASON_LENGTH), nullable=False),
     Column("payload", Text, nullable=False),
-    # `turnout.state.event_log.chain` says of what.
+    # See `turnout.state.event_log.chain`.
     Column("previous", String(HASH_LENGTH), nullable=False),
     Column("hash", String(HASH_LENGTH), nullable=False),
     Index(None, "model", "id"),
     Index(None, "kind", "id"),
 )
-"""Every change there ever was, as a chain. Triggers refuse to change a row, or to remove one that is not in
+"""Every change, as a hash chain. Triggers prevent rows from being changed, or removed unless they are in
 `removed_events`."""
 
 removed_events = Table(
@@ -102,14 +102,14 @@ removed_events = Table(
     Column("previous", String(HASH_LENGTH), nullable=False),
     Column("hash", String(HASH_LENGTH), nullable=False),
 )
-"""What stays of events that the retention removed: their links in the chain. Append-only."""
+"""The links in the chain of events that the retention removed. Append-only."""
 
 policies = Table(
     "policies",
     METADATA,
     Column("model", _ModelName, primary_key=True),
     Column("epoch", BigInteger, primary_key=True),
-    # That of the change that made it, so also the id of its event.
+    # The revision of the change that made it, which is also the id of its event.
     Column("revision", BigInteger, nullable=False),
     # As in events.
     Column("time", String(27), nullable=False),
@@ -118,27 +118,27 @@ policies = Table(
     Column("reason", String(REASON_LENGTH), nullable=False),
     Column("document", Text, nullable=False),
 )
-"""The policies of models; the highest epoch of a model is in force. Triggers refuse to change a row, or to remove one
-whose event is not in `removed_events`."""
+"""The policies of models. The highest epoch of a model is in force. Triggers prevent rows from being changed, or
+removed unless their event is in `removed_events`."""
 
 rollouts = Table(
     "rollouts",
     METADATA,
     Column("model", _ModelName, primary_key=True),
     Column("attempt", BigInteger, primary_key=True, autoincrement=False),
-    # Moves with every write; who writes says which number it read.
+    # Incremented by every write. A writer states which number it read.
     Column("number", BigInteger, nullable=False),
     Column("state", String(16), nullable=False),
     Column("final", SmallInteger, nullable=False),
     # As in events.
     Column("started", String(27), nullable=False),
     Column("changed", String(27), nullable=False),
-    # Which server drives it, and until when nobody else may.
+    # The server that drives it, and until when no other may.
     Column("driver", String(64), nullable=False),
     Column("driven_until", String(27), nullable=False),
     Column("document", Text, nullable=False),
 )
-"""Every rollout there ever was, as it stands."""
+"""Every rollout, in its latest state."""
 
 rollout_ticks = Table(
     "rollout_ticks",
@@ -149,20 +149,20 @@ rollout_ticks = Table(
     Column("time", String(27), nullable=False),
     Column("document", Text, nullable=False),
 )
-"""What each tick of a rollout counted, so that a verdict can be replayed."""
+"""The counts of each tick of a rollout, so that a verdict can be replayed."""
 
 servers = Table(
     "servers",
     METADATA,
     Column("name", String(SERVER_LENGTH), primary_key=True),
-    # Another at every start: two servers of one name are told apart by it.
+    # Differs at every start, to distinguish two servers with the same name.
     Column("instance", String(64), nullable=False),
-    # As in events, by the database's own clock.
+    # As in events, by the database's clock.
     Column("started", String(27), nullable=False),
     Column("seen", String(27), nullable=False),
     Column("document", Text, nullable=False),
 )
-"""The servers that share this store, each as it reported itself last. No part of the log."""
+"""The servers that share this store, with their last reports. Not part of the log."""
 
 rollout_counts = Table(
     "rollout_counts",
@@ -173,16 +173,16 @@ rollout_counts = Table(
     Column("server", String(SERVER_LENGTH), primary_key=True),
     Column("document", Text, nullable=False),
 )
-"""What each server counted of the rollouts that run, until whoever drives the rollout has taken it."""
+"""Each server's counts of running rollouts, until the server that drives the rollout has used them."""
 
 tokens = Table(
     "tokens",
     METADATA,
     Column("id", String(16), primary_key=True),
     Column("name", String(TOKEN_NAME_LENGTH), nullable=False),
-    # SHA-256 in hex: of 256 random bits it is as good as a slow hash.
+    # SHA-256 in hex. For 256 random bits, it protects as well as a slow hash.
     Column("digest", String(64), nullable=False),
-    # JSON lists of texts.
+    # JSON lists of strings.
     Column("roles", Text, nullable=False),
     Column("models", Text, nullable=False),
     # As in events; empty for never.
@@ -191,4 +191,4 @@ tokens = Table(
     Column("revoked", String(27), nullable=False),
     Column("actor", String(ACTOR_LENGTH), nullable=False),
 )
-"""Bearer tokens, those that were revoked included."""
+"""Bearer tokens, including revoked ones."""

@@ -1,11 +1,11 @@
-"""Whether the file of an SQLite state store is still the one that is open, whole and writable.
+"""Detects that the file of an SQLite state store was removed, replaced or damaged, or became read-only.
 
-A process that has the file open goes on reading and writing it after somebody removed or replaced it: changes then
-"succeed" into a file that nobody else sees and that is gone at the next start. So each transaction looks at the names
-on disk before it begins and before it commits.
+A process that has the file open continues to read and write it after it was removed or replaced. Changes then
+"succeed" in a file that no other process sees and that is lost at the next start. So each transaction checks the file
+names on disk before it begins and before it commits.
 
-The file is never opened here but through SQLite: POSIX drops all of a process's locks on a file as soon as the process
-closes any of its descriptors.
+The file is never opened here except through SQLite: POSIX releases all of a process's locks on a file as soon as the
+process closes any of its descriptors.
 """
 
 import os
@@ -16,13 +16,13 @@ from contextlib import closing
 from pathlib import Path
 
 _CHECK_SECONDS = 1.0
-"""Between two checks of the content, at least. One of 20 MB took 60 ms."""
+"""Minimum time in seconds between two checks of the contents. A check of 20 MB took 60 ms."""
 _CHECK_SHARE = 0.02
-"""Share of the time that checks of the content may take."""
+"""Maximum share of the time that checks of the contents may take."""
 
 GONE = "its file is gone: put it back, or stop the servers and restore a backup"
 REPLACED = (
-    "its file was replaced by one that does not go on with the log so far: put the right one back, or stop the "
+    "its file was replaced by one that does not continue the log so far: put the right one back, or stop the "
     "servers, remove its -wal and -shm files, and start them to go on with this one"
 )
 CUT = "its file was cut off: stop the servers and restore a backup"
@@ -32,13 +32,13 @@ READ_ONLY = "its file or directory is read-only: changes cannot be recorded"
 
 
 class SqliteFile:
-    """The file of a database that is open. Its methods may be called from any thread."""
+    """The file of an open database. Its methods can be called from any thread."""
 
     def __init__(self, path: Path) -> None:
-        """Accepts the file as it is now.
+        """Accepts the file in its present state.
 
         Raises:
-            OSError: It is not there.
+            OSError: The file does not exist.
         """
         self.path = path
         self._companions = [Path(f"{path}-wal"), Path(f"{path}-shm")]
@@ -49,10 +49,10 @@ class SqliteFile:
         self.renew()
 
     def renew(self) -> None:
-        """Accepts the file as it is now.
+        """Accepts the file in its present state.
 
         Raises:
-            OSError: It is not there.
+            OSError: The file does not exist.
         """
         with self._lock:
             self._identity = _identity(self.path)
@@ -61,14 +61,14 @@ class SqliteFile:
 
     @property
     def replaced(self) -> bool:
-        """Tells whether another file has its name."""
+        """Whether another file now has the name."""
         try:
             return _identity(self.path) != self._identity
         except OSError:
             return False
 
     def fault(self, *, begun: bool = False) -> str:
-        """Returns what is wrong with the files by their names, in words; "" if nothing is.
+        """Returns a description of what is wrong with the files on disk; "" if nothing is.
 
         Once a transaction has read (`begun`), the write-ahead log and its index must exist.
         """
@@ -92,7 +92,7 @@ class SqliteFile:
         return ""
 
     def check(self) -> str:
-        """Checks too whether it can be written, and its content if that may have changed; returns as `fault`."""
+        """Also checks that the file is writable, and its contents if they may have changed. Returns as `fault`."""
         if fault := self.fault():
             if fault != self._damage:
                 return fault
@@ -110,7 +110,7 @@ class SqliteFile:
         return self._damage
 
     def _content_fault(self) -> str:
-        # A connection of its own: those of the pool would show pages that they remember.
+        # A separate connection, since those of the pool would show cached pages.
         try:
             with closing(sqlite3.connect(f"{self.path.as_uri()}?mode=rw", uri=True, timeout=1.0)) as connection:
                 (result,) = connection.execute("PRAGMA quick_check(1)").fetchone()
@@ -120,9 +120,9 @@ class SqliteFile:
         return "" if result == "ok" else DAMAGED
 
     def holds(self, revision: int, digest: str) -> bool:
-        """Tells whether the file that has the name now holds an event of the log.
+        """Returns whether the file that now has the name contains an event of the log.
 
-        It does not where it lies beside the write-ahead log of the file that is open: SQLite would read both as one.
+        Returns False if it is next to the write-ahead log of the open file, since SQLite would combine the two.
         """
         if any(_is_at(path, opened) for path, opened in self._opened.items()):
             return False

@@ -1,15 +1,15 @@
-"""The triggers of the state store: they refuse to change what is recorded, and let the retention remove it.
+"""The triggers of the state store: recorded rows cannot be changed, and only the retention can remove them.
 
-`turnout.state.database.migrations` brings a database to exactly these; a test compares the two. A change here comes
-with a migration.
+`turnout.state.database.migrations` must produce exactly these triggers; a test compares the two. Every change here
+needs a migration.
 """
 
 _LOGGED = {"events": "id", "policies": "revision"}
-"""Tables whose rows the retention removes, and the column of each that holds the id of the row's event."""
+"""Tables from which the retention removes rows, and the column of each with the id of the row's event."""
 
 
 def triggers(dialect: str) -> list[str]:
-    """Returns the statements that make the triggers of `dialect`, "sqlite" or "postgresql", after its tables."""
+    """Returns the statements that create the triggers of `dialect`, "sqlite" or "postgresql", after its tables."""
     return _sqlite() if dialect == "sqlite" else _postgresql()
 
 

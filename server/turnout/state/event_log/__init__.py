@@ -1,1 +1,1 @@
-"""The log of changes: events, the hash chain that ties them, and what may be removed of it."""
+"""The log of changes: events, the hash chain that links them, and the removal of old events."""

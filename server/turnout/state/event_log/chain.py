@@ -1,23 +1,23 @@
-"""The log as a hash chain, which shows tampering.
+"""The log as a hash chain, which reveals tampering.
 
-Each event holds the hash of the event before it, and its own:
+Each event contains the hash of the event before it, and its own hash:
 
     hash = "sha256:" + hex(SHA-256(JCS({
         "id": ..., "time": ..., "model": ..., "kind": ..., "subject": ...,
         "actor": ..., "reason": ..., "payload": ..., "previous": ...
     })))
 
-JCS is the canonical JSON of RFC 8785. `id` is a number; all others are the very characters that the table holds, so
-`payload` is a string whose characters are JSON. `previous` of event 1 is `sha256:` and 64 zeros.
+JCS is the canonical JSON of RFC 8785. `id` is a number; all other values are strings, exactly as in the table, so
+`payload` is a string that contains JSON. `previous` of event 1 is `sha256:` and 64 zeros.
 
-Of events that the retention removed, only `previous` and `hash` are left (`turnout.state.event_log.retention`), which
-link the others; each `removed` event holds a hash over those that it tells of, and what no such event tells of is
-missing.
+Of events that the retention removed (`turnout.state.event_log.retention`), only `previous` and `hash` are kept, to
+link the others. Each `removed` event contains a hash of the links that it accounts for; a removed event that no such
+event accounts for counts as missing.
 
-Whoever changes, removes, inserts or reorders events breaks the chain at that place, unless they compute it anew from
-there to its end. Whoever removes the last events and sets the revision back leaves a chain that is whole. Both need the
-right to drop the triggers, and both are found by comparing with a head that was kept elsewhere: `turnout log --head`
-prints it, `turnout verify --head` compares.
+Changing, removing, inserting or reordering events breaks the chain at that place, unless the chain is computed anew
+from there to its end. Removing the last events and setting the revision back leaves an intact chain. Both require the
+right to drop the triggers, and both are found by comparison with a head that was kept elsewhere: `turnout log --head`
+prints it, and `turnout verify --head` compares.
 """
 
 import hashlib
@@ -34,24 +34,25 @@ from turnout.errors import InvalidRequest
 from turnout.state.database import schema
 
 GENESIS = "sha256:" + "0" * 64
-"""What the first event names as the hash before it."""
+"""The previous hash of the first event."""
 
 _FIELDS = ("id", "time", "model", "kind", "subject", "actor", "reason", "payload", "previous")
 _SEARCHED = 1000
-"""Numbers, up and down, that a changed event is tried under, to tell a moved one from a changed one."""
+"""How many numbers, up and down, are tried as an event's original number, to distinguish a moved event from a changed
+one."""
 _LAST_EVENT = select(schema.events.c.id, schema.events.c.hash).order_by(schema.events.c.id.desc()).limit(1)
-"""Built once: servers ask a few times a second, and to build a statement costs more than to run it."""
+"""Built once: servers run it several times a second, and building a statement costs more than running it."""
 _TOLD = 20
-"""Most faults that are told: a chain that was cut once is broken once, and a table filled with noise everywhere."""
+"""Maximum number of faults reported: a chain that was cut once has one fault, but a table full of noise has many."""
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The last event of a chain, in short.
+    """The number and hash of a chain's last event.
 
     Attributes:
-        revision: Its number; 0 if there is none.
-        hash: Its hash; `GENESIS` if there is none.
+        revision: Number of the event; 0 if there is none.
+        hash: Hash of the event; `GENESIS` if there is none.
     """
 
     revision: int = 0
@@ -62,10 +63,10 @@ class Head:
 
     @classmethod
     def parse(cls, text: str) -> "Head":
-        """Reads what `str` gives.
+        """Parses the output of `str`.
 
         Raises:
-            InvalidRequest: It is no such text.
+            InvalidRequest: The text is not in that format.
         """
         number, _, digest = text.strip().partition(":")
         if not (number.isascii() and number.isdigit() and len(number) <= 18) or len(digest) != len(GENESIS):
@@ -77,11 +78,11 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class ChainBreak:
-    """Where the chain is broken.
+    """A place where the chain is broken.
 
     Attributes:
-        event: The number of the event.
-        what: What is wrong with it, to be read after its number.
+        event: Number of the event.
+        what: What is wrong with it, to follow its number.
     """
 
     event: int
@@ -90,12 +91,12 @@ class ChainBreak:
 
 @dataclass(frozen=True, slots=True)
 class ChainReport:
-    """What reading the whole chain showed.
+    """The result of reading the whole chain.
 
     Attributes:
-        head: Its last event.
-        events: How many there are.
-        faults: In order; at most the first twenty.
+        head: The last event.
+        events: Number of events.
+        faults: Faults in order; at most the first twenty.
     """
 
     head: Head
@@ -104,13 +105,13 @@ class ChainReport:
 
 
 def event_hash(row: Mapping[str, Any], previous: str) -> str:
-    """Returns the hash of an event from its columns, as stored, and the hash of the previous event."""
+    """Returns the hash of an event, given its columns as in the table and the hash of the event before it."""
     body = {**row, "previous": previous}
     return "sha256:" + hashlib.sha256(rfc8785.dumps({name: body[name] for name in _FIELDS})).hexdigest()
 
 
 def head(connection: Connection) -> Head:
-    """Reads the last event."""
+    """Returns the number and hash of the last event."""
     row = connection.execute(_LAST_EVENT).one_or_none()
     return Head() if row is None else Head(int(row.id), row.hash)
 
@@ -118,9 +119,9 @@ def head(connection: Connection) -> Head:
 def check(
     connection: Connection, kept: Head | None = None, visit: Callable[[Mapping[str, Any]], None] = lambda _: None
 ) -> ChainReport:
-    """Reads every event, in one consistent transaction, and checks each against the previous one.
+    """Reads every event, and compares each with the one before it. Call it in a transaction with a consistent snapshot.
 
-    `kept` is a head recorded earlier, which must be in the chain. `visit` is called with each row, in order.
+    `kept` is a head that was saved earlier, and must be in the chain. `visit` is called with each row, in order.
     """
     number = int(connection.execute(select(schema.revision.c.number)).scalar_one())
     query = select(schema.events).order_by(schema.events.c.id).execution_options(yield_per=1000)
@@ -136,7 +137,7 @@ def check(
 
 
 def removed_digest(rows: Iterable[tuple[int, str, str]]) -> str:
-    """Returns the hash over removed events: number, hash of the one before, and hash of each, in order."""
+    """Returns the hash of removed events, each given by its number, the hash of the event before it, and its own."""
     digest = hashlib.sha256()
     for number, previous, own in rows:
         digest.update(f"{number} {previous} {own}\n".encode())
@@ -144,7 +145,7 @@ def removed_digest(rows: Iterable[tuple[int, str, str]]) -> str:
 
 
 def _removed(connection: Connection) -> deque[tuple[int, str, str]]:
-    """Reads the links that are left of removed events, in order, of those that a `removed` event vouches for."""
+    """Returns the links of removed events, in order, for which a `removed` event accounts."""
     table, events = schema.removed_events.c, schema.events.c
     rows = connection.execute(select(table.id, table.previous, table.hash).order_by(table.id))
     left: dict[int, tuple[int, str, str]] = {row.id: (row.id, row.previous, row.hash) for row in rows}
@@ -156,22 +157,22 @@ def _removed(connection: Connection) -> deque[tuple[int, str, str]]:
             if removed_digest(left[number] for number in numbers) == claim["digest"]:
                 vouched.update(numbers)
         except (ValueError, KeyError, TypeError):
-            continue  # it was changed, and the reading of the chain says so
+            continue  # the event was changed, which reading the chain reports
     return deque(left[number] for number in sorted(vouched))
 
 
 @dataclass(slots=True)
 class _Links:
-    """The chain as far as it was read.
+    """The chain as read so far.
 
     Attributes:
-        removed: Links that are left of removed events, in order, as far as they were not passed yet.
-        last: Number of the event that was read last; 0 for none.
-        previous: Its hash.
-        moved: It stands where another one belongs, so that the next one need not follow it.
-        events: How many were read.
-        kept: The hash at the place of the head that was kept.
-        faults: What was found so far.
+        removed: Links of removed events that were not passed yet, in order.
+        last: Number of the event read last; 0 for none.
+        previous: Hash of that event.
+        moved: Whether that event is out of order, so that the next one need not follow it.
+        events: Number of events read.
+        kept: Hash of the event with the number of the kept head.
+        faults: Faults found so far.
     """
 
     removed: deque[tuple[int, str, str]]
@@ -211,7 +212,7 @@ class _Links:
         self.events += 1
 
     def end(self, number: int, kept: Head | None) -> None:
-        """Compares the end with the store's revision and with a head that was kept."""
+        """Compares the end with the store's revision and with the kept head."""
         if self.last < number:
             which = "is missing" if number == self.last + 1 else f"to {number} are missing"
             self._fault(self.last + 1, f"{which}: the store is at revision {number}")
@@ -230,7 +231,7 @@ class _Links:
 
 
 def _place(row: Mapping[str, Any]) -> int | None:
-    """Returns the number that an event had when its hash was made; None if that is not a number near by."""
+    """Returns the number that an event had when its hash was made; None if no nearby number fits."""
     here = int(row["id"])
     for number in range(max(here - _SEARCHED, 1), here + _SEARCHED):
         if event_hash({**row, "id": number}, row["previous"]) == row["hash"]:

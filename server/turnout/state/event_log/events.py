@@ -1,4 +1,4 @@
-"""The log of changes: who declared what, when, and why."""
+"""The log of changes: what was changed, when, by whom, and why."""
 
 import json
 from collections.abc import Collection, Mapping
@@ -15,11 +15,11 @@ from turnout.state.event_log import chain
 
 
 class EventKind(StrEnum):
-    """What happened."""
+    """The kind of a change."""
 
     PUBLISHED = "published"
-    """A version came to exist. Payload: version, digest; found, true, if another than its publisher recorded it;
-    replaced, the digest that it had before, if a version was removed by hand and published anew."""
+    """A version was published. Payload: version, digest; found (true), if it was not recorded by its publisher;
+    replaced (its previous digest), if the version was removed by hand and published anew."""
     RELEASED = "released"
     """A version became fit for general traffic. Payload: version."""
     YANKED = "yanked"
@@ -27,27 +27,26 @@ class EventKind(StrEnum):
     UNYANKED = "unyanked"
     """A withdrawn version became a candidate again. Payload: version."""
     PRUNED = "pruned"
-    """The files of a version, which was yanked, were to be removed. Payload: version, digest, bytes."""
+    """The files of a version, which is yanked, are to be removed. Payload: version, digest, bytes."""
     REMOVED = "removed"
-    """The retention removed events of a model, and the policies that they told of. Payload: ids (their numbers),
+    """The retention removed events of a model, and the policies that they describe. Payload: ids (their numbers),
     before (the time that they were older than), digest (`turnout.state.event_log.chain.removed_digest`)."""
     SIGNED = "signed"
-    """Somebody signed a version's digest. Payload: version, digest, key (its id)."""
+    """A version's digest was signed. Payload: version, digest, key (its id)."""
     WITHDRAWN = "withdrawn"
-    """A released version became a candidate again: it was rolled back, or somebody took its release back. Payload:
-    version."""
+    """A released version became a candidate again, by a rollback or by hand. Payload: version."""
     TAG_SET = "tag_set"
-    """A tag came to name a version. Payload: tag, version, previous (null if the tag is new)."""
+    """A tag was set to a version. Payload: tag, version, previous (null if the tag is new)."""
     TAG_DELETED = "tag_deleted"
-    """A tag went. Payload: tag, previous."""
+    """A tag was deleted. Payload: tag, previous."""
     POLICY_CHANGED = "policy_changed"
-    """A model's policy came to another epoch. Payload: epoch, action, document (empty: no policy)."""
+    """A new epoch of a model's policy began. Payload: epoch, action, document (empty: no policy)."""
     ROLLOUT = "rollout"
-    """A rollout moved, or somebody moved it. Payload: attempt, kind, text, actor."""
+    """A rollout changed, by itself or by a command. Payload: attempt, kind, text, actor."""
     TOKEN_CREATED = "token_created"  # noqa: S105 - no token
-    """A bearer token came to exist; it belongs to no model. Payload: id, name, roles, models, expires, fingerprint."""
+    """A bearer token was created; it concerns no model. Payload: id, name, roles, models, expires, fingerprint."""
     TOKEN_REVOKED = "token_revoked"  # noqa: S105
-    """A bearer token is worth nothing any more. Payload: id, name."""
+    """A bearer token was revoked. Payload: id, name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +54,16 @@ class Event:
     """One change.
 
     Attributes:
-        id: The revision that the change made: 1, 2, 3 ... with no gap.
-        time: When, in UTC, to the microsecond.
-        model: The model it is about; "" for none.
-        kind: An `EventKind`, or one that a later release of Turnout writes.
-        subject: The version or tag that changed, or the policy's epoch that came.
-        actor: Who asked for it; empty if they did not say.
-        reason: Why; empty if they did not say.
+        id: The revision that the change made: 1, 2, 3 ... without gaps.
+        time: When it was made, in UTC, to the microsecond.
+        model: The model that it concerns; "" for none.
+        kind: An `EventKind`, or a kind that a later release of Turnout writes.
+        subject: The version, tag or token that changed, the new epoch of the policy, or the attempt of the rollout.
+        actor: Who made the change; "" if not given.
+        reason: Why; "" if not given.
         payload: The change itself, as JSON values.
-        previous: Hash of the event before; `turnout.state.event_log.chain`.
+        previous: Hash of the event before; see `turnout.state.event_log.chain`.
+        hash: Hash of the event itself.
     """
 
     id: int
@@ -79,15 +79,15 @@ class Event:
 
 
 def time_text(time: datetime) -> str:
-    """Returns `time`, which has a zone, as the state store keeps it: UTC, ISO 8601, microseconds, Z."""
+    """Formats `time`, which must have a time zone, as the state store keeps it: UTC, ISO 8601, microseconds, Z."""
     return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def append(connection: Connection, event: Event) -> Event:
-    """Writes `event` as the next of the chain, and returns it with its hashes.
+    """Appends `event` to the chain, and returns it with its hashes.
 
-    The caller holds the lock on the revision, so that nobody else appends. The payload is kept in the one form that RFC
-    8785 gives it.
+    The caller must hold the lock on the revision, so that no other event is appended meanwhile. The payload is stored
+    in the canonical form of RFC 8785.
     """
     previous = chain.head(connection).hash
     row = {
@@ -115,7 +115,7 @@ def latest(
     *,
     since: int = 0,
 ) -> list[Event]:
-    """Reads the last `limit` events, newest first: of a model, of some kinds, about a subject or an attempt, or all.
+    """Returns the last `limit` events, newest first, optionally only of a model, some kinds, a subject or an attempt.
 
     With `since`, only those with a higher number.
     """

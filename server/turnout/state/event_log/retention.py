@@ -1,8 +1,8 @@
-"""Removes what the log tells of traffic and rollouts long ago, so that the rest can still be verified.
+"""Removes old events about traffic and rollouts from the log, so that the rest can still be verified.
 
-Of a removed event its number and two hashes stay (`removed_events`), which link the chain; the `removed` event that
-tells of it holds a hash over those, so that nothing can be removed without an event that says so. What was published,
-released, yanked, pruned, signed and tagged stays for ever: it is small, and answers are made from it.
+Of a removed event, its number and two hashes are kept (`removed_events`), which link the chain. The `removed` event
+contains a hash of them, so that nothing can be removed without an event that records it. Events about what was
+published, released, yanked, pruned, signed and tagged are kept for ever: they are small, and the server reads them.
 """
 
 from collections.abc import Collection, Sequence
@@ -14,19 +14,19 @@ from turnout.state.database import schema
 from turnout.state.event_log.events import EventKind, time_text
 
 Link = tuple[int, str, str]
-"""Number of an event, hash of the one before, and its own."""
+"""Number of an event, the hash of the event before it, and its own hash."""
 
 KEPT_EPOCHS = 100
-"""Policies of a model that stay however old they are: what a revert or a rollback may go back to."""
+"""Number of latest policies of a model that are kept regardless of age, for reverts and rollbacks."""
 
 _KEYS_AT_ONCE = 500
 
 
 def removable(connection: Connection, model: str, before: datetime, most: int) -> list[int]:
-    """Returns the numbers of a model's events that may go, the oldest first.
+    """Returns the numbers of a model's events that can be removed, oldest first.
 
-    They tell of policies and of rollouts that have ended, and were written before a time. The last event of each
-    rollout stays, which says how it ended, and so do those of the last policies.
+    These are events about policies and ended rollouts that were written before a time. The last event of each rollout,
+    which says how it ended, and the events of the last policies are kept.
     """
     events, rollouts, policies = schema.events.c, schema.rollouts.c, schema.policies.c
     highest = connection.execute(select(func.max(policies.epoch)).where(policies.model == model)).scalar_one() or 0
@@ -44,16 +44,16 @@ def removable(connection: Connection, model: str, before: datetime, most: int) -
             last[attempt] = number
     if not found:
         return []
-    # Numbers and times grow together, but for clocks that were set back: what is newer than one that stays, stays.
+    # Numbers and times increase together unless a clock was set back. An event after one that is kept is kept too.
     newer = select(func.min(events.id)).where(events.model == model, events.time >= time_text(before))
     bound = connection.execute(newer).scalar_one()
     return sorted(number for number in found if bound is None or number < bound)[:most]
 
 
 def remove(connection: Connection, numbers: Collection[int]) -> Sequence[Link]:
-    """Removes events, those that are still there, and the policies that they tell of; returns their links.
+    """Removes the given events that still exist, and the policies that they describe; returns their links.
 
-    The caller holds the lock on the revision, and records it in the same transaction.
+    The caller must hold the lock on the revision, and record the removal in the same transaction.
     """
     events, removed = schema.events, schema.removed_events
     wanted = sorted(numbers)

@@ -1,1 +1,1 @@
-"""The engine's ports on the real server: what it serves and routes, and its state store."""
+"""Implementations of the engine's ports by the server's serving state and its state store."""

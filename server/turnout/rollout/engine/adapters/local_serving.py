@@ -1,4 +1,4 @@
-"""The port `LiveState` on what this server serves and routes."""
+"""Implements the port `LiveState` by what this server serves and routes."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -37,7 +37,7 @@ from turnout.state.release_status import ReleaseStatus
 
 
 class LocalServing:
-    """What is served and routed on this server. Used on the event loop only."""
+    """What this server serves and routes. Used only on the event loop."""
 
     def __init__(
         self,
@@ -48,14 +48,14 @@ class LocalServing:
         replays: Replays,
         loader: Manager,
     ) -> None:
-        """Takes what it looks at.
+        """Creates the adapter.
 
         Args:
-            catalog: What is served.
-            policies: What is routed.
-            traffic: Changes that.
-            shadows: Compare copies.
-            replays: Ask the baseline about requests that a candidate failed.
+            catalog: The served models and versions.
+            policies: The policies in force.
+            traffic: Changes policies.
+            shadows: Lanes of shadows.
+            replays: Replays requests that a candidate failed on the baseline.
             loader: Loads versions.
         """
         self._catalog = catalog
@@ -66,7 +66,7 @@ class LocalServing:
         self._loader = loader
 
     def count(self, active: ActiveRollout, seconds: float, now: float) -> Sequence[ClosedTick]:
-        """Ends a rollout's tick on this server, begins the next, and returns those that are closed by now."""
+        """Ends a rollout's tick on this server, begins the next, and returns the ticks that are closed by now."""
         rollout = active.rollout
         candidate = self.entry(rollout.model, rollout.candidate)
         previous = self.entry(rollout.model, rollout.previous)
@@ -75,7 +75,7 @@ class LocalServing:
         return active.counters.closed(now)
 
     def observe(self, active: ActiveRollout, seconds: float, collected: CollectedTicks, rivals: int) -> Facts:
-        """Returns what is so now. Arguments as of `LiveState.observe`."""
+        """Returns the present facts about a rollout. Arguments as in `LiveState.observe`."""
         rollout = active.rollout
         candidate = self.entry(rollout.model, rollout.candidate)
         previous = self.entry(rollout.model, rollout.previous)
@@ -107,17 +107,17 @@ class LocalServing:
         )
 
     def entry(self, model: str, version: Version) -> VersionEntry | None:
-        """Returns a version as the catalog has it; None if it is not there."""
+        """Returns the catalog's entry of a version; None if it does not exist."""
         known = self._catalog.snapshot.models.get(model)
         return known.versions.get(version) if known is not None else None
 
     def in_force(self, model: str) -> tuple[AppliedPolicy | None, Policy | None]:
-        """Returns what is in force for a model, and its policy."""
+        """Returns the applied policy of a model, and the policy in it; None each if there is none."""
         applied = self._policies.current.get(model)
         return applied, applied.state.policy if applied is not None else None
 
     def baseline(self, model: str, without: Collection[Version] = ()) -> Version | None:
-        """Returns the version that answers the empty selector now. Arguments as of `LiveState.baseline`."""
+        """Returns the version that answers the empty selector now. Arguments as in `LiveState.baseline`."""
         _, policy = self.in_force(model)
         if policy is not None:
             return policy.baseline
@@ -128,17 +128,17 @@ class LocalServing:
         return default_version({version: status for version, status in ready.items() if version not in without})
 
     def is_ready(self, model: str, version: Version) -> bool:
-        """Tells whether a version can answer."""
+        """Returns whether a version can answer."""
         entry = self.entry(model, version)
         return entry is not None and entry.state is LifecycleState.READY
 
     def is_released(self, model: str, version: Version) -> bool:
-        """Tells whether a version is released."""
+        """Returns whether a version is released."""
         entry = self.entry(model, version)
         return entry is not None and entry.release_status is ReleaseStatus.RELEASED
 
     def load_failure(self, model: str, version: Version) -> str:
-        """Returns why a version could not be loaded, as a sentence; "" if it may still be."""
+        """Returns why a version could not be loaded, as a sentence; "" if it has not failed."""
         entry = self.entry(model, version)
         if entry is None or entry.state is not LifecycleState.FAILED:
             return ""
@@ -148,16 +148,16 @@ class LocalServing:
         """Returns the signatures of a model's versions.
 
         Raises:
-            ModelNotFound: There is no such model.
+            ModelNotFound: The model does not exist.
         """
         known = self._catalog.snapshot.model(model).versions
         return {version: entry.manifest.signature for version, entry in known.items()}
 
     def refusals(self, model: str, candidate: Version) -> list[str]:
-        """Returns why a candidate cannot be rolled out, in sentences, whatever else runs.
+        """Returns the reasons why a candidate cannot be rolled out, as sentences, regardless of other rollouts.
 
         Raises:
-            ModelNotFound: There is no such model.
+            ModelNotFound: The model does not exist.
             NotFoundError: It has no such version.
         """
         known = self._catalog.snapshot.model(model)
@@ -176,7 +176,7 @@ class LocalServing:
         return []
 
     def answers(self, model: str, running: Sequence[Rollout]) -> RoutingTable:
-        """Returns who answers what of a model now, as far as this server knows. Arguments as of `LiveState.answers`."""
+        """Returns the versions that answer each selector now, as far as known here. See `LiveState.answers`."""
         known = self._catalog.snapshot.model(model)
         applied, policy = self.in_force(model)
         statuses = {version: entry.release_status for version, entry in known.versions.items()}
@@ -196,24 +196,24 @@ class LocalServing:
         return replace(found, notes=(note, *found.notes))
 
     async def apply(self, model: str, change: TrafficChange) -> None:
-        """Puts a policy in force, and statuses with it. Raises as `LiveState.apply`."""
+        """Puts a policy into force, with its release statuses. Raises as `LiveState.apply`."""
         written = (change.attempt, change.number)
         await self._traffic.put(model, change.policy, change.change, statuses=change.statuses, rollout=written)
         if change.statuses:
             await self._loader.refresh()
 
     async def redraw_twin(self, model: str, change: ChangeOrigin) -> None:
-        """Gives the twin other slots where its own carry too little traffic. Raises as `LiveState.apply`."""
+        """Gives the twin other slots if its own carry too little traffic. Raises as `LiveState.apply`."""
         await self._traffic.redraw_twin(model, change)
 
     async def follow(self, *, traffic: bool = True) -> None:
-        """Puts in force what was recorded about releases, and about policies unless told otherwise."""
+        """Applies recorded releases and, if `traffic`, recorded policies."""
         if traffic:
             await self._traffic.refresh()
         await self._loader.refresh()
 
     def describe(self) -> Mapping[str, Any]:
-        """Returns what this server tells others of itself: versions in service, epochs in force."""
+        """Returns this server's report about itself: versions that are ready, epochs in force, diversions."""
         versions = {
             name: [entry.version_text for entry in known.versions.values() if entry.state is LifecycleState.READY]
             for name, known in self._catalog.snapshot.models.items()
@@ -223,19 +223,19 @@ class LocalServing:
         return {"versions": versions, "epochs": epochs, "diverted": diverted}
 
     def load(self) -> None:
-        """Has versions loaded that rollouts newly need."""
+        """Starts to load the versions that rollouts newly need."""
         self._loader.reconcile()
 
     def divert(self, model: str, to: Version, withdrawn: Collection[Version]) -> None:
-        """Makes `to` answer in place of the policy, and `withdrawn` count as not released; in memory only."""
+        """Makes `to` answer in place of the policy, and `withdrawn` count as not released; only in memory."""
         self._policies.divert(model, to, withdrawn)
 
     def undivert(self, model: str) -> None:
-        """Lets the policy decide again."""
+        """Ends a diversion, so that the policy decides again."""
         self._policies.undivert(model)
 
     def model_snapshot(self, model: str, running: Sequence[Rollout]) -> ModelSnapshot:
-        """Returns a model as far as this server knows, without asking the state store."""
+        """Returns the state of a model as far as this server knows, without reading the state store."""
         known = self._catalog.snapshot.model(model)
         applied, policy = self.in_force(model)
         statuses = {version: entry.release_status for version, entry in known.versions.items()}
@@ -249,9 +249,9 @@ class LocalServing:
         )  # fmt: skip
 
     def _released_over(self, rollout: Rollout, policy: Policy | None) -> Version | None:
-        """Returns what was released over the previous version, which answered plain requests without a policy.
+        """Returns a version that was released over the previous one, if that answered plain requests without a policy.
 
-        Whether that is ready plays no part: what is released answers as soon as it is.
+        Whether it is ready does not matter, since a released version answers as soon as it is ready.
         """
         known = self._catalog.snapshot.models.get(rollout.model)
         if policy is not None or rollout.routed != policy_text(None) or known is None:
@@ -260,7 +260,7 @@ class LocalServing:
         return default if default is not None and default > rollout.previous else None
 
     def _plain_text(self, rollout: Rollout, policy: Policy | None) -> str:
-        """Returns who answers plain requests, in words; "" if only the previous version does."""
+        """Describes which versions answer plain requests; "" if only the previous version does."""
         known = self._catalog.snapshot.models.get(rollout.model)
         statuses = {v: entry.release_status for v, entry in known.versions.items()} if known is not None else {}
         parts = answers_of(policy, statuses).plain
@@ -324,14 +324,14 @@ def _handle(entry: VersionEntry | None) -> VersionHandle | None:
 
 def _trouble(candidate: VersionEntry | None) -> str:
     if candidate is None:
-        return "it is not published any more"
+        return "it is no longer published"
     if candidate.state is LifecycleState.FAILED:
         return candidate.reason or "it could not be loaded"
     return ""
 
 
 def _still_released(rollout: Rollout, candidate: VersionEntry | None) -> bool:
-    """Tells whether a candidate that is rolled back still has the release that the rollout gave it."""
+    """Returns whether a candidate that is rolled back is still released, although its release must be withdrawn."""
     if rollout.state is not RolloutState.ABORTING or not rollout.released or candidate is None:
         return False
     return candidate.release_status is ReleaseStatus.RELEASED

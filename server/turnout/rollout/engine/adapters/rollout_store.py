@@ -1,4 +1,4 @@
-"""The port `RolloutStore` on the state store."""
+"""Implements the port `RolloutStore` by the state store."""
 
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +13,7 @@ from turnout.state.servers import CountRecord, ServerReport, ServersSnapshot
 from turnout.state.store import StateStore
 
 _REFUSALS = 8
-"""How often a server of this one's name that was seen just now may be an earlier life of it, that was killed."""
+"""Refused reports after which a server with this one's name is not taken for a killed earlier process of it."""
 
 T = TypeVar("T")
 
@@ -23,8 +23,9 @@ class ServerPresence:
     """This server among those that share the state store.
 
     Attributes:
-        about: What it says of itself that stays so, as JSON values.
-        instance: Another at every start.
+        name: Name of the server.
+        about: Constant part of its report about itself, as JSON values.
+        instance: Identifier of the process, which differs at every start.
     """
 
     name: str
@@ -33,7 +34,7 @@ class ServerPresence:
 
 
 class StoredRollouts:
-    """Rollouts as the state store has them; each call runs in one of the store's threads."""
+    """Rollouts in the state store. Each call runs in one of the store's threads."""
 
     def __init__(self, store: StateStore, presence: ServerPresence) -> None:
         self._store = store
@@ -46,22 +47,22 @@ class StoredRollouts:
         return self._presence.name
 
     async def running(self, driver: str) -> tuple[Sequence[RolloutRecord], ServersSnapshot]:
-        """Returns the rollouts that have not ended, and what servers said. Arguments as of `RolloutStore.running`."""
+        """Returns the rollouts that have not ended, and the servers' reports. See `RolloutStore.running`."""
         return await self._store.in_thread(self._store.running_rollouts, driver)
 
     async def report(self, document: Mapping[str, Any], counts: Sequence[CountRecord], alive_seconds: float) -> bool:
-        """Tells the others that this server is alive, and what it counted."""
+        """Reports that this server is alive, and its counts."""
         one = self._presence
         report = ServerReport(one.name, one.instance, {**one.about, **document}, alive_seconds)
         if await self._store.in_thread(self._store.report_server, report, counts):
             return True
         self._refused += 1
-        if self._refused > _REFUSALS:  # that one is no earlier life of this server: it goes on reporting
+        if self._refused > _REFUSALS:  # the other server still reports, so it is not an earlier process of this one
             one.name = f"{one.name}~{one.instance[:6]}"
         return False
 
     async def leave(self) -> None:
-        """Tells the others that this server stops."""
+        """Tells the other servers that this one stops."""
         await self._store.in_thread(self._store.leave_server, self._presence.name, self._presence.instance)
 
     async def aborting(self) -> Sequence[RolloutRecord]:
@@ -69,7 +70,7 @@ class StoredRollouts:
         return await self._store.in_thread(self._store.rollouts_in, str(RolloutState.ABORTING))
 
     async def of(self, model: str) -> Sequence[RolloutRecord]:
-        """Returns the latest rollouts of a model, the newest first."""
+        """Returns the latest rollouts of a model, newest first."""
         return await self._store.in_thread(self._store.rollouts, model)
 
     async def write(self, model: str, wanted: RolloutWrite, *, actor: str, reason: str) -> RolloutRecord:
@@ -77,13 +78,13 @@ class StoredRollouts:
         return await self._store.in_thread(self._store.put_rollout, model, wanted, actor=actor, reason=reason)
 
     async def write_counts(self, several: Sequence[tuple[str, RolloutWrite]]) -> Sequence[RolloutRecord | None]:
-        """Writes rollouts to which nothing happened except counts. Returns as `RolloutStore`'s."""
+        """Writes rollouts for which nothing changed except counts. Returns as `RolloutStore.write_counts`."""
         return await self._store.in_thread(self._store.put_counts, several)
 
     async def withdraw(
         self, model: str, version: Version, *, actor: str, reason: str, rollout: tuple[int, int]
     ) -> None:
-        """Takes a release back. Raises as `StateStore.withdraw`."""
+        """Withdraws a release. Raises as `StateStore.withdraw`."""
         await self._store.in_thread(self._store.withdraw, model, version, actor=actor, reason=reason, rollout=rollout)
 
     async def run(self, operation: Callable[[], T]) -> T:

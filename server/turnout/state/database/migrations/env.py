@@ -1,4 +1,4 @@
-"""What alembic runs for every migration: the connection, with its transaction begun, is handed in by `upgrade`."""
+"""Alembic runs this for every migration. `upgrade` passes the connection, with its transaction begun."""
 
 from alembic import context
 

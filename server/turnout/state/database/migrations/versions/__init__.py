@@ -1,1 +1,1 @@
-"""The migrations, oldest first by their numbers. One that was released is never edited."""
+"""The migrations in order. A released migration is never edited."""
