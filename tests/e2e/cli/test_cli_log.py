@@ -139,7 +139,7 @@ def test_a_yank_says_what_is_left_and_what_stands_in_its_way(shell: Shell) -> No
     assert "was yanked; publish under another version" in shell.error("publish", "m", "2.0.0", "1.onnx", code=4)
     assert "Missing option" in shell.run("yank", "m@1.0.0", code=2).stderr
 
-    assert "it leaks); to bring it back, say --i-know-why" in shell.error("unyank", "m@2.0.0", "--reason", "fixed")
+    assert "it leaks); to bring it back, use --i-know-why" in shell.error("unyank", "m@2.0.0", "--reason", "fixed")
     back = shell.run("unyank", "m@2.0.0", "--reason", "it was the driver", "--i-know-why").stdout
     assert back == "m 2.0.0 is a candidate again\nplain requests: 1.0.0; latest: 1.0.0; ^1: 1.0.0\n"
 

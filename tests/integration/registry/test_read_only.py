@@ -392,8 +392,8 @@ def test_commands_look_at_it_and_ask_for_a_state_where_they_need_one(tree: Path,
     refused = command_line.run("tag", "scores", "stable", "3.0.0", env=environment)
     assert (refused.returncode, refused.stderr) == (
         1,
-        "error: the repository is read-only, and a server of it keeps what is declared in memory: ask that server, or"
-        " name a state store with --state\n",
+        "error: the repository is read-only, and its server keeps all changes in memory: ask that server, or name a"
+        " state store with --state\n",
     )
     state = sqlite_url(tmp_path / "state.db")
     assert command_line.run("tag", "scores", "stable", "3.0.0", "--state", state, env=environment).returncode == 0
@@ -401,4 +401,4 @@ def test_commands_look_at_it_and_ask_for_a_state_where_they_need_one(tree: Path,
     checks = {check["name"]: check["detail"] for check in json.loads(doctor.stdout)["checks"]}
     assert checks["state store"] == "in memory: the repository is read-only, and no state store is named"
     assert "3 models, 4 versions" in checks["repository"]
-    assert "is about no model" not in doctor.stdout
+    assert "matches no model" not in doctor.stdout

@@ -10,10 +10,10 @@ if TYPE_CHECKING:
 
 
 def servers(
-    name: Annotated[str, argument("[NAME]", "The model; all of them if it is left out.")] = "",
+    name: Annotated[str, argument("[NAME]", "One model. (default: all)")] = "",
     target: ServerTarget = ServerTarget(),
 ) -> None:
-    """Show the servers and workers that share the state store: who is alive, what each has loaded, who is behind."""
+    """Show the servers and workers that share the state store: which are alive, what each serves, which are behind."""
     from rich.text import Text
 
     from turnout.cli.connection import Server
@@ -38,7 +38,7 @@ def servers(
 
 def _epoch_text(model: "pb.ServerModel") -> str:
     behind = f" ({model.behind} behind)" if model.behind else ""
-    diverted = f", all to {model.diverted}: a rollback that is not on record" if model.diverted else ""
+    diverted = f", all to {model.diverted}: a rollback that is not recorded yet" if model.diverted else ""
     return f"{model.epoch or ''}{behind}{diverted}"
 
 
