@@ -190,11 +190,15 @@ def test_metadata_about_inputs_that_do_not_exist_is_refused(repository, source):
 @pytest.mark.parametrize(
     ("name", "arrays", "message"),
     [
-        ("a.npz", {"inputs/z": [1.0], "inputs/x": [1.0]}, "golden case a.npz has an input 'z' that the model has not"),
+        (
+            "a.npz",
+            {"inputs/z": [1.0], "inputs/x": [1.0]},
+            "golden case a.npz has an input 'z' that the model does not have",
+        ),
         (
             "a.npz",
             {"inputs/x": [1], "outputs/z": [1]},
-            "golden case a.npz has an output 'z' that the model has not",
+            "golden case a.npz has an output 'z' that the model does not have",
         ),
         (
             "a.npz",

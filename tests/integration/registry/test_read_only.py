@@ -135,7 +135,7 @@ async def test_nothing_is_published_to_it_signed_or_removed_there(tree: Path, tm
         ):
             refused = command_line.run(*command, env=os.environ | {"TURNOUT_READ_ONLY": "true"})
             assert refused.returncode == 1, refused.stdout
-            assert "the repository is served read-only, so that nothing is published to it" in refused.stderr
+            assert "the repository is served read-only, so nothing can be published to it" in refused.stderr
 
 
 async def test_traffic_and_tags_are_changed_as_ever_and_forgotten_with_the_server(tree: Path, start_server) -> None:
@@ -314,7 +314,7 @@ async def test_the_same_version_twice_with_other_content_is_served_from_neither(
 async def test_an_empty_mount_is_not_ready_and_says_so(models: Path, start_server) -> None:
     models.mkdir()
     server = await start_server(read_only=True)
-    reason = "the directory that is mounted holds no version of a model, and no Triton model repository"
+    reason = "the mounted directory contains no version of a model, and no Triton model repository"
     assert await ready(server) == (503, ["not ready", reason])
 
 

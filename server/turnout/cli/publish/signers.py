@@ -77,7 +77,7 @@ def made_elsewhere(bundle: Path, public_key: Path | None, trusted: "Signing") ->
         if key is None and not read.certificates:
             raise InvalidRequest.at(
                 "--public-key",
-                "expected the key that the signature is checked with: none of signing.trusted_keys is it",
+                "expected the key to check the signature with: it is none of signing.trusted_keys",
             )
     return MadeElsewhere.read(data, key, "--signature")
 

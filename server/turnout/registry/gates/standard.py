@@ -1,4 +1,4 @@
-"""Which gates run, and in which order: what is cheap and what others rely on comes first."""
+"""Defines which gates run, and in which order: cheap gates, and those that others rely on, come first."""
 
 from turnout.registry.compatibility.sandbox import Sandbox
 from turnout.registry.gates.budgets import LatencyGate, MemoryGate
@@ -13,8 +13,8 @@ from turnout.registry.gates.running import BatchabilityGate, DeterminismGate, Lo
 
 
 def standard_gates(plan: GatePlan, sandbox: Sandbox, comparison: ParentComparison) -> tuple[Gate, ...]:
-    """Returns the gates that a publish has to pass, in order; those that the plan turns off are left out."""
-    # `turnout.publishing` puts the gate on the publisher's signature behind the first of them.
+    """Returns the gates that a publish must pass, in order, without those that the plan turns off."""
+    # `turnout.publishing` inserts the gate for the publisher's signature after the first one.
     planned: tuple[tuple[Gate, OnFailure], ...] = (
         (IntegrityGate(), OnFailure.REFUSE),
         (MetadataGate(plan.metadata), plan.metadata.on_failure),

@@ -1,4 +1,4 @@
-"""Copies what comes from elsewhere, and no more of it than was agreed on."""
+"""Copies files from a remote source, up to a size limit."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,11 +16,11 @@ OpenFile = Callable[[str], BinaryIO]
 
 @dataclass(slots=True)
 class Budget:
-    """What may still be copied.
+    """The amount of data that may still be copied.
 
     Attributes:
-        bounds: Of all.
-        copied: Bytes so far.
+        bounds: The limits.
+        copied: Number of bytes copied so far.
     """
 
     bounds: Bounds
@@ -30,7 +30,7 @@ class Budget:
         """Copies `source` to its end.
 
         Raises:
-            InvalidRequest: That would be too much.
+            InvalidRequest: A limit was exceeded.
             OSError: Reading or writing failed.
         """
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -49,10 +49,14 @@ class Budget:
 def fetch_model(open_file: OpenFile, name: str, home: Path, bounds: Bounds) -> Path:
     """Copies the ONNX file `name`, and the external data that it refers to, to `home`.
 
-    Files are opened by path relative to the model's directory.
+    Args:
+        open_file: Opens a file by its path relative to the model's directory.
+        name: Name of the ONNX file.
+        home: Directory to copy to.
+        bounds: Limits.
 
     Returns:
-        The ONNX file's copy.
+        The copy of the ONNX file.
 
     Raises:
         InvalidRequest: A file cannot be read, or is too large.
@@ -64,7 +68,7 @@ def fetch_model(open_file: OpenFile, name: str, home: Path, bounds: Bounds) -> P
     external: Sequence[str] = [file.path for file in read_model(model).external]
     for path in external:
         if path == model.name:
-            raise InvalidModel(f"the model names itself, {path!r}, for its external data")
+            raise InvalidModel(f"the model names itself, {path!r}, as its external data")
         _copy(open_file, path, home / path, budget, f"external data {path!r}")
     return model
 
@@ -76,6 +80,6 @@ def _copy(open_file: OpenFile, name: str, target: Path, budget: Budget, what: st
     except TurnoutError:
         raise
     except FileNotFoundError:
-        raise InvalidRequest.at("FILE", f"{what} is not there") from None
-    except Exception as error:  # each store has errors of its own, and their words may hold what should stay unsaid
+        raise InvalidRequest.at("FILE", f"{what} does not exist") from None
+    except Exception as error:  # each store has its own errors, whose texts may contain confidential data
         raise InvalidRequest.at("FILE", f"{what} cannot be read ({type(error).__name__})") from error

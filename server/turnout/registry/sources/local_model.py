@@ -1,4 +1,4 @@
-"""A model that `turnout publish` takes, once it lies on this machine."""
+"""A model to publish, as it is on this machine."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,11 +8,11 @@ from turnout.registry.publishing.metadata import VersionMetadata
 
 @dataclass(frozen=True, slots=True)
 class ModelSource:
-    """A model that lies on this machine, at least for now.
+    """A model on this machine, perhaps in a temporary directory.
 
     Attributes:
-        path: The ONNX file; its external data lies beside it.
-        metadata: What is known of it where it came from.
+        path: The ONNX file, with its external data beside it.
+        metadata: Metadata from its source.
     """
 
     path: Path

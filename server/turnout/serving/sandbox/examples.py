@@ -63,7 +63,7 @@ def check_fit(inputs: Mapping[str, Array], signature: Signature) -> Mapping[str,
         ):
             raise InvalidModel(f"its input {spec.name} has shape {list(array.shape)}, the model takes {spec}")
     if unknown := sorted(inputs.keys() - {spec.name for spec in signature.inputs}):
-        raise InvalidModel(f"it has an input {unknown[0]} that the model has not")
+        raise InvalidModel(f"it has an input {unknown[0]} that the model does not have")
     return inputs
 
 
