@@ -21,7 +21,7 @@ from turnout.serving.sandbox.processes import Processes
 from turnout.state.database.engine import sqlite_url
 from turnout.state.store import StateStore
 
-# Machines are shared and noisy: how long an example takes says nothing about the code.
+# No deadlines, since machines are shared and noisy: how long an example takes says nothing about the code.
 hypothesis.settings.register_profile("turnout", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.register_profile("quick", hypothesis.settings.get_profile("turnout"), max_examples=30)
 hypothesis.settings.load_profile("turnout")
@@ -29,27 +29,27 @@ hypothesis.settings.load_profile("turnout")
 shared_machine.be_patient()
 shared_machine.share_what_is_costly()
 
-# A shell that runs the tests in the background has them ignore Ctrl-C, and servers and commands under test with them.
+# A shell that runs the tests in the background makes them, and the servers and commands that they start, ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 GPU_TESTS = Path(__file__).parent / "gpu"
 
 
 def _is_quick(config: pytest.Config) -> bool:
-    """Tells whether this is the quick loop, `make check`."""
+    """Returns whether this is the quick loop, `make check`."""
     return config.option.markexpr == "not slow"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Hides GPUs from every run but one of tests/gpu alone: all other tests are about what a CPU answers."""
-    if _is_quick(config):  # `make test` runs the same properties with more examples, a hundred where a test says none
+    """Hides GPUs unless only tests/gpu run: all other tests are about answers of a CPU."""
+    if _is_quick(config):  # `make test` runs the same properties with more examples, by default a hundred
         hypothesis.settings.load_profile("quick")
     if not all((Path.cwd() / arg.partition("::")[0]).resolve().is_relative_to(GPU_TESTS) for arg in config.args):
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts what is quick first."""
+    """Sorts fast tests first."""
     items.sort(key=sort_key)
 
 
@@ -63,7 +63,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Has no garbage collected meanwhile, in any worker: 1.3 of 10 s of CPU, 3.4 of 15 where bytecode is made first."""
+    """Disables garbage collection during collection, in any worker: it took 1.3 of 10 s of CPU, 3.4 of 15 if bytecode
+    has to be compiled first.
+    """
     gc.disable()
     try:
         return (yield)
@@ -72,25 +74,25 @@ def pytest_collection() -> Generator[None, object, object]:
 
 
 def pytest_collection_finish() -> None:
-    """Takes what was imported out of collections: a server collects at each unload, 80 ms of which are our imports."""
+    """Excludes imported modules from garbage collection: a server collects at each unload, which took 80 ms more."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """What `-n auto` means here."""
+    """Returns the number of workers for `-n auto`."""
     return workers(quick=_is_quick(config))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Has workers take the tests in their order."""
+    """Makes workers run the tests in order."""
     return scheduler(config, log)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Names each test that was left out, and why: pytest itself counts them by the line that they share."""
+    """Lists each skipped test with its reason. Pytest itself groups them by the line of the skip."""
     skipped = terminalreporter.stats.get("skipped", [])
     if not skipped:
         return
@@ -102,9 +104,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def warm_process(request: pytest.FixtureRequest) -> Iterator[None]:
-    """One warm process forks the children of every trial run, those of commands and servers under test as well."""
+    """Starts a process that forks the children of all trial runs, also those of commands and servers under test."""
     if all(folder_of(item) in ("unit", "property") for item in request.session.items):
-        yield  # these publish nothing, or start one of their own
+        yield  # these do not publish, or start their own
         return
     server = ForkServer()
     os.environ[SHARED] = server.address()
@@ -115,19 +117,19 @@ def warm_process(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture
 def capsys(capsys: pytest.CaptureFixture[str]) -> pytest.CaptureFixture[str]:
-    """What this process writes, with the lines that it logged so far."""
+    """Output of this process, including all lines logged so far."""
     return with_all_lines(capsys)
 
 
 @pytest.fixture
 def capfd(capfd: pytest.CaptureFixture[str]) -> pytest.CaptureFixture[str]:
-    """The same, with what its children write."""
+    """The same, including the output of child processes."""
     return with_all_lines(capfd)
 
 
 @pytest.fixture
 def processes() -> Processes:
-    """Starts children for trial runs."""
+    """Starts child processes for trial runs."""
     return start_processes()
 
 
@@ -139,7 +141,7 @@ def models(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def empty_state(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An SQLite state store without a row; closed, so that all of it is in the one file."""
+    """An SQLite state store without rows. It is closed, so that it consists of a single file."""
     file = tmp_path_factory.mktemp("state") / "state.db"
     StateStore.open(sqlite_url(file)).close()
     assert [path.name for path in file.parent.iterdir()] == [file.name]
@@ -148,19 +150,19 @@ def empty_state(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def published(tmp_path_factory: pytest.TempPathFactory, empty_state: Path) -> PublishedRepositories:
-    """What tests have published, to be copied where others publish the very same."""
+    """Repositories that tests have published, to be copied by tests that publish the same."""
     return PublishedRepositories(tmp_path_factory.mktemp("published"), empty_state)
 
 
 @pytest.fixture
 def publish_model(models: Path, tmp_path: Path, published: PublishedRepositories) -> Publish:
-    """Publishes `model` (a ModelProto, or the path of a file) as NAME VERSION, released unless told otherwise."""
+    """Publishes `model` (a ModelProto, or the path of a file) as NAME VERSION, released unless `release` is false."""
     return published.publisher(models, tmp_path)
 
 
 @pytest.fixture
 def data_transport(request: pytest.FixtureRequest) -> str:
-    """What carries the calls of the data listener: the default, or each in turn where tests are marked so."""
+    """Transport of the data listener: the default, or each in turn in tests with the mark."""
     return str(getattr(request, "param", TRANSPORTS[0]))
 
 
@@ -173,24 +175,24 @@ async def start_server(models: Path, data_transport: str) -> AsyncIterator[Start
 
 @pytest.fixture(scope="module")
 def module_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The root of a model repository that the tests of a module only read; empty at first."""
+    """The root of a model repository that the tests of a module only read. It is empty at first."""
     return tmp_path_factory.mktemp("module") / "models"
 
 
 @pytest.fixture(scope="module")
 def publish_for_module(module_models: Path, published: PublishedRepositories) -> Publish:
-    """As `publish_model`, for all tests of a module."""
+    """Like `publish_model`, for all tests of a module."""
     return published.publisher(module_models, module_models.parent)
 
 
 @pytest.fixture(scope="module")
 def module_transport(request: pytest.FixtureRequest) -> str:
-    """As `data_transport`, for all tests of a module."""
+    """Like `data_transport`, for all tests of a module."""
     return str(getattr(request, "param", TRANSPORTS[0]))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def start_server_for_module(module_models: Path, module_transport: str) -> AsyncIterator[StartServer]:
-    """As `start_server`, for all tests of a module: they run on the event loop of the module."""
+    """Like `start_server`, for all tests of a module, which run on the event loop of the module."""
     async with starting(module_models, module_transport) as start:
         yield start

@@ -1,4 +1,4 @@
-"""What hostile clients do to a server's port, while an honest one goes on asking and its memory is watched."""
+"""Attacks on a server's port, while an honest client keeps sending requests and the server's memory is measured."""
 
 import asyncio
 import socket
@@ -17,18 +17,18 @@ from wire import X, request
 
 MIB = 1 << 20
 PATIENCE = 60.0
-"""Seconds within which an honest client has to be answered, whatever others do: machines that run tests are busy."""
+"""Seconds within which an honest client must be answered, whatever others do. Machines that run tests are busy."""
 
 
 @dataclass
 class Witness:
-    """What an honest client saw, and what became of the server's memory.
+    """What an honest client observed, and the memory of the server.
 
     Attributes:
-        answered: Calls that were.
-        failed: Statuses of those that were not.
-        slowest: Seconds that a call took at most.
-        before, most: Resident bytes of the server's process at the start, and at most since.
+        answered: Number of calls that were answered.
+        failed: Statuses of the calls that failed.
+        slowest: Duration of the slowest call in seconds.
+        before, most: Resident memory of the server's process in bytes: at the start, and the maximum since.
     """
 
     answered: int = 0
@@ -39,13 +39,13 @@ class Witness:
 
     @property
     def grown(self) -> float:
-        """MiB that the server's memory grew by at most."""
+        """Maximum growth of the server's memory in MiB."""
         return (self.most - self.before) / MIB
 
 
 @asynccontextmanager
 async def witness(address: str, pid: int) -> AsyncIterator[Witness]:
-    """Asks `address` for predictions of the model `m`, one after the other, for as long as the context is entered."""
+    """Requests predictions of the model `m` from `address`, one after the other, while the context is entered."""
     process = psutil.Process(pid)
     seen = Witness()
     async with grpc.aio.insecure_channel(address) as channel:
@@ -83,7 +83,7 @@ async def witness(address: str, pid: int) -> AsyncIterator[Witness]:
 
 
 async def continuations(client: Http2Client, total: int, piece: bytes) -> int:
-    """Sends one header block that goes on for up to `total` bytes; returns how many went before the server closed."""
+    """Sends a header block of up to `total` bytes. Returns the number of bytes sent until the server closed."""
     head = HeadersFrame(1, piece)
     client.frame(head)
     frame = ContinuationFrame(1, piece).serialize()
@@ -97,7 +97,7 @@ async def continuations(client: Http2Client, total: int, piece: bytes) -> int:
 
 
 async def flood(client: Http2Client, burst: bytes, times: int) -> int:
-    """Sends `burst` up to so many times, as fast as it is taken; returns how often before the server closed."""
+    """Sends `burst` up to `times` times, as fast as the server reads. Returns how often until the server closed."""
     for sent in range(times):
         if client.closed:
             return sent
@@ -108,7 +108,7 @@ async def flood(client: Http2Client, burst: bytes, times: int) -> int:
 
 
 async def half_open(address: str, count: int, message: bytes) -> list[asyncio.StreamWriter]:
-    """Opens connections that say `message` and no more."""
+    """Opens connections that send `message` and nothing more."""
     host, _, port = address.rpartition(":")
     opened: list[asyncio.StreamWriter] = []
     for start in range(0, count, 100):
@@ -120,7 +120,7 @@ async def half_open(address: str, count: int, message: bytes) -> list[asyncio.St
 
 
 def abort(writers: list[asyncio.StreamWriter]) -> None:
-    """Closes connections at once, without a port that lingers."""
+    """Closes connections at once, without leaving ports in TIME_WAIT."""
     for writer in writers:
         found = writer.get_extra_info("socket")
         if found is not None and found.fileno() >= 0:

@@ -1,4 +1,4 @@
-"""Runs commands in this process against a server under test, and holds what they print against what it answers."""
+"""Runs commands in this process against a server under test, and compares their output with the server's answers."""
 
 import asyncio
 import os
@@ -15,12 +15,12 @@ from routing_wire import send
 from turnout.app.server import Running
 
 ASKED = 20
-"""Requests by which a selector's answers are told; shares in tests are multiples of 5 %."""
+"""Number of requests used to measure the answers of a selector. Shares in tests are multiples of 5 %."""
 
 
 @dataclass(frozen=True)
 class Said:
-    """What a command ended with, and what it printed."""
+    """The exit code and the output of a command."""
 
     code: int
     out: str
@@ -28,7 +28,7 @@ class Said:
 
 
 async def run(server: Running, models: Path, *arguments: str, local: bool = False) -> Said:
-    """Runs `turnout`, through the server or, of commands that may, in the state store."""
+    """Runs `turnout` through the server or, for commands that support it, on the state store."""
     where = ["--models", str(models)] if local else ["--server", str(server.control)]
     done = await asyncio.to_thread(command_line.run, *arguments, *where, env=os.environ | {"COLUMNS": "400"})
     assert "Traceback" not in done.stderr, done.stderr
@@ -36,7 +36,7 @@ async def run(server: Running, models: Path, *arguments: str, local: bool = Fals
 
 
 async def answered(server: Running, selector: str = "", model: str = "m") -> dict[str, int]:
-    """Sends requests of a selector; returns the percents that each version answered, none where it is refused."""
+    """Sends requests with a selector. Returns the percentage that each version answered; {} if it is refused."""
     items = await send(server, [""] * ASKED, selector, model)
     if all(item.error.code == grpc.StatusCode.NOT_FOUND.value[0] for item in items):
         return {}
@@ -46,7 +46,7 @@ async def answered(server: Running, selector: str = "", model: str = "m") -> dic
 
 
 async def until_answered(server: Running, expected: dict[str, int], selector: str = "", model: str = "m") -> None:
-    """Waits until a server that follows its state store answers so; it has a second, a busy machine more."""
+    """Waits until a server that follows its state store answers like this: usually a second, on a busy machine more."""
     deadline = time.monotonic() + 60.0
     while (seen := await answered(server, selector, model)) != expected:
         assert time.monotonic() < deadline, seen
@@ -54,7 +54,7 @@ async def until_answered(server: Running, expected: dict[str, int], selector: st
 
 
 def printed(text: str) -> dict[str, dict[str, int]]:
-    """Reads the line that says who answers what: percents by version, by selector ("" for plain requests)."""
+    """Parses the line about which versions answer: percentages by version, by selector ("" for plain requests)."""
     line = next(line for line in text.splitlines() if line.startswith("plain requests: "))
     found: dict[str, dict[str, int]] = {}
     for name, parts in re.findall(r"(plain requests|latest|\^[0-9.]+): ([^;]*)", line):
@@ -65,7 +65,7 @@ def printed(text: str) -> dict[str, dict[str, int]]:
 
 
 async def check_printed(server: Running, text: str, model: str = "m") -> dict[str, dict[str, int]]:
-    """Demands that the server answers as the command said, and returns that."""
+    """Checks that the server answers as the command printed, and returns what it printed."""
     message = printed(text)
     for selector, expected in message.items():
         seen = await answered(server, selector, model)

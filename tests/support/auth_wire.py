@@ -1,4 +1,4 @@
-"""Credentials of every kind for a server under test, and the state store that knows them."""
+"""Creates credentials of every kind for a server under test, in files and in its state store."""
 
 import json
 from collections.abc import Sequence
@@ -16,11 +16,11 @@ from turnout.state.store import StateStore
 from turnout.state.tokens import TokenRecord
 
 AUTH = {"enabled": True, "poll_interval_s": 0.05}
-"""Of a server whose callers have to say who they are."""
+"""Settings of a server that requires authentication."""
 
 
 def bearer(token: str) -> tuple[tuple[str, str], ...]:
-    """Metadata, or headers, with a token; none for ""."""
+    """Returns metadata, or headers, with a token; () for ""."""
     return (("authorization", f"Bearer {token}"),) if token else ()
 
 
@@ -32,7 +32,7 @@ def make_token(
     *,
     ends_in: timedelta | None = None,
 ) -> str:
-    """Makes a token in the state store of a repository, which a server may have open."""
+    """Creates a token in the state store of a repository, which a server may have open."""
     with StateStore.open(Settings(models=models).state_url) as store:
         return put_token(store, name, roles, patterns, ends_in=ends_in)
 
@@ -40,7 +40,7 @@ def make_token(
 def put_token(
     store: StateStore, name: str, roles: Sequence[str], patterns: Sequence[str], *, ends_in: timedelta | None = None
 ) -> str:
-    """Makes a token in an open store."""
+    """Creates a token in an open store."""
     text, token_id, digest = new_token()
     now = datetime.now(UTC)
     ends = None if ends_in is None else now + ends_in
@@ -55,7 +55,7 @@ def revoke_token(models: Path, name: str) -> None:
 
 
 def write_policy(path: Path, *tables: str) -> str:
-    """Writes a policy file as a whole, and returns its path."""
+    """Writes a policy file atomically, and returns its path."""
     beside = path.with_suffix(".new")
     beside.write_text("\n".join(tables))
     beside.replace(path)
@@ -69,7 +69,7 @@ def grant(identities: Sequence[str], roles: Sequence[str], patterns: Sequence[st
 
 @dataclass
 class Issuer:
-    """Signs JWTs, and tells its public keys."""
+    """Signs JWTs, and publishes its public keys."""
 
     name: str = "https://login.example.org"
     kid: str = "k1"
@@ -86,7 +86,7 @@ class Issuer:
         return {**json.loads(kind.to_jwk(self.key.public_key())), "kid": self.kid, "use": "sig", "alg": self.algorithm}
 
     def sign(self, subject: str = "ann", *, headers: dict[str, Any] | None = None, **claims: Any) -> str:
-        """Signs a token of this issuer for the audience `turnout`; claims of None are left out."""
+        """Signs a token of this issuer for the audience `turnout`. Claims that are None are left out."""
         now = datetime.now(UTC)
         body = {"iss": self.name, "aud": "turnout", "sub": subject, "exp": now + timedelta(minutes=5)} | claims
         kept = {key: value for key, value in body.items() if value is not None}
@@ -94,7 +94,7 @@ class Issuer:
 
 
 def write_keys(path: Path, *issuers: Issuer) -> str:
-    """Writes a JSON Web Key Set as a whole, and returns its path."""
+    """Writes a JSON Web Key Set atomically, and returns its path."""
     beside = path.with_suffix(".new")
     beside.write_text(json.dumps({"keys": [one.public for one in issuers]}))
     beside.replace(path)

@@ -1,7 +1,7 @@
-"""Has all sessions of botocore in a process share what they read of its package: JSON that never changes.
+"""Makes all botocore sessions in a process share the data files of the botocore package, which never change.
 
-Each session lists 900 folders and reads a megabyte, 0.2 s of CPU before its first request, and each repository that
-tests open in S3 has one.
+Otherwise each session lists 900 folders and reads a megabyte, which takes 0.2 s of CPU before its first request, and
+each repository that tests open in S3 has a session.
 """
 
 from typing import Any
@@ -19,11 +19,11 @@ def _make(self: botocore.loaders.Loader, *arguments: Any, **more: Any) -> None:
 
 
 def share() -> None:
-    """Does so for sessions that are made from now on."""
+    """Enables sharing for all sessions created from now on."""
     botocore.loaders.Loader.__init__ = _make
 
 
 def read_ahead() -> None:
-    """Reads what a client of S3 needs, for the processes that are forked from this one; it starts no thread."""
+    """Reads the files that an S3 client needs, for processes forked from this one. Starts no thread."""
     share()
     botocore.session.get_session().create_client("s3", "us-east-1", aws_access_key_id="-", aws_secret_access_key="-")

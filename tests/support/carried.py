@@ -1,4 +1,4 @@
-"""Small methods on a listener of their own, and what a client of them needs."""
+"""A listener with small test methods, and what is needed to call them."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -43,12 +43,12 @@ LIMITS = ConnectionLimits(
 
 @dataclass
 class Seen:
-    """What methods saw.
+    """What methods observed.
 
     Attributes:
-        calls: The last one of each method, by its name.
+        calls: The last call of each method, by name.
         began: Set when a call of `Sleep` or `Watch` has begun.
-        cancelled: Set when one was cancelled.
+        cancelled: Set when such a call was cancelled.
     """
 
     calls: dict[str, RpcCall] = field(default_factory=dict)
@@ -57,14 +57,14 @@ class Seen:
 
 
 def rich_status() -> Status:
-    """A status with a detail, and a message that cannot travel as it is."""
+    """Returns a status with a detail, and a message that must be encoded for transport."""
     detail = AnyMessage()
     detail.Pack(RetryInfo())
     return Status(code=code_pb2.ABORTED, message="100 % grün\n", details=[detail])
 
 
 def methods(seen: Seen) -> Methods:
-    """The methods, by path."""
+    """Returns the methods by path."""
 
     async def echo(message: bytes, call: RpcCall) -> bytes:
         seen.calls["Echo"] = call
@@ -167,7 +167,7 @@ def methods(seen: Seen) -> Methods:
 
 @dataclass
 class Carried:
-    """A listener and what belongs to it."""
+    """A listener, and the objects that belong to it."""
 
     address: Address
     listener: H2cornListener
@@ -177,7 +177,7 @@ class Carried:
 
     @property
     def target(self) -> str:
-        """As clients write it."""
+        """Address in the form that clients use."""
         return str(self.address)
 
 
@@ -194,7 +194,7 @@ async def carried(
     log: Any = None,
     identity: ServerIdentity | None = None,
 ) -> AsyncIterator[Carried]:
-    """Serves the methods for as long as it is entered."""
+    """Serves the methods while the context is entered."""
     seen, admission, budget = Seen(), Admission(max_requests), ReceiveBudget(max_unfinished_bytes)
     threads = Threads("compression")
     log = log if log is not None else make_logger("json", "error")
@@ -216,7 +216,7 @@ async def carried(
 
 
 async def listens(address: Address) -> bool:
-    """Tells whether somebody takes connections."""
+    """Returns whether something accepts connections at an address."""
     try:
         _, writer = await asyncio.open_connection(address.host, address.port)
     except ConnectionRefusedError:

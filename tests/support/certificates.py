@@ -1,4 +1,4 @@
-"""Real certificates, made for a test: an authority, and what it signs."""
+"""Real certificates for tests: an authority, and certificates that it signs."""
 
 import os
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ class Certified:
 
     @property
     def pem(self) -> bytes:
-        """The certificate, and what lies between it and its authority."""
+        """The certificate, followed by those between it and its authority."""
         return b"".join(one.public_bytes(Encoding.PEM) for one in (self.certificate, *self.chain))
 
     @property
@@ -45,7 +45,7 @@ class Certified:
         return self._key(BestAvailableEncryption(b"a passphrase"))
 
     def write(self, directory: Path, name: str) -> tuple[Path, Path]:
-        """Writes `name`.pem and `name`.key, each at once; returns their paths."""
+        """Writes `name`.pem and `name`.key, each atomically; returns their paths."""
         return put(directory / f"{name}.pem", self.pem), put(directory / f"{name}.key", self.key)
 
     def _key(self, encryption: KeySerializationEncryption) -> bytes:
@@ -55,26 +55,26 @@ class Certified:
 
 @dataclass(frozen=True)
 class Authority(Certified):
-    """Signs certificates."""
+    """A certificate that signs others."""
 
     @classmethod
     def make(cls, name: str = "an authority", **more: Any) -> Self:
-        """Makes one that signs itself."""
+        """Creates a self-signed authority."""
         made = _sign(name, None, authority=True, **more)
         return cls(made.certificate, made.private)
 
     def issue(self, name: str = "a server", hosts: tuple[str, ...] = LOCAL, **more: Any) -> Certified:
-        """Signs a certificate for `hosts`; it ends in `days`, or ended; `private` is its key."""
+        """Signs a certificate for `hosts`. It is valid for `days`, which may be negative; `private` is its key."""
         return _sign(name, self, hosts=hosts, **more)
 
     def intermediate(self, name: str = "an intermediate") -> "Authority":
-        """Signs an authority; its own certificates bring it along."""
+        """Signs an intermediate authority. Certificates that it signs include it in their chain."""
         made = _sign(name, self, authority=True)
         return Authority(made.certificate, made.private, (made.certificate,))
 
 
 def put(path: Path, data: bytes) -> Path:
-    """Writes a file as a whole, as those do who renew certificates."""
+    """Writes a file atomically, like tools that renew certificates."""
     beside = path.with_name(f".{path.name}.new")
     beside.write_bytes(data)
     os.replace(beside, path)
@@ -119,7 +119,7 @@ def _sign(
 
 
 def _usual_extensions(key: Any, issuer: Authority | None, authority: bool) -> Iterator[x509.ExtensionType]:
-    """Yields what RFC 5280 asks for, and Python from 3.13 on (`ssl.VERIFY_X509_STRICT`)."""
+    """Yields the extensions that RFC 5280 requires, as does Python from 3.13 on (`ssl.VERIFY_X509_STRICT`)."""
     yield x509.SubjectKeyIdentifier.from_public_key(key)
     yield x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.certificate.public_key() if issuer else key)
     if authority:

@@ -1,7 +1,7 @@
-"""A real gRPC server whose answers a test writes, to meet the client with every fault a server can have.
+"""A real gRPC server with answers defined by a test, to confront clients with every fault that a server can have.
 
-It speaks `turnout.v1` and `grpc.health.v1`, and knows no models: `predict` and `stream` are plain functions that a test
-replaces. Threads serve it, so that clients of either kind can be driven from one event loop.
+It implements `turnout.v1` and `grpc.health.v1`, without models: `predict` and `stream` are plain functions that a test
+replaces. It runs in threads, so that both kinds of clients can be used from one event loop.
 """
 
 import asyncio
@@ -31,12 +31,12 @@ from turnout_proto.v1.prediction_pb2 import (
     PredictStreamResponse,
 )
 
-BOUND = 60.0  # seconds that anything here may take before the test fails
+BOUND = 60.0  # seconds after which a test fails if it is still waiting
 
 OPTIONS = [
     ("grpc.so_reuseport", 0),
     ("grpc.max_receive_message_length", -1),
-    # Nothing is taken from the network that nobody reads, so that a test can hold a client's writes up.
+    # Only data that is read is taken from the network, so that a test can block a client's writes.
     ("grpc.http2.bdp_probe", 0),
     ("grpc.http2.lookahead_bytes", 65_536),
 ]
@@ -80,7 +80,7 @@ def echo(request: PredictRequest) -> PredictResponse:
 
 
 def answer_to(item: PredictStreamRequest, predict: Predict = echo) -> PredictStreamResponse:
-    """Answers one item of a stream as `predict` does."""
+    """Answers one item of a stream with the result of `predict`."""
     try:
         return PredictStreamResponse(request_id=item.request.request_id, response=predict(item.request))
     except Fault as fault:
@@ -91,14 +91,14 @@ class FaultServer:
     """The server.
 
     Attributes:
-        predict: Answers Predict and each item of the default stream; may raise Fault.
-        stream: Answers PredictStream, in place of the default.
-        seen: Each request that came, over either method.
-        items: Each item of the default stream that came, cancellations too.
-        metadata: The metadata of the last call.
-        streams: How many streams were opened.
-        health: What grpc.health.v1 says.
-        catalog: The models that the catalog holds.
+        predict: Answers Predict, and each item of the default stream; may raise Fault.
+        stream: Answers PredictStream instead of the default; None for the default.
+        seen: All requests received, by either method.
+        items: All items received by the default stream, including cancellations.
+        metadata: Metadata of the last call.
+        streams: Number of streams that were opened.
+        health: Implementation of grpc.health.v1.
+        catalog: Models in the catalog.
     """
 
     def __init__(self, port: int = 0) -> None:
@@ -108,7 +108,7 @@ class FaultServer:
         self.items: list[PredictStreamRequest] = []
         self.metadata: dict[str, Any] = {}
         self.streams = 0
-        # Its other way holds a lock while it sends, which the end of a watch waits for: now and then it stands still.
+        # The non-blocking mode holds a lock while it sends, for which the end of a watch waits: sometimes it deadlocks.
         self.health = HealthServicer(experimental_non_blocking=False)
         self.catalog: list[catalog_pb2.Model] = []
         self._threads = ThreadPoolExecutor(max_workers=32)
@@ -124,11 +124,11 @@ class FaultServer:
         return f"127.0.0.1:{self.port}"
 
     def kill(self) -> None:
-        """Ends every call and frees the port at once, as a killed process does."""
+        """Ends all calls and frees the port at once, like a process that is killed."""
         self._server.stop(None)
 
     def stop(self) -> None:
-        """Ends every call at once and waits until all threads are gone."""
+        """Ends all calls at once and waits until all threads have ended."""
         self._server.stop(None).wait(BOUND)
         self._threads.shutdown()
 
@@ -191,7 +191,7 @@ class _Catalog(CatalogServiceServicer):
 
 @contextmanager
 def fault_server(port: int = 0) -> Iterator[FaultServer]:
-    """Runs a server for the length of a block."""
+    """Runs a server for the duration of a block."""
     server = FaultServer(port)
     try:
         yield server
@@ -200,7 +200,7 @@ def fault_server(port: int = 0) -> Iterator[FaultServer]:
 
 
 class AnyClient:
-    """A client of either kind under the asyncio one's interface, so that one test holds both to a rule."""
+    """A client of either kind with the interface of the asyncio client, so that one test covers both."""
 
     def __init__(self, kind: type[AsyncClient] | type[Client], target: str, **options: Any) -> None:
         self.client = kind(target, **options)
@@ -222,7 +222,7 @@ class AnyClient:
 
 
 async def within_bound(condition: Callable[[], bool]) -> None:
-    """Waits until `condition` holds."""
+    """Waits until `condition` returns True."""
     async with asyncio.timeout(BOUND):
         while not condition():
             await asyncio.sleep(0.005)

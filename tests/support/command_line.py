@@ -1,5 +1,5 @@
-"""The `turnout` command inside this process: the real application, without the second that an interpreter takes to
-import it. `tests/e2e/cli/test_cli_processes.py` holds, for each command, that a process of its own does just the same.
+"""Runs the `turnout` command in this process: the real application, without the second that an interpreter needs to
+import it. `tests/e2e/cli/test_cli_processes.py` checks for each command that a separate process does the same.
 """
 
 import functools
@@ -20,40 +20,40 @@ from turnout.cli.main import application
 
 _LIMIT_SECONDS = 240.0
 _ONE_AT_A_TIME = threading.Lock()
-"""Working directory, environment and standard streams belong to the process."""
+"""Commands run one at a time, since working directory, environment and standard streams belong to the process."""
 
 
 @functools.cache
 def turnout() -> Any:
-    """The command line, made once: 20 ms of CPU, and tests run hundreds of commands."""
+    """Returns the command line, cached: creating it takes 20 ms of CPU, and tests run hundreds of commands."""
     return get_command(application())
 
 
 def run(
     *arguments: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None
 ) -> "subprocess.CompletedProcess[str]":
-    """Runs a command to its end, in a thread: it may be called while an event loop runs, and has no signals.
+    """Runs a command to its end, in a thread. It may be called while an event loop runs; signals are not supported.
 
     Args:
-        arguments: After `turnout`.
+        arguments: Arguments after `turnout`.
         cwd: Working directory; None for this process's.
         env: The whole environment; None for this process's.
 
     Returns:
-        What a process would have ended with. What is no SystemExit is a traceback on standard error, and 1.
+        The result as of a process. Exceptions other than SystemExit become a traceback on standard error, and 1.
     """
     terms = list(map(str, arguments))
     ended: list[int] = []
 
     def command() -> None:
         try:
-            # Not main(): that lets other threads go first, and a busy machine would never run the command.
+            # Not main(): it lets other threads run first, so that a busy machine might never run the command.
             turnout()(terms, prog_name="turnout")
         except SystemExit as error:
             if isinstance(error.code, str):
                 sys.stderr.write(f"{error.code}\n")
             ended.append(error.code if isinstance(error.code, int) else int(error.code is not None))
-        except BaseException:  # noqa: BLE001 - as an interpreter does with what nobody caught
+        except BaseException:  # noqa: BLE001 - like an interpreter
             traceback.print_exc()
             ended.append(1)
 

@@ -1,7 +1,7 @@
-"""Takes the pictures of docs/console.md: `make pictures`. A real server, real clients, real rollouts, a real browser.
+"""Takes the screenshots of docs/console.md (`make pictures`), with a real server, clients, rollouts and browser.
 
-Nothing is drawn by hand. Two things are quicker than in service: rollouts tick ten times a second, and the charts of
-the last hour take a sample each second, so that two minutes of traffic fill them.
+Two things are faster than in service: rollouts tick ten times a second, and the charts of the last hour take a sample
+each second, so that two minutes of traffic fill them.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ PICTURES = Path(__file__).parents[2] / "docs" / "images" / "console"
 DESK = {"viewport": {"width": 1280, "height": 800}, "device_scale_factor": 1.25}
 PHONE = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 1.5, "has_touch": True}
 HIGHEST = 1480
-"""Of a picture, in CSS pixels: the rest of a page says nothing new."""
+"""Maximum height of a screenshot in CSS pixels. The rest of a page shows nothing new."""
 
 FILL_SECONDS = 100.0
 COLOURS = 256
@@ -56,7 +56,7 @@ GOOD = BAD | {"steps": [{"weight": 0.05, "soak_s": 15}, *_LATER]}
 
 
 def clipped(factor: float, most: float) -> onnx.ModelProto:
-    """The signature of `scaled`, and its answers up to `most`."""
+    """Returns a model with the signature of `scaled`, whose answers are clipped to `most`."""
     nodes = [helper.make_node("Mul", ["x", "factor"], ["z"]), helper.make_node("Min", ["z", "most"], ["y"])]
     values = {"factor": factor, "most": most}
     return onnx_models.model(
@@ -81,12 +81,12 @@ VERSIONS: Sequence[tuple[str, str, onnx.ModelProto, bool, str]] = (
 
 
 def publish_all(root: Path) -> None:
-    """Publishes the models, and damages one as a disk would."""
+    """Publishes the models, and damages one of them."""
     repository = Repository(root)
     with StateStore.open(Settings(models=root).state_url) as store:
         for number, (name, version, proto, release, description) in enumerate(VERSIONS):
             path = root.parent / f"{name}.onnx"
-            proto.doc_string = f"{name} {version}"  # no two versions have the same bytes
+            proto.doc_string = f"{name} {version}"  # so that no two versions have the same bytes
             onnx.save(proto, path)
             free = {"trained on": f"2026-0{1 + number}-01", "auc": round(0.91 + number / 200, 4)}
             metadata = VersionMetadata(description=description, authors=("Risk ML",), licence="Apache-2.0", free=free)
@@ -103,7 +103,7 @@ def publish_all(root: Path) -> None:
 
 @asynccontextmanager
 async def traffic(server: Running) -> AsyncIterator[None]:
-    """Sends requests like a day's, in a minute: some pin a version, most do not, and there are more of them at noon."""
+    """Sends a day's traffic in a minute: some requests pin a version, most do not, and there are more at noon."""
     numbers, stop = itertools.count(), asyncio.Event()
     random = np.random.default_rng(7)
 
@@ -142,10 +142,10 @@ async def traffic(server: Running) -> AsyncIterator[None]:
 
 
 async def take(here: Tab, name: str, path: str = "", highest: int = HIGHEST) -> None:
-    """Writes a picture of a page, as small as its colours allow."""
+    """Takes a screenshot of a page, and saves it as small as its colours allow."""
     if path:
         await here.open(path)
-    await here.page.wait_for_timeout(2500)  # charts are fetched and drawn
+    await here.page.wait_for_timeout(2500)  # until charts are fetched and drawn
     size = here.page.viewport_size
     whole = await here.page.evaluate("document.documentElement.scrollHeight")
     clip = {"x": 0, "y": 0, "width": size["width"], "height": min(max(whole, size["height"]), highest)}
@@ -160,7 +160,7 @@ FRAUD, RANKER = "/console/models/fraud", "/console/models/ranker"
 
 
 async def pictures(browser: Browser, server: Running) -> None:
-    """Takes every picture."""
+    """Takes all screenshots."""
     async with traffic(server):
         await put(server, policy("1.4.0", {"1.5.0": 0.5}), model="ranker", actor="ben", reason="bounded scores")
         await put(server, policy("3.2.0"), model="fraud", actor="ann", reason="3.2.0 is the champion")
@@ -193,7 +193,7 @@ async def pictures(browser: Browser, server: Running) -> None:
 
 
 async def main() -> None:
-    """Runs the server and takes the pictures."""
+    """Runs the server and takes the screenshots."""
     recent.SAMPLE_SECONDS = 1.0
     loopback = Address("127.0.0.1", 0)
     with tempfile.TemporaryDirectory() as directory:

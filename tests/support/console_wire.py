@@ -1,4 +1,4 @@
-"""Opens the console of a server under test in Chromium, and notes what a page must not do."""
+"""Opens the console of a server under test in Chromium, and records errors of its pages."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -21,11 +21,11 @@ PATIENCE_MS = 60_000
 
 @dataclass
 class Tab:
-    """A page of the console, and what was noticed about it.
+    """A page of the console, and what was recorded about it.
 
     Attributes:
         page: The page.
-        origin: Of the server.
+        origin: Origin of the server.
         wrong: Errors in the browser's console, violations of the page's policy, requests to other hosts.
     """
 
@@ -34,20 +34,20 @@ class Tab:
     wrong: list[str] = field(default_factory=list)
 
     async def open(self, path: str) -> None:
-        """Goes to a page."""
+        """Opens a page."""
         answer = await self.page.goto(self.origin + path, wait_until="load")
         assert answer is not None
         assert answer.status == 200, (path, answer.status)
 
     async def findings(self, *, of_colours: bool = False) -> list[str]:
-        """Returns what axe-core finds serious or critical; `of_colours` alone where the rest was looked at before."""
+        """Returns the serious and critical findings of axe-core; with `of_colours`, only those about colours."""
         options: dict[str, Any] = {"resultTypes": ["violations"]}
         if of_colours:
-            # By name: the category's tag brings rules of AAA with it.
+            # By name, since the category's tag includes rules of level AAA.
             options["runOnly"] = {"type": "rule", "values": ["color-contrast", "link-in-text-block"]}
-        if not await self.page.evaluate("'axe' in window"):  # half a megabyte of script, once for each page
+        if not await self.page.evaluate("'axe' in window"):  # half a megabyte of script, once per page
             await self.page.evaluate(Axe().axe_script)
-        # The rest of the results is larger than all else that the browser says.
+        # Only the violations, since the other results are very large.
         found = await self.page.evaluate("options => axe.run(options).then(results => results.violations)", options)
         return [
             f"{v['id']}: {node['target']} {node['failureSummary']}"
@@ -63,7 +63,7 @@ class Tab:
         )
 
     async def sign_in(self, name: str, token: str = TOKEN) -> None:
-        """Signs in from the page that is open, and comes back to it."""
+        """Signs in from the current page, and returns to it."""
         await self.page.get_by_role("link", name="Sign in").first.click()
         await self.page.get_by_label("Your name").fill(name)
         await self.page.get_by_label("Control token").fill(token)
@@ -83,7 +83,7 @@ async def chromium() -> AsyncIterator[Browser]:
 
 @asynccontextmanager
 async def tab(browser: Browser, server: Running, **context: Any) -> AsyncIterator[Tab]:
-    """Opens a tab in a profile of its own; at its end nothing may have gone wrong in it."""
+    """Opens a tab in its own profile. Fails at the end if an error was recorded."""
     profile = await browser.new_context(**context)
     profile.set_default_timeout(PATIENCE_MS)
     page = await profile.new_page()

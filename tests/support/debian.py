@@ -1,6 +1,7 @@
-"""Programs that tests drive and that no wheel brings: Debian's packages, which `tests/setup_debian.sh` installs.
+"""Programs that tests use and that are not in wheels: Debian packages, installed by `tests/setup_debian.sh`.
 
-Where one is missing its tests are skipped and say so. Under `CI=true` that is a failure: no check goes away unseen.
+If one is missing, its tests are skipped with a reason. With `CI=true` they fail instead, so that no check disappears
+unnoticed.
 """
 
 import os
@@ -10,16 +11,16 @@ from typing import NoReturn
 import pytest
 
 PACKAGES = {"curl": "curl", "prometheus": "prometheus", "promtool": "prometheus"}
-"""Programs that the pages of the docs use besides those that every Debian has, and their packages."""
+"""Programs used by the pages of the docs that are not in every Debian installation, and their packages."""
 
 IN_CI = os.environ.get("CI", "").lower() not in ("", "0", "false", "no")
 
 
 def program(package: str, *names: str) -> str | None:
-    """Returns the path of the first of `names` that is installed; None where none is.
+    """Returns the path of the first of `names` that is installed; None if none is.
 
     Raises:
-        RuntimeError: None is, in CI: the module that asks cannot be collected.
+        RuntimeError: None is installed, in CI. The calling test module then cannot be collected.
     """
     path = next((path for name in names if (path := shutil.which(name))), None)
     if path is None and IN_CI:
@@ -28,12 +29,12 @@ def program(package: str, *names: str) -> str | None:
 
 
 def needs(path: str | None, package: str) -> pytest.MarkDecorator:
-    """Returns the mark of tests that cannot run without the program at `path`."""
+    """Returns a mark that skips tests if the program at `path` is missing."""
     return pytest.mark.skipif(path is None, reason=f"not installed: {_advice(package)}")
 
 
 def missing(what: str, package: str) -> NoReturn:
-    """Skips the test that runs for want of `what`; fails it in CI."""
+    """Skips the running test because `what` is missing; fails it in CI."""
     text = f"{what}: {_advice(package)}"
     if IN_CI:
         pytest.fail(text)

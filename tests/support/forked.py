@@ -1,6 +1,6 @@
-"""What a forked process runs: a program, as an interpreter of its own would.
+"""Runs a program in a forked process, as an interpreter would.
 
-Imported in the process that forks, which has imported and done once what every server does, and has started no thread.
+Imported in the process that forks. It has imported and initialized what every server needs, and has no threads.
 """
 
 import gc
@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 
-# What a server imports, in the bodies of functions too, so that no child has to: a second of CPU for each.
+# The imports of a server, including those in functions, so that no child has to do them: a second of CPU each.
 import anyio._backends._asyncio  # noqa: F401
 import s3fs  # noqa: F401
 import sqlalchemy.dialects.sqlite  # noqa: F401

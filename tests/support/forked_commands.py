@@ -1,8 +1,8 @@
-"""A `turnout` for shells under test, which has each command run by a fork of a process that has imported everything.
+"""A `turnout` for shells under test, which runs each command in a fork of a process that has imported everything.
 
-It does what `turnout` does, with the shell's streams, directory, environment and signals, without the second of CPU
-that an interpreter takes for imports. That a process of its own does just the same is held for each command by
-`tests/e2e/cli/test_cli_processes.py`.
+It behaves like `turnout`, with the shell's streams, directory, environment and signals, but without the second of CPU
+that an interpreter needs for imports. `tests/e2e/cli/test_cli_processes.py` checks for each command that a separate
+process does the same.
 """
 
 import atexit
@@ -45,8 +45,8 @@ _MOST_BYTES = 1 << 20
 
 @contextmanager
 def forked_turnout(directory: Path) -> Iterator[None]:
-    """Puts a program `turnout` into `directory`. Commands that still run at the end are killed."""
-    # An abstract address: a socket's path may have 108 bytes, and pytest's directories have more.
+    """Creates a program `turnout` in `directory`. Commands that still run at the end are killed."""
+    # An abstract address, since a socket's path is limited to 108 bytes, and pytest's directories are longer.
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         address = f"\0turnout-tests-{os.getpid()}-{directory.name}"
         listener.bind(address)
@@ -67,7 +67,7 @@ def forked_turnout(directory: Path) -> Iterator[None]:
 
 @functools.cache
 def turnout_program() -> Path:
-    """Returns a program as `forked_turnout` makes it: there with the first who asks, and until this process ends."""
+    """Returns a program as created by `forked_turnout`. Created on first use, it exists until this process ends."""
     stack = ExitStack()
     atexit.register(stack.close)
     folder = Path(tempfile.mkdtemp(prefix="turnout-program-"))
@@ -77,7 +77,7 @@ def turnout_program() -> Path:
 
 
 def _serve(listener: socket.socket) -> None:
-    """Runs commands, each in a fork of this process, until SIGTERM or its parent's end ends it with them."""
+    """Runs commands, each in a fork of this process. Ends with all of them on SIGTERM, or when its parent ends."""
     callers: dict[int, socket.socket] = {}
     parent = os.getppid()
 
@@ -97,7 +97,7 @@ def _serve(listener: socket.socket) -> None:
                 if not asked:
                     caller.close()  # it was killed before it asked
                     continue
-                # Held back until the child has handlers of its own: this one's would end all other commands.
+                # Blocked until the child has its own handlers, since this one's would end all other commands.
                 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
                 pid = os.fork()
                 if pid == 0:
@@ -111,7 +111,7 @@ def _serve(listener: socket.socket) -> None:
             elif isinstance(key.fileobj, socket.socket):
                 number = key.fileobj.recv(1)
                 os.kill(key.data, number[0] if number else signal.SIGKILL)
-                if not number:  # whoever asked was killed
+                if not number:  # the caller was killed
                     ready.unregister(key.fileobj)
             else:
                 _, status = os.waitpid(key.data, 0)
@@ -146,7 +146,7 @@ def _run(arguments: Sequence[str], directory: str, environment: Mapping[str, str
         if isinstance(end.code, str):
             sys.stderr.write(f"{end.code}\n")
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
-    except BaseException:  # noqa: BLE001 - as an interpreter does with what nobody caught
+    except BaseException:  # noqa: BLE001 - like an interpreter
         traceback.print_exc()
     finally:
         threading._shutdown()

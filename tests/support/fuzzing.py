@@ -1,7 +1,7 @@
-"""Broken and twisted messages for every service and route, made from valid ones by a seeded generator.
+"""Generates broken messages for every service and route, from valid ones and a seed.
 
-`messages` makes them, `Sender` sends them and says what was answered that never may be: INTERNAL, UNKNOWN, 500, a call
-that hangs. benchmarks/fuzz.py sends many to a process of its own, tests/integration/rpc/test_fuzz.py a few.
+`messages` generates them. `Sender` sends them, and reports answers that must never occur: INTERNAL, UNKNOWN, 500, or a
+call that hangs. benchmarks/fuzz.py sends many to a separate process, tests/integration/rpc/test_fuzz.py a few.
 """
 
 import asyncio
@@ -36,10 +36,10 @@ _NEVER = {grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL, grpc.StatusCode.DAT
 _TIMEOUT = 20.0
 
 REGION = "fuzz"
-"""Of shared memory, 64 bytes, that some requests refer to; a test may have registered it."""
+"""Name of a shared memory region of 64 bytes to which some requests refer. A test may have registered it."""
 
 _CLIENTS_OWN = "Internal error from Core"
-"""What grpcio's client says in place of the server's status, where a stream was refused while the client wrote on."""
+"""Message of grpcio's client, instead of the server's status, if a stream was refused while the client was writing."""
 
 _TEXTS = ("f", "s", "f@1.0.0", "", "1.0.0", "^1", "latest", "x", "y", "FP32", "BYTES", "model:f", "é", "x" * 300,
           "\x00", "../..", "sha256:" + "0" * 64, "{}", "[]", '{"steps": []}', "request-1")  # fmt: skip
@@ -57,10 +57,10 @@ class Call:
     """One gRPC call.
 
     Attributes:
-        method: Its path.
+        method: Path of the method.
         streams: Whether requests and answers are streams.
-        payloads: Of the requests, as they are sent.
-        control: Whether the control listener is called.
+        payloads: Serialized requests.
+        control: Whether to call the control listener.
     """
 
     method: str
@@ -71,14 +71,14 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One HTTP request, as it is sent."""
+    """One HTTP request in bytes."""
 
     head: bytes
     body: bytes
 
 
 def messages(seed: int) -> Iterator[Call | Request]:
-    """Yields messages without an end; the same for the same seed."""
+    """Yields an endless sequence of messages, which is the same for the same seed."""
     random = Random(seed)
     methods = list(methods_of_all_services())
     seeds = {path: _valid(path, method, random) for path, method, *_ in methods}
@@ -97,7 +97,7 @@ def messages(seed: int) -> Iterator[Call | Request]:
 
 
 def mutated(data: bytes, random: Random) -> bytes:
-    """Returns `data` with one to four things wrong with it."""
+    """Returns `data` with one to four mutations."""
     for _ in range(random.randint(1, 4)):
         data = random.choice(_MUTATIONS)(data, random)[: 1 << 20]
     return data
@@ -155,7 +155,7 @@ _MUTATIONS: Sequence[Callable[[bytes, Random], bytes]] = (
 
 
 def methods_of_all_services() -> Iterator[tuple[str, MethodDescriptor, type[Message], bool]]:
-    """Yields path, descriptor and request of each method, and whether only the control listener has it."""
+    """Yields path, descriptor and request type of each method, and whether only the control listener has it."""
     for module in (*_DATA, *_CONTROL):
         for service in module.DESCRIPTOR.services_by_name.values():
             name = service.full_name
@@ -163,13 +163,13 @@ def methods_of_all_services() -> Iterator[tuple[str, MethodDescriptor, type[Mess
                 name = "inference.GRPCInferenceService"
             for method in service.methods:
                 yield f"/{name}/{method.name}", method, GetMessageClass(method.input_type), module in _CONTROL
-                if module is reflection_pb2:  # the one messages are the other's
+                if module is reflection_pb2:  # both versions of the service have the same messages
                     path = f"/grpc.reflection.v1.ServerReflection/{method.name}"
                     yield path, method, GetMessageClass(method.input_type), False
 
 
 def _valid(path: str, method: MethodDescriptor, random: Random) -> Sequence[bytes]:
-    """Returns requests of a method that are well formed; those that run models are answered."""
+    """Returns valid requests of a method. Those that run models are answered."""
     predict = prediction_pb2.PredictRequest(model="f", request_id="r", inputs=[tensors.encode("x", X)], outputs=["y"])
     strings = prediction_pb2.PredictRequest(
         model="s", request_id="r", inputs=[tensors.encode("x", X.astype(str).ravel())]
@@ -215,7 +215,7 @@ def _filled(message: Message, random: Random, depth: int) -> Message:
             continue
         try:
             _set(message, field, random, depth)
-        except (ValueError, TypeError):  # a number beyond the field's type
+        except (ValueError, TypeError):  # a number outside the range of the field's type
             continue
     return message
 
@@ -264,11 +264,11 @@ _EXTENSIONS: Sequence[tuple[str, Any]] = (
     ("/v2/systemsharedmemory/status", {}),
 )
 _BOTH = frozenset(path for path, _ in _EXTENSIONS if path.endswith(("logging", "setting", "stats", "status")))
-"""Those that are asked with GET, too, or only so."""
+"""Paths that are also, or only, requested with GET."""
 
 
 def _http(random: Random) -> Request:
-    """Returns a request whose JSON, bytes, headers or path are twisted."""
+    """Returns a request with broken JSON, body, headers or path."""
     predict = {"inputs": {"x": X.tolist()}, "outputs": ["y"]}
     tensor = {"name": "x", "datatype": "FP32", "shape": [1, 4], "data": X.ravel().tolist()}
     binary = {"name": "x", "datatype": "FP32", "shape": [1, 4], "parameters": {"binary_data_size": 16}}
@@ -318,7 +318,7 @@ def _http(random: Random) -> Request:
 
 
 def _twisted(value: Any, random: Random, depth: int) -> Any:
-    """Returns a JSON value with something else in one place of it."""
+    """Returns a JSON value in which one part is replaced."""
     if depth and isinstance(value, dict) and value and random.random() < 0.9:
         key = random.choice(list(value))
         if random.random() < 0.1:
@@ -338,7 +338,7 @@ class Sender:
     def __init__(
         self, data: str, control: str, http: str, tls: Tls | None = None, tokens: Sequence[str] = ("",)
     ) -> None:
-        """Prepares to send to the listeners at these addresses; each message shows the next of `tokens`, "": none."""
+        """Creates a sender for these listeners. Each message uses the next of `tokens`; "" for none."""
         options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
         if tls is None:
             self._data, self._control = (grpc.aio.insecure_channel(to, options=options) for to in (data, control))
@@ -364,7 +364,7 @@ class Sender:
             await writer.wait_closed()
 
     async def send(self, message: Call | Request) -> str:
-        """Sends one message; returns what is wrong with the answer, "" for nothing."""
+        """Sends a message. Returns what is wrong with the answer, or "" if nothing is."""
         try:
             async with asyncio.timeout(_TIMEOUT):
                 answer, wrong = await (self._call(message) if isinstance(message, Call) else self._post(message))
@@ -417,7 +417,7 @@ class Sender:
             head = await reader.readuntil(b"\r\n\r\n")
             fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:-2])
             body = await reader.readexactly(int(fields[b"content-length"]))
-        except (asyncio.IncompleteReadError, ConnectionError):  # the server closed: what it read was no HTTP
+        except (asyncio.IncompleteReadError, ConnectionError):  # the server closed: the request was not valid HTTP
             writer.close()
             return "closed", ""
         if fields.get(b"connection") == b"close" or (
@@ -432,7 +432,7 @@ class Sender:
 
 
 def _check_item(method: str, answer: bytes) -> None:
-    """Raises AssertionError where an item of a stream tells an error that never may be."""
+    """Raises AssertionError if an item of a stream contains an error that must never occur."""
     if method.endswith("/PredictStream"):
         code = prediction_pb2.PredictStreamResponse.FromString(answer).error.code
         assert code not in {status.value[0] for status in _NEVER}, answer

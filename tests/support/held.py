@@ -1,4 +1,4 @@
-"""Holds up what a server does in threads of its own, so that a test sees what is so meanwhile, however slow it is."""
+"""Blocks work that a server does in threads, so that a test can observe the state in the meantime."""
 
 import threading
 from collections.abc import Iterator
@@ -16,9 +16,9 @@ _LIMIT_SECONDS = 200.0
 
 @contextmanager
 def held_runs(server: Running, model: str, version: str = "1.0.0") -> Iterator[threading.Event]:
-    """Has the runs of a version begin once the event is set; the end of the context sets it.
+    """Blocks the runs of a version until the event is set, which happens at the latest at the end of the context.
 
-    Of runs in threads, which those have that `inline_threshold_us = 0` keeps from the event loop, or their loops do.
+    Works only for runs in threads: with `inline_threshold_us = 0`, or for models with loops.
     """
     entry = server.services.catalog.snapshot.models[model].versions[Version.parse(version)]
     assert entry.handle is not None
@@ -56,7 +56,7 @@ def held_conversions(server: Running) -> Iterator[threading.Event]:
 
 @contextmanager
 def held_loads() -> Iterator[threading.Event]:
-    """Has versions load once the event is set, in all servers of this process; the end of the context sets it."""
+    """Blocks loads in all servers of this process until the event is set, at the latest at the end of the context."""
     go_on, load = threading.Event(), manager.load  # type: ignore[attr-defined]
 
     def held(*args: Any) -> Any:

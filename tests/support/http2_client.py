@@ -1,7 +1,7 @@
-"""A raw HTTP/2 client: it sends what a test tells it to, right or wrong, and keeps all that comes back.
+"""A raw HTTP/2 client: sends whatever a test tells it to, valid or not, and keeps everything that it receives.
 
-Frames are made by hyperframe and headers by hpack, with nothing in between that would refuse to send what is wrong, or
-lose what comes after a GOAWAY.
+Frames are encoded by hyperframe and headers by hpack. There is no layer above them that would refuse to send invalid
+data, or drop data after a GOAWAY.
 """
 
 import asyncio
@@ -32,16 +32,16 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 FRAME_BYTES = 16_384
 FIRST_WINDOW = 65_535
 BOUND = 60.0
-"""Seconds after which whatever is waited for counts as never coming."""
+"""Seconds after which waiting is given up."""
 
 
 def message(payload: bytes, compressed: int = 0) -> bytes:
-    """Returns a message as gRPC frames it: a flag, the length, the bytes."""
+    """Returns a gRPC message frame: a flag, the length, the bytes."""
     return struct.pack(">BI", compressed, len(payload)) + payload
 
 
 def messages(body: bytes) -> Iterator[bytes]:
-    """Yields the messages of a body, none of them compressed."""
+    """Yields the messages in a body, none of which may be compressed."""
     at = 0
     while at < len(body):
         compressed, length = struct.unpack_from(">BI", body, at)
@@ -52,14 +52,14 @@ def messages(body: bytes) -> Iterator[bytes]:
 
 @dataclass
 class Answer:
-    """What came of one stream.
+    """What was received on one stream.
 
     Attributes:
-        fields: Its header blocks as they came: headers and trailers, or one of both where a call failed at once.
-        body: All of its data.
-        reset: Code by which the server reset the stream; None if it did not.
-        ended: Whether it is over.
-        window: Bytes that may be sent on it.
+        fields: Header blocks as received: headers and trailers, or only one block if a call failed at once.
+        body: All data received.
+        reset: Error code with which the server reset the stream; None if it did not.
+        ended: Whether the stream has ended.
+        window: Number of bytes that may be sent on the stream.
     """
 
     fields: list[list[tuple[bytes, bytes]]] = field(default_factory=list)
@@ -77,23 +77,23 @@ class Answer:
 
     @property
     def status(self) -> int:
-        """Of HTTP."""
+        """HTTP status."""
         return int(self.blocks[0][":status"])
 
     @property
     def grpc_status(self) -> int:
-        """Of the call."""
+        """gRPC status of the call."""
         return int(self.blocks[-1]["grpc-status"])
 
     @property
     def grpc_message(self) -> str:
-        """Of the call, as it travelled."""
+        """gRPC message of the call, as transported."""
         return self.blocks[-1].get("grpc-message", "")
 
 
 @dataclass(frozen=True, slots=True)
 class GoAway:
-    """What the server says when it wants no more streams."""
+    """The server's last GOAWAY frame."""
 
     error_code: int
     last_stream: int
@@ -103,20 +103,20 @@ class Http2Client:
     """One connection.
 
     Attributes:
-        answers: By number of the stream.
-        settings: What the server said in its SETTINGS, by identifier.
-        goaway: What its last GOAWAY said; None before one.
+        answers: Answers by stream number.
+        settings: The server's settings, by identifier.
+        goaway: The server's last GOAWAY; None if there was none.
         closed: Whether the server closed the connection.
     """
 
     def __init__(self, host: str, port: int, *, window: int = 1 << 20, release_memory: bool = True) -> None:
-        """Prepares.
+        """Creates the client without connecting.
 
         Args:
-            host: Where to connect to.
-            port: Its port.
-            window: What each stream of the server may send before it is given room back, in bytes.
-            release_memory: Whether the room that data took is given back.
+            host: Host to connect to.
+            port: Port to connect to.
+            window: Initial flow-control window for each of the server's streams, in bytes.
+            release_memory: Whether received data is credited back to the server's windows.
         """
         self._where = host, port
         self._window = window
@@ -158,19 +158,19 @@ class Http2Client:
         await asyncio.gather(self._reading, return_exceptions=True)
 
     def stop_reading(self) -> None:
-        """Leaves whatever the server sends from now on where it is."""
+        """Stops reading, so that the server's data stays in the network buffers."""
         self._reading.cancel()
 
     def write(self, data: bytes) -> None:
-        """Sends bytes as they are."""
+        """Sends raw bytes."""
         self.writer.write(data)
 
     def frame(self, frame: Frame) -> None:
-        """Sends a frame as it is."""
+        """Sends a frame unchanged."""
         self.writer.write(frame.serialize())
 
     async def flush(self) -> None:
-        """Waits until the server has taken what was sent, or has closed the connection."""
+        """Waits until everything was written to the network, or the server has closed the connection."""
         with contextlib.suppress(ConnectionError):
             await self.writer.drain()
 
@@ -179,13 +179,13 @@ class Http2Client:
         return self._encoder.encode([(_bytes(key), _bytes(value)) for key, value in headers], huffman=False)
 
     def open(self, path: str, headers: Headers = CALL, *, method: str = "POST", end: bool = False) -> int:
-        """Begins a request, and returns its stream's number; `headers` may have pseudo-headers of their own."""
+        """Starts a request, and returns its stream number. `headers` may contain pseudo-headers."""
         pseudo = [(":method", method), (":scheme", "http"), (":path", path), (":authority", "localhost")]
         own = {_bytes(key) for key, _ in headers}
         return self.open_block(self.encode([*(p for p in pseudo if p[0].encode() not in own), *headers]), end=end)
 
     def open_block(self, block: bytes, *, end: bool = False) -> int:
-        """Begins a request by a compressed block of headers as it is, and returns its stream's number."""
+        """Starts a request with a compressed header block, and returns its stream number."""
         number, self._next = self._next, self._next + 2
         self.answers[number] = Answer(window=self.settings.get(SettingsFrame.INITIAL_WINDOW_SIZE, FIRST_WINDOW))
         frame = HeadersFrame(number, block, flags=["END_HEADERS"])
@@ -195,13 +195,13 @@ class Http2Client:
         return number
 
     async def begin(self, path: str, headers: Headers = CALL, *, method: str = "POST", end: bool = False) -> int:
-        """Begins a request, waits until it is sent, and returns its stream's number."""
+        """Starts a request, waits until it was sent, and returns its stream number."""
         number = self.open(path, headers, method=method, end=end)
         await self.flush()
         return number
 
     async def send(self, stream: int, data: bytes, *, end: bool = False, sizes: Sequence[int] = ()) -> None:
-        """Sends a piece of a request's body, as the server's windows let it, in frames of `sizes` first."""
+        """Sends a part of a request's body, as the server's windows allow. The first frames have the given `sizes`."""
         pieces, at, answer = iter(sizes), 0, self.answers[stream]
         while at < len(data) or end:
             size = min(next(pieces, FRAME_BYTES), FRAME_BYTES, len(data) - at)
@@ -222,14 +222,14 @@ class Http2Client:
                 return
 
     async def receive(self) -> bool:
-        """Waits for what comes next; returns whether anything did."""
+        """Waits for the next frame. Returns False if the connection was closed."""
         if not self.closed:
             self._news.clear()
             await self._news.wait()
         return not self.closed
 
     async def answer(self, stream: int, seconds: float = BOUND) -> Answer:
-        """Returns the answer to a request, once it is over."""
+        """Returns the answer to a request, once the stream has ended."""
         answer = self.answers[stream]
         async with asyncio.timeout(seconds):
             while not answer.ended and await self.receive():
@@ -237,13 +237,13 @@ class Http2Client:
         return answer
 
     async def call(self, path: str, body: bytes, headers: Headers = CALL, *, sizes: Sequence[int] = ()) -> Answer:
-        """Sends a whole request, and returns its answer."""
+        """Sends a complete request, and returns its answer."""
         stream = await self.begin(path, headers)
         await self.send(stream, body, end=True, sizes=sizes)
         return await self.answer(stream)
 
     async def ping(self) -> None:
-        """Waits until the server has answered a PING: it has read all that was sent before."""
+        """Waits until the server has answered a PING, and so has read everything sent before it."""
         before = self.pongs
         self.frame(PingFrame(0, bytes(8)))
         async with asyncio.timeout(BOUND):
@@ -301,7 +301,7 @@ class Http2Client:
         elif answer is not None:
             self._take_answer(frame, answer)
         elif isinstance(frame, HeadersFrame):
-            self._decoder.decode(frame.data, raw=True)  # or the table that both sides keep is another
+            self._decoder.decode(frame.data, raw=True)  # keeps the compression state in sync
 
     def _take_settings(self, frame: SettingsFrame) -> None:
         if "ACK" in frame.flags:

@@ -1,4 +1,4 @@
-"""An HTTP endpoint on loopback that a server under test asks: it answers what the test says, and notes requests."""
+"""An HTTP endpoint on loopback for a server under test: answers as the test says, and records requests."""
 
 import asyncio
 import contextlib
@@ -26,7 +26,7 @@ class Asked:
 
 
 def answer(status: int, body: object = b"", **headers: str) -> bytes:
-    """Returns an HTTP answer; a body that is no bytes is sent as JSON."""
+    """Returns an HTTP response. A body that is not bytes is sent as JSON."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     lines = [f"HTTP/1.1 {status} Said", f"Content-Length: {len(content)}", "Connection: close"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
@@ -34,21 +34,21 @@ def answer(status: int, body: object = b"", **headers: str) -> bytes:
 
 
 HANGS = None
-"""No answer, for as long as the endpoint runs."""
+"""Leaves a request without an answer for as long as the endpoint runs."""
 
 Say = bytes | Callable[[Asked], bytes] | None
 
 
 @dataclass
 class Endpoint:
-    """What is asked.
+    """The endpoint.
 
     Attributes:
-        says: To each request, after those of `first`; `HANGS` for no answer. It may be changed while it runs.
-        first: To the first requests, in order.
-        asked: The requests so far.
-        sent: Bytes of the answers that were taken.
-        url: Where it listens.
+        says: Answer to each request after those of `first`; `HANGS` for no answer. It may be changed at any time.
+        first: Answers to the first requests, in order.
+        asked: Requests so far.
+        sent: Number of bytes of answers that were sent.
+        url: URL of the endpoint.
     """
 
     says: Say = b""
@@ -61,12 +61,12 @@ class Endpoint:
     _released: bool = False
 
     def release(self) -> None:
-        """Has the requests that hang answered by what is said by now."""
+        """Answers the requests that hang with the current value of `says`."""
         self._released = True
         self._over.set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answers one connection's only request."""
+        """Answers the only request of a connection."""
         task = asyncio.current_task()
         assert task is not None
         self._served.add(task)
@@ -95,7 +95,7 @@ class Endpoint:
 
 @asynccontextmanager
 async def listening(endpoint: Endpoint, port: int = 0, tls: ssl.SSLContext | None = None) -> AsyncIterator[Endpoint]:
-    """Runs an endpoint until the context is left."""
+    """Runs an endpoint while the context is entered."""
     server = await asyncio.start_server(endpoint.serve, "127.0.0.1", port, ssl=tls)
     endpoint.url = f"http{'' if tls is None else 's'}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     try:

@@ -1,4 +1,4 @@
-"""The chart in deploy/kubernetes, rendered by its own `render.py`."""
+"""Renders the chart in deploy/kubernetes, with its own `render.py`."""
 
 import functools
 import importlib.util
@@ -14,12 +14,12 @@ CHART = KUBERNETES / "turnout"
 Document = dict[str, Any]
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""Ten times as quick in C, where PyYAML was built with it."""
+"""The loader in C, if PyYAML was built with it, is ten times as fast."""
 
 
 @functools.cache
 def render_module() -> ModuleType:
-    """Returns `deploy/kubernetes/render.py`, which lies in no package."""
+    """Imports `deploy/kubernetes/render.py`, which is in no package."""
     spec = importlib.util.spec_from_file_location("turnout_kubernetes_render", KUBERNETES / "render.py")
     assert spec is not None
     assert spec.loader is not None
@@ -30,7 +30,7 @@ def render_module() -> ModuleType:
 
 
 def rendered(values: Document | None = None, name: str = "turnout") -> list[Document]:
-    """Returns all that the chart renders; insecure, where the values do not say who may call."""
+    """Returns all documents that the chart renders. Sets `insecure` unless the values configure authentication."""
     values = values or {}
     who = {} if {"auth", "insecure"} & values.keys() else {"insecure": True}
     texts = render_module().documents(yaml.safe_dump(who | values), name=name)
@@ -38,12 +38,12 @@ def rendered(values: Document | None = None, name: str = "turnout") -> list[Docu
 
 
 def only(documents: list[Document], kind: str) -> Document:
-    """Returns the one document of a kind."""
+    """Returns the only document of a kind."""
     (found,) = [document for document in documents if document["kind"] == kind]
     return found
 
 
 def replicas(**more: Any) -> Document:
-    """Returns the values of several servers, with everything on."""
+    """Returns values for several servers, with everything enabled."""
     values: Document = yaml.safe_load((KUBERNETES / "values" / "replicas.yaml").read_text())
     return values | more

@@ -1,8 +1,8 @@
-"""A pod of a manifest as a process of this machine: its command, environment, files, probes and end.
+"""Runs a pod of a manifest as a process of this machine: with its command, environment, files, probes and shutdown.
 
-What a node does is done as it does it: the file system is read-only but for the pod's volumes, the user is the pod's
-and has no capability, probes are judged by their status, and at the end the preStop action runs, then SIGTERM comes,
-and after the grace period SIGKILL. Paths and ports are other ones, since the machine is not the pod's alone.
+It does what a node does: the file system is read-only except for the pod's volumes, the user is the pod's and has no
+capabilities, probes are judged by their status, and at the end the preStop action runs, followed by SIGTERM and, after
+the grace period, SIGKILL. Paths and ports are different ones, since other tests use the machine too.
 """
 
 import os
@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 Document = dict[str, Any]
 
 _USER = 10001
-"""Of the image, where a pod names none."""
+"""User of the image, for pods that do not set one."""
 
 _CAN_CONFINE = os.geteuid() == 0 and (
     subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode == 0
@@ -37,7 +37,7 @@ _CAN_CONFINE = os.geteuid() == 0 and (
 
 
 def image_environment() -> dict[str, str]:
-    """Returns what the Dockerfile's last stage puts into the environment, PATH aside."""
+    """Returns the environment variables of the Dockerfile's last stage, except PATH."""
     stage = (ROOT / "Dockerfile").read_text().rpartition("\nFROM ")[2].replace("\\\n", " ")
     pairs = [shlex.split(line[4:]) for line in stage.splitlines() if line.startswith("ENV ")]
     return {
@@ -47,13 +47,13 @@ def image_environment() -> dict[str, str]:
 
 @dataclass
 class Pod:
-    """A pod that runs.
+    """A running pod.
 
     Attributes:
-        spec: Of the pod.
-        ports: What its ports are here, by number there.
-        log: Where its output goes.
-        process: Of its one container.
+        spec: Specification of the pod.
+        ports: Ports on this machine, by the container's port number.
+        log: File with its output.
+        process: Process of its only container.
     """
 
     spec: Document
@@ -68,12 +68,12 @@ class Pod:
         return container
 
     def address(self, name: str) -> str:
-        """Returns HOST:PORT of a port by its name."""
+        """Returns HOST:PORT of a port by name."""
         (port,) = [port["containerPort"] for port in self.container["ports"] if port["name"] == name]
         return f"127.0.0.1:{self.ports[port]}"
 
     def probe(self, kind: str) -> bool:
-        """Asks a probe once, as the node does: any status from 200 to 399 will do, and no certificate is checked."""
+        """Runs a probe once, like a node: any status from 200 to 399 passes, and certificates are not checked."""
         probe = self.container[kind]
         get = probe["httpGet"]
         number = get["port"] if isinstance(get["port"], int) else None
@@ -89,7 +89,7 @@ class Pod:
             return False
 
     def wait_for(self, kind: str) -> None:
-        """Asks a probe until it passes: no longer than the startup probe has, and many times as often."""
+        """Repeats a probe until it passes, for as long as the startup probe allows, but much more often."""
         probe = self.container["startupProbe"]
         deadline = time.monotonic() + min(probe["periodSeconds"] * probe["failureThreshold"], 180)
         while not self.probe(kind):
@@ -98,7 +98,7 @@ class Pod:
             time.sleep(0.05)
 
     def stop(self, after_pre_stop: Callable[[], object] = lambda: None) -> tuple[int, float]:
-        """Ends it as a node does; returns the exit code, and the seconds of the grace period that were left.
+        """Stops the pod like a node does. Returns the exit code, and the seconds left of the grace period.
 
         Args:
             after_pre_stop: Called before SIGTERM is sent.
@@ -108,7 +108,7 @@ class Pod:
         if "lifecycle" in self.container:
             time.sleep(
                 self.container["lifecycle"]["preStop"]["sleep"]["seconds"]
-            )  # the action itself, no wait of a test
+            )  # the preStop action itself, not a wait of the test
         after_pre_stop()
         self.process.send_signal(signal.SIGTERM)
         try:
@@ -127,14 +127,14 @@ def running(
     secrets: Mapping[str, Mapping[str, str]] | None = None,
     name: str = "turnout-5d8f9c7b4-abcde",
 ) -> Iterator[Pod]:
-    """Starts a pod; it is killed at the end.
+    """Starts a pod, and kills it at the end.
 
     Args:
-        spec: Of the pod.
-        folder: What lies in it can be written, and nothing else; the pod's user has to get there.
-        volumes: Where the volumes lie, by name: in it, or elsewhere if they are read-only. /dev/shm is the machine's.
-        secrets: That its environment is taken from, by name and key.
-        name: Of the pod.
+        spec: Specification of the pod.
+        folder: The only writable folder. The pod's user must be able to reach it.
+        volumes: Directory of each volume, by name: in the folder, or anywhere if read-only. /dev/shm is the machine's.
+        secrets: Secrets used in its environment, by name and key.
+        name: Name of the pod.
     """
     (container,) = spec["containers"]
     paths = {
@@ -143,7 +143,7 @@ def running(
         if mount["mountPath"] != "/dev/shm"
     }
     ports = {port["containerPort"]: free_port() for port in container["ports"]}
-    # The loopback listener is no port of the container's, and the machine has others on it.
+    # The loopback listener is not a port of the container, and other tests may use the same port.
     control = re.search(r"--control=127\.0\.0\.1:(\d+)", " ".join(container["args"]))
     ports |= {int(control[1]): free_port()} if control else {}
 
@@ -185,7 +185,7 @@ def _value(variable: Document, secrets: Mapping[str, Mapping[str, str]], name: s
 
 
 def _confined(security: Document, folder: Path) -> list[str]:
-    """Returns what runs a command as the security context has it run, where this machine can: as root alone."""
+    """Returns the command prefix that applies the security context; [] if this machine cannot (it needs root)."""
     if not _CAN_CONFINE:
         return []
     assert security["readOnlyRootFilesystem"]
@@ -201,10 +201,10 @@ def _confined(security: Document, folder: Path) -> list[str]:
 
 
 def _way_in() -> list[str]:
-    """Returns the commands that let others reach this Python and this checkout, which may lie where root alone gets.
+    """Returns commands that make this Python and this checkout accessible to other users, even inside root's folders.
 
-    They hold for the pod's own view of the file system: a folder that is closed is covered by one that is open, with
-    the one folder in it that is needed.
+    They affect only the pod's view of the file system: each inaccessible folder is covered by an accessible one that
+    contains only the folder that is needed.
     """
     needed = {Path(sys.executable).resolve(), Path(sys.prefix), ROOT}
     closed = sorted(

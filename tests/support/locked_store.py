@@ -1,4 +1,4 @@
-"""Another process that holds the write lock of an SQLite state store."""
+"""Holds the write lock of an SQLite state store in another process."""
 
 import asyncio
 import sys

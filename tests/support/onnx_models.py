@@ -1,4 +1,4 @@
-"""Tiny ONNX models to test with. Each function returns a fresh model that ONNX Runtime loads."""
+"""Tiny ONNX models for tests. Each function returns a new model that ONNX Runtime can load."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,14 +26,14 @@ def model(
     opset: Mapping[str, int] | None = None,
     ir_version: int = IR_VERSION,
 ) -> ModelProto:
-    """Puts a model together."""
+    """Creates a model."""
     graph = helper.make_graph(list(nodes), "test", list(inputs), list(outputs), list(initializers))
     imports = [helper.make_opsetid(domain, version) for domain, version in (opset or {"": OPSET}).items()]
     return helper.make_model(graph, opset_imports=imports, ir_version=ir_version)
 
 
 def matmul(size: int = 64, *, seed: int = 0, batch: Dim = "batch") -> ModelProto:
-    """y = x @ w. Models of different seeds differ in their weights alone."""
+    """y = x @ w. Models with different seeds differ only in their weights."""
     weights = np.random.default_rng(seed).standard_normal((size, size), dtype=np.float32)
     return model(
         [helper.make_node("MatMul", ["x", "w"], ["y"])],
@@ -44,7 +44,7 @@ def matmul(size: int = 64, *, seed: int = 0, batch: Dim = "batch") -> ModelProto
 
 
 def scaled(factor: float) -> ModelProto:
-    """y = factor * x, so that an answer tells which model gave it."""
+    """y = factor * x, so that an answer shows which model gave it."""
     return model(
         [helper.make_node("Mul", ["x", "factor"], ["y"])],
         [tensor("x", TensorProto.FLOAT, ["batch", 4])],
@@ -56,7 +56,7 @@ def scaled(factor: float) -> ModelProto:
 def rows_but(left_out: float) -> ModelProto:
     """y = the rows of x whose first value is not `left_out`, or near it. float32 (batch, 2) in, (kept, 2) out.
 
-    A value that nobody would try is all that tells it from a model that batches.
+    Except for this one value, which no test input has, it looks like a model that can be batched.
     """
     return model(
         [
@@ -78,7 +78,7 @@ def rows_but(left_out: float) -> ModelProto:
 
 
 def add_with_default(*, ir_version: int = IR_VERSION) -> ModelProto:
-    """y = x + bias, where the input `bias` may be left out (from IR version 4 on)."""
+    """y = x + bias, where the input `bias` is optional (from IR version 4 on)."""
     return model(
         [helper.make_node("Add", ["x", "bias"], ["y"])],
         [tensor("x", TensorProto.FLOAT, ["batch", 3]), tensor("bias", TensorProto.FLOAT, [3])],
@@ -119,7 +119,7 @@ def bfloat16_cast() -> ModelProto:
 
 
 def if_with_weights() -> ModelProto:
-    """y = 2 if flag else 3, of constants that are initialisers of the two branches."""
+    """y = 2 if flag else 3. The constants are initialisers of the two branches."""
     return model(
         [helper.make_node("If", ["flag"], ["y"], then_branch=_branch("two", 2.0), else_branch=_branch("three", 3.0))],
         [tensor("flag", TensorProto.BOOL, [])],
@@ -153,7 +153,7 @@ def save(proto: ModelProto, path: Path) -> Path:
 
 
 def move_out(weights: TensorProto, location: str, *, offset: int | None = None) -> bytes:
-    """Points a tensor at a file, whether or not there is one, and returns the bytes that belong there."""
+    """Makes a tensor refer to a file, whether it exists or not, and returns the bytes for this file."""
     data = bytes(weights.raw_data)
     weights.ClearField("raw_data")
     weights.data_location = TensorProto.EXTERNAL
@@ -166,7 +166,7 @@ def move_out(weights: TensorProto, location: str, *, offset: int | None = None) 
 
 
 def save_external(directory: Path, *, location: str = "weights.data", seed: int = 0) -> Path:
-    """Writes a matmul model that keeps its weights in `location` and returns its path."""
+    """Writes a matmul model with its weights in `location`, and returns its path."""
     proto = matmul(seed=seed)
     data = move_out(proto.graph.initializer[0], location)
     (directory / location).parent.mkdir(parents=True, exist_ok=True)
@@ -181,7 +181,7 @@ def _branch(name: str, value: float) -> GraphProto:
 
 
 def slow() -> ModelProto:
-    """y = x + n, after n rounds of a loop of no use: as slow as the caller asks. float32 (batch, 4), int64 scalar n."""
+    """y = x + n, after n rounds of a useless loop: as slow as requested. float32 (batch, 4), int64 scalar n."""
     square = numpy_helper.from_array(np.eye(96, dtype=np.float32) * 0.5, "square")
     body = helper.make_graph(
         [
@@ -216,8 +216,8 @@ def slow() -> ModelProto:
 def look_up() -> ModelProto:
     """y = table[index]: fails inside the model beyond its 300 rows. int64 (batch,) in, float32 (batch, 4) out.
 
-    The table holds numbers as text, and its last row none: the cast of that row raises, which ONNX Runtime does not
-    call an invalid argument, as it does an index that `Gather` cannot find (see `gather`).
+    The table contains numbers as text, and its last row does not: the cast of that row raises an error that ONNX
+    Runtime does not classify as an invalid argument, unlike an index that `Gather` cannot find (see `gather`).
     """
     nodes, initializers = _rows_of_text("index")
     return model(
@@ -249,7 +249,7 @@ def _rows_of_text(index: str, rows: str = "y") -> tuple[list[NodeProto], list[Te
 
 
 def gather() -> ModelProto:
-    """y = table[index]: the caller's fault beyond its 300 rows. int64 (batch,) in, float32 (batch, 4) out."""
+    """y = table[index]: an invalid argument beyond its 300 rows. int64 (batch,) in, float32 (batch, 4) out."""
     table = numpy_helper.from_array(np.arange(1200, dtype=np.float32).reshape(300, 4), "table")
     return model(
         [helper.make_node("Gather", ["table", "index"], ["y"])],
@@ -260,7 +260,7 @@ def gather() -> ModelProto:
 
 
 def adds_two() -> ModelProto:
-    """y = a + b, both of the same free size: ONNX Runtime raises where the sizes differ. float32 (n,) each."""
+    """y = a + b, both of the same free size: ONNX Runtime raises an error if the sizes differ. float32 (n,) each."""
     return model(
         [helper.make_node("Add", ["a", "b"], ["y"])],
         [tensor("a", TensorProto.FLOAT, ["n"]), tensor("b", TensorProto.FLOAT, ["n"])],
@@ -269,7 +269,7 @@ def adds_two() -> ModelProto:
 
 
 def look_up_safely() -> ModelProto:
-    """The signature of `look_up`, its answers wherever it gives one, and the time that it takes."""
+    """Has the signature, the answers and the speed of `look_up`, but never fails."""
     nodes, initializers = _rows_of_text("safe")
     return model(
         [helper.make_node("Min", ["index", "bound"], ["safe"]), *nodes],
@@ -292,9 +292,9 @@ def leaky() -> ModelProto:
 
 
 def divides() -> ModelProto:
-    """y = x / d. int32 (batch, 1) and (1): on x86, -2**31 / -1 in one row kills the process by SIGFPE.
+    """y = x / d. int32 (batch, 1) and (1): on x86, -2**31 / -1 in a single row kills the process by SIGFPE.
 
-    ONNX Runtime checks for zeros, not for this; several rows may go through vector instructions, which do not trap.
+    ONNX Runtime checks for zeros, but not for this. Several rows may use vector instructions, which do not trap.
     """
     return model(
         [helper.make_node("Div", ["x", "d"], ["y"])],
@@ -304,7 +304,7 @@ def divides() -> ModelProto:
 
 
 def divides_safely() -> ModelProto:
-    """The signature of `divides`; y = x / max(d, 1), which nothing kills."""
+    """Has the signature of `divides`; y = x / max(d, 1), which never crashes."""
     one = numpy_helper.from_array(np.array([1], np.int32), "one")
     return model(
         [helper.make_node("Max", ["d", "one"], ["safe"]), helper.make_node("Div", ["x", "safe"], ["y"])],
@@ -315,7 +315,7 @@ def divides_safely() -> ModelProto:
 
 
 def integer_division(op_type: str = "Div", element: int = TensorProto.INT64) -> ModelProto:
-    """y = a / b, or a % b, of integers (n) and (n): on x86 the least int64 by -1 kills the process by SIGFPE."""
+    """y = a / b, or a % b, of integers (n) and (n): on x86, the smallest int64 by -1 kills the process by SIGFPE."""
     return model(
         [helper.make_node(op_type, ["a", "b"], ["y"], name="divide")],
         [tensor("a", element, ["n"]), tensor("b", element, ["n"])],
@@ -324,7 +324,7 @@ def integer_division(op_type: str = "Div", element: int = TensorProto.INT64) -> 
 
 
 def always_crashes() -> ModelProto:
-    """y = -2**63 / (x - x - 1): kills the process by SIGFPE whatever it is given. int64 (n)."""
+    """y = -2**63 / (x - x - 1): kills the process by SIGFPE for any input. int64 (n)."""
     return model(
         [
             helper.make_node("Sub", ["x", "x"], ["zero"]),
@@ -341,7 +341,7 @@ def always_crashes() -> ModelProto:
 
 
 def recurrent(op_type: str = "LSTM") -> ModelProto:
-    """y = the outputs of an LSTM or GRU. float32 (steps, batch, 2): no rows end the process by SIGABRT."""
+    """y = the outputs of an LSTM or GRU. float32 (steps, batch, 2): an empty batch ends the process by SIGABRT."""
     gates = {"LSTM": 4, "GRU": 3, "RNN": 1}[op_type]
     weights = [numpy_helper.from_array(np.ones((1, 2 * gates, 2), np.float32), name) for name in "wr"]
     return model(
@@ -353,9 +353,9 @@ def recurrent(op_type: str = "LSTM") -> ModelProto:
 
 
 def pooled(*, window: int = 3, stride: int = 2, margin: int = 0, size: Dim = "h") -> ModelProto:
-    """y = the largest of each window of a convolved picture. float32 (batch, 3, h, 8).
+    """y = the maximum of each window of a convolved picture. float32 (batch, 3, h, 8).
 
-    A picture that is less high than the window ends the process by SIGFPE.
+    A picture with less height than the window ends the process by SIGFPE.
     """
     weights = np.random.default_rng(0).standard_normal((16, 3, 1, 1)).astype(np.float32)
     pool = {"kernel_shape": [window] * 2, "strides": [stride] * 2, "pads": [margin] * 4}
@@ -441,9 +441,9 @@ def similarities() -> ModelProto:
 
 
 def normalized_sum() -> ModelProto:
-    """y = the normalised sum of two embeddings, as BERT begins. int64 (batch, tokens) words and kinds.
+    """y = the normalised sum of two embeddings, as at the beginning of BERT. int64 (batch, tokens) words and kinds.
 
-    ONNX Runtime makes one operator of it: no rows of kinds beside some of words end the process by SIGFPE.
+    ONNX Runtime fuses this into one operator: zero rows of kinds with some rows of words end the process by SIGFPE.
     """
     random = np.random.default_rng(0)
     tables = {"word_table": (10, 8), "kind_table": (2, 8), "scale": (8,), "bias": (8,)}
@@ -472,7 +472,7 @@ def not_a_number() -> ModelProto:
 
 
 def random_noise(seed: float = 0.0) -> ModelProto:
-    """y = x + uniform noise of [0, 1): answers no request twice the same. float32 (batch, 4)."""
+    """y = x + uniform noise of [0, 1): never gives the same answer twice. float32 (batch, 4)."""
     noise = helper.make_node("RandomUniformLike", ["x"], ["noise"], seed=seed)
     return model(
         [noise, helper.make_node("Add", ["x", "noise"], ["y"])],
@@ -499,7 +499,7 @@ def softmax(temperature: float = 1.0, bias: Sequence[float] = (0.0, 0.0, 0.0, 0.
 
 
 def grows() -> ModelProto:
-    """y = the sum of n float32 zeros, which all have to be in memory at once. int64 scalar n, float32 (batch, 4) x."""
+    """y = the sum of n float32 zeros, which must all be in memory at once. int64 scalar n, float32 (batch, 4) x."""
     return model(
         [
             helper.make_node("Reshape", ["n", "one"], ["shape"]),
@@ -514,7 +514,7 @@ def grows() -> ModelProto:
 
 
 def repeats(times: int) -> ModelProto:
-    """y = x, `times` times over: a small request, and an answer that need not be. float32 (batch, 4) x."""
+    """y = x, repeated `times` times: a small request with an answer of any size. float32 (batch, 4) x."""
     return model(
         [helper.make_node("Tile", ["x", "repeats"], ["y"])],
         [tensor("x", TensorProto.FLOAT, ["batch", 4])],
@@ -524,7 +524,7 @@ def repeats(times: int) -> ModelProto:
 
 
 def one_long_node() -> ModelProto:
-    """y = x + the sum of a product of (n, n) by (n, n) float64 zeros: n decides how long one node takes.
+    """y = x + the sum of a product of (n, n) by (n, n) float64 zeros: n determines how long a single node takes.
 
     int64 scalar n, float32 (batch, 4) x.
     """
@@ -547,7 +547,7 @@ def one_long_node() -> ModelProto:
 
 
 def adds_count() -> ModelProto:
-    """The signature of `slow`, `grows` and `one_long_node`; y = x + 0 * n."""
+    """Has the signature of `slow`, `grows` and `one_long_node`; y = x + 0 * n."""
     zero = numpy_helper.from_array(np.array(0, np.int64), "zero")
     return model(
         [
@@ -562,9 +562,9 @@ def adds_count() -> ModelProto:
 
 
 def slow_look_up(*, safe: bool) -> ModelProto:
-    """y = x + n + table[index], after n rounds of a loop of no use.
+    """y = x + n + table[index], after n rounds of a useless loop.
 
-    Fails inside the model where the index is out of range, unless safe.
+    Fails inside the model if the index is out of range, unless `safe`.
 
     float32 (batch, 4) x, int64 scalar n, int64 (batch,) index.
     """
@@ -586,7 +586,7 @@ def slow_look_up(*, safe: bool) -> ModelProto:
 
 
 def endless(batch: Dim = "batch") -> ModelProto:
-    """y = x, after a loop that nobody will see the end of."""
+    """y = x, after a practically endless loop."""
     body = helper.make_graph(
         [helper.make_node("Identity", ["go on"], ["goes on"]), helper.make_node("Identity", ["carried"], ["y0"])],
         "body",

@@ -1,7 +1,7 @@
-"""In which order tests run, and which of them share a worker where several run at once (pytest-xdist).
+"""Defines the order in which tests run, and which of them share a worker if several run at once (pytest-xdist).
 
-What is quick and says most where it fails comes first: unit, property, integration, e2e. Among the last, those that
-were given the longest time start first, so that none of them is left running alone at the end.
+Tests that are fast and whose failures say most come first: unit, property, integration, e2e. Among the last, those with
+the longest time limits start first, so that none of them runs alone at the end.
 """
 
 import functools
@@ -14,16 +14,16 @@ import pytest
 TESTS = Path(__file__).parents[1]
 _FOLDERS = ("unit", "property", "integration", "e2e", "gpu")
 _BYTES_A_WORKER = 3 << 30
-"""The most that a test takes with its server and its browser is about this."""
+"""Approximate maximum memory of a test with its server and browser, in bytes."""
 
 
 def folder_of(item: pytest.Item) -> str:
-    """Returns the kind of a test: the folder below `tests` that holds it."""
+    """Returns the kind of a test: the folder below `tests` that contains it."""
     return item.path.relative_to(TESTS).parts[0]
 
 
 def sort_key(item: pytest.Item) -> tuple[int, float]:
-    """Returns what tests are sorted by; tests of one file that are alike stay in their order."""
+    """Returns the sort key of a test. Tests of one file with equal keys keep their order."""
     folder = folder_of(item)
     rank = _FOLDERS.index(folder) if folder in _FOLDERS else len(_FOLDERS)
     limit = item.get_closest_marker("timeout")
@@ -32,18 +32,18 @@ def sort_key(item: pytest.Item) -> tuple[int, float]:
 
 @functools.cache
 def shared_scope(path: str) -> bool:
-    """Tells whether a file's tests run on one worker: they are quick, or have expensive fixtures in common."""
+    """Returns whether a file's tests run on one worker, because they are fast or share expensive fixtures."""
     return not path.startswith("tests/e2e/") or 'scope="module"' in (TESTS.parent / path).read_text()
 
 
 def workers(*, quick: bool) -> int:
-    """Returns how many workers pay, as far as there is memory: as many as cores for the quick loop, else twice as many.
+    """Returns the useful number of workers, as far as memory allows: one per core for fast tests, otherwise two.
 
-    Quick tests do nothing but compute, and each worker more collects all of them once more (two workers 52 s, three 57,
-    four 67 on two cores). Of the others much is waiting: 13:48 with three workers, 11:29 with four.
+    Fast tests are bound by CPU, and each additional worker collects all of them once more (two workers 52 s, three 57,
+    four 67 on two cores). The others mostly wait: 13:48 with three workers, 11:29 with four.
 
     Args:
-        quick: No test is run that is marked as slow.
+        quick: Whether no test that is marked as slow runs.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -51,7 +51,7 @@ def workers(*, quick: bool) -> int:
 
 
 def scheduler(config: pytest.Config, log: Any) -> Any:
-    """Returns what gives files, or single tests, to workers in the order of the run."""
+    """Returns a scheduler that assigns files, or single tests, to workers in the order of the run."""
     from xdist.scheduler import LoadScopeScheduling
 
     class InOrder(LoadScopeScheduling):

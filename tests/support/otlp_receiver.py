@@ -1,4 +1,4 @@
-"""A collector of our own: takes OTLP over HTTP or gRPC, and reads what it got as spans."""
+"""A collector for tests: receives OTLP over HTTP or gRPC, and decodes it to spans."""
 
 import asyncio
 import threading
@@ -30,7 +30,7 @@ def _read(attributes: Iterable[Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Span:
-    """A span as it came."""
+    """A span as received."""
 
     message: Message
     resource: dict[str, Any]
@@ -66,14 +66,14 @@ class Span:
 
 @dataclass
 class Collector:
-    """What came, and how the next exports are answered.
+    """What was received, and how the next exports are answered.
 
     Attributes:
-        endpoint: Where it listens.
-        exports: What came and was taken, in order.
-        headers: Of each export, refused ones included.
-        answers: HTTP statuses with headers, or gRPC codes, of the next exports; past their end all is taken.
-        response: Body of an answer that takes an export.
+        endpoint: Address of the collector.
+        exports: Accepted exports, in order.
+        headers: Headers of each export, including refused ones.
+        answers: HTTP statuses with headers, or gRPC codes, for the next exports. After these, all are accepted.
+        response: Body of the response to an accepted export.
     """
 
     endpoint: str = ""
@@ -103,7 +103,7 @@ class Collector:
         return [span for span in self.spans if span.parent_id == parent.span_id]
 
     async def wait(self, holds: Callable[[Sequence[Span]], bool]) -> list[Span]:
-        """Returns the spans once they are such; fails where that takes too long."""
+        """Returns the spans once `holds` is true for them; fails if that takes too long."""
         end = time.monotonic() + LIMIT_SECONDS
         while not holds(spans := self.spans):
             assert time.monotonic() < end, [(span.name, span.attributes) for span in spans]
@@ -111,7 +111,7 @@ class Collector:
         return spans
 
     async def requests(self, count: int) -> list[Span]:
-        """Returns the spans of requests once there are so many; there must be no more."""
+        """Returns the spans of requests once there are `count` of them; there must not be more."""
         await self.wait(lambda spans: sum(span.is_server for span in spans) >= count)
         found = self.server_spans
         assert len(found) == count, [span.attributes for span in found]
@@ -120,7 +120,7 @@ class Collector:
 
 @contextmanager
 def http_collector() -> Iterator[Collector]:
-    """Takes OTLP/HTTP until the context is left."""
+    """Receives OTLP/HTTP while the context is entered."""
     collector = Collector()
 
     class Handler(BaseHTTPRequestHandler):
@@ -157,7 +157,7 @@ def http_collector() -> Iterator[Collector]:
 
 @contextmanager
 def grpc_collector() -> Iterator[Collector]:
-    """Takes OTLP/gRPC until the context is left."""
+    """Receives OTLP/gRPC while the context is entered."""
     collector = Collector()
 
     class Servicer(TraceServiceServicer):

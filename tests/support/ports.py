@@ -1,4 +1,4 @@
-"""Ports for programs that have to be told theirs, or that take the same one again after a restart."""
+"""Ports for programs that must be given one, or that need the same one again after a restart."""
 
 import atexit
 import random
@@ -6,17 +6,17 @@ import socket
 from contextlib import ExitStack
 
 _RANGE = range(20_000, 32_000)
-"""Below what Linux gives to outgoing connections: those of tests beside could take a port that is free for a moment."""
+"""Below the ports that Linux uses for outgoing connections, which could take a port that is free for a moment."""
 
 _reserved = ExitStack()
 atexit.register(_reserved.close)
 
 
 def free_port() -> int:
-    """Returns a port of 127.0.0.1 that nobody listens on, and that no other test of this machine gets from here.
+    """Returns a free port of 127.0.0.1 that no other test on this machine gets from here.
 
-    It is the caller's until this process ends: nobody listens on it before its program has started, or while that is
-    restarted, and a test beside would find it free.
+    It is reserved until this process ends. Nothing listens on it before its program has started, or while that is
+    restarted, so that another test would consider it free.
     """
     for port in random.sample(_RANGE, 1000):
         mark = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)

@@ -1,6 +1,6 @@
-"""A private PostgreSQL server for tests: Debian's, in a directory of its own, on a free port of 127.0.0.1.
+"""A private PostgreSQL server for tests: Debian's, in its own directory, on a free port of 127.0.0.1.
 
-A test module that needs it says `pytest_plugins = ["postgres_fixture"]`, so that one server serves all of them.
+A test module that needs it sets `pytest_plugins = ["postgres_fixture"]`, so that all modules share one server.
 PYTEST_DONT_REWRITE: modules import names from here before the plugin is registered, and there is no assert to rewrite.
 """
 
@@ -27,7 +27,7 @@ _START_BOUND = 60.0  # seconds; takes 1 to 2 on two busy cores
 
 
 class PostgresServer:
-    """A cluster, and the server on it while it is started."""
+    """A database cluster, and its server while it is started."""
 
     def __init__(self, binaries: Path, directory: Path, run_as: str | None) -> None:
         self._binaries = binaries
@@ -50,7 +50,7 @@ class PostgresServer:
         subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, cwd=directory)
 
     def start(self) -> None:
-        """Starts the server and returns once it answers."""
+        """Starts the server, and returns once it answers."""
         settings = {
             "listen_addresses": "127.0.0.1",
             "port": str(self.port),
@@ -64,7 +64,7 @@ class PostgresServer:
         deadline = time.monotonic() + _START_BOUND
         self._process = None
         while True:
-            if self._process is None or self._process.poll() is not None:  # where its port was taken for a moment
+            if self._process is None or self._process.poll() is not None:  # it ends if its port is taken for a moment
                 with self._log.open("ab") as log:
                     self._process = subprocess.Popen(
                         command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=self._sockets
@@ -79,7 +79,7 @@ class PostgresServer:
                 time.sleep(0.2)
 
     def stop(self) -> None:
-        """Stops the server; its clients' connections are cut."""
+        """Stops the server. Its clients' connections are closed."""
         if self._process is not None:
             self._process.send_signal(signal.SIGINT)  # PostgreSQL's fast shutdown
             self._process.wait(timeout=_START_BOUND)
@@ -90,17 +90,17 @@ class PostgresServer:
         return f"postgresql://{_USER}:{PASSWORD}@127.0.0.1:{self.port}/{database}"
 
     def new_database(self) -> str:
-        """Makes an empty database and returns its URL."""
+        """Creates an empty database and returns its URL."""
         name = f"state_{next(self._numbers)}"
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {name}".encode())
         return self.url(name)
 
     def _account(self) -> list[str]:
-        """Returns the start of a command that runs the rest as another user.
+        """Returns the beginning of a command that runs the rest as another user.
 
-        With `user=`, subprocess forks instead of calling vfork. A fork runs what libraries registered for one, and a
-        test process with all its threads has a segmentation fault there now and then.
+        With `user=`, subprocess forks instead of calling vfork. A fork runs the handlers that libraries registered for
+        it, which occasionally crashes a test process with many threads.
         """
         if self._run_as is None:
             return []
@@ -109,19 +109,19 @@ class PostgresServer:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
-    """A server that runs; a test that stops it starts it again."""
+    """A running server. A test that stops it must start it again."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: float(path.parts[-3]))
     if not found:
         missing("PostgreSQL is not installed", "postgresql")
     run_as = None
     if os.geteuid() == 0:
-        # PostgreSQL refuses to run as root; Debian's package makes this account.
+        # PostgreSQL refuses to run as root. Debian's package creates this account.
         run_as = "postgres"
         try:
             pwd.getpwnam(run_as)
         except KeyError:
             missing("there is no account 'postgres' to run PostgreSQL as", "postgresql")
-    # Not pytest's tmp_path: only its owner may enter that, and a socket's path is bounded to 107 bytes.
+    # Not pytest's tmp_path: only its owner may enter that, and a socket's path is limited to 107 bytes.
     directory = Path(tempfile.mkdtemp(prefix="turnout-pg-"))
     try:
         server = PostgresServer(found[-1].parent, directory, run_as)
@@ -136,7 +136,7 @@ def postgres_server() -> Iterator[PostgresServer]:
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def state_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of a new database, of each kind."""
+    """The URL of a new database of each kind."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/state/state.db"
     server: PostgresServer = request.getfixturevalue("postgres_server")

@@ -1,4 +1,4 @@
-"""The `turnout` command, and its server: as a process, or in a thread of this one."""
+"""Runs the `turnout` command and its server, as a process or in a thread of this one."""
 
 import functools
 import multiprocessing
@@ -23,18 +23,18 @@ from turnout.testing import Served as Server
 from turnout.testing import serve
 
 TURNOUT = [sys.executable, "-m", "turnout"]
-"""The command as a process: where that it is one matters, such as for signals, a terminal, or a kill."""
+"""The command as a process, for tests in which that matters, such as of signals, a terminal, or a kill."""
 
 
 def turnout(*arguments: str | Path, check: bool = True) -> "subprocess.CompletedProcess[str]":
-    """Runs a command to its end, in this process."""
+    """Runs a command to its end in this process."""
     done = command_line.run(*arguments)
     assert not check or done.returncode == 0, done.stdout + done.stderr
     return done
 
 
 def turnout_process(*arguments: str | Path, check: bool = True) -> "subprocess.CompletedProcess[str]":
-    """Runs a command to its end, in a process of its own."""
+    """Runs a command to its end in a separate process."""
     done = subprocess.run([*TURNOUT, *map(str, arguments)], capture_output=True, text=True, timeout=240)
     assert not check or done.returncode == 0, done.stdout + done.stderr
     return done
@@ -42,7 +42,7 @@ def turnout_process(*arguments: str | Path, check: bool = True) -> "subprocess.C
 
 @dataclass
 class ServerProcess(Server):
-    """A server in a process of its own."""
+    """A server in a separate process."""
 
     process: "ForkServerProcess"
     log: Path
@@ -52,7 +52,7 @@ class ServerProcess(Server):
         os.kill(self.process.pid, number)
 
     def wait(self) -> int:
-        """Returns the exit code, which is the signal's number below 0 where one ended it."""
+        """Returns the exit code. If a signal ended the process, it is the negative signal number."""
         self.process.join(60)
         assert self.process.exitcode is not None, "it still runs"
         return self.process.exitcode
@@ -69,10 +69,10 @@ def serving(
     options: Sequence[str] = (),
     **environment: str,
 ) -> Iterator[ServerProcess]:
-    """Starts `turnout serve` with more `options`, or what `program` makes of it; it is killed at the end.
+    """Starts `turnout serve` with additional `options`, or the given `program`. Kills it at the end.
 
-    The process is forked from one that has imported everything, and is alike in all else: two of its three seconds of
-    starting are imports.
+    The process is forked from one that has imported everything, and is otherwise the same: two of the three seconds
+    that a server takes to start are imports.
     """
     log = models.parent / f"server-{time.monotonic_ns()}.log"
     log.touch()
@@ -98,14 +98,14 @@ def serving(
 
 @contextmanager
 def command(*arguments: str | Path, log: Path, **environment: str) -> Iterator["ForkServerProcess"]:
-    """Starts a command in a process of its own, which may be killed; forked as `serving` does."""
+    """Starts a command in a separate process, which may be killed. Forked like those of `serving`."""
     with running("from turnout.__main__ import main; main()", *arguments, log=log, **environment) as process:
         yield process
 
 
 @contextmanager
 def running(program: str, *arguments: str | Path, log: Path, **environment: str) -> Iterator["ForkServerProcess"]:
-    """Starts a program of Python in a process of its own; what it writes to standard error is in `log`."""
+    """Starts a Python program in a separate process, with standard error in `log`."""
     log.touch()
     process = forking().Process(
         target=forked.run, args=(program, list(map(str, arguments)), os.environ | environment, str(log))
@@ -121,12 +121,12 @@ def running(program: str, *arguments: str | Path, log: Path, **environment: str)
 
 @functools.cache
 def forking() -> ForkServerContext:
-    """Returns what forks: started with the first process, and ended with this one."""
+    """Returns the context that forks processes. It starts with the first process, and ends with this one."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["forked"])
     before = dict(os.environ)
-    os.environ.update(CHILD_ENVIRONMENT)  # or libraries start threads there
-    # Python 3.11 hands its path over and does not use it: nothing would be found there, and nothing be said of it.
+    os.environ.update(CHILD_ENVIRONMENT)  # otherwise libraries would start threads there
+    # Python 3.11 passes its path but does not use it, so that imports would silently fail there.
     os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
     try:
         forkserver.ensure_running()
@@ -138,9 +138,9 @@ def forking() -> ForkServerContext:
 
 @contextmanager
 def serving_in_thread(models: Path, *, wait: bool = False, **settings: Any) -> Iterator[Server]:
-    """Runs a server in a thread of this process, where the test and its commands are not on an event loop.
+    """Runs a server in a thread of this process, for tests that do not use an event loop.
 
-    It serves as one in a process of its own does, and starts in a tenth of the time.
+    It behaves like one in a separate process, and starts in a tenth of the time.
     """
     with serve(models, wait=wait, **settings) as server:
         yield server

@@ -1,4 +1,4 @@
-"""A Prometheus of our own: scrapes a server under test, evaluates the rules that are shipped, and is asked by HTTP."""
+"""Runs a Prometheus that scrapes a server under test and evaluates the shipped rules, and queries it over HTTP."""
 
 import json
 import subprocess
@@ -32,12 +32,12 @@ scrape_configs:
 
 @dataclass(frozen=True)
 class Prometheus:
-    """A Prometheus that runs."""
+    """A running Prometheus."""
 
     address: str
 
     def ask(self, what: str, **parameters: str) -> Any:
-        """Asks the HTTP API; an error of it fails the test with what it said."""
+        """Sends a request to the HTTP API. An error fails the test with its message."""
         url = f"http://{self.address}/api/v1/{what}?{urllib.parse.urlencode(parameters)}"
         try:
             with urllib.request.urlopen(url, timeout=60) as answer:
@@ -46,7 +46,7 @@ class Prometheus:
             raise AssertionError(f"{parameters}: {error.read().decode()}") from None
 
     def now(self, expression: str) -> dict[tuple[str, ...], float]:
-        """The samples of an expression as of now, by their labels as `key=value`, in order."""
+        """Returns the current samples of an expression, by their labels as `key=value`, sorted."""
         result = self.ask("query", query=expression)["result"]
         return {
             tuple(f"{k}={v}" for k, v in sorted(s["metric"].items()) if k != "__name__"): float(s["value"][1])
@@ -54,7 +54,7 @@ class Prometheus:
         }
 
     def ever_fired(self, seconds: float) -> set[tuple[str, ...]]:
-        """The labels of every alert that fired within the last `seconds`."""
+        """Returns the labels of all alerts that fired within the last `seconds`."""
         end = time.time()
         found = self.ask(
             "query_range", query='ALERTS{alertstate="firing"}', start=str(end - seconds), end=str(end), step="1"
@@ -65,7 +65,7 @@ class Prometheus:
         }
 
     def wait(self, what: str, holds: Callable[[], bool], limit: float = 120.0) -> None:
-        """Returns as soon as `holds`; fails after `limit` seconds."""
+        """Returns as soon as `holds` is true; fails after `limit` seconds."""
         end = time.monotonic() + limit
         while not holds():
             assert time.monotonic() < end, f"not within {limit} s: {what}"
@@ -76,14 +76,19 @@ class Prometheus:
 def prometheus(
     directory: Path, target: str, *flags: str, every: str = "500ms", how: str = "", port: int = 0
 ) -> Iterator[Prometheus]:
-    """Runs Prometheus with the shipped rules until the context is left; it has scraped `target` when it is entered.
+    """Runs Prometheus with the shipped rules. It has scraped `target` before the context is entered.
 
-    Of several targets each is written as in YAML, `a", "b`. A scrape that takes longer than `every` fails.
-    `how` is more of the scrape's configuration, such as its scheme; `port` is where it listens, 0 for any free one.
+    Args:
+        directory: Directory for its files.
+        target: The target; several as in YAML, `a", "b`.
+        flags: Additional flags.
+        every: Interval between scrapes. A scrape that takes longer fails.
+        how: More of the scrape configuration, such as its scheme.
+        port: Port to listen on; 0 for any free one.
 
-    Two things are otherwise than shipped: it scrapes and evaluates every two seconds or oftener, and an alert fires a
-    second after its condition holds (`for: 2m` and the like become `for: 1s`). Expressions and windows are as shipped.
-    TurnoutDown keeps its minute: one scrape that fails is what a machine that stands still for a moment looks like.
+    Two things differ from the shipped rules: scrapes and evaluations are at least every two seconds, and an alert fires
+    a second after its condition holds (`for: 2m` and the like become `for: 1s`). Expressions and windows are the same.
+    TurnoutDown keeps its minute, because a busy machine may fail a single scrape.
     """
     assert PROMETHEUS is not None
     (directory / "rules").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Repositories that tests begin with: what many of them publish alike is published once and copied from then on."""
+"""Repositories for the beginning of tests. What many of them publish is published once and then copied."""
 
 import hashlib
 import os
@@ -22,45 +22,45 @@ Publish = Callable[..., str]
 RUN_NOTHING = "".join(
     f'[{gate}]\non_failure = "off"\n' for gate in ("load", "determinism", "batchability", "golden", "latency", "memory")
 )
-"""A plan of gates: those that run the model change nothing that outlives them, and take most of a publish's CPU."""
+"""A plan that turns off gates that run the model: they have no lasting effect, and take most of a publish's CPU."""
 
 _STATE = Path(".turnout") / "state.db"
 
 _MOST = 8
-"""Versions of a repository that is kept."""
+"""Maximum number of versions in a repository that is kept."""
 
 Seen = Mapping[str, tuple[int, int]]
-"""What a repository held: when each file was changed last and its size, by path."""
+"""State of a repository: modification time in nanoseconds and size in bytes of each file, by path."""
 
 
 class PublishedRepositories:
-    """Repositories as they were after the same models were published in the same order, from none on.
+    """Copies of repositories after the same models were published in the same order, starting from none.
 
-    A publish and a release take 30 ms of CPU, and tests begin with some two thousand of them, most of them alike.
+    A publish and a release take 30 ms of CPU, and tests begin with some two thousand of them, most of them the same.
     """
 
     def __init__(self, directory: Path, empty_state: Path) -> None:
-        """Begins with none.
+        """Starts without any copies.
 
         Args:
-            directory: Where they are kept.
-            empty_state: A state store without a row.
+            directory: Directory for the copies.
+            empty_state: A state store without rows.
         """
         self._directory = directory
         self._empty_state = empty_state
         self._digests: dict[str, str] = {}
 
     def publisher(self, models: Path, scratch: Path) -> Publish:
-        """Returns what publishes into the repository `models`.
+        """Returns a function that publishes into the repository `models`.
 
         Args:
             models: Root of the repository.
-            scratch: Where the models' files are put.
+            scratch: Directory for the models' files.
         """
         history: str | None = hashlib.sha256().hexdigest()
         seen: Seen = {}
         count = 0
-        repository = Repository(models)  # one, which reads a manifest once, not at each publish
+        repository = Repository(models)  # a single one, which does not read unchanged manifests again
 
         def publish_one(
             name: str, version: str, model: onnx.ModelProto | Path, *, release: bool = True, **more: Any
@@ -68,9 +68,9 @@ class PublishedRepositories:
             nonlocal history, seen, count
             count += 1
             if count > _MOST:
-                history = None  # each copy has all that was there before
+                history = None  # each copy contains all earlier versions
             if history is not None:
-                # What somebody else changed meanwhile, a server or a command, is in none of the copies.
+                # If a server or a command changed the repository in the meantime, no copy matches.
                 history = _next(history, name, version, model, release, more) if _seen(models) == seen else None
             file = _file(scratch, name, version, model)
             if history in self._digests:
@@ -94,7 +94,7 @@ class PublishedRepositories:
         digest = publish(repository, PublishRequest(name, exact, file, **more)).digest
         if release:
             if not state.exists():
-                # As the store would make it, in a tenth of the CPU: hundreds of tests begin so.
+                # As the store would create it, in a tenth of the CPU: hundreds of tests begin like this.
                 state.parent.mkdir(mode=0o700, exist_ok=True)
                 shutil.copy(self._empty_state, state)
             with StateStore.open(Settings(models=repository.root).state_url) as store:
@@ -103,7 +103,7 @@ class PublishedRepositories:
 
 
 def _copy_changed(source: str, target: str) -> None:
-    """Copies what a repository does not have, and its state; versions never change."""
+    """Copies files that a repository does not have, and its state. The files of versions never change."""
     if os.path.basename(target) == _STATE.name or not os.path.exists(target):
         shutil.copy2(source, target)
 
@@ -119,7 +119,7 @@ def _file(scratch: Path, name: str, version: str, model: onnx.ModelProto | Path)
 def _next(
     history: str, name: str, version: str, model: onnx.ModelProto | Path, release: bool, more: Mapping[str, Any]
 ) -> str | None:
-    """Returns what names a repository after one more publish; None where files beside the model have a part in it."""
+    """Returns the key of a repository after one more publish; None if it depends on files other than the model."""
     if isinstance(model, Path) or any(uses_external_data(tensor) for tensor in model.graph.initializer):
         return None
     if not all(isinstance(value, str | bool | int | None) for value in more.values()):

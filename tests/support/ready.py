@@ -1,4 +1,4 @@
-"""Versions that count as ready without a model behind them, for tests of what only looks at the catalog."""
+"""Creates catalog entries that are ready without a model, for tests of code that only uses the catalog."""
 
 import asyncio
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ def entry(
     *,
     signature: Signature | None = None,
 ) -> VersionEntry:
-    """Makes a version of the model `magika`; one that is Ready has a handle, which has nothing to run."""
+    """Returns a version of the model `magika`. If it is Ready, it has a handle that cannot run anything."""
     weights = FileEntry("model.onnx", 1, "sha256:" + "0" * 64)
     manifest = Manifest("magika", Version.parse(version), (weights,), signature or Signature((), ()), {"": 18}, 9)
     handle = asyncio.run(_idle(manifest)) if state is LifecycleState.READY else None

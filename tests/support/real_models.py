@@ -1,4 +1,4 @@
-"""Inputs of the real models, and what ONNX Runtime answers to them by itself."""
+"""Inputs for the real models, and the answers of a plain ONNX Runtime session."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 
 def random_inputs(model: str, version: str, seed: int) -> Mapping[str, NDArray]:
-    """Makes up one row of what the version takes."""
+    """Returns one random row of inputs for the version."""
     random = np.random.default_rng(seed)
     if model == "silero":
         return {
@@ -22,14 +22,14 @@ def random_inputs(model: str, version: str, seed: int) -> Mapping[str, NDArray]:
 
 
 def direct_session(path: Path) -> ort.InferenceSession:
-    """Makes a session of one thread on the CPU."""
+    """Creates a session with one thread on the CPU."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
 def answer_of(session: ort.InferenceSession, inputs: Mapping[str, NDArray]) -> dict[str, NDArray]:
-    """Runs the session once; outputs by name."""
+    """Runs the session once, and returns the outputs by name."""
     names = [output.name for output in session.get_outputs()]
     values = session.run(names, {name: np.asarray(value) for name, value in inputs.items()})
     return dict(zip(names, values, strict=True))

@@ -1,4 +1,4 @@
-"""Uploads to a server under test, piece by piece."""
+"""Uploads versions to a server under test, in pieces."""
 
 import hashlib
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -21,24 +21,24 @@ async def registry_of(server: Running) -> AsyncIterator[RegistryServiceStub]:
 
 
 def sha(data: bytes) -> str:
-    """The digest of `data`."""
+    """Returns the digest of `data`."""
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
 def announced(files: Files) -> list[pb.AnnouncedFile]:
-    """The files as they are announced."""
+    """Returns the announcement of the files."""
     return [pb.AnnouncedFile(path=path, size=len(data), digest=sha(data)) for path, data in files.items()]
 
 
 def beginning(files: Files, model: str = "m", version: str = "1.0.0", metadata: str = "") -> pb.BeginUploadRequest:
-    """An upload manifest."""
+    """Returns the request that begins an upload."""
     return pb.BeginUploadRequest(model=model, version=version, files=announced(files), metadata_json=metadata)
 
 
 def pieces(
     upload_id: str, files: Files, received: Sequence[int] = (), size: int = 1 << 20
 ) -> Iterator[pb.UploadFilesRequest]:
-    """What an upload consists of, from where it stands on."""
+    """Yields the messages of an upload, continuing after the data already received."""
     yield pb.UploadFilesRequest(upload_id=upload_id)
     for index, data in enumerate(files.values()):
         start = received[index] if received else 0
@@ -48,7 +48,7 @@ def pieces(
 
 
 async def upload(registry: RegistryServiceStub, files: Files, **message: str) -> str:
-    """Uploads everything, and returns the upload's id."""
+    """Uploads all files, and returns the id of the upload."""
     begun = await registry.BeginUpload(beginning(files, **message))
     await registry.UploadFiles(pieces(begun.upload_id, files, begun.received))
     return begun.upload_id

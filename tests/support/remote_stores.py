@@ -1,6 +1,6 @@
-"""What versions live in that do not live in a directory: real servers of S3, Google Cloud Storage and OCI on loopback.
+"""Real servers of S3, Google Cloud Storage and OCI on loopback, in which versions are stored.
 
-S3 is moto, a GCS server is fsouza/fake-gcs-server as a PyPI wheel brings it, and the registry is Debian's package.
+S3 is moto, GCS is fsouza/fake-gcs-server from a PyPI wheel, and the registry is Debian's package.
 """
 
 import base64
@@ -39,28 +39,28 @@ NEEDS_REGISTRY = debian.needs(REGISTRY, "docker-registry")
 
 KINDS = ("s3", "gs", "oci")
 EVERY_KIND = [pytest.param(kind, marks=NEEDS_REGISTRY) if kind == "oci" else kind for kind in KINDS]
-"""To parametrise with."""
+"""Parameters for tests of all kinds."""
 BUCKET = "versions"
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "AKIAOFTHETESTS", "AWS_SECRET_ACCESS_KEY": "secret-of-the-tests"}
 ENVIRONMENT = CREDENTIALS | {"AWS_DEFAULT_REGION": "us-east-1", "NO_GCE_CHECK": "true"}
-"""With nobody asked who would know more: no file of the user's, and no metadata server."""
+"""Prevents clients from looking elsewhere: in the user's files or on a metadata server."""
 SETTLE = 1.0
-"""Seconds that a tag is left alone for."""
+"""Seconds for which a tag is left alone."""
 TIMEOUT = 120.0
-"""The machines that tests run on may be busy."""
+"""Long, since machines that run tests may be busy."""
 
 _NUMBERS = count(1)
 
 
 @dataclass
 class RemoteStore:
-    """A server that runs, and a place in it of one's own.
+    """A running server, with a separate place for one test.
 
     Attributes:
-        kind: Of `KINDS`.
-        endpoint: Where it listens.
-        url: What `--models` takes.
-        data: Where the registry keeps its files.
+        kind: One of `KINDS`.
+        endpoint: Address of the server.
+        data: Directory with the registry's files.
+        url: URL of the place, for `--models`.
     """
 
     kind: str
@@ -69,12 +69,12 @@ class RemoteStore:
     url: str = ""
 
     def apart(self) -> "RemoteStore":
-        """Returns a place in the same server where nothing is."""
+        """Returns a new, empty place in the same server."""
         host = {"s3": BUCKET, "gs": BUCKET, "oci": "registry.test"}[self.kind]
         return RemoteStore(self.kind, self.endpoint, self.data, f"{self.kind}://{host}/team/models{next(_NUMBERS)}")
 
     def section(self, cache: Path, **more: Any) -> RepositorySettings:
-        """Returns the settings of a repository here, with a cache of its own."""
+        """Returns the settings of a repository in this place, with its own cache."""
         return RepositorySettings(
             **{
                 "endpoint_url": self.endpoint,
@@ -87,11 +87,11 @@ class RemoteStore:
         )
 
     def settings(self, cache: Path, state: str, **more: Any) -> dict[str, Any]:
-        """Returns what a server takes besides."""
+        """Returns the settings of a server with this repository."""
         return {"models": RepositoryUrl.parse(self.url), "repository": self.section(cache, **more), "state": state}
 
     def environment(self, cache: Path, state: str = "") -> dict[str, str]:
-        """Returns the variables with which commands and servers work on it."""
+        """Returns environment variables with which commands and servers use this repository."""
         return {
             "TURNOUT_MODELS": self.url,
             "TURNOUT_STATE": state,
@@ -103,15 +103,15 @@ class RemoteStore:
         }
 
     def open(self, cache: Path, *, read_only: bool = False, **more: Any) -> RemoteRepository:
-        """Opens it as a process of its own would."""
+        """Opens the repository as a separate process would."""
         return open_remote(RepositoryUrl.parse(self.url), self.section(cache, **more), read_only=read_only)
 
     def through(self, proxy: "StoppingProxy") -> "RemoteStore":
-        """Returns the same place behind a proxy."""
+        """Returns the same place, accessed through a proxy."""
         return RemoteStore(self.kind, proxy.url, self.data, self.url)
 
     def overwrite_blob(self, digest: str, data: bytes) -> None:
-        """Damages a file where it lives, as no client of Turnout can."""
+        """Damages a file in the store, as no client of Turnout could."""
         name = digest.removeprefix("sha256:")
         if self.kind == "oci":
             (self.data / f"docker/registry/v2/blobs/sha256/{name[:2]}/{name}/data").write_bytes(data)
@@ -143,7 +143,7 @@ class RemoteStore:
 
 @contextmanager
 def running_store(kind: str, home: Path) -> Iterator[RemoteStore]:
-    """Runs a server of that kind, with its bucket in it; meanwhile the environment is what its clients need."""
+    """Runs a server of this kind, with a bucket, and sets the environment variables that its clients need."""
     start: Callable[[Path], Any] = {"s3": _s3, "gs": _gcs, "oci": _registry}[kind]
     with pytest.MonkeyPatch.context() as patch:
         for name, value in ENVIRONMENT.items():
@@ -228,21 +228,22 @@ def _answers(url: str) -> bool:
 
 @dataclass
 class StoppingProxy:
-    """An HTTP proxy before a store that counts what is written, and has the world stop at one of the writes.
+    """An HTTP proxy for a store that counts writes, and blocks at one of them.
 
     Attributes:
-        target: Where the store listens.
-        url: Where it listens itself.
-        writes: The requests that write, as they came.
-        stop_at: Number of the write to stop at, from 0; None if unset.
-        forward_first: Stop after the store has done it, and before its answer is passed on; else before it.
-        stopped: Set when it has stopped.
-        stop_when: Tells by method, path and body which requests count.
-        go_on: Lets go.
-        passed: Set when the store has answered the write that it stopped at.
-        away: Answer nothing, and close.
-        credential: `USER:PASSWORD` that a token is given for, without which nothing is passed on: what registries ask
-            for, by a challenge of the distribution specification. Each token does for seven requests.
+        target: Address of the store.
+        url: Address of the proxy.
+        writes: The writing requests, in order.
+        stop_at: Index of the write to block at; None for none.
+        forward_first: Whether to block after the store has performed the write, before its answer is passed on.
+            Otherwise before the write.
+        stopped: Set when a write is blocked.
+        stop_when: Returns, for method, path and body, whether a request counts as a write.
+        go_on: Releases the blocked write.
+        passed: Set when the store has answered the blocked write.
+        away: Whether to close connections without an answer.
+        credential: `USER:PASSWORD` for which a token is issued, without which nothing is passed on, as registries do
+            with a challenge of the distribution specification. Each token is valid for seven requests.
     """
 
     target: str
@@ -270,7 +271,7 @@ class StoppingProxy:
                 pass
 
             def handle(self) -> None:
-                with suppress(ConnectionError, TimeoutError):  # whoever asked was killed
+                with suppress(ConnectionError, TimeoutError):  # the client was killed
                     super().handle()
 
             def pass_on(self) -> None:

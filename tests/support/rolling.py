@@ -1,4 +1,4 @@
-"""Three servers behind a real Envoy, restarted one after the other, and clients that never try anything twice."""
+"""Restarts three servers behind a real Envoy one after the other, while clients send requests without retries."""
 
 import asyncio
 import json
@@ -22,17 +22,17 @@ from turnout_proto.v1 import prediction_pb2 as pb
 from turnout_proto.v1.prediction_pb2_grpc import PredictionServiceStub
 
 STREAM_LENGTH = 16
-"""Predictions on one stream, which is closed then: a stream stays with its server for as long as it lasts."""
+"""Number of predictions on a stream before it is closed: a stream stays with its server for as long as it lasts."""
 
 _GONE_SECONDS = 120.0
 
 
 class Rolling:
-    """The servers, and what is before them.
+    """The servers, with Envoy in front of them.
 
     Attributes:
-        grpc, http: Where Envoy listens.
-        restarts: How many servers were ended and started again.
+        grpc, http: Addresses of Envoy.
+        restarts: Number of servers that were restarted.
     """
 
     def __init__(self, models: Path, stack: ExitStack, *, retries: bool, interval: str, delay: float) -> None:
@@ -52,10 +52,10 @@ class Rolling:
         self.grpc, self.http = listeners["predictions"], listeners["rest"]
 
     def restart(self, name: str) -> None:
-        """Ends a server as a rolling update does, starts it again, and waits until Envoy sends to all of them.
+        """Stops a server like a rolling update, starts it again, and waits until Envoy uses all of them.
 
         Raises:
-            AssertionError: It did not end well, or does not come back.
+            AssertionError: The server did not end properly, or does not come back.
         """
         server = self._servers.pop(name)
         server.send(signal.SIGTERM)
@@ -69,7 +69,7 @@ class Rolling:
         self.restarts += 1
 
     def shares(self) -> Mapping[str, float]:
-        """Returns each server's share of all that Envoy has sent, of both protocols."""
+        """Returns each server's share of all requests that Envoy has sent, over both protocols."""
         sent = Counter[str]()
         for cluster in hosts(self._admin).values():
             for name, host in zip(NAMES, cluster, strict=True):
@@ -77,7 +77,7 @@ class Rolling:
         return {name: round(sent[name] / sent.total(), 3) for name in NAMES}
 
     def retried(self) -> int:
-        """Returns how many requests Envoy has sent anew."""
+        """Returns how many requests Envoy has retried."""
         answer = httpx.get(f"{self._admin}/stats", params={"filter": "upstream_rq_retry$", "format": "json"})
         return sum(one["value"] for one in json.loads(answer.text)["stats"] if "value" in one)
 
@@ -94,12 +94,12 @@ class Rolling:
 
 @contextmanager
 def rolling(models: Path, *, retries: bool, interval: str = "", delay: float = 5.0) -> Iterator[Rolling]:
-    """Starts the servers and Envoy; ends all of it.
+    """Starts the servers and Envoy, and stops them at the end.
 
     Args:
-        models: Their repository, with their state store in it.
-        retries: Envoy asks another server where one refuses or is gone.
-        interval: Between two looks of Envoy at a server's health; "" for what deploy/envoy says.
+        models: Repository of the servers, which contains their state store.
+        retries: Whether Envoy tries another server if one refuses a request or is gone.
+        interval: Interval between Envoy's health checks; "" for that in deploy/envoy.
         delay: `drain.delay_s` of the servers, in seconds.
     """
     with ExitStack() as stack:
@@ -108,11 +108,11 @@ def rolling(models: Path, *, retries: bool, interval: str = "", delay: float = 5
 
 @dataclass
 class Outcomes:
-    """What became of predictions.
+    """Results of predictions.
 
     Attributes:
-        codes: By kind of client ("unary", "stream", "rest") and code: a gRPC status, or HTTP's.
-        failures: The errors of a few of those that failed.
+        codes: Number of predictions by kind of client ("unary", "stream", "rest") and gRPC or HTTP status.
+        failures: Errors of a few of those that failed.
     """
 
     codes: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -120,12 +120,12 @@ class Outcomes:
 
     @property
     def answered(self) -> int:
-        """Predictions that were answered."""
+        """Number of predictions that were answered."""
         return sum(count for (_, code), count in self.codes.items() if code in ("OK", "200"))
 
     @property
     def failed(self) -> int:
-        """Predictions that were not."""
+        """Number of predictions that failed."""
         return self.codes.total() - self.answered
 
     def note(self, kind: str, code: str, count: int = 1, why: str = "") -> None:
@@ -139,17 +139,17 @@ class Outcomes:
 async def load(
     servers: Rolling, model: str, x: np.ndarray, clients: Mapping[str, int], pause: float = 0.0
 ) -> AsyncIterator[Outcomes]:
-    """Predicts through Envoy for as long as the context is entered; nothing is tried twice.
+    """Sends predictions through Envoy while the context is entered, without retries.
 
     Args:
-        servers: Behind Envoy.
-        model: The model, with an input x.
-        x: What it is asked.
-        clients: How many of each kind, "unary", "stream" and "rest", each with one request under way.
-        pause: Seconds between two of a client's requests.
+        servers: The servers behind Envoy.
+        model: Name of the model, which has an input x.
+        x: Value of the input.
+        clients: Number of clients of each kind, "unary", "stream" and "rest", each with one request at a time.
+        pause: Seconds between two requests of a client.
     """
     outcomes, over = Outcomes(), asyncio.Event()
-    # Each gRPC client has a connection of its own, and neither it nor the library under it tries again.
+    # Each gRPC client has its own connection, and neither it nor the library below it retries.
     options = [("grpc.enable_retries", 0), ("grpc.use_local_subchannel_pool", 1)]
     request = pb.PredictRequest(model=model, inputs=[tensors.encode("x", x)])
     body = json.dumps({"inputs": {"x": x.tolist()}}).encode()

@@ -1,4 +1,4 @@
-"""Rollouts as values: plans, facts and ways to a state, for tests of the pure machine."""
+"""Rollouts as values: plans, facts, and ways to reach a state, for tests of the state machine."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,13 +27,13 @@ PLAN = Plan(
     watch_s=10.0,
     holdback=0.1,
 )
-"""Each stage lasts two ticks of five seconds."""
+"""A plan in which each stage lasts two ticks of five seconds."""
 
 RUNNING = tuple(state for state in S if not state.final)
 
 
 def tick(bad: int = 0, requests: int = 100, bad_baseline: int = 0) -> Tick:
-    """Returns five seconds of as many requests of each arm."""
+    """Returns a tick of five seconds with `requests` requests in each arm."""
     invalid = {"invalid": Count(requests)}
     return Tick.unkeyed(
         5.0, {"errors": Count(requests, bad)} | invalid, {"errors": Count(requests, bad_baseline)} | invalid
@@ -41,22 +41,22 @@ def tick(bad: int = 0, requests: int = 100, bad_baseline: int = 0) -> Tick:
 
 
 GOOD = Facts(5.0, ticks=(tick(),), shadow=Count(100, 0), thresholds={"stalled": 1.0}, samples=200)
-"""A tick in which all is well."""
+"""A tick without problems."""
 
 BAD = replace(GOOD, ticks=(tick(60),))
-"""A tick after which the candidate is shown to be worse."""
+"""A tick that shows the candidate to be worse."""
 
 SILENT = Facts(5.0)
-"""A tick without a request."""
+"""A tick without requests."""
 
 
 def begun(plan: Plan = PLAN, **changes: Any) -> Rollout:
-    """Returns a rollout of 2.0.0 over 1.0.0 that has not begun."""
+    """Returns a rollout of 2.0.0 over 1.0.0 in its initial state."""
     return replace(Rollout.start("m", V2, V1, 1, plan, "ann", "a better one"), **changes)
 
 
 def gone(rollout: Rollout, *facts: Facts) -> tuple[Rollout, list[RolloutHistoryEntry]]:
-    """Returns the rollout after these ticks, and what was told."""
+    """Returns the rollout after these ticks, and its history."""
     history: list[RolloutHistoryEntry] = []
     for one in facts:
         rollout, entries = advance(rollout, one)
@@ -67,7 +67,7 @@ def gone(rollout: Rollout, *facts: Facts) -> tuple[Rollout, list[RolloutHistoryE
 def until(
     rollout: Rollout, fine: Callable[[Rollout], bool], facts: Facts = GOOD, most: int = 200
 ) -> tuple[Rollout, list[RolloutHistoryEntry]]:
-    """Returns the rollout after as many such ticks as it takes, and what was told."""
+    """Returns the rollout after as many such ticks as needed, and its history."""
     history: list[RolloutHistoryEntry] = []
     for _ in range(most):
         if fine(rollout):
@@ -78,7 +78,7 @@ def until(
 
 
 def reached(state: RolloutState, plan: Plan = PLAN) -> Rollout:
-    """Returns a rollout in a state, on the way that a good candidate takes; of a step, in the second."""
+    """Returns a rollout in a state, reached with a good candidate; states of steps are reached in the second step."""
     if state is S.ABORTING:
         return abort(reached(S.SOAKING, plan), "by hand")[0]
     last = len(plan.steps) - 1

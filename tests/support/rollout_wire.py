@@ -1,4 +1,4 @@
-"""Rolls versions out on a server under test while clients send requests."""
+"""Rolls out versions on a server under test while clients send requests."""
 
 import asyncio
 import itertools
@@ -32,19 +32,19 @@ QUICK: Mapping[str, Any] = {
     "step_deadline_s": 600.0,
     "watch_s": 0.6,
 }
-"""A plan compressed in time. p90 moves often enough to be judged within seconds."""
+"""A plan with short times. p90 changes often enough to be judged within seconds."""
 
 TICK = {"tick_s": 0.1}
 
 
 @dataclass
 class Seen:
-    """What the clients saw.
+    """What the clients observed.
 
     Attributes:
-        answers: By version.
-        codes: Of failed requests, by version of the answer where known.
-        stop: Ends the clients.
+        answers: Number of answers by version.
+        codes: Number of failed requests by status.
+        stop: Stops the clients.
     """
 
     answers: Counter[str] = field(default_factory=Counter)
@@ -60,10 +60,10 @@ async def clients(
     pause: float = 0.02,
     timeout_s: float = 30.0,
 ) -> AsyncIterator[Seen]:
-    """Sends requests without a key from `count` clients for as long as the context is entered.
+    """Sends requests without a routing key from `count` clients while the context is entered.
 
-    Each rests `pause` seconds after an answer: most rollouts here wait for ticks and soaks, and clients that send as
-    fast as they can take a whole core for as long. 0 where it is many requests that are waited for.
+    Each pauses for `pause` seconds after an answer: most rollouts in tests wait for ticks and soak times, and clients
+    without a pause would use a whole core all the time. Use 0 if a test waits for many requests.
     """
     seen, numbers = Seen(), itertools.count()
     async with grpc.aio.insecure_channel(str(server.grpc)) as channel:
@@ -89,7 +89,7 @@ async def clients(
 async def start(
     server: Running, version: str, plan: Mapping[str, Any] = QUICK, model: str = "m", **change: Any
 ) -> pb.Rollout:
-    """Begins a rollout."""
+    """Starts a rollout."""
     async with control_of(server) as control:
         request = pb.StartRolloutRequest(
             model=model, version=version, plan_json=json.dumps(dict(plan)), change=pb.RolloutChange(**change)
@@ -98,14 +98,14 @@ async def start(
 
 
 async def command(server: Running, what: int, weight: float = 0.0, model: str = "m", **change: Any) -> pb.Rollout:
-    """Has an operator's word."""
+    """Sends an operator's command."""
     async with control_of(server) as control:
         request = pb.CommandRolloutRequest(model=model, command=what, weight=weight, change=pb.RolloutChange(**change))
         return (await control.CommandRollout(request)).rollout
 
 
 async def latest(server: Running, model: str = "m") -> pb.Rollout:
-    """The model's latest rollout."""
+    """Returns the model's latest rollout."""
     async with control_of(server) as control:
         return (await control.GetRolloutTicks(pb.GetRolloutTicksRequest(model=model))).rollout
 
@@ -113,7 +113,7 @@ async def latest(server: Running, model: str = "m") -> pb.Rollout:
 async def until(
     server: Running, fine: Callable[[pb.Rollout], bool], limit: float = 200.0, model: str = "m"
 ) -> list[pb.Rollout]:
-    """Watches a rollout until `fine`; returns what was told, the last one fine."""
+    """Watches a rollout until `fine` returns True. Returns all states received, of which the last one is fine."""
     rollouts: list[pb.Rollout] = []
 
     async def watch() -> None:
@@ -132,7 +132,7 @@ async def until(
 
 
 def in_state(*states: str) -> Callable[[pb.Rollout], bool]:
-    """Tells whether a rollout is in one of `states`."""
+    """Returns a function that checks whether a rollout is in one of `states`."""
     return lambda rollout: rollout.state in states
 
 
@@ -140,18 +140,18 @@ FINAL = ("succeeded", "rolled_back", "superseded", "failed")
 
 
 CAREFREE: Mapping[str, Any] = QUICK | {"metrics": ["errors"], "min_requests": 5}
-"""A plan that no busy machine can disturb: it looks at errors alone."""
+"""A plan that a busy machine cannot disturb: it only looks at errors."""
 
 LONG: Mapping[str, Any] = CAREFREE | {"steps": [{"weight": 0.25, "soak_s": 600.0}, {"weight": 0.5, "soak_s": 600.0}]}
-"""One that stays in its first step."""
+"""A plan that stays in its first step."""
 
 WATCHED: Mapping[str, Any] = CAREFREE | {"steps": [{"weight": 0.5, "soak_s": 0.2}], "watch_s": 600.0}
-"""One that is promoted at once and watched for long."""
+"""A plan with immediate promotion and a long watch."""
 
 
 @dataclass
 class Lookups:
-    """Requests for `onnx_models.look_up`: it raises on every third of them once they are `bad`, its safe twin never."""
+    """Requests for `onnx_models.look_up`. If `bad`, it fails on every third of them, but its safe twin never does."""
 
     bad: bool = False
     model: str = "m"
@@ -161,7 +161,7 @@ class Lookups:
 
 
 async def settled(what: Callable[[], object], why: Callable[[], object] = str, limit: float = 120.0) -> None:
-    """Waits until `what` is so; a failure tells `why`."""
+    """Waits until `what` returns a true value. A failure reports `why`."""
     deadline = time.monotonic() + limit
     while not what():
         assert time.monotonic() < deadline, why()
@@ -169,7 +169,7 @@ async def settled(what: Callable[[], object], why: Callable[[], object] = str, l
 
 
 def replayed(plan: Plan, ticks: Iterable[Mapping[str, Any]]) -> Evidence:
-    """Returns the evidence that recorded ticks come to."""
+    """Returns the evidence that results from recorded ticks."""
     evidence = Evidence.start(plan.evidence_metrics, plan.max_duration_s)
     for body in ticks:
         shadow = body.get("shadow")
@@ -179,7 +179,7 @@ def replayed(plan: Plan, ticks: Iterable[Mapping[str, Any]]) -> Evidence:
 
 
 async def check_evidence(server: Running) -> None:
-    """The evidence is what the recorded ticks come to, to the very number."""
+    """Checks that the evidence equals that of the recorded ticks exactly."""
     async with control_of(server) as control:
         recorded = await control.GetRolloutTicks(pb.GetRolloutTicksRequest(model="m"))
     evidence = replayed(Plan.from_json(json.loads(recorded.rollout.plan_json)), map(json.loads, recorded.ticks_json))
@@ -190,7 +190,7 @@ async def check_evidence(server: Running) -> None:
 
 
 def weight_of(server: Running) -> float:
-    """The share that the first canary has in force."""
+    """Returns the share of the first canary in the policy in force."""
     applied = server.services.policies.current.get("m")
     policy = applied.state.policy if applied else None
     return policy.canaries[0].weight / UNITS if policy is not None and policy.canaries else 0.0

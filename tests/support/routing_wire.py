@@ -1,4 +1,4 @@
-"""Sends requests by the thousand and changes policies on a server under test."""
+"""Sends thousands of requests to a server under test, and changes its policies."""
 
 import asyncio
 import urllib.request
@@ -22,12 +22,12 @@ from turnout_proto.v1.control_pb2_grpc import ControlServiceStub
 X = tensors.encode("x", np.ones((1, 4), np.float32))
 
 _ROOM = 1 << 30
-"""Bytes that a server may answer: all of it."""
+"""Flow-control window in bytes that is large enough for all answers."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Who answered, and what: the models under test multiply by a factor of their own."""
+    """Which version answered, and with which factor: each model under test multiplies by its own."""
 
     version: str
     role: str
@@ -43,7 +43,7 @@ async def control_of(server: Running) -> AsyncIterator[ControlServiceStub]:
 
 
 def policy(baseline: str, shadows: Mapping[str, float] | None = None, **canaries: float) -> pb.Policy:
-    """A policy; canaries are written v3_3_0=0.05."""
+    """Returns a policy. Canaries are written v3_3_0=0.05."""
     return pb.Policy(
         baseline=baseline,
         canaries=[pb.Canary(version=name[1:].replace("_", "."), weight=w) for name, w in canaries.items()],
@@ -59,7 +59,7 @@ async def put(server: Running, wanted: pb.Policy, model: str = "m", **change: ob
 
 
 async def scrape(server: Running) -> dict[tuple[str, ...], float]:
-    """Reads the metrics as Prometheus does; keys are a sample's name and its labels, as `key=value` in order."""
+    """Reads the metrics like Prometheus. Keys consist of a sample's name and its labels, as `key=value`, sorted."""
     text = await asyncio.to_thread(
         lambda: urllib.request.urlopen(f"http://{server.http}/metrics", timeout=60).read().decode()
     )
@@ -81,7 +81,7 @@ async def ended_by_code(server: Running) -> dict[str, float]:
 
 
 def read(response: v1.PredictResponse) -> Answer:
-    """Reads who answered."""
+    """Reads which version answered."""
     route = response.route
     role = v1.Role.Name(route.role).removeprefix("ROLE_").lower()
     factor = float(tensors.decode(response.outputs[0]).ravel()[0])
@@ -95,9 +95,9 @@ async def send(
     model: str = "m",
     metadata: Sequence[tuple[str, str]] = (),
 ) -> list[v1.PredictStreamResponse]:
-    """Sends a request for each key over one stream; returns what came for each, in the keys' order.
+    """Sends a request for each key over one stream. Returns the results in the order of the keys.
 
-    Without grpcio, whose client takes as long over a message as the server does: tests send tens of thousands.
+    Does not use grpcio, whose client takes as long for a message as the server: tests send tens of thousands.
     """
     requests = [
         v1.PredictRequest(model=model, version=selector, inputs=[X], request_id=str(number), routing_key=key)
@@ -116,7 +116,7 @@ async def send(
 
 
 async def ask(server: Running, keys: Iterable[str], *selected: str, **more: Any) -> list[Answer]:
-    """Sends a request for each key as `send` does; answers in the keys' order. A failure fails the test."""
+    """Sends a request for each key like `send`. Returns the answers in the order of the keys; fails on errors."""
     items = await send(server, keys, *selected, **more)
     for item in items:
         assert item.HasField("response"), item.error

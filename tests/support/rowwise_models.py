@@ -1,4 +1,4 @@
-"""Small models of one kind each, by whether their rows are independent."""
+"""Small models of many kinds, in which rows depend on each other, or can be moved, dropped or mixed."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -20,7 +20,7 @@ Make = Callable[[], ModelProto]
 
 
 def node(operator: str, inputs: str, outputs: str = "y", **attributes: Any) -> NodeProto:
-    """Makes a node; names of tensors are parted by spaces, and `_` is one that is left out."""
+    """Creates a node. Names of tensors are separated by spaces, and `_` stands for an omitted one."""
     names = ["" if name == "_" else name for name in inputs.split()]
     return helper.make_node(operator, names, outputs.split(), **attributes)
 
@@ -32,14 +32,14 @@ def graph(
     constants: Mapping[str, Any] | None = None,
     opset: int | Mapping[str, int] = 18,
 ) -> ModelProto:
-    """Makes a model.
+    """Creates a model.
 
     Args:
-        nodes: In order.
-        inputs: Element type and shape by name.
-        outputs: Element type and rank by name; their dimensions are left open.
-        constants: Initialisers by name, as NumPy makes arrays of them; numbers with a fraction as float32.
-        opset: Of ONNX's own operators, or by domain.
+        nodes: Nodes in order.
+        inputs: Element type and shape of each input, by name.
+        outputs: Element type and rank of each output, by name. Their dimensions are left open.
+        constants: Initialisers by name, as accepted by NumPy. Floating-point numbers become float32.
+        opset: Version of ONNX's standard operators, or versions by domain.
     """
     values = {
         n: np.asarray(v, np.float32) if np.asarray(v).dtype == np.float64 else np.asarray(v)
@@ -61,7 +61,7 @@ Y = {"y": (FLOAT, 2)}
 
 
 def _one(operator: str, inputs: str = "x", rank: int = 2, element: int = FLOAT, **more: Any) -> Make:
-    """Makes a model of one operator on x, float32 (n, 4)."""
+    """Returns a function that creates a model with one operator on x, float32 (n, 4)."""
     constants = more.pop("constants", None)
     opset = more.pop("opset", 18)
     takes = more.pop("takes", X)
@@ -74,7 +74,7 @@ def _several(*nodes: NodeProto, rank: int = 2, element: int = FLOAT, **more: Any
 
 
 def keeps_by_mask() -> ModelProto:
-    """Keeps the rows whose first column is above a threshold. float32 (n, 64); eight products make batching pay."""
+    """Keeps the rows whose first column exceeds a threshold. float32 (n, 64); eight products make batching pay off."""
     width, depth = 64, 8
     random = np.random.default_rng(0)
     nodes = [node("MatMul", f"{'x' if not i else f'h{i - 1}'} w{i}", f"h{i}") for i in range(depth)]
@@ -91,7 +91,7 @@ def keeps_by_mask() -> ModelProto:
 
 
 def drops_stop_words() -> ModelProto:
-    """Lowers strings and drops "the" and "a". string (n)."""
+    """Converts strings to lower case and drops "the" and "a". string (n)."""
     normalizer = node(
         "StringNormalizer", "x", case_change_action="LOWER", stopwords=["the", "a"], is_case_sensitive=0, locale="C"
     )
@@ -99,7 +99,7 @@ def drops_stop_words() -> ModelProto:
 
 
 def squeezes_single_frames() -> ModelProto:
-    """Drops the second dimension where it is 1: a rank that only a run knows. float32 (n, t, 4)."""
+    """Drops the second dimension if it is 1, so that the rank is known only when it runs. float32 (n, t, 4)."""
     then = helper.make_graph(
         [node("Squeeze", "x second", "a")], "then", [], [helper.make_tensor_value_info("a", FLOAT, None)]
     )
@@ -116,7 +116,7 @@ def squeezes_single_frames() -> ModelProto:
 
 
 def _loop_that_ends_by_rows() -> ModelProto:
-    """Doubles x until the largest element is above 100."""
+    """Doubles x until the largest element exceeds 100."""
     body = helper.make_graph(
         [node("Add", "v v", "w"), node("ReduceMax", "w", "top", keepdims=0), node("Less", "top hundred", "again")],
         "body",
@@ -129,7 +129,7 @@ def _loop_that_ends_by_rows() -> ModelProto:
 
 
 def _if_by_rows() -> ModelProto:
-    """Negates all rows where the sum of all is above 0."""
+    """Negates all rows if the sum of all elements is above 0."""
     then = helper.make_graph([node("Neg", "x", "a")], "then", [], [tensor("a", FLOAT, ["n", 4])])
     other = helper.make_graph([node("Identity", "x", "b")], "else", [], [tensor("b", FLOAT, ["n", 4])])
     nodes = [
@@ -141,7 +141,7 @@ def _if_by_rows() -> ModelProto:
 
 
 def _if_by_count() -> ModelProto:
-    """Negates the rows where there are several."""
+    """Negates the rows if there are several."""
     proto = _if_by_rows()
     del proto.graph.node[:2]
     for made in [node("Gather", "size first", "count"), node("Shape", "x", "size")]:
@@ -154,7 +154,7 @@ def _if_by_count() -> ModelProto:
 
 
 def _scan_over_rows() -> ModelProto:
-    """Adds up rows: each is the sum of those before."""
+    """Replaces each row with the sum of the rows up to it."""
     body = helper.make_graph(
         [node("Add", "s r", "t"), node("Identity", "t", "u")],
         "body",
@@ -177,14 +177,14 @@ def _sequence_map() -> ModelProto:
 
 
 def _lstm_over_rows() -> ModelProto:
-    """An LSTM that takes the rows for time. float32 (n, 1, 4)."""
+    """An LSTM that treats the rows as time steps. float32 (n, 1, 4)."""
     random = np.random.default_rng(1)
     weights = {name: random.standard_normal((1, 8, width)) for name, width in (("w", 4), ("r", 2))}
     return graph([node("LSTM", "x w r", hidden_size=2)], {"x": (FLOAT, ["n", 1, 4])}, {"y": (FLOAT, 4)}, weights)
 
 
 def _attention_over_rows() -> ModelProto:
-    """softmax(x xT) x: every row looks at all others."""
+    """softmax(x xT) x: every row attends to all others."""
     nodes = [
         node("Transpose", "x", "xt"),
         node("MatMul", "x xt", "s"),
@@ -195,13 +195,13 @@ def _attention_over_rows() -> ModelProto:
 
 
 def _mean_by_count() -> ModelProto:
-    """Divides by the number of rows, which is a shape."""
+    """Divides by the number of rows, which comes from a shape."""
     nodes = [node("Shape", "x", "size", end=1), node("Cast", "size", "count", to=FLOAT), node("Div", "x count")]
     return graph(nodes, X, Y)
 
 
 def _row_numbers() -> ModelProto:
-    """Adds to each row its place."""
+    """Adds its index to each row."""
     nodes = [
         node("Shape", "x", "size", end=1),
         node("Squeeze", "size", "count"),
@@ -223,7 +223,7 @@ def _quantized_by_all() -> ModelProto:
 
 
 def _non_max_suppression() -> ModelProto:
-    """Boxes (n, 4, 4) and scores (n, 1, 4): the answer names rows."""
+    """Boxes (n, 4, 4) and scores (n, 1, 4): the answer contains row numbers."""
     takes: Mapping[str, tuple[int, Sequence[Dim]]] = {"x": (FLOAT, ["n", 4, 4]), "s": (FLOAT, ["n", 1, 4])}
     return graph([node("NonMaxSuppression", "x s most")], takes, {"y": (INT64, 2)}, {"most": np.array([2])})
 
@@ -241,7 +241,7 @@ def _masked(operator: str) -> Make:
 
 
 def _two_axes() -> ModelProto:
-    """x of (n, 4) and a of (4, n): they meet as a product of all with all."""
+    """x of (n, 1) and a of (1, n): the result combines all rows of one with all of the other."""
     takes: Mapping[str, tuple[int, Sequence[Dim]]] = {"x": (FLOAT, ["n", 1]), "a": (FLOAT, [1, "n"])}
     return graph([node("Add", "x a")], takes, Y)
 
@@ -401,4 +401,4 @@ MIX: Mapping[str, Make] = {
         node("ReduceSum", "x axes", "s"), node("Add", "x s"), constants={"axes": np.array([0])}
     ),
 }
-"""Models that must not be batched, by what they do."""
+"""Models that must not be batched, by description."""

@@ -1,4 +1,4 @@
-"""Sends requests whose answers are copied to shadows, and waits for what comes of the copies."""
+"""Sends requests whose answers are compared with those of shadows, and waits for the comparisons."""
 
 import asyncio
 import time
@@ -17,17 +17,17 @@ from turnout_proto.v1.prediction_pb2_grpc import PredictionServiceStub
 from wire import request
 
 PATIENT = {"max_lag_s": 100, "timeout_s": 100, "max_queue_requests": 10_000}
-"""Settings of a lane that drops nothing, and ends no run, because the machine is slow."""
+"""Settings of a lane that neither drops copies nor times out because the machine is slow."""
 
 LIMIT_SECONDS = 100
 
 
 @dataclass(frozen=True)
 class Live:
-    """What the clients saw.
+    """What the clients received.
 
     Attributes:
-        answers: In the order of the requests.
+        answers: Answers in the order of the requests.
         errors: Statuses other than OK.
     """
 
@@ -35,7 +35,7 @@ class Live:
     errors: Sequence[grpc.aio.AioRpcError]
 
     def outputs(self, name: str) -> list[list[float]]:
-        """Each answer's values of one output, flattened."""
+        """Returns each answer's values of one output, flattened."""
         return [
             tensors.decode(tensor).ravel().tolist()
             for answer in self.answers
@@ -66,13 +66,13 @@ async def predict(server: Running, requests: Sequence[v1.PredictRequest], at_onc
 
 
 def numbered(count: int, start: int = 0, **inputs: object) -> list[v1.PredictRequest]:
-    """Requests of model `m` with the same inputs and ids of their own."""
+    """Returns requests for model `m` with the same inputs and different ids."""
     arrays = {name: np.asarray(value) for name, value in inputs.items()}
     return [request("m", request_id=f"r{number}", **arrays) for number in range(start, start + count)]
 
 
 async def report(server: Running, version: str, worst: int = 0) -> pb.ShadowReport:
-    """Asks for what is known of one shadow of model `m`."""
+    """Gets the report of one shadow of model `m`."""
     async with control_of(server) as control:
         answer = await control.GetShadowReport(pb.GetShadowReportRequest(model="m", worst=worst))
     (found,) = [shadow for shadow in answer.shadows if shadow.version == version]
@@ -80,12 +80,12 @@ async def report(server: Running, version: str, worst: int = 0) -> pb.ShadowRepo
 
 
 def accounted(shadow: pb.ShadowReport) -> int:
-    """Copies of which it is known what became."""
+    """Returns the number of copies whose outcome is known."""
     return sum(shadow.outcomes.values()) + sum(shadow.dropped.values())
 
 
 async def settled(server: Running, version: str, copies: int, worst: int = 0) -> pb.ShadowReport:
-    """Waits until it is known what became of `copies` copies; fails where that takes too long or there are more."""
+    """Waits until the outcome of `copies` copies is known. Fails if that takes too long, or if there are more."""
     deadline = time.monotonic() + LIMIT_SECONDS
     while accounted(comparison := await report(server, version, worst)) < copies:
         assert time.monotonic() < deadline, comparison

@@ -1,6 +1,6 @@
-"""What differs while tests run, because many of them share a small machine: patience, and what is costly to make anew.
+"""Adapts a test process to a small machine shared by many tests: longer timeouts, and sharing of costly objects.
 
-Whoever tests a time limit sets it. All that stands here is for those who do not mean to.
+Tests of a time limit set it themselves. Everything here is for the others.
 """
 
 import functools
@@ -18,30 +18,30 @@ from turnout.rollout.engine import engine
 from turnout_client import AsyncClient, Client
 
 PATIENCE_SECONDS = 60.0
-"""Within which whoever is asked has to answer, where a test does not say otherwise."""
+"""Default time within which something must answer, in seconds."""
 
 
 def be_patient() -> None:
-    """Gives clients, commands and what yields to others the time that a program takes which shares its cores."""
+    """Sets timeouts that suit programs that share their cores with many others."""
     for part in ("connect", "read", "write", "pool"):
         setattr(httpx._config.DEFAULT_TIMEOUT_CONFIG, part, PATIENCE_SECONDS)  # 5 s
     for kind in (Client, AsyncClient):
         kind.__init__.__kwdefaults__["timeout"] = PATIENCE_SECONDS  # 10 s
-    # A command of an operator gives a store up after three seconds, which a disk that everybody writes to may take.
+    # An operator's command gives up on a store after three seconds, which a busy disk may take.
     engine._COMMAND_WAIT = PATIENCE_SECONDS / 3
     engine.RolloutEngine.operate.__defaults__ = (engine._COMMAND_WAIT,)
-    # What a server does when nobody else wants a core would not be done for minutes.
+    # Low-priority work of servers would wait for minutes.
     os.environ[KEEP_PRIORITY] = "1"
 
 
 def share_what_is_costly() -> None:
-    """Makes once for the whole process what each client and each store would make for itself."""
+    """Shares objects in this process that each client and each store would otherwise create."""
     _share_authorities()
     _share_compiled_statements()
 
 
 def _share_authorities() -> None:
-    # httpx reads the certificates of the world's authorities for each client, 25 ms of CPU, and tests make hundreds.
+    # httpx reads the system's CA certificates for each client: 25 ms of CPU, and tests create hundreds of clients.
     make = httpx._transports.default.create_ssl_context
     authorities = functools.cache(make)
 
@@ -53,8 +53,8 @@ def _share_authorities() -> None:
 
 
 def _share_compiled_statements() -> None:
-    # SQLAlchemy compiles statements anew for each database, a quarter of the CPU that a server's start takes. Tests
-    # open thousands of SQLite stores, and what is compiled is the same for all of them: their dialects are equal.
+    # SQLAlchemy compiles statements for each database, a quarter of the CPU of a server's start. Tests open thousands
+    # of SQLite stores, for which the compiled statements are the same, since their dialects are equal.
     compiled: MutableMapping[Any, Any] = sqlalchemy.util.LRUCache(1000)
     SQLiteDialect_pysqlite.__eq__ = lambda self, other: type(self) is type(other)  # type: ignore[method-assign,assignment]
     SQLiteDialect_pysqlite.__hash__ = lambda self: hash(type(self))  # type: ignore[method-assign,assignment]

@@ -1,4 +1,4 @@
-"""Classifiers as skl2onnx 1.20 exports them by default: labels, and scores in a map for each row, made by ZipMap."""
+"""Classifiers as exported by skl2onnx 1.20 by default: labels, and scores as a map for each row, made by ZipMap."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ def classifier(
     tail: Sequence[NodeProto] = (),
     rows: str | None = None,
 ) -> ModelProto:
-    """A logistic regression of four features, as `skl2onnx.to_onnx(LogisticRegression().fit(X, y), X)` has it."""
+    """Returns a logistic regression of four features, as `skl2onnx.to_onnx(LogisticRegression().fit(X, y), X)` does."""
     text = isinstance(labels[0], str)
     random = np.random.default_rng(0)
     key = "classlabels_strings" if text else "classlabels_int64s"

@@ -1,4 +1,4 @@
-"""Real servers that run inside the test process."""
+"""Starts real servers in the test process."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -14,13 +14,13 @@ from turnout.testing import FREE_PORTS
 LOOPBACK = Address("127.0.0.1", 0)
 
 TRANSPORTS = ("h2corn", "grpcio")
-"""What may carry the calls of the data listener, the default first."""
+"""Transports for the data listener, the default first."""
 
 StartServer = Callable[..., Awaitable[Running]]
 
 
 def make_settings(models: Path, **settings: Any) -> Settings:
-    """Settings of a server on free loopback ports."""
+    """Returns settings of a server on free loopback ports."""
     return Settings(**{"models": models, **FREE_PORTS, **settings})
 
 

@@ -1,4 +1,4 @@
-"""A TCP proxy that tests put before a server in order to cut the network to it: a fault, and no more than that."""
+"""A TCP proxy in front of a server, with which tests interrupt the network to it."""
 
 import asyncio
 import threading
@@ -8,15 +8,15 @@ from typing import Any, Self
 
 
 class TcpProxy:
-    """Passes bytes on between whoever connects to `port` and a server on 127.0.0.1; in a thread of its own."""
+    """Forwards bytes between clients of `port` and a server on 127.0.0.1, in a thread."""
 
     def __init__(self, target: int, host: str = "127.0.0.1", port: int = 0) -> None:
-        """Listens.
+        """Starts listening.
 
         Args:
-            target: The server's port.
-            host: Where it listens: an address of the loopback interface.
-            port: The same; 0 for a free one.
+            target: Port of the server.
+            host: Address of the loopback interface to listen on.
+            port: Port to listen on; 0 for a free one.
         """
         self._target, self._host = target, host
         self._listener: asyncio.Server | None = None
@@ -29,19 +29,19 @@ class TcpProxy:
         self.restore()
 
     def cut(self, *, silent: bool = False) -> None:
-        """Lets nothing pass.
+        """Interrupts the network.
 
         Args:
-            silent: As a network that loses every packet; else as a host that says it has no such service.
+            silent: Whether to behave like a network that loses all packets. Otherwise connections are refused.
         """
         self._call(self._cut(silent=silent))
 
     def restore(self) -> None:
-        """Lets everything pass, what waited too."""
+        """Restores the network, and forwards data that was held back."""
         self._call(self._restore())
 
     def close(self) -> None:
-        """Ends it."""
+        """Stops the proxy."""
         self.cut()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -91,7 +91,7 @@ class TcpProxy:
                     pump.cancel()
                 await asyncio.gather(*pumps, return_exceptions=True)
         except (OSError, asyncio.CancelledError):
-            pass  # cut; whoever connected finds out by its socket
+            pass  # cut; the client notices by its socket
         finally:
             self._links.discard(task)
             for end in ends:

@@ -1,4 +1,4 @@
-"""Model repositories as Triton has them, of tiny models."""
+"""Triton model repositories with tiny models."""
 
 from pathlib import Path
 
@@ -27,15 +27,15 @@ model_warmup [ {
 
 
 def put(root: Path, name: str, number: int, model: ModelProto, *, file: str = "model.onnx") -> Path:
-    """Puts a version of a model there, as Triton has it."""
+    """Adds a version of a model in Triton's layout."""
     (root / name / str(number)).mkdir(parents=True, exist_ok=True)
     return onnx_models.save(model, root / name / str(number) / file)
 
 
 def three_models(root: Path) -> Path:
-    """`scores`, of three versions, two of them served, with a configuration, labels and a warm-up; `Scale.x2`, of one
-    version, unbatched; and `plain`, without a configuration, of which the higher one of two versions is served. Each
-    `scale` multiplies by its number.
+    """Creates three models: `scores`, with three versions of which two are served, a configuration, labels and a
+    warm-up; `Scale.x2`, with one version, unbatched; and `plain`, without a configuration, with two versions of which
+    the higher one is served. Each `scale` multiplies by its number.
     """
     for number in (1, 2, 3):
         put(root, "scores", number, onnx_models.softmax(float(number)))

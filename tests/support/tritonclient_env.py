@@ -1,4 +1,4 @@
-"""The environment that holds tritonclient: one of its own, since it pins grpcio; and the rules that run in it."""
+"""A separate Python environment with tritonclient, which pins grpcio, and the test rules that run in it."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ RULES = Path(__file__).parent / "tritonclient_rules"
 
 
 def tritonclient_python() -> Path:
-    """Returns its interpreter; made once per machine."""
+    """Returns the interpreter of the environment, which is created once per machine."""
     name = f"tritonclient-{TRITONCLIENT}-both"
     home = made_once.environment(name, f"tritonclient[grpc,http]=={TRITONCLIENT}", timeout=600)
     return home / "bin" / "python"

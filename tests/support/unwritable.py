@@ -1,4 +1,4 @@
-"""Streams that cannot be written: what a log meets on a full disk, or when nobody reads it any more."""
+"""Streams that cannot be written, as a log on a full disk, or one that is no longer read."""
 
 import os
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from typing import Literal, TextIO
 
 @contextmanager
 def unwritable(kind: Literal["full disk", "reader gone", "reader stopped"]) -> Iterator[TextIO]:
-    """A stream on which every write fails, or blocks once the pipe is full."""
+    """Yields a stream on which every write fails, or blocks once the pipe is full."""
     if kind == "full disk":
         with open("/dev/full", "w") as stream:
             yield stream
@@ -21,5 +21,5 @@ def unwritable(kind: Literal["full disk", "reader gone", "reader stopped"]) -> I
         yield stream
     finally:
         if kind == "reader stopped":
-            os.close(read)  # wakes a writer that waits, with an error
+            os.close(read)  # makes a blocked write fail
         stream.close()

@@ -1,4 +1,4 @@
-"""Small networks of the usual kinds, which have to be batched."""
+"""Small networks of common kinds, which must be batched."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from rowwise_models import FLOAT, INT64, Make, Y, graph, node
 
 
 def mlp() -> ModelProto:
-    """Three layers, normalised. float32 (n, 16) to (n, 4)."""
+    """Three layers with normalisation. float32 (n, 16) to (n, 4)."""
     random = np.random.default_rng(3)
     weights = {f"w{i}": random.standard_normal(s) * 0.3 for i, s in enumerate([(16, 32), (32, 32), (32, 4)])}
     biases = {f"b{i}": random.standard_normal(s) for i, s in enumerate([32, 32, 4])}
@@ -86,7 +86,7 @@ def transformer() -> ModelProto:
 
 
 def exported_transformer() -> ModelProto:
-    """The same as PyTorch exports it: Shape -> Gather -> Unsqueeze -> Concat -> Reshape, and folded linear layers."""
+    """The same as exported by PyTorch: Shape -> Gather -> Unsqueeze -> Concat -> Reshape, and folded linear layers."""
     constants = _encoder_weights() | {
         "zero": np.array(0), "single": np.array(1), "front": np.array([0]), "heads": np.array([_HEADS]),
         "depth": np.array([_WIDTH // _HEADS]), "width": np.array([_WIDTH]), "folded": np.array([-1, _WIDTH]),

@@ -1,4 +1,4 @@
-"""Speaks `turnout.v1` to a server under test, and reads status details."""
+"""Sends `turnout.v1` requests to a server under test, and reads status details."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -19,7 +19,7 @@ from turnout_proto.v1 import prediction_pb2 as pb
 from turnout_proto.v1.prediction_pb2_grpc import PredictionServiceStub
 
 X = np.arange(4, dtype=np.float32).reshape(1, 4)
-"""What most of the tiny models take."""
+"""Input that most of the tiny models accept."""
 
 
 @asynccontextmanager
@@ -31,7 +31,7 @@ async def channel_of(server: Running) -> AsyncIterator[grpc.aio.Channel]:
 
 @asynccontextmanager
 async def stub_of(server: Running) -> AsyncIterator[PredictionServiceStub]:
-    """Opens a channel to the data listener."""
+    """Opens the prediction service of the data listener."""
     async with grpc.aio.insecure_channel(str(server.grpc)) as channel:
         yield PredictionServiceStub(channel)
 
@@ -39,20 +39,20 @@ async def stub_of(server: Running) -> AsyncIterator[PredictionServiceStub]:
 def request(
     model: str, version: str = "", outputs: Sequence[str] = (), request_id: str = "", **inputs: NDArray
 ) -> pb.PredictRequest:
-    """Makes a request."""
+    """Returns a request."""
     encoded = [tensors.encode(name, np.asarray(array)) for name, array in inputs.items()]
     return pb.PredictRequest(model=model, version=version, inputs=encoded, outputs=outputs, request_id=request_id)
 
 
 def outputs_of(answer: pb.PredictResponse) -> Mapping[str, NDArray]:
-    """Reads the outputs by name, in order."""
+    """Returns the outputs by name, in order."""
     return {tensor.name: tensors.decode(tensor) for tensor in answer.outputs}
 
 
 async def answers_together(
     server: Running, model: onnx.ModelProto, sent: Sequence[NDArray]
 ) -> Sequence[pb.PredictResponse]:
-    """Sends all of `sent` to m as x at once, and holds the y of each answer against ONNX Runtime's own."""
+    """Sends all of `sent` to m as x at once, and compares the y of each answer with that of ONNX Runtime."""
     async with stub_of(server) as stub:
         answers = await asyncio.gather(*(stub.Predict(request("m", x=x)) for x in sent))
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])

@@ -1,4 +1,4 @@
-"""Lets commands clean up their processes and directories when they are asked to end."""
+"""Lets commands clean up their processes and directories when they are terminated."""
 
 import signal
 import threading
@@ -11,9 +11,9 @@ _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
 @contextmanager
 def unwinding() -> Iterator[None]:
-    """Handles SIGTERM and SIGHUP like Ctrl-C: every block is left in order, then the process ends with 128 + number.
+    """Handles SIGTERM and SIGHUP like Ctrl-C: every block is unwound, then the process exits with 128 + the signal.
 
-    By default Python ends at once, and leaves files and processes behind.
+    By default Python exits at once, which would leave temporary files and child processes behind.
     """
     if threading.current_thread() is not threading.main_thread():  # only that thread may set handlers
         yield

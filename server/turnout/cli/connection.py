@@ -1,4 +1,4 @@
-"""Commands that talk to a running server."""
+"""Calls a running server for commands."""
 
 import os
 import socket
@@ -33,16 +33,16 @@ from turnout_proto.v1.control_pb2 import (
 from turnout_proto.v1.control_pb2_grpc import ControlServiceStub
 from turnout_proto.v1.registry_pb2_grpc import RegistryServiceStub
 
-_WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what to connect to if a server listens everywhere
+_WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where to connect if a server listens on all addresses
 
 _RELEASE_SECONDS = 60.0
 
 
 def _given_tls(given: CallOptions) -> Tls | None:
-    """Returns the TLS settings of the command's options and the environment; None if there are none.
+    """Returns the TLS settings from the command's options and the environment; None if there are none.
 
     Raises:
-        ConfigError: One of certificate and key is missing.
+        ConfigError: Only one of certificate and key is given.
     """
     named = {"ca": given.tls_ca, "cert": given.tls_cert, "key": given.tls_key, "server_name": given.tls_server_name}
     message = {name: value for name, value in named.items() if value}
@@ -54,10 +54,10 @@ def _given_tls(given: CallOptions) -> Tls | None:
 
 
 def _trust_in(cert: str) -> Tls:
-    """Returns TLS settings that trust the certificate file of the server that is configured here.
+    """Returns TLS settings that trust the certificate file of the server in this machine's configuration.
 
     Raises:
-        ConfigError: It cannot be read.
+        ConfigError: The file cannot be read.
     """
     from cryptography import x509
 
@@ -77,9 +77,9 @@ class Server:
     """A running server.
 
     Attributes:
-        address: Its control listener, which also serves everything that the data listener does.
-        tls: The TLS settings; None for plain text.
-        call: The command's other options for calls.
+        address: Address of its control listener, which also serves everything that the data listener serves.
+        tls: TLS settings; None for plain text.
+        call: Other call options of the command.
     """
 
     address: Address
@@ -88,10 +88,10 @@ class Server:
 
     @classmethod
     def named(cls, target: ServerTarget | TargetOptions) -> "Server":
-        """Returns the server that a command names; if it names none, the one in the configuration.
+        """Returns the server that a command names, or the configured server if the command names none.
 
         Raises:
-            ConfigError: The address or the configuration is wrong.
+            ConfigError: The address or the configuration is invalid.
         """
         given = _given_tls(target.call)
         if target.server is not None:
@@ -115,7 +115,7 @@ class Server:
 
     @contextmanager
     def client(self, timeout: float) -> Iterator[Client]:
-        """Opens a client, with a timeout in seconds; the block raises `ServerRefused` for the server's errors."""
+        """Opens a client. `timeout` is in seconds. Errors from the server are raised as `ServerRefused`."""
         tls, target = self._tls(), str(self.address)
         bearer = self._bearer(plain=tls is None)
         with (
@@ -128,14 +128,14 @@ class Server:
         """Loads a version and returns it once it is ready.
 
         Raises:
-            ServerRefused: It cannot be loaded, or no server answers.
+            ServerRefused: The version cannot be loaded, or no server answers.
         """
         with self.control() as control:
             request = LoadVersionRequest(model=model, version=version)
             return read_version(control.LoadVersion(request, timeout=timeout).version)
 
     def unload(self, model: str, version: str, timeout: float) -> VersionInfo:
-        """Takes a version out of service and returns it once that is done.
+        """Unloads a version and returns it once that is done.
 
         Raises:
             ServerRefused: The version does not exist, or no server answers.
@@ -154,7 +154,10 @@ class Server:
         no_traffic: bool = False,
         supersede: bool = False,
     ) -> tuple[bool, str, RoutingTable]:
-        """Releases a version; returns whether that changed anything, what was done, and which versions answer then.
+        """Releases a version.
+
+        Returns:
+            Whether this changed anything, a sentence about what was done, and the versions that answer afterwards.
 
         Raises:
             ServerRefused: The version does not exist, its release is refused, or no server answers.
@@ -167,10 +170,10 @@ class Server:
         return response.changed, response.sentence, read_answers(response.answers)
 
     def withdraw(self, model: str, version: str, actor: str, reason: str) -> tuple[bool, str, RoutingTable]:
-        """Withdraws a release; returns the same as `release`.
+        """Withdraws a release. Returns the same as `release`.
 
         Raises:
-            ServerRefused: The version does not exist, something needs it, or no server answers.
+            ServerRefused: The version does not exist, something depends on it, or no server answers.
         """
         with self.control() as control:
             request = WithdrawVersionRequest(model=model, version=version, actor=actor, reason=reason)
@@ -179,13 +182,13 @@ class Server:
 
     @contextmanager
     def control(self) -> Iterator[ControlServiceStub]:
-        """Opens the control service; the block raises `ServerRefused` for the server's errors."""
+        """Opens the control service. Errors from the server are raised as `ServerRefused`."""
         with self._channel() as channel:
             yield ControlServiceStub(channel)
 
     @contextmanager
     def registry(self) -> Iterator[RegistryServiceStub]:
-        """Opens the registry service; the block raises `ServerRefused` for the server's errors."""
+        """Opens the registry service. Errors from the server are raised as `ServerRefused`."""
         with self._channel() as channel:
             yield RegistryServiceStub(channel)
 
@@ -209,7 +212,7 @@ class Server:
         """Returns the token to send to the server.
 
         Raises:
-            ConfigError: It cannot be read, or would travel unencrypted to another machine.
+            ConfigError: The token cannot be read, or would be sent unencrypted to another machine.
         """
         file = self.call.token_file
         token = TokenFile(file) if file else token_from_environ({**os.environ, "TURNOUT_TOKEN_FILE": ""})

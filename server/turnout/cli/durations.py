@@ -1,4 +1,4 @@
-"""Reads durations as people write them."""
+"""Parses durations such as `90s` and `1h30m`."""
 
 import math
 import re
@@ -12,10 +12,10 @@ _DAY = 86_400.0
 
 
 def read_duration(text: str, longest_days: int = 90) -> float:
-    """Returns the seconds in `90s`, `5m`, `1h30m`, `2d` or `90`.
+    """Returns the length of `90s`, `5m`, `1h30m`, `2d` or `90` in seconds.
 
     Raises:
-        InvalidRequest: It is not a duration, or is longer than `longest_days`.
+        InvalidRequest: The text is not a duration, or the duration is longer than `longest_days`.
     """
     bare = text.strip()
     match = _SPAN.fullmatch(f"{bare}s" if re.fullmatch(_NUMBER, bare) else bare)

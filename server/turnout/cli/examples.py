@@ -1,4 +1,4 @@
-"""An example for each command, for its help and for the reference. A test parses every one with its command."""
+"""Examples of each command, shown in its help and in the reference. A test parses each with its command."""
 
 import typer
 
@@ -77,14 +77,14 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "rollout retry": ("turnout rollout retry magika",),
     "rollout probe": ("turnout rollout probe complaints --model magika",),
 }
-"""Lines to type, by command without `turnout`."""
+"""Example command lines, by command name without `turnout`."""
 
 
 def add_examples(app: typer.Typer, path: str = "") -> None:
-    """Adds its examples to the help of every command of `app` and of its groups."""
+    """Adds the examples to the help of every command of `app` and of its groups."""
     for command in app.registered_commands:
         name = command.name or getattr(command.callback, "__name__", "").replace("_", "-")
-        # Paragraphs, since an epilog turns line ends into spaces; brackets would be markup.
+        # One paragraph each, since an epilog turns newlines into spaces. "[" is escaped: it would start markup.
         lines = EXAMPLES.get(f"{path}{name}", ())
         command.epilog = "\n\n".join(["Examples:" if len(lines) > 1 else "Example:", *lines]).replace("[", r"\[")
     for group in app.registered_groups:

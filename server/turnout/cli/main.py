@@ -1,4 +1,4 @@
-"""The `turnout` command. Imports slow the start of every command, so each command imports inside its function."""
+"""The `turnout` command. Each command does its imports inside its function: imports slow the start of all commands."""
 
 from collections.abc import Callable
 from typing import Annotated
@@ -46,8 +46,8 @@ def application(wanted: str = "") -> typer.Typer:
     """Returns the command line.
 
     Args:
-        wanted: A command's or a group's name; if it exists, the others are left out. Reading the options of all fifty
-            takes 0.1 s, which a process that runs one of them can save.
+        wanted: Name of a command or group. If it exists, all others are left out: reading the options of all fifty
+            commands takes 0.1 s, which a process that runs one command can save.
     """
     app = typer.Typer(
         name="turnout",

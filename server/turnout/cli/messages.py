@@ -1,4 +1,4 @@
-"""Messages of a server as JSON values."""
+"""Converts a server's messages to JSON values."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -8,14 +8,14 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 
 def message_body(message: Message, *, null: Collection[str] = (), without: Collection[str] = ()) -> dict[str, Any]:
-    """Returns a message as JSON values, by the names of its fields.
+    """Returns a message as JSON values, keyed by field name.
 
-    What is optional and not set is None. A time is text as in RFC 3339; an enum's value is its name in lower case.
+    Optional fields that are not set are None. Times are RFC 3339 text; enum values are their names in lower case.
 
     Args:
-        message: The message.
-        null: Fields, also of messages within, that are None if they are empty or 0: they tell of nothing then.
-        without: Fields, also of messages within, that are left out.
+        message: The message to convert.
+        null: Fields, also of nested messages, that are None if they are empty or 0, which means "not known" there.
+        without: Fields, also of nested messages, that are left out.
     """
 
     def value_of(value: Any, enum: Any) -> Any:

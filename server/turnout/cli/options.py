@@ -1,7 +1,7 @@
 """Declares the options that several commands share.
 
-A command takes related options as one argument of type `OptionGroup`: Typer sees the options in its fields
-(`expand_groups`), and the command receives the group.
+A command takes related options as one argument of type `OptionGroup`: `expand_groups` shows the fields of the group to
+Typer as options, and passes the group to the command.
 """
 
 import functools
@@ -17,7 +17,7 @@ import typer
 class OptionGroup:
     """A group of related options. Its fields are options or other groups; each has a default.
 
-    Works like a frozen dataclass, but is created faster: eleven dataclasses would add 8 ms to each command's start.
+    Works like a frozen dataclass, but is cheaper to create: eleven dataclasses would add 8 ms to each command's start.
     """
 
     def __init__(self, **values: Any) -> None:
@@ -25,7 +25,7 @@ class OptionGroup:
 
     @classmethod
     def fields(cls) -> dict[str, Any]:
-        """Returns the annotations of all fields, those of bases first."""
+        """Returns the annotations of all fields, those of base classes first."""
         return {name: kind for base in reversed(cls.__mro__) for name, kind in inspect.get_annotations(base).items()}
 
 
@@ -35,7 +35,7 @@ def argument(metavar: str, text: str, **more: Any) -> Any:
 
 
 def option(name: str, metavar: str, text: str, **more: Any) -> Any:
-    """Returns an option with its help, which shows the default unless `text` says what it is."""
+    """Returns an option with its help. The default is shown automatically unless `text` describes it."""
     return typer.Option(name, metavar=metavar, help=text, show_default="(default: " not in text, **more)
 
 
@@ -58,14 +58,16 @@ VersionArgument = Annotated[str, argument("NAME@VERSION", "For example magika@3.
 JsonOption = Annotated[bool, flag("--json", "Print the result, or the error, as JSON.")]
 TimeoutOption = Annotated[float, option("--timeout", "SECONDS", "How long to wait.", min=0.001)]
 HistoryLimitOption = Annotated[int, option("--limit", "N", "How many to show.", min=1, max=1000)]
-ReleaseOption = Annotated[bool, flag("--release", "Release it too, as `turnout release` does.")]
-RequiredReasonOption = Annotated[str, option("--reason", "WHY", "For the record.")]
-ActorOption = Annotated[str | None, option("--actor", "WHO", "For the record. (default: login@host)")]
+ReleaseOption = Annotated[bool, flag("--release", "Also release it, as `turnout release` does.")]
+RequiredReasonOption = Annotated[str, option("--reason", "WHY", "Reason to record with the change.")]
+ActorOption = Annotated[str | None, option("--actor", "WHO", "Actor to record. (default: login@host)")]
 ModelsOption = Annotated[
     str | None, option("--models", "DIR", "Model repository: a directory, s3://, gs:// or oci://. (default: models)")
 ]
 StateOption = Annotated[str | None, option("--state", "URL", "State store. (default: DIR/.turnout/state.db)")]
-ConfigOption = Annotated[Path | None, option("--config", "FILE", "Configuration. (default: ./turnout.toml if there)")]
+ConfigOption = Annotated[
+    Path | None, option("--config", "FILE", "Configuration file. (default: ./turnout.toml if it exists)")
+]
 
 
 class ChangeOptions(OptionGroup):
@@ -76,27 +78,27 @@ class ChangeOptions(OptionGroup):
 
 
 class CallOptions(OptionGroup):
-    """How to call a server. The token itself is in TURNOUT_TOKEN: everybody on the machine can see options."""
+    """How to call a server. There is no option for the token itself: other users can see a process's options."""
 
     tls_ca: Annotated[
-        str, _tls_option("ca", "FILE", "Authority that signed the server's certificate, in PEM; turns TLS on.")
+        str, _tls_option("ca", "FILE", "CA certificate that signed the server's certificate, in PEM; turns TLS on.")
     ] = ""
-    tls_cert: Annotated[str, _tls_option("cert", "FILE", "Certificate to show to the server, in PEM.")] = ""
-    tls_key: Annotated[str, _tls_option("key", "FILE", "Its private key.")] = ""
+    tls_cert: Annotated[str, _tls_option("cert", "FILE", "Client certificate to show to the server, in PEM.")] = ""
+    tls_key: Annotated[str, _tls_option("key", "FILE", "Private key of the client certificate, in PEM.")] = ""
     tls_server_name: Annotated[
-        str, _tls_option("server-name", "NAME", "Name in the server's certificate, if it is not the host of --server.")
+        str, _tls_option("server-name", "NAME", "Name in the server's certificate, if not the host of --server.")
     ] = ""
     token_file: Annotated[
         str,
         option(
             "--token-file",
             "FILE",
-            "File that holds the bearer token. (default: the variable TURNOUT_TOKEN)",
+            "File with the bearer token. (default: the variable TURNOUT_TOKEN)",
             envvar="TURNOUT_TOKEN_FILE",
         ),
     ] = ""
     plaintext_token: Annotated[
-        bool, flag("--plaintext-token", "Send the token without TLS, to other machines too.")
+        bool, flag("--plaintext-token", "Send the token without TLS, even to other machines.")
     ] = False
 
 
@@ -121,7 +123,7 @@ class DiskTarget(OptionGroup):
 
 
 class TargetOptions(DiskTarget):
-    """A running server if one is named, else the disk."""
+    """A running server if `--server` is given, else the disk."""
 
     server: Annotated[
         str | None, server_option("Ask the server with this control listener. (default: read the disk)")
@@ -130,7 +132,7 @@ class TargetOptions(DiskTarget):
 
 
 def expand_groups(app: typer.Typer) -> None:
-    """Replaces groups by their options, for every command of `app` and of its groups."""
+    """Replaces option groups with their options, for every command of `app` and of its groups."""
     for command in app.registered_commands:
         if command.callback is not None:
             command.name = command.name or command.callback.__name__.replace("_", "-")
@@ -143,7 +145,7 @@ def expand_groups(app: typer.Typer) -> None:
 def _expanded(command: Callable[..., None]) -> Callable[..., None]:
     own = inspect.signature(command)
     groups = {one.name: one.annotation for one in own.parameters.values() if _is_group(one.annotation)}
-    if not groups:  # or it was expanded before: a process may build the application more than once
+    if not groups:  # or it is already expanded: a process may build the application more than once
         return command
 
     @functools.wraps(command)

@@ -16,17 +16,17 @@ from turnout.cli.terminal_text import TerminalConsole, escaped
 from turnout.errors import FieldViolation, TurnoutError, kind_of
 
 _PIPE_WIDTH = 400
-"""Most columns of a table if there is no terminal: `grep` and `awk` want a row on one line."""
+"""Maximum width of a table in columns if there is no terminal: `grep` and `awk` need each row on one line."""
 
 _LONG_WORK = 64 * 1024 * 1024
-"""Bytes above which reading or copying takes long enough for a progress bar."""
+"""Number of bytes from which reading or copying takes long enough to show a progress bar."""
 
 
 class ServerRefused(TurnoutError):
-    """A running server answered with an error, or none answered.
+    """Raised when a running server answers with an error, or no server answers.
 
     Attributes:
-        kind: Name of the error in the client's tree, such as `NotFound`.
+        kind: Name of the client error class, such as `NotFound`.
     """
 
     def __init__(self, kind: str, message: str, *, violations: Sequence[FieldViolation] = ()) -> None:
@@ -36,18 +36,18 @@ class ServerRefused(TurnoutError):
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A progress bar. Call it with the number of bytes that were just processed.
+    """A progress bar.
 
     Attributes:
-        advance: Moves the bar by a number of bytes.
-        say: Changes the text before the bar.
+        advance: Advances the bar by a number of bytes.
+        say: Changes the text in front of the bar.
     """
 
     advance: Callable[[int], None]
     say: Callable[[str], None]
 
     def __call__(self, done: int) -> None:
-        """Moves the bar by `done` bytes."""
+        """Advances the bar by `done` bytes."""
         self.advance(done)
 
 
@@ -65,7 +65,7 @@ class CommandOutput:
         return self._out
 
     def show(self, body: Any, *renderables: RenderableType) -> None:
-        """Prints `body` if JSON was asked for, else the renderables."""
+        """Prints `body` if JSON output was requested, else the renderables."""
         if self.as_json:
             typer.echo(escaped(_json(_finite(body))))
             return
@@ -75,28 +75,31 @@ class CommandOutput:
 
     @contextmanager
     def _unpadded(self) -> Iterator[None]:
-        """Strips the spaces with which a table fills its width, if the output is not a terminal."""
+        """Strips the spaces with which a table pads its lines, unless the output is a terminal."""
         if self._out.is_terminal:
             yield
             return
         with self._out.capture() as captured:
             yield
         self._out.file.writelines(f"{line.rstrip(' ')}\n" for line in captured.get().splitlines())
-        self._out.file.flush()  # or lines on standard error would come first
+        self._out.file.flush()  # otherwise lines on standard error would appear first
 
     def note(self, sentence: str) -> None:
-        """Prints a sentence for people on standard error, unless JSON was asked for: then `body` has to contain it."""
+        """Prints a sentence on standard error, unless JSON output was requested; then `body` must contain it."""
         if not self.as_json:
             self._err.print(sentence, soft_wrap=True)
 
     @contextmanager
     def progress(self, what: str, size: int, *, slow: bool = False) -> Iterator["Bar"]:
-        """Shows a progress bar while the block runs, if standard error is a terminal and `size`, in bytes, is large.
+        """Shows a progress bar while the block runs, if standard error is a terminal.
 
-        With `slow`, the bar is shown for any size.
+        Args:
+            what: Text in front of the bar.
+            size: Number of bytes to process. A small size shows no bar unless the work is slow.
+            slow: Whether the work takes long regardless of its size.
 
         Yields:
-            The bar; call it with the number of bytes that were just processed.
+            The bar. Call it with the number of bytes just processed.
         """
         from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
@@ -126,7 +129,7 @@ class CommandOutput:
 
 @contextmanager
 def reporting(*, as_json: bool) -> Iterator[CommandOutput]:
-    """Yields a command's output; a TurnoutError in the block is printed, and the process ends with 1."""
+    """Yields a command's output. Prints a TurnoutError raised in the block and exits with 1."""
     output = CommandOutput(as_json=as_json)
     try:
         yield output
@@ -136,7 +139,7 @@ def reporting(*, as_json: bool) -> Iterator[CommandOutput]:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[RenderableType]], *, right: Sequence[str] = ()) -> Table:
-    """Returns a table without lines. Text is not read as markup; the columns in `right` are aligned to the right."""
+    """Returns a table without borders. Cells are plain text, not markup. The columns in `right` are right-aligned."""
     grid = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold", show_header=any(columns))
     for column in columns:
         grid.add_column(column, justify="right" if column in right else "left", overflow="fold")
@@ -146,12 +149,12 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[RenderableType]], *, r
 
 
 def facts(pairs: Iterable[tuple[str, RenderableType]]) -> Table:
-    """Returns names and values, one pair a line."""
+    """Returns a table of names and values, one pair per line."""
     return table(("", ""), ((Text(name, "bold"), value) for name, value in pairs))
 
 
 def size_text(size: int) -> str:
-    """Returns a number of bytes for people: `3.0 MiB`."""
+    """Formats a number of bytes for display, such as `3.0 MiB`."""
     scaled = float(size)
     for unit in ("B", "KiB", "MiB", "GiB"):
         if scaled < 1024:
@@ -179,7 +182,7 @@ def _finite(body: Any) -> Any:
 
 
 def _json(body: Any, indent: str = "") -> str:
-    """Returns `body` as JSON, objects over several lines and lists of plain values, such as tensors, on one."""
+    """Returns `body` as JSON: objects over several lines, lists of plain values, such as tensors, on one line."""
     deeper = indent + "  "
     if isinstance(body, Mapping) and body:
         items = [f"{json.dumps(key, ensure_ascii=False)}: {_json(value, deeper)}" for key, value in body.items()]

@@ -1,4 +1,4 @@
-"""`turnout state`: the database of releases, policies, rollouts and the log."""
+"""`turnout state`: backups of the database of releases, policies, rollouts and the log."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 application = typer.Typer(no_args_is_help=True, help="Back up the state store, and restore it.")
 
-_File = Annotated[Path, argument("FILE", "The backup.")]
+_File = Annotated[Path, argument("FILE", "The backup file.")]
 
 
 @application.command()
@@ -24,8 +24,8 @@ def backup(
 ) -> None:
     """Copy the state store into a new file, as of one moment. Servers may run meanwhile.
 
-    The file is an SQLite database, whether the store is in SQLite or in PostgreSQL. Published versions are in the model
-    repository, which is directories of files: copy them after the state.
+    The file is an SQLite database, whether the store is in SQLite or in PostgreSQL. Published versions are files in the
+    model repository: copy them after the state.
     """
     from turnout.cli.workspace import Workspace
     from turnout.state.backup import back_up
@@ -39,15 +39,15 @@ def backup(
 def restore(
     file: _File,
     replace: Annotated[
-        bool, flag("--replace", "Replace an SQLite store; what it held is kept in a file beside it.")
+        bool, flag("--replace", "Replace an SQLite store; its old contents are kept in a file beside it.")
     ] = False,
     target: DiskTarget = DiskTarget(),
 ) -> None:
     """Restore the state store from a backup. Stop all servers first.
 
-    It restores into SQLite or an empty PostgreSQL database, whichever the backup came from: that is also how you move
-    from one to the other. The data is migrated to this release's schema, and its log is checked. The backup file is not
-    changed.
+    It restores into SQLite or an empty PostgreSQL database, regardless of where the backup came from, so that you can
+    also move from one to the other. The data is migrated to this release's schema, and its log is checked. The backup
+    file is not changed.
     """
     from turnout.cli.workspace import Workspace
     from turnout.rollout.engine.peers import alive_seconds
@@ -64,8 +64,8 @@ def restore(
         rows = [("restored", where), *_facts(done.backup)]
         if before:
             rows.append(("before", before))
-        rows += [("look at", difference) for difference in done.differences]
-        out.show(body, facts(rows), "`turnout verify` compares the versions that are here with it")
+        rows += [("check", difference) for difference in done.differences]
+        out.show(body, facts(rows), "`turnout verify` compares it with the versions in the repository")
 
 
 def _facts(made: "Backup") -> list[tuple[str, str]]:

@@ -1,7 +1,7 @@
 """Handles standard streams that cannot be written.
 
-Standard output is the purpose of a command: if it cannot be written (a full disk), the command says so and exits with
-1. Standard error is for people: if it cannot be written, the command carries on.
+Standard output is the result of a command: if it cannot be written, as on a full disk, the command reports an error and
+exits with 1. Standard error only informs people: if it cannot be written, the command carries on.
 """
 
 import contextlib
@@ -14,17 +14,17 @@ from typing import Any
 
 
 class _OutputLost(OSError):
-    """Standard output cannot be written."""
+    """Raised when standard output cannot be written."""
 
 
 class _Output(io.FileIO):
-    """Standard output, with errors of its own type."""
+    """Standard output that raises its own type of error."""
 
     def write(self, data: Any, /) -> int:
         try:
             return super().write(data) or 0
         except BrokenPipeError:
-            raise  # the reader has closed the pipe; typer ends quietly then
+            raise  # the reader closed the pipe; typer then exits silently
         except OSError as error:
             raise _OutputLost(error.errno, error.strerror) from None
 
@@ -41,7 +41,7 @@ class _Error(io.FileIO):
 
 @contextlib.contextmanager
 def writing_out() -> Iterator[None]:
-    """Runs a command; if its output cannot be written, prints a sentence and exits with 1."""
+    """Runs a command in the block. If its output cannot be written, prints an error and exits with 1."""
     _occupy_closed()
     output: io.TextIOWrapper | None = None
     if sys.stdout is not None:
@@ -52,7 +52,7 @@ def writing_out() -> Iterator[None]:
         try:
             yield
         finally:
-            if output is not None:  # `sys.stdout` may be typer's by now, which hides a closed pipe
+            if output is not None:  # not `sys.stdout`: typer may have replaced it to hide a closed pipe
                 output.flush()
     except _OutputLost as error:
         _lost(error)
@@ -61,7 +61,7 @@ def writing_out() -> Iterator[None]:
 
 
 def _lost(error: OSError | None) -> None:
-    """Ends the process, and drops the rest of the output."""
+    """Exits, and discards the rest of the output."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     if error is not None and sys.stderr is not None:
         reason = os.strerror(error.errno or errno.EIO)
@@ -73,7 +73,7 @@ def _lost(error: OSError | None) -> None:
 
 
 def _text(raw: io.FileIO, stream: Any) -> io.TextIOWrapper:
-    """Returns a text stream like `stream`; names from the command line may hold bytes that are not text."""
+    """Returns a text stream like `stream`, but one that escapes bytes in file names that are not valid text."""
     buffered = io.BufferedWriter(raw)
     return io.TextIOWrapper(buffered, stream.encoding, "backslashreplace", line_buffering=stream.line_buffering)
 
@@ -84,4 +84,4 @@ def _occupy_closed() -> None:
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number

@@ -1,4 +1,4 @@
-"""Sends a token with each call of a channel."""
+"""Sends a token with each call on a channel."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ class TokenInterceptor(
     grpc.StreamUnaryClientInterceptor,
     grpc.StreamStreamClientInterceptor,
 ):
-    """Adds the token to the metadata of calls of all four kinds."""
+    """Adds the token to the metadata of all four kinds of calls."""
 
     def __init__(self, bearer: Bearer) -> None:
         self._bearer = bearer

@@ -1,4 +1,4 @@
-"""Prints the progress of a command that waits for minutes."""
+"""Reports the progress of a command that waits for minutes."""
 
 import threading
 import time
@@ -10,9 +10,12 @@ from turnout.serving.tensorrt.fallback import progress
 
 @contextmanager
 def progress_notes(say: Callable[[str], None], what: str, every: float) -> Iterator[None]:
-    """Reports, every so many seconds while the block runs, its activity and for how long; nothing if that is "".
+    """Reports periodically, while the block runs, what it does and for how long.
 
-    `say` is called in another thread.
+    Args:
+        say: Receives each report, in another thread.
+        what: What the block does; "" for no reports.
+        every: Seconds between two reports.
     """
     if not what:
         yield

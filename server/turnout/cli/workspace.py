@@ -25,16 +25,16 @@ from turnout.routing.selection.resolution import VersionIndex, resolve
 from turnout.routing.selection.selector import Selector
 from turnout.state.release_status import ReleaseState
 
-if TYPE_CHECKING:  # SQLAlchemy takes 0.1 s to import, and commands that ask a server need none of it
+if TYPE_CHECKING:  # importing SQLAlchemy takes 0.1 s, and commands that ask a server do not need it
     from turnout.publishing import Publisher
     from turnout.state.store import StateStore
 
 _ACTOR_BYTES = 256
 
 _MADE = (
-    "warning: there was no state store, and a new one was made: it knows of no release, tag, yank or policy of the "
-    "versions that are here, and every one of them is a candidate. If there was a store, stop the servers, remove the "
-    "new one and put a backup in its place"
+    "warning: a new state store was created, since there was none: it has no record of releases, tags, yanks or "
+    "policies, and so all versions in the repository are candidates. If there was a store before, stop the servers, "
+    "remove the new one and put a backup in its place"
 )
 
 
@@ -43,7 +43,7 @@ class Workspace:
     """The repository and state store that `--models`, `--state` and `--config` name.
 
     Attributes:
-        settings: Those of a server with the same options.
+        settings: Settings, the same as a server has with these options.
     """
 
     settings: Settings
@@ -54,7 +54,7 @@ class Workspace:
         """Reads the configuration. Opens neither repository nor store.
 
         Raises:
-            ConfigError: It is wrong.
+            ConfigError: The configuration is invalid.
         """
         settings = load_settings(target.config, {"models": target.models, "state": target.state}).settings
         return cls(settings, repository_of(settings))
@@ -64,14 +64,14 @@ class Workspace:
         """URL of the state store.
 
         Raises:
-            ConfigError: None is configured, and the repository cannot hold one.
+            ConfigError: No store is configured, and the repository cannot contain one.
         """
         if not self.settings.state_url:
             raise ConfigError(NO_STATE.format(self.repository.place))
         return self.settings.state_url
 
     def has_store(self) -> bool:
-        """Tells whether there is a state store; only a SQLite file can be missing without an error."""
+        """Returns whether the state store exists. Only an SQLite file can be missing without an error."""
         from turnout.state.database.engine import Location
 
         if self._forgets:
@@ -80,10 +80,10 @@ class Workspace:
         return location.url.drivername != "sqlite" or Path(location.url.database or "").exists()
 
     def store(self) -> "StateStore":
-        """Opens the state store, or creates it; says so if there are versions already.
+        """Opens the state store, or creates it. Warns if it was created and there are already versions.
 
         Raises:
-            ConfigError: It cannot be used, or the repository is read-only and no store is configured.
+            ConfigError: The store cannot be used, or the repository is read-only and no store is configured.
         """
         from turnout.state.store import StateStore
 
@@ -91,8 +91,8 @@ class Workspace:
             raise ConfigError(NO_STATE.format(self.repository.place))
         if self._forgets:
             raise ConfigError(
-                "the repository is read-only, and a server of it keeps what is declared in memory: ask that server, or"
-                " name a state store with --state"
+                "the repository is read-only, and its server keeps all changes in memory: ask that server, or name a"
+                " state store with --state"
             )
 
         made = not self.has_store()
@@ -103,7 +103,7 @@ class Workspace:
 
     @contextmanager
     def publisher(self, store: "StateStore") -> "Iterator[Publisher]":
-        """Yields what publishes into the repository, with processes of its own to run models in."""
+        """Yields a publisher for the repository, with processes in which it runs models."""
         from turnout.publishing import Publisher
         from turnout.serving.sandbox.fork_server import start_processes
 
@@ -129,14 +129,14 @@ class Workspace:
         root = self.repository.root
         if not self.repository.remote and not root.is_dir():
             raise ConfigError(
-                f"there is no model repository at {root}: name one with --models DIR, or make it by publishing to it"
+                f"there is no model repository at {root}: name one with --models DIR, or publish to create it"
             )
 
     def scan(self) -> Listing:
         """Lists the repository.
 
         Raises:
-            ConfigError: It does not exist, or cannot be read.
+            ConfigError: The repository does not exist, or cannot be read.
         """
         self.require_repository()
         place = self.repository.place
@@ -149,7 +149,7 @@ class Workspace:
         return listing
 
     def release_state(self) -> ReleaseState:
-        """Returns the state of all releases; empty if the store does not exist yet, which is not created."""
+        """Returns the release state of all models. It is empty if the store does not exist, which is not created."""
         if not self.has_store():
             return ReleaseState()
         with self.store() as store:
@@ -167,7 +167,7 @@ class Workspace:
 
 
 def repository_of(settings: Settings) -> Repository:
-    """Returns the repository that settings name."""
+    """Returns the repository that the settings name."""
     if not settings.read_only and isinstance(settings.models, Path):
         return Repository(settings.models)
     from turnout.app.read_only import open_repository
@@ -186,9 +186,9 @@ class ModelVersions:
     """One model: its published versions and their release state.
 
     Attributes:
-        published: By version, the highest precedence first.
-        index: Resolves selectors.
-        baseline: Of the policy in force; None if there is none, or it was not read.
+        published: Published versions, highest precedence first.
+        index: Index that resolves selectors.
+        baseline: Baseline of the policy in force; None if there is no policy, or it was not read.
     """
 
     name: str
@@ -201,8 +201,8 @@ class ModelVersions:
         """Gathers the versions and the release state of the model `name`.
 
         Raises:
-            InvalidRequest: It is not a model name.
-            ModelNotFound: The model does not exist; the error names the nearest.
+            InvalidRequest: The name is not a valid model name.
+            ModelNotFound: The model does not exist; the error names the most similar one.
         """
         published = {p.manifest.version: p for p in reversed(listing.versions(check_model_name(name)))}
         if not published:
@@ -220,13 +220,13 @@ class ModelVersions:
         """Returns the version that `selector` names.
 
         Raises:
-            VersionNotFound: No version matches; the error names the nearest.
+            VersionNotFound: No version matches; the error names the nearest ones.
         """
         return self.published[resolve(selector, self.index, prefer_ready=False)]
 
     @property
     def default(self) -> Version | None:
-        """The version that the empty selector resolves to, canaries aside; None if nothing is released."""
+        """The version that the empty selector resolves to, disregarding canaries; None if nothing is released."""
         if self.baseline is not None:
             return next((v for v in self.published if v == self.baseline), None)
         return next((v for v in self.index.released if v.prerelease is None), None)
@@ -236,7 +236,7 @@ def split_reference(text: str) -> tuple[str, str | None]:
     """Splits `NAME@SELECTOR`; the selector is None if there is no `@`.
 
     Raises:
-        InvalidRequest: NAME is not a model name.
+        InvalidRequest: NAME is not a valid model name.
     """
     name, at, selector = text.partition("@")
     return check_model_name(name), selector if at else None
@@ -246,7 +246,7 @@ def exact_reference(text: str) -> tuple[str, Version]:
     """Splits `NAME@VERSION`.
 
     Raises:
-        InvalidRequest: NAME is not a model name, or VERSION is missing or not exact.
+        InvalidRequest: NAME is not a valid model name, or VERSION is missing or not exact.
     """
     name, version = split_reference(text)
     if not version:
@@ -258,7 +258,7 @@ def actor_or_login(actor: str | None) -> str:
     """Returns `actor` or, if it is None, the login and host of the user.
 
     Raises:
-        InvalidRequest: It is the name of a rollout.
+        InvalidRequest: The actor has the form of a rollout's name.
     """
     if actor is not None:
         check_person(actor, "--actor")

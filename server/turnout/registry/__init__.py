@@ -1,4 +1,5 @@
-"""Immutable versions of models: manifests, checks before publishing, signatures, and the places they are kept in.
+"""Immutable versions of models: manifests, gates before publishing, signatures, and storage.
 
-Nothing here runs a model. Gates that need one run take a sandbox (`turnout.registry.compatibility.sandbox`).
+Nothing in this package runs a model. Gates that need to run one take a sandbox
+(`turnout.registry.compatibility.sandbox`).
 """

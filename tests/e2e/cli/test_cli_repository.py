@@ -222,7 +222,10 @@ def test_verify_ends_with_1_and_names_each_changed_file(shell: Shell) -> None:
 def test_a_directory_without_a_manifest_is_told_with_the_command_that_publishes_it(shell: Shell) -> None:
     save(scaled(1), shell.folder / "models" / "m" / "1" / "model.onnx")
     done = shell.run("models")
-    assert done.stdout == "no version is published yet: `turnout publish NAME 1.0.0 MODEL.onnx --release` does that\n"
+    assert (
+        done.stdout
+        == "no version is published yet; publish one with `turnout publish NAME 1.0.0 MODEL.onnx --release`\n"
+    )
     assert done.stderr.endswith("publish it with: turnout import triton models --models models\n")
     (problem,) = shell.json("models")["problems"]
     shell.run(*problem["command"].split()[1:])
@@ -319,7 +322,7 @@ def test_doctor_ends_with_1_where_something_configured_is_missing(shell: Shell) 
     assert "state store" in broken
     assert broken & {"cuda:63", "cuda devices"}
     notes = [check["detail"] for check in found["checks"] if check["health"] == "note"]
-    assert "[model.magica] is about no model of the repository; nearest: magika" in notes
+    assert "[model.magica] matches no model of the repository; nearest: magika" in notes
     (shell.folder / "turnout.toml").write_text("nonsense = 1\n")
     assert "unknown key 'nonsense'" in shell.run("doctor", code=1).stdout
 

@@ -100,7 +100,7 @@ def test_predict_asks_for_every_input_without_a_default(server: Server) -> None:
     assert answer("predict", "add", "-i", "x=[[0, 0, 0]]", *to)["outputs"]["y"]["data"] == [[1.0, 2.0, 3.0]]
     assert refusal("predict", "add", "-i", "bias=random", *to) == (
         "InvalidRequest",
-        "not given with --input: x: float32[batch, 3]",
+        "missing inputs (give them with --input): x: float32[batch, 3]",
     )
 
 

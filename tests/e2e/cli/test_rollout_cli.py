@@ -218,9 +218,9 @@ def test_an_operator_has_the_last_word_and_a_stale_epoch_is_refused(server: Serv
     assert refused(server, "status", "m") == "error: m has had no rollout"
     with load(server, SLOWLY):
         begun = run(server, "start", "m", "--to", "1.1.0", *LONG, "--wait", "--timeout", "1s", code=3)
-        assert "the rollout goes on" in run(server, "watch", "m", "--timeout", "0.2s", code=3).stderr
+        assert "the rollout continues" in run(server, "watch", "m", "--timeout", "0.2s", code=3).stderr
         assert begun.stderr == (
-            "the time is over, and the rollout goes on: `turnout rollout watch m` shows how it goes on\n"
+            "the timeout expired, and the rollout continues: `turnout rollout watch m` follows it\n"
         )
         epoch = until(server, soaking).epoch
         assert run(server, "pause", "m", "--reason", "lunch", "--actor", "bob", "--epoch", str(epoch)).stdout == (
@@ -326,7 +326,7 @@ def test_an_interrupted_wait_leaves_the_rollout_running_and_says_so(server: Serv
     with load(server, SLOWLY), started(server, "start", "m", "--to", "1.1.0", *LONG, "--wait") as process:
         line_with(process, "soaking")
         process.send_signal(signal.SIGINT)
-        assert "the rollout goes on: `turnout rollout watch m`" in line_with(process, "goes on", stderr=True)
+        assert "the rollout continues: `turnout rollout watch m`" in line_with(process, "continues", stderr=True)
         assert process.wait(60) == 130
         assert command_json(server, "status", "m")["state"] == "soaking"
 
@@ -351,7 +351,7 @@ def test_a_watcher_outlives_its_server_and_says_so(models: Path) -> None:
             server.send(signal.SIGKILL)
             server.wait()
             gone = line_with(process, "does not answer", stderr=True)
-            assert gone.startswith(f"the server at {server.control} does not answer; the rollout stands where it stood")
+            assert gone.startswith(f"the server at {server.control} does not answer; the rollout is unchanged")
             with serving(models, control=server.control, **TICK) as again:
                 assert line_with(process, "back", stderr=True) == f"the server at {server.control} is back\n"
                 run(again, "abort", "m", "--reason", "enough")

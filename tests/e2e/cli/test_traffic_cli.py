@@ -107,7 +107,7 @@ def test_a_policy_is_set_ramped_shown_frozen_reverted_and_cleared(server: Server
 
 
 def test_what_cannot_be_is_refused_in_a_sentence(server: Server) -> None:
-    assert refused(server, "traffic", "set", "m") == "error: m has no policy yet: say which version is its --baseline"
+    assert refused(server, "traffic", "set", "m") == "error: m has no policy yet: name a version with --baseline"
     assert refused(server, "traffic", "set", "m", "--baseline", "1.0.0", "--canary", "2.0.0=5%") == (
         "error: canary 2.0.0 does not fit the baseline's clients: input x takes int32 where float32 was taken, "
         "output y gives int32 where float32 was given"

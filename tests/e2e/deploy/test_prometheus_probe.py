@@ -119,7 +119,7 @@ def test_a_promql_probe_on_the_servers_own_metrics_lets_a_good_candidate_through
         listed = run("rollout", "probe", "--server", server.control)
         assert re.search(r"failing +promql +at most 0.05", listed.stdout), listed
         planned = run("rollout", "plan", "m", "--to", "1.2.0", "--probe", "failing", "--server", server.control)
-        assert "What is asked outside" in planned.stdout
+        assert "What is measured outside" in planned.stdout
         refused = run("rollout", "start", "m", "--to", "1.2.0", "--probe", "faling", "--server", server.control)
         assert refused.returncode == 1
         assert "did you mean failing?" in refused.stderr

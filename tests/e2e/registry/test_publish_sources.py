@@ -108,8 +108,8 @@ def test_a_model_in_s3_is_published_with_its_external_data(s3: str, tmp_path: Pa
     urls = ["s3://models/alone/model.onnx", "s3://models/none.onnx", "s3://none/model.onnx", "s3://models/m/model.onnx"]
     done = subprocess.run([sys.executable, "-c", REFUSED, *urls], capture_output=True, text=True, timeout=100)
     terms = json.loads(done.stdout)
-    assert "external data 'deep/weights.data' is not there" in terms[0]
-    assert "the ONNX file is not there" in terms[1]
+    assert "external data 'deep/weights.data' does not exist" in terms[0]
+    assert "the ONNX file does not exist" in terms[1]
     assert "the ONNX file" in terms[2]
     assert "is larger than 1000 bytes" in terms[3]
     assert "the-secret" not in done.stdout

@@ -641,7 +641,7 @@ async def test_lists_tell_of_what_their_reader_may_see(
             return "was revoked" not in await upload_error()
 
         await until(known)
-        assert await upload_error() == "'SECRET' differs from another model's name in case only: take another name"
+        assert await upload_error() == "'SECRET' differs from another model's name in case only: use another name"
     mine = {"fraud", "fraud-eu"}
     assert {one.name for one in listed.models} == mine
     assert {one.model for one in traffic.models} == mine

@@ -121,8 +121,8 @@ def test_what_would_answer_otherwise_is_not_taken_and_the_rest_is(tmp_path: Path
     assert refused.pop("stateful").startswith("sequence_batching: requests of a sequence share state")
     assert refused.pop("stream") == "model_transaction_policy.decoupled: each request has one answer here"
     assert refused.pop("wrong").startswith("config.pbtxt is not a model configuration: line 1:17")
-    assert refused.pop("other") == "config.pbtxt is that of 'another', and stands in the directory of 'other'"
-    assert refused.pop("empty") == "it holds no ONNX model: 1/model.onnx is missing"
+    assert refused.pop("other") == "config.pbtxt is that of 'another', but is in the directory of 'other'"
+    assert refused.pop("empty") == "it contains no ONNX model: 1/model.onnx is missing"
     assert refused == {}
     assert Repository(models).scan().models == ("fine",)
 

@@ -69,7 +69,7 @@ def test_commands_take_such_names(tmp_path: Path) -> None:
         4, "error: 'NET.V1' differs from the model Net.v1 in case only: publish to Net.v1\n",
     )  # fmt: skip
     clashing = turnout("publish", "gates.toml", "1.0.0", file, *models, check=False)
-    assert "a file of the repository has it" in clashing.stderr
+    assert "a file of the repository has this name" in clashing.stderr
     missing = turnout("show", "NET.v1", *models, check=False)
     assert "there are: Net.v1" in missing.stderr
 

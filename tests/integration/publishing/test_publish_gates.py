@@ -213,7 +213,7 @@ def test_accuracy_is_held_to_the_plan_and_to_the_parent(publish_gated: Publish, 
     biased = onnx_models.softmax(bias=(2.0, 0.0, 0.0, 0.0))
     gate, message = refused(publish_gated, "1.1.0", biased, metadata=metadata, golden=(labelled,))
     assert (gate, message.split(" are right")[0]) == ("golden", "1 of 4 labelled rows")
-    assert message.endswith("100.0% of its parent's answers are: worse by more than 1.0%")
+    assert message.endswith("its parent gets 100.0% right: worse by more than 1.0%")
     lax = {"golden": {"top1_worse_by_max": 1.0}}
     publish_gated("1.1.0", biased, lax, metadata=metadata, golden=(labelled,), dry_run=True)
     strict = lax["golden"] | {"top1_min": 0.98}
@@ -304,8 +304,8 @@ def test_a_gate_is_skipped_on_record_and_what_the_gates_found_is_kept(
     ("skip", "message"),
     [
         (Skip("bmp", "r"), "skip-gate: there is no gate 'bmp'; the nearest is bump"),
-        (Skip("integrity", "r"), "skip-gate: the gate integrity is never skipped"),
-        (Skip("bump", " "), "reason: a gate is skipped with a reason, which goes on record"),
+        (Skip("integrity", "r"), "skip-gate: the gate integrity cannot be skipped"),
+        (Skip("bump", " "), "reason: skipping a gate requires a reason, which is recorded"),
     ],
 )
 def test_a_skip_without_a_gate_or_a_reason_is_refused(publish_gated: Publish, skip: Skip, message: str) -> None:

@@ -147,7 +147,7 @@ async def test_a_state_store_that_is_made_beside_versions_is_told_of(models, pub
     shutil.rmtree(models / ".turnout", ignore_errors=True)
     arguments = ["release", "m@1.0.0", "--models", str(models)]
     first = await asyncio.to_thread(CliRunner().invoke, application(), arguments)
-    assert (first.exit_code, "there was no state store, and a new one was made" in first.stderr) == (0, True)
+    assert (first.exit_code, "a new state store was created, since there was none" in first.stderr) == (0, True)
     again = await asyncio.to_thread(CliRunner().invoke, application(), arguments)
     assert (again.exit_code, again.stderr) == (0, "")
 

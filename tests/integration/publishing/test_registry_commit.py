@@ -138,7 +138,7 @@ def test_a_directory_that_holds_more_than_the_version_is_left_as_it_is(repositor
     home = repository.root / "m" / "1.0.0"
     source = onnx_models.save_external(home)
     (home / "training.log").write_text("precious")
-    with pytest.raises(AlreadyExistsError, match=r"m 1\.0\.0: something that is not a version stands in its place"):
+    with pytest.raises(AlreadyExistsError, match=r"m 1\.0\.0: something that is not a version is in its place"):
         publish(repository, request(source))
     assert sorted(os.listdir(home)) == ["model.onnx", "training.log", "weights.data"]
     assert repository.published() == ()
@@ -167,7 +167,7 @@ def test_a_link_in_the_models_place_is_not_published_through(repository, source,
     (tmp_path / "elsewhere").mkdir()
     repository.root.mkdir()
     (repository.root / "m").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(AlreadyExistsError, match="a link stands where the versions of m go"):
+    with pytest.raises(AlreadyExistsError, match="the directory of m is a link"):
         publish(repository, request(source))
 
 
@@ -177,7 +177,7 @@ def test_a_version_with_an_unreadable_manifest_is_not_overwritten(repository, so
     manifest.chmod(0o644)
     manifest.write_text("{")
     with pytest.raises(
-        AlreadyExistsError, match=r"a version that cannot be read stands there: m 1\.0\.0: manifest\.json"
+        AlreadyExistsError, match=r"a version that cannot be read has this number: m 1\.0\.0: manifest\.json"
     ):
         publish(repository, request(source))
 

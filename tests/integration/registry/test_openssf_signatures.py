@@ -273,7 +273,7 @@ def test_only_the_certificates_of_trusted_authorities_count(home: Path) -> None:
     repository = Repository(home / "models")
     keep(repository, "m", ONE, signer.key.id, signer.sign(found(home)))
     with pytest.raises(
-        NotTrusted, match=r"its certificate is not of a trusted authority \(signing\.trusted_authorities"
+        NotTrusted, match=r"its certificate was not issued by a trusted authority \(signing\.trusted_authorities"
     ):
         Trust.of(trusting(home, root)).check(repository, found(home))
     by_key = Signing(signatures="require", trusted_keys=(str(signer.key),))
@@ -291,8 +291,8 @@ UNFIT: dict[str, tuple[dict[str, object], str]] = {
     ),
     "for nothing": ({}, "does not say that it is for signing"),
     "an authority's": ({"authority": True, "extensions": SIGNS}, "is that of an authority"),
-    "ended": ({"days": -1, "extensions": SIGNS}, "the signer's certificate ended on"),
-    "not begun": ({"starts": 1, "extensions": SIGNS}, "the signer's certificate begins on"),
+    "ended": ({"days": -1, "extensions": SIGNS}, "the signer's certificate expired on"),
+    "not begun": ({"starts": 1, "extensions": SIGNS}, "the signer's certificate is not valid before"),
 }  # fmt: skip
 
 
@@ -345,7 +345,7 @@ def test_a_certificate_of_which_any_bit_changed_is_told_and_not_stumbled_over(ho
 
 def test_a_certificate_of_another_key_is_refused(home: Path, tmp_path: Path) -> None:
     cert, _ = Authority.make().issue("ada", hosts=(), extensions=SIGNS).write(home, "signer")
-    with pytest.raises(ConfigError, match="is that of another key"):
+    with pytest.raises(ConfigError, match="is for another key"):
         KeySigner(PrivateKey.load(home / "key.pem"), SignerCertificate.load(cert))
-    with pytest.raises(ConfigError, match="holds no certificate as PEM"):
+    with pytest.raises(ConfigError, match="contains no certificate as PEM"):
         SignerCertificate.load(home / "key.pub.pem")

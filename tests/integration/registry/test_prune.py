@@ -137,7 +137,7 @@ async def test_a_version_that_a_server_still_has_in_memory_is_not_removed_under_
         done = await asyncio.to_thread(lambda: _prune(models, "--yes", "--wait", "0", code=1))
         (refused,) = done["refused"]
         assert refused["version"] == "1.0.0"
-        assert "is in memory of a server" in refused["reason"]
+        assert "is still in a server's memory" in refused["reason"]
         assert "1.0.0" in _on_disk(models)
         go_on.set()
         assert (await call).outputs, "the request under way was answered"

@@ -135,7 +135,7 @@ async def test_nothing_is_published_to_it_signed_or_removed_there(tree: Path, tm
         ):
             refused = command_line.run(*command, env=os.environ | {"TURNOUT_READ_ONLY": "true"})
             assert refused.returncode == 1, refused.stdout
-            assert "the repository is served read-only, so that nothing is published to it" in refused.stderr
+            assert "the repository is served read-only, so nothing can be published to it" in refused.stderr
 
 
 async def test_traffic_and_tags_are_changed_as_ever_and_forgotten_with_the_server(tree: Path, start_server) -> None:
@@ -314,7 +314,7 @@ async def test_the_same_version_twice_with_other_content_is_served_from_neither(
 async def test_an_empty_mount_is_not_ready_and_says_so(models: Path, start_server) -> None:
     models.mkdir()
     server = await start_server(read_only=True)
-    reason = "the directory that is mounted holds no version of a model, and no Triton model repository"
+    reason = "the mounted directory contains no version of a model, and no Triton model repository"
     assert await ready(server) == (503, ["not ready", reason])
 
 
@@ -392,8 +392,8 @@ def test_commands_look_at_it_and_ask_for_a_state_where_they_need_one(tree: Path,
     refused = command_line.run("tag", "scores", "stable", "3.0.0", env=environment)
     assert (refused.returncode, refused.stderr) == (
         1,
-        "error: the repository is read-only, and a server of it keeps what is declared in memory: ask that server, or"
-        " name a state store with --state\n",
+        "error: the repository is read-only, and its server keeps all changes in memory: ask that server, or name a"
+        " state store with --state\n",
     )
     state = sqlite_url(tmp_path / "state.db")
     assert command_line.run("tag", "scores", "stable", "3.0.0", "--state", state, env=environment).returncode == 0
@@ -401,4 +401,4 @@ def test_commands_look_at_it_and_ask_for_a_state_where_they_need_one(tree: Path,
     checks = {check["name"]: check["detail"] for check in json.loads(doctor.stdout)["checks"]}
     assert checks["state store"] == "in memory: the repository is read-only, and no state store is named"
     assert "3 models, 4 versions" in checks["repository"]
-    assert "is about no model" not in doctor.stdout
+    assert "matches no model" not in doctor.stdout

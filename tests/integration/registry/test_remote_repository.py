@@ -127,7 +127,7 @@ def test_of_two_who_publish_one_version_at_once_one_wins_and_the_other_is_told_w
     (lost,) = (one for one in results.values() if isinstance(one, AlreadyExistsError))
     assert winner == ("first" if store.kind == "oci" else "second")  # who writes last, or who writes first
     assert results[winner].digest == stands  # type: ignore[union-attr]
-    assert f"was published by somebody else in this moment: it exists with other content, published {stands}" in (
+    assert f"was published by another publisher at the same time: it exists with other content, published {stands}" in (
         lost.message
     )
 

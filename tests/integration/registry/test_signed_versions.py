@@ -81,7 +81,7 @@ def test_an_encrypted_key_needs_its_passphrase(tmp_path: Path) -> None:
     assert PrivateKey.load(tmp_path / "key.pem", "a passphrase").public == made.public
     with pytest.raises(ConfigError, match="is encrypted: give its passphrase by --passphrase-file"):
         PrivateKey.load(tmp_path / "key.pem")
-    with pytest.raises(ConfigError, match="the passphrase is another one"):
+    with pytest.raises(ConfigError, match="the passphrase is wrong"):
         PrivateKey.load(tmp_path / "key.pem", "another")
 
 

@@ -76,7 +76,7 @@ def test_a_plan_shows_the_probes_that_it_names_and_that_a_webhook_confirms() -> 
     )
     text = printed(*forecast_lines(response, "m", "1.1.0"))
     assert "qa promql at most 0.1 30s 3 that fail 1 that passes" in text
-    assert "Each step, and promotion, waits for the word of the confirm webhook." in text
+    assert "Each step, and promotion, waits for the confirm webhook." in text
     body = forecast_body(response, "m", "1.1.0")
     assert (body["probes"][0]["condition"], body["confirms"]) == ("at most 0.1", True)
     without = pb.PlanRolloutResponse(plan_json=json.dumps(Plan().to_json()))

@@ -59,7 +59,7 @@ def test_the_reason_names_what_was_answered_otherwise() -> None:
     ("old", "new", "bump", "message"),
     [
         ({}, {"y": ("a", "b", "c")}, VersionBump.PATCH, "labels of y are declared for the first time"),
-        ({"y": ("a", "b", "c")}, {}, VersionBump.MAJOR, "labels of y are declared no more"),
+        ({"y": ("a", "b", "c")}, {}, VersionBump.MAJOR, "labels of y are no longer declared"),
         (
             {"y": ("a", "b", "c")},
             {"y": ("b", "a", "c")},

@@ -292,7 +292,7 @@ def test_external_data_that_says_its_place_twice_is_refused(facts):
 def test_external_data_without_a_place_is_refused(facts):
     proto = onnx_models.matmul()
     onnx_models.move_out(proto.graph.initializer[0], "")
-    with pytest.raises(InvalidModel, match="does not say where its external data lies"):
+    with pytest.raises(InvalidModel, match="does not say where its external data is"):
         facts(proto)
 
 

@@ -66,7 +66,7 @@ def test_no_more_is_copied_than_may_be(hub: Hub, external: Path, bounds: Bounds)
 
 
 def test_what_is_missing_is_named(hub: Hub, external: Path) -> None:
-    with pytest.raises(InvalidRequest, match="the ONNX file is not there"), local_source("hf:org/repo/a.onnx", WIDE):
+    with pytest.raises(InvalidRequest, match="the ONNX file does not exist"), local_source("hf:org/repo/a.onnx", WIDE):
         pass
     hub.pipe("/org/repo/model.onnx", external.read_bytes())
     with pytest.raises(InvalidRequest, match="external data"), local_source("hf:org/repo/model.onnx", WIDE):

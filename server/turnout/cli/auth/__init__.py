@@ -1,1 +1,1 @@
-"""Commands for callers: their tokens, and what they may do."""
+"""Commands for access control: bearer tokens and permissions."""

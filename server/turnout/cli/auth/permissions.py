@@ -1,4 +1,4 @@
-"""`turnout auth`: what somebody may do, and why."""
+"""`turnout auth`: what a caller may do, and why."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from turnout.auth.roles import Scope
     from turnout.cli.workspace import Workspace
 
-application = typer.Typer(no_args_is_help=True, help="Say who may do what, and check the policy file.")
+application = typer.Typer(no_args_is_help=True, help="Explain what a caller may do, and check the policy file.")
 
 
 @application.command()
@@ -30,7 +30,7 @@ def explain(
     ] = None,
     target: DiskTarget = DiskTarget(),
 ) -> None:
-    """Say whether a caller may do something with a model, and by which rule. Exits with 1 if not."""
+    """Show whether a caller may do something with a model, and which rule decides. Exits with 1 if not."""
     from turnout.auth.policy.policy_file import load_policy
     from turnout.auth.roles import AccessRole
     from turnout.cli.workspace import Workspace
@@ -47,7 +47,7 @@ def explain(
         limit = policy.limit_of(_identity(identity, also or ()))
         outcome = "allowed" if decision.allowed else "denied"
         if not auth.enabled:
-            out.note("auth.enabled is false: servers take everybody at their word, and this says what would hold")
+            out.note("auth.enabled is false: servers allow every call; this is what the policy would decide")
         body = {"allowed": decision.allowed, "rule": decision.rule, "limit": None if limit is None else limit.name}
         pairs = [(outcome, decision.rule), *([("limit", limit.name)] if limit is not None else [])]
         out.show(body, facts(pairs))
@@ -57,7 +57,7 @@ def explain(
 
 @application.command()
 def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Read the policy file as a server would, and say what is wrong with it."""
+    """Read the policy file as a server would, and report errors in it."""
     from turnout.auth.policy.policy_file import load_policy
     from turnout.config import load_settings
     from turnout.errors import ConfigError

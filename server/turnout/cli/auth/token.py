@@ -15,25 +15,25 @@ if TYPE_CHECKING:
 _LONGEST_DAYS = 3650
 
 application = typer.Typer(
-    no_args_is_help=True, help="Make, list and revoke bearer tokens. Running servers follow within a second."
+    no_args_is_help=True, help="Create, list and revoke bearer tokens. Running servers follow within a second."
 )
 
 
 @application.command()
 def create(
-    name: Annotated[str, argument("NAME", "Who it is for; the caller's identity is token:NAME.")],
+    name: Annotated[str, argument("NAME", "Name of its bearer; the caller's identity is token:NAME.")],
     role: Annotated[list[str], option("--role", "ROLE", "predict, read, publish, operate or admin; may be repeated.")],
     model: Annotated[
-        list[str], option("--model", "PATTERN", "Models that it is for; * stands for anything. May be repeated.")
+        list[str], option("--model", "PATTERN", "Models that it is valid for; * matches anything. May be repeated.")
     ],
     expires: Annotated[str, option("--expires", "TIME", "When it expires: 30d, 12h, or never.")] = "90d",
     change: ChangeOptions = ChangeOptions(),
     target: DiskTarget = DiskTarget(),
 ) -> None:
-    """Create a token and print it. It is shown only this once: the state store keeps its hash.
+    """Create a token and print it. It is shown only once: the state store keeps only its hash.
 
-    It can do what its roles and models say and nothing else, whatever the policy file grants to others. To replace a
-    token, make another of the same name, hand it out, and revoke the old one by its id.
+    The token grants exactly these roles on these models, whatever the policy file grants to others. To replace a
+    token, create another with the same name, hand it out, and revoke the old one by its id.
     """
     from turnout.auth.credentials.tokens import check_name, check_scope, new_token
     from turnout.cli.workspace import Workspace, actor_or_login
@@ -50,18 +50,18 @@ def create(
             until = None if ends is None else now + ends
             record = TokenRecord(token_id, check_name(name), digest, roles, patterns, now, until, actor=who)
             store.create_token(record, actor=who, reason=change.reason)
-        out.note("keep it where only its bearer can read it; it is not shown again")
+            out.note("store it where only its bearer can read it; it is not shown again")
         if not workspace.settings.auth.enabled:
-            out.note("servers ask for tokens only where [auth] enabled = true")
+            out.note("servers require tokens only if [auth] enabled = true")
         out.show(_body(record, now) | {"token": text}, Text(text))
 
 
 @application.command(name="list")
 def list_(
-    every: Annotated[bool, flag("--all", "Also those that expired or were revoked.")] = False,
+    every: Annotated[bool, flag("--all", "Include expired and revoked tokens.")] = False,
     target: DiskTarget = DiskTarget(),
 ) -> None:
-    """List tokens: who they are for, what they can do, and until when. The tokens themselves are not shown."""
+    """List tokens with their names, roles, models and expiry. The tokens themselves are not shown."""
     from turnout.cli.workspace import Workspace
 
     with reporting(as_json=target.as_json) as out:
@@ -83,11 +83,11 @@ def list_(
 
 @application.command()
 def revoke(
-    name_or_id: Annotated[str, argument("NAME|ID", "One token by its id, or all of a name.")],
+    name_or_id: Annotated[str, argument("NAME|ID", "Id of one token, or a name, for all tokens with that name.")],
     change: ChangeOptions = ChangeOptions(),
     target: DiskTarget = DiskTarget(),
 ) -> None:
-    """Revoke tokens, at once: calls with them are refused, and their streams end."""
+    """Revoke tokens at once: calls that use them are refused, and their streams end."""
     from turnout.cli.workspace import Workspace, actor_or_login
 
     with reporting(as_json=target.as_json) as out:
@@ -97,7 +97,7 @@ def revoke(
             now = store.now()
         pairs = [(one.name, f"{one.id} is revoked") for one in revoked]
         body = {"revoked": [_body(one, now) | {"state": "revoked"} for one in revoked]}
-        out.show(body, facts(pairs) if pairs else "they were revoked before")
+        out.show(body, facts(pairs) if pairs else "already revoked")
 
 
 def _ends(text: str) -> timedelta | None:

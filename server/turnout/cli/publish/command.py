@@ -20,31 +20,31 @@ if TYPE_CHECKING:
     from turnout.registry.publishing.publish_options import PublishOptions
 
 REFUSED, TAKEN = 3, 4
-"""Exit codes if a gate refuses the version, and if its number is taken: a CI job handles them differently."""
+"""Exit codes if a gate refuses the version, and if the version number is taken: CI jobs handle these differently."""
 
 _GATES_SECONDS = 3600.0
 _TOLD_SECONDS = 10.0
 _ENGINES = "gates run it on TensorRT, which may have to build engines"
 
-_META = """What you state about it, in TOML or JSON. Texts: description, licence, notes. Lists: authors, parents.
+_META = """Metadata of the version, in TOML or JSON. Texts: description, licence, notes. Lists: authors, parents.
 Tables: training, dependencies, environment, metadata, preprocessing, batching, tolerances, scores, labels."""
 
 
 class _PublishTarget(TargetOptions):
     server: Annotated[
-        str | None, server_option("Publish by stream to the server with this control listener. (default: to the disk)")
+        str | None, server_option("Upload to the server with this control listener. (default: write to the disk)")
     ] = None
 
 
 def publish(
-    name: Annotated[str, argument("NAME", "The model, for example magika.")],
+    name: Annotated[str, argument("NAME", "Name of the model, for example magika.")],
     version: Annotated[
-        str, argument("VERSION", "Exact, for example 3.2.0 or 3.3.0-rc.1; `auto` for the smallest legal one.")
+        str, argument("VERSION", "Exact, for example 3.2.0 or 3.3.0-rc.1; `auto` for the smallest valid number.")
     ],
     file: Annotated[
         str,
         argument(
-            "FILE", "ONNX file, its external data beside it; or file://, s3://, gs://, hf:, mlflow:models:/NAME@ALIAS."
+            "FILE", "ONNX file, external data beside it; or file://, s3://, gs://, hf:, mlflow:models:/NAME@ALIAS."
         ),
     ],
     meta: Annotated[Path | None, option("--meta", "FILE", _META)] = None,
@@ -61,16 +61,17 @@ def publish(
         list[str] | None, option("--skip-gate", "GATE", "Skip a gate; needs --reason. May be repeated.")
     ] = None,
     drop_zipmap: Annotated[
-        bool, flag("--drop-zipmap", "Remove the ZipMap that scikit-learn's classifiers end in, if no answer changes.")
+        bool, flag("--drop-zipmap", "Remove the final ZipMap of a scikit-learn classifier, if no answer changes.")
     ] = False,
-    dry_run: Annotated[bool, flag("--dry-run", "Run every gate, and publish nothing.")] = False,
+    dry_run: Annotated[bool, flag("--dry-run", "Run all gates, but publish nothing.")] = False,
     change: ChangeOptions = ChangeOptions(),
     target: _PublishTarget = _PublishTarget(),
 ) -> None:
     """Check an ONNX model and put it into the repository as an immutable version.
 
-    Publishing the same content again changes nothing. Running servers load it at once. Exits with 0 if the version
-    exists now (or would, with --dry-run), 3 if a gate refused it, 4 if its number is taken, and 1 for other errors.
+    Publishing the same content again changes nothing. Running servers load the version at once. Exits with 0 if the
+    version now exists (or would, with --dry-run), 3 if a gate refused it, 4 if its number is taken, and 1 for other
+    errors.
 
     `turnout publish iris auto iris.onnx --drop-zipmap --release` publishes what skl2onnx exports by default.
     """
@@ -133,7 +134,7 @@ def _publish_here(
     engines = builds_engines(workspace.settings.for_model(request.model).runtime.providers)
     try:
         with (
-            workspace.store() as store,  # first: if it cannot be used, no unrecorded version may stay behind
+            workspace.store() as store,  # opened first: if it cannot be used, no unrecorded version may be left behind
             workspace.publisher(store) as publisher,
         ):
             with (
@@ -168,7 +169,7 @@ def _publish_to(
 
 
 def _refused(out: CommandOutput, error: TurnoutError, refusal: "PublishRefusal") -> typer.Exit:
-    """Prints what gates found, and returns the end of the command."""
+    """Prints the results of the gates, and returns the exit with which the command ends."""
     out.show(refusal.to_json(), *refusal.view())
     out.error(error)
     return typer.Exit(REFUSED)

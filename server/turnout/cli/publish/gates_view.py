@@ -14,7 +14,7 @@ _STYLES = {"passed": "green", "warned": "yellow", "failed": "bold red", "skipped
 
 
 def gates_table(report: "GateReport") -> RenderableType:
-    """Returns a line for each gate."""
+    """Returns a table with a row for each gate."""
     return table(
         ("", "", ""),
         (

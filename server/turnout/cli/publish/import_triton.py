@@ -32,10 +32,11 @@ class _Version:
     """The result for one version.
 
     Attributes:
-        number: Its number in Triton.
-        outcome: `published`, `was there`, `would be published` or `refused`.
-        digest: Its digest; "" if it was refused.
-        release_status: Its release status; "" if it has none.
+        number: Version number in Triton.
+        outcome: `published`, `was there` (already published), `would be published` or `refused`.
+        digest: Digest of the version; "" if it was refused.
+        release_status: Release status of the version; "" if it has none.
+        reason: Why the version was refused; "" if it was not.
     """
 
     number: int
@@ -55,7 +56,7 @@ class _Imported:
 
     @property
     def whole(self) -> bool:
-        """Tells whether every version of it was imported."""
+        """Returns whether every version of the model was imported."""
         return not self.model.fault and all(version.outcome != "refused" for version in self.versions)
 
 
@@ -66,9 +67,9 @@ def import_triton(
         bool,
         typer.Option("--release/--no-release", help="Release the versions that Triton would serve."),
     ] = True,
-    dry_run: Annotated[bool, flag("--dry-run", "Run every gate, list everything, and publish nothing.")] = False,
+    dry_run: Annotated[bool, flag("--dry-run", "Run all gates and list the results, but publish nothing.")] = False,
     settings_file: Annotated[
-        Path | None, option("--settings", "FILE", "Write the settings that go with it to this new TOML file.")
+        Path | None, option("--settings", "FILE", "Write the matching server settings to this new TOML file.")
     ] = None,
     change: ChangeOptions = ChangeOptions(),
     target: DiskTarget = DiskTarget(),
@@ -76,7 +77,7 @@ def import_triton(
     """Publish a model repository of NVIDIA Triton: version 3 of a model becomes 3.0.0.
 
     For example `turnout import triton model_repository --dry-run`. Clients that ask for `model_version="3"` still get
-    that version. Every field of each config.pbtxt is listed, with what became of it. The repository itself is not
+    that version. Every field of each config.pbtxt is listed, with how it was translated. The repository itself is not
     changed; `turnout serve --models DIR --read-only` serves it without an import.
 
     Exits with 0 if everything was imported, 3 if a model or a version was not, and 1 for other errors.
@@ -207,10 +208,15 @@ def _view(imported: "Sequence[_Imported]", text: str, written: Path | None) -> "
     if rows:
         displayed += ["", table(("MODEL", "FIELD OF CONFIG.PBTXT", "IS", ""), rows)]
     if text and written is None:
-        displayed += ["", "Settings that go with it, for turnout.toml (or --settings FILE):", "", text.rstrip("\n")]
+        displayed += [
+            "",
+            "Matching settings for turnout.toml (or write them with --settings FILE):",
+            "",
+            text.rstrip("\n"),
+        ]
     elif text:
         displayed += [
             "",
-            f"Settings that go with it are in {written}; serve with --config, or add them to turnout.toml",
+            f"The matching settings are in {written}; serve with --config, or add them to turnout.toml",
         ]
     return displayed

@@ -18,7 +18,7 @@ class _Group(TyperGroup):
     """Reads `turnout import DIR` as `turnout import export DIR`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Inserts the default command if the arguments name none."""
+        """Inserts the default command if the arguments do not name a command."""
         if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
             args = [_DEFAULT, *args]
         return super().parse_args(ctx, args)

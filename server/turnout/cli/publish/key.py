@@ -1,4 +1,4 @@
-"""`turnout key`: keys that sign versions."""
+"""`turnout key`: keys for signing versions."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,16 +13,16 @@ from turnout.cli.publish.signers import PassphraseOption, passphrase
 if TYPE_CHECKING:
     from turnout.registry.signing.keys import PublicKey
 
-application = typer.Typer(no_args_is_help=True, help="Make keys for signing versions, and show their public part.")
+application = typer.Typer(no_args_is_help=True, help="Create keys for signing versions, and show their public part.")
 
 _File = Annotated[Path, argument("FILE", "The private key, as PEM.")]
 
 
 @application.command()
 def new(file: _File, passphrase_file: PassphraseOption = None, as_json: JsonOption = False) -> None:
-    """Make an elliptic-curve key (P-256) in a new file that only you can read, and print its public part.
+    """Create an elliptic-curve key (P-256) in a new file that only you can read, and print its public part.
 
-    With a passphrase, from a file or the environment, the file is encrypted.
+    The file is encrypted if a passphrase is given, in a file or in the environment.
     """
     from turnout.registry.signing.keys import PrivateKey
 
@@ -33,7 +33,7 @@ def new(file: _File, passphrase_file: PassphraseOption = None, as_json: JsonOpti
 @application.command()
 def show(
     file: _File,
-    pem: Annotated[bool, flag("--pem", "Only the public key, as PEM.")] = False,
+    pem: Annotated[bool, flag("--pem", "Print only the public key, as PEM.")] = False,
     passphrase_file: PassphraseOption = None,
     as_json: JsonOption = False,
 ) -> None:

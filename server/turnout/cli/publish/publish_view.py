@@ -15,18 +15,18 @@ from turnout.registry.publishing.publish_options import PublishOptions
 from turnout.routing.default_answers import RoutingTable
 from turnout.state.release_status import ReleaseStatus
 
-if TYPE_CHECKING:  # with SQLAlchemy, which a publish to a server does not need
+if TYPE_CHECKING:  # these import SQLAlchemy, which a publish to a server does not need
     from turnout.cli.workspace import Workspace
     from turnout.state.store import StateStore
 
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """The release that `turnout publish --release` made.
+    """The release made by `turnout publish --release`.
 
     Attributes:
-        sentence: What it did, for people.
-        answers: Which versions answer from now on.
+        sentence: What the release did, for display.
+        answers: The versions that answer from now on.
     """
 
     sentence: str
@@ -38,7 +38,7 @@ class PublishOutcome:
     """A successful publish.
 
     Attributes:
-        released: Its release, if one was asked for.
+        released: The release, if one was requested.
     """
 
     result: PublishResult
@@ -49,7 +49,7 @@ class PublishOutcome:
     def of(
         cls, workspace: "Workspace", store: "StateStore", result: PublishResult, how: PublishOptions, *, release: bool
     ) -> Self:
-        """Returns the outcome of a publish that ended here, after releasing the version if that is asked for."""
+        """Returns the outcome of a publish by this process. Releases the version first if `release` is true."""
         from turnout.rollout.changes.operations import Operations
 
         model, version, released = result.manifest.model, result.manifest.version, None
@@ -60,7 +60,7 @@ class PublishOutcome:
         return cls(result, store.release_state().of(model).release_status(version), released)
 
     def to_json(self) -> dict[str, Any]:
-        """Returns its JSON form."""
+        """Returns the JSON form."""
         result = self.result
         body = {
             "ok": True,
@@ -77,7 +77,7 @@ class PublishOutcome:
         return body if self.released is None else body | {"answers": answers_body(self.released.answers)}
 
     def view(self) -> list[RenderableType]:
-        """Returns it for people."""
+        """Returns the lines and tables to print."""
         result, manifest = self.result, self.result.manifest
         done = "would be published" if result.dry_run else "published"
         if not result.created and not result.report.results:
@@ -107,8 +107,8 @@ class PublishRefusal:
     """A publish that a gate refused.
 
     Attributes:
-        version, digest: Those that the version would have had.
-        parent: The version that it was compared with; None if there is no lower one.
+        version, digest: Version number and digest that the version would have had.
+        parent: Version that it was compared with; None if there is no lower one.
     """
 
     model: str
@@ -119,14 +119,14 @@ class PublishRefusal:
 
     @classmethod
     def of(cls, error: GateRefused) -> Self:
-        """Returns the refusal of a gate that ran here."""
+        """Returns the refusal by a gate that this process ran."""
         candidate = error.candidate
         parent = None if candidate.parent is None else str(candidate.parent.manifest.version)
         manifest = candidate.manifest
         return cls(manifest.model, str(manifest.version), parent, candidate.digest, error.report)
 
     def to_json(self) -> dict[str, Any]:
-        """Returns its JSON form."""
+        """Returns the JSON form."""
         failure = self.report.failure
         return {
             "ok": False,
@@ -140,7 +140,7 @@ class PublishRefusal:
         }
 
     def view(self) -> list[RenderableType]:
-        """Returns it for people."""
+        """Returns the lines and tables to print."""
         return [f"{self.model} {self.version} is not published", facts([("gates", gates_table(self.report))])]
 
 

@@ -14,27 +14,27 @@ if TYPE_CHECKING:
 def sign(
     version: VersionArgument,
     key: Annotated[
-        Path | None, option("--key", "FILE", "Private key, as `turnout key new` or OpenSSL make it (PEM).")
+        Path | None, option("--key", "FILE", "Private key (PEM), created by `turnout key new` or OpenSSL.")
     ] = None,
     passphrase_file: PassphraseOption = None,
     certificate: CertificateOption = None,
     signature: Annotated[
-        Path | None, option("--signature", "FILE", "Instead of a key: a signature that `model_signing` made elsewhere.")
+        Path | None, option("--signature", "FILE", "Instead of a key: a signature made elsewhere by `model_signing`.")
     ] = None,
     public_key: Annotated[
         Path | None,
-        option("--public-key", "FILE", "What --signature is checked with (PEM). (default: signing.trusted_keys)"),
+        option("--public-key", "FILE", "Public key (PEM) to check --signature with. (default: signing.trusted_keys)"),
     ] = None,
     change: ChangeOptions = ChangeOptions(),
     target: DiskTarget = DiskTarget(),
 ) -> None:
-    """Sign every file of a version, after checking that each is what was published.
+    """Sign all files of a version, after checking that each is what was published.
 
-    The signature is an OpenSSF model signature (a Sigstore bundle). It lies beside the version, outside its digest.
-    Servers that refused the version try it again.
+    The signature is an OpenSSF model signature (a Sigstore bundle). It is stored beside the version, outside its
+    digest. Servers that refused the version try it again.
 
-    With a key that another tool holds, such as an HSM: `model_signing sign ... models/magika/3.3.0 --signature
-    model.sig`, then --signature.
+    If another tool has the key, such as an HSM, run `model_signing sign ... models/magika/3.3.0 --signature model.sig`,
+    then pass the file with --signature.
     """
     from turnout.cli.workspace import Workspace, actor_or_login, exact_reference
     from turnout.errors import InvalidRequest
@@ -43,7 +43,7 @@ def sign(
     with reporting(as_json=target.as_json) as out:
         name, exact = exact_reference(version)
         if (key is None) == (signature is None):
-            raise InvalidRequest.at("--key", "expected a key to sign with, or a --signature that was made elsewhere")
+            raise InvalidRequest.at("--key", "expected a key to sign with, or a --signature made elsewhere")
         workspace = Workspace.open(target)
         signer: Signer
         if key is not None:

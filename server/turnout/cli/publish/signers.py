@@ -1,4 +1,4 @@
-"""Options for the key to sign with, or for a signature that was made elsewhere."""
+"""Options for the signing key, or for a signature made elsewhere."""
 
 import os
 from pathlib import Path
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from turnout.config import Signing
     from turnout.registry.signing.signer import KeySigner, MadeElsewhere
 
-PASSPHRASE_VARIABLE = "TURNOUT_KEY_PASSPHRASE"  # noqa: S105 - a name; that of turnout.config.sources, which loads slowly
+PASSPHRASE_VARIABLE = "TURNOUT_KEY_PASSPHRASE"  # noqa: S105 - a name; also in turnout.config.sources, slow to import
 
 PassphraseOption = Annotated[
     Path | None,
     option(
         "--passphrase-file",
         "FILE",
-        f"What the private key is encrypted with. (default: the variable {PASSPHRASE_VARIABLE})",
+        f"File with the passphrase of the private key. (default: the variable {PASSPHRASE_VARIABLE})",
     ),
 ]
 CertificateOption = Annotated[
@@ -26,7 +26,7 @@ CertificateOption = Annotated[
     option(
         "--certificate",
         "FILE",
-        "The key's certificate, then those between it and an authority (PEM). (default: a bare key)",
+        "The key's certificate, then any intermediate certificates (PEM). (default: a bare key)",
     ),
 ]
 
@@ -46,13 +46,13 @@ def key_signer(key: Path, passphrase_file: Path | None, certificate: Path | None
 
 
 def made_elsewhere(bundle: Path, public_key: Path | None, trusted: "Signing") -> "MadeElsewhere":
-    """Returns a signer for a bundle that is in a file already, after checking it.
+    """Checks a signature bundle that already exists in a file, and returns a signer for it.
 
-    `public_key` is the PEM file of the key that made it; None accepts any trusted key.
+    If `public_key` is None, the key that made the signature must be one of the trusted keys.
 
     Raises:
         ConfigError: A file cannot be used.
-        InvalidRequest: It is not a model signature, or another key made it.
+        InvalidRequest: The file is not a model signature, or another key made it.
     """
     from turnout.registry.signing.bundle import Bundle
     from turnout.registry.signing.keys import PublicKey
@@ -77,13 +77,13 @@ def made_elsewhere(bundle: Path, public_key: Path | None, trusted: "Signing") ->
         if key is None and not read.certificates:
             raise InvalidRequest.at(
                 "--public-key",
-                "expected the key that the signature is checked with: none of signing.trusted_keys is it",
+                "expected the key to check the signature with: it is none of signing.trusted_keys",
             )
     return MadeElsewhere.read(data, key, "--signature")
 
 
 def passphrase(file: Path | None) -> str:
-    """Returns the passphrase of a key; "" if none is given.
+    """Returns the passphrase of the key; "" if none is given.
 
     Raises:
         ConfigError: The file cannot be used.

@@ -1,4 +1,4 @@
-"""Publishes to a running server: announces, sends the missing files, publishes. Resumes after a lost connection."""
+"""Publishes to a running server: announces the files, sends those it lacks, publishes. Resumes after disconnects."""
 
 import json
 import time
@@ -29,12 +29,12 @@ from turnout_proto.v1.registry_pb2_grpc import RegistryServiceStub
 
 CHUNK = 1 << 20
 ATTEMPTS = 8
-"""Tries in a row without progress before a command gives up."""
+"""Number of attempts in a row without progress after which a command gives up."""
 
 _CALL_SECONDS = 60.0
 _PAUSE_SECONDS = 0.25
 _AGAIN = ("Unavailable", "Aborted")
-"""The errors that a client sees after a lost connection, a restart, or another writer."""
+"""Errors that a client gets after a lost connection, after a restart, or because of another writer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class UploadOptions:
     """How to publish the version.
 
     Attributes:
-        timeout: Seconds that its gates may take.
+        timeout: Seconds that the server's gates may take.
     """
 
     how: PublishOptions
@@ -51,7 +51,7 @@ class UploadOptions:
 
 
 class RefusedByGates(ServerRefused):
-    """A gate of the server failed.
+    """Raised when a gate of the server fails.
 
     Attributes:
         refusal: The refused version, and the results of all gates.
@@ -67,12 +67,12 @@ class RefusedByGates(ServerRefused):
 def publish_to(
     server: Server, request: PublishRequest, options: UploadOptions, advance: Callable[[int], None]
 ) -> PublishOutcome:
-    """Publishes a version on a server, and releases it if that is asked for.
+    """Publishes a version on a server, and releases it if that was requested.
 
     Raises:
-        InvalidRequest: The files cannot be a version.
-        ServerRefused: The server refuses it, or cannot be reached.
-        RefusedByGates: One of its gates failed.
+        InvalidRequest: The files do not form a valid version.
+        ServerRefused: The server refuses the version, or cannot be reached.
+        RefusedByGates: A gate of the server failed.
     """
     collected = collect(request)
     reported = 0
@@ -125,7 +125,7 @@ def _send(
     collected: Collected,
     on_progress: Callable[[int], None],
 ) -> None:
-    # gRPC runs the iterator in its own thread, and would turn its errors into "Unknown".
+    # gRPC runs the iterator in its own thread, and would turn its exceptions into the status "Unknown".
     trouble: list[InvalidModel] = []
 
     def pieces() -> Iterator[pb.UploadFilesRequest]:
@@ -176,7 +176,7 @@ def _publish(
             describe = pb.DescribeUploadRequest(upload_id=upload_id)
             described = registry.DescribeUpload(describe, timeout=options.timeout).version
             version = _read(described)[0].manifest.version
-        # Only the number is taken from the server: everything else that is signed was read here.
+        # Only the number comes from the server. Everything else that is signed was read from the local files.
         request.model_signature.CopyFrom(_signature(how.signer, collected.published(version)))
     try:
         return registry.PublishUpload(request, timeout=options.timeout)
@@ -191,7 +191,7 @@ def _signature(signer: Signer, published: Published) -> pb.ModelSignature:
 
 
 def _refusal(error: grpc.RpcError, model: str) -> RefusedByGates | None:
-    """Returns the refusal of a gate; None if the call ended for another reason."""
+    """Returns the refusal by a gate; None if the call failed for another reason."""
     status = rpc_status.from_call(error)
     refused = pb.GatesRefused()
     if status is None or not any(detail.Unpack(refused) for detail in status.details):
@@ -204,13 +204,13 @@ def _refusal(error: grpc.RpcError, model: str) -> RefusedByGates | None:
 def _existing(
     server: Server, published: pb.PublishedVersion, collected: Collected, options: UploadOptions
 ) -> PublishOutcome:
-    """Signs and releases a version that was published before, as a publish would."""
+    """Signs and releases an already published version, as a publish would."""
     result, release_status = _read(published)
     how, manifest = options.how, result.manifest
     if how.dry_run:
         return PublishOutcome(replace(result, dry_run=True), release_status)
     if how.signer is not None:
-        own = collected.published(manifest.version)  # never sign anything that only the server says
+        own = collected.published(manifest.version)  # never sign something known only from the server
         if own.digest != result.digest:
             raise DigestMismatch(
                 f"the server has {result.digest} as {manifest.version}, and the files are {own.digest}"
@@ -232,20 +232,20 @@ def _existing(
 
 def _read(published: pb.PublishedVersion) -> tuple[PublishResult, ReleaseStatus]:
     if bytes_digest(published.manifest) != published.digest:
-        raise DigestMismatch("the server's manifest and its digest do not belong together")
+        raise DigestMismatch("the server's manifest does not match its digest")
     try:
         manifest = read_canonical(published.manifest)
         report = _report(published.gates)
         release_status = ReleaseStatus(published.standing)
         parent = parse_version(published.parent) if published.parent else None
     except ValueError as error:
-        raise DigestMismatch(f"the server's answer is not that of this release of Turnout: {error}") from error
+        raise DigestMismatch(f"this release of Turnout cannot read the server's answer: {error}") from error
     result = PublishResult(manifest, published.digest, published.created, report, parent, published.dry_run)
     return result, release_status
 
 
 def _report(gates: Iterable[pb.GateResult]) -> GateReport:
-    """Reads the results of gates.
+    """Converts the results of gates.
 
     Raises:
         ValueError: A gate's outcome is unknown to this release.

@@ -1,4 +1,4 @@
-"""The audit of the log for `turnout verify`."""
+"""Audits the log for `turnout verify`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,10 +21,10 @@ class LogAudit:
     """The result of auditing the log.
 
     Attributes:
-        audit: Of the state store; None if there is no store.
-        recorded: Versions without an event, which were recorded now.
-        unrecorded: Versions without an event, which could not be recorded.
-        gone: Published versions, never yanked, that are missing from the repository.
+        audit: Audit of the state store; None if there is no store.
+        recorded: Versions that had no event and were recorded by this audit.
+        unrecorded: Versions that have no event and could not be recorded.
+        gone: Versions that were published and never yanked, but are missing from the repository.
     """
 
     audit: Audit | None
@@ -34,14 +34,14 @@ class LogAudit:
 
     @classmethod
     def of(cls, workspace: Workspace, listing: Listing, kept: Head | None, actor: str) -> Self:
-        """Reads the log, and records versions that it lacks.
+        """Reads the log, and records versions that are missing from it.
 
         Raises:
             ConfigError, UnavailableError: The state store cannot be used.
         """
         if not workspace.has_store():
             if kept is not None:
-                raise ConfigError(f"there is no state store at {workspace.state_url}, so no log to look into")
+                raise ConfigError(f"there is no state store at {workspace.state_url}, so no log to check")
             return cls(None)
         with workspace.store() as store:
             before = store.audit(kept)
@@ -68,16 +68,16 @@ class LogAudit:
 
     @property
     def published(self) -> Mapping[tuple[str, str], str]:
-        """The digests in the log, by model and version."""
+        """Digests in the log, by model and version."""
         return {} if self.audit is None else self.audit.published
 
     @property
     def ok(self) -> bool:
-        """Whether the log is intact, and the rest of the store and the repository agree with it."""
+        """Whether the log is intact, and the other tables of the store and the repository agree with it."""
         return self.audit is None or not (self.audit.chain.faults or self.audit.differences or self.gone)
 
     def to_json(self) -> dict[str, Any] | None:
-        """Returns it as JSON values; None if there is no store."""
+        """Returns the JSON form; None if there is no store."""
         if self.audit is None:
             return None
         chain = self.audit.chain
@@ -93,7 +93,7 @@ class LogAudit:
         }
 
     def lines(self) -> list[Text]:
-        """Returns it for people, a line for each thing."""
+        """Returns the lines to print, one for each finding."""
         if self.audit is None:
             return [Text("\nno log: there is no state store")]
         chain = self.audit.chain
@@ -101,7 +101,7 @@ class LogAudit:
         lines = [Text.assemble("\nlog ", broken, f" {chain.events} events, head {chain.head}")]
         lines += [Text(f"  event {fault.event} {fault.what}") for fault in chain.faults]
         lines += [Text(f"  {difference}") for difference in self.audit.differences]
-        lines += [Text(f"  {version} was published, and is not in the repository") for version in self.gone]
+        lines += [Text(f"  {version} was published, but is not in the repository") for version in self.gone]
         lines += [Text(f"  {version} was not recorded by its publisher; it is now") for version in self.recorded]
         lines += [Text(f"  {version} is not recorded, and could not be now") for version in self.unrecorded]
         return lines

@@ -1,4 +1,4 @@
-"""A version's model card: its publisher's statements, its provenance, its inputs and outputs."""
+"""A version's model card: statements by its publisher, provenance, inputs and outputs."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -16,7 +16,7 @@ _ESCAPED = str.maketrans({c: f"\\{c}" for c in "\\`*_[]<>|#"})
 
 
 def provenance_lines(provenance: Provenance) -> list[tuple[str, str]]:
-    """Returns the names and values of the stated provenance."""
+    """Returns the stated provenance as pairs of name and value."""
     training = provenance.training
     pairs = [
         ("trained on", "\n".join(f"{one.name}  {one.digest}" for one in training.datasets)),
@@ -32,29 +32,29 @@ def provenance_lines(provenance: Provenance) -> list[tuple[str, str]]:
 
 
 def seen_line(seen: SeenEnvironment) -> str:
-    """Returns the environment in which a version was published, in a line."""
+    """Returns the environment in which a version was published, on one line."""
     what = _listed(seen.environment.to_json())
     carried = ", in another repository" if seen.imported else ""
     return f"{what}, turnout {seen.turnout}, {seen.platform}{carried}; {seen.time}"
 
 
 def latest_reports(evidence_records: EvidenceRecords) -> list[GateAttestation]:
-    """Returns the latest gate reports of a version: the newest made here, and the newest from elsewhere."""
+    """Returns the latest gate reports of a version: the newest made here, and the newest imported."""
     newest = {report.imported: report for report in evidence_records.reports}  # the oldest come first
     return [newest[imported] for imported in (False, True) if imported in newest]
 
 
 def report_line(report: GateAttestation) -> str:
-    """Returns when, where and against what gates ran, in a line."""
+    """Returns when, where and against which version the gates ran, on one line."""
     against = f"against {report.parent}" if report.parent else "against no other version"
     carried = ", in another repository" if report.imported else ""
     return f"{against}, turnout {report.turnout}{carried}; {report.time}"
 
 
 def markdown(version: VersionDescription) -> str:
-    """Returns the card as a Markdown file. Text that people wrote is escaped, so that it is never markup."""
+    """Returns the card as a Markdown file. Text written by people is escaped, so that it is never markup."""
     content = version.content
-    assert content is not None, "a card is made of what the disk or a server's registry tells"
+    assert content is not None, "a card needs the manifest, from the disk or from a server's registry"
     manifest, stated = content.manifest, content.manifest.metadata
     lines = [f"# {version.model} {version.version}", ""]
     if description := stated.get("description"):

@@ -1,4 +1,4 @@
-"""Describes a version for commands, from a server's answer or from the disk."""
+"""Describes a version for commands, based on a server's answer or on the disk."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
@@ -17,11 +17,12 @@ if TYPE_CHECKING:  # importing the client imports gRPC
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """A version's manifest, and the records beside it.
+    """A version's manifest, and the records stored beside it.
 
     Attributes:
-        evidence_records: Its signatures, the environment that published it, and reports of gates.
-        yanked: Why it was yanked; "" if it was not.
+        manifest: The manifest.
+        evidence_records: Signatures, the environment that published the version, and gate reports.
+        yanked: Why the version was yanked; "" if it was not.
     """
 
     manifest: Manifest
@@ -30,21 +31,21 @@ class Content:
 
 
 _LIVE = ("state", "reason", "providers", "max_batch_rows", "load_seconds", "isolation", "cuda_graphs", "tensorrt")
-"""What a server alone tells of a version."""
+"""Fields that only a running server knows."""
 
 
 @dataclass(frozen=True, slots=True)
 class VersionDescription:
-    """One version.
+    """A version as commands show it.
 
     Attributes:
-        tags: The tags that point to it, sorted.
-        default: Whether the empty selector resolves to it.
-        inputs, outputs: Its signature.
-        size_bytes: Of its files.
-        batching: How it is batched, in words.
-        content: From the disk, or from a server's registry.
-        live: From a server.
+        tags: Tags that point to the version, sorted.
+        default: Whether the empty selector resolves to the version.
+        inputs, outputs: Signature of the version.
+        size_bytes: Total size of the files in bytes.
+        batching: Description of how the version is batched.
+        content: Manifest and records, from the disk or from a server's registry; None if not read.
+        live: Information from a running server; None if it comes from the disk.
     """
 
     model: str
@@ -103,7 +104,7 @@ class VersionDescription:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Returns it as JSON values; unknown fields are left out."""
+        """Returns the JSON form. Unknown fields are left out."""
         body: dict[str, Any] = {
             "model": self.model,
             "version": self.version,
@@ -141,7 +142,7 @@ def spec_of(tensor: "TensorInfo") -> TensorSpec:
 
 def _declared_batching(batching: BatchingDeclaration | None) -> str:
     if batching is None:
-        return "left to the server, which proves at load that batching changes no answer"
+        return "decided by the server, which proves at load that batching changes no answer"
     if not batching.enabled:
         return "off: its manifest says so"
     rows = "" if batching.max_rows is None else f", up to {batching.max_rows} rows"

@@ -19,13 +19,13 @@ _TOP_CHANGED = 10
 
 
 def diff(
-    old: Annotated[str, argument("NAME@A", "The older version, as in magika@3.2.0.")],
-    new: Annotated[str, argument("NAME@B", "The newer one, as in magika@3.3.0.")],
+    old: Annotated[str, argument("NAME@A", "The older version, for example magika@3.2.0.")],
+    new: Annotated[str, argument("NAME@B", "The newer version, for example magika@3.3.0.")],
     target: DiskTarget = DiskTarget(),
 ) -> None:
     """Compare two versions: signature, weights, metadata, answers, latency.
 
-    Both are run on the golden cases that fit them and on synthetic inputs. They may belong to different models.
+    Both run on the golden cases that fit them and on synthetic inputs. They may belong to different models.
     """
     from turnout.cli.workspace import Workspace
     from turnout.registry.diff.version_diff import diff_body, diff_versions
@@ -52,7 +52,7 @@ def _chosen(workspace: "Workspace", text: str) -> "SandboxVersion":
         raise InvalidRequest.at("version", f"expected NAME@VERSION, such as {name}@3.2.0, got {text[:128]!r}")
     known = ModelVersions.of(name, workspace.scan(), workspace.release_state())
     published = known.resolve(parse(selector))
-    # The files have to be what was published.
+    # The files must be those that were published.
     version = published.manifest.version
     workspace.repository.verify(name, version, expected=published.digest)
     return SandboxVersion(workspace.repository.fetch(name, version), published.manifest)
@@ -105,7 +105,7 @@ def _times(name: str, new: float, old: float) -> tuple[str, ...]:
 
 def _agreement(agreement: "AnswerAgreement | None") -> str:
     if agreement is None or not agreement.examples:
-        return "none that both take"
+        return "none that both accept"
     outcome = "all within tolerance" if agreement.within else "not within tolerance"
     furthest = f", at most {agreement.largest:.3g} apart ({agreement.furthest})" if agreement.furthest else ""
     return f"{agreement.examples} answered by both, {outcome}{furthest}"

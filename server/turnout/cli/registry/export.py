@@ -10,15 +10,15 @@ from turnout.cli.output import facts, reporting, size_text
 
 def export(
     version: Annotated[str, argument("NAME@SELECTOR", "For example magika@3.2.0.")],
-    to: Annotated[Path, option("--to", "DIR", "A new directory.")],
+    to: Annotated[Path, option("--to", "DIR", "Directory to create.")],
     wheel: Annotated[
-        Path | None, option("--wheel", "FILE", "Turnout's wheel, for an image that is built without a package index.")
+        Path | None, option("--wheel", "FILE", "Turnout's wheel, for an image built without a package index.")
     ] = None,
     target: DiskTarget = DiskTarget(),
 ) -> None:
-    """Write a version into a directory, with its card, the lock of its environment and a Dockerfile that serves it.
+    """Write a version to a directory, with its card, a lock of its environment and a Dockerfile that serves it.
 
-    `turnout import` takes it into another repository, where it has the same digest.
+    `turnout import` imports it into another repository, where it has the same digest.
     """
     from turnout.cli.registry.card import markdown
     from turnout.cli.registry.packing import LOCK_FILE, WHEELS, dockerfile, lock_text, serving_section
@@ -67,7 +67,7 @@ def export(
                 [
                     ("digest", published.digest),
                     ("files", f"{len(published.manifest.files)}, {size_text(published.manifest.size)}"),
-                    ("take it in", f"turnout import {to} --digest {published.digest}"),
+                    ("import it with", f"turnout import {to} --digest {published.digest}"),
                 ]
             ),
         )

@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 def fetch(
     version: VersionArgument,
-    to: Annotated[Path, option("--to", "DIR", "A new directory, for the version's files.")],
+    to: Annotated[Path, option("--to", "DIR", "Directory to create for the version's files.")],
     signatures: Annotated[
-        Path | None, option("--signatures", "DIR", "A directory, for the OpenSSF signatures beside the version.")
+        Path | None, option("--signatures", "DIR", "Directory for the OpenSSF signatures of the version.")
     ] = None,
     target: ServerTarget = ServerTarget(),
 ) -> None:
-    """Copy a version from a running server: its manifest and every file, each checked against its digest.
+    """Copy a version from a running server: its manifest and all files, each checked against its digest.
 
-    With --signatures, it copies the signatures, too, for `model_signing verify key DIR --public_key ci.pub.pem
+    With --signatures, the signatures are copied too, for `model_signing verify key DIR --public_key ci.pub.pem
     --signature FILE`.
     """
     from turnout.cli.connection import Server
@@ -81,10 +81,10 @@ def _fetch(
 
 
 def _keep(directory: Path, published: "Published", bundles: "Sequence[bytes]") -> list[Path]:
-    """Writes the signatures that are about the version to new files, and returns the files.
+    """Writes the signatures of the version to new files, and returns the files.
 
     Raises:
-        ConfigError: One cannot be written.
+        ConfigError: A file cannot be written.
     """
     from turnout.errors import ConfigError
     from turnout.registry.signing.trust import PREFIX, SUFFIX, is_about
@@ -97,7 +97,7 @@ def _keep(directory: Path, published: "Published", bundles: "Sequence[bytes]") -
             with files[-1].open("xb") as file:
                 file.write(data)
     except FileExistsError as error:
-        raise ConfigError(f"{error.filename} exists already") from None
+        raise ConfigError(f"{error.filename} already exists") from None
     except OSError as error:
         raise ConfigError(f"{directory} cannot be written: {error.strerror}") from None
     return files

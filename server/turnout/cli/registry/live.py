@@ -17,13 +17,13 @@ from turnout_proto.v1 import registry_pb2 as pb
 
 _TIMEOUT = 10.0
 _NO_REGISTRY = ("Unimplemented", "PermissionDenied")
-"""The error of the data listener, which has no registry."""
+"""Errors that show that the listener has no registry: the data listener, or no permission."""
 _NOT_ON_DISK = ("DataLoss", "NotFound")
-"""The errors of a registry for a version that is in memory, but whose files are damaged or gone."""
+"""Errors of a registry for a version that is in memory, but whose files are damaged or missing."""
 
 
 def survey_server(server: Server) -> Survey:
-    """Asks a running server for all versions."""
+    """Gets all versions from a running server."""
     with server.client(_TIMEOUT) as client:
         models = client.models()
     return Survey(
@@ -32,7 +32,7 @@ def survey_server(server: Server) -> Survey:
 
 
 def details_from_server(server: Server, name: str, selector: str | None) -> Details:
-    """Asks a running server for the model `name`, and its registry for the details of the chosen version.
+    """Gets the model `name` from a running server, and the details of the chosen version from its registry.
 
     Raises:
         ServerRefused: The model or version does not exist, or no server answers.
@@ -45,13 +45,13 @@ def details_from_server(server: Server, name: str, selector: str | None) -> Deta
     chosen = described.get(wanted)
     if chosen is None:
         return Details(tuple(described.values()), None, None)
-    # An error of a version that nobody asked for by name must not hide the others.
+    # An error about a version that was not asked for by name must not hide the others.
     lenient = _NO_REGISTRY if selector is not None else (*_NO_REGISTRY, *_NOT_ON_DISK)
     return Details(tuple(described.values()), _closely(server, chosen, lenient), None)
 
 
 def _closely(server: Server, version: VersionDescription, lenient: Collection[str]) -> VersionDescription:
-    """Adds the details from the server's registry; nothing if the call ends with one of the `lenient` errors."""
+    """Adds the details from the server's registry. Adds nothing if the call fails with one of the `lenient` errors."""
     request = pb.DescribeVersionRequest(model=version.model, version=version.version)
     try:
         with server.registry() as registry:
@@ -65,7 +65,7 @@ def _closely(server: Server, version: VersionDescription, lenient: Collection[st
 
 def _content(response: pb.DescribeVersionResponse) -> Content:
     if bytes_digest(response.manifest) != response.digest:
-        raise DigestMismatch("the server's manifest and its digest do not belong together")
+        raise DigestMismatch("the server's manifest does not match its digest")
     try:
         evidence_records = EvidenceRecords(
             {one.key: one.worth for one in response.signatures},
@@ -74,4 +74,4 @@ def _content(response: pb.DescribeVersionResponse) -> Content:
         )
         return Content(read_canonical(response.manifest), evidence_records, response.yank_reason)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DigestMismatch(f"the server's answer is not that of this release of Turnout: {error}") from error
+        raise DigestMismatch(f"this release of Turnout cannot read the server's answer: {error}") from error

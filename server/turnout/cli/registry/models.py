@@ -3,10 +3,10 @@
 from turnout.cli.options import TargetOptions
 from turnout.cli.output import reporting
 
-_EMPTY = "no version is published yet: `turnout publish NAME 1.0.0 MODEL.onnx --release` does that"
+_EMPTY = "no version is published yet; publish one with `turnout publish NAME 1.0.0 MODEL.onnx --release`"
 
 _EXPLAINED = ("loading", "warming", "ready", "failed")
-"""States for which a server may give a reason: slow loads, and failures."""
+"""States for which a server may give a reason: slow loads and failures."""
 
 
 def models(

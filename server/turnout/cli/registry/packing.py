@@ -1,4 +1,4 @@
-"""Writes the other files of an export, which say how to serve the version elsewhere."""
+"""Generates the other files of an export, with which the version can be served elsewhere."""
 
 import platform
 from collections.abc import Iterator
@@ -42,7 +42,7 @@ def locked(package: str = PACKAGE) -> tuple[str, ...]:
 
 
 def lock_text(published: Published) -> str:
-    """Returns the lock as a constraints file."""
+    """Returns the installed versions of all dependencies as a constraints file."""
     manifest = published.manifest
     head = (
         f"# What {manifest.model} {manifest.version} was exported with: turnout {__version__},"
@@ -54,7 +54,9 @@ def lock_text(published: Published) -> str:
 def dockerfile(published: Published, wheel: str | None) -> str:
     """Returns a Dockerfile that serves exactly this version.
 
-    `wheel` is the name of Turnout's wheel in `wheels/`; None leaves it to pip.
+    Args:
+        published: The exported version.
+        wheel: Name of Turnout's wheel in `wheels/`. If None, pip has to find Turnout.
     """
     manifest = published.manifest
     name, version = manifest.model, manifest.version
@@ -67,7 +69,7 @@ def dockerfile(published: Published, wheel: str | None) -> str:
 # Serves {name} {version} and nothing else:
 #   docker build -t {name}:{image_tag} .
 #   docker run -e TURNOUT_INSECURE=true -p 127.0.0.1:8001:8001 -p 127.0.0.1:8000:8000 {name}:{image_tag}
-# For other machines give it certificates and TURNOUT_AUTH__ENABLED=true in place of TURNOUT_INSECURE=true.
+# To serve other machines, configure certificates and TURNOUT_AUTH__ENABLED=true instead of TURNOUT_INSECURE=true.
 FROM python:{python}-slim-bookworm AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 WORKDIR /src
@@ -101,20 +103,20 @@ CMD ["serve"]
 
 
 def serving_section(published: Published, wheel: str | None) -> str:
-    """Returns the section of the card about the export itself."""
+    """Returns the section of the card that describes the export."""
     manifest = published.manifest
     where = (
         f"Turnout {__version__} comes from `{WHEELS}/{wheel}`."
         if wheel
-        else f"pip has to find Turnout {__version__} by itself: export with `--wheel` where yours does not."
+        else f"pip has to find Turnout {__version__}: if yours cannot, export with `--wheel`."
     )
     return f"""
 ## This export
 
-- `models/` is a model repository with this version alone, and what was attested of it.
-- `turnout import DIR --digest {published.digest}` takes it into another repository, where it has the same digest.
+- `models/` is a model repository with only this version and its attestations.
+- `turnout import DIR --digest {published.digest}` imports it into another repository, where it has the same digest.
 - `Dockerfile` builds an image that serves {manifest.model} {manifest.version} and nothing else. {where}
-- `{LOCK_FILE}` names the versions of all packages that Turnout had where this was exported.
+- `{LOCK_FILE}` lists the versions of all packages that Turnout used when this was exported.
 """
 
 
@@ -123,6 +125,6 @@ def _requirements(name: str, extra: str) -> Iterator[Requirement]:
         requirement = Requirement(text)
         marker = requirement.marker
         wanted = marker is None or marker.evaluate({"extra": extra})
-        # Only what the extra adds; the other requirements are visited without it.
+        # Only requirements that the extra adds; the others are visited without it.
         if wanted and (not extra or (marker is not None and not marker.evaluate({"extra": ""}))):
             yield requirement

@@ -30,7 +30,7 @@ class _Planned:
 
 def prune(
     name: Annotated[str | None, argument("[NAME]", "One model. (default: all)")] = None,
-    yes: Annotated[bool, flag("--yes", "Do it. Without it, only the plan is shown.")] = False,
+    yes: Annotated[bool, flag("--yes", "Remove the versions. Without it, only the plan is shown.")] = False,
     keep_releases: Annotated[
         int | None,
         option(
@@ -39,23 +39,21 @@ def prune(
     ] = None,
     newer_than: Annotated[
         int | None,
-        option(
-            "--newer-than", "DAYS", "Keep versions that are not older. (default: retention.versions_days, 30)", min=0
-        ),
+        option("--newer-than", "DAYS", "Keep versions up to this age. (default: retention.versions_days, 30)", min=0),
     ] = None,
     wait: Annotated[
         float, option("--wait", "SECONDS", "How long to wait for servers to unload each version.", min=0)
     ] = 30.0,
     actor: ActorOption = None,
-    reason: Annotated[str, option("--reason", "WHY", "For the record.")] = "pruned",
+    reason: Annotated[str, option("--reason", "WHY", "Reason to record with the change.")] = "pruned",
     target: DiskTarget = DiskTarget(),
 ) -> None:
-    """Remove versions that nothing needs. First shows the plan: what goes, what stays, and why.
+    """Remove versions that nothing needs. First shows the plan: which versions go, which stay, and why.
 
-    These stay: versions that answer plain requests; that a policy, a rollout, a tag or `load` names; that a rollback
-    would go back to; the latest releases; and recent versions. Running servers unload a version before its files are
-    removed. A pruned version's number is never used again. In an object store, files that belong to no version and are
-    older than a day go too. Exits with 1 if a version could not be removed.
+    These stay: versions that answer plain requests; versions named by a policy, a rollout, a tag or `load`; versions
+    that a rollback would return to; the latest releases; and recent versions. Running servers unload a version before
+    its files are removed. The number of a pruned version is never used again. In an object store, files that belong to
+    no version and are older than a day are removed too. Exits with 1 if a version could not be removed.
     """
     from datetime import UTC, datetime, timedelta
 
@@ -118,16 +116,17 @@ def prune(
             lines = [f"{one.model} {one.version} is not removed: {one.refused}" for one in refused]
             lines.append(f"{len(removals) - len(refused)} removed, {size_text(freed)} freed")
             lines += [f"{expired.ticks} ticks of ended rollouts removed"] * bool(expired.ticks)
-            lines += [f"{size_text(freed_unused)} of files of no version removed"] * bool(freed_unused)
+            lines += [f"{size_text(freed_unused)} of files that belong to no version removed"] * bool(freed_unused)
             lines += [f"{expired.events} events of policies and ended rollouts removed"] * bool(expired.events)
         elif going:
             plural = "s" * (len(going) != 1)
-            lines = [f"{len(going)} version{plural} would go, {size_text(size)}: say --yes to remove"]
+            lines = [f"{len(going)} version{plural} would go, {size_text(size)}: run with --yes to remove"]
         else:
             lines = ["nothing would go"]
         if not yes and unused.digests:
             plural = "s" * (len(unused.digests) != 1)
-            lines.append(f"{len(unused.digests)} file{plural} of no version, {size_text(unused.size_bytes)}")
+            belong = f"file{plural} belong{'' if plural else 's'} to no version"
+            lines.append(f"{len(unused.digests)} {belong}, {size_text(unused.size_bytes)}")
         out.show(body, view, *lines)
         if refused:
             raise typer.Exit(1)

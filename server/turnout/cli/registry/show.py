@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 
 def show(
-    version: Annotated[str, argument("NAME[@SELECTOR]", "A model, or one of its versions, as in magika@^3.")],
+    version: Annotated[str, argument("NAME[@SELECTOR]", "A model, or one of its versions, such as magika@^3.")],
     markdown: Annotated[bool, flag("--markdown", "Print the version's card as a Markdown file.")] = False,
     target: TargetOptions = TargetOptions(),
 ) -> None:
     """Describe a model, or print the card of the version that a selector names.
 
-    For a model: all versions, the latest changes, and details of the version that answers by default.
+    For a model: all versions, the latest changes, and details of the default version.
     """
     from turnout.cli.registry.card import markdown as card
     from turnout.cli.registry.survey import details_from_disk
@@ -38,9 +38,9 @@ def show(
         else:
             found = details_from_disk(Workspace.open(target), name, selector)
         if markdown:
-            assert found.chosen is not None, "a selector names a version, or is refused"
+            assert found.chosen is not None, "a selector resolves to a version or raises an error"
             if found.chosen.content is None:
-                raise InvalidRequest.at("--server", "expected a control listener: no other knows what a card tells")
+                raise InvalidRequest.at("--server", "expected a control listener: others lack the data for a card")
             typer.echo(shown(card(found.chosen)), nl=False)
         elif selector is None:
             _show_model(out, found)
@@ -51,7 +51,7 @@ def show(
 def _show_version(out: CommandOutput, found: "Details") -> None:
     from turnout.cli.registry.tables import details
 
-    assert found.chosen is not None, "a selector names a version, or is refused"
+    assert found.chosen is not None, "a selector resolves to a version or raises an error"
     out.show(found.chosen.to_json(), details(found.chosen))
 
 

@@ -10,7 +10,7 @@ from turnout.registry.signing.trust import Trust
 from turnout.registry.storage.listing import Problem
 from turnout.routing.selection.selector import parse
 
-if TYPE_CHECKING:  # with SQLAlchemy, which a look at a server does not need
+if TYPE_CHECKING:  # imports SQLAlchemy, which is not needed to ask a server
     from turnout.state.event_log.events import Event
 
 _EVENTS = 10
@@ -21,15 +21,15 @@ class Survey:
     """The models and versions that were found.
 
     Attributes:
-        versions: By model, the highest precedence first.
-        problems: Entries of the repository that are not versions.
+        versions: Versions grouped by model, highest precedence first.
+        problems: Entries of the repository that are not valid versions.
     """
 
     versions: tuple[VersionDescription, ...]
     problems: tuple[Problem, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Returns it as JSON values."""
+        """Returns the JSON form."""
         models: dict[str, list[VersionDescription]] = {}
         for version in self.versions:
             models.setdefault(version.model, []).append(version)
@@ -47,8 +47,8 @@ class Details:
     """One model in detail.
 
     Attributes:
-        versions: All of them, the highest precedence first.
-        chosen: The version that the selector names; None if no selector was given and no version is the default.
+        versions: All versions, highest precedence first.
+        chosen: Version that the selector names; None if no selector was given and there is no default version.
         events: The latest changes, newest first; None from a server, which does not list them.
     """
 
@@ -84,8 +84,8 @@ def details_from_disk(workspace: Workspace, name: str, selector: str | None) -> 
     """Reads the details of the model `name`.
 
     Raises:
-        ModelNotFound, VersionNotFound: The model does not exist, or the selector names none of its versions.
-        InvalidSelector: The selector does not parse.
+        ModelNotFound, VersionNotFound: The model does not exist, or the selector matches none of its versions.
+        InvalidSelector: The selector cannot be parsed.
     """
     release_state = workspace.release_state()
     model = ModelVersions.of(name, workspace.scan(), release_state, workspace.baselines().get(name))

@@ -14,7 +14,7 @@ from turnout.cli.registry.card import latest_reports, provenance_lines, report_l
 from turnout.cli.registry.description import VersionDescription
 from turnout.registry.manifest.manifest import metadata_text
 
-if TYPE_CHECKING:  # with SQLAlchemy, which a look at a server does not need
+if TYPE_CHECKING:  # imports SQLAlchemy, which is not needed to ask a server
     from turnout.state.event_log.events import Event
 
 _STYLES = {"released": "green", "yanked": "red", "ready": "green", "failed": "bold red"}
@@ -22,7 +22,7 @@ _DIGEST_SHOWN = len("sha256:") + 12
 
 
 def versions_table(versions: Sequence[VersionDescription]) -> Table:
-    """Returns a row for each version, with its state if a server gave it."""
+    """Returns a table with a row for each version, including its state if a server reported it."""
     live = any(version.live for version in versions)
     columns = ["MODEL", "VERSION", "DEFAULT", "STANDING", *(["STATE"] if live else []), "TAGS", "SIZE", "DIGEST"]
     rows = []
@@ -43,7 +43,7 @@ def versions_table(versions: Sequence[VersionDescription]) -> Table:
 
 
 def details(version: VersionDescription) -> Table:
-    """Returns everything about one version."""
+    """Returns a table with all details of one version."""
     pairs: list[tuple[str, RenderableType]] = [
         ("version", f"{version.model} {version.version}"),
         ("digest", version.digest),
@@ -92,13 +92,13 @@ def _because(version: VersionDescription) -> str:
 
 
 def events_table(events: "Sequence[Event]") -> Table:
-    """Returns a row for each change of a release status or tag."""
+    """Returns a table with a row for each change of a release status or tag."""
     rows = [(_when(e.time), _what(e), e.actor, e.reason) for e in events]
     return table(("DECLARED", "", "BY", "WHY"), rows)
 
 
 def log_table(events: "Sequence[Event]") -> Table:
-    """Returns a row for each event of the log."""
+    """Returns a table with a row for each event of the log."""
     rows = [(str(e.id), _when(e.time), e.model, _what(e), e.actor, e.reason) for e in events]
     return table(("EVENT", "WHEN", "MODEL", "", "BY", "WHY"), rows, right=("EVENT",))
 
@@ -129,7 +129,7 @@ def _what(event: "Event") -> str:
             return f"tag {payload['tag']} removed, it was {payload['previous']}"
         case "policy_changed":
             return f"traffic epoch {payload['epoch']}: {payload['action']}"
-        case _:  # a later release of Turnout wrote it
+        case _:  # written by a later release of Turnout
             return f"{event.kind} {event.subject}"
 
 

@@ -24,13 +24,13 @@ class Verified:
     """The result of verifying one version.
 
     Attributes:
-        version: The name of its directory.
-        digest: The version's digest; None if its manifest cannot be read.
-        size_bytes: Of its files, by its manifest; 0 if that cannot be read.
-        fault: What differs from the published version; "" if nothing does.
-        untrusted: Why its signatures are not sufficient, if some are required; "" if they are.
-        warning: The same, if signatures are only wanted.
-        signatures: The result of each signature, by key.
+        version: Name of the version's directory.
+        digest: Digest of the version; None if its manifest cannot be read.
+        size_bytes: Total size of its files according to the manifest; 0 if the manifest cannot be read.
+        fault: How the version differs from what was published; "" if it does not.
+        untrusted: Why its signatures are not sufficient, if signatures are required; "" if they are sufficient.
+        warning: The same, if signatures are not required but warned about.
+        signatures: Result of each signature, by key.
     """
 
     model: str
@@ -48,24 +48,24 @@ def verify(
         str | None, argument("NAME[@SELECTOR]", "A model, or one of its versions. (default: everything)")
     ] = None,
     head: Annotated[
-        str | None, option("--head", "HEAD", "What `turnout log --head` printed earlier; the log has to contain it.")
+        str | None, option("--head", "HEAD", "Earlier output of `turnout log --head`, which the log must contain.")
     ] = None,
     signed_by: Annotated[
         list[Path] | None,
         option(
             "--signed-by",
             "FILE",
-            "Public key or authority (PEM) that has to have signed. May be repeated. (default: the settings')",
+            "Public key or CA certificate (PEM) that must have signed. May be repeated. (default: the settings')",
         ),
     ] = None,
     actor: ActorOption = None,
     target: DiskTarget = DiskTarget(),
 ) -> None:
-    """Read every byte of published versions, and the log of all changes, and compare both with what was written.
+    """Read all bytes of published versions, and the log of all changes, and compare both with what was written.
 
-    Exits with 1 if a file changed, is missing or does not belong there, or if the log is not what was written. A
-    version without an event, because its publisher died just before, is recorded now. Signatures are checked against
-    what [signing] trusts, or against --signed-by.
+    Exits with 1 if a file was changed, is missing or does not belong there, or if the log was altered. A version
+    without an event, because its publisher died before recording it, is recorded now. Signatures are checked against
+    the keys that [signing] trusts, or against --signed-by.
     """
     from turnout.cli.registry.audit import LogAudit
     from turnout.cli.workspace import Workspace, actor_or_login, split_reference
@@ -115,7 +115,7 @@ def _signed(result: Verified) -> str:
 
 
 def _signers(files: list[Path] | None) -> "Signing | None":
-    """Returns settings that require one of the named signers; None if none was named.
+    """Returns settings that require a signature by one of the given signers; None if none is given.
 
     Raises:
         ConfigError: A file is neither a public key nor certificates.
@@ -132,7 +132,7 @@ def _signers(files: list[Path] | None) -> "Signing | None":
 
 
 def _damaged(workspace: "Workspace", listing: "Listing", name: str | None, selector: str | None) -> "list[Problem]":
-    """Returns the requested versions that were published but can no longer be read as versions."""
+    """Returns those of the requested versions that were published but are no longer readable as versions."""
     repository = workspace.repository
     return [
         problem
@@ -152,10 +152,10 @@ def _has_manifest(root: Path, problem: "Problem") -> bool:
 def _chosen(
     workspace: "Workspace", listing: "Listing", name: str | None, selector: str | None, damaged: "list[Problem]"
 ) -> "list[Published]":
-    """Returns the requested versions that can be read.
+    """Returns those of the requested versions that can be read.
 
     Raises:
-        TurnoutError: The version does not exist, not even damaged.
+        TurnoutError: The version does not exist, not even as a damaged one.
     """
     from turnout.cli.workspace import ModelVersions
     from turnout.routing.selection.selector import parse

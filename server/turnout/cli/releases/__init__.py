@@ -1,1 +1,1 @@
-"""Commands that release, yank, tag and roll back, and the log of that."""
+"""Commands that release, yank, tag and roll back versions, and show the log of these changes."""

@@ -1,4 +1,4 @@
-"""Shows which versions answer from now on, for every command that changes that."""
+"""Shows which versions answer requests after a change. Used by every command that changes this."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from turnout_proto.v1 import traffic_pb2 as pb
 
 
 def read_answers(message: pb.Answers) -> RoutingTable:
-    """Reads a server's answer."""
+    """Converts a server's message to a `RoutingTable`."""
     return RoutingTable(
         tuple(
             SelectorAnswer(
@@ -34,7 +34,7 @@ def read_answers(message: pb.Answers) -> RoutingTable:
 
 
 def answers_body(answers: RoutingTable) -> dict[str, Any]:
-    """Returns which version answers what, as JSON values."""
+    """Returns the versions that answer each selector, as JSON values."""
     return {
         "plain": _parts(answers.plain),
         "selectors": {one.selector: _parts(one.parts) for one in answers.selectors if one.selector},
@@ -49,7 +49,7 @@ def show_change(out: CommandOutput, body: dict[str, Any], answers: RoutingTable,
 
 
 def answers_line(answers: RoutingTable) -> str:
-    """Returns which version answers what, on one line; "" if an older server did not say."""
+    """Returns the versions that answer each selector, on one line; "" if an older server did not report them."""
     return answers_text(answers) if answers.selectors else ""
 
 

@@ -11,15 +11,15 @@ if TYPE_CHECKING:
 
 def log(
     name: Annotated[str | None, argument("NAME", "One model. (default: all)")] = None,
-    limit: Annotated[int, option("--limit", "N", "How many to show.", min=1, max=100_000)] = 50,
+    limit: Annotated[int, option("--limit", "N", "Number of events to show.", min=1, max=100_000)] = 50,
     head: Annotated[bool, flag("--head", "Print only the last event's number and hash, to keep elsewhere.")] = False,
     target: DiskTarget = DiskTarget(),
 ) -> None:
-    """Show who changed what, when and why, the newest first.
+    """Show who changed what, when and why, newest first.
 
-    Each event holds the hash of the one before it, so that `turnout verify` sees what was done to the log. Keep what
-    --head prints in a place that nobody who can write to the store can change, and pass it to `turnout verify --head`:
-    then a log whose end was cut off is noticed, too.
+    Each event contains the hash of the previous one, so that `turnout verify` detects changes to the log. Keep the
+    output of --head in a place that cannot be changed by those who can write to the store, and pass it to
+    `turnout verify --head`: this also detects a log whose end was cut off.
     """
     from turnout.cli.registry.tables import log_table
     from turnout.cli.workspace import Workspace
@@ -40,7 +40,7 @@ def log(
             out.show({"revision": last.revision, "hash": last.hash}, str(last))
             return
         body = {"head": {"revision": last.revision, "hash": last.hash}, "events": [event_json(one) for one in events]}
-        out.show(body, log_table(events) if events else "nothing was declared yet")
+        out.show(body, log_table(events) if events else "no events yet")
 
 
 def event_json(event: "Event") -> dict[str, Any]:

@@ -22,23 +22,23 @@ if TYPE_CHECKING:
 
 class _ReleaseTarget(TargetOptions):
     server: Annotated[
-        str | None, server_option("Through the server with this control listener. (default: in the state store)")
+        str | None, server_option("Use the server with this control listener. (default: write to the state store)")
     ] = None
 
 
 def release(
     version: VersionArgument,
     no_traffic: Annotated[
-        bool, flag("--no-traffic", "Release it for ranges and `latest` alone; plain requests stay as they are.")
+        bool, flag("--no-traffic", "Release it only for ranges and `latest`; plain requests are not affected.")
     ] = False,
-    supersede: Annotated[bool, flag("--supersede", "End a rollout that is in the way.")] = False,
+    supersede: Annotated[bool, flag("--supersede", "End a rollout that prevents the release.")] = False,
     change: ChangeOptions = ChangeOptions(),
     target: _ReleaseTarget = _ReleaseTarget(),
 ) -> None:
-    """Declare a version fit for general traffic: ranges, and plain requests if it is higher than what answers them.
+    """Declare a version fit for general traffic: ranges, and plain requests if it is higher than the version they get.
 
-    A lower one, such as a correction of an older line, answers ranges alone. Refused while traffic is frozen, and while
-    a rollout runs that it would take the traffic from. Running servers follow within a second.
+    A lower version, such as a fix of an older line, only answers ranges. Refused while traffic is frozen, and while a
+    rollout is active whose traffic the version would take. Running servers follow within a second.
     """
     from turnout.cli.releases.answers_view import show_change
     from turnout.cli.workspace import actor_or_login, exact_reference
@@ -67,9 +67,9 @@ def withdraw(
     actor: ActorOption = None,
     target: _ReleaseTarget = _ReleaseTarget(),
 ) -> None:
-    """Withdraw a release: ranges and `latest` skip the version, and pins still reach it.
+    """Withdraw a release: ranges and `latest` skip the version, but pins still reach it.
 
-    Refused for the baseline (`turnout rollback` goes back from that) and for what a rollout needs.
+    Refused for the baseline (use `turnout rollback`) and for versions that a rollout needs.
     """
     from turnout.cli.releases.answers_view import show_change
     from turnout.cli.workspace import actor_or_login, exact_reference

@@ -12,7 +12,7 @@ def rollback(
     to: Annotated[
         str | None,
         option(
-            "--to", "VERSION", "(default: what a running rollout goes back to, or the nearest that answered before)"
+            "--to", "VERSION", "(default: the previous version of an active rollout, or else the latest that had it)"
         ),
     ] = None,
     keep_released: Annotated[
@@ -24,11 +24,11 @@ def rollback(
     ] = None,
     target: ServerTarget = ServerTarget(),
 ) -> None:
-    """Give all of a model's traffic back to a version that had it before, now. Ends its rollouts and canaries.
+    """Return all of a model's traffic to an earlier version, now. Ends its rollouts and canaries.
 
-    The version that loses the traffic is a candidate again, so that ranges and `latest` leave it too; `turnout release`
-    releases it again. A second rollback goes further back, and never to a version that was rolled back. Exits with 1 if
-    there is nothing to go back to.
+    The version that loses the traffic becomes a candidate again, so that ranges and `latest` leave it too;
+    `turnout release` releases it again. A second rollback goes further back, but never to a version that was rolled
+    back. Exits with 1 if there is no version to return to.
     """
     from turnout.cli.connection import Server
     from turnout.cli.releases.answers_view import read_answers, show_change

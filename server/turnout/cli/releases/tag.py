@@ -20,17 +20,16 @@ def tag(
     tag: Annotated[str, argument("TAG", "For example stable.")],
     version: Annotated[str | None, argument("VERSION", "For example 3.2.0; not with --delete or --history.")] = None,
     expect: Annotated[
-        str | None, option("--expect", "OLD", "Only if the tag names OLD now; `none`: only if there is no such tag.")
+        str | None, option("--expect", "OLD", "Only if the tag now names OLD; `none`: only if the tag does not exist.")
     ] = None,
     delete: Annotated[bool, flag("--delete", "Remove the tag.")] = False,
-    history: Annotated[bool, flag("--history", "Show which versions the tag named.")] = False,
+    history: Annotated[bool, flag("--history", "Show which versions the tag has named.")] = False,
     change: ChangeOptions = ChangeOptions(),
     target: DiskTarget = DiskTarget(),
 ) -> None:
-    """Make a tag name a version, remove it, or show its history. Running servers follow within a second.
+    """Point a tag to a version, remove it, or show its history. Running servers follow within a second.
 
-    With --expect, the move is refused if somebody else moved the tag first, and the error says which version it names
-    now.
+    With --expect, the move is refused if the tag was moved meanwhile; the error names the version it points to now.
     """
     from turnout.cli.releases.answers_view import show_change
     from turnout.cli.workspace import Workspace, actor_or_login
@@ -41,9 +40,9 @@ def tag(
     if (delete or history) and version is not None:
         raise typer.BadParameter(f"{'--delete' if delete else '--history'} takes no VERSION")
     if delete and history:
-        raise typer.BadParameter("--delete and --history do not go together")
+        raise typer.BadParameter("--delete and --history cannot be combined")
     if not (delete or history) and version is None:
-        raise typer.BadParameter("VERSION is missing; to remove the tag, say --delete")
+        raise typer.BadParameter("VERSION is missing; to remove the tag, use --delete")
     with reporting(as_json=target.as_json) as out:
         check_model_name(name)
         exact = None if version is None else parse_version(version)
@@ -63,10 +62,10 @@ def tag(
                 before: Version | None = release_writer.delete_tag(
                     name, tag, actor=who, reason=change.reason, expect=expected
                 )
-                sentence = f"{name}@{tag} is gone; it was {before}"
+                sentence = f"{name}@{tag} is removed; it was {before}"
             else:
                 before = release_writer.set_tag(name, tag, exact, actor=who, reason=change.reason, expect=expected)
-                was = "" if before is None else "; it was before" if before == exact else f"; it was {before}"
+                was = "" if before is None else "; unchanged" if before == exact else f"; it was {before}"
                 sentence = f"{name}@{tag} is {exact}{was}"
             answers = operations.answers(name)
         body = {"model": name, "tag": tag, "version": _text(exact), "previous_version": _text(before)}

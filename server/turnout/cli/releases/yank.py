@@ -5,7 +5,7 @@ from typing import Annotated
 from turnout.cli.options import ActorOption, DiskTarget, VersionArgument, flag, option
 from turnout.cli.output import reporting
 
-_WhyOption = Annotated[str, option("--reason", "WHY", "For the record, and for clients that pin it.")]
+_WhyOption = Annotated[str, option("--reason", "WHY", "Reason to record, and to show to clients that pin the version.")]
 
 
 def yank(
@@ -16,8 +16,8 @@ def yank(
 ) -> None:
     """Withdraw a version: ranges and the empty selector skip it, and its number is never used again.
 
-    Pins to it are refused, or answered with a warning if `routing.yanked_pins` says so. You cannot yank a version that
-    the policy in force, a rollout or a tag needs. Running servers follow within a second.
+    Pins to it are refused, or answered with a warning, depending on `routing.yanked_pins`. A version that the policy in
+    force, a rollout or a tag needs cannot be yanked. Running servers follow within a second.
     """
     from turnout.cli.releases.answers_view import show_change
     from turnout.cli.workspace import ModelVersions, Workspace, actor_or_login, exact_reference
@@ -53,11 +53,11 @@ def yank(
 def unyank(
     version: VersionArgument,
     reason: _WhyOption,
-    i_know_why: Annotated[bool, flag("--i-know-why", "Required, since the version was yanked for a reason.")] = False,
+    i_know_why: Annotated[bool, flag("--i-know-why", "Required, because the version was yanked for a reason.")] = False,
     actor: ActorOption = None,
     target: DiskTarget = DiskTarget(),
 ) -> None:
-    """Make a yanked version a candidate again. Release it if it should get general traffic again."""
+    """Make a yanked version a candidate again. To give it general traffic again, release it."""
     from turnout.cli.releases.answers_view import show_change
     from turnout.cli.workspace import Workspace, actor_or_login, exact_reference
     from turnout.errors import ChangeRefused
@@ -72,7 +72,7 @@ def unyank(
             if not i_know_why:
                 why = store.release_state().of(name).reasons.get(exact)
                 was = f" ({why})" if why else ""
-                raise ChangeRefused(f"{name} {exact} was yanked for a reason{was}; to bring it back, say --i-know-why")
+                raise ChangeRefused(f"{name} {exact} was yanked for a reason{was}; to bring it back, use --i-know-why")
             release_writer = ReleaseStateWriter(workspace.repository, store)
             changed = release_writer.unyank(name, exact, actor=actor_or_login(actor), reason=reason)
             answers = Operations(workspace.repository, store).answers(name)

@@ -1,1 +1,1 @@
-"""Commands of rollouts."""
+"""Commands that start, observe and control rollouts."""

@@ -1,4 +1,4 @@
-"""`turnout rollout`: a candidate becomes the baseline step by step, as the evidence allows."""
+"""`turnout rollout`: makes a candidate the baseline step by step, as the evidence allows."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -32,7 +32,7 @@ def plan(
     plan: PlanOptions = PlanOptions(),
     target: ServerTarget = ServerTarget(),
 ) -> None:
-    """Say what a rollout would do, and what it would see with the current traffic. Changes nothing.
+    """Show what a rollout would do, and what it could detect with the current traffic. Changes nothing.
 
     Exits with 1 if the rollout would be refused now.
     """
@@ -56,18 +56,18 @@ def start(
     name: NameArgument,
     to: ToOption,
     plan: PlanOptions = PlanOptions(),
-    wait: Annotated[bool, flag("--wait", "Follow it until it ends.")] = False,
-    timeout: Annotated[str | None, option("--timeout", "TIME", "How long --wait follows it at most.")] = None,
+    wait: Annotated[bool, flag("--wait", "Follow the rollout until it ends.")] = False,
+    timeout: Annotated[str | None, option("--timeout", "TIME", "Maximum time for --wait.")] = None,
     change: ChangeOptions = ChangeOptions(),
     target: ServerTarget = ServerTarget(),
 ) -> None:
-    """Begin a rollout. Fields that the plan does not name have their defaults.
+    """Start a rollout. Fields that are not in the plan get their defaults.
 
     Exit codes of --wait:
     0    the candidate became the baseline
     1    it was rolled back, replaced, or could not be served
-    3    it still runs when --timeout is over
-    130  Ctrl-C; it goes on running
+    3    it is still running when --timeout expires
+    130  Ctrl-C; the rollout continues
     """
     from turnout.cli.connection import Server
     from turnout.cli.durations import read_duration
@@ -102,7 +102,7 @@ def status(
     name: Annotated[str | None, argument("[NAME]", "One model. (default: all)")] = None,
     target: ServerTarget = ServerTarget(),
 ) -> None:
-    """Show the latest rollout of one model, or of each."""
+    """Show the latest rollout of one model, or of every model."""
     from turnout.cli.connection import Server
     from turnout.cli.rollout.view import overview, rollout_body, status_lines
     from turnout_proto.v1 import rollout_pb2 as pb
@@ -131,7 +131,7 @@ def history(
     limit: HistoryLimitOption = 20,
     target: ServerTarget = ServerTarget(),
 ) -> None:
-    """List a model's rollouts, the newest first."""
+    """List a model's rollouts, newest first."""
     from turnout.cli.connection import Server
     from turnout.cli.rollout.view import history_rows, rollout_body
     from turnout_proto.v1 import rollout_pb2 as pb
@@ -149,7 +149,7 @@ def explain(
     attempt: AttemptOption = 0,
     target: ServerTarget = ServerTarget(),
 ) -> None:
-    """Explain, in words and numbers, why a rollout is where it is, and what happens next."""
+    """Explain, in words and numbers, why a rollout is in its state, and what happens next."""
     from turnout.cli.connection import Server
     from turnout.cli.rollout.ticks import read_replay
     from turnout.cli.rollout.view import explanation_body, explanation_lines
@@ -164,18 +164,18 @@ def explain(
 @application.command()
 def watch(
     name: NameArgument,
-    timeout: Annotated[str | None, option("--timeout", "TIME", "At most that long.")] = None,
+    timeout: Annotated[str | None, option("--timeout", "TIME", "Maximum time to follow it.")] = None,
     target: ServerTarget = ServerTarget(),
 ) -> None:
-    """Follow a model's latest rollout until it ends, through restarts of its server too.
+    """Follow a model's latest rollout until it ends, even through restarts of its server.
 
-    A live view on a terminal; elsewhere, one line for each event.
+    Shows a live view on a terminal; elsewhere, one line for each event.
 
     Exit codes:
     0    the candidate became the baseline
     1    it was rolled back, replaced, or could not be served
-    3    it still runs when --timeout is over
-    130  Ctrl-C; the rollout goes on running
+    3    it is still running when --timeout expires
+    130  Ctrl-C; the rollout continues
     """
     from turnout.cli.connection import Server
     from turnout.cli.durations import read_duration
@@ -188,7 +188,7 @@ def watch(
 @application.command()
 def report(
     name: NameArgument,
-    html: Annotated[Path, option("--html", "FILE", "Where to write it.")],
+    html: Annotated[Path, option("--html", "FILE", "File to write.")],
     attempt: AttemptOption = 0,
     target: ServerTarget = ServerTarget(),
 ) -> None:
@@ -225,27 +225,27 @@ for _command in (*COMMANDS, probe):
 
 
 def _plan_json(out: CommandOutput, options: PlanOptions) -> str:
-    """Returns the plan as JSON; warns about fields that have no effect any more."""
+    """Returns the plan as JSON. Warns about fields that no longer have an effect."""
     from turnout.cli.rollout.plan_file import retired_fields
 
     plan_json = options.to_json()
     for field in retired_fields(plan_json):
-        out.note(f"{field} means nothing any more, and can go from the plan")
+        out.note(f"{field} no longer has an effect, and can be removed from the plan")
     return plan_json
 
 
 def _watch_to_the_end(out: CommandOutput, server: "Server", name: str, attempt: int, timeout: float | None) -> None:
-    """Shows a rollout until it ends, and exits with the code for its result."""
+    """Shows a rollout until it ends, then exits with the code for its result."""
     from turnout.cli.rollout.follow import TimedOut
     from turnout.cli.rollout.live import exit_code, watch
 
-    again = f"`turnout rollout watch {name}` shows how it goes on"
+    again = f"`turnout rollout watch {name}` follows it"
     try:
         last = watch(out, server, name, attempt=attempt, timeout=timeout)
     except TimedOut:
-        out.note(f"the time is over, and the rollout goes on: {again}")
+        out.note(f"the timeout expired, and the rollout continues: {again}")
         raise typer.Exit(_RUNNING) from None
     except KeyboardInterrupt:
-        out.note(f"the rollout goes on: {again}")
+        out.note(f"the rollout continues: {again}")
         raise typer.Exit(_INTERRUPTED) from None
     raise typer.Exit(exit_code(last))

@@ -11,42 +11,44 @@ _TIMEOUT = 30.0
 
 
 class RetryOptions(ChangeOptions):
-    """Who asks for another attempt, and the expected epoch of the last one."""
+    """Options of `retry`: actor, reason, and the expected epoch of the last attempt."""
 
     epoch: Annotated[int | None, option("--epoch", "N", "Only if the rollout is still at this epoch.", min=0)] = None
 
 
 class CommandOptions(RetryOptions):
-    """Who sends a command, to which rollout, and its expected epoch."""
+    """Options of a command: actor, reason, expected epoch, and the attempt."""
 
-    attempt: Annotated[int, option("--attempt", "N", "(default: the one that runs)", min=0)] = 0
+    attempt: Annotated[int, option("--attempt", "N", "(default: the active one)", min=0)] = 0
 
 
 def pause(name: NameArgument, change: CommandOptions = CommandOptions(), target: ServerTarget = ServerTarget()) -> None:
-    """Pause at the current weight. The evidence goes on counting, and may still roll the candidate back."""
+    """Pause at the current weight. Evidence is still collected, and may still roll the candidate back."""
     _command("PAUSE", name, change, target, attempt=change.attempt)
 
 
 def resume(
     name: NameArgument, change: CommandOptions = CommandOptions(), target: ServerTarget = ServerTarget()
 ) -> None:
-    """Let a paused rollout go on. A gate stays shut: `promote` opens that."""
+    """Resume a paused rollout. A gate stays closed: `promote` opens it."""
     _command("RESUME", name, change, target, attempt=change.attempt)
 
 
 def promote(
     name: NameArgument,
-    full: Annotated[bool, flag("--full", "Skip all steps, and make it the baseline.")] = False,
+    full: Annotated[bool, flag("--full", "Skip all steps, and make the candidate the baseline.")] = False,
     change: CommandOptions = CommandOptions(),
     target: ServerTarget = ServerTarget(),
 ) -> None:
-    """Take the next step now, whatever the evidence says, or open the gate that it waits at."""
+    """Take the next step now, regardless of the evidence, or open the gate at which the rollout waits."""
     _command("PROMOTE_FULL" if full else "PROMOTE", name, change, target, attempt=change.attempt)
 
 
 def abort(
     name: NameArgument,
-    discard: Annotated[bool, flag("--discard", "End one that this release cannot read; its record is kept.")] = False,
+    discard: Annotated[
+        bool, flag("--discard", "End a rollout that this release cannot read; keep its record.")
+    ] = False,
     change: CommandOptions = CommandOptions(),
     target: ServerTarget = ServerTarget(),
 ) -> None:
@@ -60,12 +62,12 @@ def set_weight(
     change: CommandOptions = CommandOptions(),
     target: ServerTarget = ServerTarget(),
 ) -> None:
-    """Give the candidate another weight until its next step."""
+    """Set the candidate's weight until its next step."""
     _command("SET_WEIGHT", name, change, target, attempt=change.attempt, share=share)
 
 
 def retry(name: NameArgument, change: RetryOptions = RetryOptions(), target: ServerTarget = ServerTarget()) -> None:
-    """Begin another attempt with the candidate and the plan of the last one."""
+    """Start another attempt with the candidate and the plan of the last one."""
     _command("RETRY", name, change, target)
 
 
@@ -82,7 +84,7 @@ def _command(
     share: str | None = None,
     discard: bool = False,
 ) -> None:
-    """Sends an operator's command, and prints the rollout's new state and which versions answer."""
+    """Sends an operator's command, and prints the rollout's new state and the versions that answer."""
     from turnout.cli.connection import Server
     from turnout.cli.releases.answers_view import read_answers, show_change
     from turnout.cli.rollout.view import rollout_body, sentence

@@ -1,4 +1,4 @@
-"""Follows a rollout, through restarts of its server too."""
+"""Follows a rollout, even through restarts of its server."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -8,31 +8,36 @@ from turnout.cli.output import ServerRefused
 from turnout_proto.v1 import rollout_pb2 as pb
 
 FINAL = ("succeeded", "rolled_back", "superseded", "failed")
-"""Final states."""
+"""States in which a rollout has ended."""
 
 AGAIN = ("Unavailable", "Cancelled", "Unknown", "DeadlineExceeded")
 """Errors of a server that is temporarily unavailable."""
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 8.0
 _EARLY_ENDS, _EARLY_PAUSE = 20, 0.1
-"""Seconds to ask again: a server may report the end of a rollout a moment before it records the event."""
+"""How often, and after how many seconds, to ask again at the end of a rollout: a server may report the final state a
+moment before it records the event."""
 
 
 class TimedOut(Exception):
-    """The timeout passed, and the rollout still runs."""
+    """Raised when the timeout expires while the rollout is still running."""
 
 
 def follow(
     server: Server, model: str, notify: Callable[[str], None], *, attempt: int = 0, timeout: float | None = None
 ) -> Iterator[pb.Rollout]:
-    """Yields a rollout each time that it changes; the last one is in a final state.
+    """Yields a rollout each time it changes. The last one is in a final state.
 
-    Attempt 0 is the latest, and any that follow. `notify` receives a sentence when the connection is lost or
-    restored. The timeout is in seconds.
+    Args:
+        server: The server to ask.
+        model: Name of the model.
+        notify: Receives a sentence when the server stops answering, and when it answers again.
+        attempt: Number of the attempt; 0 for the latest, including attempts that start later.
+        timeout: Maximum time in seconds; None for no limit.
 
     Raises:
-        ServerRefused: The rollout does not exist or cannot be read, or no server answers from the start.
-        TimedOut: The timeout passed.
+        ServerRefused: The rollout does not exist or cannot be read, or no server answers the first call.
+        TimedOut: The timeout expired.
     """
     end = None if timeout is None else time.monotonic() + timeout
     seen, gone, pause, early = False, False, _FIRST_PAUSE, 0
@@ -57,10 +62,10 @@ def follow(
         if early:
             time.sleep(_EARLY_PAUSE)
             continue
-        # A server that stops ends the stream, with or without an error.
+        # A server that shuts down ends the stream, with or without an error.
         if not gone:
             gone = True
-            notify(f"the server at {server.address} does not answer; the rollout stands where it stood; trying again")
+            notify(f"the server at {server.address} does not answer; the rollout is unchanged; trying again")
         time.sleep(pause if end is None else min(pause, _left(end)))
         pause = min(pause * 2, _LONGEST_PAUSE)
 
@@ -74,5 +79,5 @@ def _rollouts(server: Server, model: str, attempt: int, end: float | None) -> It
 
 
 def _left(end: float) -> float:
-    """Returns the seconds until `end`, at least a few: gRPC refuses a deadline that has passed."""
+    """Returns the seconds until `end`, at least 0.01: gRPC refuses a deadline that has passed."""
     return max(end - time.monotonic(), 0.01)

@@ -17,7 +17,7 @@ from turnout_proto.v1 import rollout_pb2 as pb
 
 
 def forecast_lines(response: pb.PlanRolloutResponse, model: str, version: str) -> Iterator[RenderableType]:
-    """Returns what a rollout would do, for people."""
+    """Yields the lines and tables that describe what a rollout would do."""
     plan = read_plan_json(response.plan_json)
     yield Text(f"{model}: {version} over {response.previous or 'nothing'}", "bold")
     yield from (Text.assemble(("refused: ", "bold red"), why) for why in response.refusals)
@@ -39,7 +39,7 @@ def forecast_lines(response: pb.PlanRolloutResponse, model: str, version: str) -
         rows.append(("watch", share, duration_text(plan.watch_s), "", kept))
     yield table(("STAGE", "WEIGHT", "AT LEAST", "GATE", "GOES ON AFTER"), rows)
     yield ""
-    yield Text("What is looked at", "bold")
+    yield Text("What is compared", "bold")
     metrics = [
         (
             m.name, f"{m.weight:.2g}", f"{m.null:g}" + ("" if m.one_armed else "x"),
@@ -51,17 +51,17 @@ def forecast_lines(response: pb.PlanRolloutResponse, model: str, version: str) -
     yield table(columns, metrics, right=("WEIGHT", "NOT WORSE UP TO", "FIT BELOW"))
     yield ""
     if response.probes:
-        yield Text("What is asked outside", "bold")
+        yield Text("What is measured outside", "bold")
         yield configured_table(response.probes)
         yield ""
     if response.confirms:
-        yield "Each step, and promotion, waits for the word of the confirm webhook."
+        yield "Each step, and promotion, waits for the confirm webhook."
         yield ""
     yield facts(
         (
             ("rolled back at", f"combined evidence of {1 / plan.alpha:.3g} (alpha {plan.alpha:g})"),
             ("promoted at", f"evidence of {1 / plan.beta:.3g} of each metric (beta {plan.beta:g})"),
-            ("too little to see", f"{plan.on_insufficient} at a stage's deadline (on_insufficient)"),
+            ("too little evidence", f"{plan.on_insufficient} at a stage's deadline (on_insufficient)"),
             ("another one runs", f"{plan.on_newer} (on_newer)"),
             ("ends by itself", f"after {duration_text(plan.max_duration_s)} of active time"),
             ("plan", response.plan_digest),
@@ -69,19 +69,19 @@ def forecast_lines(response: pb.PlanRolloutResponse, model: str, version: str) -
     )
     yield ""
     yield Text(
-        f"What it would see, at {response.requests_per_second:,.3g} requests a second of which the baseline fails "
+        f"What it could detect, at {response.requests_per_second:,.3g} requests a second of which the baseline fails "
         f"{response.error_rate:.3%}",
         "bold",
     )
     effects = [d.effect for d in response.power[0].detections] if response.power else []
     yield table(("", "WEIGHT", "SOAK", *(e.upper() for e in effects)), map(_power_row, response.power))
     if response.power:
-        yield Text("The time that it takes to see each, by expectation; in green where the step is long enough.", "dim")
+        yield Text("Expected time to detect each effect; green if the step is long enough.", "dim")
     yield from (Text(what, "yellow") for what in response.missed)
 
 
 def forecast_body(response: pb.PlanRolloutResponse, model: str, version: str) -> dict[str, Any]:
-    """Returns what a rollout would do, as JSON values."""
+    """Returns the JSON form of what a rollout would do."""
     body = message_body(response, null=("previous",))
     for power in body["power"]:
         for detection in power["detections"]:

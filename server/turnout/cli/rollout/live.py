@@ -26,7 +26,7 @@ from turnout_proto.v1 import rollout_pb2 as pb
 
 _BAR = 22
 _GAP = 3
-"""Spaces between two columns of a table."""
+"""Number of spaces between two columns of a table."""
 _FEWEST_EVENTS = 3
 _REFRESHES_A_SECOND = 4
 _EARLY = ("pending", "validating")
@@ -37,7 +37,7 @@ _TIMED = ("shadowing", "soaking", "watching")
 def watch(
     out: CommandOutput, server: Server, model: str, *, attempt: int = 0, timeout: float | None = None
 ) -> pb.Rollout:
-    """Shows a rollout until it ends, and returns it. Raises as `follow`, and KeyboardInterrupt."""
+    """Shows a rollout until it ends, and returns it. Raises the same errors as `follow`, and KeyboardInterrupt."""
     if out.console.is_terminal and not out.as_json:
         return _on_terminal(out, server, model, attempt, timeout)
     return _in_lines(out, server, model, attempt, timeout)
@@ -47,7 +47,7 @@ class View:
     """The live view on a terminal.
 
     Attributes:
-        rollout: The latest from the server; None before the first.
+        rollout: Latest state of the rollout; None before the server's first answer.
         notice: What is wrong with the connection; "" if nothing is.
     """
 
@@ -58,11 +58,11 @@ class View:
         self._received_at = time.monotonic()
 
     def take(self, rollout: pb.Rollout) -> None:
-        """Shows a rollout from now on."""
+        """Replaces the displayed rollout."""
         self.rollout, self._received_at, self.notice = rollout, time.monotonic(), ""
 
     def __call__(self) -> RenderableType:
-        """Returns the present picture."""
+        """Returns the current contents of the view."""
         if self.rollout is None:
             return Text("asking the server", "dim")
         r = self.rollout
@@ -104,7 +104,7 @@ def _header(r: pb.Rollout) -> Text:
 
 
 def _steps(r: pb.Rollout, plan: Plan) -> Text:
-    """Returns all stages in a line: those that are done, the present one, those to come."""
+    """Returns all stages on one line: completed, current and future ones."""
     names = ["shadow"] if plan.shadow else []
     names += [share_text(step.weight) + (" gate" if step.gate else "") for step in plan.steps]
     names += ["baseline", *(["watch"] if plan.watch_s else [])]
@@ -125,7 +125,7 @@ def _steps(r: pb.Rollout, plan: Plan) -> Text:
 
 
 def _position(r: pb.Rollout, plan: Plan) -> int:
-    """Returns the number of the present stage, or of the one it ended in, from 0."""
+    """Returns the index of the current stage, or of the stage in which the rollout ended."""
     first = 1 if plan.shadow else 0
     kinds = [event.kind for event in r.events]
     if r.state == "watching" or (r.state not in _PROMOTED and "watching" in kinds):
@@ -157,7 +157,7 @@ def _metrics(r: pb.Rollout, columns: int) -> RenderableType:
 
 
 def _short(count: int) -> str:
-    """Returns a count in few characters: `99,999`, `123k`, `1.23M`."""
+    """Returns a count as short text, such as `99,999`, `123k` or `1.23M`."""
     if count < 100_000:
         return f"{count:,}"
     return f"{count / 1e3:.0f}k" if count < 999_500 else f"{count / 1e6:.3g}M"
@@ -195,7 +195,7 @@ def _in_lines(out: CommandOutput, server: Server, model: str, attempt: int, time
 
 
 class _SeenEvents:
-    """The events that were printed already."""
+    """The events already printed."""
 
     def __init__(self) -> None:
         self._known: set[tuple[int, int, int, str, str]] = set()
@@ -210,6 +210,6 @@ class _SeenEvents:
 
 
 def exit_code(rollout: pb.Rollout) -> int:
-    """Returns the exit code of a command that waited for a rollout: 0 if it succeeded, else 1."""
+    """Returns the exit code of a command that waited for a rollout to end: 0 if it succeeded, else 1."""
     assert rollout.state in FINAL
     return 0 if rollout.state == "succeeded" else 1

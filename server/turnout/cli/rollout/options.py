@@ -13,7 +13,7 @@ def _option(name: str, metavar: str, text: str) -> Any:
 
 
 class PlanOptions(OptionGroup):
-    """The fields of a plan on the command line; None for those that are not given. Named like the plan's fields."""
+    """The fields of a plan on the command line, with the names of the plan's fields. None if an option is not given."""
 
     file: Annotated[Path | None, _option("plan", "FILE", "The plan, in TOML; options override it.")] = None
     steps: Annotated[
@@ -29,18 +29,18 @@ class PlanOptions(OptionGroup):
         float | None, _option("alpha", "CHANCE", "Chance of rolling back a candidate that is not worse.")
     ] = None
     min_requests: Annotated[
-        int | None, _option("min-requests", "N", "Least requests of the candidate in each step.")
+        int | None, _option("min-requests", "N", "Minimum number of requests to the candidate in each step.")
     ] = None
-    slo_ms: Annotated[float | None, _option("slo-ms", "MS", "Latency objective to compare as well.")] = None
+    slo_ms: Annotated[float | None, _option("slo-ms", "MS", "Latency objective to compare in addition.")] = None
     on_insufficient: Annotated[
         str | None,
-        _option("on-insufficient", "WHAT", "If there is too little evidence at a deadline: pause, abort or promote."),
+        _option("on-insufficient", "WHAT", "If a deadline passes without enough evidence: pause, abort or promote."),
     ] = None
     on_newer: Annotated[
-        str | None, _option("on-newer", "WHAT", "If another rollout runs: refuse, queue, replace or beside.")
+        str | None, _option("on-newer", "WHAT", "If another rollout is active: refuse, queue, replace or beside.")
     ] = None
     watch_for: Annotated[
-        str | None, _option("watch-for", "TIME", "How long to watch it after promotion, such as 30m.")
+        str | None, _option("watch-for", "TIME", "How long to watch the candidate after promotion, such as 30m.")
     ] = None
     holdback: Annotated[
         str | None,
@@ -51,16 +51,18 @@ class PlanOptions(OptionGroup):
         _option(
             "guard",
             "NAME=LIMIT",
-            "Roll it back beyond a limit: error_share=1%, p99_ms=250 or invalid_share=0. Repeatable.",
+            "Roll back beyond a limit: error_share=1%, p99_ms=250 or invalid_share=0. Repeatable.",
         ),
     ] = None
-    from_broken: Annotated[bool, _option("from-broken", "", "The baseline is broken, and this is its fix.")] = False
+    from_broken: Annotated[
+        bool, _option("from-broken", "", "The baseline is broken, and the candidate is its fix.")
+    ] = False
     probes: Annotated[
         list[str] | None,
         _option(
             "probe",
             "NAME",
-            "Ask a probe of the server's configuration in each step; `turnout rollout probe` lists them. Repeatable.",
+            "Run a probe from the server's configuration in each step (see `turnout rollout probe`). Repeatable.",
         ),
     ] = None
 
@@ -103,4 +105,4 @@ class PlanOptions(OptionGroup):
         try:
             return json.dumps(body, allow_nan=False)
         except (TypeError, ValueError) as error:
-            raise ConfigError(f"the plan holds a value that no plan can have: {error}") from None
+            raise ConfigError(f"the plan has an invalid value: {error}") from None

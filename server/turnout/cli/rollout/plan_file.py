@@ -1,4 +1,4 @@
-"""Reads a rollout's plan from a file and from options."""
+"""Reads a rollout's plan from a file and from command line options."""
 
 import json
 import tomllib
@@ -49,10 +49,13 @@ def read_plan_file(path: Path) -> dict[str, Any]:
 
 
 def read_guard(text: str) -> tuple[str, float]:
-    """Returns the limit in `error_share=1%` or `p99_ms=250`.
+    """Parses a limit such as `error_share=1%` or `p99_ms=250`.
+
+    Returns:
+        The name of the limit, and its value: a share between 0 and 1, or milliseconds.
 
     Raises:
-        InvalidRequest: It does not have that form, or the limit is unknown.
+        InvalidRequest: The text does not have this form, or the limit is unknown.
     """
     name, equals, limit = text.partition("=")
     names = [field.name for field in fields(Guards)]
@@ -67,15 +70,15 @@ def read_guard(text: str) -> tuple[str, float]:
 
 
 def retired_fields(plan_json: str) -> list[str]:
-    """Returns the fields in a plan that have no effect any more."""
+    """Returns the fields in a plan that no longer have an effect."""
     return [name for name in RETIRED if name in json.loads(plan_json)]
 
 
 def read_steps(text: str) -> list[dict[str, Any]]:
-    """Returns the steps in `1%:5m,5%:10m,25%:15m:gate`.
+    """Parses steps such as `1%:5m,5%:10m,25%:15m:gate`.
 
     Raises:
-        InvalidRequest: It does not have that form.
+        InvalidRequest: The text does not have this form.
     """
     steps = []
     for part in text.split(","):
@@ -91,7 +94,7 @@ def read_steps(text: str) -> list[dict[str, Any]]:
 
 @contextmanager
 def named_fields() -> Iterator[None]:
-    """Adds to a refusal the name of each wrong field, and for an unknown one the nearest that exist.
+    """Adds to an error the name of each invalid field, and to an unknown one the most similar known name.
 
     Raises:
         ServerRefused: The server refuses the call in the block.
@@ -118,14 +121,14 @@ def _check_keys(place: str, table: object, kind: type[PlanStep | ShadowStage | G
 
 
 def _nearest(violation: FieldViolation) -> str:
-    """Returns the error of one field; if the field does not exist, with the nearest one that does."""
+    """Returns the error of one field. If the field does not exist, adds the most similar name that does."""
     _, unknown, known = violation.description.rpartition(_UNKNOWN)
     near = get_close_matches(violation.field, known.split(", "), n=1, cutoff=0.6) if unknown else ()
     return f"unknown, did you mean {near[0]}? There are {known}" if near else violation.description
 
 
 def read_shadow(text: str, known: object) -> dict[str, Any] | None:
-    """Returns the shadow stage in `10%:10m` or `off`, which overrides that of a plan file."""
+    """Parses a shadow stage such as `10%:10m`, or `off`. It overrides that of a plan file, `known`."""
     if text == "off":
         return None
     rate, colon, duration = text.partition(":")

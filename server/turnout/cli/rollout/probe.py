@@ -1,4 +1,4 @@
-"""`turnout rollout probe`: lists probes, and tries one."""
+"""`turnout rollout probe`: lists the configured probes, or tries one."""
 
 from typing import Annotated
 
@@ -16,12 +16,12 @@ def probe(
     model: Annotated[str | None, option("--model", "NAME@VERSION", "The candidate to ask about.")] = None,
     target: ServerTarget = ServerTarget(),
 ) -> None:
-    """List the probes that the server is configured with, or try one. A try counts for no rollout.
+    """List the probes in the server's configuration, or try one. Trying a probe does not count for any rollout.
 
     Exit codes if you try one:
     0    it passed
     1    it failed
-    3    it is inconclusive: neither pass nor fail
+    3    it was inconclusive: neither passed nor failed
     """
     from turnout.cli.connection import Server
     from turnout.cli.messages import message_body

@@ -14,12 +14,12 @@ _STYLES = {"passed": "green", "failed": "bold red", "inconclusive": "yellow"}
 
 
 def outcome_text(outcome: str) -> Text:
-    """Returns a measurement's outcome, in its colour."""
+    """Returns a measurement's outcome in its colour."""
     return Text(outcome or "not asked yet", _STYLES.get(outcome, "dim"))
 
 
 def measured_table(probes: Sequence[pb.RolloutProbe]) -> RenderableType:
-    """Returns a row for each probe of a rollout's present step."""
+    """Returns a table with a row for each probe of a rollout's current step."""
     rows = [
         (p.name, outcome_text(p.outcome), p.value, _age(p), f"{p.passed}/{p.failed}/{p.inconclusive}", p.detail)
         for p in probes
@@ -28,7 +28,7 @@ def measured_table(probes: Sequence[pb.RolloutProbe]) -> RenderableType:
 
 
 def configured_table(probes: Sequence[pb.Probe]) -> RenderableType:
-    """Returns a row for each probe of a configuration."""
+    """Returns a table with a row for each configured probe."""
     columns = ("PROBE", "ASKS", "PASSES", "EVERY", "ROLLED BACK AFTER", "PASSED AFTER")
     rows = [
         (
@@ -41,7 +41,7 @@ def configured_table(probes: Sequence[pb.Probe]) -> RenderableType:
 
 
 def tried_lines(name: str, response: pb.TryProbeResponse) -> Iterator[RenderableType]:
-    """Returns the result of trying a probe, for people."""
+    """Yields the lines to print after trying a probe."""
     what = f": {response.detail}" if response.detail else ""
     value = f" {response.value}" if response.value else ""
     style = _STYLES.get(response.outcome, "")

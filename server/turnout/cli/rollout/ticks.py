@@ -1,4 +1,4 @@
-"""Reads a rollout with all of its ticks from a server, page by page."""
+"""Reads a rollout and all of its ticks from a server, page by page."""
 
 from turnout.web.report.replay import Replay
 from turnout_proto.v1 import rollout_pb2 as pb
@@ -8,7 +8,12 @@ _TIMEOUT = 30.0
 
 
 def read_replay(control: ControlServiceStub, model: str, attempt: int) -> Replay:
-    """Reads a rollout, and recomputes its evidence from its ticks. Attempt 0 is the latest.
+    """Reads a rollout and its ticks, and recomputes its evidence from them.
+
+    Args:
+        control: The server's control service.
+        model: Name of the model.
+        attempt: Number of the attempt; 0 for the latest.
 
     Raises:
         InvalidRequest: This release cannot read the server's answer.
@@ -16,7 +21,7 @@ def read_replay(control: ControlServiceStub, model: str, attempt: int) -> Replay
     request = pb.GetRolloutTicksRequest(model=model, attempt=attempt)
     whole = control.GetRolloutTicks(request, timeout=_TIMEOUT)
     while whole.more:
-        # By its number: a later attempt may have begun meanwhile.
+        # By number, not 0: a later attempt may have started meanwhile.
         request = pb.GetRolloutTicksRequest(model=model, attempt=whole.rollout.attempt, after=whole.last_tick)
         page = control.GetRolloutTicks(request, timeout=_TIMEOUT)
         whole.rollout.CopyFrom(page.rollout)

@@ -25,7 +25,7 @@ STYLES: Mapping[str, str] = {
     "aborting": "bold red",
     "unreadable": "bold red",
 }
-"""The colours of states."""
+"""Rich styles of states."""
 
 _EVENTS_SHOWN = 10
 
@@ -40,7 +40,7 @@ def sentence(rollout: pb.Rollout) -> str:
 
 
 def overview(rollouts: Sequence[pb.Rollout]) -> RenderableType:
-    """Returns a row for each model's rollout."""
+    """Returns a table with a row for each model's rollout."""
     columns = ("MODEL", "CANDIDATE", "OVER", "ATTEMPT", "STATE", "STEP", "WEIGHT", "EVIDENCE", "")
     rows = [
         (
@@ -54,7 +54,7 @@ def overview(rollouts: Sequence[pb.Rollout]) -> RenderableType:
 
 
 def history_rows(rollouts: Sequence[pb.Rollout]) -> Iterator[Sequence[RenderableType]]:
-    """Returns a row for each attempt."""
+    """Yields a row for each attempt."""
     for r in rollouts:
         when = r.started_at.ToDatetime().strftime("%Y-%m-%d %H:%M:%S")
         took = duration_text((r.changed_at.ToDatetime() - r.started_at.ToDatetime()).total_seconds())
@@ -62,14 +62,14 @@ def history_rows(rollouts: Sequence[pb.Rollout]) -> Iterator[Sequence[Renderable
 
 
 def state_text(rollout: pb.Rollout) -> Text:
-    """Returns the state, in its colour."""
+    """Returns the state in its colour."""
     paused = rollout.pauses and rollout.state != "aborting"
     style = "bold yellow" if paused else STYLES.get(rollout.state, "")
     return Text(rollout.state.replace("_", " ") + (", paused" if paused else ""), style)
 
 
 def status_lines(rollout: pb.Rollout) -> Iterator[RenderableType]:
-    """Returns the status of a rollout, for people."""
+    """Yields the lines and tables that show the status of a rollout."""
     if rollout.state == "unreadable":
         yield Text(sentence(rollout), STYLES["failed"])
         return
@@ -102,7 +102,7 @@ def status_lines(rollout: pb.Rollout) -> Iterator[RenderableType]:
 
 
 def plan_steps(rollout: pb.Rollout) -> str:
-    """Returns a plan's steps: `1% 5m, 5% 10m after a gate`."""
+    """Returns a plan's steps as text, such as `1% 5m, 5% 10m after a gate`."""
     steps = json.loads(rollout.plan_json or "{}").get("steps", [])
     return ", ".join(
         f"{share_text(s['weight'])} {duration_text(s['soak_s'])}{' after a gate' if s['gate'] else ''}" for s in steps
@@ -110,20 +110,20 @@ def plan_steps(rollout: pb.Rollout) -> str:
 
 
 def events_table(events: Sequence[pb.RolloutEvent]) -> RenderableType:
-    """Returns a row for each event."""
+    """Returns a table with a row for each event."""
     rows = [(f"{e.time.ToDatetime():%H:%M:%S}", Text(e.kind, STYLES.get(e.kind, "")), _text(e)) for e in events]
     return table(("", "", ""), rows)
 
 
 def event_line(rollout: pb.Rollout, event: pb.RolloutEvent) -> str:
-    """Returns an event on one line, for logs."""
+    """Returns an event on one line, as for logs."""
     return (
         f"{event.time.ToDatetime():%Y-%m-%dT%H:%M:%SZ} {rollout.model} {rollout.candidate} {event.kind}: {_text(event)}"
     )
 
 
 def explanation_lines(explanation: RolloutExplanation, rollout: pb.Rollout) -> Iterator[RenderableType]:
-    """Returns an explanation, for people."""
+    """Yields the lines and tables of an explanation."""
     yield Text(explanation.title, "bold")
     yield Text(_capital(explanation.status_sentence) + ".", STYLES.get(rollout.state, ""))
     if explanation.verdict:
@@ -159,13 +159,13 @@ def explanation_lines(explanation: RolloutExplanation, rollout: pb.Rollout) -> I
 
 
 def rollout_body(rollout: pb.Rollout) -> dict[str, Any]:
-    """Returns a rollout as JSON values."""
+    """Returns the JSON form of a rollout."""
     body = message_body(rollout, null=("verdict", "threshold_seconds", "outcome", "value", "detail", "lacking"))
     return body | {"plan": json.loads(body.pop("plan_json") or "{}"), "final": rollout.state in FINAL}
 
 
 def explanation_body(explanation: RolloutExplanation, replay: Replay) -> dict[str, Any]:
-    """Returns an explanation as JSON values."""
+    """Returns the JSON form of an explanation."""
     return {
         "rollout": rollout_body(replay.rollout),
         "standing": explanation.status_sentence,
@@ -190,7 +190,7 @@ def explanation_body(explanation: RolloutExplanation, replay: Replay) -> dict[st
 
 
 def bar(e_value: float, threshold: float, width: int) -> Text:
-    """Returns evidence between 1 and the threshold as a bar, on a logarithmic scale."""
+    """Returns evidence between 1 and the threshold as a bar on a logarithmic scale."""
     reached = 0.0 if e_value <= 1 else min(math.log(e_value) / math.log(threshold), 1.0) if threshold > 1 else 1.0
     full = width if reached >= 1 else int(reached * width)
     style = "bold red" if reached >= 1 else "yellow" if reached > 0.5 else "green"

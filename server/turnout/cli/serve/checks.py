@@ -1,4 +1,4 @@
-"""The checks of `turnout doctor`. A check that fails does not stop the others."""
+"""The checks of `turnout doctor`. A failing check does not stop the others."""
 
 import os
 import platform
@@ -40,11 +40,11 @@ _SHORT = {CPU: Provider.CPU, CUDA: Provider.CUDA, TENSORRT: Provider.TENSORRT}
 
 
 class Health(StrEnum):
-    """How a check ended."""
+    """Outcome of a check."""
 
     OK = "ok"
     NOTE = "note"
-    """Missing, but nothing in the configuration needs it."""
+    """Something is missing, but the configuration does not need it."""
     BROKEN = "broken"
     """The server cannot work as configured."""
 
@@ -54,7 +54,7 @@ class Check:
     """The result of one check.
 
     Attributes:
-        detail: What was found and, if something is wrong, what to do about it.
+        detail: What was found and, if something is wrong, how to fix it.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Check:
 
 
 def examine(config: Path | None, flags: Mapping[str, Any]) -> Iterator[Check]:
-    """Checks everything that a server needs. The arguments are those of `load_settings`."""
+    """Checks everything that a server needs. Takes the arguments of `load_settings`."""
     start_runtime()
     yield from _installation()
     try:
@@ -86,7 +86,7 @@ def examine(config: Path | None, flags: Mapping[str, Any]) -> Iterator[Check]:
 
 
 def _sources(loaded: LoadedSettings) -> str:
-    """Returns the file, flags and variables that settings came from."""
+    """Returns the file, flags and variables that the settings come from."""
     file = str(loaded.file) if loaded.file else "no file"
     others = sorted(set(loaded.origins.values()) - {str(loaded.file)})
     return f"{file}; {', '.join(others) or 'nothing else'}; defaults for the rest"
@@ -104,13 +104,13 @@ def _installation() -> Iterator[Check]:
 
 
 def _wanted(settings: Settings) -> frozenset[Provider]:
-    """Returns the providers that the configuration names."""
+    """Returns the providers named in the configuration."""
     named = (runtime.providers for runtime in _runtimes(settings))
     return frozenset(provider for providers in named if providers != "auto" for provider in providers)
 
 
 def _wanted_devices(settings: Settings) -> frozenset[int]:
-    """Returns the devices that must exist: those of runtimes that require a GPU."""
+    """Returns the indices of the devices that must exist: those of runtimes that require a GPU."""
     return frozenset(
         device
         for runtime in _runtimes(settings)
@@ -161,7 +161,7 @@ def _devices(driver: cuda.CudaDriver, wanted: frozenset[int]) -> Iterator[Check]
 def _repository(settings: Settings) -> Iterator[Check]:
     root = settings.models
     if isinstance(root, Path) and not root.is_dir():
-        yield Check("repository", Health.NOTE, f"{root} is not there yet; publishing makes it")
+        yield Check("repository", Health.NOTE, f"{root} does not exist yet; publishing creates it")
         return
     try:
         listing = repository_of(settings).scan()
@@ -181,7 +181,7 @@ def _repository(settings: Settings) -> Iterator[Check]:
     known_names = {name.lower() for name in listing.models}
     for name in sorted(name for name in settings.model if name.lower() not in known_names):
         known = f"; nearest: {near[0]}" if (near := get_close_matches(name, listing.models, n=1)) else ""
-        yield Check("configuration", Health.NOTE, f"[model.{name}] is about no model of the repository{known}")
+        yield Check("configuration", Health.NOTE, f"[model.{name}] matches no model of the repository{known}")
 
 
 def _state(settings: Settings) -> Check:
@@ -194,9 +194,7 @@ def _state(settings: Settings) -> Check:
         location = Location.parse(settings.state_url)
         file = location.url.database if location.url.drivername == "sqlite" else None
         if file and not Path(file).exists():
-            return Check(
-                "state store", Health.OK, f"{displayed} will be made when something is first declared or served"
-            )
+            return Check("state store", Health.OK, f"{displayed} will be created when it is first needed")
         Database(location).close()
     except TurnoutError as error:
         return Check("state store", Health.BROKEN, error.message)
@@ -226,14 +224,14 @@ def _exposure(settings: Settings) -> Check:
     except ConfigError as error:
         return Check("listeners", Health.BROKEN, error.message)
     if found := open_to_anybody(settings):
-        return Check("listeners", Health.NOTE, f"open to anybody, as insecure says: {', '.join(found)}")
+        return Check("listeners", Health.NOTE, f"open to anybody, since insecure is set: {', '.join(found)}")
     return Check("listeners", Health.OK, "on loopback, or with TLS and identities")
 
 
 def _auth(settings: Settings) -> Check:
     auth = settings.auth
     if not auth.enabled:
-        return Check("auth", Health.OK, "off: whoever reaches a listener is taken at their word")
+        return Check("auth", Health.OK, "off: callers are not authenticated")
     try:
         policy = load_policy(auth.policy)
         for name, issuer in auth.jwt.items():

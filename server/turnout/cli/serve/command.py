@@ -13,10 +13,10 @@ def serve(
         str | None, option("--control", "HOST:PORT", "Operators' gRPC listener. (default: 127.0.0.1:8003)")
     ] = None,
     workers: Annotated[
-        int | None, option("--workers", "N", "Processes that serve. (default: 1)", min=1, max=256)
+        int | None, option("--workers", "N", "Number of serving processes. (default: 1)", min=1, max=256)
     ] = None,
     insecure: Annotated[
-        bool, flag("--insecure", "Listen to other machines without TLS, or without asking who calls.")
+        bool, flag("--insecure", "Listen to other machines without TLS, or without authenticating callers.")
     ] = False,
     models: ModelsOption = None,
     read_only: Annotated[
@@ -31,8 +31,8 @@ def serve(
 ) -> None:
     """Serve every version in the repository, until SIGTERM.
 
-    `turnout serve --models /mnt/models --read-only` serves what somebody mounted: one exported version, a directory of
-    them, or a Triton model repository. Its state is where --state says, or in memory.
+    `turnout serve --models /mnt/models --read-only` serves a mounted directory: one exported version, a directory of
+    them, or a Triton model repository. Its state is stored where --state says, or in memory.
     """
     from turnout.config import SettingsSource, check_exposure
     from turnout.config.rendering import as_data, render_toml
@@ -66,7 +66,7 @@ def serve(
             if gpu:
                 check_gpus(settings)
             with Scratch() as scratch:
-                # Workers share one state store, and read the settings again.
+                # Workers share one state store, and load the settings again.
                 flags["state"] = with_state(settings, scratch).state or None
                 source = SettingsSource(config, flags, as_json)
                 log = make_logger(settings.log.format, settings.log.level)

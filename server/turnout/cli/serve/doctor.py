@@ -12,7 +12,7 @@ from turnout.cli.output import reporting, table
 def doctor(
     target: DiskTarget = DiskTarget(),
 ) -> None:
-    """Say what this machine can run models on, what is missing, and how to get it."""
+    """Check what this machine can run models on, what is missing, and how to get it."""
     from turnout.cli.serve.checks import Health, examine
 
     with reporting(as_json=target.as_json) as out:

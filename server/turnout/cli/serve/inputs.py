@@ -1,4 +1,4 @@
-"""Reads `turnout predict --input NAME=...` into arrays of the model's signature."""
+"""Converts `turnout predict --input NAME=...` arguments to arrays that fit the model's signature."""
 
 import json
 import re
@@ -16,17 +16,17 @@ from turnout.serving.sessions.tensor import NUMPY_DTYPES, Array
 
 _RANDOM = re.compile(r"random(?::(?P<shape>[0-9]+(?:x[0-9]+)*|scalar))?")
 _SEED = 0
-"""The seed of `random`: the same command sends the same numbers."""
+"""Seed of `random`: the same command always sends the same numbers."""
 
 
 def read_inputs(arguments: Sequence[str], signature: Signature) -> dict[str, Array]:
-    """Reads `NAME=@FILE.npy`, `NAME=JSON`, `NAME=random` and `NAME=random:4x64` arguments.
+    """Converts `NAME=@FILE.npy`, `NAME=JSON`, `NAME=random` and `NAME=random:4x64` arguments to arrays.
 
-    The signature gives dtypes, and the shapes of random values, in which free dimensions are 1.
+    The signature determines the dtypes, and the shapes of random values, in which free dimensions are 1.
 
     Raises:
-        InvalidRequest: An argument has none of those forms, or names an unknown input or one twice.
-        InvalidTensor: A value does not fit the input.
+        InvalidRequest: An argument has none of these forms, or an input is given twice.
+        InvalidTensor: The model has no such input, or the value does not fit it.
     """
     arrays: dict[str, Array] = {}
     for argument in arguments:
@@ -69,7 +69,7 @@ def _from_file(spec: TensorSpec, path: Path) -> Array:
     if array.dtype.kind == "U":
         return array.astype(object)
     if spec.dtype is DataType.BFLOAT16 and array.dtype == np.dtype("V2"):
-        return array.view(NUMPY_DTYPES[spec.dtype])  # .npy has no name for bfloat16 and keeps its bytes only
+        return array.view(NUMPY_DTYPES[spec.dtype])  # .npy has no type name for bfloat16, and stores it as raw bytes
     return array
 
 
@@ -100,13 +100,13 @@ def array_body(array: Array) -> dict[str, Any]:
 
 
 def summary(array: Array) -> str:
-    """Returns the first and last elements, on one line."""
+    """Returns the first and last elements on one line."""
     with np.printoptions(threshold=8, edgeitems=3, precision=5, suppress=False, linewidth=10_000):
         return " ".join(str(array).split())
 
 
 def dtype_name(array: Array) -> str:
-    """Returns the element type as signatures name it."""
+    """Returns the name of the element type as in signatures."""
     return "string" if array.dtype.kind in "OSU" else array.dtype.name
 
 

@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from turnout_client import VersionInfo
 
 _LOOK_SECONDS = 1.0
-"""Seconds between two questions about a running load."""
+"""Seconds between two checks of a load in progress."""
 
 _SHOWN_SECONDS = 10.0
-"""Seconds between two lines about it."""
+"""Seconds between two progress lines."""
 
 _CALL_SECONDS = 10.0
 
@@ -39,7 +39,7 @@ def unload(
     timeout: TimeoutOption = 300.0,
     target: ServerTarget = ServerTarget(),
 ) -> None:
-    """Take a version out of a running server, once the requests under way are answered."""
+    """Unload a version from a running server, once requests in progress are answered."""
     from turnout.cli.connection import Server
     from turnout.cli.workspace import exact_reference
 
@@ -49,7 +49,7 @@ def unload(
 
 
 def _loaded(out: CommandOutput, server: "Server", name: str, version: str, timeout: float) -> "VersionInfo":
-    """Loads a version, and shows its progress if that takes minutes. Raises ServerRefused as `Server.load`."""
+    """Loads a version, and shows its progress if that takes long. Raises ServerRefused like `Server.load`."""
     import time
     from concurrent.futures import wait
     from contextlib import suppress

@@ -13,21 +13,21 @@ if TYPE_CHECKING:
 
 
 def predict(
-    version: Annotated[str, argument("NAME[@SELECTOR]", "A model, or one of its versions, as in magika@^3.")],
+    version: Annotated[str, argument("NAME[@SELECTOR]", "A model, or one of its versions, such as magika@^3.")],
     inputs: Annotated[
         list[str] | None,
         typer.Option(
             "--input",
             "-i",
             metavar="NAME=VALUE",
-            help="VALUE is @FILE.npy, JSON, random, or random:4x64 where the shape matters. Repeated for each input.",
+            help="VALUE is @FILE.npy, JSON, random, or random:4x64 if the shape matters. Repeat for each input.",
         ),
     ] = None,
     outputs: Annotated[
         list[str] | None,
-        typer.Option("--output", "-o", metavar="NAME", help="An output that you want; may be repeated. (default: all)"),
+        typer.Option("--output", "-o", metavar="NAME", help="Output to return; may be repeated. (default: all)"),
     ] = None,
-    key: Annotated[str, option("--key", "KEY", "Routing key: the same key meets the same version.")] = "",
+    key: Annotated[str, option("--key", "KEY", "Routing key: the same key always gets the same version.")] = "",
     timeout: Annotated[float, option("--timeout", "SECONDS", "Deadline.", min=0.001)] = 30.0,
     target: ServerTarget = ServerTarget(),
 ) -> None:
@@ -47,7 +47,7 @@ def predict(
             arrays = read_inputs(inputs or [], signature)
             if lacking := missing(arrays, signature):
                 wanted = "; ".join(map(str, lacking))
-                raise InvalidRequest(f"not given with --input: {wanted}")
+                raise InvalidRequest(f"missing inputs (give them with --input): {wanted}")
             prediction = client.predict(
                 name, arrays, version=selector or "", outputs=tuple(outputs or ()), routing_key=key
             )

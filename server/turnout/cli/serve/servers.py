@@ -10,10 +10,10 @@ if TYPE_CHECKING:
 
 
 def servers(
-    name: Annotated[str, argument("[NAME]", "The model; all of them if it is left out.")] = "",
+    name: Annotated[str, argument("[NAME]", "One model. (default: all)")] = "",
     target: ServerTarget = ServerTarget(),
 ) -> None:
-    """Show the servers and workers that share the state store: who is alive, what each has loaded, who is behind."""
+    """Show the servers and workers that share the state store: which are alive, what each serves, which are behind."""
     from rich.text import Text
 
     from turnout.cli.connection import Server

@@ -9,13 +9,11 @@ from turnout.cli.output import reporting
 
 
 def top(
-    interval: Annotated[
-        float, option("--interval", "SECONDS", "From one update to the next.", min=0.1, max=3600)
-    ] = 2.0,
+    interval: Annotated[float, option("--interval", "SECONDS", "Time between updates.", min=0.1, max=3600)] = 2.0,
     once: Annotated[bool, flag("--once", "Watch for one interval, print the result, and exit.")] = False,
     target: ServerTarget = ServerTarget(),
 ) -> None:
-    """Watch what every version does: requests, latency, failures, queues, traffic, rollouts. Ctrl-C ends it.
+    """Watch the activity of every version: requests, latency, failures, queues, traffic, rollouts. Quit with Ctrl-C.
 
     The busiest come first. With --json, each update is one line; with --once, one document.
     """

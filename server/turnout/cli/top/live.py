@@ -1,4 +1,4 @@
-"""Polls a server's activity, even through restarts, and shows it."""
+"""Polls a server's activity, even through restarts, and displays it."""
 
 import json
 import time
@@ -20,14 +20,14 @@ from turnout.web.report.formatting import duration_text
 from turnout_proto.v1 import activity_pb2 as pb
 
 _TIMEOUT_FACTOR = 5.0
-"""Seconds that one answer may take."""
+"""Timeout of one call in seconds."""
 
 
 class Screen:
     """The contents of the screen.
 
     Attributes:
-        picture: The latest; None before the first.
+        picture: Latest picture; None before the first one.
         notice: What is wrong with the connection; "" if nothing is.
     """
 
@@ -39,23 +39,23 @@ class Screen:
         self._taken = 0.0
 
     def take(self, activity: pb.GetActivityResponse, now: float) -> None:
-        """Shows an answer that arrived at `now`, by `time.monotonic()`."""
+        """Shows an answer that arrived at `now`, a time of `time.monotonic()`."""
         self.picture = picture(self._before, activity)
         self._before, self._taken, self.notice = activity, now, ""
 
     def lose(self, now: float) -> None:
-        """Shows that the server does not answer, and how old the picture is."""
+        """Shows that the server does not answer, and for how long."""
         age = duration_text(float(round(now - self._taken)))
-        self.notice = f"no answer from {self._server} for {age}; trying again. The picture is as old."
+        self.notice = f"no answer from {self._server} for {age}; trying again. This is its last answer."
 
     def render(self, columns: int, rows: int | None) -> RenderableType:
-        """Returns the present picture for a terminal of that size."""
+        """Returns the current picture for a terminal of this size."""
         if self.picture is None:
             return waiting(self._server, self.notice)
         return view(self.picture, self._server, self.notice, columns, rows)
 
     def body(self) -> dict[str, Any]:
-        """Returns the same as JSON values."""
+        """Returns the JSON form of the picture."""
         assert self.picture is not None
         return {
             "server": self._server,
@@ -68,7 +68,7 @@ def activities(server: Server, interval: float) -> Iterator[pb.GetActivityRespon
     """Yields the server's activity every `interval` seconds; None each time it does not answer.
 
     Raises:
-        ServerRefused: It does not answer from the start, or is too old to know the method.
+        ServerRefused: The server does not answer the first call, or is too old to have the method.
     """
     seen = False
     while True:
@@ -86,10 +86,10 @@ def activities(server: Server, interval: float) -> Iterator[pb.GetActivityRespon
 
 
 def one_picture(out: CommandOutput, server: Server, interval: float) -> None:
-    """Prints one picture, over one interval.
+    """Prints one picture, measured over one interval.
 
     Raises:
-        ServerRefused: The server does not answer, or is too old to know the method.
+        ServerRefused: The server does not answer, or is too old to have the method.
     """
     screen = Screen(str(server.address))
     with server.control() as control:
@@ -103,8 +103,8 @@ def watch(out: CommandOutput, server: Server, interval: float) -> None:
     """Shows pictures until interrupted: in place on a terminal, otherwise one below the other.
 
     Raises:
-        ServerRefused: As `activities`.
-        KeyboardInterrupt: By Ctrl-C.
+        ServerRefused: As for `activities`.
+        KeyboardInterrupt: The user pressed Ctrl-C.
     """
     screen = Screen(str(server.address))
     pictures = _pictures(screen, server, interval)
@@ -117,7 +117,7 @@ def watch(out: CommandOutput, server: Server, interval: float) -> None:
         for _ in pictures:
             out.console.print(screen.render(out.console.width, None), "")
         return
-    next(pictures)  # an error at the start is printed below the command, not on a screen that disappears
+    next(pictures)  # an error at the start must be printed below the command, not on a screen that disappears
 
     def now() -> RenderableType:
         return screen.render(*out.console.size)
@@ -129,7 +129,7 @@ def watch(out: CommandOutput, server: Server, interval: float) -> None:
 
 
 def _pictures(screen: Screen, server: Server, interval: float) -> Iterator[None]:
-    """Keeps `screen` up to date; yields each time it has changed."""
+    """Updates `screen`, and yields after each update."""
     for activity in activities(server, interval):
         if activity is not None:
             screen.take(activity, time.monotonic())

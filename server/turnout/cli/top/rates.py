@@ -1,4 +1,4 @@
-"""Computes rates and latencies from two readings of a server's counters. Pure."""
+"""Computes rates and latencies from two readings of a server's counters, without side effects."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ SHADOW = "shadow"
 
 @dataclass(frozen=True, slots=True)
 class TrafficPart:
-    """A version's part of its model's traffic in one role.
+    """A version's share of its model's traffic in one role.
 
     Attributes:
         role: `pinned`, `baseline`, `canary` or `shadow`.
-        weight: Share of the unpinned traffic, 0 to 1; of a shadow, the rate of its copies.
-        rate: Requests a second in that role; None if unknown.
+        weight: Share of the unpinned traffic, 0 to 1; for a shadow, the share of requests that are copied.
+        rate: Requests per second in this role; None if unknown.
     """
 
     role: str
@@ -31,12 +31,12 @@ class ActivityRow:
     """A version's activity between two readings. Rates and latencies are None if unknown.
 
     Attributes:
-        rate: Requests a second, of all roles.
-        failures: Requests a second that did not end with OK.
-        p50, p99: Seconds from arrival to answer.
-        inflight: Requests admitted and not yet answered.
-        queue_depth: Requests that wait for a runner.
-        queue_fill: How full its fullest queue is, 0 to 1.
+        rate: Requests per second in all roles.
+        failures: Requests per second with a status other than OK.
+        p50, p99: Latency from arrival to answer in seconds.
+        inflight: Number of requests admitted and not yet answered.
+        queue_depth: Number of requests waiting for a runner.
+        queue_fill: Fill level of the fullest queue, 0 to 1.
     """
 
     model: str
@@ -54,7 +54,7 @@ class ActivityRow:
 
     @property
     def failed_share(self) -> float | None:
-        """Share of the requests that did not end with OK; None if there were none."""
+        """Share of the requests with a status other than OK; None if there were no requests."""
         return self.failures / self.rate if self.rate and self.failures is not None else None
 
 
@@ -63,11 +63,11 @@ class Picture:
     """A server's activity between two readings.
 
     Attributes:
-        rows: Its versions, the busiest first, those that are not in service last.
-        seconds: Time between the readings; 0 if there was only one of this process.
-        up: Seconds since the process began to count.
-        unrouted: Requests a second that reached no version; None if unknown.
-        draining: It takes no new requests.
+        rows: Versions, busiest first, those that are not ready last.
+        seconds: Time between the readings in seconds; 0 if there is only one reading of this process.
+        up: Seconds since the process started counting.
+        unrouted: Requests per second that reached no version; None if unknown.
+        draining: Whether the server has stopped accepting requests.
     """
 
     rows: Sequence[ActivityRow]
@@ -79,24 +79,24 @@ class Picture:
 
     @property
     def rate(self) -> float | None:
-        """Requests a second that reached a version."""
+        """Requests per second that reached a version; None if unknown."""
         return sum(row.rate or 0.0 for row in self.rows) if self.seconds else None
 
     @property
     def failures(self) -> float | None:
-        """Of those, the ones that did not end with OK."""
+        """Those of them with a status other than OK, per second; None if unknown."""
         return sum(row.failures or 0.0 for row in self.rows) if self.seconds else None
 
 
 def picture(before: pb.GetActivityResponse | None, after: pb.GetActivityResponse) -> Picture:
-    """Returns a server's activity between two readings. Rates need an earlier reading of the same process."""
+    """Returns a server's activity between two readings, without rates unless both are of the same process."""
     if before is not None and (before.process != after.process or after.seconds <= before.seconds):
         before = None
     seconds = after.seconds - before.seconds if before is not None else 0.0
     known = {(v.model, v.version): v for v in before.versions} if before is not None else {}
     rows = [_row(known.get((v.model, v.version)), v, after.latency_bounds, seconds) for v in after.versions]
     return Picture(
-        sorted(rows, key=lambda row: (row.state != "ready", -(row.rate or 0.0), row.model)),  # stable: else as sent
+        sorted(rows, key=lambda row: (row.state != "ready", -(row.rate or 0.0), row.model)),  # stable: else as received
         list(after.rollouts),
         seconds,
         after.seconds,
@@ -144,7 +144,7 @@ class _PictureCounts:
 
 
 def _added(before: pb.RoleActivity | None, after: pb.RoleActivity) -> _PictureCounts:
-    """Returns the new counts. A version that was loaded again started from 0: all of its counts are new."""
+    """Returns the increase of the counts. Those of a version that was reloaded restarted from 0, and are all new."""
     if before is None or before.requests > after.requests:
         return _PictureCounts(after.requests, after.failures, list(after.latency))
     earlier = list(before.latency) or [0] * len(after.latency)
@@ -156,7 +156,7 @@ def _added(before: pb.RoleActivity | None, after: pb.RoleActivity) -> _PictureCo
 
 
 def body(current: Picture) -> Mapping[str, object]:
-    """Returns a picture without its rollouts as JSON values; times are in milliseconds if their names say so."""
+    """Returns the JSON form of a picture without its rollouts. Times are in milliseconds if their names say so."""
     return {
         "seconds": current.seconds,
         "up_seconds": current.up,

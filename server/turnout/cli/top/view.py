@@ -1,4 +1,4 @@
-"""Renders the picture of a server for a terminal: as many columns and rows as fit. Pure."""
+"""Renders a picture of a server's activity with as many columns and rows as fit the terminal, without side effects."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,21 +16,21 @@ from turnout.web.report.formatting import duration_text
 from turnout_proto.v1.rollout_pb2 import Rollout
 
 _GAP = 3
-"""Spaces between two columns of a table."""
+"""Number of spaces between two columns of a table."""
 _SHORTENED = (("MODEL", 16), ("VERSION", 14))
-"""Columns that are shortened first, down to this many characters, before others are dropped."""
+"""Columns that are shortened first, and the length in characters down to which, before others are dropped."""
 _LEAST_MODEL = 12
 _NARROW = 60
-"""Width of the terminal below which the head takes two lines."""
+"""Terminal width in columns below which the header takes two lines."""
 _MOST_ROLLOUTS = 6
 _HEADINGS = 1
 _LEAST_VERSIONS = 2
-"""Least lines for versions; one of them may say how many others there are."""
+"""Minimum number of lines for versions. One of them may show how many versions are hidden."""
 _NOT_KNOWN = "-"
 
 _STATES = {"ready": "green", "failed": "bold red", "loading": "yellow", "warming": "yellow", "draining": "yellow"}
 _CROWDED, _FULL = 0.5, 0.9
-"""Fill of a queue above which it is yellow, and red."""
+"""Fill levels of a queue from which it is shown in yellow and in red."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class _Column:
     """One column of the table of versions.
 
     Attributes:
-        keep: On a narrow terminal the columns with the lowest numbers are dropped first; those with 9 never are.
+        keep: Priority. On a narrow terminal, columns with the lowest priority are dropped first; those with 9 never.
     """
 
     head: str
@@ -48,9 +48,14 @@ class _Column:
 
 
 def view(current: Picture, server: str, notice: str, columns: int, rows: int | None) -> RenderableType:
-    """Returns a picture of a server's activity, for a terminal of this size; None as `rows` means no limit.
+    """Returns the picture of a server's activity.
 
-    `notice` says what is wrong with the connection; "" if nothing is.
+    Args:
+        current: The picture.
+        server: Address of the server.
+        notice: What is wrong with the connection; "" if nothing is.
+        columns: Width of the terminal.
+        rows: Height of the terminal; None for as many rows as needed.
     """
     lines: list[RenderableType] = [*_head(current, server, columns), ""]
     rollouts = list(current.rollouts)
@@ -71,7 +76,7 @@ def view(current: Picture, server: str, notice: str, columns: int, rows: int | N
 
 
 def waiting(server: str, notice: str = "") -> RenderableType:
-    """Returns the screen before the first picture."""
+    """Returns the screen to show before the first picture."""
     return Text(notice, "bold magenta") if notice else Text(f"asking the server at {server}", "dim")
 
 
@@ -94,7 +99,7 @@ def _head(current: Picture, server: str, columns: int) -> Sequence[Text]:
 
 
 def _rollout(rollout: Rollout) -> Text:
-    """Returns a rollout in one line, the most important facts first."""
+    """Returns a rollout on one line, the most important facts first."""
     line = Text.assemble(
         "rollout ", (f"{rollout.model} {rollout.candidate}", "bold"), " ", state_text(rollout),
         f"   {share_text(round(rollout.weight, 4))}, step {rollout.step} of {rollout.steps}",
@@ -107,13 +112,13 @@ def _rollout(rollout: Rollout) -> Text:
 
 
 def _line(text: Text) -> Text:
-    """Returns `text` as one line, cut at the width of the terminal."""
+    """Makes `text` a single line, cut off at the width of the terminal."""
     text.no_wrap, text.overflow = True, "ellipsis"
     return text
 
 
 def _versions(rows: Sequence[ActivityRow], columns: int) -> RenderableType:
-    """Returns the table, without the columns that do not fit."""
+    """Returns the table of versions, without the columns that do not fit."""
     chosen = list(_COLUMNS)
     cells = {column.head: [column.cell(row) for row in rows] for column in chosen}
     for head, most in _SHORTENED:
@@ -145,14 +150,14 @@ def _shorten(cells: Sequence[Text], most: int) -> None:
 
 
 def _cut(rows: Sequence[ActivityRow], free: int | None) -> tuple[Sequence[ActivityRow], int]:
-    """Returns the rows that fit, and the number of the others, which takes a line to show."""
+    """Returns the rows that fit, and the number of hidden rows. A line is reserved to show this number."""
     if free is None or len(rows) <= free:
         return rows, 0
     return rows[: max(free - 1, 1)], len(rows) - max(free - 1, 1)
 
 
 def _traffic(row: ActivityRow) -> Text:
-    """Returns the roles of a version: those that the policy gives it with their weight, then `pinned` if it is."""
+    """Returns the roles of a version: first those that the policy gives it, with their weights, then `pinned`."""
     parts = [f"{part.role} {share_text(round(part.weight, 4))}" for part in row.parts if part.weight]
     parts += [part.role for part in row.parts if not part.weight and part.rate]
     return Text(", ".join(parts), "cyan" if any(part.role in ("canary", SHADOW) for part in row.parts) else "")
@@ -189,14 +194,14 @@ def _rate(rate: float | None) -> str:
 
 
 def _time(seconds: float | None) -> str:
-    """Returns a latency of three digits: `0.43ms`, `12.5ms`, `1.25s`."""
+    """Returns a latency with three digits, such as `0.43ms`, `12.5ms` or `1.25s`."""
     if seconds is None:
         return _NOT_KNOWN
     return f"{seconds:.3g}s" if seconds >= 1 else f"{seconds * 1e3:.3g}ms"
 
 
 def _percent(share: float) -> str:
-    """Returns a share of failures; 0 only if there was none."""
+    """Returns a share of failures. It is 0% only if there were none."""
     if share == 0:
         return "0%"
     return f"{share:.1%}" if share >= 0.001 else "<0.1%"

@@ -1,4 +1,4 @@
-"""`turnout traffic`: which versions answer requests that pin none."""
+"""`turnout traffic`: which versions answer requests that do not pin one."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 _TIMEOUT = 30.0
 
 ForceOption = Annotated[bool, flag("--force", "Do it even if a signature does not fit the baseline's clients.")]
-CanaryOption = Annotated[list[str] | None, option("--canary", "VERSION=SHARE", "As in 3.3.0=5%; may be repeated.")]
-ShadowOption = Annotated[list[str] | None, option("--shadow", "VERSION=SHARE", "As in 3.4.0=10%; may be repeated.")]
+CanaryOption = Annotated[list[str] | None, option("--canary", "VERSION=SHARE", "Such as 3.3.0=5%; may be repeated.")]
+ShadowOption = Annotated[list[str] | None, option("--shadow", "VERSION=SHARE", "Such as 3.4.0=10%; may be repeated.")]
 
 
 class TrafficChangeOptions(ChangeOptions):
-    """Who changes the traffic, why, and the expected epoch."""
+    """Options of a change of the traffic: actor, reason, and the expected epoch."""
 
     epoch: Annotated[int | None, option("--epoch", "N", "Only if this epoch is still in force.", min=0)] = None
 
 
-application = typer.Typer(no_args_is_help=True, help="Decide which versions answer requests that pin none.")
+application = typer.Typer(no_args_is_help=True, help="Decide which versions answer requests that do not pin one.")
 
 
 @application.command()
@@ -33,7 +33,7 @@ def show(
     name: Annotated[str | None, argument("[NAME]", "One model. (default: all)")] = None,
     target: ServerTarget = ServerTarget(),
 ) -> None:
-    """Show how traffic is routed, and whether it is split as it should be."""
+    """Show how traffic is routed, and whether the actual split matches the policy."""
     from turnout.cli.connection import Server
     from turnout.cli.traffic.traffic_view import state_body, state_lines
     from turnout_proto.v1 import traffic_pb2 as pb
@@ -56,8 +56,8 @@ def set_(
 ) -> None:
     """Put a policy in force: a baseline, canaries with shares, shadows with rates.
 
-    The policy replaces the one before: a canary or shadow that you do not name is removed. Keys that met a canary stay
-    with it.
+    It replaces the previous policy: canaries and shadows that you do not name are removed. Routing keys that got a
+    canary stay with it.
     """
     from turnout.errors import InvalidRequest
     from turnout.shares import read_part
@@ -70,7 +70,7 @@ def set_(
         if present is None:
             (known,) = control.GetTraffic(pb.GetTrafficRequest(model=name), timeout=_TIMEOUT).models
             if not known.HasField("policy"):
-                raise InvalidRequest(f"{name} has no policy yet: say which version is its --baseline")
+                raise InvalidRequest(f"{name} has no policy yet: name a version with --baseline")
             present = known.policy.baseline
         policy = pb.Policy(baseline=present, canaries=canaries, shadows=shadows)
         return control.SetTraffic(pb.SetTrafficRequest(model=name, policy=policy, change=asked), timeout=_TIMEOUT).state
@@ -86,7 +86,7 @@ def ramp(
     force: ForceOption = False,
     target: ServerTarget = ServerTarget(),
 ) -> None:
-    """Give one canary another share; everything else stays."""
+    """Change the share of one canary; everything else stays the same."""
     from turnout.shares import read_part
     from turnout_proto.v1 import traffic_pb2 as pb
 
@@ -116,11 +116,11 @@ def clear(
 @application.command()
 def freeze(
     name: NameArgument,
-    off: Annotated[bool, flag("--off", "Take changes again.")] = False,
+    off: Annotated[bool, flag("--off", "Accept changes again.")] = False,
     change: TrafficChangeOptions = TrafficChangeOptions(),
     target: ServerTarget = ServerTarget(),
 ) -> None:
-    """Refuse every change but those that take traffic back. A rollout goes no further, and may only roll back."""
+    """Refuse all changes except those that take traffic back. An active rollout can only roll back."""
     from turnout_proto.v1 import traffic_pb2 as pb
 
     def call(control: "ControlServiceStub", asked: "pb.TrafficChange") -> "pb.TrafficState":
@@ -133,12 +133,12 @@ def freeze(
 @application.command()
 def revert(
     name: NameArgument,
-    to: Annotated[int, argument("EPOCH", "As `history` lists them.", min=1)],
+    to: Annotated[int, argument("EPOCH", "As listed by `history`.", min=1)],
     change: TrafficChangeOptions = TrafficChangeOptions(),
     force: ForceOption = False,
     target: ServerTarget = ServerTarget(),
 ) -> None:
-    """Put an earlier epoch's policy in force again, with the very same keys on each canary."""
+    """Put the policy of an earlier epoch in force again, with exactly the same keys on each canary."""
     from turnout_proto.v1 import traffic_pb2 as pb
 
     def call(control: "ControlServiceStub", asked: "pb.TrafficChange") -> "pb.TrafficState":
@@ -170,7 +170,7 @@ def history(
 @application.command()
 def explain(
     name: NameArgument,
-    selector: Annotated[str, option("--selector", "SELECTOR", "The selector, as a client writes it.")] = "",
+    selector: Annotated[str, option("--selector", "SELECTOR", "The selector as a client sends it.")] = "",
     key: Annotated[str, option("--key", "KEY", "The routing key.")] = "",
     baseline_only: Annotated[bool, flag("--baseline-only", "As with `x-turnout-role: baseline`.")] = False,
     target: ServerTarget = ServerTarget(),
@@ -195,7 +195,7 @@ def _change(
     *,
     force: bool = False,
 ) -> None:
-    """Makes a change, and prints the policy that is in force then."""
+    """Makes a change, and prints the resulting policy."""
     from turnout.cli.connection import Server
     from turnout.cli.traffic.traffic_view import change_lines, state_body
     from turnout.cli.workspace import actor_or_login

@@ -16,7 +16,7 @@ from turnout_proto.v1 import traffic_pb2 as pb
 
 
 def report_lines(report: pb.ShadowReport) -> Iterator[RenderableType]:
-    """Returns one shadow's report, for people."""
+    """Yields the lines and tables of one shadow's report."""
     yield Text.assemble((report.version, "bold"), " as a shadow of ", (report.baseline, "bold"), f"  ({report.state})")
     agreement = share_text(report.agreement) if report.HasField("agreement") else "nothing was compared yet"
     noise = f"{report.noise_disagreements:,} of {report.noise_runs:,} runs" if report.noise_runs else "not seen yet"
@@ -61,7 +61,7 @@ def report_lines(report: pb.ShadowReport) -> Iterator[RenderableType]:
 
 
 def report_body(report: pb.ShadowReport) -> dict[str, Any]:
-    """Returns one shadow's report as JSON values."""
+    """Returns the JSON form of one shadow's report."""
     body = message_body(report, without=("measured", "ranked", "severity", "inputs"))
     for shown, one in zip(body["worst"], report.worst, strict=True):
         shown["inputs"] = {tensor.name: array_body(tensors.decode(tensor)) for tensor in one.inputs}

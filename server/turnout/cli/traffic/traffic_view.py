@@ -14,16 +14,16 @@ from turnout_proto.v1 import prediction_pb2
 from turnout_proto.v1 import traffic_pb2 as pb
 
 _STRANGE = 4.0
-"""Standard deviations above which a split is called wrong: by chance, one look in about 16,000 shows that."""
+"""Standard deviations from which a split is reported as wrong. By chance, one check in about 16,000 shows that."""
 
 
 def role_text(role: int) -> str:
-    """Returns a role as the rest of Turnout writes it: `canary`."""
+    """Returns the name of a role, such as `canary`."""
     return prediction_pb2.Role.Name(role).removeprefix("ROLE_").lower()
 
 
 def policy_text(policy: pb.Policy) -> str:
-    """Returns a policy in one line."""
+    """Returns a policy on one line."""
     left = 1.0 - sum(canary.weight for canary in policy.canaries)
     parts = [f"baseline {policy.baseline}" + (f" {share_text(left)}" if policy.canaries else "")]
     parts += [f"canary {canary.version} {share_text(canary.weight)}" for canary in policy.canaries]
@@ -34,18 +34,18 @@ def policy_text(policy: pb.Policy) -> str:
 
 
 def sentence(state: pb.TrafficState) -> str:
-    """Returns the policy in force, in one sentence."""
+    """Returns the policy in force in one sentence."""
     policy = policy_text(state.policy) if state.HasField("policy") else "no policy, the highest release answers"
     return f"{state.model} is at epoch {state.epoch}: {policy}{'; frozen' if state.frozen else ''}"
 
 
 def change_lines(state: pb.TrafficState) -> list[str]:
-    """Returns the policy in force after a change, and which versions answer from now on."""
+    """Returns the policy in force after a change, and the versions that answer from now on."""
     return [line for line in (sentence(state), answers_line(read_answers(state.answers))) if line]
 
 
 def state_lines(state: pb.TrafficState) -> Iterator[RenderableType]:
-    """Returns the state of a model's traffic, and which versions answer, for people."""
+    """Yields the lines and tables that show a model's traffic and the versions that answer."""
     yield from _policy_lines(state)
     if line := answers_line(read_answers(state.answers)):
         yield line
@@ -72,7 +72,9 @@ def _policy_lines(state: pb.TrafficState) -> Iterator[RenderableType]:
         return
     yield from _diverted_lines(state)
     decided = sum(share.decisions for share in state.shares)
-    split = sum(share.role != prediction_pb2.ROLE_SHADOW for share in state.shares) > 1  # only then is it counted
+    split = (
+        sum(share.role != prediction_pb2.ROLE_SHADOW for share in state.shares) > 1
+    )  # requests are counted only then
     rows = []
     for share in state.shares:
         shadow = share.role == prediction_pb2.ROLE_SHADOW
@@ -102,7 +104,7 @@ def _policy_lines(state: pb.TrafficState) -> Iterator[RenderableType]:
 
 
 def history_rows(epochs: Sequence[pb.TrafficState]) -> Iterator[Sequence[str]]:
-    """Returns a row for each epoch."""
+    """Yields a row for each epoch."""
     for state in epochs:
         policy = policy_text(state.policy) if state.HasField("policy") else "none"
         when = state.changed_at.ToDatetime().strftime("%Y-%m-%d %H:%M:%S")
@@ -111,20 +113,20 @@ def history_rows(epochs: Sequence[pb.TrafficState]) -> Iterator[Sequence[str]]:
 
 
 def explanation_rows(explained: pb.ExplainRouteResponse) -> Iterator[Sequence[RenderableType]]:
-    """Returns a row for each step."""
+    """Yields a row for each step."""
     for number, step in enumerate(explained.steps, start=1):
         style = "" if step.subject != "answer" else ("bold red" if explained.refusal else "bold green")
         yield f"{number}.", Text(step.subject, "bold"), Text(step.finding, style)
 
 
 def state_body(state: pb.TrafficState) -> dict[str, Any]:
-    """Returns a state as JSON values."""
+    """Returns the JSON form of a traffic state."""
     body = message_body(state, without=("answers", "diverted"))
     return body | ({"answers": answers_body(read_answers(state.answers))} if state.HasField("answers") else {})
 
 
 def explanation_body(explained: pb.ExplainRouteResponse) -> dict[str, Any]:
-    """Returns an explanation as JSON values."""
+    """Returns the JSON form of an explanation."""
     body = message_body(explained, null=("refusal",), without=("warning",))
     return body | {"chances": [{**one.pop("route"), **one} for one in body["chances"]]}
 

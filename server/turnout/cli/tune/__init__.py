@@ -1,1 +1,1 @@
-"""`turnout tune`: tries settings of a version."""
+"""`turnout tune`: measures settings of a version."""

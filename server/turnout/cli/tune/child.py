@@ -1,6 +1,6 @@
-"""The child process of `turnout tune`: it loads the version many times, and may be killed at any time.
+"""The child process of `turnout tune`. It loads the version many times, and may be killed at any time.
 
-It reads a job as JSON from standard input, and writes lines of JSON to the descriptor that the job names.
+It reads a job as JSON from standard input, and writes lines of JSON to the descriptor in its argument.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ def main() -> None:
             findings, source = asyncio.run(_tune(job, tell))
         except TurnoutError as error:
             tell(error=error.message, kind=type(error).__name__)
-        except Exception as error:  # noqa: BLE001 - standard error is closed: whoever waits is told
+        except Exception as error:  # noqa: BLE001 - standard error is closed; the parent reports the error
             tell(error=f"it cannot be tried ({type(error).__name__}: {error})", kind="ModelFailure")
         else:
             tell(found=json.loads(TypeAdapter(Findings).dump_json(findings)), source=source)

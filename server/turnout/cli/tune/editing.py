@@ -63,6 +63,6 @@ def _replace(file: Path, text: str) -> None:
     except OSError as error:
         raise ConfigError(f"{file} cannot be changed: {error.strerror}") from None
     except TurnoutError as error:
-        raise ConfigError(f"{file} is left as it is; with the change it would be wrong: {error.message}") from None
+        raise ConfigError(f"{file} is unchanged; the change would make it invalid: {error.message}") from None
     finally:
         new.unlink(missing_ok=True)

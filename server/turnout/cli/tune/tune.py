@@ -15,26 +15,28 @@ if TYPE_CHECKING:
     from turnout.serving.tuning.comparison import Findings
 
 _GRACE_SECONDS = 60.0
-"""Seconds for loading and running requests beyond the given time."""
+"""Seconds for loading and running requests in addition to the given time."""
 
 
 def tune(
-    version: Annotated[str, argument("NAME@SELECTOR", "The version, as in magika@3.3.0.")],
-    seconds: Annotated[float, option("--seconds", "S", "How long to try.", min=1, max=3600)] = 30.0,
-    in_flight: Annotated[int, option("--in-flight", "N", "Requests at once, for throughput.", min=1, max=1024)] = 16,
+    version: Annotated[str, argument("NAME@SELECTOR", "The version, for example magika@3.3.0.")],
+    seconds: Annotated[float, option("--seconds", "S", "How long to try settings.", min=1, max=3600)] = 30.0,
+    in_flight: Annotated[
+        int, option("--in-flight", "N", "Concurrent requests for measuring throughput.", min=1, max=1024)
+    ] = 16,
     inputs: Annotated[
         Path | None,
         option("--inputs", "PATH", "Captured inputs: an .npz file like a golden case, or a directory of them."),
     ] = None,
     write: Annotated[
         Literal["throughput", "latency"] | None,
-        option("--write", "END", "Write what is best for `throughput` or `latency` to the file."),
+        option("--write", "END", "Write the best settings for `throughput` or `latency` to the configuration file."),
     ] = None,
     target: DiskTarget = DiskTarget(),
 ) -> None:
     """Find the best threads, runners, batch sizes and delays for a version, by trying them.
 
-    The version is run on this machine, in a process of its own, on its golden cases, on --inputs, or on made-up inputs.
+    The version runs on this machine, in a separate process, on its golden cases, on --inputs, or on made-up inputs.
     Each setting is run in turn with the current ones. Nothing is changed without --write.
     """
     from turnout.cli.tune.editing import model_toml, write_model
@@ -64,7 +66,7 @@ def tune(
         changes = {end: findings.choice(end).tuned.changes(present) for end in ENDS}
         written = write is not None and bool(changes[write])
         if write is not None and written:
-            assert file is not None, "that was looked at before"
+            assert file is not None, "checked above"
             write_model(file, name, changes[write])
         tomls = {end: model_toml(name, change) if change else "" for end, change in changes.items()}
         body = findings.to_json() | {
@@ -76,21 +78,21 @@ def tune(
             _tell_written(out, name, write, file, changes[write] if written else {})
             settings = load_settings(target.config, named).settings.for_model(name)
             if written and Tuned.of(settings) != findings.choice(write).tuned:
-                out.note("warning: the environment (TURNOUT_...) sets some of it otherwise, and goes before the file")
+                out.note("warning: environment variables (TURNOUT_...) override some of these settings in the file")
 
 
 def _tell_written(
     out: CommandOutput, name: str, end: str, file: Path | None, changes: dict[str, dict[str, Any]]
 ) -> None:
     if not changes:
-        out.note(f"{file} is left as it is: the present settings are the best for {end}")
+        out.note(f"{file} is unchanged: the present settings are the best for {end}")
         return
     keys = ", ".join(f"{table}.{key} = {value}" for table, keys in changes.items() for key, value in keys.items())
-    out.note(f"wrote to {file} for {name}: {keys}; a running server takes it up with SIGHUP and the next load")
+    out.note(f"wrote to {file} for {name}: {keys}; a running server applies it after SIGHUP, at the next load")
 
 
 def _tried(out: CommandOutput, job: dict[str, Any], most: float) -> "tuple[Findings, str]":
-    """Tries settings in a child process, which may run for `most` seconds, and prints its progress.
+    """Tries settings in a child process, which is killed after `most` seconds, and prints its progress.
 
     Raises:
         TurnoutError: The child failed or died.
@@ -108,13 +110,13 @@ def _tried(out: CommandOutput, job: dict[str, Any], most: float) -> "tuple[Findi
     reading, writing = os.pipe()
     with os.fdopen(reading) as answers:
         try:
-            child = subprocess.Popen(  # noqa: S603 - nothing of a client's is in the command
+            child = subprocess.Popen(  # noqa: S603 - the command contains no untrusted input
                 [sys.executable, "-m", "turnout.cli.tune.child", str(writing)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 pass_fds=(writing,),
-                process_group=0,  # Ctrl-C reaches only this process, which then ends the child
+                process_group=0,  # so that Ctrl-C reaches only this process, which then ends the child
                 text=True,
             )
         finally:
@@ -129,7 +131,7 @@ def _tried(out: CommandOutput, job: dict[str, Any], most: float) -> "tuple[Findi
         timer.start()
         try:
             assert child.stdin is not None
-            with suppress(BrokenPipeError):  # it died at once, which is reported below
+            with suppress(BrokenPipeError):  # the child died at once, which is reported below
                 child.stdin.write(json.dumps(job))
                 child.stdin.close()
             for line in answers:
@@ -147,11 +149,11 @@ def _tried(out: CommandOutput, job: dict[str, Any], most: float) -> "tuple[Findi
             _end(child.pid)
             child.wait()
         if late.is_set():
-            raise ModelTimedOut(f"it took longer than {most:g} s, and was ended")
+            raise ModelTimedOut(f"it took longer than {most:g} s, and was killed")
         raise ModelCrashed(f"the process that ran the version died (exit code {child.returncode})")
 
 
 def _end(group: int) -> None:
-    """Ends a process and its children, which try inputs or run the version."""
+    """Kills a process group: the child and its own children, which try inputs or run the version."""
     with suppress(ProcessLookupError):
         os.killpg(group, signal.SIGKILL)

@@ -8,23 +8,23 @@ from turnout.cli.output import table
 from turnout.serving.tuning.comparison import ENDS, End, Findings, Result
 
 _SOURCES = {
-    "golden": "its golden cases, a row a request",
-    "captured": "the captured inputs, as they are",
-    "made up": "made-up inputs: it has no golden case, and real ones may take longer or shorter (--inputs)",
+    "golden": "its golden cases, one row per request",
+    "captured": "the captured inputs",
+    "made up": "made-up inputs: it has no golden case, and real inputs may take more or less time (--inputs)",
 }
 
 
 def findings_view(
     findings: Findings, source: str, in_flight: int, tomls: Mapping[End, str], file: str | None
 ) -> Iterator[RenderableType]:
-    """Yields the table, and the recommended settings.
+    """Yields the table of results, and the recommended settings.
 
     Args:
         findings: The results.
-        source: The source of the inputs.
-        in_flight: Requests in flight during the measurement of throughput.
-        tomls: The recommended settings, by goal; "" if there is nothing to change.
-        file: The file for --write; "" if there is no file, None if --write was given.
+        source: Source of the inputs, a key of `_SOURCES`.
+        in_flight: Number of requests in flight while throughput was measured.
+        tomls: Recommended settings by goal; "" if there is nothing to change.
+        file: File that --write would change; "" if there is none, None if --write was given.
     """
     yield f"Inputs: {_SOURCES[source]}."
     yield ""
@@ -33,7 +33,7 @@ def findings_view(
     rows += [_row(result, " (once more)") for result in findings.again]
     yield table(columns, rows, right=columns[1:])
     if findings.skipped:
-        yield f"Not tried for want of time: {findings.skipped} more (--seconds)."
+        yield f"Not tried, for lack of time: {findings.skipped} more (--seconds)."
     for end in ENDS:
         choice = findings.choice(end)
         yield ""
@@ -44,9 +44,9 @@ def findings_view(
     if any(tomls.values()) and file is not None:
         yield ""
         yield (
-            f"`--write throughput` or `--write latency` puts it into {file}."
+            f"`--write throughput` or `--write latency` writes it to {file}."
             if file
-            else "Put it into your turnout.toml, or name the file with --config and write it with --write."
+            else "Copy it to your turnout.toml, or name the file with --config and use --write."
         )
 
 

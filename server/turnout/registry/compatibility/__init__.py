@@ -1,1 +1,1 @@
-"""What one version's difference from another means for clients, and the number it calls for."""
+"""Decides what the difference between two versions means for clients, and which version number it requires."""

@@ -1,4 +1,4 @@
-"""How far apart answers are that should be the same. Pure but for NumPy."""
+"""Measures how far apart answers are that should be the same. Without side effects."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -20,26 +20,28 @@ TOLERANCES: Mapping[DataType, Tolerance] = MappingProxyType(
         DataType.BFLOAT16: Tolerance(1e-2, 5e-2),
     }
 )
-"""How far one output may be from another that should be the same, if the manifest does not say: kernels pick other
-blockings, and so other orders of summation, for other batch sizes. Other dtypes must be equal."""
+"""Default tolerances by dtype, for outputs for which the manifest declares none. Answers of the same model differ
+slightly, because kernels use other block sizes, and thus other orders of summation, for other batch sizes. Values of
+all other dtypes must be equal."""
 
 CLOSE_RELATIVE = 1e-3
 CLOSE_TO_LARGEST = 1e-6
-"""Answers are close where they differ by this part of the value and this part of the output's largest one at most. An
-absolute bound alone would let saturated scores agree whatever the weights are."""
+"""Two answers are close if they differ by at most this fraction of the value plus this fraction of the output's largest
+value. With an absolute bound alone, saturated scores would be close whatever the weights are."""
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerAgreement:
-    """What two versions answered to the same examples.
+    """Comparison of the answers of two versions to the same examples.
 
     Attributes:
-        examples: Examples that both answered.
-        golden: Of these, golden cases.
-        within: Every output of every example was within tolerance, and none was answered by one of the two alone.
-        close: They were close as `CLOSE_RELATIVE` has it.
-        furthest: Output that differed most, as a largest absolute difference, in words; "" if none did.
-        largest: That difference; infinite where shapes or text differ.
+        examples: Number of examples that both versions answered.
+        golden: Number of golden cases among these.
+        within: Whether all outputs of all examples were within tolerance, and no example was answered by only one of
+            the versions.
+        close: Whether all outputs were close, as defined by `CLOSE_RELATIVE`.
+        furthest: Description of the output with the largest absolute difference; "" if there is no difference.
+        largest: That difference; infinite if shapes or text differ.
     """
 
     examples: int = 0
@@ -51,12 +53,12 @@ class AnswerAgreement:
 
 
 def tolerance_of(manifest: Manifest, spec: TensorSpec) -> Tolerance | None:
-    """Returns how far an output may be from what is expected: as declared by name or dtype, else by `TOLERANCES`."""
+    """Returns the tolerance of an output: declared by name, else declared by dtype, else from `TOLERANCES`."""
     return manifest.tolerances.get(spec.name) or manifest.tolerances.get(spec.dtype) or TOLERANCES.get(spec.dtype)
 
 
 def differs(got: NDArray[Any], expected: NDArray[Any], tolerance: Tolerance | None) -> bool:
-    """Tells whether two values of one output are further apart than `tolerance` (None: not equal) allows."""
+    """Returns whether two values of an output differ by more than `tolerance` allows (None: they must be equal)."""
     if got.shape != expected.shape:
         return True
     if tolerance is None or got.dtype == object or expected.dtype == object:
@@ -67,7 +69,7 @@ def differs(got: NDArray[Any], expected: NDArray[Any], tolerance: Tolerance | No
 
 
 def largest_difference(got: NDArray[Any], expected: NDArray[Any]) -> float:
-    """Returns the largest absolute difference; infinite where shapes, text or one value that is not a number differ."""
+    """Returns the largest absolute difference; infinite if shapes or text differ, or only one value is NaN."""
     if got.shape != expected.shape:
         return float("inf")
     if got.dtype == object or expected.dtype == object:
@@ -75,13 +77,13 @@ def largest_difference(got: NDArray[Any], expected: NDArray[Any]) -> float:
     one, other = got.astype(np.float64), expected.astype(np.float64)
     if not np.array_equal(np.isnan(one), np.isnan(other)):
         return float("inf")
-    with np.errstate(invalid="ignore"):  # infinity less itself
+    with np.errstate(invalid="ignore"):  # infinity minus infinity
         apart = np.where(one == other, 0.0, np.abs(one - other))
     return float(np.nanmax(apart, initial=0.0)) if apart.size else 0.0
 
 
 def agree(manifest: Manifest, first: Iterable[ExampleResult], second: Iterable[ExampleResult]) -> AnswerAgreement:
-    """Compares the answers of two versions with the same signature; those of the first are the expected ones."""
+    """Compares the answers of two versions with one signature to the same examples. Those of `first` are expected."""
     others = {answer.example: answer for answer in second}
     examples = golden = 0
     within = close = True

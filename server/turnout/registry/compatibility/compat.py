@@ -1,38 +1,41 @@
-"""What one version's difference from another means for clients: the smallest legal bump, with reasons. Pure.
+"""Decides what the difference between two versions means for clients: the smallest legal bump, with reasons.
 
-A version is described by its signature, by what its publisher declares of preprocessing and labels, and by how much it
-is the older one in another form (`turnout.registry.compatibility.model_equivalence`). What is declared counts so:
+Without side effects. A version is described by its signature, by the preprocessing and labels that its publisher
+declares, and by how equivalent it is to the older version (`turnout.registry.compatibility.model_equivalence`).
+Declarations count as follows:
 
-    MAJOR    preprocessing or an output's labels (or their order) changed, or are no longer declared
-    PATCH    they are declared for the first time: nobody relied on anything else
+    MAJOR    preprocessing or the labels of an output (or their order) changed, or are no longer declared
+    PATCH    they are declared for the first time: no client relied on other values
 
-What two signatures decide:
+Signatures count as follows:
 
-    MAJOR    an input that is gone, has another dtype, rank or fixed size, a fixed size that was free, or is required
-             and was optional; a new input that is required; an output that is gone, has another dtype, rank or fixed
-             size, a free size that was fixed, or a fixed size that grew with an input
-    MINOR    an input whose fixed size became free, or that may be left out now; a new input that may be; a new output;
-             an output whose free size became fixed, if it was not stated to grow with an input
+    MAJOR    an input that was removed, has another dtype, rank or fixed size, a fixed size that was free, or is
+             required but was optional; a new required input; an output that was removed, has another dtype, rank or
+             fixed size, a free size that was fixed, or a fixed size that followed an input
+    MINOR    an input with a free size that was fixed, or that is optional but was required; a new optional input; a new
+             output; an output with a fixed size that was free, if it was not declared to follow an input
     PATCH    none of these
 
-Tensors are known by name: their order is no difference, and a renamed one is one gone and one new. A dtype that holds
-all values of the other (float32 for float16) is another dtype all the same, since the bytes on the wire are others.
+Tensors are identified by name: their order does not matter, and a renamed tensor counts as one removed and one added. A
+dtype that can represent all values of the other (float32 for float16) is still another dtype, since the bytes on the
+wire differ.
 
-**Symbols.** A dimension named by a symbol and one with no name are both free, whatever the symbol. Two inputs that
-share a symbol look as if their sizes had to agree, but that is not counted, neither as a narrowing if it is new nor
-as a widening if it is gone:
+**Symbols.** A dimension named by a symbol and one without a name are both free, regardless of the symbol. Two inputs
+that share a symbol look as if their sizes had to be equal. But a shared symbol counts neither as a restriction if it is
+new, nor as a relaxation if it was removed:
 
-- It is no constraint. Neither `turnout.serving.inputs.validation` nor ONNX Runtime compares sizes across dimensions of
-  one symbol: 1.31 runs a model on `a[n, 2]` and `b[n, 2]` with 3 and 4 rows if its nodes allow that.
-- Without it, nothing is allowed that was not before. If nodes need equal sizes (`Add(a, b)`), 3 and 4 rows fail in any
-  case.
-- Exporters differ in it. tf2onnx gives each unknown dimension a name of its own (magika's `unk__122`, `unk__215`),
-  others call all of them `batch`, optimisers drop names: most such differences are re-exports of the same graph.
+- It does not restrict clients. Neither `turnout.serving.inputs.validation` nor ONNX Runtime compares the sizes of
+  dimensions with the same symbol: ONNX Runtime 1.31 runs a model on `a[n, 2]` and `b[n, 2]` with 3 and 4 rows if its
+  nodes allow that. The only exception is a dimension that is empty in one input and not in another, which validation
+  refuses because it could crash the process.
+- Its absence does not relax anything. If nodes need equal sizes (`Add(a, b)`), 3 and 4 rows fail whatever the names.
+- Exporters differ. tf2onnx names each unknown dimension differently (magika's `unk__122`, `unk__215`), others name all
+  of them `batch`, and optimisers drop names. Most such differences are re-exports of the same graph.
 
-So counting it would refuse safe re-exports and catch no unsafe change that the names do not happen to show. One use of
-symbols is left, on the other side: where the older version's output shares a symbol with one of its inputs, clients
-were told that its size follows from what they send, and a fixed size there breaks that. Only the older version's
-symbols are read for it, and only whether they are equal, so a change of names alone is never a change.
+So counting shared symbols would refuse safe re-exports, and would catch an unsafe change only by chance. Symbols matter
+in one case: if an output of the older version shares a symbol with one of its inputs, clients were promised that its
+size follows from what they send, and a fixed size breaks that promise. This depends only on whether symbols of the
+older version are equal, so that a change of names alone is never a change.
 """
 
 from collections.abc import Iterator, Sequence
@@ -44,7 +47,7 @@ from turnout.registry.manifest.signature import Dimension, Signature, TensorSpec
 
 
 class VersionBump(IntEnum):
-    """The part of a semantic version that a change obliges its publisher to raise; the greater part is the greater."""
+    """The part of a semantic version that a change requires to be raised. More significant parts compare as greater."""
 
     PATCH = 0
     MINOR = 1
@@ -53,19 +56,19 @@ class VersionBump(IntEnum):
     def __str__(self) -> str:
         return self.name.lower()
 
-    # IntEnum formats as its number even where str() gives a word.
+    # IntEnum formats as its number even if str() returns a word.
     def __format__(self, spec: str) -> str:
         return format(str(self), spec)
 
 
 @dataclass(frozen=True, slots=True)
 class VersionChange:
-    """One difference between two versions, and what it means for clients of the older.
+    """A difference between two versions, and what it means for clients of the older one.
 
     Attributes:
         subject: What differs, for example `input bytes`.
-        bump: What it obliges to.
-        reason: What is said of the subject, for example `takes int32 where float32 was taken`.
+        bump: Smallest bump that the difference requires.
+        reason: Predicate of the subject, for example `takes int32 where float32 was taken`.
     """
 
     subject: str
@@ -77,17 +80,18 @@ class VersionChange:
 
 
 def signature_changes(old: Signature, new: Signature) -> tuple[VersionChange, ...]:
-    """Returns how `new` differs from `old` for clients of `old`; empty if they cannot tell the two apart.
+    """Returns how `new` differs from `old` for clients of `old`; empty if there is no difference for them.
 
-    Inputs come before outputs; on each side those of `old` in its order, then the new ones in theirs. A tensor that
-    differs in several ways has a change for each.
+    Inputs come before outputs. On each side, the tensors of `old` come first, in its order, then those that are new. A
+    tensor that differs in several ways has one change for each.
     """
     return (*_input_changes(old, new), *_output_changes(old, new))
 
 
 def declared_changes(old: Manifest, new: Manifest) -> tuple[VersionChange, ...]:
-    """Returns what changed in what publishers declare of labels and preprocessing; outputs that went are left out,
-    since the signature tells of them.
+    """Returns the changes of declared labels and preprocessing.
+
+    Removed outputs are left out, since `signature_changes` reports them.
     """
     changes: list[VersionChange] = []
     for spec in old.signature.outputs:
@@ -95,7 +99,7 @@ def declared_changes(old: Manifest, new: Manifest) -> tuple[VersionChange, ...]:
             continue
         subject, was, now = f"labels of {spec.name}", old.labels.get(spec.name), new.labels.get(spec.name)
         if was is not None and now is None:
-            changes.append(VersionChange(subject, VersionBump.MAJOR, "are declared no more"))
+            changes.append(VersionChange(subject, VersionBump.MAJOR, "are no longer declared"))
         elif was is None and now is not None:
             changes.append(VersionChange(subject, VersionBump.PATCH, "are declared for the first time"))
         elif was is not None and now is not None and was != now:
@@ -104,7 +108,7 @@ def declared_changes(old: Manifest, new: Manifest) -> tuple[VersionChange, ...]:
         if not old.preprocessing:
             changes.append(VersionChange("preprocessing", VersionBump.PATCH, "is declared for the first time"))
         elif not new.preprocessing:
-            changes.append(VersionChange("preprocessing", VersionBump.MAJOR, "is declared no more"))
+            changes.append(VersionChange("preprocessing", VersionBump.MAJOR, "is no longer declared"))
         else:
             keys = sorted(old.preprocessing.keys() | new.preprocessing.keys())
             other = [key for key in keys if old.preprocessing.get(key) != new.preprocessing.get(key)]
@@ -113,15 +117,15 @@ def declared_changes(old: Manifest, new: Manifest) -> tuple[VersionChange, ...]:
 
 
 def required_bump(changes: Sequence[VersionChange]) -> VersionBump:
-    """Returns the smallest bump that all of `changes` allow; PATCH if there are none."""
+    """Returns the smallest bump that covers all `changes`; PATCH if there are none."""
     return max((change.bump for change in changes), default=VersionBump.PATCH)
 
 
 def refusals(baseline: Signature, canary: Signature) -> tuple[str, ...]:
-    """Returns why `canary` cannot answer requests meant for `baseline`, a reason each; empty if it can.
+    """Returns the reasons why `canary` cannot answer requests meant for `baseline`; empty if it can.
 
-    Empty means that every request valid for `baseline` is valid for `canary`, and that all that it may ask for comes
-    back under the same name, in the same dtype and rank, and in every size that was fixed.
+    Empty means that every request valid for `baseline` is valid for `canary`, and that every output that it may ask for
+    has the same name, dtype and rank, and the same size wherever it was fixed.
     """
     return tuple(str(change) for change in signature_changes(baseline, canary) if change.bump is VersionBump.MAJOR)
 
@@ -175,7 +179,7 @@ def _output_changes(old: Signature, new: Signature) -> Iterator[VersionChange]:
                     subject, VersionBump.MAJOR, f"dimension {axis} is fixed at {now} and grew with an input"
                 )
             elif reason := _size_reason(axis, was, now):
-                # Who reads any size reads this one; shape inference that got better says no less than before.
+                # Clients that handle any size handle this one. Better shape inference must not count as a change.
                 yield VersionChange(subject, VersionBump.MAJOR if isinstance(was, int) else VersionBump.MINOR, reason)
     for after in new.outputs:
         if old.output(after.name) is None:
@@ -197,7 +201,7 @@ def _rank_change(subject: str, before: TensorSpec, after: TensorSpec) -> Version
 
 
 def _size_reason(axis: int, was: Dimension, now: Dimension) -> str | None:
-    """Says how dimension `axis` differs; None if it does not, as between free ones of any name."""
+    """Returns how dimension `axis` differs; None if it does not, as with two free dimensions of any names."""
     match was, now:
         case int(), int():
             return None if was == now else f"dimension {axis} is {now} and was {was}"

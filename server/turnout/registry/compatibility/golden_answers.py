@@ -1,7 +1,7 @@
-"""What a version answers to golden cases, held against what they expect. Pure but for NumPy.
+"""Compares a version's answers to golden cases with the expected answers. Without side effects.
 
-Whoever asks whether a version is right, asks here: the gate `golden` before it is published, and a load that would run
-it with less precision.
+Used wherever the correctness of a version matters: by the gate `golden` before it is published, and by a load that
+would run it with less precision.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,19 +17,19 @@ from turnout.registry.storage.golden import GoldenCase, class_numbers
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """How many labelled rows a version got right, that is, gave the right class the highest score."""
+    """How many labelled rows a version classifies correctly: the right class has the highest score."""
 
     right: int = 0
     rows: int = 0
 
     @property
     def ratio(self) -> float:
-        """0 to 1; 1.0 of no rows."""
+        """Fraction of correct rows, 0 to 1; 1.0 if there are no rows."""
         return self.right / self.rows if self.rows else 1.0
 
 
 def answer_faults(manifest: Manifest, case: GoldenCase, answer: ExampleResult) -> Sequence[str]:
-    """Returns a sentence for each way in which an answer differs from what its golden case expects."""
+    """Returns how an answer to a golden case differs from what the case expects, one sentence per difference."""
     if answer.fault:
         return [f"case {case.name} cannot be run: {answer.fault}"]
     faults = []
@@ -54,7 +54,7 @@ def answer_faults(manifest: Manifest, case: GoldenCase, answer: ExampleResult) -
 
 
 def accuracy_of(manifest: Manifest, cases: Mapping[str, GoldenCase], answers: Mapping[str, ExampleResult]) -> Accuracy:
-    """Returns how many labelled rows of the golden cases got the right class; cases and answers are by example."""
+    """Returns how many labelled rows of golden cases were answered correctly. Both mappings are keyed by example."""
     right = rows = 0
     for path, case in cases.items():
         for name, labels in case.labels.items():

@@ -1,11 +1,12 @@
-"""Whether two versions of one signature are the same model in another form: what tells a PATCH from a MINOR. Pure.
+"""Decides whether two versions with one signature are the same model in another form, as a PATCH requires.
 
-The same model means the same weights and the same answers. Neither alone will do: the same weights under another
-activation answer otherwise, and another training may answer all of a few examples alike.
+Without side effects. The same model means the same weights and the same answers. Neither is sufficient alone: the same
+weights with another activation function answer differently, and a newly trained model may answer a few examples
+identically.
 
-Weights are the same where their contents are, as multisets, whatever they are called and in whatever order they stand:
-as they are stored; or, since optimisers fold, fuse and transpose them, after ONNX Runtime has optimised both files in
-the same way. Where that cannot be had, for the size of the model, answers that are close on many examples stand in.
+Weights are the same if their contents are, as multisets, regardless of names and order: either as stored or, since
+optimisers fold, fuse and transpose them, after ONNX Runtime has optimised both files in the same way. If the model is
+too large for that, close answers to many examples are accepted instead.
 """
 
 from dataclasses import dataclass
@@ -15,31 +16,32 @@ from turnout.registry.compatibility.agreement import AnswerAgreement
 from turnout.registry.compatibility.compat import VersionBump, VersionChange
 
 ENOUGH_EXAMPLES = 8
-"""Examples on which answers have to be close where weights cannot be compared."""
+"""Number of examples with close answers that are required if weights cannot be compared."""
 
 
 class WeightsEquivalence(Enum):
-    """How the weights of two versions compare."""
+    """Result of comparing the weights of two versions."""
 
     SAME_FILES = auto()
-    """The ONNX file and its external data are the same, byte by byte."""
+    """The ONNX files and their external data are identical, byte by byte."""
     SAME_AS_STORED = auto()
     SAME_OPTIMISED = auto()
-    """After ONNX Runtime optimised both in the same way."""
+    """The same after ONNX Runtime has optimised both in the same way."""
     OTHERS = auto()
     UNKNOWN = auto()
-    """Others as stored, and too large to optimise for a comparison."""
+    """Different as stored, and too large to be optimised for a comparison."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelEquivalence:
-    """What is known about two versions of one signature.
+    """Evidence about whether two versions with one signature are the same model.
 
     Attributes:
-        same_operators: Operators and attributes are the same, as multisets.
-        tensors: Weights of the newer version.
-        changed: Of these, how many the older has not, as stored.
-        agreement: Of their answers; None if nothing was run.
+        weights_equivalence: Result of comparing the weights.
+        same_operators: Whether operators and attributes are the same, as multisets.
+        tensors: Number of weight tensors of the newer version.
+        changed: Number of those that the older version does not have, as stored.
+        agreement: Comparison of their answers; None if nothing was run.
     """
 
     weights_equivalence: WeightsEquivalence
@@ -50,12 +52,12 @@ class ModelEquivalence:
 
     @property
     def ran(self) -> bool:
-        """Both answered an example."""
+        """Whether both versions answered at least one example."""
         return self.agreement is not None and self.agreement.examples > 0
 
 
 def equivalence_changes(equivalence: ModelEquivalence) -> tuple[VersionChange, ...]:
-    """Returns what the difference between two versions of one signature means; empty for the same files."""
+    """Returns what the difference between two versions with one signature means; empty if the files are the same."""
     match equivalence.weights_equivalence:
         case WeightsEquivalence.SAME_FILES:
             return ()
@@ -76,7 +78,7 @@ def _same_weights(equivalence: ModelEquivalence, message: str) -> VersionChange:
         if equivalence.same_operators:
             return VersionChange("weights", VersionBump.PATCH, f"{message}, and so are the operators; nothing was run")
         return VersionChange(
-            "operators", VersionBump.MINOR, "differ, and nothing was run that would show the same answers"
+            "operators", VersionBump.MINOR, "differ, and nothing was run to show that the answers are the same"
         )
     if agreement.within:
         return VersionChange(

@@ -1,12 +1,13 @@
-"""Which version number a change may go by. Pure.
+"""Decides which version number a change may have. Without side effects.
 
-A bump is read as npm's and Cargo's ranges read it, since those are what clients write: `^1.2.3` takes minor and patch
-bumps, `^0.2.3` patch bumps alone, `^0.0.3` nothing else. So below 1.0.0 everything moves one place to the right: in
-`0.y.z` a minor bump may break, and a patch bump may add; in `0.0.z` every bump may break.
+Bumps are interpreted like the ranges of npm and Cargo, since these are what clients write: `^1.2.3` accepts minor and
+patch bumps, `^0.2.3` only patch bumps, `^0.0.3` nothing else. So below 1.0.0 everything shifts one place to the right:
+in `0.y.z` a minor bump may break clients, and a patch bump may add features; in `0.0.z` every bump may break clients.
 
-**The nearest lower version** is the highest of lower precedence, pre-releases of the candidate's own core left out:
-SemVer promises nothing between `3.3.0-rc.1`, `3.3.0-rc.2` and `3.3.0`, and each of them is compared with what was there
-before all of them. Each step being legal makes every chain of them legal, whatever lines are published side by side.
+**The nearest lower version** is the highest of lower precedence, except pre-releases of the candidate's own core:
+SemVer promises nothing between `3.3.0-rc.1`, `3.3.0-rc.2` and `3.3.0`, so that each of them is compared with the
+version before all of them. If each step is legal, every chain of steps is legal, whichever lines are published in
+parallel.
 """
 
 from collections.abc import Collection
@@ -16,20 +17,20 @@ from semver import Version
 from turnout.registry.compatibility.compat import VersionBump
 
 FIRST = Version(1)
-"""What the first version of a model is called if nobody says."""
+"""Default number of the first version of a model."""
 
 
 def nearest_lower(version: Version, published: Collection[Version]) -> Version | None:
-    """Returns the version that `version` is compared with, or None if there is none."""
+    """Returns the version with which `version` is compared; None if there is no lower one."""
     core = _core(version)
     lower = [other for other in published if other < version and not (other.prerelease and _core(other) == core)]
     return max(lower, default=None)
 
 
 def bump_between(lower: Version, higher: Version) -> VersionBump:
-    """Returns what going from `lower` to `higher` allows clients to meet.
+    """Returns the largest kind of change that clients must expect between `lower` and `higher`.
 
-    Everything between a pre-release and what follows it in its own core: nothing was promised yet.
+    Any change is allowed between a pre-release and a later version with the same core: nothing was promised yet.
     """
     if lower.prerelease and _core(lower) == _core(higher):
         return VersionBump.MAJOR
@@ -43,10 +44,10 @@ def bump_between(lower: Version, higher: Version) -> VersionBump:
 
 
 def bumped(lower: Version, bump: VersionBump) -> Version:
-    """Returns the lowest release above `lower` that allows `bump`; of a pre-release, above its core."""
+    """Returns the lowest release above `lower` that allows `bump`. For a pre-release, it is above its core."""
     core = _core(lower)
     if core.major == 0:
-        # 0.0.z allows anything at every step, 0.y.z breaking changes in the minor.
+        # In 0.0.z every step allows any change; in 0.y.z a minor bump allows breaking changes.
         return core.bump_minor() if bump is VersionBump.MAJOR and core.minor else core.bump_patch()
     if bump is VersionBump.MAJOR:
         return core.bump_major()
@@ -54,7 +55,7 @@ def bumped(lower: Version, bump: VersionBump) -> Version:
 
 
 def next_version(lower: Version, bump: VersionBump, taken: Collection[Version]) -> Version:
-    """Returns the version that a change of `bump` over `lower` should go by: the lowest that is legal and free."""
+    """Returns the number that a change of `bump` over `lower` should have: the lowest that is legal and not taken."""
     version = bumped(lower, bump)
     while version in taken:
         version = bumped(version, bump)
@@ -62,12 +63,12 @@ def next_version(lower: Version, bump: VersionBump, taken: Collection[Version]) 
 
 
 def automatic(bump: VersionBump, held_against: Version | None, taken: Collection[Version]) -> Version:
-    """Returns the version that follows all that are `taken`, yanked ones too.
+    """Returns the version number that follows all `taken` numbers, including those of yanked versions.
 
     Args:
-        bump: What the change over `held_against` obliges to.
-        held_against: The nearest lower version, that is, of `above(taken)`; None if there is no lower one.
-        taken: Every version number of the model that was ever used.
+        bump: Smallest bump that the change over `held_against` requires.
+        held_against: Nearest lower version of `above(taken)`; None if there is none.
+        taken: All version numbers of the model that were ever used.
     """
     highest = max(taken, default=None)
     if highest is None:
@@ -79,8 +80,8 @@ def automatic(bump: VersionBump, held_against: Version | None, taken: Collection
 
 
 def above(taken: Collection[Version]) -> Version:
-    """Returns a version number above all of `taken`, that stands for the one to be chosen when looking for the nearest
-    lower one.
+    """Returns a version number above all `taken` numbers. It is a placeholder for finding the nearest lower version
+    before the number is chosen.
     """
     highest = max(taken, default=None)
     if highest is None:

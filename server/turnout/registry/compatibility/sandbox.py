@@ -1,7 +1,7 @@
-"""What runs models for gates, away from this process, and says what it saw.
+"""Interface for running models for gates, outside this process.
 
-The registry runs nothing itself. Who puts a publish together (the command line, a server) hands in a sandbox, such as
-`turnout.serving.sandbox.sandbox.ProcessSandbox`.
+The registry does not run models itself. The code that sets up a publish (the command line or a server) passes in a
+sandbox, such as `turnout.serving.sandbox.sandbox.ProcessSandbox`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from turnout.registry.manifest.manifest import Manifest
 
-if TYPE_CHECKING:  # importing onnx takes long, and whoever only tells of gates needs none of it
+if TYPE_CHECKING:  # importing onnx takes long, and reporting the results of gates does not need it
     from turnout.registry.onnx.weights import Weights
 
 
 @dataclass(frozen=True, slots=True)
 class SandboxVersion:
-    """A version that can be run, published or staged."""
+    """A version that can be run, either published or staged."""
 
     directory: Path
     manifest: Manifest
@@ -27,12 +27,13 @@ class SandboxVersion:
 
 @dataclass(frozen=True, slots=True)
 class ExampleResult:
-    """What a version answered to one example.
+    """A version's answer to one example.
 
     Attributes:
-        example: The golden case's file, such as `golden/one.npz`, or the number of the synthetic input.
-        outputs: By name; bfloat16 as float32, which holds all its values. Empty if it could not answer.
-        fault: Why it could not; "" if it could.
+        example: File of the golden case, such as `golden/one.npz`, or the number of the synthetic input.
+        golden: Whether the example is a golden case.
+        outputs: Outputs by name; bfloat16 as float32, which represents all its values. Empty if there is no answer.
+        fault: Why the version could not answer; "" if it did.
     """
 
     example: str
@@ -43,22 +44,22 @@ class ExampleResult:
 
 @dataclass(frozen=True, slots=True)
 class SandboxReport:
-    """What running a version by itself showed, in a process of its own.
+    """Results of running a version alone in a separate process.
 
     Attributes:
         provider: Execution provider that it ran on, by ONNX Runtime's name.
-        load_seconds: What reading and optimising it took.
-        run_seconds: Its quickest run of one row; 0.0 if no input was found that it runs on.
-        peak_bytes: Most memory the process held, less what it held before loading. Weights that are only mapped count
-            if they were touched.
-        warning: Why it could not be warmed; "" if it could.
-        batched: Requests can be put together, as its batches showed.
-        mixes: A batch of two ran, and its rows were answered otherwise than alone.
-        batching: How requests are put together, and why, in words.
-        repeatable: It answered one input twice the same, bit by bit; None if nothing ran.
-        wander: The largest difference between the two answers, 0.0 if they are of no numbers.
-        strays: The two answers differed by more than the tolerance.
-        answers: To golden cases, then to synthetic inputs.
+        load_seconds: Time to read and optimise the model, in seconds.
+        run_seconds: Time of the fastest run of one row, in seconds; 0.0 if no input was found on which it runs.
+        peak_bytes: Peak memory of the process in bytes, minus its memory before loading. Mapped weights count only if
+            they were accessed.
+        warning: Why it could not be warmed up; "" if it could.
+        batched: Whether requests can be batched, as its test batches showed.
+        mixes: Whether a batch of two ran and its rows were answered differently than alone.
+        batching: Description of how requests are batched, and why.
+        repeatable: Whether it answered one input twice with the same bits; None if nothing ran.
+        wander: Largest difference between these two answers; 0.0 if they contain no numbers.
+        strays: Whether these two answers differed by more than the tolerance.
+        answers: Answers to golden cases, then to synthetic inputs.
     """
 
     provider: str
@@ -77,14 +78,15 @@ class SandboxReport:
 
 @dataclass(frozen=True, slots=True)
 class LatencyComparison:
-    """Two versions run in turns, in one process, on the same input.
+    """Latencies of two versions that ran alternately in one process, on the same input.
 
     Attributes:
-        rounds: Runs of each.
-        p50: Medians in seconds, the candidate's and the parent's.
-        p99: The same of the 99th percentile.
-        example: What they ran on, in words.
-        busy: Other work took the cores for so long that the times are CPU time, not elapsed time.
+        rounds: Number of runs of each version.
+        p50: Medians in seconds: the candidate's and the parent's.
+        p99: 99th percentiles in seconds: the candidate's and the parent's.
+        example: Description of the input.
+        busy: Whether the times are CPU time instead of elapsed time, because other work kept the cores busy for too
+            long.
     """
 
     rounds: int
@@ -95,35 +97,35 @@ class LatencyComparison:
 
     @property
     def caveat(self) -> str:
-        """Returns a clause for messages; "" for elapsed time."""
+        """Returns a clause for messages; "" if the times are elapsed time."""
         return " of CPU, because the machine was busy" if self.busy else ""
 
 
 class Sandbox(Protocol):
-    """Runs versions. Blocks; whatever goes wrong in a model stays in the process it ran in."""
+    """Runs versions. Methods block. A failure of a model affects only the process that it runs in."""
 
     def examine(self, sandbox_version: SandboxVersion, golden: Sequence[Path]) -> SandboxReport:
-        """Loads and warms a version, and runs it on synthetic inputs and golden cases.
+        """Loads a version, warms it up, and runs it on synthetic inputs and golden cases.
 
-        A golden case that does not fit the version's signature is reported as a fault.
+        A golden case that does not fit the version's signature gets a fault.
 
         Raises:
-            TurnoutError: It cannot be loaded, or took the process down that it ran in.
+            TurnoutError: The version cannot be loaded, or crashed the process that it ran in.
         """
 
     def compare_latency(
         self, candidate: SandboxVersion, parent: SandboxVersion, golden: Sequence[Path]
     ) -> LatencyComparison:
-        """Runs two versions in turns, on the first golden case that both take, else on a synthetic input.
+        """Runs two versions alternately, on the first golden case that both accept, else on a synthetic input.
 
         Raises:
-            TurnoutError: One cannot be loaded, or nothing was found that both take.
+            TurnoutError: A version cannot be loaded, or no input was found that both accept.
         """
 
     def optimised_weights(self, first: SandboxVersion, second: SandboxVersion) -> "tuple[Weights, Weights] | None":
-        """Returns the weights of two versions after ONNX Runtime optimised both in the same way, None if it cannot
-        be had for their size.
+        """Returns the weights of two versions after ONNX Runtime optimised both in the same way; None if they are too
+        large for that.
 
         Raises:
-            TurnoutError: ONNX Runtime cannot optimise one.
+            TurnoutError: ONNX Runtime cannot optimise one of them.
         """

@@ -1,1 +1,1 @@
-"""Everything in which one published version differs from another."""
+"""Compares two published versions in every respect."""

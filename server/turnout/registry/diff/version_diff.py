@@ -1,4 +1,4 @@
-"""Everything in which one published version differs from another."""
+"""Compares two published versions in every respect."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -16,12 +16,12 @@ _STATED = ("batching", "tolerances", "scores", "labels", "preprocessing")
 
 @dataclass(frozen=True, slots=True)
 class ManifestDifference:
-    """Something that two manifests state differently.
+    """A value that differs between two manifests.
 
     Attributes:
-        name: For example `opset ai.onnx` or `metadata.licence`.
-        old: As the older version has it; None if it says nothing.
-        new: As the newer one has it.
+        name: Name of the value, for example `opset ai.onnx` or `metadata.licence`.
+        old: Value in the older version; None if it has none.
+        new: Value in the newer version; None if it has none.
     """
 
     name: str
@@ -31,17 +31,18 @@ class ManifestDifference:
 
 @dataclass(frozen=True, slots=True)
 class VersionDiff:
-    """In what one version differs from another.
+    """The differences between two versions.
 
     Attributes:
-        difference: What it means for clients of the older.
-        weights: By tensor.
-        stated: What the manifests state differently, signature and files left out.
-        golden: Answers to the golden cases that both take; None if nothing could be run.
-        synthetic: Answers to synthetic inputs that both take.
-        latency_comparison: Both measured side by side; None if that could not be.
-        peak_bytes: Most memory that each took, older first; None if one could not be run.
-        trouble: Why something could not be run; "" if all could.
+        old, new: Manifests of the two versions.
+        difference: What changed for clients of the older version.
+        weights: Differences of the weights, by tensor.
+        stated: Values that differ between the manifests, except signature and files.
+        golden: Comparison of answers to the golden cases that both accept; None if nothing could be run.
+        synthetic: Comparison of answers to synthetic inputs that both accept; None if nothing could be run.
+        latency_comparison: Latencies measured alternately; None if they could not be measured.
+        peak_bytes: Peak memory of each in bytes, the older version's first; None if one could not be run.
+        trouble: Why something could not be run; "" if everything could.
     """
 
     old: Manifest
@@ -57,10 +58,10 @@ class VersionDiff:
 
 
 def diff_versions(old: SandboxVersion, new: SandboxVersion, sandbox: Sandbox) -> VersionDiff:
-    """Compares two versions; each is run in a process of its own.
+    """Compares two versions, each of which runs in a separate process.
 
     Raises:
-        OSError: A file of one cannot be read.
+        OSError: A file cannot be read.
     """
     files = compare_weights(old.directory, new.directory)
     difference = ParentComparison(sandbox).difference(new, old)
@@ -84,7 +85,7 @@ def diff_versions(old: SandboxVersion, new: SandboxVersion, sandbox: Sandbox) ->
 
 
 def manifest_differences(old: Manifest, new: Manifest) -> tuple[ManifestDifference, ...]:
-    """Returns what two manifests state differently besides signature and files."""
+    """Returns the values that differ between two manifests, except signature and files."""
     before, after = _statements(old), _statements(new)
     names = [*before, *(name for name in after if name not in before)]
     return tuple(
@@ -103,7 +104,7 @@ def _statements(manifest: Manifest) -> Mapping[str, Any]:
 
 
 def _of(answers: tuple[ExampleResult, ...], *, golden: bool) -> list[ExampleResult]:
-    """Returns the answers of one kind, less those that neither version may be asked for."""
+    """Returns the answers to golden cases if `golden` is true, else those to synthetic inputs."""
     return [answer for answer in answers if answer.golden is golden]
 
 

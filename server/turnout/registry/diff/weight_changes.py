@@ -1,7 +1,7 @@
-"""Which weights of two versions differ, and how much: tensors are paired by name.
+"""Finds which weights of two versions differ, and by how much. Tensors are paired by name.
 
-How much one changed is its largest difference as a part of its largest value, max|new - old| / max|old|: taken element
-by element, a relative change says most of the elements that matter least, those near zero.
+The size of a change is the largest difference relative to the largest value, max|new - old| / max|old|. A relative
+change per element would be dominated by the elements that matter least: those near zero.
 """
 
 from collections import Counter
@@ -19,13 +19,13 @@ from turnout.registry.onnx.weights import Weight, read_weights, weight_tensors
 
 @dataclass(frozen=True, slots=True)
 class WeightChange:
-    """One tensor that both versions have and whose content differs.
+    """A tensor that both versions have and whose content differs.
 
     Attributes:
-        name: In the graph.
-        shape: In the newer version.
-        size: Bytes, in the newer version.
-        relative: Largest difference as a part of the older one's largest value; None if shape or type differ.
+        name: Name in the graph.
+        shape: Shape in the newer version.
+        size: Size in bytes in the newer version.
+        relative: Largest difference relative to the older tensor's largest value; None if shape or type differ.
     """
 
     name: str
@@ -36,15 +36,15 @@ class WeightChange:
 
 @dataclass(frozen=True, slots=True)
 class WeightsDiff:
-    """How the weights of two versions differ.
+    """The differences between the weights of two versions.
 
     Attributes:
-        tensors: Tensors of the newer version.
-        size: Bytes of them.
-        changed: Those of the same name and other content, the most changed first.
-        new: Names of those that the older version has not, under no name.
-        gone: Names of those that the newer version has not.
-        renamed: How many have the same content under another name.
+        tensors: Number of tensors of the newer version.
+        size: Total size of these tensors in bytes.
+        changed: Tensors with the same name and different content, the most changed first.
+        new: Names of tensors whose name and content the older version does not have.
+        gone: Names of tensors whose name and content the newer version does not have.
+        renamed: Number of tensors that have the same content under another name.
     """
 
     tensors: int
@@ -56,12 +56,12 @@ class WeightsDiff:
 
     @property
     def changed_size(self) -> int:
-        """Bytes of the changed tensors."""
+        """Total size of the changed tensors in bytes."""
         return sum(change.size for change in self.changed)
 
 
 def compare_weights(old: Path, new: Path) -> WeightsDiff:
-    """Compares the weights of the versions in two directories; the largest tensor of each is in memory at a time.
+    """Compares the weights of the versions in two directories. At most one tensor of each is in memory at a time.
 
     Raises:
         OSError, ValueError: A tensor cannot be read.
@@ -89,7 +89,7 @@ def compare_weights(old: Path, new: Path) -> WeightsDiff:
 
 
 def _less(names: list[str], weights: Mapping[str, Weight], kept: Counter[str]) -> tuple[str, ...]:
-    """Returns `names` without as many of each content as `kept` counts."""
+    """Returns `names` without those whose contents are in `kept`, each as often as `kept` counts it."""
     left, names_left = kept.copy(), []
     for name in names:
         if left[weights[name].content] > 0:
@@ -100,7 +100,7 @@ def _less(names: list[str], weights: Mapping[str, Weight], kept: Counter[str]) -
 
 
 def _by_name(weights: tuple[Weight, ...]) -> Mapping[str, Weight]:
-    """Returns weights by name; the values of Constant nodes often have none, and go by their number."""
+    """Returns weights by name. Unnamed ones, such as the values of many Constant nodes, are numbered."""
     named: dict[str, Weight] = {}
     for weight in weights:
         named[_free(weight.name, named)] = weight

@@ -1,4 +1,4 @@
-"""What a version must pass before it is committed, one gate a file.
+"""The gates that a version must pass before it is committed, one file each.
 
-`gate` says what a gate is, `plan` what `gates.toml` may ask of them, `standard` which run and in which order.
+`gate` defines what a gate is, `plan` which options `gates.toml` may set, and `standard` which gates run in which order.
 """

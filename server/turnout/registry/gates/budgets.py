@@ -1,4 +1,4 @@
-"""The gates `latency` and `memory`: a version costs no more than its parent, measured side by side on one machine."""
+"""The gates `latency` and `memory`: compare a version's costs with its parent's, measured on the same machine."""
 
 from turnout.errors import TurnoutError
 from turnout.registry.gates.comparison import golden_files, parent_examined
@@ -10,7 +10,7 @@ _MIB = 1 << 20
 
 
 class LatencyGate(SandboxGate[LatencyOptions]):
-    """Passes a candidate that answers about as fast as its parent."""
+    """Passes a candidate that is about as fast as its parent."""
 
     name = "latency"
 
@@ -57,12 +57,12 @@ class LatencyGate(SandboxGate[LatencyOptions]):
 
 
 class MemoryGate(SandboxGate[MemoryOptions]):
-    """Passes a candidate that takes about as much memory as its parent."""
+    """Passes a candidate that uses about as much memory as its parent."""
 
     name = "memory"
 
     def run(self, candidate: Candidate) -> GateVerdict:
-        """Compares the most memory that each took in a process of its own."""
+        """Compares the peak memory of both versions, each in a separate process."""
         plan, parent = self.plan, candidate.parent
         seen = attempted(self.sandbox, candidate)
         if isinstance(seen, GateVerdict):

@@ -1,4 +1,4 @@
-"""The gate `bump`: a version's number is as high as its difference from the nearest lower version needs."""
+"""The gate `bump`: checks that a version number is high enough for its difference from the nearest lower version."""
 
 from dataclasses import dataclass
 
@@ -14,11 +14,12 @@ _NAMED = 4
 
 @dataclass(frozen=True, slots=True)
 class BumpFinding:
-    """The bump that a version's difference from a lower one needs, and the bump of its number.
+    """The bump that a version requires over a lower one, and the bump that its number provides.
 
     Attributes:
-        parent: The lower version.
-        allowed: What the number allows clients to meet.
+        parent: Number of the lower version.
+        difference: What changed for clients of the lower version.
+        allowed: Largest kind of change that the number allows.
     """
 
     parent: str
@@ -32,12 +33,12 @@ class BumpFinding:
 
     @property
     def summary(self) -> str:
-        """What changed, with the reasons that the bump has."""
+        """What changed, and why it requires its bump."""
         return _explain(self.difference, self.parent)
 
 
 def bump_finding(new: SandboxVersion, old: SandboxVersion, comparison: ParentComparison) -> BumpFinding:
-    """Returns what the gate finds of a version over a lower one.
+    """Returns the result of comparing a version with a lower one.
 
     Raises:
         OSError: A file cannot be read.
@@ -52,17 +53,17 @@ class BumpGate:
     name = "bump"
 
     def __init__(self, comparison: ParentComparison | None = None, plan: BumpOptions | None = None) -> None:
-        """Prepares.
+        """Creates the gate.
 
         Args:
-            comparison: Tells what changed; without it, from files alone.
-            plan: What becomes of a number that is too low; by default it is refused.
+            comparison: Finds what changed; by default, it compares only files.
+            plan: Options of the gate; by default, a number that is too low is refused.
         """
         self._comparison = comparison or ParentComparison()
         self._plan = plan or BumpOptions()
 
     def run(self, candidate: Candidate) -> GateVerdict:
-        """Compares what changed with what the number allows."""
+        """Compares what changed with what the version number allows."""
         if candidate.parent is None:
             return GateVerdict(GateOutcome.SKIPPED, "no lower version is published")
         manifest, parent = candidate.manifest, candidate.parent.manifest
@@ -84,8 +85,8 @@ def _explain(difference: VersionDifference, parent: str) -> str:
     if difference.changes:
         return f"a {difference.bump.name} change over {parent}: {_reasons(difference)}"
     if difference.complete:
-        return f"the model of {parent} itself, declared alike"
-    return f"keeps signature and declarations of {parent}; anything less than MAJOR is allowed"
+        return f"the same model as {parent}, with the same declarations"
+    return f"keeps the signature and declarations of {parent}; anything less than MAJOR is allowed"
 
 
 def _reasons(difference: VersionDifference) -> str:

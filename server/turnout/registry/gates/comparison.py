@@ -1,8 +1,8 @@
-"""What a candidate changes for clients of the version it follows, looked up as far as it takes to know.
+"""Finds what a candidate changes for clients of its parent, with no more work than necessary.
 
-Signature and declarations come from the manifests. Weights are read only if those say PATCH, files are optimised
-only if weights as stored differ, and models are run only if weights are the same: most publishes change the
-weights, and that shows from the files alone.
+Signature and declarations come from the manifests. Weights are read only if the manifests require no more than a PATCH,
+files are optimised only if the stored weights differ, and models are run only if the weights are the same. Most
+publishes change the weights, which shows from the files alone.
 """
 
 from dataclasses import dataclass
@@ -27,12 +27,12 @@ from turnout.registry.storage.golden import GOLDEN_DIRECTORY
 
 @dataclass(frozen=True, slots=True)
 class VersionDifference:
-    """What a version changes.
+    """The changes of a version for clients of an older one.
 
     Attributes:
-        changes: Each with the bump that it obliges to.
-        complete: False if changes that could only be a PATCH or a MINOR were not looked for, since the number allows
-            both.
+        changes: Changes, each with the bump that it requires.
+        complete: False if it was not checked whether the version requires a MINOR or only a PATCH, because its number
+            allows both.
     """
 
     changes: tuple[VersionChange, ...]
@@ -40,23 +40,23 @@ class VersionDifference:
 
     @property
     def bump(self) -> VersionBump:
-        """The smallest bump that all changes allow."""
+        """The smallest bump that covers all changes."""
         return required_bump(self.changes)
 
     @property
     def reasons(self) -> tuple[VersionChange, ...]:
-        """The changes that make the bump what it is."""
+        """The changes that require this bump."""
         return tuple(change for change in self.changes if change.bump is self.bump)
 
 
 class ParentComparison:
-    """Compares a candidate with its parent, and remembers what it found."""
+    """Compares a candidate with its parent, and caches the result."""
 
     def __init__(self, sandbox: Sandbox | None = None) -> None:
-        """Prepares.
+        """Creates the comparison.
 
         Args:
-            sandbox: Runs models; without it, weights are compared as stored, and answers are not.
+            sandbox: Runs models. If None, weights are compared only as stored, and answers are not compared.
         """
         self._sandbox = sandbox
         self._known: dict[tuple[Path, Path], VersionDifference] = {}
@@ -68,8 +68,9 @@ class ParentComparison:
 
         Args:
             new: The candidate, or the later version.
-            old: The earlier one.
-            allowed: What the candidate's number allows: whether it is less than a MINOR is found out only for PATCH.
+            old: The earlier version.
+            allowed: Largest kind of change that the candidate's number allows. Changes between PATCH and MINOR are told
+                apart only if it is PATCH.
 
         Raises:
             OSError: A file cannot be read.
@@ -123,25 +124,25 @@ class ParentComparison:
 
 
 def examined(sandbox: Sandbox, candidate: Candidate) -> SandboxReport:
-    """Has `sandbox` examine a candidate, on its own golden cases and its parent's; asked again, it remembers.
+    """Examines a candidate in `sandbox`, on its own golden cases and its parent's. The sandbox caches the report.
 
     Raises:
-        TurnoutError: It cannot be loaded.
+        TurnoutError: The candidate cannot be loaded.
     """
     return sandbox.examine(candidate, golden_files(candidate, candidate.parent))
 
 
 def parent_examined(sandbox: Sandbox, candidate: Candidate, parent: Parent) -> SandboxReport:
-    """Has `sandbox` examine the parent of `candidate` on the same golden cases.
+    """Examines the parent of `candidate` in `sandbox`, on the same golden cases.
 
     Raises:
-        TurnoutError: It cannot be loaded.
+        TurnoutError: The parent cannot be loaded.
     """
     return sandbox.examine(parent, golden_files(candidate, parent))
 
 
 def golden_files(new: SandboxVersion, old: SandboxVersion | None) -> list[Path]:
-    """Returns the golden cases of a version, then those of the older one that it has not itself."""
+    """Returns the golden cases of a version, then those of the older one that it does not contain."""
     own = [new.directory / path for path in golden_paths(new.manifest)]
     if old is None:
         return own
@@ -151,7 +152,7 @@ def golden_files(new: SandboxVersion, old: SandboxVersion | None) -> list[Path]:
 
 
 def golden_paths(manifest: Manifest) -> list[str]:
-    """Returns the golden cases of a version, relative to its directory."""
+    """Returns the paths of a version's golden cases, relative to its directory."""
     return [entry.path for entry in manifest.files if _is_golden(entry)]
 
 

@@ -1,8 +1,8 @@
-"""What a version must pass before it is committed.
+"""Defines gates: the checks that a version must pass before it is committed.
 
-A gate looks at a staged candidate and says pass, fail, warned or skipped, with its evidence in words and in numbers.
-Gates are run in order, and the first failure ends the run, since a later gate may rely on what an earlier one has
-shown. Who publishes may have a gate skipped, by name and with a reason, which goes on record.
+A gate examines a staged candidate and returns passed, failed, warned or skipped, with evidence as text and as numbers.
+Gates run in order, and the first failure ends the run, since later gates may rely on what earlier ones have checked. A
+publisher may skip a gate by name, with a reason, which is recorded.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,41 +19,42 @@ from turnout.registry.compatibility.sandbox import SandboxVersion
 from turnout.registry.gates.plan import OnFailure
 from turnout.registry.manifest.json_form import JsonForm
 
-if TYPE_CHECKING:  # reading a model's graph imports onnx, and telling of reports does not need it
+if TYPE_CHECKING:  # reading a model's graph imports onnx, which is not needed to report results
     from turnout.registry.onnx.model import ModelFacts
 
 NEVER_SKIPPED = ("integrity", "signature")
-"""Gates without which what is served could be anything."""
+"""Gates that cannot be skipped: without them, a version could contain anything."""
 
 
 class GateOutcome(StrEnum):
-    """How a gate ended."""
+    """Outcome of a gate."""
 
     PASSED = "passed"
     WARNED = "warned"
-    """What it found is reported and refuses nothing."""
+    """The finding is reported, but does not refuse the version."""
     FAILED = "failed"
     SKIPPED = "skipped"
-    """It had nothing to look at, was skipped on request, or an earlier gate failed."""
+    """The gate had nothing to check, was skipped on request, or an earlier gate failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parent(SandboxVersion):
-    """The published version that a candidate is compared with: the nearest lower one."""
+    """The published version with which a candidate is compared: the nearest lower one."""
 
     digest: str
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate(SandboxVersion):
-    """A version that is staged and not yet committed.
+    """A version that is staged but not committed yet.
 
-    Its directory holds all files of the manifest and nothing else; nobody else writes there.
+    Its directory contains the files of the manifest and nothing else, and nothing else writes to it.
 
     Attributes:
-        digest: `sha256:` of the canonical manifest.
-        parent: What it is compared with; None if nothing lower is published.
-        taken: Version numbers of its model that were used before, as far as is known.
+        digest: Digest of the canonical manifest, `sha256:...`.
+        facts: Facts read from the model's graph.
+        parent: Version with which it is compared; None if no lower version is published.
+        taken: Known version numbers of the model that were used before.
     """
 
     digest: str
@@ -64,11 +65,12 @@ class Candidate(SandboxVersion):
 
 @dataclass(frozen=True, slots=True)
 class GateVerdict:
-    """What one gate found.
+    """The result of one gate.
 
     Attributes:
-        evidence: Why, in one sentence without a path.
-        numbers: What was measured, by name; units stand in the names.
+        outcome: Outcome of the gate.
+        evidence: The reason, in one sentence that contains no path.
+        numbers: Measured values by name. The names include the units.
     """
 
     outcome: GateOutcome
@@ -77,25 +79,25 @@ class GateVerdict:
 
 
 def failure_verdict(on_failure: OnFailure, evidence: str, numbers: Mapping[str, float] | None = None) -> GateVerdict:
-    """Returns the verdict on a failed check: by the plan it refuses, or warns."""
+    """Returns the verdict on a failed check. It refuses or warns, as the plan says."""
     outcome = GateOutcome.FAILED if on_failure is OnFailure.REFUSE else GateOutcome.WARNED
     return GateVerdict(outcome, evidence, numbers or {})
 
 
 class Gate(Protocol):
-    """A condition on candidates."""
+    """A check of candidates."""
 
     @property
     def name(self) -> str:
-        """A word that names it in reports."""
+        """Name of the gate in reports."""
 
     def run(self, candidate: Candidate) -> GateVerdict:
-        """Looks at `candidate`, and changes nothing."""
+        """Checks `candidate` without changing anything."""
 
 
 @dataclass(frozen=True, slots=True)
 class Skip(JsonForm):
-    """A gate to skip, and the reason to record."""
+    """A request to skip a gate, with its reason, as it is recorded."""
 
     gate: str
     reason: str
@@ -104,7 +106,7 @@ class Skip(JsonForm):
 
 @dataclass(frozen=True, slots=True)
 class GateResult:
-    """A gate's name and what it found."""
+    """A gate's name and its verdict."""
 
     gate: str
     verdict: GateVerdict
@@ -112,27 +114,28 @@ class GateResult:
 
 @dataclass(frozen=True, slots=True)
 class GateReport:
-    """What all gates found, in the order they ran in."""
+    """The results of all gates, in the order in which they ran."""
 
     results: tuple[GateResult, ...] = ()
     skips: tuple[Skip, ...] = ()
 
     @property
     def failure(self) -> GateResult | None:
-        """The gate that failed, or None."""
+        """Result of the gate that failed; None if none failed."""
         return next((r for r in self.results if r.verdict.outcome is GateOutcome.FAILED), None)
 
 
 class GateRefused(InvalidModel):
-    """A gate failed.
+    """Raised when a gate fails.
 
     Attributes:
-        candidate: What was refused; its directory is gone.
+        candidate: The refused version. Its directory no longer exists.
+        report: The results of all gates.
     """
 
     def __init__(self, candidate: Candidate, report: GateReport) -> None:
         failure = report.failure
-        assert failure is not None, "it is raised where a gate failed"
+        assert failure is not None, "raised only if a gate failed"
         evidence = failure.verdict.evidence
         super().__init__(f"gate {failure.gate} failed: {evidence}", violations=[FieldViolation(failure.gate, evidence)])
         self.candidate = candidate
@@ -140,15 +143,15 @@ class GateRefused(InvalidModel):
 
 
 Watch = Callable[[GateResult], None]
-"""Told of each gate as it ends."""
+"""Called with the result of each gate as it ends."""
 
 
 def run_gates(
     gates: Sequence[Gate], candidate: Candidate, skips: Sequence[Skip] = (), watch: Watch | None = None
 ) -> GateReport:
-    """Runs `gates` in order until one fails; those after it are reported as skipped.
+    """Runs `gates` in order until one fails. The remaining ones are reported as skipped.
 
-    `skips` must have passed `check_skips`.
+    The caller must have checked `skips` with `check_skips`.
     """
     results: list[GateResult] = []
     failed: str | None = None
@@ -170,10 +173,10 @@ def run_gates(
 
 
 def check_skips(skips: Sequence[Skip], gates: Sequence[Gate]) -> None:
-    """Checks that gates which are to be skipped may be.
+    """Checks that the gates may be skipped.
 
     Raises:
-        InvalidRequest: There is no such gate, it is never skipped, or no reason is given.
+        InvalidRequest: There is no such gate, it cannot be skipped, or no reason is given.
     """
     known = [gate.name for gate in gates]
     for skip in skips:
@@ -182,6 +185,6 @@ def check_skips(skips: Sequence[Skip], gates: Sequence[Gate]) -> None:
             nearest = f"; the nearest is {near[0]}" if near else ""
             raise InvalidRequest.at("skip-gate", f"there is no gate {skip.gate[:64]!r}{nearest}")
         if skip.gate in NEVER_SKIPPED:
-            raise InvalidRequest.at("skip-gate", f"the gate {skip.gate} is never skipped")
+            raise InvalidRequest.at("skip-gate", f"the gate {skip.gate} cannot be skipped")
         if not skip.reason.strip():
-            raise InvalidRequest.at("reason", "a gate is skipped with a reason, which goes on record")
+            raise InvalidRequest.at("reason", "skipping a gate requires a reason, which is recorded")

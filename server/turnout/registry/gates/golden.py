@@ -1,4 +1,4 @@
-"""The gate `golden`: a version answers the examples it comes with as it should, and no worse than its parent does."""
+"""The gate `golden`: checks a version's answers to its golden cases, and compares its accuracy with its parent's."""
 
 from dataclasses import replace
 
@@ -12,14 +12,14 @@ from turnout.registry.storage.golden import GoldenCase, case_names, read_case
 
 
 class GoldenGate(SandboxGate[GoldenOptions]):
-    """Passes a candidate whose answers to its golden cases are those expected, within tolerance, and whose first
-    choices are right as often as the plan wants.
+    """Passes a candidate whose answers to its golden cases are within tolerance of the expected ones, and whose
+    accuracy on labelled rows is as high as the plan requires.
     """
 
     name = "golden"
 
     def run(self, candidate: Candidate) -> GateVerdict:
-        """Compares answers with what the cases expect."""
+        """Compares the answers with those that the cases expect."""
         plan, paths = self.plan, golden_paths(candidate.manifest)
         if len(paths) < plan.cases_min:
             return failure_verdict(
@@ -28,14 +28,14 @@ class GoldenGate(SandboxGate[GoldenOptions]):
         named = {path: case_names(candidate.directory / path) for path in paths}
         expecting = [path for path, names in named.items() if names["outputs"] or names["labels"]]
         if not expecting:
-            return GateVerdict(GateOutcome.SKIPPED, "no golden case says what is expected")
+            return GateVerdict(GateOutcome.SKIPPED, "no golden case has expected answers")
         seen = attempted(self.sandbox, candidate)
         if isinstance(seen, GateVerdict):
             return seen
         answers = {answer.example: answer for answer in seen.answers}
         faults: list[str] = []
         labelled: dict[str, GoldenCase] = {}
-        for path in expecting:  # one after the other: only labels are kept, which are small
+        for path in expecting:  # one at a time; only labels are kept, which are small
             case = read_case(candidate.directory / path, sides=("outputs", "labels"))
             faults += answer_faults(candidate.manifest, case, answers[path])
             labelled[path] = replace(case, outputs={})
@@ -60,8 +60,8 @@ class GoldenGate(SandboxGate[GoldenOptions]):
         if theirs is None:
             return GateVerdict(GateOutcome.PASSED, message, numbers)
         numbers["parent_top1"] = theirs.ratio
-        message += f", {theirs.ratio:.1%} of its parent's answers are"
-        # A row's worth of rounding must not decide.
+        message += f"; its parent gets {theirs.ratio:.1%} right"
+        # Tolerates rounding errors.
         if theirs.ratio - accuracy.ratio > plan.top1_worse_by_max + 1e-9:
             return failure_verdict(
                 plan.on_failure, f"{message}: worse by more than {plan.top1_worse_by_max:.1%}", numbers
@@ -69,8 +69,8 @@ class GoldenGate(SandboxGate[GoldenOptions]):
         return GateVerdict(GateOutcome.PASSED, message, numbers)
 
     def _parent_accuracy(self, candidate: Candidate, cases: dict[str, GoldenCase]) -> Accuracy | None:
-        """Returns how the parent does on the candidate's cases; None if it cannot be asked, or means other classes
-        by its outputs.
+        """Returns the parent's accuracy on the candidate's cases; None if the parent cannot be run, or its outputs have
+        other classes.
         """
         parent = candidate.parent
         if parent is None:

@@ -1,4 +1,4 @@
-"""The gate `integrity`: a candidate is whole, well-formed ONNX, and of a kind that the installed runtime takes."""
+"""The gate `integrity`: checks that a candidate is complete, valid ONNX that the installed runtime supports."""
 
 from pathlib import Path
 
@@ -12,18 +12,18 @@ from turnout.registry.onnx.runtime import refusal, runtime_name
 from turnout.registry.storage.files import walk
 
 FULL_CHECK_LIMIT = 512 << 20
-"""Bytes of an ONNX file up to which shapes are inferred too: that takes several times the file's size in memory."""
+"""Size of an ONNX file in bytes up to which shapes are inferred: that takes several times its size in memory."""
 
 _EVIDENCE_LENGTH = 400
 
 
 class IntegrityGate:
-    """Passes a candidate that holds all its files, inside its directory, and that ONNX and its runtime accept."""
+    """Passes a candidate whose files are complete and inside its directory, and that ONNX and its runtime accept."""
 
     name = "integrity"
 
     def run(self, candidate: Candidate) -> GateVerdict:
-        """Runs ONNX's checker over the staged model, beside its external data, and asks ONNX Runtime what it takes."""
+        """Runs ONNX's checker on the staged model and its external data, and checks that ONNX Runtime supports it."""
         fault = (
             _files_fault(candidate)
             or _checker_fault(candidate.directory)
@@ -53,7 +53,7 @@ def _files_fault(candidate: Candidate) -> str | None:
 
 def _checker_fault(directory: Path) -> str | None:
     try:
-        # By path, so that external data is checked where it lies, not in the working directory.
+        # By path, so that external data is looked up beside the model, not in the working directory.
         check_model(directory / MODEL_FILE)
     except ValidationError as error:
         return f"ONNX's checker refuses the model: {_in_a_line(error, directory)}"
@@ -61,10 +61,10 @@ def _checker_fault(directory: Path) -> str | None:
 
 
 def _shape_note(directory: Path) -> str:
-    """Says what shape inference makes of a model.
+    """Returns the result of shape inference for a model.
 
-    It decides nothing: exporters write shapes that contradict what inference derives, and opsets of other domains have
-    no inference at all, while ONNX Runtime loads and runs such models. Whether it does is for a gate that loads them.
+    It does not decide the verdict: exporters write shapes that contradict inference, and opsets of other domains
+    have no inference at all, but ONNX Runtime loads and runs such models. The gate `load` checks whether it does.
     """
     if (directory / MODEL_FILE).stat().st_size > FULL_CHECK_LIMIT:
         return "its shapes were not inferred, for its size"

@@ -1,4 +1,4 @@
-"""The gate `metadata`: a version states what its repository requires."""
+"""The gate `metadata`: checks that a version states what its repository requires."""
 
 from collections.abc import Mapping
 
@@ -8,7 +8,7 @@ from turnout.registry.gates.plan import MetadataOptions
 
 
 class MetadataGate:
-    """Passes a candidate that states everything that is required."""
+    """Passes a candidate that states everything required."""
 
     name = "metadata"
 
@@ -16,7 +16,7 @@ class MetadataGate:
         self._plan = plan
 
     def run(self, candidate: Candidate) -> GateVerdict:
-        """Looks at what the manifest states."""
+        """Checks which required fields the manifest has."""
         if not self._plan.required:
             return GateVerdict(GateOutcome.SKIPPED, "the plan requires no metadata")
         stated = _stated(candidate)

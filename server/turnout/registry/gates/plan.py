@@ -1,7 +1,7 @@
-"""What `gates.toml` may ask of the gates: one for the whole repository at its root, one in a model's directory.
+"""Reads the options of the gates from `gates.toml`: one file at the root of the repository, one in a model's directory.
 
-A model's plan holds over the repository's, key by key, and both over the defaults, under which a plain `publish` with
-neither metadata nor golden cases passes.
+A model's file overrides the repository's, key by key, and both override the defaults, with which a plain `publish`
+without metadata and golden cases passes.
 
     [metadata]
     required = ["description", "licence"]
@@ -30,7 +30,7 @@ MAX_PLAN_BYTES = 1 << 16
 
 
 class OnFailure(StrEnum):
-    """What happens to a candidate that fails a gate."""
+    """Effect of failing a gate."""
 
     REFUSE = "refuse"
     WARN = "warn"
@@ -40,11 +40,12 @@ class OnFailure(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class MetadataOptions:
-    """Of the gate `metadata`.
+    """Options of the gate `metadata`.
 
     Attributes:
-        required: Names of what a publisher has to state: description, authors, licence, notes, labels, preprocessing,
-            batching, tolerances, scores, golden, or any name among the free metadata.
+        on_failure: Effect of failing the gate.
+        required: Names of fields that a publisher must state: description, authors, licence, notes, labels,
+            preprocessing, batching, tolerances, scores, golden, or any name in the free metadata.
     """
 
     on_failure: OnFailure = OnFailure.REFUSE
@@ -53,17 +54,18 @@ class MetadataOptions:
 
 @dataclass(frozen=True, slots=True)
 class BumpOptions:
-    """Of the gate `bump`."""
+    """Options of the gate `bump`."""
 
     on_failure: OnFailure = OnFailure.REFUSE
 
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
-    """Of the gate `load`.
+    """Options of the gate `load`.
 
     Attributes:
-        seconds_max: Longest that loading may take; 0.0 for no bound but the sandbox's own.
+        on_failure: Effect of failing the gate.
+        seconds_max: Maximum load time in seconds; 0.0 for no limit but the sandbox's.
     """
 
     on_failure: OnFailure = OnFailure.REFUSE
@@ -72,18 +74,19 @@ class LoadOptions:
 
 @dataclass(frozen=True, slots=True)
 class DeterminismOptions:
-    """Of the gate `determinism`: it warns by default, since a model may be meant to draw random numbers."""
+    """Options of the gate `determinism`. It warns by default, since a model may draw random numbers on purpose."""
 
     on_failure: OnFailure = OnFailure.WARN
 
 
 @dataclass(frozen=True, slots=True)
 class BatchabilityOptions:
-    """Of the gate `batchability`: it warns by default, since a server serves such a version unbatched, and refuses a
-    version whose publisher declares that it can be batched all the same.
+    """Options of the gate `batchability`. By default, a version that cannot be batched gets a warning, since a server
+    serves it unbatched. But if its publisher declares that it can be batched, it is refused.
 
     Attributes:
-        required: A version that cannot be batched, for whatever reason, does not pass.
+        on_failure: Effect of failing the gate.
+        required: Whether a version that cannot be batched, for any reason, fails.
     """
 
     on_failure: OnFailure = OnFailure.WARN
@@ -92,12 +95,13 @@ class BatchabilityOptions:
 
 @dataclass(frozen=True, slots=True)
 class GoldenOptions:
-    """Of the gate `golden`.
+    """Options of the gate `golden`.
 
     Attributes:
-        cases_min: Fewest golden cases that a version has to come with.
-        top1_min: Least part of the labelled rows, 0 to 1, whose highest score is that of the right class.
-        top1_worse_by_max: How much less than its parent's that part may be on the same cases.
+        on_failure: Effect of failing the gate.
+        cases_min: Minimum number of golden cases.
+        top1_min: Minimum accuracy, 0 to 1: the share of labelled rows in which the right class has the highest score.
+        top1_worse_by_max: Maximum by which the accuracy may be lower than the parent's on the same cases.
     """
 
     on_failure: OnFailure = OnFailure.REFUSE
@@ -108,12 +112,13 @@ class GoldenOptions:
 
 @dataclass(frozen=True, slots=True)
 class LatencyOptions:
-    """Of the gate `latency`: both versions run in turns, in one process.
+    """Options of the gate `latency`. Both versions run alternately, in one process.
 
     Attributes:
-        p50_ratio_max: Most that the median may be, as a multiple of the parent's.
-        p99_ratio_max: The same of the 99th percentile; it is the noisier.
-        p50_ms_max: Most that the median may be by itself, in milliseconds; 0.0 for no bound.
+        on_failure: Effect of failing the gate.
+        p50_ratio_max: Maximum of the median, as a multiple of the parent's.
+        p99_ratio_max: Maximum of the 99th percentile, as a multiple of the parent's. It is noisier than the median.
+        p50_ms_max: Absolute maximum of the median, in milliseconds; 0.0 for no limit.
     """
 
     on_failure: OnFailure = OnFailure.WARN
@@ -124,12 +129,13 @@ class LatencyOptions:
 
 @dataclass(frozen=True, slots=True)
 class MemoryOptions:
-    """Of the gate `memory`: the most that loading and running took, each version in a process of its own.
+    """Options of the gate `memory`. It measures peak memory of loading and running, each version in its own process.
 
     Attributes:
-        ratio_max: Most that it may be, as a multiple of the parent's.
-        slack_mib: Difference in MiB that never counts against a version: allocators round up.
-        mib_max: Most that it may be by itself, in MiB; 0.0 for no bound.
+        on_failure: Effect of failing the gate.
+        ratio_max: Maximum peak memory, as a multiple of the parent's.
+        slack_mib: Difference in MiB that is always accepted, because allocators round up.
+        mib_max: Absolute maximum of the peak memory, in MiB; 0.0 for no limit.
     """
 
     on_failure: OnFailure = OnFailure.WARN
@@ -140,7 +146,7 @@ class MemoryOptions:
 
 @dataclass(frozen=True, slots=True)
 class GatePlan:
-    """What is asked of every gate that a plan has a say in; the gates say what the sections mean."""
+    """Options of all gates that can be configured."""
 
     metadata: MetadataOptions = field(default_factory=MetadataOptions)
     bump: BumpOptions = field(default_factory=BumpOptions)
@@ -153,10 +159,10 @@ class GatePlan:
 
 
 def read_plan(root: Path, model: str) -> GatePlan:
-    """Reads the plan that holds for `model` in the repository at `root`.
+    """Reads the plan that applies to `model` in the repository at `root`.
 
     Raises:
-        ConfigError: A plan cannot be read, has an unknown key, or a value that is not valid for its key.
+        ConfigError: A plan cannot be read, has an unknown key, or an invalid value.
     """
     plan = GatePlan()
     for path, name in ((root / PLAN_FILE, PLAN_FILE), (root / model / PLAN_FILE, f"{model}/{PLAN_FILE}")):
@@ -177,10 +183,15 @@ def read_plan(root: Path, model: str) -> GatePlan:
 
 
 def over(plan: GatePlan, body: Mapping[str, Any], name: str) -> GatePlan:
-    """Returns `plan` with what the TOML document `body` says; `name` is the document's, for errors.
+    """Returns `plan` with the values of a TOML document.
+
+    Args:
+        plan: The plan to override.
+        body: The parsed document.
+        name: Name of the document, for errors.
 
     Raises:
-        ConfigError: A key is unknown, or a value is not valid for its key.
+        ConfigError: A key is unknown, or a value is invalid.
     """
     sections = [section.name for section in fields(GatePlan)]
     for key, table in body.items():
@@ -204,7 +215,7 @@ def _check_key(key: str, known: Sequence[str], prefix: str, name: str) -> None:
 
 
 def _value(now: object, value: object, where: str) -> object:
-    """Returns `value` in the type that the value of that key has now."""
+    """Returns `value` converted to the type of the current value."""
     match now:
         case OnFailure():
             if not isinstance(value, str) or value not in list(OnFailure):

@@ -1,7 +1,7 @@
-"""What gates found of a version, kept beside it: `.attestations/<version>/gates-<n>.json`.
+"""Stores the results of gates beside a version: `.attestations/<version>/gates-<n>.json`.
 
-A report names the digest that it is about: one whose version never came to be, or came to be with other content, is
-about nothing that exists.
+A report names the digest of the version it is about. A report about a version that was never committed, or that was
+committed with other content, therefore applies to no existing version.
 """
 
 import json
@@ -27,14 +27,15 @@ _NUMBERED = re.compile(rf"{_STEM}-([1-9][0-9]{{0,8}})\.json")
 
 @dataclass(frozen=True, slots=True)
 class GateAttestation:
-    """A report of gates, as it was kept.
+    """A stored gate report.
 
     Attributes:
-        digest: Of the version that it is about.
-        time: When, in RFC 3339.
-        turnout: Release of Turnout.
-        parent: The version that it was compared with; "" if there was no lower one.
-        imported: It came with the version from another repository.
+        digest: Digest of the version that it is about.
+        time: When the gates ran, in RFC 3339.
+        turnout: Release of Turnout that ran the gates.
+        parent: Version with which it was compared; "" if there was no lower one.
+        report: The results.
+        imported: Whether it came with the version from another repository.
     """
 
     digest: str
@@ -46,10 +47,10 @@ class GateAttestation:
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> Self:
-        """Reads what `to_json` wrote.
+        """Reads the JSON form.
 
         Raises:
-            ValueError, KeyError, TypeError, AttributeError: It did not write that.
+            ValueError, KeyError, TypeError, AttributeError: It is not a form that `to_json` writes.
         """
         return cls(
             digest=str(body["digest"]),
@@ -76,7 +77,7 @@ class GateAttestation:
 
 
 def report_body(candidate: Candidate, report: GateReport) -> dict[str, Any]:
-    """Returns the JSON form of what gates found."""
+    """Returns the JSON form of the results of gates."""
     manifest, parent = candidate.manifest, candidate.parent
     return {
         "schema": SCHEMA,
@@ -89,7 +90,7 @@ def report_body(candidate: Candidate, report: GateReport) -> dict[str, Any]:
 
 
 def attest_gates(repository: Repository, candidate: Candidate, report: GateReport) -> Path:
-    """Keeps what gates found, durably, under the next free number.
+    """Stores the results of gates durably, under the next free number.
 
     Returns:
         The file.
@@ -107,9 +108,9 @@ def attest_gates(repository: Repository, candidate: Candidate, report: GateRepor
 
 
 def gate_attestations(repository: Repository, model: str, version: Version, digest: str) -> tuple[GateAttestation, ...]:
-    """Returns the reports of gates about the version with that digest, less unreadable ones.
+    """Returns the gate reports about the version with this digest. Unreadable reports are left out.
 
-    Those that came from another repository are the first; of each kind, the oldest.
+    Reports from other repositories come first, and within each group the oldest.
     """
     found: list[tuple[bool, int, GateAttestation]] = []
     try:
@@ -131,7 +132,7 @@ def gate_attestations(repository: Repository, model: str, version: Version, dige
 
 
 def report_json(report: GateReport) -> dict[str, Any]:
-    """Returns what gates found, and which were skipped, as JSON values."""
+    """Returns the results of gates, and which were skipped, as JSON values."""
     return {
         "gates": [
             {

@@ -1,6 +1,6 @@
-"""The gates `load`, `determinism` and `batchability`: what a version does when it is run by itself.
+"""The gates `load`, `determinism` and `batchability`: check how a version behaves when it runs alone.
 
-They look at one examination, which the sandbox makes once.
+They share one examination of the version, which the sandbox performs once.
 """
 
 from dataclasses import dataclass
@@ -19,19 +19,19 @@ P = TypeVar("P")
 
 @dataclass(frozen=True, slots=True)
 class SandboxGate(Generic[P]):
-    """A gate that looks at what running the candidate shows."""
+    """A gate that examines the results of running the candidate."""
 
     sandbox: Sandbox
     plan: P
 
 
 class LoadGate(SandboxGate[LoadOptions]):
-    """Passes a candidate that ONNX Runtime loads on the provider that it will be served on, and that can be warmed."""
+    """Passes a candidate that ONNX Runtime loads on the provider that will serve it, and that can be warmed up."""
 
     name = "load"
 
     def run(self, candidate: Candidate) -> GateVerdict:
-        """Loads the candidate in a process of its own and runs it once."""
+        """Loads the candidate in a separate process and runs it once."""
         try:
             seen = examined(self.sandbox, candidate)
         except TurnoutError as error:
@@ -55,12 +55,12 @@ class LoadGate(SandboxGate[LoadOptions]):
 
 
 class DeterminismGate(SandboxGate[DeterminismOptions]):
-    """Passes a candidate that answers the same twice."""
+    """Passes a candidate that gives the same answer twice."""
 
     name = "determinism"
 
     def run(self, candidate: Candidate) -> GateVerdict:
-        """Compares two answers to one input."""
+        """Compares two answers to the same input."""
         seen = attempted(self.sandbox, candidate)
         if isinstance(seen, GateVerdict):
             return seen
@@ -76,12 +76,12 @@ class DeterminismGate(SandboxGate[DeterminismOptions]):
 
 
 class BatchabilityGate(SandboxGate[BatchabilityOptions]):
-    """Passes a candidate whose requests can be put together without one changing the answer to another."""
+    """Passes a candidate whose requests can be batched without changing each other's answers."""
 
     name = "batchability"
 
     def run(self, candidate: Candidate) -> GateVerdict:
-        """Looks at what two rows by themselves and the two as one batch were answered."""
+        """Compares the answers to two rows alone with the answers to the same rows in one batch."""
         seen = attempted(self.sandbox, candidate)
         if isinstance(seen, GateVerdict):
             return seen
@@ -103,8 +103,8 @@ class BatchabilityGate(SandboxGate[BatchabilityOptions]):
 
 
 def attempted(sandbox: Sandbox, candidate: Candidate) -> SandboxReport | GateVerdict:
-    """Returns what running the candidate showed, or the verdict of a gate that needs it and cannot have it: only if
-    `load`, which refuses such a candidate, does not run.
+    """Returns the report of running the candidate. If it cannot be loaded, returns the verdict of a gate that needs the
+    report; this happens only if the gate `load`, which refuses such a candidate, does not run.
     """
     try:
         return examined(sandbox, candidate)

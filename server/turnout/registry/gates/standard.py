@@ -1,4 +1,4 @@
-"""Which gates run, and in which order: what is cheap and what others rely on comes first."""
+"""Defines which gates run, and in which order: cheap gates, and those that others rely on, come first."""
 
 from turnout.registry.compatibility.sandbox import Sandbox
 from turnout.registry.gates.budgets import LatencyGate, MemoryGate
@@ -13,7 +13,7 @@ from turnout.registry.gates.running import BatchabilityGate, DeterminismGate, Lo
 
 
 def standard_gates(plan: GatePlan, sandbox: Sandbox, comparison: ParentComparison) -> tuple[Gate, ...]:
-    """Returns the gates that a publish has to pass, in order, without those that the plan turns off."""
+    """Returns the gates that a publish must pass, in order, without those that the plan turns off."""
     # `turnout.publishing` puts the gate on the publisher's signature behind the first of them.
     planned: tuple[tuple[Gate, OnFailure], ...] = (
         (IntegrityGate(), OnFailure.REFUSE),

@@ -1,4 +1,4 @@
-"""The versions of one model that were there when a publish began, and which of them a new one is compared with."""
+"""The versions of a model when a publish begins, among which the parent of the new version is found."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -17,8 +17,9 @@ class VersionHistory:
     """The versions of one model.
 
     Attributes:
-        published: By version; yanked ones are left out, since nobody is to go on from them.
-        taken: Every number that was ever used, as far as is known.
+        repository: The repository that contains them.
+        published: Published versions by number, without yanked ones, which must not become parents.
+        taken: All known numbers that were ever used.
     """
 
     repository: Repository
@@ -27,7 +28,7 @@ class VersionHistory:
 
     @classmethod
     def of(cls, repository: Repository, model: str, yanked: Collection[Version]) -> Self:
-        """Reads them.
+        """Reads the versions from the repository.
 
         Raises:
             OSError: The repository cannot be read.
@@ -37,7 +38,7 @@ class VersionHistory:
         return cls(repository, release_status, frozenset([*found, *yanked]))
 
     def parent(self, version: Version) -> Parent | None:
-        """Returns what `version` is compared with."""
+        """Returns the version with which `version` is compared; None if there is no lower one."""
         lower = nearest_lower(version, self.published)
         if lower is None:
             return None
@@ -46,5 +47,5 @@ class VersionHistory:
 
     @property
     def highest(self) -> Published | None:
-        """The version of the highest precedence."""
+        """The version with the highest precedence; None if there is none."""
         return self.published[max(self.published)] if self.published else None

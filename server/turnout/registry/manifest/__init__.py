@@ -1,1 +1,1 @@
-"""What a version is: its manifest, signature, name, number, provenance and digests."""
+"""The description of a version: manifest, signature, name, number, provenance and digests."""

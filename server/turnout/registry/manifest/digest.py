@@ -1,4 +1,4 @@
-"""Digests: of a manifest in its canonical form, and of files of any size."""
+"""Computes digests of manifests in their canonical form, and of files of any size."""
 
 import hashlib
 import json
@@ -11,29 +11,29 @@ from turnout.cancellation import checkpoint
 from turnout.registry.manifest.manifest import Manifest
 
 BLOCK = 1 << 20
-"""Bytes that are read at a time, and so all the memory that hashing a file takes."""
+"""Number of bytes read at a time, which bounds the memory used to hash a file."""
 
 Progress = Callable[[int], None]
-"""Called with the number of bytes that were just dealt with, once a block."""
+"""Called with the number of bytes just processed, once per block."""
 
 
 def canonical_bytes(manifest: Manifest) -> bytes:
-    """Returns the manifest in the canonical form of RFC 8785. `manifest.json` holds exactly these bytes, so that
+    """Returns the manifest in the canonical form of RFC 8785. `manifest.json` contains exactly these bytes, so that
     `sha256sum manifest.json` prints the version's digest.
 
     Raises:
-        ValueError: The form has no room for a value: an integer beyond 2**53, a float that is not finite, text that is
-            no Unicode.
+        ValueError: The form cannot represent a value: an integer beyond 2**53, a float that is not finite, or text that
+            is not valid Unicode.
     """
     return rfc8785.dumps(manifest.to_json())
 
 
 def read_canonical(data: bytes) -> Manifest:
-    """Reads what `canonical_bytes` wrote, and nothing else: any other spelling, or a field that this release does not
-    know, would have the version go by another digest than its publisher's.
+    """Reads a manifest in its canonical form. Any other form, or a field that this release does not know, is rejected,
+    because the version would then have another digest than its publisher's.
 
     Raises:
-        ValueError: It is not that; the message is half a sentence that follows the file's name.
+        ValueError: The data is not in this form. The message is a phrase that follows the name of the file.
     """
     try:
         body = json.loads(data, parse_int=_number)
@@ -50,10 +50,10 @@ def read_canonical(data: bytes) -> Manifest:
 
 
 def manifest_digest(manifest: Manifest) -> str:
-    """Returns `sha256:` and the hex digest of the canonical manifest: it pins the version's whole content.
+    """Returns `sha256:` and the hex digest of the canonical manifest, which covers all content of the version.
 
     Raises:
-        ValueError: As `canonical_bytes`.
+        ValueError: As for `canonical_bytes`.
     """
     return bytes_digest(canonical_bytes(manifest))
 
@@ -66,9 +66,13 @@ def bytes_digest(data: bytes) -> str:
 def stream_digest(
     source: BinaryIO, *, copy_to: BinaryIO | None = None, progress: Progress | None = None, most: int | None = None
 ) -> str:
-    """Reads `source` in blocks, up to its end or to `most` bytes, and returns `sha256:` and the hex digest.
+    """Reads `source` in blocks, up to its end or `most` bytes, and returns `sha256:` and the hex digest of the data.
 
-    The bytes are also written to `copy_to`, if given.
+    Args:
+        source: File to read.
+        copy_to: File to which the data is also written, if given.
+        progress: Called after each block with its size in bytes.
+        most: Maximum number of bytes to read; None for no limit.
 
     Raises:
         OSError: Reading or writing failed.
@@ -87,6 +91,6 @@ def stream_digest(
 
 
 def _number(text: str) -> int | float:
-    # The canonical form writes the float 1e17 as an integer; beyond 2**53 its numbers are floats.
+    # The canonical form writes the float 1e17 as an integer. Numbers beyond 2**53 are always floats.
     value = int(text)
     return value if abs(value) < 1 << 53 else float(text)

@@ -1,7 +1,7 @@
-"""What a version was made to run with, and how a machine differs from that. Pure.
+"""The environment that a version is made for, and how a machine differs from it. Without side effects.
 
-A range is comparisons separated by commas, all of which must hold: `>=1.22,<2`. A plain number holds for what begins
-with it: `1.31` for 1.31.0 and 1.31.1, and not for 1.310.
+A range consists of comparisons separated by commas, all of which must be satisfied: `>=1.22,<2`. A plain number matches
+versions that begin with it: `1.31` matches 1.31.0 and 1.31.1, but not 1.310.
 """
 
 import re
@@ -22,11 +22,11 @@ _MAX_RANGE = 128
 
 @dataclass(frozen=True, slots=True)
 class Environment(JsonForm):
-    """Ranges, if a publisher declares it; exact versions, if a machine was looked at; "" for nothing.
+    """Software versions: ranges if declared by a publisher, exact versions if found on a machine; "" if not given.
 
     Attributes:
-        cuda: CUDA that ONNX Runtime was built for.
-        driver: NVIDIA's driver, for example `550.54.15`.
+        cuda: Version of CUDA that ONNX Runtime was built for.
+        driver: Version of NVIDIA's driver, for example `550.54.15`.
     """
 
     onnxruntime: str = ""
@@ -50,10 +50,10 @@ _WORDS = {
 
 
 def check_range(text: str) -> str:
-    """Returns `text`, a range.
+    """Checks a range, and returns it.
 
     Raises:
-        ValueError: It is not a range.
+        ValueError: The text is not a valid range.
     """
     if len(text) > _MAX_RANGE or not all(_COMPARISON.fullmatch(part) for part in text.split(",")):
         raise ValueError(f"expected a range such as >=1.22,<2 or a version such as 1.31, got {text[:64]!r}")
@@ -61,10 +61,10 @@ def check_range(text: str) -> str:
 
 
 def holds(text: str, version: str) -> bool:
-    """Says whether a version is in a range. What follows a version's numbers, as in 1.22.0.dev3, is not looked at.
+    """Returns whether a version is in a range. Anything after the version's numbers, as in 1.22.0.dev3, is ignored.
 
     Raises:
-        ValueError: The range is not valid.
+        ValueError: The range is invalid.
     """
     found = _NUMBER.match(version)
     if found is None:
@@ -83,7 +83,7 @@ def holds(text: str, version: str) -> bool:
 
 
 def differences(declared: Environment, seen: Environment) -> tuple[str, ...]:
-    """Returns, in words, what is declared and not so here."""
+    """Returns the differences between a declared environment and this machine's, one sentence each."""
     found = []
     for name in NAMES:
         wanted, here = getattr(declared, name), getattr(seen, name)

@@ -1,8 +1,8 @@
-"""Frozen dataclasses as JSON values and back, by the types of their fields. Pure.
+"""Converts frozen dataclasses to JSON values and back, based on the types of their fields. Without side effects.
 
-A class that derives from `JsonForm` gets `to_json` and `from_json`: an object with its fields by name. Fields may be
-text, numbers, booleans, None, JSON values (`Any`), versions, enums of text, bytes (as hex digits), times (ISO 8601),
-classes with a JSON form, and tuples, mappings and unions of these.
+A class that derives from `JsonForm` gets `to_json` and `from_json`, which use an object with its fields by name. Fields
+may be text, numbers, booleans, None, JSON values (`Any`), versions, enums of text, bytes (as hex digits), times (ISO
+8601), classes with a JSON form, and tuples, mappings and unions of these.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,17 +27,17 @@ _FROM_TEXT: Mapping[type, _Read] = {
 
 
 _AS_THEY_ARE = frozenset({str, int, float, bool, NoneType})
-"""Types that JSON has itself; most of what there is, and looked for first."""
+"""Types that JSON supports directly. They are the most common, and so are checked first."""
 
 
 class JsonForm:
-    """Has a JSON form by its fields; for dataclasses.
+    """Base class of dataclasses with a JSON form.
 
     Attributes:
-        OMIT_DEFAULTS: Fields that have their default are left out: what a publisher does not say has no part in a
-            digest.
-        AS_LIST: It is a list of the values of its fields, and no object.
-        ADDED: Fields that earlier releases did not write; they have their default if they are missing.
+        OMIT_DEFAULTS: Whether fields with their default value are left out, so that values that a publisher does not
+            give do not affect digests.
+        AS_LIST: Whether the form is a list of the field values instead of an object.
+        ADDED: Fields that earlier releases did not write. If one is missing, it gets its default.
     """
 
     __slots__ = ()
@@ -53,10 +53,10 @@ class JsonForm:
 
     @classmethod
     def from_json(cls, body: Any) -> Self:
-        """Reads what `to_json` wrote. Other keys are not looked at.
+        """Reads the JSON form. Unknown keys are ignored.
 
         Raises:
-            KeyError, TypeError, ValueError: It did not write that.
+            KeyError, TypeError, ValueError: The body is not a form that `to_json` writes.
         """
         if cls.AS_LIST:
             names = (field.name for field in fields(cast(Any, cls)))
@@ -65,17 +65,17 @@ class JsonForm:
 
 
 def fields_to_json(value: JsonForm) -> dict[str, Any]:
-    """Returns the fields as JSON values; what a `to_json` of a class's own begins with."""
+    """Returns the fields as JSON values. Used by classes with their own `to_json`."""
     items = ((field, getattr(value, field.name)) for field in fields(cast(Any, value)))
     omit = value.OMIT_DEFAULTS
     return {field.name: _to_json(item) for field, item in items if not (omit and item == _default(field))}
 
 
 def fields_from_json(kind: type[T], body: Mapping[str, Any]) -> T:
-    """Reads what `fields_to_json` wrote; what a `from_json` of a class's own ends with.
+    """Reads what `fields_to_json` wrote. Used by classes with their own `from_json`.
 
     Raises:
-        KeyError, TypeError, ValueError: It did not write that.
+        KeyError, TypeError, ValueError: The body is not a form that `fields_to_json` writes.
     """
     readers = _field_readers(cast(Any, kind))
     _checked(body, Mapping)
@@ -106,7 +106,7 @@ def _default(field: "Field[Any]") -> Any:
 
 @cache
 def _field_readers(kind: Any) -> Mapping[str, tuple[_Read, bool]]:
-    """Returns what reads each field of a dataclass, and whether it has to be there."""
+    """Returns, for each field of a dataclass, a function that reads it, and whether the field is required."""
     hints = get_type_hints(kind)
     optional = {f.name for f in fields(kind) if _default(f) is not MISSING} if kind.OMIT_DEFAULTS else kind.ADDED
     return {field.name: (_reader(hints[field.name]), field.name not in optional) for field in fields(kind)}
@@ -114,7 +114,7 @@ def _field_readers(kind: Any) -> Mapping[str, tuple[_Read, bool]]:
 
 @cache
 def _reader(kind: Any) -> _Read:
-    """Returns what reads values of a type."""
+    """Returns a function that reads values of a type."""
     origin, args = get_origin(kind), get_args(kind)
     if kind is Any:
         return lambda value: value
@@ -149,7 +149,7 @@ def _first_that_reads(readers: list[_Read]) -> _Read:
                 return reader(value)
             except (KeyError, TypeError, ValueError):
                 continue
-        return readers[-1](value)  # and raises what that one raises
+        return readers[-1](value)  # raises the last reader's error
 
     return read
 

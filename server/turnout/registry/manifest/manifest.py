@@ -1,7 +1,7 @@
-"""The manifest of a version: what its publisher states, as a frozen value. Pure.
+"""The manifest of a version: the publisher's statements about it, as a frozen value. Without side effects.
 
-The canonical form of a manifest (`turnout.registry.manifest.digest`) is what a version's digest covers, so nothing that
-is found out later, and no time, belongs here.
+A version's digest covers the canonical form of its manifest (`turnout.registry.manifest.digest`). So the manifest must
+not contain times, or anything that is found out later.
 """
 
 import json
@@ -17,14 +17,14 @@ from turnout.registry.manifest.provenance import DIGEST, Provenance
 from turnout.registry.manifest.signature import Signature
 
 SCHEMA = 1
-"""Number of the manifest's form; a reader refuses a higher one."""
+"""Version of the manifest's schema. Readers refuse any other."""
 
 MODEL_FILE = "model.onnx"
 MANIFEST_FILE = "manifest.json"
 
 
 def is_plain_path(path: str) -> bool:
-    """Tells whether a path is relative, with forward slashes, without `.` and `..`: it never leaves its directory."""
+    """Returns whether a path is relative, with forward slashes, and without `.` and `..`, so that it stays inside."""
     return "\\" not in path and "\0" not in path and not any(part in ("", ".", "..") for part in path.split("/"))
 
 
@@ -33,9 +33,9 @@ class FileEntry(JsonForm):
     """One file of a version.
 
     Attributes:
-        path: Relative to the version's directory, with forward slashes; never leaves it.
-        size: In bytes.
-        digest: `sha256:` of its bytes.
+        path: Path relative to the version's directory, with forward slashes. It does not leave the directory.
+        size: Size in bytes.
+        digest: SHA-256 of its content, `sha256:...`.
     """
 
     path: str
@@ -53,13 +53,13 @@ class FileEntry(JsonForm):
 
 @dataclass(frozen=True, slots=True)
 class BatchingDeclaration(JsonForm):
-    """How requests may be put together, as the publisher declares it.
+    """A publisher's declaration of how requests may be batched.
 
     Attributes:
-        enabled: False: never batch this version.
-        max_rows: Most rows a batch may hold; None leaves it to the server.
-        axes: For each input and output that grows with the batch, the axis along which it does. An input not named is
-            the same for the whole batch (a scalar sampling rate, say). None: the server finds and proves the axes.
+        enabled: Whether the version may be batched at all.
+        max_rows: Maximum number of rows in a batch; None if the server decides.
+        axes: Batch axis of each input and output that grows with the batch. An input that is not named is the same for
+            the whole batch, such as a scalar sampling rate. If None, the server finds and proves the axes.
     """
 
     enabled: bool = True
@@ -76,7 +76,7 @@ class BatchingDeclaration(JsonForm):
 
 @dataclass(frozen=True, slots=True)
 class Tolerance(JsonForm):
-    """How far an output may be from what is expected: |got - expected| <= atol + rtol * |expected|."""
+    """How much an output may differ from the expected value: |got - expected| <= atol + rtol * |expected|."""
 
     atol: float
     rtol: float
@@ -88,23 +88,24 @@ class Tolerance(JsonForm):
 
 @dataclass(frozen=True, slots=True)
 class Manifest(JsonForm):
-    """What a publisher states about one version.
+    """A publisher's statements about one version.
 
     Attributes:
-        model: The model's name, `turnout.registry.manifest.names.MODEL_NAME`.
+        model: Name of the model; see `turnout.registry.manifest.names.MODEL_NAME`.
         version: Exact semantic version.
-        files: Every file of the version but the manifest itself, by path.
+        files: All files of the version except the manifest, sorted by path.
         signature: Inputs and outputs of the graph.
         opset: Operator set version by domain; the default domain is "".
         ir_version: Version of the ONNX format.
-        batching: As declared; None if the publisher says nothing.
-        tolerances: By output name, or by dtype for outputs not named.
-        scores: By output name, whether it holds scores of classes along its last axis, so that the class of the highest
-            is what matters; of an output not named its values tell.
-        labels: By output name, what the classes along its last axis are called, in order.
-        preprocessing: How raw data becomes inputs, as its publisher declares it; changing it breaks clients.
+        batching: Declaration of batching; None if there is none.
+        tolerances: Tolerances by output name, or by dtype for outputs that are not named.
+        scores: By output name, whether the output contains class scores along its last axis, so that only the class
+            with the highest score matters. For outputs that are not named, this is inferred from their values.
+        labels: By output name, the names of the classes along its last axis, in order.
+        preprocessing: How raw data is converted to inputs, in a form of the publisher's choice. Changing it breaks
+            clients.
         metadata: Free text about the version (description, authors, licence, notes ...), as JSON values.
-        provenance: Where it comes from, and what it was made to run with.
+        provenance: Where the version comes from, and the environment that it is made for.
     """
 
     model: str
@@ -128,25 +129,25 @@ class Manifest(JsonForm):
             raise ValueError(f"model name {self.model!r} is not of the form {MODEL_NAME.pattern}")
         paths = [entry.path for entry in self.files]
         if paths != sorted(set(paths)):
-            raise ValueError("files are not sorted by path, or one stands twice")
+            raise ValueError("files are not sorted by path, or one is listed twice")
         if MANIFEST_FILE in paths or MODEL_FILE not in paths:
-            raise ValueError(f"files must hold {MODEL_FILE} and must not hold {MANIFEST_FILE}")
+            raise ValueError(f"files must contain {MODEL_FILE} and must not contain {MANIFEST_FILE}")
 
     @property
     def size(self) -> int:
-        """Bytes of all files together."""
+        """Total size of all files in bytes."""
         return sum(entry.size for entry in self.files)
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the JSON form. What the publisher left unsaid is left out."""
+        """Returns the JSON form. Values that the publisher did not give are left out."""
         return {"schema": SCHEMA} | fields_to_json(self)
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> Self:
-        """Reads what `to_json` wrote.
+        """Reads the JSON form.
 
         Raises:
-            ValueError: It did not write that, or a later release of Turnout did.
+            ValueError: The body is not a manifest, or was written by a later release of Turnout.
         """
         try:
             if body["schema"] != SCHEMA:
@@ -157,7 +158,7 @@ class Manifest(JsonForm):
 
 
 def metadata_text(value: Any) -> str:
-    """Returns a value of a manifest's metadata for people: lists of texts with commas, anything nested as JSON."""
+    """Formats a metadata value for display: lists of texts separated by commas, other nested values as JSON."""
     if isinstance(value, list | tuple) and all(isinstance(part, str) for part in value):
         return ", ".join(value)
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""Names that come from outside: checked here before one of them touches a path. Pure."""
+"""Checks names that come from outside, before they are used in a path. Without side effects."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -8,20 +8,20 @@ from semver import Version
 from turnout.errors import InvalidRequest
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-"""Names of models, as Triton, KServe and TensorFlow Serving allow them. None is a path, or a hidden file."""
+"""Valid names of models, as in Triton, KServe and TensorFlow Serving. None can leave its directory or be hidden."""
 
 RESERVED_NAMES = ("gates.toml",)
-"""Names of files that lie where the directories of models do; no model takes one, in whatever case."""
+"""Names of files in the directory that contains the models. No model may have one of these names, in any case."""
 
 MAX_VERSION_LENGTH = 128
-"""Characters a version may have. It names a directory, which most file systems hold to 255 bytes."""
+"""Maximum length of a version in characters. It names a directory, for which most file systems allow 255 bytes."""
 
 
 def check_model_name(text: str) -> str:
-    """Returns `text`, a model's name.
+    """Checks the name of a model, and returns it.
 
     Raises:
-        InvalidRequest: It is not a name that a model may have.
+        InvalidRequest: The name is not a valid model name.
     """
     if fault := model_name_fault(text):
         raise InvalidRequest.at("model", f"{text[:64]!r} {fault}")
@@ -29,20 +29,20 @@ def check_model_name(text: str) -> str:
 
 
 def model_name_fault(text: str) -> str | None:
-    """Says why `text` cannot be a model's name, in half a sentence; None if it can."""
+    """Returns why `text` is not a valid model name, as a phrase that follows it; None if it is valid."""
     if not MODEL_NAME.fullmatch(text):
         return "is not a model name, expected 1 to 128 of A-Z, a-z, 0-9, '.', '_' and '-', the first a letter or digit"
     if text.lower() in RESERVED_NAMES:
-        return "is not a model name: a file of the repository has it"
+        return "is not a model name: a file of the repository has this name"
     return None
 
 
 def differing_in_case(names: Iterable[str]) -> Mapping[str, str]:
-    """Returns, for each name that differs from another in case only, the one among those alike that is last in order
-    of characters, which is that in lower case if there is one; that one itself is left out.
+    """Finds names that differ only in case. Returns, for each of them, the one that should be kept.
 
-    Two such names are one directory on many file systems, one setting in the environment, and one model to whoever
-    types them.
+    Among names that are equal except for case, the last in code point order is kept, which is the lower-case one if
+    there is one. The kept name itself is not in the result. Such names are the same directory on many file systems, the
+    same setting in the environment, and the same model to people who type them.
     """
     ordered = sorted(names)
     last = {name.lower(): name for name in ordered}
@@ -50,30 +50,30 @@ def differing_in_case(names: Iterable[str]) -> Mapping[str, str]:
 
 
 def parse_version(text: str) -> Version:
-    """Reads one exact version, such as `3.2.0`, `v3.2.0` or `3.3.0-rc.1+build.5`.
+    """Parses an exact version, such as `3.2.0`, `v3.2.0` or `3.3.0-rc.1+build.5`.
 
     Raises:
-        InvalidRequest: It is not a SemVer 2.0.0 version.
+        InvalidRequest: The text is not a SemVer 2.0.0 version.
     """
     plain = text.removeprefix("v")
     if len(text) > MAX_VERSION_LENGTH or not is_exact_version(plain):
         raise InvalidRequest.at(
             "version",
-            f"{text[:64]!r} is not an exact version, expected MAJOR.MINOR.PATCH as SemVer 2.0.0 has it, such as 3.2.0"
-            f" or 3.3.0-rc.1, in {MAX_VERSION_LENGTH} characters at most",
+            f"{text[:64]!r} is not an exact version, expected MAJOR.MINOR.PATCH as in SemVer 2.0.0, such as 3.2.0 or"
+            f" 3.3.0-rc.1, with at most {MAX_VERSION_LENGTH} characters",
         )
     return Version.parse(plain)
 
 
 def version_number(name: str) -> int | None:
-    """Returns the number that a directory of that name has as a version of Triton's; None if it is not one."""
-    # Triton passes over numbers that begin with 0, too.
+    """Returns the number of a Triton version from the name of its directory; None if the name is not a number."""
+    # Triton also skips numbers that begin with 0.
     if not (name.isascii() and name.isdigit()) or name.startswith("0") or len(name) > 20:
         return None
     return int(name)
 
 
 def is_exact_version(text: str) -> bool:
-    """Says whether `text` is an exact version in its plain form, without a leading `v`."""
-    # Releases of python-semver differ on digits outside ASCII and on a trailing newline; SemVer has neither.
+    """Returns whether `text` is an exact version in its plain form, without a leading `v`."""
+    # Releases of python-semver treat digits outside ASCII and trailing newlines differently; SemVer allows neither.
     return len(text) <= MAX_VERSION_LENGTH and text.isascii() and text.isprintable() and Version.is_valid(text)

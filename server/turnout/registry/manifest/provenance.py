@@ -1,7 +1,7 @@
-"""Where a version comes from, as its publisher states it. Pure.
+"""The provenance of a version, as its publisher states it. Without side effects.
 
-It stands in the manifest, so a version's digest covers it. A version that says nothing has the same digest as before
-there was anything to say.
+It is part of the manifest, and so covered by the version's digest. A version without provenance has the same digest as
+before Turnout supported it.
 """
 
 import re
@@ -18,16 +18,16 @@ COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _PARENT = re.compile(rf"{MODEL_NAME.pattern}@[0-9A-Za-z.+-]{{5,128}}")
 
 MAX_ITEMS = 1000
-"""Data sets, parents, hyperparameters and metrics, of each."""
+"""Maximum number of data sets, parents, hyperparameters and metrics, each."""
 
 
 @dataclass(frozen=True, slots=True)
 class PinnedSource(JsonForm):
-    """Something that lies elsewhere, pinned by its digest.
+    """Something stored elsewhere, identified by its digest.
 
     Attributes:
-        name: As people call it.
-        digest: `sha256:` of its bytes.
+        name: Name for people.
+        digest: SHA-256 of its content, `sha256:...`.
     """
 
     name: str
@@ -45,10 +45,11 @@ class Training(JsonForm):
     """How a version was trained.
 
     Attributes:
-        commit: Full hash of the code's commit, "" if it is not said.
-        hyperparameters: By name, as JSON values.
-        seed: Of the random numbers.
-        metrics: By name, as the training measured them.
+        datasets: Data sets that it was trained on.
+        commit: Full hash of the code's commit; "" if not given.
+        hyperparameters: Hyperparameters by name, as JSON values.
+        seed: Seed of the random numbers; None if not given.
+        metrics: Metrics by name, as measured by the training.
     """
 
     datasets: tuple[PinnedSource, ...] = ()
@@ -64,7 +65,7 @@ class Training(JsonForm):
             raise ValueError(f"commit is {self.commit[:80]!r}, expected the full hash, 40 or 64 hex digits")
         names = [one.name for one in self.datasets]
         if len(set(names)) < len(names):
-            raise ValueError("datasets: a name stands twice")
+            raise ValueError("datasets: a name is used twice")
         for what, count in (
             ("datasets", len(names)), ("hyperparameters", len(self.hyperparameters)), ("metrics", len(self.metrics)),
         ):  # fmt: skip
@@ -77,9 +78,10 @@ class Provenance(JsonForm):
     """Where a version comes from.
 
     Attributes:
-        lock: The lock file of what it was trained with.
-        environment: What it was made to run with, as ranges.
-        parents: What it was made from: `NAME@VERSION` or a digest.
+        training: How it was trained.
+        lock: Lock file of the packages that it was trained with; None if not given.
+        environment: Environment that it is made for, as ranges.
+        parents: Versions that it was made from, as `NAME@VERSION` or digests.
     """
 
     training: Training = field(default_factory=Training)
@@ -100,7 +102,7 @@ class Provenance(JsonForm):
                 raise ValueError(f"parent {parent[:80]!r} is neither NAME@VERSION nor sha256: and 64 hex digits")
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the JSON form, which is also how `publish --meta` takes it; what is not said is left out."""
+        """Returns the JSON form, which `publish --meta` accepts too. Values that were not given are left out."""
         body = fields_to_json(self)
         if "lock" in body:
             body["dependencies"] = {"lock": body.pop("lock")}
@@ -108,9 +110,9 @@ class Provenance(JsonForm):
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> Self:
-        """Reads what `to_json` wrote.
+        """Reads the JSON form.
 
         Raises:
-            ValueError, KeyError, TypeError: It did not write that.
+            ValueError, KeyError, TypeError: The body is not a form that `to_json` writes.
         """
         return fields_from_json(cls, {**body, **body.get("dependencies", {})})

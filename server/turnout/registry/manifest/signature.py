@@ -1,4 +1,4 @@
-"""What a model takes and gives: element types, tensor specifications, signatures. Pure."""
+"""The inputs and outputs of a model: element types, tensor specifications, signatures. Without side effects."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from turnout.registry.manifest.json_form import JsonForm
 
 
 class DataType(StrEnum):
-    """Element types of tensors on the wire: those of ONNX that NumPy or ml_dtypes can hold."""
+    """Element types of tensors on the wire: those of ONNX that NumPy or ml_dtypes supports."""
 
     BOOL = "bool"
     UINT8 = "uint8"
@@ -27,16 +27,18 @@ class DataType(StrEnum):
 
 
 Dimension = int | str | None
-"""A fixed size, a symbolic name, or None if anything is accepted."""
+"""Size of a dimension: a fixed size, a symbolic name, or None if any size is accepted."""
 
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec(JsonForm):
-    """One input or output.
+    """Specification of one input or output.
 
     Attributes:
-        shape: Its dimensions, outermost first.
-        has_default: An input that may be left out, since an initialiser of the graph gives its value.
+        name: Name in the graph.
+        dtype: Element type.
+        shape: Dimensions, outermost first.
+        has_default: Whether an input is optional, because an initialiser of the graph gives its default value.
     """
 
     name: str
@@ -68,11 +70,11 @@ class Signature(JsonForm):
                 raise ValueError(f"two {side}s are named {repeated!r}")
 
     def input(self, name: str) -> TensorSpec | None:
-        """Returns the input of that name, or None."""
+        """Returns the input with this name; None if there is none."""
         return next((spec for spec in self.inputs if spec.name == name), None)
 
     def output(self, name: str) -> TensorSpec | None:
-        """Returns the output of that name, or None."""
+        """Returns the output with this name; None if there is none."""
         return next((spec for spec in self.outputs if spec.name == name), None)
 
 

@@ -1,4 +1,4 @@
-"""Repositories that are only read: exported versions, or a Triton model repository, served where they lie.
+"""Read-only repositories: exported versions, or a Triton model repository, served from where they are.
 
-`discovery` finds what could be a version, `repository` makes versions of it.
+`discovery` finds candidates for versions, `repository` turns them into versions.
 """

@@ -1,13 +1,13 @@
-"""Where versions lie in a directory that somebody mounted: no layout is asked for, only a manifest or a Triton model.
+"""Finds versions in a mounted directory of any layout, by their manifests or as Triton models.
 
     manifest.json model.onnx                     one version
     <model>/<version>/manifest.json              a repository
     models/<model>/<version>/manifest.json       an export
-    <any>/models/<model>/<version>/manifest.json several
+    <any>/models/<model>/<version>/manifest.json several exports
     <model>/<number>/model.onnx                  a Triton model repository
-    <number>/model.onnx                          one model of it
+    <number>/model.onnx                          one model of a Triton model repository
 
-Links to directories are followed: whoever mounts a directory chose them. Hidden names are passed over.
+Links to directories are followed, since the operator chose to mount them. Hidden names are skipped.
 """
 
 import os
@@ -20,20 +20,20 @@ from turnout.registry.storage.files import explain
 from turnout.registry.triton.tree import TritonModel, is_model, read_model_directory
 
 _DEPTH = 4
-"""Directories below the root in which a manifest is looked for: those of several exports."""
+"""Number of directory levels below the root in which manifests are searched, enough for several exports."""
 
 MAX_DIRECTORIES = 100_000
 
 
 @dataclass(slots=True)
 class Places:
-    """What a directory holds.
+    """Contents of a directory.
 
     Attributes:
-        versions: Directories with a manifest, in order of their paths.
-        models: Models of Triton's.
-        loose: ONNX files that belong to none of them.
-        faults: What could not be read: path below the root, and why.
+        versions: Directories with a manifest, sorted by path.
+        models: Triton models.
+        loose: ONNX files that belong to neither.
+        faults: Path below the root of everything that could not be read, and the reason.
     """
 
     versions: list[Path] = field(default_factory=list)
@@ -43,7 +43,7 @@ class Places:
 
 
 def find_places(root: Path) -> Places:
-    """Looks through a directory.
+    """Searches a directory.
 
     Raises:
         OSError: The directory itself cannot be read.
@@ -55,9 +55,7 @@ def find_places(root: Path) -> Places:
         directory, depth = pending.pop()
         seen += 1
         if seen > MAX_DIRECTORIES:
-            found.faults.append(
-                ("", f"it holds more than {MAX_DIRECTORIES} directories, and not all were looked through")
-            )
+            found.faults.append(("", f"it contains more than {MAX_DIRECTORIES} directories, and not all were searched"))
             break
         try:
             files, below = _entries(directory)

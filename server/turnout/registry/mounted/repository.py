@@ -1,4 +1,4 @@
-"""A repository that is only read: versions stay where they lie, and those of Triton get their manifests in memory."""
+"""A read-only repository. Versions are served from where they are, and Triton models get manifests in memory."""
 
 import os
 import threading
@@ -33,12 +33,13 @@ _Stamp = tuple[tuple[int, int, int, int], ...]
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where one version lies.
+    """The location of one version.
 
     Attributes:
-        directory: Its files' directory.
-        triton: It is one that Triton would serve: without a manifest, perhaps with other files beside its own.
-        stamp: Of the files that it was made of.
+        directory: Directory with its files.
+        published: The version.
+        triton: Whether it is a Triton model, without a manifest and perhaps with other files beside its own.
+        stamp: Stamp of the files that it was made from.
     """
 
     directory: Path
@@ -48,16 +49,16 @@ class _Place:
 
 
 class MountedRepository(Repository):
-    """The versions in a directory that is never written to. Safe to use from several threads."""
+    """The versions in a directory that is never written to. Thread-safe."""
 
     def __init__(self, root: Path, read: ReadModel, scratch: Callable[[], Path]) -> None:
-        """Prepares; nothing is read before it is needed.
+        """Creates the repository. Nothing is read before it is needed.
 
         Args:
             root: The directory.
             read: Reads ONNX files.
-            scratch: Returns a directory of this process's own, where models go whose files cannot be served where they
-                lie: ONNX files of another name than `model.onnx`, and links. Not called before one does.
+            scratch: Returns a directory of this process. Models are copied there whose files cannot be served in place:
+                ONNX files with another name than `model.onnx`, and links. Called only if there is such a model.
         """
         super().__init__(root)
         self._order = VersionOrder()
@@ -68,17 +69,17 @@ class MountedRepository(Repository):
         self._models: Mapping[str, TritonModel] = {}
 
     def check_writable(self) -> None:
-        """Raises ChangeRefused: it is mounted read-only."""
+        """Raises ChangeRefused, since the repository is mounted read-only."""
         raise ChangeRefused(
-            "the repository is served read-only, so that nothing is published to it, signed or removed there: put the "
-            "version into the directory that is mounted, or serve a repository of its own without --read-only"
+            "the repository is served read-only, so nothing can be published to it, signed or removed: put the version"
+            " into the mounted directory, or serve a repository without --read-only"
         )
 
     def scan(self) -> Listing:
-        """Reads what exists. What did not change since the last scan is not read again.
+        """Reads the repository. What did not change since the last scan is not read again.
 
-        Every byte of a model that is new is read, by one thread: meanwhile the other threads do not see the model, so
-        that nothing waits for it.
+        New models are read in full, by one thread. Until it is done, other threads do not see these models, so that
+        they do not have to wait.
 
         Raises:
             OSError: The root cannot be read.
@@ -91,16 +92,16 @@ class MountedRepository(Repository):
                 self._describing.release()
 
     def directory(self, model: str, version: Version) -> Path:
-        """Returns where that version lies, or would lie in a repository.
+        """Returns the directory of a version, or the directory that it would have in a repository.
 
         Raises:
-            InvalidRequest: `model` is not a model name.
+            InvalidRequest: `model` is not a valid model name.
         """
         place = self._found().get((check_model_name(model), version))
         return super().directory(model, version) if place is None else place.directory
 
     def find(self, model: str, version: Version) -> Published:
-        """Returns one version. Raises as that of `Repository`."""
+        """Returns one version. Raises the same errors as in `Repository`."""
         place = self._found().get((check_model_name(model), version))
         if place is None:
             raise not_found(self.scan(), model, version)
@@ -115,22 +116,22 @@ class MountedRepository(Repository):
         return found
 
     def sweep(self) -> tuple[str, ...]:
-        """Returns (): nobody publishes here."""
+        """Returns (), since nothing is ever published here."""
         return ()
 
     def is_triton(self, published: Published) -> bool:
-        """Tells whether a version is one of Triton's, which its version policy serves."""
+        """Returns whether a version is a Triton model, which its version policy selects for serving."""
         place = self._found().get(_key(published))
         return place is not None and place.triton
 
     @property
     def settings(self) -> Mapping[str, Mapping[str, Mapping[str, Any]]]:
-        """What the configurations of Triton's set of a server, by model and table, as of the last scan."""
+        """Server settings from the Triton configurations, by model and table, as of the last scan."""
         return {name: model.mapped.settings for name, model in self._models.items() if model.mapped.settings}
 
     @property
     def left_out(self) -> Mapping[str, Sequence[MappedField]]:
-        """Fields of configurations that have no counterpart, by model, as of the last scan."""
+        """Configuration fields without an equivalent in Turnout, by model, as of the last scan."""
         rows = {
             name: [
                 *(row for row in model.rows if row.outcome is FieldOutcome.LEFT_OUT),
@@ -169,7 +170,7 @@ class MountedRepository(Repository):
             self._models = {model.name: model for model in found.models if not model.fault}
         published = self._order.of([place.published for place in kept.values()])
         if describes and not published and not problems:
-            reason = "the directory that is mounted holds no version of a model, and no Triton model repository"
+            reason = "the mounted directory contains no version of a model, and no Triton model repository"
             problems.append(_unserved(self.root.name, ".", reason))
         return Listing(published, tuple(sorted(problems, key=lambda p: (p.model, p.version))))
 
@@ -225,11 +226,11 @@ class MountedRepository(Repository):
         published = Published(manifest, digest)
         stamp = _stamp(model, source, published)
         if stamp[: len(began)] != began:
-            raise InvalidModel("its files are changing; it is looked at again")
+            raise InvalidModel("its files are changing; it will be read again")
         return _Place(directory, published, triton=True, stamp=stamp)
 
     def _where_it_lies(self, source: Path) -> tuple[Path, list[FileEntry], ModelFacts] | None:
-        """Reads every byte of a model in its place; None if it cannot be served there."""
+        """Reads a model in place; returns None if it cannot be served from there."""
         directory = source.parent
         if source.name != MODEL_FILE or source.is_symlink():
             return None
@@ -244,14 +245,14 @@ class MountedRepository(Repository):
         return directory, files, facts
 
     def _copied(self, model: str, version: Version, source: Path) -> tuple[Path, list[FileEntry], ModelFacts]:
-        # A place of its own each time: what was there before may be in memory.
+        # A new directory each time, since the previous one may be mapped into memory.
         directory = self._scratch() / f"{model}-{version}-{uuid4().hex}"
         directory.mkdir()
         files, facts = copy_model(source, directory, self._read)
         return directory, files, facts
 
     def _unambiguous(self, places: Mapping[_Key, Sequence[_Place]], problems: list[Problem]) -> dict[_Key, _Place]:
-        """Returns the place of each version; one that is there twice with other content is served from neither."""
+        """Returns the location of each version. A version that exists twice with different content is not served."""
         kept: dict[_Key, _Place] = {}
         twice = differing_in_case({model for model, _ in places})
         for (model, version), found in places.items():
@@ -269,7 +270,7 @@ class MountedRepository(Repository):
 
 
 def _unserved(model: str, version: str, reason: str) -> Problem:
-    """Returns a problem of something that was mounted to be served."""
+    """Returns a problem with something that was mounted to be served."""
     return Problem(model, version, reason, unserved=True)
 
 
@@ -278,7 +279,7 @@ def _key(published: Published) -> _Key:
 
 
 def _leads_elsewhere(directory: Path, path: str) -> bool:
-    """Tells whether a link stands at the end of a path, or on the way: what is served holds none."""
+    """Returns whether a path is a link, or passes through one. Files that are served must not."""
     here = directory
     for part in path.split("/"):
         here = here / part
@@ -288,10 +289,10 @@ def _leads_elsewhere(directory: Path, path: str) -> bool:
 
 
 def _stamp(model: TritonModel, source: Path, published: Published | None) -> _Stamp:
-    """Returns what changes when a file changes that a version is made of.
+    """Returns a value that changes whenever a file changes from which the version is made.
 
     Raises:
-        OSError: The model's file, or one of its external data, is not there.
+        OSError: The model's file, or a file of its external data, does not exist.
     """
     beside = [model.directory / CONFIG_FILE, *(model.directory / file for file, _ in model.mapped.label_files.values())]
     paths = (

@@ -1,1 +1,1 @@
-"""ONNX files, read without running them: graph, weights, external data, functions, ZipMap."""
+"""Reads ONNX files without running them: graph, weights, external data, functions, ZipMap."""

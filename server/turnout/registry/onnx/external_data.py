@@ -1,4 +1,4 @@
-"""Where the weights of an ONNX model lie that it keeps outside its own file."""
+"""Finds the files with the weights of an ONNX model that are stored outside its own file."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -14,17 +14,17 @@ from turnout.registry.storage.golden import GOLDEN_DIRECTORY
 
 MAX_EXTERNAL_FILES = 4096
 
-# ONNX Runtime takes the offset of a tensor with such a location for an address in its own memory.
+# ONNX Runtime interprets the offset of a tensor with this location as an address in its own memory.
 _MEMORY_ADDRESS = "_ORT_MEM_ADDR_"
 
 
 @dataclass(frozen=True, slots=True)
 class ExternalFile(JsonForm):
-    """A file beside the ONNX file that holds weights.
+    """A file with weights beside the ONNX file.
 
     Attributes:
-        path: Relative to the ONNX file's directory, in its plain form; never leaves it.
-        min_size: Bytes the file must have at least for every tensor to lie within it.
+        path: Path relative to the ONNX file's directory, in its plain form. It does not leave the directory.
+        min_size: Minimum size of the file in bytes for all tensors to be inside it.
     """
 
     path: str
@@ -32,10 +32,10 @@ class ExternalFile(JsonForm):
 
 
 def external_files(model: ModelProto) -> tuple[ExternalFile, ...]:
-    """Returns the files that hold weights of `model`, by path. None of them is looked for.
+    """Returns the files with weights of `model`, sorted by path. Does not check that they exist.
 
     Raises:
-        InvalidModel: One leaves the model's directory, or what is said of it is not a description of a part of a file.
+        InvalidModel: A file is outside the model's directory, or the description of its data is invalid.
     """
     sizes: dict[str, int] = {}
     for tensor in _tensors(model):
@@ -43,7 +43,7 @@ def external_files(model: ModelProto) -> tuple[ExternalFile, ...]:
             file = _external_file(tensor)
             sizes[file.path] = max(file.min_size, sizes.get(file.path, 0))
     if len(sizes) > MAX_EXTERNAL_FILES:
-        raise InvalidModel(f"the weights lie in {len(sizes)} files, at most {MAX_EXTERNAL_FILES} are taken")
+        raise InvalidModel(f"the weights are in {len(sizes)} files, at most {MAX_EXTERNAL_FILES} are allowed")
     return tuple(ExternalFile(path, size) for path, size in sorted(sizes.items()))
 
 
@@ -53,11 +53,11 @@ def _external_file(tensor: TensorProto) -> ExternalFile:
     for entry in tensor.external_data:
         key = text_of(entry.key, f"a key of the external data of {what}")
         if key in entries:
-            # Which of the two counts depends on who reads it, so a check could pass on one and a load use the other.
+            # Readers differ in which of the two they use, so a check could use one and a load the other.
             raise InvalidModel(f"{what} states the {key} of its external data twice")
         entries[key] = text_of(entry.value, f"the {key} of the external data of {what}")
     if not entries.get("location"):
-        raise InvalidModel(f"{what} does not say where its external data lies")
+        raise InvalidModel(f"{what} does not say where its external data is")
     offset, length = (_size(entries.get(key, "0"), key, what) for key in ("offset", "length"))
     return ExternalFile(_inside(entries["location"], what), offset + length)
 
@@ -78,14 +78,14 @@ def _inside(location: str, what: str) -> str:
 
 
 def _size(text: str, key: str, what: str) -> int:
-    # int() alone would take "-1", " 7" and "1_000", which other readers of the file do not.
+    # int() alone would also accept "-1", " 7" and "1_000", which other readers of the file do not.
     if not (text.isascii() and text.isdigit() and len(text) < 20):
         raise InvalidModel(f"{what} has {text[:32]!r} for the {key} of its external data, expected a number of bytes")
     return int(text)
 
 
 def _tensors(model: ModelProto) -> Iterator[TensorProto]:
-    """Goes through every tensor of a model, wherever it hides: bodies of If and Loop, attributes, functions."""
+    """Yields all tensors of a model, including those in bodies of If and Loop, attributes and functions."""
     yield from _graph_tensors(model.graph)
     for function in model.functions:
         yield from _function_tensors(function)

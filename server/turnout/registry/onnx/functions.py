@@ -1,4 +1,4 @@
-"""Puts the local functions of an ONNX model in place of the nodes that call them."""
+"""Inlines the local functions of an ONNX model."""
 
 import contextlib
 from collections.abc import Iterable, Mapping
@@ -8,27 +8,27 @@ from onnx import FunctionProto, ModelProto, NodeProto, inliner
 from turnout.registry.onnx.messages import all_nodes
 
 LOCAL_DOMAIN = "local function of "
-"""Begins the domain of a call of a function that was not put in place."""
+"""Prefix of the domain of calls to functions that could not be inlined."""
 
 MOST_NODES = 200_000
-"""Nodes that a model may have with its functions put in place: functions that call each other twice, thirty deep, would
-make a billion."""
+"""Maximum number of nodes of a model with inlined functions. Functions that call each other twice, thirty levels deep,
+would result in a billion."""
 
 _Key = tuple[str, str, str]
 
 
 def inlined(model: ModelProto) -> ModelProto:
-    """Returns `model`, which may be changed, with its functions put in place of their calls.
+    """Returns `model`, which may be modified, with its functions inlined.
 
-    Where that cannot be done a call stays, of a domain that begins with `LOCAL_DOMAIN`: whatever it is called, it is no
-    standard operator. So it is where a function calls itself, where too many nodes would come of it, and where one is
-    written for another version of an operator set.
+    If a function cannot be inlined, its calls remain, with a domain that begins with `LOCAL_DOMAIN`, so that they are
+    never mistaken for standard operators. This happens if a function calls itself, if inlining would result in too many
+    nodes, or if the function was written for another version of an operator set.
     """
     if not model.functions:
         return model
     size = _size_inlined(model)
     if size is not None and size <= MOST_NODES:
-        # It raises RuntimeError and errors of its own; what it could not do stays a call.
+        # The inliner raises RuntimeError and its own errors. Functions that it could not inline remain calls.
         with contextlib.suppress(Exception):
             model = inliner.inline_local_functions(model)
     left = {(f.domain, f.name, f.overload) for f in model.functions}
@@ -40,7 +40,7 @@ def inlined(model: ModelProto) -> ModelProto:
 
 
 def _size_inlined(model: ModelProto) -> int | None:
-    """Returns how many nodes there will be; None if a function calls itself, over whatever others."""
+    """Returns the number of nodes after inlining; None if a function calls itself, directly or indirectly."""
     functions = {(f.domain, f.name, f.overload): f for f in model.functions}
     sizes: dict[_Key, int | None] = {}
     for key in functions:

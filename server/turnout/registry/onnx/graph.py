@@ -1,7 +1,8 @@
-"""The graph of an ONNX model as a frozen value: nodes, tensors, subgraphs. Pure.
+"""The graph of an ONNX model as a frozen value: nodes, tensors, subgraphs. Without side effects.
 
-It is what questions about a model's operators are asked of; `turnout.registry.onnx.graph_reader` reads it from a file.
-Weights are described, not held: only tensors of a few elements keep their values, since those decide shapes and axes.
+It is the basis of all analyses of a model's operators. `turnout.registry.onnx.graph_reader` reads it from a file.
+Weights are described without their values: only tensors of few elements keep them, since those determine shapes and
+axes.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,17 +14,17 @@ from numpy.typing import NDArray
 from turnout.registry.manifest.signature import Dimension
 
 STANDARD_DOMAIN = ""
-"""The domain of ONNX's own operators; a file may also write it `ai.onnx`."""
+"""Domain of ONNX's standard operators. A file may also write it as `ai.onnx`."""
 
 
 @dataclass(frozen=True, slots=True)
 class TensorType:
-    """What is known about a tensor before a run.
+    """Static type of a tensor.
 
     Attributes:
-        element: Element type as `turnout.registry.manifest.signature.DataType` spells it, or as ONNX does
-            (`float8e4m3fn`) if that has no name for it; "" if it is not known.
-        shape: Its dimensions; None if not even the rank is known.
+        element: Element type, spelled as in `turnout.registry.manifest.signature.DataType`, or as in ONNX
+            (`float8e4m3fn`) if it is not in there; "" if unknown.
+        shape: Dimensions; None if not even the rank is known.
     """
 
     element: str = ""
@@ -32,12 +33,13 @@ class TensorType:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GraphTensor:
-    """A tensor that the file holds: an initialiser, or an attribute of a node.
+    """A tensor in the file: an initialiser, or an attribute of a node.
 
     Attributes:
         element: Element type, as in `TensorType`.
-        values: Its elements; None if there are more than `turnout.registry.onnx.graph_reader.KEPT_ELEMENTS` of them,
-            where they lie in another file, and where NumPy has no such type.
+        shape: Shape.
+        values: Elements; None if there are more than `turnout.registry.onnx.graph_reader.KEPT_ELEMENTS`, if they are in
+            another file, or if NumPy does not support their type.
     """
 
     element: str
@@ -47,13 +49,13 @@ class GraphTensor:
 
 @dataclass(frozen=True, slots=True)
 class UnreadAttribute:
-    """The value of an attribute of a kind that no standard operator decides a shape by: a sparse tensor, a type."""
+    """An attribute of a kind that does not determine a shape in any standard operator: a sparse tensor or a type."""
 
     kind: str
 
 
 Attribute = int | float | str | GraphTensor | tuple[int, ...] | tuple[float, ...] | tuple[str, ...] | UnreadAttribute
-"""The value of an attribute that is no graph."""
+"""Value of an attribute that is not a graph."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,13 +63,13 @@ class Node:
     """One operator of a graph.
 
     Attributes:
-        op_type: The operator's name, `MatMul`.
-        domain: Its domain; `STANDARD_DOMAIN` for ONNX's own.
-        name: What the file calls the node; often "".
-        inputs: Names of the tensors it takes; "" if an optional one is left out.
-        outputs: Names of those it makes; "" if an optional one is left out.
-        attributes: By name, as the file states them: defaults of the operator are not filled in.
-        subgraphs: Graphs among its attributes, by the attribute's name; they may use tensors of the graphs around them.
+        op_type: Name of the operator, such as `MatMul`.
+        domain: Domain of the operator; `STANDARD_DOMAIN` for ONNX's standard operators.
+        name: Name of the node in the file; often "".
+        inputs: Names of the input tensors; "" for an omitted optional one.
+        outputs: Names of the output tensors; "" for an omitted optional one.
+        attributes: Attributes by name, as stated in the file, without the operator's defaults.
+        subgraphs: Graphs among the attributes, by attribute name. They may use tensors of the enclosing graphs.
     """
 
     op_type: str
@@ -86,14 +88,16 @@ class Node:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Graph:
-    """Nodes in an order in which they can run, and what they begin with.
+    """Nodes in an order in which they can run, and their initial tensors.
 
     Attributes:
-        nodes: Each after those whose outputs it takes.
-        inputs: By name, in order; those that are initialisers too can be set by a caller from IR version 4 on.
-        outputs: Names, in order.
-        types: Of the tensors that the nodes make, as far as ONNX's shape inference finds them out. What the file itself
-            claims about them is left out: nothing checks it.
+        nodes: Nodes, each after those whose outputs it uses.
+        inputs: Types of the inputs by name, in order. From IR version 4 on, callers can also set those that are
+            initialisers.
+        outputs: Names of the outputs, in order.
+        initializers: Initialisers by name.
+        types: Types of the nodes' outputs, as far as ONNX's shape inference finds them. The file's own statements about
+            them are ignored, because nothing verifies them.
     """
 
     nodes: tuple[Node, ...]
@@ -103,7 +107,7 @@ class Graph:
     types: Mapping[str, TensorType] = field(default_factory=dict)
 
     def all_nodes(self) -> Iterator[Node]:
-        """Goes through the nodes of this graph and of those inside it, a node before those of its subgraphs."""
+        """Yields the nodes of this graph and of its subgraphs, each node before those of its subgraphs."""
         for node in self.nodes:
             yield node
             for graphs in node.subgraphs.values():
@@ -113,12 +117,12 @@ class Graph:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ModelGraph:
-    """The graph of a model and what its operators mean.
+    """The graph of a model and the versions of its operators.
 
     Attributes:
-        graph: With the model's local functions put in place of the nodes that call them; one that cannot be (it calls
-            itself, or is written for another operator set) stays a node of the function's domain.
-        opset: Operator set version by domain; `STANDARD_DOMAIN` for ONNX's own.
+        graph: Graph with the model's local functions inlined. Calls of functions that cannot be inlined (because they
+            call themselves, or are written for another operator set) remain nodes of the function's domain.
+        opset: Operator set version by domain; `STANDARD_DOMAIN` for ONNX's standard operators.
         ir_version: Version of the ONNX format.
     """
 

@@ -1,5 +1,5 @@
-"""Reads the graph of an ONNX file. What large weights hold is passed over, so that a model of any size takes little
-time and memory: the file is mapped, and only the pages with the structure of its graph are touched.
+"""Reads the graph of an ONNX file. The contents of large weights are skipped, so that a model of any size takes little
+time and memory: the file is mapped, and only the pages with the graph's structure are accessed.
 """
 
 import math
@@ -29,10 +29,10 @@ from turnout.registry.onnx.messages import element_name, inner_graphs
 from turnout.registry.onnx.structure import without_weights
 
 KEPT_ELEMENTS = 1024
-"""Tensors of so many elements keep their values: shapes, axes, pads, scales, small tables."""
+"""Maximum number of elements of a tensor whose values are kept: shapes, axes, pads, scales, small tables."""
 
 LONGEST_VECTOR = 1 << 16
-"""Elements of a vector up to which values are followed through a graph; shapes, which is what that is for, have few."""
+"""Maximum length of a vector whose values are propagated through a graph. This serves shapes, which are short."""
 
 _FIRST_IR_WITH_DEFAULTS = 4
 
@@ -41,8 +41,8 @@ def read_graph(path: Path) -> ModelGraph:
     """Reads the graph of the ONNX file at `path`.
 
     Raises:
-        InvalidModel: It is not an ONNX model.
-        OSError: It cannot be read.
+        InvalidModel: The file is not an ONNX model.
+        OSError: The file cannot be read.
     """
     with path.open("rb") as file:
         if not file.seek(0, 2):
@@ -58,7 +58,7 @@ def read_graph(path: Path) -> ModelGraph:
 
 
 def describe(model: ModelProto) -> ModelGraph:
-    """Describes the graph of `model`, which is left as it is."""
+    """Returns a description of the graph of `model`, which is not modified."""
     copy = ModelProto()
     copy.CopyFrom(model)
     _forget_claims(copy.graph)
@@ -68,7 +68,7 @@ def describe(model: ModelProto) -> ModelGraph:
 
 
 def _forget_claims(graph: GraphProto) -> None:
-    """Drops what the file claims about tensors that are computed: ONNX Runtime warns if it is wrong, and goes on."""
+    """Removes the file's statements about computed tensors: if they are wrong, ONNX Runtime only warns."""
     del graph.value_info[:]
     for value in graph.output:
         if value.type.HasField("tensor_type"):
@@ -91,7 +91,7 @@ def _name_dimensions(graph: GraphProto) -> None:
 
 
 def _inferred(model: ModelProto) -> ModelProto:
-    # What a caller may set is not known, whatever it is when nobody does.
+    # Values that a caller may set are unknown, even if they have defaults.
     settable = {value.name for value in model.graph.input} if model.ir_version >= _FIRST_IR_WITH_DEFAULTS else set()
     defaults = [tensor for tensor in model.graph.initializer if tensor.name in settable]
     fixed = [tensor for tensor in model.graph.initializer if tensor.name not in settable]
@@ -103,13 +103,13 @@ def _inferred(model: ModelProto) -> ModelProto:
 
 
 def _with_types(model: ModelProto) -> ModelProto:
-    del model.functions[:]  # those that could not be put in place: inference would go through each call, without end
+    del model.functions[:]  # those that could not be inlined: inference would follow each call without end
     try:
         plain = shape_inference.infer_shapes(model)
-        # ONNX follows the values of every vector, whose length a few bytes can state: an `Add` to 2**24 elements of
-        # `ConstantOfShape` took it 14 s and 2.4 GB.
+        # ONNX propagates the values of every vector, whose length can be stated in a few bytes: an `Add` to 2**24
+        # elements of `ConstantOfShape` took 14 s and 2.4 GB.
         return plain if _has_long_vector(plain.graph) else shape_inference.infer_shapes(model, data_prop=True)
-    except Exception:  # noqa: BLE001 - it raises its own errors, ValueError and RuntimeError; types are a help, no need
+    except Exception:  # noqa: BLE001 - it raises its own errors, ValueError and RuntimeError; types are optional
         return model
 
 
@@ -197,7 +197,7 @@ def _values(tensor: TensorProto, shape: tuple[int, ...]) -> NDArray[Any] | None:
     try:
         values: NDArray[Any] = numpy_helper.to_array(tensor)
     except (ValueError, TypeError, KeyError, NotImplementedError):
-        return None  # no such type in NumPy, or fewer bytes than the shape needs
+        return None  # NumPy has no such type, or there are fewer bytes than the shape needs
     values = values if values.flags.owndata else values.copy()
     values.flags.writeable = False
     return values

@@ -1,4 +1,4 @@
-"""What reading ONNX's protobuf messages takes, whatever is looked for in them."""
+"""Helpers for reading ONNX's protobuf messages."""
 
 from collections.abc import Iterable, Iterator
 
@@ -10,14 +10,14 @@ _ELEMENTS = {"float": "float32", "double": "float64"}
 
 
 def inner_graphs(attribute: AttributeProto) -> Iterator[GraphProto]:
-    """Yields the graphs that an attribute holds: bodies of If and Loop."""
+    """Yields the graphs in an attribute, such as the bodies of If and Loop."""
     if attribute.HasField("g"):
         yield attribute.g
     yield from attribute.graphs
 
 
 def all_nodes(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
-    """Goes through nodes, and through those of the graphs inside them."""
+    """Yields nodes, and those of the graphs inside them."""
     for node in nodes:
         yield node
         for attribute in node.attribute:
@@ -26,7 +26,7 @@ def all_nodes(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
 
 
 def element_name(number: int) -> str:
-    """Returns an element type as `DataType` spells it, or as ONNX does if that has none; "" if it is not known."""
+    """Returns the name of an element type as in `DataType`, or as in ONNX if it has none there; "" if unknown."""
     if number == TensorProto.UNDEFINED or number not in TensorProto.DataType.values():
         return ""
     name = TensorProto.DataType.Name(number).lower()
@@ -37,9 +37,9 @@ def text_of(value: object, what: str) -> str:
     """Returns `value`, a string of a protobuf message.
 
     Raises:
-        InvalidModel: It is not UTF-8; `what` says which string it is.
+        InvalidModel: The value is not UTF-8. `what` describes it in the message.
     """
-    # Protobuf hands out bytes for a proto2 string that is not UTF-8.
+    # Protobuf returns bytes for a proto2 string that is not UTF-8.
     if not isinstance(value, str):
         raise InvalidModel(f"{what} is not UTF-8")
     return value

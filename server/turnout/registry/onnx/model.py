@@ -1,6 +1,6 @@
-"""An ONNX file read as a description: its signature, the operator sets it needs, the files its weights lie in.
+"""Reads the description of an ONNX file: its signature, its operator sets, and the files with its weights.
 
-Weights kept outside the file are neither read nor looked for.
+Weights outside the file are neither read nor checked to exist.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,23 +19,23 @@ from turnout.registry.onnx.messages import element_name, text_of
 from turnout.registry.onnx.zipmap import WITHOUT, map_outputs
 
 MAX_PROTOBUF = (1 << 31) - 1
-"""Bytes that a protobuf message, and so an ONNX file without its external data, may have."""
+"""Maximum size in bytes of a protobuf message, and so of an ONNX file without its external data."""
 
-# Manifests are JSON, whose integers are exact up to here.
+# Manifests are JSON, whose integers are exact up to this value.
 _MAX_DIMENSION = 2**53 - 1
 _FIRST_IR_WITH_DEFAULTS = 4
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts(JsonForm):
-    """What an ONNX file says of itself.
+    """The description of an ONNX file.
 
     Attributes:
-        signature: Inputs and outputs of the graph. Inputs that are initialisers have defaults; before IR version 4 such
-            inputs cannot be set by a caller, and are left out.
+        signature: Inputs and outputs of the graph. Inputs that are initialisers have defaults. Before IR version 4,
+            callers cannot set such inputs, and they are left out.
         opset: Operator set version by domain; the default domain is "".
         ir_version: Version of the ONNX format.
-        external: Files that hold weights, by path.
+        external: Files with weights, sorted by path.
     """
 
     signature: Signature
@@ -45,20 +45,20 @@ class ModelFacts(JsonForm):
 
 
 ReadModel = Callable[[Path], ModelFacts]
-"""Reads an ONNX file as `read_model` does, perhaps in another process: a file that lies about itself may need a hundred
-times its size in memory."""
+"""Reads an ONNX file like `read_model`, perhaps in another process: reading a malicious file may take a hundred times
+its size in memory."""
 
 
 def read_model(path: Path) -> ModelFacts:
     """Reads the ONNX file at `path`.
 
     Raises:
-        InvalidModel: It is no ONNX model, takes or gives what Turnout cannot carry, or refers to files outside its
-            directory.
-        OSError: It cannot be read.
+        InvalidModel: The file is not an ONNX model, has inputs or outputs that Turnout does not support, or refers to
+            files outside its directory.
+        OSError: The file cannot be read.
     """
     if path.stat().st_size > MAX_PROTOBUF:
-        raise InvalidModel("the ONNX file is larger than 2 GiB, which protobuf cannot hold; save it with external data")
+        raise InvalidModel("the ONNX file is larger than 2 GiB, the limit of protobuf; save it with external data")
     try:
         model = onnx.load(path, format="protobuf", load_external_data=False)
     except DecodeError as error:
@@ -122,7 +122,7 @@ def _tensor_spec(side: str, value: ValueInfoProto, *, has_default: bool) -> Tens
         )
     if not tensor.HasField("shape"):
         raise InvalidModel(
-            f"{what} has no shape; give it one in the ONNX file, of symbolic dimensions where the sizes are not known"
+            f"{what} has no shape; give it one in the ONNX file, with symbolic dimensions if the sizes are not known"
         )
     return TensorSpec(name, dtype, tuple(_dimension(d, what) for d in tensor.shape.dim), has_default)
 
@@ -132,7 +132,7 @@ def _dimension(dimension: onnx.TensorShapeProto.Dimension, what: str) -> Dimensi
         case "dim_value" if dimension.dim_value > _MAX_DIMENSION:
             raise InvalidModel(f"{what} has a dimension of {dimension.dim_value}")
         case "dim_value":
-            # Some exporters write -1 for a size they do not know, and ONNX Runtime takes it so.
+            # Some exporters write -1 for an unknown size, and ONNX Runtime accepts it as such.
             return dimension.dim_value if dimension.dim_value >= 0 else None
         case "dim_param":
             return text_of(dimension.dim_param, f"a dimension of {what}") or None

@@ -1,7 +1,8 @@
-"""The files of a model where its publisher has them: the ONNX file, and the external data beside it.
+"""Opens the files of a model where its publisher has them: the ONNX file, and the external data beside it.
 
-A link in place of external data is refused, since a model from elsewhere may bring links to files of whoever publishes
-it. One kind is followed: the Hugging Face cache holds every file once, under `blobs/`, and snapshots of links to them.
+Links in place of external data are refused, because a model from elsewhere could contain links to the publisher's own
+files. There is one exception: the Hugging Face cache stores every file once, under `blobs/`, with snapshots that
+consist of links to them.
 
     models--org--name/blobs/<hash>
     models--org--name/snapshots/<commit>/onnx/model.onnx_data -> ../../../blobs/<hash>
@@ -29,12 +30,11 @@ _BLOB = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 def copy_model(
     source: Path, directory: Path, read: ReadModel, progress: Progress | None = None
 ) -> tuple[list[FileEntry], ModelFacts]:
-    """Copies an ONNX file to `model.onnx`, with its external data, and reads the copy. The source may be a link.
-
-    Since the copy is read, later changes of the source have no effect.
+    """Copies an ONNX file, which may be a link, as `model.onnx`, with its external data, and reads the copy. Changes of
+    the source in the meantime therefore do not matter.
 
     Raises:
-        InvalidModel: A file is missing, is not regular, or is a link that is not followed.
+        InvalidModel: A file is missing, is not a regular file, or is a link that is not followed.
         OSError: The copy cannot be written.
     """
     with opened(open_outside(source), "the ONNX file") as file:
@@ -51,12 +51,12 @@ def open_external(directory: Path, path: str) -> Iterator[BinaryIO]:
     """Opens a file of external data for reading.
 
     Args:
-        directory: Of the ONNX file; may itself be reached over links.
-        path: Relative, in its plain form.
+        directory: Directory of the ONNX file. Links in its path are followed.
+        path: Path relative to the directory, in its plain form.
 
     Raises:
-        OSError: It is not there or cannot be read; or, with the number ELOOP, it is a link that is not followed, or no
-            regular file.
+        OSError: The file does not exist or cannot be read. The error number is ELOOP if it is a link that is not
+            followed, or not a regular file.
     """
     with ExitStack() as stack:
         try:
@@ -71,7 +71,9 @@ def open_external(directory: Path, path: str) -> Iterator[BinaryIO]:
 
 @contextmanager
 def opened(opening: AbstractContextManager[BinaryIO], what: str) -> Iterator[BinaryIO]:
-    """Opens a source and holds it open. Only opening it is its fault: what fails later may as well be the copy."""
+    """Opens a source file. Raises InvalidModel if it cannot be opened, but not for errors in the block: these may also
+    be errors of writing the copy.
+    """
     with ExitStack() as stack:
         try:
             file = stack.enter_context(opening)
@@ -81,9 +83,10 @@ def opened(opening: AbstractContextManager[BinaryIO], what: str) -> Iterator[Bin
 
 
 def _blob(directory: Path, path: str) -> tuple[Path, str] | None:
-    """Returns the cache, and the file in it, that a link in a snapshot of the Hugging Face cache leads to.
+    """Returns the root of a Hugging Face cache, and the file in it, to which a link in a snapshot points.
 
-    None if it is no such link. The file itself may be none: whoever opens it follows no more links.
+    Returns None if it is not such a link. The target itself may be a link or missing, so it must be opened without
+    following links.
     """
     try:
         place = directory.resolve() / path
@@ -91,7 +94,7 @@ def _blob(directory: Path, path: str) -> tuple[Path, str] | None:
         home = place.parent.resolve()
     except OSError:
         return None
-    if home != place.parent:  # a directory on the way is a link
+    if home != place.parent:  # a directory in the path is a link
         return None
     target = Path(os.path.normpath(home / link))
     cache = target.parent.parent

@@ -1,8 +1,8 @@
-"""What the installed ONNX Runtime can load, as it says itself.
+"""Determines which models the installed ONNX Runtime can load, by asking it.
 
-No table of releases is kept here, and `onnx.defs.onnx_opset_version()` would speak for another package: onnx 1.23 knows
-operator set 28 and IR version 14 where onnxruntime 1.31 takes 26 and 13. So an empty graph that claims what the model
-claims is handed to ONNX Runtime (0.3 ms), which refuses at its door what it would refuse of the model.
+No table of releases is kept here, and `onnx.defs.onnx_opset_version()` describes another package: onnx 1.23 supports
+operator set 28 and IR version 14, but onnxruntime 1.31 supports 26 and 13. Instead, ONNX Runtime is given an empty
+graph with the versions of the model (0.3 ms), and refuses it if it would refuse the model.
 """
 
 import re
@@ -17,14 +17,14 @@ _SILENT = 4
 
 
 def runtime_name() -> str:
-    """Returns the runtime and its release."""
+    """Returns the name and release of the runtime."""
     return f"ONNX Runtime {ort.__version__}"
 
 
 def refusal(ir_version: int, opset: Mapping[str, int]) -> str | None:
-    """Says why the installed ONNX Runtime takes no model of that kind; None if it takes it.
+    """Returns why the installed ONNX Runtime does not support a kind of model; None if it does.
 
-    Whether it has every operator that a model uses only loading that model can say.
+    Whether it has all operators that a model uses shows only when the model is loaded.
 
     Args:
         ir_version: Version of the ONNX format.
@@ -33,7 +33,7 @@ def refusal(ir_version: int, opset: Mapping[str, int]) -> str | None:
     ort.disable_telemetry_events()
     options = ort.SessionOptions()
     options.log_severity_level = _SILENT
-    options.intra_op_num_threads = 1  # nothing runs: no thread is wanted
+    options.intra_op_num_threads = 1  # nothing runs, so no thread pool is needed
     try:
         ort.InferenceSession(_empty_model(ir_version, opset), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # noqa: BLE001  # ONNX Runtime's errors share no other base

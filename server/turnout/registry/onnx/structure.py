@@ -1,8 +1,8 @@
-"""An ONNX file without the contents of its large tensors, made on the bytes: protobuf itself would read them all.
+"""Removes the contents of large tensors from an ONNX file, working on its bytes: protobuf would read all of them.
 
-A message in protobuf's wire format is a row of fields: a number and a wire type, then what that type says. Fields that
-cannot hold a large tensor are copied as they are; those that can are gone into; the data fields of a tensor larger than
-`SMALL_TENSOR` are left out.
+A message in protobuf's wire format is a sequence of fields: a number and a wire type, followed by the value. Fields
+that cannot contain a large tensor are copied unchanged. Those that can are processed recursively, and the data fields
+of tensors larger than `SMALL_TENSOR` are left out.
 """
 
 import mmap
@@ -13,9 +13,9 @@ from turnout.errors import InvalidModel
 from turnout.wire_format import WireFormatError, delimited, read_varint
 
 SMALL_TENSOR: Final = 64 * 1024
-"""Bytes of a message from which on it is gone into; a smaller one is copied whole, whatever it holds."""
+"""Size of a message in bytes up to which it is copied unchanged, whatever it contains."""
 
-# Which fields of which message hold which message, on the way to a tensor: onnx/onnx.proto, whose numbers never change.
+# Fields, by message, that lead to a tensor, and the messages in them. From onnx/onnx.proto; the numbers never change.
 _MESSAGES: Mapping[str, Mapping[int, str]] = {
     "model": {7: "graph", 25: "function"},
     "graph": {1: "node", 5: "tensor", 15: "sparse tensor"},
@@ -26,17 +26,17 @@ _MESSAGES: Mapping[str, Mapping[int, str]] = {
     "tensor": {},
 }
 _TENSOR_DATA = frozenset({4, 5, 6, 7, 9, 10, 11})
-"""float_data, int32_data, string_data, int64_data, raw_data, double_data, uint64_data."""
+"""The fields float_data, int32_data, string_data, int64_data, raw_data, double_data, uint64_data."""
 
 _MOST_DEPTH = 100
-"""Messages inside messages; protobuf's own parser refuses more as well."""
+"""Maximum nesting depth of messages. Protobuf's own parser has the same limit."""
 
 
 def without_weights(data: bytes | mmap.mmap) -> bytes:
     """Returns the bytes of an ONNX model without the contents of its large tensors.
 
     Raises:
-        InvalidModel: They are not in protobuf's wire format.
+        InvalidModel: The data is not in protobuf's wire format.
     """
     try:
         return _stripped(data, 0, len(data), "model", 0)
@@ -49,7 +49,7 @@ def _stripped(data: bytes | mmap.mmap, start: int, stop: int, message: str, dept
         raise WireFormatError
     inner = _MESSAGES[message]
     kept = bytearray()
-    copied = at = start  # what lies between the two is still to be copied
+    copied = at = start  # the bytes between these positions are not copied yet
     while at < stop:
         field_start = at
         key, at = read_varint(data, at, stop)

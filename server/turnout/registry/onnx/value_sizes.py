@@ -1,7 +1,8 @@
-"""Whether what a caller sends can become a size: then a few bytes of input may take any amount of memory. Pure.
+"""Determines whether input values can become tensor sizes, so that a small input could use any amount of memory.
 
-`Pad`, `Resize`, `Tile` and their like make a tensor as large as another one's values say. Where those values come from
-an input, memory is bounded by nothing that the signature shows. The shape of an input is another matter: it is seen.
+Without side effects. `Pad`, `Resize`, `Tile` and similar operators create a tensor whose size depends on another
+tensor's values. If those values come from an input, nothing in the signature limits memory. The shapes of inputs are
+not a problem, since they are visible.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -32,9 +33,10 @@ _SIZES: Mapping[str, tuple[int, ...] | None] = {
     "Tile": (1, 2),
     "Upsample": (1,),
 }
-"""Standard operators whose output may be larger than what they take, by which of their inputs; None for all of them,
-where a body runs as often as values say. An operator that gives no more elements than it takes (`Reshape`, `Compress`,
-`NonZero`, `TopK`) is not among them, and neither is one whose output follows from shapes alone (`MatMul`, `Conv`)."""
+"""Standard operators whose output may be larger than their inputs, with the inputs that determine its size; None for
+operators with a body that runs as often as values determine. Operators with at most as many elements in their output as
+in their inputs (`Reshape`, `Compress`, `NonZero`, `TopK`) are not included, nor are those whose output size follows
+from shapes alone (`MatMul`, `Conv`)."""
 
 _SIZED_BY_SHAPES: Mapping[str, frozenset[str] | None] = {
     "ai.onnx.ml": None,
@@ -52,37 +54,37 @@ _SIZED_BY_SHAPES: Mapping[str, frozenset[str] | None] = {
         }
     ),
 }  # fmt: skip
-"""Operators beside the standard ones whose output is as large as shapes and attributes say, by domain; None for all of
-one. They are what ONNX Runtime's own optimisers put in the place of others, and classical models."""
+"""Other operators whose output size is determined by shapes and attributes, by domain; None for all of a domain. ONNX
+Runtime's optimisers insert them, and classical models use them."""
 
 _GIVE_SHAPES = frozenset({"Shape", "Size"})
-"""What these give follows from the shape of what they take, whatever its values."""
+"""Operators whose output depends on the shape of their input, not on its values."""
 
 
 def values_become_sizes(graph: Graph, given: Collection[str]) -> bool:
-    """Returns whether the value of one of the inputs `given` may determine the size of a tensor; True if unknown."""
+    """Returns whether a value of one of the inputs in `given` may determine the size of a tensor; True if unknown."""
     return _Values(given).reach_a_size(graph.nodes)
 
 
 class _Values:
-    """Follows values of inputs through a graph, node by node."""
+    """Propagates the values of inputs through a graph, node by node."""
 
     def __init__(self, given: Collection[str]) -> None:
         self._open = set(given)
-        """Tensors whose values follow from values of inputs."""
+        """Tensors whose values depend on values of inputs."""
 
     def reach_a_size(self, nodes: Iterable[Node]) -> bool:
-        """Goes on through `nodes`, which come in an order in which they can run."""
+        """Continues with `nodes`, which are in an order in which they can run."""
         for node in nodes:
             follows = [name in self._open for name in node.inputs]
             inner = [graph for graphs in node.subgraphs.values() for graph in graphs]
             if node.domain != STANDARD_DOMAIN and not _is_sized_by_shapes(node):
-                if any(follows):  # nobody knows what it does
+                if any(follows):  # the operator is unknown
                     return True
                 continue
             if node.domain == STANDARD_DOMAIN and node.op_type in _SIZES and self._sized(node, follows):
                 return True
-            for graph in inner:  # what a body takes is what its node takes, or what it made itself
+            for graph in inner:  # a body's inputs are its node's inputs, or values that it computed
                 if any(follows) or _uses(graph, self._open):
                     self._open |= graph.inputs.keys()
                 if self.reach_a_size(graph.nodes):

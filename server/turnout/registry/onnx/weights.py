@@ -1,8 +1,8 @@
-"""The weights of a version by content, whatever they are called and wherever they lie.
+"""Reads the weights of a version by content, independent of their names and locations.
 
-A weight is a tensor that the graph holds: an initialiser, or the value of a Constant node, of the graph or of one
-inside it. Its content is element type, shape and bytes. Tensors outside the ONNX file are read a block at a time, so
-that the memory this takes is that of the file without them.
+A weight is a tensor in the graph or in one of its subgraphs: an initialiser, or the value of a Constant node. Its
+content consists of element type, shape and bytes. Tensors outside the ONNX file are read in blocks, so that they do not
+add to the memory used for the file itself.
 """
 
 import hashlib
@@ -25,8 +25,10 @@ class Weight:
     """One tensor.
 
     Attributes:
-        dtype: ONNX's number of its element type.
-        size: Bytes.
+        name: Name in the graph.
+        dtype: ONNX's number for the element type.
+        shape: Shape.
+        size: Size in bytes.
         content: Digest of element type, shape and bytes.
     """
 
@@ -39,11 +41,11 @@ class Weight:
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """All tensors of a version, and its operators.
+    """All tensors and operators of a version.
 
     Attributes:
-        tensors: In the graph's order.
-        operators: Digests of operator and attributes, and how often each stands in the graph.
+        tensors: Tensors in the order of the graph.
+        operators: Number of occurrences in the graph, by digest of operator and attributes.
     """
 
     tensors: tuple[Weight, ...]
@@ -51,12 +53,12 @@ class Weights:
 
     @property
     def contents(self) -> Counter[str]:
-        """How often each content is there; names and order have no part in it."""
+        """Number of occurrences of each content, regardless of names and order."""
         return Counter(weight.content for weight in self.tensors)
 
     @property
     def size(self) -> int:
-        """Bytes of all tensors."""
+        """Total size of all tensors in bytes."""
         return sum(weight.size for weight in self.tensors)
 
 
@@ -65,7 +67,7 @@ def read_weights(directory: Path, file: str = MODEL_FILE) -> Weights:
 
     Raises:
         OSError: A file cannot be read.
-        ValueError: A tensor is not what it says.
+        ValueError: The data of a tensor does not match its description.
     """
     model: ModelProto = onnx.load(directory / file, load_external_data=False)
     tensors = tuple(_weight(tensor, directory) for tensor in weight_tensors(model.graph))
@@ -73,7 +75,7 @@ def read_weights(directory: Path, file: str = MODEL_FILE) -> Weights:
 
 
 def weight_tensors(graph: GraphProto) -> Iterator[TensorProto]:
-    """Goes through the weights of a graph and of those inside it; sparse ones are left to the operators' digests."""
+    """Yields the weights of a graph and its subgraphs. Sparse attributes are covered by the operators' digests."""
     yield from graph.initializer
     for sparse in graph.sparse_initializer:
         yield from (sparse.values, sparse.indices)
@@ -86,7 +88,7 @@ def weight_tensors(graph: GraphProto) -> Iterator[TensorProto]:
 
 
 def _operator(node: NodeProto) -> str:
-    """Returns a digest of what a node computes with, less its tensors and graphs, which are gone through themselves."""
+    """Returns a digest of a node's operator and attributes, except tensors and graphs, which are visited separately."""
     hashed = hashlib.sha256(f"{node.domain}\0{node.op_type}\0{len(node.input)}".encode())
     for attribute in sorted(node.attribute, key=lambda a: str(a.name)):
         if not (attribute.HasField("t") or attribute.HasField("g") or attribute.graphs):
@@ -106,7 +108,7 @@ def _weight(tensor: TensorProto, directory: Path) -> Weight:
     elif tensor.raw_data:
         size = len(tensor.raw_data)
         hashed.update(tensor.raw_data)
-    else:  # in the field of its element type; raw_data is what NumPy would write
+    else:  # stored in the field of its element type; hashed in the form that raw_data would have
         data = numpy_helper.to_array(tensor).tobytes()
         size = len(data)
         hashed.update(data)

@@ -1,6 +1,6 @@
-"""The ZipMap at the end of scikit-learn's classifiers (skl2onnx's default), and the model without it.
+"""Removes the ZipMap at the end of scikit-learn classifiers (skl2onnx's default).
 
-ZipMap makes of each row of scores a map from class to score, which is not a tensor: no server's protocol carries it.
+ZipMap converts each row of scores to a map from class to score, which is not a tensor: no server protocol supports it.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,12 +20,12 @@ WITHOUT = "options={'zipmap': False} of skl2onnx.to_onnx"
 
 @dataclass(frozen=True, slots=True)
 class Unzipped:
-    """An output that was a map and is a tensor now.
+    """An output that was a map and is now a tensor.
 
     Attributes:
-        output: Its name, which stays.
-        labels: The classes along its last axis, in order, as they are called.
-        keys: The same as the map had them: texts or whole numbers.
+        output: Name of the output, which is unchanged.
+        labels: Names of the classes along its last axis, in order.
+        keys: The classes as keys of the former map: text or integers.
     """
 
     output: str
@@ -34,23 +34,23 @@ class Unzipped:
 
 
 def map_outputs(model: ModelProto) -> frozenset[str]:
-    """Returns the names of the outputs that a ZipMap makes."""
+    """Returns the names of the outputs that are produced by a ZipMap."""
     made = {name for node in _zipmaps(model.graph) for name in node.output}
     return frozenset(value.name for value in model.graph.output if value.name in made)
 
 
 def drop_zipmap(model: ModelProto) -> tuple[Unzipped, ...]:
-    """Removes each ZipMap that makes an output, in place, so that the model returns the scores themselves.
+    """Removes each ZipMap that produces an output from `model` itself, and outputs its scores instead.
 
     Returns:
-        What became of each such output. Its name, and all others, stay.
+        The converted outputs. The names of all outputs are unchanged.
 
     Raises:
-        InvalidModel: There is no ZipMap, or the model is not as skl2onnx writes it; the message says how.
+        InvalidModel: There is no ZipMap, or the model differs from what skl2onnx writes; the message says how.
     """
     graph = model.graph
     if external_files(model):
-        raise InvalidModel(f"a ZipMap is not taken out of a model with external data; export it with {WITHOUT}")
+        raise InvalidModel(f"ZipMap cannot be removed from a model with external data; export it with {WITHOUT}")
     outputs = {value.name: value for value in graph.output}
     found = [node for node in _zipmaps(graph) if node.output and node.output[0] in outputs]
     if not found:
@@ -93,7 +93,7 @@ def _classes(node: NodeProto, output: str) -> tuple[tuple[str, ...], tuple[str |
 
 
 def _read(graph: GraphProto, but: NodeProto) -> Iterator[str]:
-    """Yields every name that a node reads, whatever graph it stands in, save one node."""
+    """Yields every name that a node other than `but` reads, including nodes of subgraphs."""
     for node in graph.node:
         if node is but or (node.op_type == but.op_type and list(node.output) == list(but.output)):
             continue
@@ -104,8 +104,8 @@ def _read(graph: GraphProto, but: NodeProto) -> Iterator[str]:
 
 
 def _give_out(graph: GraphProto, scores: str, output: str) -> None:
-    """Has the tensor `scores` go out under the name `output`."""
-    # A tensor that is read elsewhere, or goes out already, keeps its name: two names need a node between them.
+    """Makes the tensor `scores` an output with the name `output`."""
+    # A tensor that is also read or output under its own name keeps it, and gets the second name by an Identity node.
     makers = [node for node in graph.node if scores in node.output]
     elsewhere = scores in {value.name for value in graph.output} or scores in set(_read(graph, NodeProto()))
     if len(makers) != 1 or elsewhere:
@@ -116,12 +116,12 @@ def _give_out(graph: GraphProto, scores: str, output: str) -> None:
 
 
 def _described(graph: GraphProto, output: str, classes: int) -> ValueInfoProto:
-    """Returns what the output is now: a float for each class in each row."""
+    """Returns the new type of the output: one float per row and class."""
     first = next((value for value in graph.input if value.type.tensor_type.shape.dim), None)
     rows = first.type.tensor_type.shape.dim[0].dim_param if first is not None else ""
     return helper.make_tensor_value_info(output, TensorProto.FLOAT, [text_of(rows, "a dimension") or None, classes])
 
 
 def labels_of(unzipped: tuple[Unzipped, ...]) -> Mapping[str, tuple[str, ...]]:
-    """Returns the labels of each output."""
+    """Returns the class labels by output."""
     return {one.output: one.labels for one in unzipped}

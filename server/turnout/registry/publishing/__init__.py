@@ -1,1 +1,1 @@
-"""Publishing: metadata, the manifest, the gates, the records beside a version, the commit."""
+"""Publishes versions: metadata, manifest, gates, records beside the version, commit."""

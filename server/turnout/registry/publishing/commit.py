@@ -1,7 +1,7 @@
-"""The step that makes a staged version exist, for everyone at once or not at all.
+"""Commits a staged version, atomically for all readers.
 
-A version number is used once: not for other content, not for content that differs in build metadata alone, and not
-after it was yanked.
+A version number is used only once: not for other content, not for content that differs only in build metadata, and not
+again after it was yanked.
 """
 
 from collections.abc import Callable, Collection
@@ -16,11 +16,11 @@ from turnout.registry.storage.repository import Repository
 from turnout.registry.storage.staging import locked
 
 Yanked = Callable[[], Collection[Version]]
-"""Returns the versions of the model at hand that were yanked."""
+"""Returns the yanked versions of the model that is being published."""
 
 
 Recorded = Callable[[Published], None]
-"""Told of a version that has just come to exist, while nobody else can publish or look for unrecorded ones."""
+"""Called with a version that was just committed, while no other process can publish or search for unrecorded ones."""
 
 
 def unrecorded(_: Published) -> None:
@@ -28,15 +28,15 @@ def unrecorded(_: Published) -> None:
 
 
 def check_number(repository: Repository, model: str, version: Version, yanked: Collection[Version]) -> None:
-    """Checks that a version number may be used, or was used for the very same version.
+    """Checks that a version number is free, or was used for the same version.
 
     Raises:
-        AlreadyExistsError: It was yanked, or a version that differs in build metadata alone exists, or a model
-            whose name differs in case alone.
+        AlreadyExistsError: The version was yanked, or there is a version that differs only in build metadata, or a
+            model whose name differs only in case.
     """
     repository.check_case(model)
     taken = repository.numbers(model)
-    # Versions compare by precedence, which build metadata has no part in.
+    # Versions compare by precedence, which ignores build metadata.
     if version in list(yanked):
         raise AlreadyExistsError(f"{model} {version} was yanked; publish under another version")
     for other in taken:
@@ -48,18 +48,18 @@ def check_number(repository: Repository, model: str, version: Version, yanked: C
 
 
 def is_published(repository: Repository, manifest: Manifest, digest: str) -> bool:
-    """Says whether the very same version exists already, every byte of it; False if its place is free.
+    """Returns whether the same version already exists, after verifying all its bytes; False if its number is free.
 
     Raises:
-        AlreadyExistsError: Other content stands there.
-        DigestMismatch: The same version exists, and its bytes changed.
+        AlreadyExistsError: The number is used for other content.
+        DigestMismatch: The same version exists, but its bytes have changed.
     """
     try:
         found = repository.find(manifest.model, manifest.version)
     except (ModelNotFound, VersionNotFound):
         return False
     except DigestMismatch as error:
-        raise AlreadyExistsError(f"a version that cannot be read stands there: {error.message}") from error
+        raise AlreadyExistsError(f"a version that cannot be read has this number: {error.message}") from error
     if found.digest != digest:
         raise AlreadyExistsError(
             f"{manifest.model} {manifest.version} exists with other content: published {found.digest}, offered {digest}"
@@ -69,17 +69,17 @@ def is_published(repository: Repository, manifest: Manifest, digest: str) -> boo
 
 
 def commit(repository: Repository, candidate: Candidate, yanked: Yanked, recorded: Recorded = unrecorded) -> bool:
-    """Makes a staged version, with its manifest in it, exist.
+    """Commits a staged version, whose directory contains its manifest.
 
-    What `recorded` raises is raised, and the version exists then all the same.
+    Errors from `recorded` are propagated, but the version exists nevertheless.
 
     Returns:
-        True if it was made to exist, False if the very same version existed already.
+        True if the version was committed, False if the same version already existed.
 
     Raises:
         AlreadyExistsError: The number is taken.
-        DigestMismatch: The same version exists, and its bytes changed.
-        UnavailableError: The repository's lock could not be had.
+        DigestMismatch: The same version exists, but its bytes have changed.
+        UnavailableError: The repository's lock could not be acquired.
         OSError: The repository could not be written to.
     """
     manifest = candidate.manifest

@@ -1,8 +1,8 @@
-"""What was seen of the machine that published a version, as it was recorded beside it.
+"""The environment of the machine that published a version, as recorded beside the version.
 
     <root>/<model>/.attestations/<version>/environment.json
 
-It is found out, not stated, so it lies outside the version's digest.
+It is observed, not stated by the publisher, so it is not covered by the version's digest.
 """
 
 import json
@@ -23,15 +23,16 @@ SCHEMA = 1
 
 @dataclass(frozen=True, slots=True)
 class SeenEnvironment(JsonForm):
-    """What was seen when a version was published.
+    """The environment in which a version was published.
 
     Attributes:
-        time: When, in RFC 3339.
-        environment: What can be declared too.
+        digest: Digest of the version.
+        time: When it was recorded, in RFC 3339.
+        environment: Software that publishers can also declare.
         platform: Operating system and processor.
         turnout: Release of Turnout.
-        libraries: Other packages that had a part in it, by name.
-        imported: It came with the version from another repository.
+        libraries: Versions of other packages involved, by name.
+        imported: Whether it came with the version from another repository.
     """
 
     digest: str
@@ -44,7 +45,7 @@ class SeenEnvironment(JsonForm):
 
 
 def recorded_environment(repository: Repository, model: str, exact: Version, digest: str) -> SeenEnvironment | None:
-    """Returns what was recorded of the version with that digest; None if nothing readable was."""
+    """Returns the recorded environment of the version with this digest; None if there is no readable record."""
     try:
         found = attestations.read(repository, model, exact, "")
         imported = ENVIRONMENT_FILE not in found

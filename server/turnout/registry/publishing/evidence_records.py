@@ -1,4 +1,4 @@
-"""Everything that is kept beside a version."""
+"""Reads all records that are stored beside a version."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,12 +13,12 @@ from turnout.registry.storage.repository import Repository
 
 @dataclass(frozen=True, slots=True)
 class EvidenceRecords:
-    """What is recorded beside a version.
+    """The records beside a version.
 
     Attributes:
-        signatures: What the signature of each key is worth.
-        seen: The machine that published it, if that was recorded.
-        reports: What its gates found, the newest last.
+        signatures: Status of each signature, by key.
+        seen: Environment of the machine that published the version; None if it was not recorded.
+        reports: Gate reports, the newest last.
     """
 
     signatures: Mapping[str, str] = field(default_factory=dict)
@@ -27,7 +27,7 @@ class EvidenceRecords:
 
     @classmethod
     def of(cls, repository: Repository, published: Published, trust: Trust) -> Self:
-        """Reads it; what cannot be read is left out."""
+        """Reads the records. Those that cannot be read are left out."""
         model, version = published.manifest.model, published.manifest.version
         return cls(
             {one.key: str(one.worth) for one in trust.signed(repository, published)},

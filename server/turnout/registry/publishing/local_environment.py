@@ -1,4 +1,4 @@
-"""The environment of this machine, found out and recorded (`turnout.registry.publishing.environment_record`)."""
+"""Finds the environment of this machine, and records it (`turnout.registry.publishing.environment_record`)."""
 
 import ctypes
 import json
@@ -27,7 +27,7 @@ _LIBRARIES = ("numpy", "onnx", "protobuf", "grpcio")
 
 @cache
 def this_environment() -> Environment:
-    """Looks at this machine, once. CUDA, cuDNN and driver are those that a session could use."""
+    """Returns the environment of this machine, cached. CUDA, cuDNN and driver are those that a session could use."""
     driver = _driver()
     return Environment(
         onnxruntime=ort.__version__,
@@ -62,7 +62,7 @@ def attest_environment(repository: Repository, manifest: Manifest, digest: str) 
 
 @cache
 def _libraries() -> dict[str, str]:
-    """Reads the versions of packages from the disk, once: it took a third of publishing a small model."""
+    """Returns the versions of packages, cached: reading them took a third of the time to publish a small model."""
     found = {}
     for name in _LIBRARIES:
         with suppress(PackageNotFoundError):

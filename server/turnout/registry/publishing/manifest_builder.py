@@ -1,6 +1,6 @@
-"""Builds a version's manifest from its files, the facts of its ONNX file, and its publisher's metadata.
+"""Builds a version's manifest from its files, the description of its ONNX file, and its publisher's metadata.
 
-Whoever holds the files comes to the same manifest, and so to the same digest, wherever they are.
+The same files always result in the same manifest, and so in the same digest, on any machine.
 """
 
 from collections.abc import Iterable
@@ -18,10 +18,10 @@ from turnout.registry.storage.manifests import MAX_MANIFEST_BYTES
 def stated(
     model: str, version: Version, files: Iterable[FileEntry], facts: ModelFacts, metadata: VersionMetadata
 ) -> tuple[Manifest, str]:
-    """Returns a version's manifest and digest. `files` are all files but the manifest, in any order.
+    """Returns a version's manifest and digest. `files` are all files except the manifest, in any order.
 
     Raises:
-        InvalidModel: It cannot be described, or its manifest would be too large.
+        InvalidModel: A value is invalid, or the manifest would be too large.
     """
     try:
         ordered = tuple(sorted(files, key=lambda entry: entry.path))
@@ -34,5 +34,5 @@ def stated(
     except ValueError as error:
         raise InvalidModel(f"the manifest has no canonical form: {error}") from error
     if len(data) > MAX_MANIFEST_BYTES:
-        raise InvalidModel(f"the manifest would have {len(data)} bytes, at most {MAX_MANIFEST_BYTES} are taken")
+        raise InvalidModel(f"the manifest would have {len(data)} bytes, at most {MAX_MANIFEST_BYTES} are allowed")
     return manifest, bytes_digest(data)

@@ -1,24 +1,24 @@
-"""What a publisher says about a version beyond its files: the file given by `publish --meta`.
+"""Reads a publisher's statements about a version besides its files: the file given to `publish --meta`.
 
 description = "Content type of a file"      # TOML, or the same as JSON
 authors = ["Ada", "Grace"]
 licence = "Apache-2.0"
 notes = "Trained on the spring set."
 
-[metadata]                                  # anything else, as JSON can hold it
+[metadata]                                  # anything else that JSON can represent
 dataset = "2026-04"
 
 [batching]
 max_rows = 64
 axes = { bytes = 0, target_label = 0 }
 
-[labels]                                    # what the classes along an output's last axis are called, in order
+[labels]                                    # names of the classes along an output's last axis, in order
 target_label = ["3gp", "ace", "ai"]
 
-[preprocessing]                             # how raw data becomes inputs, in any form: a change of it breaks clients
+[preprocessing]                             # how raw data becomes inputs, in any form; a change breaks clients
 bytes = "first and last 1024 bytes, padded with 256"
 
-[scores]                                    # the class with the highest value is what matters
+[scores]                                    # whether only the class with the highest value matters
 target_label = true
 
 [tolerances.target_label]                   # or a dtype: [tolerances.float32]
@@ -62,15 +62,15 @@ _STATED = (*_TEXTS, "authors")
 
 @dataclass(frozen=True, slots=True)
 class VersionMetadata:
-    """What a publisher says about a version.
+    """A publisher's statements about a version.
 
     Attributes:
-        free: Anything else, as JSON values; none of the names above.
-        batching: How requests may be put together; None leaves it to the server.
-        tolerances: By output name, or by dtype for outputs not named.
-        scores: By output name, whether it holds scores of classes.
-        labels: By output name, what the classes along its last axis are called, in order.
-        preprocessing: How raw data becomes inputs, as JSON values.
+        free: Anything else, as JSON values, under names other than those of the text fields.
+        batching: How requests may be batched; None if the server decides.
+        tolerances: Tolerances by output name, or by dtype for outputs that are not named.
+        scores: By output name, whether the output contains class scores.
+        labels: By output name, the names of the classes along its last axis, in order.
+        preprocessing: How raw data is converted to inputs, as JSON values.
     """
 
     description: str = ""
@@ -87,12 +87,12 @@ class VersionMetadata:
 
     def __post_init__(self) -> None:
         if taken := sorted(set(_STATED) & set(self.free)):
-            raise InvalidRequest.at(f"metadata.{taken[0]}", f"expected as {taken[0]} at the top, not among the rest")
+            raise InvalidRequest.at(f"metadata.{taken[0]}", f"expected at the top level, as {taken[0]}")
         check_json(dict(self.free), "metadata")
         check_json(dict(self.preprocessing), "preprocessing")
 
     def to_manifest(self) -> dict[str, Any]:
-        """Returns the form that a manifest's `metadata` has; what was left unsaid is left out."""
+        """Returns the `metadata` of a manifest. Values that were not given are left out."""
         stated = {
             "description": self.description,
             "authors": list(self.authors),
@@ -102,7 +102,7 @@ class VersionMetadata:
         return {name: value for name, value in stated.items() if value} | dict(self.free)
 
     def to_meta(self) -> dict[str, Any]:
-        """Returns the form that `parse_metadata` reads."""
+        """Returns the form that `parse_metadata` accepts."""
         body = self.to_manifest()
         meta = {name: body.pop(name) for name in _STATED if name in body}
         meta |= self.provenance.to_json()
@@ -131,7 +131,7 @@ class VersionMetadata:
         )
 
     def over(self, base: "VersionMetadata") -> "VersionMetadata":
-        """Returns this metadata, completed from `base` name by name."""
+        """Returns this metadata, with missing values taken from `base`, name by name."""
         if base == VersionMetadata():
             return self
         metadata_given = self.to_meta()
@@ -141,10 +141,10 @@ class VersionMetadata:
         return parse_metadata(merged)
 
     def check_against(self, signature: Signature) -> None:
-        """Checks that metadata names only inputs and outputs that exist.
+        """Checks that the metadata names only inputs and outputs that exist.
 
         Raises:
-            InvalidModel: It is not.
+            InvalidModel: A name is unknown, or a value does not fit its input or output.
         """
         _check_batching(self.batching, signature)
         outputs = [spec.name for spec in signature.outputs]
@@ -159,10 +159,10 @@ class VersionMetadata:
 
 
 def read_metadata(path: Path) -> VersionMetadata:
-    """Reads a metadata file; its suffix, `.toml` or `.json`, says which form it has.
+    """Reads a metadata file. Its suffix, `.toml` or `.json`, determines its format.
 
     Raises:
-        InvalidRequest: It is not there, is no such file, or says something that Turnout does not know.
+        InvalidRequest: The file does not exist, is not in this format, or contains something unknown.
     """
     forms: dict[str, Callable[[str], object]] = {".toml": tomllib.loads, ".json": _json}
     if path.suffix not in forms:
@@ -183,10 +183,10 @@ def read_metadata(path: Path) -> VersionMetadata:
 
 
 def parse_metadata(body: object) -> VersionMetadata:
-    """Parses the content of a metadata file.
+    """Parses the contents of a metadata file.
 
     Raises:
-        InvalidRequest: A key is unknown, or a value is not what is expected there.
+        InvalidRequest: A key is unknown, or a value is invalid.
     """
     top = read_table(body, "meta")
     check_keys(top, _TOP, "")
@@ -204,7 +204,7 @@ def parse_metadata(body: object) -> VersionMetadata:
 
 
 def _with_lock(table: Mapping[str, Any], directory: Path) -> dict[str, Any]:
-    """Puts a lock file's name and digest in place of its path, which is relative to `directory`."""
+    """Replaces the path of a lock file, which is relative to `directory`, with its name and digest."""
     metadata_given = dict(table)
     where = "dependencies.lock_file"
     path = directory / read_text(metadata_given.pop("lock_file"), where)
@@ -224,10 +224,10 @@ def _json(text: str) -> object:
 
 
 def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    # Python would take the last of two values for one key in silence; TOML's reader refuses it by itself.
+    # Python silently takes the last of two values for one key. The TOML parser refuses duplicates by itself.
     table = dict(pairs)
     if len(table) < len(pairs):
-        raise ValueError("a key stands twice in one table")
+        raise ValueError("a key is used twice in one table")
     return table
 
 
@@ -288,7 +288,7 @@ def _check_batching(batching: BatchingDeclaration | None, signature: Signature) 
         for spec in sides:
             if axis >= len(spec.shape):
                 raise InvalidModel(f"batching.axes.{name}: axis {axis} is beyond its {len(spec.shape)} dimensions")
-        # An output's fixed dimension does not count against it: exporters write down the batch they traced with.
+        # A fixed dimension of an output is accepted: exporters write the batch size that they traced with.
         fed = signature.input(name)
         if fed is not None and isinstance(fed.shape[axis], int):
             raise InvalidModel(f"batching.axes.{name}: axis {axis} has the fixed size {fed.shape[axis]}")

@@ -1,4 +1,4 @@
-"""Provenance as `publish --meta` takes it:
+"""Parses provenance in the form that `publish --meta` accepts:
 
 parents = ["magika@3.1.0"]                  # or digests
 
@@ -38,17 +38,17 @@ from turnout.registry.publishing.tables import (
 )
 
 PROVENANCE = ("training", "dependencies", "environment", "parents")
-"""Keys of a metadata file that are provenance."""
+"""Keys of a metadata file that belong to the provenance."""
 
 _TRAINING = ("commit", "seed", "datasets", "hyperparameters", "metrics")
 _NAMED = ("name", "digest")
 
 
 def parse_provenance(top: Mapping[str, Any]) -> Provenance:
-    """Parses the provenance in a metadata file; ignores other keys.
+    """Parses the provenance in a metadata file. Ignores other keys.
 
     Raises:
-        InvalidRequest: A key is unknown, or a value is not what is expected there.
+        InvalidRequest: A key is unknown, or a value is invalid.
     """
     dependencies = read_table(top.get("dependencies", {}), "dependencies")
     check_keys(dependencies, ("lock", "lock_file"), "dependencies.")

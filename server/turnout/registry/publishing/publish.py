@@ -1,13 +1,13 @@
-"""Publishing: stage, hash, number, run the gates, attest, commit.
+"""Publishes versions: stage, number, run the gates, attest, commit.
 
-    stage     copy and hash the files, read what they say (nobody else sees them)
+    stage     copy, hash and read the files, invisible to others
     number    choose the version if the publisher says `auto`; find its parent, the nearest lower version
-    gates     run in order (`turnout.registry.gates`); a failure ends it here
-    attest    keep what the gates found, beside where the version will be
-    commit    rename into place
+    gates     run in order (`turnout.registry.gates`); a failure ends the publish
+    attest    store the results of the gates, beside the place of the version
+    commit    rename the version into place
 
-Nothing is visible before the last step, and a publish that is cut short leaves nothing but a staging directory, which
-the next sweep removes.
+Nothing is visible before the last step. An interrupted publish leaves only a staging directory, which the next sweep
+removes.
 """
 
 import re
@@ -54,25 +54,28 @@ from turnout.registry.storage.repository import Repository
 from turnout.registry.storage.staging import staged
 
 DEFAULT_GATES: tuple[Gate, ...] = (IntegrityGate(), BumpGate())
-"""What needs nothing but files: the least that a version must pass wherever no sandbox is at hand."""
+"""Gates that need only files: the minimum for publishing without a sandbox."""
 
 _GOLDEN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,100}\.npz")
 _SMALL_GRAPH = 64 << 20
-"""Bytes of an ONNX file that is read once more to find its external data: larger ones hold their weights themselves."""
+"""Maximum size in bytes of an ONNX file that is read once more to find its external data. Larger ones contain their
+weights themselves."""
 
 _MAX_LABEL_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class PublishRequest:
-    """What is to be published.
+    """A version to publish.
 
     Attributes:
-        version: Exact version; None has it chosen: the smallest legal bump over the highest published version, 1.0.0
-            if there is none.
-        source: The ONNX file; may be a link. External data is taken from its directory, as
-            `turnout.registry.onnx.model_files` says.
-        golden: Files of golden cases, `turnout.registry.storage.golden`.
+        model: Name of the model.
+        version: Exact version. If None, it is chosen: the smallest legal bump over the highest published version, or
+            1.0.0 if there is none.
+        source: The ONNX file, which may be a link. External data is read from its directory, as described in
+            `turnout.registry.onnx.model_files`.
+        metadata: The publisher's statements about it.
+        golden: Files of golden cases; see `turnout.registry.storage.golden`.
     """
 
     model: str
@@ -84,14 +87,15 @@ class PublishRequest:
 
 @dataclass(frozen=True, slots=True)
 class PublishResult:
-    """A version that exists now, or would, had it not been a dry run.
+    """A version that now exists, or would exist if this was not a dry run.
 
     Attributes:
-        digest: `sha256:` of the canonical manifest.
-        created: False if the very same version existed already, and after a dry run.
-        report: What the gates found; empty if the version existed already.
-        parent: The version that it was compared with; None if there is no lower one.
-        dry_run: All was done but the commit.
+        manifest: Manifest of the version.
+        digest: Digest of the canonical manifest, `sha256:...`.
+        created: False if the same version already existed, and after a dry run.
+        report: Results of the gates; empty if the version already existed.
+        parent: Version with which it was compared; None if there is no lower one.
+        dry_run: Whether everything was done except the commit.
     """
 
     manifest: Manifest
@@ -117,31 +121,31 @@ def publish(
     progress: Progress | None = None,
     watch: Watch | None = None,
 ) -> PublishResult:
-    """Publishes a version, or finds that the very same version exists. Blocks; bounded in memory but for the ONNX file.
+    """Publishes a version, or finds that the same version exists. Blocks. Memory is bounded except for the ONNX file.
 
     Args:
-        repository: Where to.
-        request: What.
-        gates: What it must pass, in order.
-        skips: Gates to do without, on record.
-        comparison: Tells what changed, if the version is to be chosen; without it, from files alone.
+        repository: Repository to publish to.
+        request: The version to publish.
+        gates: Gates that it must pass, in order.
+        skips: Gates to skip, as they are recorded.
+        comparison: Finds what changed, if the version number is to be chosen; by default, it compares only files.
         read: Reads the ONNX file.
-        dry_run: Do everything, and commit nothing.
-        yanked: Returns the versions of this model that were yanked; asked before staging and again at the commit.
-        recorded: Told of the version once it exists; not where it existed already.
-        attest: Given the candidate once the gates have passed; writes what lies beside a version. Also where the very
-            same version existed already.
-        progress: Told of each block copied.
-        watch: Told of each gate as it ends.
+        dry_run: Whether to do everything except the commit.
+        yanked: Returns the yanked versions of the model. Called before staging, and again at the commit.
+        recorded: Called with the version once it exists; not called if it already existed.
+        attest: Called with the candidate once the gates have passed. Writes the records beside the version. Also called
+            if the same version already existed.
+        progress: Called for each block that was copied.
+        watch: Called for each gate when it ends.
 
     Raises:
-        InvalidRequest: The model's name is not valid, or a gate is to be skipped that cannot be.
+        InvalidRequest: The model's name is invalid, or a gate cannot be skipped.
         ChangeRefused: The repository is mounted read-only.
-        InvalidModel: It is not fit to be a version; GateRefused, which is one, where a gate failed.
+        InvalidModel: The files are not a valid version; GateRefused, a subclass, if a gate failed.
         AlreadyExistsError: The version number is taken.
-        DigestMismatch: The same version exists, and its bytes changed.
-        Exhausted: There is no room for it.
-        UnavailableError: The repository's lock could not be had.
+        DigestMismatch: The same version exists, but its bytes have changed.
+        Exhausted: There is not enough space.
+        UnavailableError: The repository's lock could not be acquired.
         ConfigError: The repository cannot be written to.
     """
     check_model_name(request.model)
@@ -165,26 +169,26 @@ def publish(
         if dry_run:
             return PublishResult(candidate.manifest, candidate.digest, False, report, parent, dry_run)
         write_file(directory / MANIFEST_FILE, canonical_bytes(candidate.manifest))
-        # First the record, then the version: one that exists has it, and one without a version is about nothing.
+        # The record is written before the version, so that every version has one. A record alone has no effect.
         attest(candidate)
         attestation = attest_gates(repository, candidate, report)
         try:
-            checkpoint()  # the last: from here on it exists
+            checkpoint()  # the last one: after this, the version exists
             created = commit(repository, candidate, yanked, recorded)
         except BaseException:
-            with suppress(OSError):  # evidence of a version that was not published is about nothing
+            with suppress(OSError):  # evidence about a version that was not published has no effect
                 attestations.remove(repository, request.model, candidate.manifest.version, attestation.name)
             raise
         if created:
-            with suppress(OSError):  # the version exists; that its record could not be written undoes nothing
+            with suppress(OSError):  # the version exists, even if this record cannot be written
                 attest_environment(repository, candidate.manifest, candidate.digest)
         return PublishResult(candidate.manifest, candidate.digest, created, report, parent)
 
 
 def source_size(request: PublishRequest) -> int:
-    """Returns about how many bytes a publish will copy, for whoever shows progress; 0 if nobody can tell.
+    """Estimates the number of bytes that a publish will copy, for displaying progress; 0 if unknown.
 
-    Whether the source is fit to be published is not asked here.
+    Does not check whether the source can be published.
     """
     paths = [request.source, *request.golden]
     try:
@@ -205,7 +209,7 @@ def _candidate(
     read: ReadModel,
     progress: Progress | None,
 ) -> Candidate:
-    """Stages what is to be published, and chooses its number if the publisher has not."""
+    """Stages the version to publish, and chooses its number if the publisher did not."""
     version = request.version or above(history.taken)
     candidate = replace(
         _stage(directory, request, version, read, progress), parent=history.parent(version), taken=history.taken
@@ -214,7 +218,7 @@ def _candidate(
         return candidate
     if (highest := history.highest) is not None:
         same = _numbered(candidate, highest.manifest.version, history)
-        if same.digest == highest.digest:  # what a job that runs twice publishes twice
+        if same.digest == highest.digest:  # the same content, as when a job runs twice
             return same
     parent = candidate.parent
     bump = VersionBump.PATCH if parent is None else comparison.difference(candidate, parent).bump
@@ -252,7 +256,7 @@ def _stage_golden(
 
 
 def _check_golden(path: Path, signature: Signature, metadata: VersionMetadata) -> None:
-    """Looks at what a case names; its inputs and outputs, which may be large, are read where they are run."""
+    """Checks the names in a golden case. Its inputs and outputs, which may be large, are read when they are run."""
     names = case_names(path)
     sides: Mapping[str, tuple[frozenset[str], set[str]]] = {
         "input": (names["inputs"], {spec.name for spec in signature.inputs}),

@@ -1,4 +1,4 @@
-"""Who publishes a version, and how."""
+"""Options of a publish: its author, and how to publish."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,11 +9,14 @@ from turnout.registry.signing.signer import Signer
 
 @dataclass(frozen=True, slots=True)
 class PublishOptions:
-    """Who publishes, and how.
+    """Options of a publish.
 
     Attributes:
-        signer: Signs the version; None for nobody.
-        dry_run: Do everything, and commit nothing.
+        actor: Who publishes, as recorded.
+        reason: Reason to record.
+        signer: Signs the version; None if it is not to be signed.
+        skips: Gates to skip.
+        dry_run: Whether to do everything except the commit.
     """
 
     actor: str

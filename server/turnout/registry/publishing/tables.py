@@ -1,4 +1,4 @@
-"""Tables that people wrote, read value by value; what is wrong is said with its place. Pure."""
+"""Reads values of tables written by people. Errors name the place of the value. Without side effects."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -10,17 +10,17 @@ from turnout.errors import InvalidRequest
 T = TypeVar("T")
 
 MAX_DEPTH = 16
-"""How deep free values may be nested."""
+"""Maximum nesting depth of free values."""
 
 MAX_INTEGER = 2**53 - 1
-"""Largest integer that every JSON reader keeps exact."""
+"""Largest integer that all JSON readers represent exactly."""
 
 
 def check_keys(table: Mapping[str, Any], known: Sequence[str], prefix: str) -> None:
-    """Checks that a table holds known keys only.
+    """Checks that a table has only known keys.
 
     Raises:
-        InvalidRequest: It does not; the error names the nearest known.
+        InvalidRequest: A key is unknown; the error names the most similar known key.
     """
     for key in table:
         if key not in known:
@@ -29,7 +29,7 @@ def check_keys(table: Mapping[str, Any], known: Sequence[str], prefix: str) -> N
 
 
 Reader = Callable[[object, str], T]
-"""Reads a value, given its place; raises InvalidRequest if it is not what is expected there."""
+"""Reads a value, given its place. Raises InvalidRequest if it is invalid."""
 
 
 def _reader(kind: type[T], expected: str) -> Reader[T]:
@@ -49,14 +49,14 @@ read_flag = _reader(bool, "true or false")
 
 
 def read_integer(value: object, where: str) -> int:
-    """Reads an integer. Raises InvalidRequest if it is not one, or beyond `MAX_INTEGER`."""
+    """Reads an integer. Raises InvalidRequest if the value is not an integer, or is beyond `MAX_INTEGER`."""
     if isinstance(value, bool) or not isinstance(value, int) or abs(value) > MAX_INTEGER:
         raise InvalidRequest.at(where, "expected an integer")
     return value
 
 
 def read_number(value: object, where: str) -> float:
-    """Reads a finite number. Raises InvalidRequest if it is not one."""
+    """Reads a finite number. Raises InvalidRequest if the value is not a finite number."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InvalidRequest.at(where, "expected a number")
     check_json(value, where)
@@ -67,7 +67,7 @@ def read_list(value: object, where: str, item: Reader[T], what: str) -> tuple[T,
     """Reads a list.
 
     Raises:
-        InvalidRequest: It is not a list of `what`.
+        InvalidRequest: The value is not a list of `what`.
     """
     if not isinstance(value, list):
         raise InvalidRequest.at(where, f"expected a list of {what}")
@@ -75,19 +75,19 @@ def read_list(value: object, where: str, item: Reader[T], what: str) -> tuple[T,
 
 
 def read_entries(value: object, where: str, entry: Reader[T]) -> dict[str, T]:
-    """Reads a table whose values are all of one kind.
+    """Reads a table whose values are all read by `entry`.
 
     Raises:
-        InvalidRequest: It is not.
+        InvalidRequest: The value is not a table, or one of its values is invalid.
     """
     return {name: entry(one, f"{where}.{name}") for name, one in read_table(value, where).items()}
 
 
 def check_json(value: object, where: str, depth: int = 0) -> None:
-    """Checks free values.
+    """Checks a free value.
 
     Raises:
-        InvalidRequest: The canonical form of RFC 8785 has no room for one.
+        InvalidRequest: It cannot be represented in the canonical form of RFC 8785.
     """
     if depth > MAX_DEPTH:
         raise InvalidRequest.at(where, f"is nested more than {MAX_DEPTH} deep")
@@ -96,13 +96,13 @@ def check_json(value: object, where: str, depth: int = 0) -> None:
             return
         case str():
             if any("\ud800" <= character <= "\udfff" for character in value):
-                raise InvalidRequest.at(where, "holds half of a surrogate pair, which is not Unicode text")
+                raise InvalidRequest.at(where, "contains half of a surrogate pair, which is not Unicode text")
         case int():
             if abs(value) > MAX_INTEGER:
                 raise InvalidRequest.at(where, "is an integer beyond 2**53, which JSON readers round; write it as text")
         case float():
             if not math.isfinite(value):
-                raise InvalidRequest.at(where, "is a float that is not finite, which JSON has no form for")
+                raise InvalidRequest.at(where, "is a float that is not finite, which JSON cannot represent")
         case list():
             for index, item in enumerate(value):
                 check_json(item, f"{where}[{index}]", depth + 1)
@@ -113,4 +113,4 @@ def check_json(value: object, where: str, depth: int = 0) -> None:
                 check_json(key, where, depth)
                 check_json(item, f"{where}.{key}", depth + 1)
         case _:
-            raise InvalidRequest.at(where, f"is of type {type(value).__name__}, which JSON has no form for; quote it")
+            raise InvalidRequest.at(where, f"is of type {type(value).__name__}, which JSON cannot represent; quote it")

@@ -1,12 +1,13 @@
-"""The files of versions that live elsewhere, on this machine: content-addressed, bounded, shared by processes.
+"""Caches the files of remote versions on this machine: content-addressed, bounded, and shared by processes.
 
     HOME/blobs/sha256/HEX                      each file once, under its digest
     HOME/repositories/ID/MODEL/VERSION/...     a version as in a repository on disk: hard links to blobs
-    HOME/repositories/ID/.staging/             where a version is put together (`turnout.registry.storage.staging`)
+    HOME/repositories/ID/.staging/             where versions are assembled (`turnout.registry.storage.staging`)
 
-A version's directory is complete or absent, as in any repository, and a blob appears when its digest was seen to be
-right; both by rename. A blob that no version links to is of no use, so what is removed to make room is versions, the
-least recently used first. A server holds a lock on the manifest of what it has loaded, which keeps it here.
+A version's directory is complete or absent, as in any repository, and a blob is added only after its digest was
+verified; both by rename. Versions are removed to make room, the least recently used first, and then the blobs that no
+version links to. A server holds a lock on the manifest of each version that it has loaded, which protects it from
+removal.
 """
 
 import hashlib
@@ -31,11 +32,11 @@ _POLL = 0.05
 _LOCKS = ".locks"
 
 ReadBlob = Callable[[FileEntry], Iterable[bytes]]
-"""Yields a file's bytes from where it lives."""
+"""Yields a file's bytes from the remote repository."""
 
 
 def default_home() -> Path:
-    """Returns the directory of the cache where settings name none.
+    """Returns the default directory of the cache.
 
     Raises:
         ConfigError: There is no home directory.
@@ -49,12 +50,12 @@ def default_home() -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Cache:
-    """The cache of one repository, in a directory that others share.
+    """The cache of one repository, in a directory shared with other repositories.
 
     Attributes:
-        home: Directory of all.
-        root: Of this repository's versions.
-        max_bytes: Most bytes of blobs of all repositories together.
+        home: The shared directory.
+        root: Directory of this repository's versions.
+        max_bytes: Maximum total size of the blobs of all repositories, in bytes.
     """
 
     home: Path
@@ -63,16 +64,16 @@ class Cache:
 
     @classmethod
     def open(cls, home: Path, url: RepositoryUrl, endpoint: str, max_bytes: int) -> "Cache":
-        """Makes the directories, for this user alone.
+        """Creates the directories, accessible only to this user.
 
         Raises:
-            ConfigError: They cannot be made.
+            ConfigError: The directories cannot be created.
         """
         name = hashlib.sha256(f"{endpoint} {url}".encode()).hexdigest()[:16]
         cache = cls(home, home / "repositories" / f"{url.scheme}-{url.host.replace(':', '_')}-{name}", max_bytes)
         try:
             home.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for name in (STAGING, "blobs", "repositories"):  # the home itself may have been there, open to others
+            for name in (STAGING, "blobs", "repositories"):  # the home itself may already exist, accessible to others
                 (home / name).mkdir(mode=0o700, exist_ok=True)
             for directory in (cache._blobs, cache.root / STAGING, cache.root / _LOCKS):
                 directory.mkdir(parents=True, exist_ok=True)
@@ -90,19 +91,19 @@ class Cache:
         return self.home / "blobs" / "sha256"
 
     def blob(self, digest: str) -> Path:
-        """Returns where a blob is, or would be."""
+        """Returns the path of a blob, whether it exists or not."""
         return self._blobs / digest.removeprefix("sha256:")
 
     @property
     def used_bytes(self) -> int:
-        """Bytes of all blobs, of whatever repository."""
+        """Total size of all blobs of all repositories, in bytes."""
         return sum(size for _, size, _ in self._stored())
 
     @contextmanager
     def fetching(self, directory: Path) -> Iterator[None]:
-        """Holds the right to bring a version here: of several processes that want it, one does."""
+        """Holds the lock for fetching a version, so that only one of several processes fetches it."""
         name = hashlib.sha256(str(directory.relative_to(self.root)).encode()).hexdigest()[:32]
-        for made in (self.root / _LOCKS, self._blobs, self.home / STAGING):  # somebody may have emptied the cache
+        for made in (self.root / _LOCKS, self._blobs, self.home / STAGING):  # the cache may have been emptied
             made.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self.root / _LOCKS / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -114,7 +115,7 @@ class Cache:
             os.close(descriptor)
 
     def has(self, directory: Path, digest: str) -> bool:
-        """Tells whether a version stands here with that digest, and notes that it is used."""
+        """Returns whether a version with this digest is in the cache, and marks it as used."""
         try:
             if bytes_digest((directory / MANIFEST_FILE).read_bytes()) != digest:
                 return False
@@ -124,12 +125,19 @@ class Cache:
         return True
 
     def put(self, directory: Path, manifest: Manifest, data: bytes, read: ReadBlob, progress: Progress | None) -> None:
-        """Fetches a version into `directory`. The caller must hold `fetching`; `data` is the manifest's bytes.
+        """Fetches a version into `directory`. The caller holds the lock `fetching`.
+
+        Args:
+            directory: Directory of the version.
+            manifest: Manifest of the version.
+            data: The manifest in its written form.
+            read: Reads a file from the remote repository.
+            progress: Called after each block with its size in bytes.
 
         Raises:
-            DigestMismatch: A file is not what the manifest says.
-            Exhausted: There is no room.
-            OSError: The cache cannot be written to, or a file cannot be read where it lives.
+            DigestMismatch: A file does not match the manifest.
+            Exhausted: There is not enough room.
+            OSError: The cache cannot be written to, or a file cannot be read from the remote repository.
         """
         missing = sum(e.size for e in {e.digest: e for e in manifest.files}.values() if not self._has_blob(e))
         self.make_room(missing, manifest)
@@ -139,11 +147,11 @@ class Cache:
             (home / MANIFEST_FILE).write_bytes(data)
             (home / MANIFEST_FILE).chmod(0o444)
             self._place(home, directory)
-        with suppress(Exhausted):  # others may have brought versions here in the same moment
+        with suppress(Exhausted):  # others may have fetched versions at the same time
             self.make_room(0, manifest)
 
     def adopt(self, staged_version: Path, directory: Path, manifest: Manifest) -> None:
-        """Takes over a version that was put together on this machine, if there is room; else leaves it.
+        """Moves a version that was built on this machine into the cache. Leaves it if there is not enough room.
 
         Raises:
             OSError: The cache cannot be written to.
@@ -156,7 +164,7 @@ class Cache:
             file, blob = staged_version / entry.path, self.blob(entry.digest)
             try:
                 os.link(file, blob)
-            except FileExistsError:  # each file is here once; one that is damaged is mended when it is loaded
+            except FileExistsError:  # each file is stored once; a damaged one is repaired when it is loaded
                 with suppress(FileNotFoundError):
                     fresh = file.with_name(f".{uuid4().hex}")
                     os.link(blob, fresh)
@@ -165,10 +173,10 @@ class Cache:
         self._place(staged_version, directory)
 
     def mend(self, directory: Path, entry: FileEntry, read: ReadBlob) -> None:
-        """Puts a file of a version that is here in its place anew, from where it lives.
+        """Replaces a file of a cached version with a newly fetched copy.
 
         Raises:
-            DigestMismatch, OSError: As `put`.
+            DigestMismatch, OSError: As for `put`.
         """
         self.blob(entry.digest).unlink(missing_ok=True)
         with staged(self.root) as home:
@@ -178,7 +186,7 @@ class Cache:
             os.replace(fresh, directory / entry.path)
 
     def discard(self, directory: Path) -> None:
-        """Takes a version away at once, whoever uses it; its blobs go when room is needed.
+        """Removes a version at once, even if it is in use. Its blobs are removed when room is needed.
 
         Raises:
             OSError: The cache cannot be written to.
@@ -187,10 +195,10 @@ class Cache:
             self._trash(directory)
 
     def make_room(self, needed: int, manifest: Manifest) -> None:
-        """Removes the least recently used versions, of whatever repository, until `needed` bytes fit.
+        """Removes the least recently used versions of all repositories until `needed` bytes fit.
 
         Raises:
-            Exhausted: They do not, since all that is left is in use.
+            Exhausted: They do not fit, because all remaining versions are in use.
         """
         what = f"{manifest.model} {manifest.version}"
         if needed > self.max_bytes:
@@ -221,7 +229,7 @@ class Cache:
     def _bring(self, entry: FileEntry, target: Path, read: ReadBlob, progress: Progress | None) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         if self._has_blob(entry):
-            with suppress(FileNotFoundError):  # it went in this moment
+            with suppress(FileNotFoundError):  # removed in the meantime
                 os.link(self.blob(entry.digest), target)
                 return
         digest, size = hashlib.sha256(), 0
@@ -240,7 +248,7 @@ class Cache:
         fresh = self._blobs / f".{uuid4().hex}"
         os.link(target, fresh)
         os.replace(fresh, self.blob(entry.digest))
-        fresh.unlink(missing_ok=True)  # rename(2) of one link of a file over another does nothing
+        fresh.unlink(missing_ok=True)  # rename(2) does nothing if both names are links to the same file
 
     def _has_blob(self, entry: FileEntry) -> bool:
         try:
@@ -256,15 +264,15 @@ class Cache:
         os.utime(directory)
 
     def _trash(self, directory: Path) -> None:
-        """Takes a directory away in one step, then removes it."""
+        """Removes a directory: first renames it, so that it disappears atomically, then deletes it."""
         trash = self.home / STAGING / f"trash-{uuid4().hex}"
         with suppress(FileNotFoundError):
             directory.rename(trash)
-        for left in (self.home / STAGING).glob("trash-*"):  # of a process that was killed, too
+        for left in (self.home / STAGING).glob("trash-*"):  # including those of processes that were killed
             shutil.rmtree(left, ignore_errors=True)
 
     def _least_recent(self) -> list[Path]:
-        """Returns the directories of all versions of all repositories, the least recently used first."""
+        """Returns the directories of all versions of all repositories, least recently used first."""
         found: list[tuple[float, Path]] = []
         for manifest in (self.home / "repositories").glob(f"*/[A-Za-z0-9]*/*/{MANIFEST_FILE}"):
             with suppress(OSError):
@@ -272,7 +280,7 @@ class Cache:
         return [directory for _, directory in sorted(found)]
 
     def _stored(self) -> Iterator[tuple[str, int, int]]:
-        """Yields path, size and number of links of each blob."""
+        """Yields the path, size and number of links of each blob."""
         with os.scandir(self._blobs) as entries:
             for entry in entries:
                 with suppress(FileNotFoundError):
@@ -286,7 +294,7 @@ class Cache:
 
 
 def _claim(directory: Path) -> int | None:
-    """Returns a descriptor that holds a version against servers; None if one has it loaded."""
+    """Returns a descriptor that locks a version against servers; None if a server has it loaded."""
     try:
         descriptor = os.open(directory / MANIFEST_FILE, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:

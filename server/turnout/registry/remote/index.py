@@ -1,4 +1,4 @@
-"""What was listed last, kept in the cache: a server that starts while the store is away goes by it.
+"""Stores the last listing in the cache, for servers that start while the store is unavailable.
 
 ROOT/.listing/listing.json          names of documents, with their stamps and digests
 ROOT/.listing/manifests/HEX         manifests, under their digests
@@ -23,11 +23,12 @@ _MAX_BYTES = 256 << 20
 
 @dataclass(frozen=True, slots=True)
 class IndexEntry:
-    """A manifest as it was listed.
+    """A listed manifest.
 
     Attributes:
-        stamp: Of the document.
-        modified: When it was written, by the store's clock; None if the store does not say.
+        stamp: Stamp of the document.
+        modified: When it was written, by the store's clock; None if the store does not report it.
+        published: The version.
     """
 
     stamp: str
@@ -36,18 +37,18 @@ class IndexEntry:
 
 
 class Index:
-    """The file. Written by whoever listed; the last one wins, and each one is whole."""
+    """The stored listing. Every process that lists writes it, atomically; the last one wins."""
 
     def __init__(self, root: Path) -> None:
         self._home = root / _FOLDER
 
     def load(self) -> Mapping[str, IndexEntry] | None:
-        """Returns the manifests that were listed last, by key; None if nothing was, or it cannot be read."""
+        """Returns the manifests of the last listing, by key; None if there is none, or it cannot be read."""
         found: dict[str, IndexEntry] = {}
         try:
             body = json.loads(read_small(self._home / "listing.json", _MAX_BYTES))
             for key, (stamp, modified, digest) in body["manifests"].items():
-                with suppress(OSError, ValueError):  # one that went, or is damaged, is read from the store again
+                with suppress(OSError, ValueError):  # a missing or damaged manifest is read from the store again
                     data = read_small(self._manifest(str(digest)), MAX_MANIFEST_BYTES)
                     if bytes_digest(data) == digest:
                         found[key] = IndexEntry(str(stamp), modified, Published(read_canonical(data), digest))
@@ -56,11 +57,11 @@ class Index:
         return found
 
     def keep(self, data: bytes, digest: str) -> None:
-        """Keeps a manifest. Raises OSError if the cache cannot be written to."""
+        """Stores a manifest. Raises OSError if the cache cannot be written to."""
         _write(self._manifest(digest), data)
 
     def save(self, entries: Mapping[str, IndexEntry]) -> None:
-        """Keeps a listing; manifests that it does not name go. Raises OSError if the cache cannot be written to."""
+        """Stores a listing, and removes all other manifests. Raises OSError if the cache cannot be written to."""
         body = {key: [entry.stamp, entry.modified, entry.published.digest] for key, entry in entries.items()}
         _write(self._home / "listing.json", json.dumps({"manifests": body}).encode())
         named = {self._manifest(entry.published.digest).name for entry in entries.values()}

@@ -1,4 +1,4 @@
-"""Names of documents: read with suspicion, since whoever may write to a store may write any. Pure."""
+"""Parses names of documents. They are not trusted, since anyone with write access to a store may choose any name."""
 
 import re
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,159}")
 
 @dataclass(frozen=True, slots=True)
 class ManifestKey:
-    """Names the manifest of a version."""
+    """Key of a version's manifest."""
 
     model: str
     version: Version
@@ -25,7 +25,7 @@ class ManifestKey:
 
 @dataclass(frozen=True, slots=True)
 class EvidenceRecordKey:
-    """Names something attested of a version."""
+    """Key of an attestation of a version."""
 
     model: str
     version: Version
@@ -34,7 +34,7 @@ class EvidenceRecordKey:
 
 @dataclass(frozen=True, slots=True)
 class PlanKey:
-    """Names the gates' plan of a model; that of all if `model` is ""."""
+    """Key of the gates' plan of a model; of the plan for all models if `model` is ""."""
 
     model: str
 
@@ -43,7 +43,7 @@ Key = ManifestKey | EvidenceRecordKey | PlanKey
 
 
 def parse_key(text: str) -> Key | None:
-    """Reads the name of a document; None if it is not one of Turnout's, or not in its plain form."""
+    """Parses the name of a document; None if it is not one of Turnout's, or not in its plain form."""
     parts = text.split("/")
     if parts == [PLAN_FILE]:
         return PlanKey("")
@@ -60,10 +60,10 @@ def parse_key(text: str) -> Key | None:
 
 
 def manifest_key(model: str, version: Version) -> str:
-    """Returns the name of a version's manifest."""
+    """Returns the key of a version's manifest."""
     return f"{model}/{version}/{MANIFEST_FILE}"
 
 
 def evidence_record_key(model: str, version: Version, file: str) -> str:
-    """Returns the name of something attested of a version."""
+    """Returns the key of an attestation of a version."""
     return f"{model}/{ATTESTATIONS}/{version}/{file}"

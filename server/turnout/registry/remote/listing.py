@@ -1,6 +1,6 @@
-"""What a store lists: which versions live there, and the small documents beside them.
+"""Lists a store: the versions in it, and the small documents beside them.
 
-Asked anew after some seconds only; while the store does not answer, what it listed last counts.
+The store is asked only every few seconds. While it does not answer, the last listing remains in use.
 """
 
 import random
@@ -32,28 +32,28 @@ from turnout.registry.storage.scanning import VersionOrder
 
 MAX_ATTESTATION_BYTES = 4 << 20
 MAX_ATTESTATIONS = 256
-"""Of one version."""
+"""Maximum number of attestations of one version."""
 
 FRESH_SECONDS = 1.0
-"""A listing so old is one that was made now."""
+"""Age in seconds up to which a listing counts as current."""
 _BACKOFF_MOST = 60.0
 _SPARED_SECONDS = 600.0
 
 
 class RemoteListing:
-    """The versions in a store, as they were listed last. Safe to use from several threads."""
+    """The versions in a store, as of the last listing. Thread-safe."""
 
     def __init__(self, root: Path, store: Store, poll_seconds: float) -> None:
-        """Sends no request yet. `root` is the cache's directory, which small documents are fetched into."""
+        """Creates the listing without asking the store. Small documents are copied to `root`, the cache's directory."""
         self._root = root
         self._store = store
         self._poll_seconds = poll_seconds
         self._index = Index(root)
         self._order = VersionOrder()
-        self._lock = threading.Lock()  # guards all that follows
+        self._lock = threading.Lock()  # guards the following attributes
         self._entries: Mapping[str, IndexEntry] = {}
-        self._faults: dict[str, tuple[str, Problem]] = {}  # by key: the stamp and what is wrong
-        self._evidence_records: dict[str, str] = {}  # stamps of what was brought here, by key
+        self._faults: dict[str, tuple[str, Problem]] = {}  # stamp and problem, by key
+        self._evidence_records: dict[str, str] = {}  # stamps of the documents copied here, by key
         self._found: Listing | None = None
         self._listed_at = float("-inf")
         self._due = float("-inf")
@@ -63,29 +63,29 @@ class RemoteListing:
 
     @property
     def keys(self) -> list[ManifestKey]:
-        """Of all versions, whether or not their manifests can be read."""
+        """Keys of all versions, whether their manifests can be read or not."""
         return [key for key in map(parse_key, (*self._entries, *self._faults)) if isinstance(key, ManifestKey)]
 
     def entry(self, key: str) -> IndexEntry | None:
-        """Returns the version that a key names; None if there is none, or its manifest cannot be read."""
+        """Returns the version with this key; None if there is none, or its manifest cannot be read."""
         return self._entries.get(key)
 
     def fault(self, key: str) -> str:
-        """Says what is wrong with the manifest that a key names; "" for nothing."""
+        """Returns what is wrong with the manifest that has this key; "" if nothing is."""
         fault = self._faults.get(key)
         return "" if fault is None else fault[1].reason
 
     def used_digests(self) -> set[str] | None:
-        """Returns the digests of all files of versions; None while a manifest that cannot be read may name others."""
+        """Returns the digests of all files of versions; None if an unreadable manifest may refer to other files."""
         if self._faults:
             return None
         return {file.digest for entry in self._entries.values() for file in entry.published.manifest.files}
 
     def scan(self) -> Listing:
-        """Lists the store, if the last time is long enough ago; while it does not answer, what was listed last counts.
+        """Lists the store if the last listing is old enough. While the store does not answer, keeps the last listing.
 
         Raises:
-            OSError: It does not answer, and never did.
+            OSError: The store does not answer, and there is no earlier listing.
         """
         with self._lock:
             if time.monotonic() >= self._due:
@@ -95,12 +95,12 @@ class RemoteListing:
             return replace(self._found, away=self._away_text()) if self._away else self._found
 
     def look_soon(self) -> None:
-        """Has the next scan look, unless the store did not answer."""
+        """Makes the next scan list the store, unless the store did not answer last time."""
         if not self._failures:
             self._due = float("-inf")
 
     def expect(self, keys: Collection[tuple[str, Version]]) -> None:
-        """Has the next scan look if `keys` names versions that are not known; as `Repository.expect`."""
+        """Makes the next scan list the store if `keys` contains unknown versions, like `Repository.expect`."""
         known = frozenset((e.published.manifest.model, e.published.manifest.version) for e in self._entries.values())
         missed = frozenset(keys) - known
         if missed - self._missed:
@@ -108,10 +108,10 @@ class RemoteListing:
         self._missed = missed
 
     def look_now(self, age: float = 0.0) -> None:
-        """Lists the store, if the last time is more than `age` seconds ago.
+        """Lists the store if the last listing is more than `age` seconds old.
 
         Raises:
-            OSError: It does not answer.
+            OSError: The store does not answer.
         """
         with self._lock:
             if self._failures or time.monotonic() - self._listed_at >= age or self._due == float("-inf"):
@@ -120,20 +120,20 @@ class RemoteListing:
                 raise StoreFault(5, f"the store {self._away}")
 
     def look_if_old(self) -> None:
-        """Lists the store, unless that was a moment ago or it did not answer then."""
+        """Lists the store, unless the last listing is current or the store did not answer last time."""
         with self._lock:
             if not self._failures and time.monotonic() - self._listed_at > FRESH_SECONDS:
                 self._look()
 
     def _look(self) -> None:
-        """Lists the store. Where that fails, what was listed last stays, if need be by another process."""
+        """Lists the store. If that fails, keeps the last listing, if necessary that of another process."""
         try:
             self._take_in({document.key: document for document in self._store.documents()})
         except OSError as error:
             self._away = error.strerror or f"cannot be read ({type(error).__name__})"
             self._failures += 1
             seconds = min(self._poll_seconds * 2 ** min(self._failures - 1, 10), max(_BACKOFF_MOST, self._poll_seconds))
-            # Servers that lost a store together do not come back to it together.
+            # Servers that lost a store at the same time should not all return to it at the same time.
             self._due = time.monotonic() + seconds * random.uniform(0.8, 1.2)  # noqa: S311
             if self._found is None and (kept := self._index.load()):
                 self._entries = kept
@@ -167,7 +167,7 @@ class RemoteListing:
         changed = entries.keys() != self._entries.keys() or any(entries[k] is not self._entries[k] for k in entries)
         self._entries, self._faults = entries, faults
         if changed or self._found is None:
-            with suppress(OSError):  # a cache that is full keeps nobody from serving what is in memory
+            with suppress(OSError):  # a full cache must not prevent serving versions that are in memory
                 for text, entry in entries.items():
                     if entry is not known.get(text):
                         self._index.keep(canonical_bytes(entry.published.manifest), entry.published.digest)
@@ -197,7 +197,7 @@ class RemoteListing:
             reason = f"{key.model} {key.version}: {manifest_fault(error)}"
             faults[text] = document.stamp, Problem(key.model, str(key.version), reason, damaged=True)
         else:
-            # The same object if the same version was written again, which nothing needs to notice.
+            # The same object if the same version was written again, so that it does not count as a change.
             same = before is not None and before.published.digest == published.digest
             published = before.published if before is not None and same else published
             entries[text] = IndexEntry(document.stamp, document.modified, published)
@@ -213,7 +213,7 @@ class RemoteListing:
         return published
 
     def _take_file(self, document: Document, target: Path, most: int) -> None:
-        """Brings a small document here, if it changed; one that is too large is left where it is."""
+        """Copies a small document here if it changed. Documents that are too large are skipped."""
         if self._evidence_records.get(document.key) == document.stamp and target.exists():
             return
         if document.size > most:
@@ -226,7 +226,7 @@ class RemoteListing:
         self._evidence_records[document.key] = document.stamp
 
     def _drop_files(self, documents: Mapping[str, Document]) -> None:
-        """Removes here what was removed where it lives, and spares what another process may have just written."""
+        """Removes local copies of deleted documents, except those that another process may have just written."""
         before = time.time() - _SPARED_SECONDS
         for pattern in (PLAN_FILE, f"*/{PLAN_FILE}", f"*/{ATTESTATIONS}/*/*"):
             for file in self._root.glob(pattern):
@@ -243,7 +243,7 @@ class RemoteListing:
         for _, entry in sorted(self._entries.items()):
             model, version = entry.published.manifest.model, entry.published.manifest.version
             if (alike := published.get((model, version))) is not None:
-                # No write of one name keeps another name from being written in the same moment.
+                # Writing one of these names does not prevent another process from writing the other at the same time.
                 reason = (
                     f"{model} {version} differs from {alike.manifest.version} in build metadata alone, and is not"
                     " served: remove one"
@@ -254,10 +254,10 @@ class RemoteListing:
             else:
                 published[model, version] = entry.published
         ordered = tuple(sorted(problems.values(), key=lambda p: (p.model, p.version)))
-        # Whoever looks for changes compares by identity; `VersionOrder` returns the same tuple if nothing changed.
+        # Callers detect changes by identity. `VersionOrder` returns the same tuple if nothing changed.
         return Listing(self._order.of(list(published.values())), ordered)
 
     def _away_text(self) -> str:
         if self._listed_at == float("-inf"):
-            return f"{self._away}; what an earlier process listed counts, and what is in the cache can be loaded"
-        return f"{self._away}; what was listed before counts, and what is in the cache can be loaded"
+            return f"{self._away}; the listing of an earlier process is used, and cached versions can be loaded"
+        return f"{self._away}; the last listing is used, and cached versions can be loaded"

@@ -1,10 +1,10 @@
-"""Versions in S3, Google Cloud Storage and what speaks like them, through fsspec.
+"""Stores versions in S3, Google Cloud Storage and compatible stores, through fsspec.
 
     PREFIX/models/...              documents (`turnout.registry.remote.store`)
     PREFIX/blobs/sha256/HEX        blobs
 
-A document is created with `If-None-Match: *` (S3) or `ifGenerationMatch=0` (GCS): the store itself lets one of two
-writers through. Listing the documents takes one request for each thousand of them, and never looks at blobs.
+A document is created with `If-None-Match: *` (S3) or `ifGenerationMatch=0` (GCS), so that the store itself accepts only
+one of two writers. Listing documents takes one request per thousand, and does not list blobs.
 """
 
 import re
@@ -24,11 +24,11 @@ _PAGE = 1000
 _BUSY_SECONDS = 0.2
 _CREATES = 5
 _UPLOADS_AT_ONCE = 4
-"""Parts of one file that are sent at the same time, 50 MiB each."""
+"""Number of parts of a file that are uploaded at the same time, 50 MiB each."""
 
 _ATTEMPTS = 3
-"""Of a request that was not answered, within half a second. Botocore's own attempts are up to 20 s apart, and there is
-a next poll."""
+"""Attempts per request, within half a second. Botocore's own retries are up to 20 s apart, and another poll follows
+anyway."""
 
 _CODE = re.compile(r"[A-Za-z0-9_.]{1,64}")
 _BLOB = re.compile(r"[0-9a-f]{64}")
@@ -43,10 +43,16 @@ class _Listed:
 
 
 class ObjectStore:
-    """A prefix of a bucket."""
+    """A store in a bucket, under a prefix."""
 
     def __init__(self, url: RepositoryUrl, endpoint: str, timeout: float, max_objects: int) -> None:
-        """Sends no request yet. The timeout of a request is in seconds; the endpoint "" is the store's default.
+        """Creates the store without sending a request.
+
+        Args:
+            url: URL of the bucket and prefix.
+            endpoint: Address of the service; "" for the default.
+            timeout: Maximum time of a request in seconds.
+            max_objects: Maximum number of objects to list.
 
         Raises:
             ConfigError: The extra is not installed, or the store's library cannot be set up.
@@ -82,7 +88,7 @@ class ObjectStore:
                     self._system.pipe_file(self._document(key), data, mode="create", timeout=self._timeout)
                 return
             except StoreFault as error:
-                # Two who write at the same time: S3 may refuse both, and both are to look again.
+                # If two processes write at the same time, S3 may refuse both; they then have to look again.
                 if last or not _is_conflict(error):
                     raise
                 time.sleep(_BUSY_SECONDS)
@@ -102,7 +108,7 @@ class ObjectStore:
         return Blob(digest, found.size, found.modified)
 
     def put_blob(self, digest: str, file: Path) -> None:  # noqa: D102 - as Store
-        # An object appears when its last byte is there; parts that are left by a kill -9 are no object.
+        # An object appears once it is complete; parts left behind by a killed process are not objects.
         with _translated():
             if self._url.scheme == "s3":
                 self._system.put_file(str(file), self._blob(digest), max_concurrency=_UPLOADS_AT_ONCE)
@@ -125,7 +131,7 @@ class ObjectStore:
         self._delete(self._blob(digest))
 
     def close(self) -> None:
-        """The library closes what it opened when it is collected."""
+        """Does nothing: the library closes its connections when it is garbage-collected."""
 
     def _document(self, key: str) -> str:
         return f"{self._bucket}/{self._prefix}models/{key}"
@@ -209,7 +215,7 @@ def _s3(endpoint: str, timeout: float) -> Any:
 
 def _gcs(endpoint: str, timeout: float) -> Any:
     try:
-        from gcsfs.core import GCSFileSystem  # the package's own name asks for each bucket's kind, by gRPC
+        from gcsfs.core import GCSFileSystem  # the class exported by the package asks for each bucket's kind, by gRPC
     except ImportError as error:
         raise ConfigError("gs:// needs an extra that is not installed: pip install 'turnout[gs]'") from error
     with _translated():
@@ -223,11 +229,11 @@ def _gcs(endpoint: str, timeout: float) -> Any:
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """Puts what the store's library raises into OSErrors that tell no address and no key.
+    """Converts errors of the store's library to OSErrors that contain no address and no key.
 
     Raises:
-        FileNotFoundError, FileExistsError: There is no such object; there is one already.
-        StoreFault: Anything else.
+        FileNotFoundError, FileExistsError: The object does not exist; it already exists.
+        StoreFault: Any other error.
     """
     try:
         yield
@@ -242,7 +248,7 @@ def _translated() -> Iterator[None]:
 
 
 def _code(error: BaseException) -> str:
-    """Returns the store's own code for an error, else the error's type."""
+    """Returns the store's own code of an error, or else the error's type."""
     for one in (error, error.__cause__):
         response = getattr(one, "response", None)
         code = response.get("Error", {}).get("Code") if isinstance(response, dict) else getattr(one, "code", None)

@@ -1,12 +1,12 @@
-"""Versions in a container registry, by the OCI distribution specification: an artifact of one repository for each.
+"""Stores versions in a container registry, by the OCI distribution specification, as artifacts of one repository.
 
     NAME:MODEL__VERSION       a version: its manifest.json is the artifact's config, whose digest is the version's
                               digest; its files are the layers, under their digests
-    NAME:_doc_KEY_CONTENT     a small document, tagged by the hashes of its name and of what it says
+    NAME:_doc_KEY_CONTENT     a small document, tagged by the hashes of its name and of its content
 
-No registry has a conditional write of a tag, so a version is created by compare after write: the tag is looked at,
-written, left alone for as long as any publisher may take from its look to its write, and read again. The last one who
-wrote has won, and every other one finds that and is told.
+No registry has a conditional write of a tag, so a version is created by comparing after the write: the tag is read,
+written, left alone for as long as any publisher may take between reading and writing, and read again. The last writer
+has won, and all others detect this and fail.
 """
 
 import json
@@ -39,7 +39,7 @@ from turnout.registry.remote.oci_client import Content, OciClient, translated
 from turnout.registry.remote.store import CHUNK, Blob, Document, StoreFault
 
 _SURE_SECONDS = 10.0
-"""After which a tag that was seen is not read again: nobody moves the tag of a version."""
+"""Seconds after which a known tag is no longer read again, since the tags of versions do not move."""
 
 _MAX_ARTIFACT_BYTES = 4 << 20
 _MAX_PAGE_BYTES = 16 << 20
@@ -49,15 +49,15 @@ _READERS = 8
 
 @dataclass(frozen=True, slots=True)
 class _Artifact:
-    """What a tag names.
+    """An artifact that a tag names.
 
     Attributes:
-        digest: Of the artifact's manifest.
-        key: The document that it holds.
+        digest: Digest of the artifact's manifest.
+        key: Key of the document in it.
         content: Digest of the document.
-        size: Bytes of it.
-        created: When it was made, as its maker says; "" of versions.
-        seen: When it was first seen, seconds of the monotonic clock.
+        size: Size of the document in bytes.
+        created: When it was created, according to its creator; "" for versions.
+        seen: When it was first seen, in seconds of the monotonic clock.
     """
 
     digest: str
@@ -69,18 +69,18 @@ class _Artifact:
 
 
 class OciStore:
-    """One repository of a registry."""
+    """A store in one repository of a registry."""
 
     def __init__(self, url: RepositoryUrl, endpoint: str, timeout: float, max_objects: int, settle: float) -> None:
-        """Prepares; nothing is asked yet.
+        """Creates the store without sending a request.
 
         Args:
-            url: The registry's host, and the repository's name.
+            url: Host of the registry, and name of the repository.
             endpoint: Address of the registry; "" for https:// and the host.
-            timeout: Seconds that an answer may take.
-            max_objects: Most tags that are listed.
-            settle: Longest that a publisher may take from its look at a tag to its write, and what a tag is left alone
-                for before it counts; seconds.
+            timeout: Maximum time of a request in seconds.
+            max_objects: Maximum number of tags to list.
+            settle: Maximum time that a publisher may take between reading and writing a tag, and for which a tag is
+                left alone before it counts, in seconds.
 
         Raises:
             ConfigError: The extra is not installed.
@@ -139,7 +139,7 @@ class OciStore:
         self._put_manifest(tag, json.dumps(document_artifact(key, data)).encode())
         for old in before:
             if old != tag:
-                with suppress(OSError):  # registries that delete nothing keep them; the newest counts
+                with suppress(OSError):  # some registries do not delete; the newest document counts
                     self._delete_tag(old)
 
     def delete(self, key: str) -> None:  # noqa: D102 - as Store
@@ -150,7 +150,7 @@ class OciStore:
         answer = self._client.ask("HEAD", f"blobs/{digest}", expect=(200, 404))
         if answer.status_code == 404:
             return None
-        # What a registry collects, it collects by itself, and it takes no artifact whose blobs are not there.
+        # Registries collect garbage by themselves, and do not accept artifacts whose blobs are missing.
         return Blob(digest, int(answer.headers.get("content-length", "-1")), time.time())
 
     def put_blob(self, digest: str, file: Path) -> None:  # noqa: D102 - as Store
@@ -173,7 +173,7 @@ class OciStore:
                     return
 
     def blobs(self) -> Sequence[Blob] | None:
-        """Returns None: registries collect by themselves what no artifact refers to."""
+        """Returns None, since registries remove unreferenced blobs by themselves."""
         return None
 
     def delete_blob(self, digest: str) -> None:
@@ -183,25 +183,25 @@ class OciStore:
         self._put_bytes(data)
         made = json.dumps(version_artifact(manifest, data)).encode()
         digest = bytes_digest(made)
-        self._put_manifest(digest, made)  # nobody sees it yet
+        self._put_manifest(digest, made)  # not visible yet
         began = time.monotonic()
         if self._digest(tag) is not None:
             raise FileExistsError(17, "exists")
         try:
             self._put_manifest(tag, made)
         except StoreFault as error:
-            if self._digest(tag) not in (None, digest):  # a registry whose tags never move
-                raise FileExistsError(17, "was written by somebody else in this moment") from error
+            if self._digest(tag) not in (None, digest):  # a registry with immutable tags
+                raise FileExistsError(17, "was written by another publisher at the same time") from error
             raise
         if (took := time.monotonic() - began) > self._settle:
             raise StoreFault(
                 110,
                 f"took {took:.1f} s to write a tag, where repository.oci_settle_s allows {self._settle:g} s: publish"
-                " again to see which version stands",
+                " again to see which version exists",
             )
         time.sleep(self._settle)
         if self._digest(tag) != digest:
-            raise FileExistsError(17, "was written by somebody else in this moment")
+            raise FileExistsError(17, "was written by another publisher at the same time")
 
     def _digest(self, tag: str) -> str | None:
         """Returns the digest of the artifact that a tag names; None if there is no such tag."""
@@ -209,7 +209,7 @@ class OciStore:
         return None if answer.status_code == 404 else bytes_digest(answer.content)
 
     def _artifact(self, tag: str) -> _Artifact | None:
-        """Reads what a tag names; None if it is nothing of Turnout's, or gone."""
+        """Reads the artifact that a tag names; None if it is not one of Turnout's, or does not exist."""
         answer = self._client.ask("GET", f"manifests/{tag}", expect=(200, 404), most=_MAX_ARTIFACT_BYTES)
         if answer.status_code == 404:
             return None
@@ -234,12 +234,12 @@ class OciStore:
         url = f"tags/list?n={_PAGE}"
         while True:
             answer = self._client.ask("GET", url, expect=(200, 404), most=_MAX_PAGE_BYTES)
-            if answer.status_code == 404:  # a repository comes to be with its first artifact
+            if answer.status_code == 404:  # a repository is created with its first artifact
                 return found
             try:
                 page = [str(tag) for tag in json.loads(answer.content).get("tags") or ()]
             except (ValueError, AttributeError, TypeError, RecursionError) as error:
-                raise StoreFault(5, "answers with what is not a list of tags") from error
+                raise StoreFault(5, "answers with something that is not a list of tags") from error
             found += page
             if len(found) > self._max:
                 raise StoreFault(0, f"holds more than {self._max} tags (repository.max_objects)")

@@ -1,4 +1,4 @@
-"""The form of what a container registry holds of Turnout: artifacts, and the tags that name them."""
+"""The formats in which a container registry stores Turnout's artifacts, and the tags that name them."""
 
 import hashlib
 from datetime import UTC, datetime
@@ -26,7 +26,7 @@ _MAX_TAG = 128
 
 
 def version_artifact(manifest: Manifest, data: bytes) -> dict[str, Any]:
-    """Returns the artifact of a version: the same for the same version, whoever publishes it."""
+    """Returns the artifact of a version. It depends only on the version, not on the publisher."""
     return {
         "schemaVersion": 2,
         "mediaType": MANIFEST_TYPE,
@@ -41,7 +41,7 @@ def version_artifact(manifest: Manifest, data: bytes) -> dict[str, Any]:
 
 
 def document_artifact(key: str, data: bytes) -> dict[str, Any]:
-    """Returns the artifact of a document, as of now."""
+    """Returns the artifact of a document, with the current time."""
     layer = descriptor("application/json", bytes_digest(data), len(data))
     return {
         "schemaVersion": 2,
@@ -54,12 +54,12 @@ def document_artifact(key: str, data: bytes) -> dict[str, Any]:
 
 
 def descriptor(media_type: str, digest: str, size: int) -> dict[str, Any]:
-    """Returns how a manifest names a blob."""
+    """Returns the descriptor of a blob in a manifest."""
     return {"mediaType": media_type, "digest": digest, "size": size}
 
 
 def digest_text(value: Any) -> str:
-    """Returns the digest that an artifact names. Raises ValueError if it is not an artifact."""
+    """Checks a digest in an artifact, and returns it. Raises ValueError if it is invalid."""
     if not DIGEST.fullmatch(text := str(value)):
         raise ValueError("no digest")
     return text
@@ -69,17 +69,17 @@ def version_tag(key: ManifestKey) -> str:
     """Returns the tag of a version.
 
     Raises:
-        StoreFault: It would be too long.
+        StoreFault: The tag would be too long.
     """
-    # A version has no underscore, so that the last two tell where it begins; tags have no plus sign.
+    # Versions contain no underscores, so the last two separate model and version. Tags cannot contain plus signs.
     tag = f"{key.model}__{str(key.version).replace('+', '_')}"
     if len(tag) > _MAX_TAG:
-        raise StoreFault(22, f"has no room for the tag {tag[:40]}..., of {len(tag)} characters where {_MAX_TAG} may be")
+        raise StoreFault(22, f"cannot have the tag {tag[:40]}..., of {len(tag)} characters: at most {_MAX_TAG}")
     return tag
 
 
 def parse_version_tag(tag: str) -> tuple[str, Any] | None:
-    """Returns the model and the version that a tag names; None if it names no version."""
+    """Returns the model and the version that a tag names; None if it does not name a version."""
     model, sign, text = tag.rpartition("__")
     text = text.replace("_", "+")
     if not sign or model_name_fault(model) is not None or not is_exact_version(text):
@@ -88,15 +88,15 @@ def parse_version_tag(tag: str) -> tuple[str, Any] | None:
 
 
 def document_prefix(key: str) -> str:
-    """Returns what the tags of a document begin with, whatever it says."""
+    """Returns the common prefix of all tags of a document, regardless of its content."""
     return f"_doc_{hashlib.sha256(key.encode()).hexdigest()[:40]}_"
 
 
 def document_tag(key: str, data: bytes) -> str:
-    """Returns the tag of a document that says `data`."""
+    """Returns the tag of a document with the content `data`."""
     return f"{document_prefix(key)}{hashlib.sha256(data).hexdigest()[:40]}"
 
 
 def is_ours(tag: str) -> bool:
-    """Tells whether a tag may be one of Turnout's."""
+    """Returns whether a tag may be one of Turnout's."""
     return len(tag) <= _MAX_TAG and (tag.startswith("_doc_") or parse_version_tag(tag) is not None)

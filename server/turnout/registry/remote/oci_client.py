@@ -1,7 +1,7 @@
-"""Requests to a container registry.
+"""Sends requests to a container registry.
 
-Login is oras-py's: the files and helpers that `docker login` and `oras login` write. Everything else is plain HTTP,
-since oras-py reads whole files into memory and knows no timeouts.
+Credentials are found by oras-py: in the files and helpers that `docker login` and `oras login` write. Everything else
+is plain HTTP, since oras-py reads whole files into memory and has no timeouts.
 """
 
 import json
@@ -23,14 +23,19 @@ from turnout.registry.remote.store import StoreFault
 _MOST_TOKEN_BYTES = 128 << 10
 
 Content = bytes | Callable[[], Iterator[bytes]]
-"""A body; one that is read from a file is a function, which reads it from the beginning."""
+"""Body of a request. If it is read from a file, it is a function that reads it from the beginning."""
 
 
 class OciClient:
-    """Asks for what is in one repository of a registry."""
+    """A client for one repository of a registry."""
 
     def __init__(self, url: RepositoryUrl, endpoint: str, timeout: float) -> None:
-        """Sends no request yet. The timeout of a request is in seconds; the endpoint "" is https:// and the host.
+        """Creates the client without sending a request.
+
+        Args:
+            url: Host of the registry, and name of the repository.
+            endpoint: Address of the registry; "" for https:// and the host.
+            timeout: Maximum time of a request in seconds.
 
         Raises:
             ConfigError: The extra is not installed.
@@ -59,10 +64,10 @@ class OciClient:
         headers: Mapping[str, str] | None = None,
         most: int = 1 << 20,
     ) -> httpx.Response:
-        """Asks, and reads an answer of at most `most` bytes.
+        """Sends a request, and reads a response of at most `most` bytes.
 
         Raises:
-            StoreFault: No answer came, or not in time, or another one than is expected.
+            StoreFault: No response came in time, or one with an unexpected status.
         """
         for again in (True, False):
             with translated():
@@ -84,11 +89,11 @@ class OciClient:
 
     @contextmanager
     def stream(self, path: str) -> Iterator[httpx.Response]:
-        """Yields an answer whose body is read as it comes.
+        """Yields a response whose body is streamed.
 
         Raises:
-            FileNotFoundError: The registry has no such thing.
-            StoreFault: No answer came, or another one.
+            FileNotFoundError: The object does not exist.
+            StoreFault: No response came, or one with an unexpected status.
         """
         for again in (True, False):
             with translated():
@@ -106,10 +111,10 @@ class OciClient:
                 answer.close()
 
     def beginning(self, path: str, most: int) -> bytes:
-        """Returns the first `most` bytes of an answer.
+        """Returns the first `most` bytes of a response.
 
         Raises:
-            FileNotFoundError, StoreFault: As `stream`; it does not come in time, either.
+            FileNotFoundError, StoreFault: As for `stream`; also if the bytes do not arrive in time.
         """
         with self.stream(path) as answer, translated():
             return _bounded(answer.iter_bytes(), most, self._timeout, whole=False)[:most]
@@ -128,14 +133,15 @@ class OciClient:
             content=content() if callable(content) else content,
             headers={"accept": f"{MANIFEST_TYPE}, */*", **(headers or {})},
         )
-        if self._is_registry(request.url):  # nobody else is to have what proves who asks
+        if self._is_registry(request.url):  # credentials must not be sent to other hosts
             request.headers.update(self._login.headers)
         return request
 
     def _renewed(self, answer: httpx.Response) -> bool:
-        """Tells whether there is something new to prove who asks with, after an answer of 401.
+        """Returns whether there are new credentials to try after a response of 401.
 
-        Only the registry may ask for it: a redirect leads anywhere, and whoever is there could have it sent elsewhere.
+        Only responses from the registry itself count: a redirect may lead anywhere, and its target could have the
+        credentials sent elsewhere.
         """
         secure = self._http.base_url.scheme == "https"
         return self._is_registry(answer.url) and self._login.renew(answer, secure=secure)
@@ -146,7 +152,7 @@ class OciClient:
 
 
 class _Login:
-    """Proves to the registry who asks, with what oras-py finds."""
+    """Authenticates requests to the registry with the credentials that oras-py finds."""
 
     def __init__(self, host: str, timeout: float) -> None:
         try:
@@ -156,7 +162,7 @@ class _Login:
             from oras.logger import logger
         except ImportError as error:
             raise ConfigError("oci:// needs an extra that is not installed: pip install 'turnout[oci]'") from error
-        logger.log_handler = []  # it writes to standard error, past everybody's log
+        logger.log_handler = []  # it would write to standard error, bypassing the server's log
         self._session = requests.Session()
         self._session.request = _limited(self._session.request, timeout)  # type: ignore[method-assign] # oras has no bounds
         self._auth: Any = TokenAuth()
@@ -170,15 +176,15 @@ class _Login:
         self._session.close()
 
     def renew(self, answer: httpx.Response, *, secure: bool) -> bool:
-        """Takes up what the registry asks for; False if nothing is known that would do.
+        """Obtains the credentials that the registry asks for. Returns False if there are no new ones.
 
         Args:
-            answer: Its challenge.
-            secure: The registry is asked over HTTPS: what proves who asks is sent nowhere in plain text, either.
+            answer: Response with the registry's challenge.
+            secure: Whether requests to the registry use HTTPS. If so, credentials are not sent in plain text either.
         """
         challenge = answer.headers.get("www-authenticate", "")
         if secure and re.search(r'realm="?http:', challenge, re.IGNORECASE):
-            raise StoreFault(5, "has its tokens fetched in plain text, which they are not")
+            raise StoreFault(5, "wants its tokens to be fetched in plain text, which is refused")
         with self._lock, translated():
             if not self._loaded:
                 self._auth.load_configs(self._container, configs=_login_files())
@@ -193,7 +199,7 @@ class _Login:
 
 
 def _login_files() -> list[str]:
-    """Returns the files beside `~/.docker/config.json` that variables of the environment name."""
+    """Returns the credential files named by environment variables, in addition to `~/.docker/config.json`."""
     named = [os.environ.get("REGISTRY_AUTH_FILE", ""), f"{os.environ.get('DOCKER_CONFIG', '')}/config.json"]
     return [file for file in named if file and os.path.isfile(file)]
 
@@ -201,7 +207,7 @@ def _login_files() -> list[str]:
 def _limited(request: Any, timeout: float) -> Any:
     def with_limits(*args: Any, **kwargs: Any) -> Any:
         with request(*args, **{"timeout": timeout} | kwargs | {"stream": True}) as answer:
-            # By the byte: a larger piece is waited for until it is whole, however slowly it comes.
+            # One byte at a time, since a larger block is awaited in full, however slowly it arrives.
             answer._content = _bounded(answer.iter_content(1), _MOST_TOKEN_BYTES, timeout)
         return answer
 
@@ -216,18 +222,18 @@ def _bounded(blocks: Iterator[bytes], most: int, seconds: float, *, whole: bool 
             raise StoreFault(5, f"answers with more than {most} bytes")
         if len(data) >= most and not whole:
             break
-        if time.monotonic() - begun > seconds:  # each block comes in time, and there is no end of them
+        if time.monotonic() - begun > seconds:  # each block arrives in time, but there is no end of them
             raise StoreFault(5, f"takes more than {seconds:g} s for its answer")
     return bytes(data)
 
 
 def _plain(headers: httpx.Headers) -> dict[str, str]:
-    """Returns the headers of an answer whose body was read and decoded."""
+    """Returns the headers of a response whose body was already read and decoded."""
     return {k: v for k, v in headers.items() if k not in ("content-encoding", "content-length", "transfer-encoding")}
 
 
 def _code(status: int, body: bytes) -> str:
-    """Returns the status, and the registry's own code for what is wrong."""
+    """Returns the status, and the registry's own error code if there is one."""
     with suppress(ValueError, KeyError, IndexError, TypeError, RecursionError):
         code = str(json.loads(body)["errors"][0]["code"])
         if code.replace("_", "").isalnum() and len(code) <= 64:
@@ -237,7 +243,7 @@ def _code(status: int, body: bytes) -> str:
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Puts what the libraries raise into OSErrors that tell no address and no credential."""
+    """Converts errors of the libraries to OSErrors that contain no address and no credential."""
     try:
         yield
     except (StoreFault, FileNotFoundError, FileExistsError):

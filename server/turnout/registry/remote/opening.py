@@ -1,4 +1,4 @@
-"""Opens what settings name as a repository that lives elsewhere."""
+"""Opens a remote repository from settings."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from turnout.registry.remote.store import Store
 
 
 def open_remote(url: RepositoryUrl, settings: RepositorySettings, *, read_only: bool) -> RemoteRepository:
-    """Returns the repository at `url`. Nothing is asked of it yet.
+    """Returns the repository at `url`, without sending a request.
 
     Raises:
         ConfigError: An extra is not installed, or the cache cannot be used.

@@ -1,11 +1,11 @@
-"""A repository whose versions live in an object store or a registry, and are brought here as they are needed.
+"""A repository whose versions are in an object store or a registry, and are fetched when they are needed.
 
-    a publish    blobs, each under its digest -> what is attested -> the manifest, by a write that only the first one
-                 may make -> the blobs are looked at once more -> the event in the state store
-    a load       listed -> brought into the cache, each file's digest checked on the way -> verified whole -> loaded
+    a publish    blobs, each under its digest -> attestations -> the manifest, by a write that only one publisher can
+                 make -> the blobs are checked once more -> the event in the state store
+    a load       listed -> fetched into the cache, with each file's digest checked -> verified as a whole -> loaded
 
-What a publish leaves that is killed before its manifest is written are blobs and attestations of no version, which
-nobody sees; the next publish of the same content finds its blobs there, and `turnout prune` removes what stays.
+A publish that is killed before it writes the manifest leaves blobs and attestations that belong to no version, and are
+not visible. The next publish of the same content reuses the blobs, and `turnout prune` removes the rest.
 """
 
 import hashlib
@@ -34,17 +34,17 @@ from turnout.registry.storage.manifests import MAX_MANIFEST_BYTES, file_fault
 from turnout.registry.storage.repository import Repository, not_found
 
 UNUSED_SECONDS = 86_400.0
-"""Blobs that no version uses are garbage from this age on: no publish takes so long."""
+"""Age in seconds from which unused blobs are garbage: no publish takes that long."""
 
 _RECORDING_SECONDS = 60.0
-"""What a publisher may take from its manifest to its event, with clocks that differ some."""
+"""Maximum time in seconds between a publisher's manifest and its event, including differences between clocks."""
 
 
 class RemoteRepository(Repository):
-    """The versions in a store, with their cache on this machine. Safe to use from several threads."""
+    """The versions in a store, with a cache on this machine. Thread-safe."""
 
     def __init__(self, place: str, store: Store, cache: Cache, poll_seconds: float, *, read_only: bool) -> None:
-        """Sends no request yet. `place` is the URL as messages show it."""
+        """Creates the repository without sending a request. `place` is the URL to display."""
         super().__init__(cache.root)
         self._place = place
         self._store = store
@@ -56,7 +56,7 @@ class RemoteRepository(Repository):
 
     @property
     def place(self) -> str:
-        """The URL."""
+        """The URL to display."""
         return self._place
 
     @property
@@ -66,7 +66,7 @@ class RemoteRepository(Repository):
 
     @property
     def cache(self) -> Cache:
-        """The files of versions on this machine."""
+        """The cache of files on this machine."""
         return self._cache
 
     def close(self) -> None:
@@ -74,21 +74,23 @@ class RemoteRepository(Repository):
         self._store.close()
 
     def check_writable(self) -> None:
-        """Checks that it is not served read-only, and has the next scan look: a change is to be based on what is."""
+        """Checks that the repository is not served read-only. Makes the next scan list the store, so that the change
+        is based on its current contents.
+        """
         if self._read_only:
             raise ChangeRefused(
-                "the repository is served read-only, so that nothing is published to it, signed or removed there:"
-                " do so without --read-only"
+                "the repository is served read-only, so nothing can be published to it, signed or removed: do so"
+                " without --read-only"
             )
         self.look_soon()
 
-    # What exists
+    # Listing
 
     def scan(self) -> Listing:
-        """Lists the store, if the last time is long enough ago; while it does not answer, what was listed last counts.
+        """Lists the store if the last listing is old enough. While the store does not answer, keeps the last listing.
 
         Raises:
-            OSError: It does not answer, and never did.
+            OSError: The store does not answer, and there is no earlier listing.
         """
         return self._listing.scan()
 
@@ -120,10 +122,10 @@ class RemoteRepository(Repository):
         raise not_found(self.scan(), model, version)
 
     def scan_quietly(self) -> None:
-        """Lists as `scan` does.
+        """Lists the store like `scan`.
 
         Raises:
-            StoreUnavailable: The store does not answer, and never did.
+            StoreUnavailable: The store does not answer, and there is no earlier listing.
         """
         try:
             self.scan()
@@ -137,7 +139,7 @@ class RemoteRepository(Repository):
             return False
         return abs(time.time() - entry.modified) < _RECORDING_SECONDS
 
-    # Its files
+    # Files
 
     def fetch(self, model: str, version: Version) -> Path:  # noqa: D102 - as Repository
         return self._fetch(self.find(model, version), None)
@@ -188,13 +190,13 @@ class RemoteRepository(Repository):
         except DigestMismatch as error:
             raise DigestMismatch(f"{manifest.model} {manifest.version}: {error.message}") from error
         except OSError as error:
-            raise self._unavailable(f"{manifest.model} {manifest.version} cannot be brought here", error) from error
+            raise self._unavailable(f"{manifest.model} {manifest.version} cannot be fetched", error) from error
         return directory
 
     def _mend(
         self, published: Published, directory: Path, faults: Mapping[str, str], strangers: Collection[str]
     ) -> None:
-        """Brings files here again that changed in the cache."""
+        """Fetches files again that have changed in the cache."""
         manifest = published.manifest
         name = f"{manifest.model} {manifest.version}"
         try:
@@ -207,7 +209,7 @@ class RemoteRepository(Repository):
         except DigestMismatch as error:
             raise DigestMismatch(f"{name}: {error.message}") from error
         except OSError as error:
-            raise self._unavailable(f"{name} changed in the cache, and cannot be brought here again", error) from error
+            raise self._unavailable(f"{name} changed in the cache, and cannot be fetched again", error) from error
 
     def _read(self, entry: FileEntry) -> Iterator[bytes]:
         found = self._store.stat_blob(entry.digest)
@@ -240,7 +242,7 @@ class RemoteRepository(Repository):
     # Changes
 
     def prepare(self, staged: Path, published: Published) -> Callable[[], bool]:
-        """Sends the blobs. The manifest follows under the lock, by a write that fails if there is one."""
+        """Uploads the blobs. The manifest follows under the lock, by a write that fails if it already exists."""
         manifest = published.manifest
         model, version = manifest.model, manifest.version
         key = manifest_key(model, version)
@@ -256,8 +258,8 @@ class RemoteRepository(Repository):
                 return False
             self._ours.add(key)
             self.look_soon()
-            with suppress(OSError, Exhausted):  # it exists: what fails from here on undoes nothing
-                for entry in manifest.files:  # one that was about to be removed as unused is used from now on
+            with suppress(OSError, Exhausted):  # the version exists, even if this fails
+                for entry in manifest.files:  # a blob may have been removed as unused just before it was used
                     self._send(entry, staged, lost_only=True)
                 self._cache.adopt(staged, self.directory(model, version), manifest)
             return True
@@ -287,7 +289,7 @@ class RemoteRepository(Repository):
             blobs = self._store.blobs()
             if blobs is None:
                 return UnusedFiles()
-            self._listing.look_now()  # after the blobs: what a publish has made a version meanwhile is used
+            self._listing.look_now()  # after listing the blobs, so that those of new versions count as used
             if (used := self._listing.used_digests()) is None:
                 return UnusedFiles()
             before = time.time() - UNUSED_SECONDS
@@ -302,7 +304,7 @@ class RemoteRepository(Repository):
         try:
             for digest in unused.digests:
                 blob = self._store.stat_blob(digest)
-                if blob is not None and blob.modified < before:  # else a publish has just sent it again
+                if blob is not None and blob.modified < before:  # else a publish has just uploaded it again
                     self._store.delete_blob(digest)
                     freed += blob.size
         except OSError as error:
@@ -310,7 +312,7 @@ class RemoteRepository(Repository):
         return freed
 
     def _send(self, entry: FileEntry, staged: Path, *, lost_only: bool) -> None:
-        """Sends a file that is not there, or so old that it may be collected in this moment."""
+        """Uploads a file if it is missing, or if it is so old that it might be collected right now."""
         found = self._store.stat_blob(entry.digest)
         there = found is not None and found.size == entry.size
         if found is not None and there and (lost_only or time.time() - found.modified < UNUSED_SECONDS / 2):
@@ -318,23 +320,23 @@ class RemoteRepository(Repository):
         self._store.put_blob(entry.digest, staged / entry.path)
 
     def _check_same(self, published: Published, error: OSError) -> None:
-        """Checks that the version that came to exist first is the very same.
+        """Checks that the version that was committed first is the same.
 
         Raises:
-            AlreadyExistsError: It is not; the message says which one it is.
+            AlreadyExistsError: It is a different one; the message says which.
         """
         manifest = published.manifest
         data = self._store.current(manifest_key(manifest.model, manifest.version), MAX_MANIFEST_BYTES)
-        won = "one that is gone again" if data is None else bytes_digest(data)
+        won = "a version that was removed again" if data is None else bytes_digest(data)
         if won != published.digest:
             raise AlreadyExistsError(
-                f"{manifest.model} {manifest.version} was published by somebody else in this moment: it exists with"
-                f" other content, published {won}, offered {published.digest}"
+                f"{manifest.model} {manifest.version} was published by another publisher at the same time: it exists"
+                f" with other content, published {won}, offered {published.digest}"
             ) from error
         self.look_soon()
 
     def _unavailable(self, what: str, error: OSError) -> Exception:
-        if error.errno in (28, 122):  # no space left, quota exceeded: by this machine's disk alone
+        if error.errno in (28, 122):  # no space left, quota exceeded: only this machine's disk reports these
             return Exhausted(f"{what}: the cache's disk is full")
         why = error.strerror or type(error).__name__
         where = "the store" if isinstance(error, StoreFault) else "the cache cannot be used:"

@@ -1,14 +1,14 @@
-"""Where versions live that do not live in a directory: the port, which an object store and a registry implement.
+"""The interface of stores for versions that are not in a directory. An object store and a registry implement it.
 
-Two kinds of things are kept. *Blobs* are the files of versions, each under its digest, so that nothing that is written
-ever changes what is there. *Documents* are small, and have names: the manifest whose coming makes a version exist, what
-is attested of it, and what `gates.toml` asks for.
+There are two kinds of objects. *Blobs* are the files of versions, each under its digest, so that writing one never
+changes anything that exists. *Documents* are small and have names: the manifest, whose creation makes a version exist,
+attestations of versions, and `gates.toml`.
 
     NAME/VERSION/manifest.json
     NAME/.attestations/VERSION/FILE
     gates.toml, NAME/gates.toml
 
-Everything blocks. What cannot be done raises OSError, whose text holds no address, no path and no credential.
+All methods block. Failures raise OSError, whose text contains no address, path or credential.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,17 +17,19 @@ from pathlib import Path
 from typing import Protocol
 
 CHUNK = 8 << 20
-"""Bytes of a blob that are read at a time."""
+"""Number of bytes of a blob that are read at a time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A document as a listing shows it.
+    """A document in a listing.
 
     Attributes:
-        stamp: Changes when it does; never empty.
-        size: Bytes.
-        modified: When it was written, seconds since the epoch by the store's clock; None if the store does not say.
+        key: Name of the document.
+        stamp: Changes whenever the document does; never empty.
+        size: Size in bytes.
+        modified: When it was written, in seconds since the epoch by the store's clock; None if the store does not
+            report it.
     """
 
     key: str
@@ -41,9 +43,9 @@ class Blob:
     """A blob as the store describes it.
 
     Attributes:
-        digest: `sha256:` of its bytes, as far as its name says.
-        size: Bytes.
-        modified: When it was written, seconds since the epoch by the store's clock.
+        digest: SHA-256 of its content according to its name, `sha256:...`.
+        size: Size in bytes.
+        modified: When it was written, in seconds since the epoch by the store's clock.
     """
 
     digest: str
@@ -52,87 +54,90 @@ class Blob:
 
 
 class StoreFault(OSError):
-    """The store cannot be reached, or refuses what it is asked."""
+    """Raised when the store cannot be reached, or refuses a request."""
 
 
 class Store(Protocol):
-    """What versions live in. Safe to use from several threads."""
+    """A store for versions. Thread-safe."""
 
     def documents(self) -> Sequence[Document]:
-        """Lists all documents. What is not a document of Turnout's may be among them.
+        """Lists all documents. The result may include objects that are not Turnout's.
 
         Raises:
-            FileNotFoundError: There is no such bucket or repository.
-            OSError: The store does not answer, refuses, or holds more than it may.
+            FileNotFoundError: The bucket or repository does not exist.
+            OSError: The store does not answer, refuses the request, or contains too many objects.
         """
 
     def read(self, document: Document, most: int) -> bytes:
-        """Reads a document, and at most one byte more than `most` of it.
+        """Reads a document, up to one byte more than `most`.
 
         Raises:
-            FileNotFoundError: It is gone.
-            OSError: The store does not answer, or refuses.
+            FileNotFoundError: The document no longer exists.
+            OSError: The store does not answer, or refuses the request.
         """
 
     def create(self, key: str, data: bytes) -> None:
-        """Writes a document that must not exist, for everyone at once or not at all.
+        """Writes a document that must not exist yet, atomically.
 
         Raises:
-            FileExistsError: It exists, or somebody else writes it in this moment.
-            OSError: The store does not answer, or refuses. It may have been written all the same.
+            FileExistsError: The document exists, or another process is writing it at the same time.
+            OSError: The store does not answer, or refuses the request. The document may have been written nevertheless.
         """
 
     def replace(self, key: str, data: bytes) -> None:
-        """Writes a document, whether or not it exists.
+        """Writes a document, whether it exists or not.
 
         Raises:
-            OSError: The store does not answer, or refuses.
+            OSError: The store does not answer, or refuses the request.
         """
 
     def current(self, key: str, most: int) -> bytes | None:
-        """Reads a document as it is now, whatever was listed; None if there is none. Raises as `read`."""
+        """Reads the current content of a document, not that of the listing; None if it does not exist.
+
+        Raises the same errors as `read`.
+        """
 
     def delete(self, key: str) -> None:
-        """Removes a document, if it is there.
+        """Removes a document if it exists.
 
         Raises:
-            OSError: The store does not answer, or refuses.
+            OSError: The store does not answer, or refuses the request.
         """
 
     def stat_blob(self, digest: str) -> Blob | None:
-        """Describes a blob; None if there is none.
+        """Describes a blob; None if it does not exist.
 
         Raises:
-            OSError: The store does not answer, or refuses.
+            OSError: The store does not answer, or refuses the request.
         """
 
     def put_blob(self, digest: str, file: Path) -> None:
-        """Writes a blob, whole or not at all, anew where it exists.
+        """Writes a blob atomically. If it exists, it is written again.
 
         Raises:
-            OSError: The store does not answer or refuses, or the file cannot be read.
+            OSError: The store does not answer or refuses the request, or the file cannot be read.
         """
 
     def read_blob(self, digest: str, size: int) -> Iterator[bytes]:
-        """Yields a blob's bytes in pieces, `size` of them at most; they are not compared with its digest.
+        """Yields a blob's bytes in blocks, at most `size` bytes in total, without checking its digest.
 
         Raises:
-            FileNotFoundError: There is no such blob.
-            OSError: The store does not answer, or refuses.
+            FileNotFoundError: The blob does not exist.
+            OSError: The store does not answer, or refuses the request.
         """
 
     def blobs(self) -> Sequence[Blob] | None:
-        """Lists all blobs; None if the store removes by itself what nothing refers to, or nobody but it can.
+        """Lists all blobs; None if the store removes unreferenced blobs by itself, or only it can.
 
         Raises:
-            OSError: The store does not answer, refuses, or holds more than it may.
+            OSError: The store does not answer, refuses the request, or contains too many objects.
         """
 
     def delete_blob(self, digest: str) -> None:
-        """Removes a blob, if it is there.
+        """Removes a blob if it exists.
 
         Raises:
-            OSError: The store does not answer, or refuses.
+            OSError: The store does not answer, or refuses the request.
         """
 
     def close(self) -> None:

@@ -1,1 +1,1 @@
-"""OpenSSF model signatures: how they are made, and whose make a version fit to be served."""
+"""OpenSSF model signatures: making them, and deciding which versions they make fit to be served."""

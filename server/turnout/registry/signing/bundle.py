@@ -1,5 +1,5 @@
-"""OpenSSF model signatures: a Sigstore bundle, in it a DSSE envelope, in that an in-toto statement with the digests of
-all files. `model_signing` reads what is written here, and the other way round. Pure.
+"""OpenSSF model signatures: a Sigstore bundle with a DSSE envelope, which contains an in-toto statement with the
+digests of all files. Without side effects. Compatible with `model_signing` in both directions.
 
 https://github.com/ossf/model-signing-spec
 """
@@ -22,7 +22,7 @@ STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://model_signing/signature/v1.0"
 
 MAX_CERTIFICATES = 16
-"""In one bundle: its signer's, and what lies between it and an authority."""
+"""Maximum number of certificates in a bundle: the signer's, and those between it and an authority."""
 
 _SHA256 = "sha256:"
 _HINT = re.compile(r"[0-9a-fA-F]{64}")
@@ -31,11 +31,11 @@ _NAMED = 3
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """What is signed: the files of a directory, whole.
+    """The signed content: all files of a directory.
 
     Attributes:
-        name: Of the directory; says nothing, and is checked by nobody.
-        files: By path, the digest of each: `sha256:` and hex digits.
+        name: Name of the directory. It has no meaning, and is not checked.
+        files: Digest of each file by path, `sha256:` and hex digits.
     """
 
     name: str
@@ -43,14 +43,14 @@ class Statement:
 
     @classmethod
     def of(cls, published: Published) -> Self:
-        """Returns what a version's signer states: every file of it, its manifest included."""
+        """Returns the statement that a version's signer makes, about all files including the manifest."""
         manifest = published.manifest
-        # The file holds the canonical form, so that its own digest is the version's.
+        # The manifest's file contains the canonical form, so its digest is that of the version.
         files = {entry.path: entry.digest for entry in manifest.files} | {MANIFEST_FILE: published.digest}
         return cls(str(manifest.version), files)
 
     def payload(self) -> bytes:
-        """Returns its JSON, as `model_signing` writes it."""
+        """Returns the JSON form, as `model_signing` writes it."""
         files = sorted(self.files.items())
         body = {
             "_type": STATEMENT_TYPE,
@@ -70,10 +70,10 @@ class Statement:
 
     @classmethod
     def parse(cls, payload: bytes) -> Self:
-        """Reads what `payload` or `model_signing` wrote.
+        """Reads the JSON form, as `payload` or `model_signing` writes it.
 
         Raises:
-            ValueError: It is something else; the message says what.
+            ValueError: The payload has another form; the message says which.
         """
         body = _object(payload, "its statement")
         try:
@@ -91,7 +91,7 @@ class Statement:
                 if algorithm != "sha256":
                     raise ValueError(f"it hashes files by {plain(str(algorithm))}, expected sha256")
                 if not isinstance(path, str) or path in files or len(bytes.fromhex(digest)) != 32:
-                    raise ValueError("its statement names a file twice, or by no digest")
+                    raise ValueError("its statement names a file twice, or without a digest")
                 files[path] = f"{_SHA256}{digest.lower()}"
                 order.append((path, files[path]))
             if subject["digest"]["sha256"] != _root(order):
@@ -101,16 +101,16 @@ class Statement:
             raise ValueError("its statement is not about files") from error
 
     def is_about(self, published: Published) -> bool:
-        """Tells whether it was made of that version, whatever it says of its other files."""
+        """Returns whether the statement is about this version, regardless of what it says about other files."""
         return self.files.get(MANIFEST_FILE) == published.digest
 
     def fault(self, published: Published) -> str:
-        """Says what of a version it does not cover as it is, "" if it covers every file and nothing else."""
+        """Returns how the statement differs from the version's files; "" if it covers exactly these."""
         expected = Statement.of(published).files
         for what, paths in (
             ("does not cover", expected.keys() - self.files.keys()),
             ("covers other bytes of", {p for p in expected.keys() & self.files.keys() if expected[p] != self.files[p]}),
-            ("covers what is no part of it:", self.files.keys() - expected.keys()),
+            ("covers files that are not part of it:", self.files.keys() - expected.keys()),
         ):
             if paths:
                 more = f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else ""
@@ -120,14 +120,15 @@ class Statement:
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A signature, and what helps to find out whose it is.
+    """A signature, with information about who made it.
 
     Attributes:
-        payload: What is signed: the statement's bytes.
-        signature: Over `message`.
-        hint: Names the key that made it: the SHA-256 of its public part as PEM, in hex; "" if certificates do, or
-            if it comes from the first releases of `model_signing`.
-        certificates: The signer's, as DER, and those between it and an authority; empty if a bare key signed.
+        payload: The signed statement in bytes.
+        signature: Signature over `message`.
+        hint: Identifies the key that made it: the SHA-256 of its public part as PEM, in hex. "" if there are
+            certificates, or if it comes from the first releases of `model_signing`.
+        certificates: The signer's certificate, as DER, and those between it and an authority; empty if a bare key
+            signed.
     """
 
     payload: bytes
@@ -142,11 +143,11 @@ class Bundle:
 
     @property
     def statement(self) -> Statement:
-        """What is signed. Raises ValueError if that is not a statement about files."""
+        """The signed statement. Raises ValueError if it is not a statement about files."""
         return Statement.parse(self.payload)
 
     def to_bytes(self) -> bytes:
-        """Returns it as JSON."""
+        """Returns the JSON form."""
         material: dict[str, Any] = {"tlogEntries": []}
         if self.certificates:
             chain = [{"rawBytes": base64.b64encode(one).decode()} for one in self.certificates]
@@ -166,10 +167,10 @@ class Bundle:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """Reads what `to_bytes` or `model_signing` wrote. Whether the signature fits is another matter.
+        """Reads the JSON form, as `to_bytes` or `model_signing` writes it. Does not check the signature.
 
         Raises:
-            ValueError: It is something else; the message says what.
+            ValueError: The data has another form; the message says which.
         """
         body = _object(data, "it")
         try:
@@ -177,7 +178,7 @@ class Bundle:
                 raise ValueError(f"it is {str(body['mediaType'])[:80]!r}, expected {MEDIA_TYPE}")
             material, envelope = body["verificationMaterial"], body["dsseEnvelope"]
             if "certificate" in material:
-                raise ValueError("it is signed without a key (Sigstore's keyless mode), which is not checked here")
+                raise ValueError("it is signed without a key (Sigstore's keyless mode), which is not supported")
             if envelope["payloadType"] != PAYLOAD_TYPE:
                 raise ValueError(f"its payload is {str(envelope['payloadType'])[:80]!r}, expected {PAYLOAD_TYPE}")
             (signature,) = envelope["signatures"]
@@ -185,7 +186,7 @@ class Bundle:
             if "x509CertificateChain" not in material:
                 hint = material["publicKey"].get("hint") or ""
                 if hint and not (isinstance(hint, str) and _HINT.fullmatch(hint)):
-                    raise ValueError("its hint names no key: expected 64 hex digits")
+                    raise ValueError("its hint does not name a key: expected 64 hex digits")
                 return cls(payload, value, hint.lower())
             chain = tuple(_decoded(one["rawBytes"]) for one in material["x509CertificateChain"]["certificates"])
             if not 0 < len(chain) <= MAX_CERTIFICATES:
@@ -201,7 +202,7 @@ def message(payload: bytes) -> bytes:
 
 
 def plain(text: str) -> str:
-    """Returns the beginning of a text that a stranger wrote, without what would do something to a terminal."""
+    """Returns the beginning of an untrusted text, without characters that could affect a terminal."""
     return "".join(character if character.isprintable() else "?" for character in text[:80])
 
 
@@ -223,4 +224,4 @@ def _decoded(text: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except binascii.Error as error:
-        raise ValueError("it holds what is not base64") from error
+        raise ValueError("it contains something that is not base64") from error

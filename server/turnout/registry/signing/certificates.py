@@ -1,4 +1,4 @@
-"""Certificates that stand behind a signature: the signer's own, and the authorities that vouch for it."""
+"""Certificates for signatures: the signer's own, and the authorities that issued it."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,16 +19,16 @@ _DAY = "%Y-%m-%d"
 _UNREADABLE = (
     ValueError, UnsupportedAlgorithm, x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType,
 )  # fmt: skip
-"""What `cryptography` raises on what is nearly a certificate: they have no parent in common."""
+"""Exceptions that `cryptography` raises for malformed certificates. They have no common base class."""
 
 
 @dataclass(frozen=True, slots=True)
 class SignerCertificate:
-    """Whose key it is, as an authority says.
+    """A signer's certificate, which binds a key to an identity.
 
     Attributes:
-        chain: The signer's certificate, and those between it and an authority.
-        key: The key that it is about.
+        chain: The signer's certificate, followed by those between it and an authority.
+        key: The certified key.
     """
 
     chain: tuple[x509.Certificate, ...]
@@ -39,24 +39,24 @@ class SignerCertificate:
         """Reads the certificates of a bundle, the signer's first.
 
         Raises:
-            ValueError: One is not a certificate, or it is about no key that signs models.
+            ValueError: One of them is not a certificate, or the first one is not for a key that can sign models.
         """
         try:
             return cls._of(tuple(map(x509.load_der_x509_certificate, chain)))
         except _UNREADABLE as error:
-            raise ValueError(_half(error, "holds what is not a certificate")) from None
+            raise ValueError(_half(error, "is not a valid certificate")) from None
 
     @classmethod
     def load(cls, file: Path) -> Self:
-        """Reads a PEM file with the signer's certificate first, and those between it and an authority.
+        """Reads a PEM file with the signer's certificate first, then those between it and an authority.
 
         Raises:
-            ConfigError: It cannot be read, or holds no certificate of a signer.
+            ConfigError: The file cannot be read, or does not contain a signer's certificate.
         """
         try:
             return cls._of(tuple(x509.load_pem_x509_certificates(read_pem(file, "certificate"))))
         except _UNREADABLE as error:
-            raise ConfigError(f"{file} {_half(error, 'holds no certificate as PEM')}") from None
+            raise ConfigError(f"{file} {_half(error, 'contains no certificate as PEM')}") from None
 
     @classmethod
     def _of(cls, chain: tuple[x509.Certificate, ...]) -> Self:
@@ -64,22 +64,22 @@ class SignerCertificate:
 
     @property
     def der(self) -> tuple[bytes, ...]:
-        """All of them, as bundles hold them."""
+        """All certificates as DER, as in a bundle."""
         return tuple(one.public_bytes(Encoding.DER) for one in self.chain)
 
     def fault_now(self) -> str:
-        """Says why nobody may sign with it at this time, "" if they may."""
+        """Returns why the certificate cannot be used to sign now; "" if it can."""
         own, now = self.chain[0], datetime.now(UTC)
         if now > own.not_valid_after_utc:
-            return f"the signer's certificate ended on {own.not_valid_after_utc.strftime(_DAY)}"
+            return f"the signer's certificate expired on {own.not_valid_after_utc.strftime(_DAY)}"
         if now < own.not_valid_before_utc:
-            return f"the signer's certificate begins on {own.not_valid_before_utc.strftime(_DAY)}"
+            return f"the signer's certificate is not valid before {own.not_valid_before_utc.strftime(_DAY)}"
         return usage_fault(own)
 
 
 @dataclass(frozen=True, slots=True)
 class Authorities:
-    """Those whose certificates count.
+    """The trusted certificate authorities.
 
     Attributes:
         roots: Their own certificates.
@@ -89,24 +89,25 @@ class Authorities:
 
     @classmethod
     def load(cls, files: Iterable[str]) -> Self:
-        """Reads PEM files, each with one certificate or several.
+        """Reads PEM files, each with one or more certificates.
 
         Raises:
-            ConfigError: One cannot be read, or holds no certificate.
+            ConfigError: A file cannot be read, or contains no certificate.
         """
         roots: list[x509.Certificate] = []
         for file in files:
             try:
                 roots += x509.load_pem_x509_certificates(read_pem(Path(file), "certificate of an authority"))
             except _UNREADABLE:
-                raise ConfigError(f"{file} holds no certificate as PEM") from None
+                raise ConfigError(f"{file} contains no certificate as PEM") from None
         return cls(tuple(roots))
 
     def fault(self, signer: SignerCertificate) -> str:
-        """Says why they do not vouch for a signer, "" if they do.
+        """Returns why the authorities do not vouch for a signer; "" if they do.
 
-        Looked at as of the beginning of the signer's certificate, as `model_signing` does: what was signed while it was
-        valid goes on being served when it is not any more. Who may sign now is `SignerCertificate.fault_now`.
+        Like `model_signing`, this checks the chain as of the beginning of the signer's certificate, so that versions
+        signed while it was valid can still be served after it expired. `SignerCertificate.fault_now` checks whether it
+        can be used to sign now.
         """
         if not self.roots:
             return "no authority is trusted (signing.trusted_authorities)"
@@ -120,19 +121,21 @@ class Authorities:
         try:
             policy.build_client_verifier().verify(own, between)
         except (verification.VerificationError, *_UNREADABLE):
-            return "its certificate is not of a trusted authority (signing.trusted_authorities)"
+            return "its certificate was not issued by a trusted authority (signing.trusted_authorities)"
         return usage_fault(own)
 
 
 def _half(error: Exception, otherwise: str) -> str:
-    """Returns the half sentence that `PublicKey.of` says of a key, or another."""
+    """Returns the phrase about a key that `PublicKey.of` raised, or `otherwise`."""
     return str(error) if isinstance(error, UnfitKeyError) else otherwise
 
 
 def usage_fault(certificate: x509.Certificate) -> str:
-    """Says why a certificate is not one to sign with, "" if it is: it has to say so, by the key's usage (digital
-    signature) or the extended one (code signing), and by neither that it is for something else. One for a TLS server
-    has the usage too, and an extended one which names the server only.
+    """Returns why a certificate cannot be used to sign models; "" if it can.
+
+    It must allow this explicitly, by its key usage (digital signature) or its extended key usage (code signing), and
+    neither may be for something else. A TLS server's certificate has this key usage too, but an extended key usage that
+    names only the server.
     """
     try:
         extensions = certificate.extensions

@@ -1,4 +1,4 @@
-"""Keys that versions are signed with: elliptic curves, as OpenSSF's model signatures have them."""
+"""Keys that sign versions: elliptic curves, as in OpenSSF model signatures."""
 
 import base64
 import binascii
@@ -25,25 +25,25 @@ _KINDS = "an elliptic-curve key (P-256, P-384 or P-521)"
 
 
 class UnfitKeyError(ValueError):
-    """A key is not of a kind that signs models; the message goes on from the key's name."""
+    """Raised when a key is of a kind that cannot sign models. The message is a phrase that follows the key's name."""
 
 
 @dataclass(frozen=True, slots=True)
 class PublicKey:
-    """A key that signatures are checked with.
+    """A key for checking signatures.
 
     Attributes:
-        der: As SubjectPublicKeyInfo.
+        der: The key as SubjectPublicKeyInfo.
     """
 
     der: bytes
 
     @classmethod
     def of(cls, key: object) -> Self:
-        """Takes a key of `cryptography`.
+        """Converts a key of `cryptography`.
 
         Raises:
-            UnfitKeyError: It is not of a kind that signs models.
+            UnfitKeyError: The key is of a kind that cannot sign models.
         """
         if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name not in _HASHES:
             raise UnfitKeyError(f"holds no public key that signs models, expected {_KINDS}")
@@ -51,7 +51,7 @@ class PublicKey:
 
     @classmethod
     def from_der(cls, der: bytes) -> Self:
-        """Reads a key. Raises UnfitKeyError as `of`."""
+        """Reads a key from DER. Raises UnfitKeyError as `of` does."""
         try:
             key: object = serialization.load_der_public_key(der)
         except (ValueError, UnsupportedAlgorithm):
@@ -60,10 +60,10 @@ class PublicKey:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Reads a key as it stands in the configuration: the path of a PEM file, or base64 as `str` gives it.
+        """Reads a key as it is configured: the path of a PEM file, or base64 as returned by `str`.
 
         Raises:
-            ConfigError: It is neither.
+            ConfigError: The text is neither.
         """
         try:
             der = base64.b64decode(text, validate=True)
@@ -78,10 +78,10 @@ class PublicKey:
 
     @classmethod
     def load(cls, file: Path) -> Self:
-        """Reads a PEM file.
+        """Reads a key from a PEM file.
 
         Raises:
-            ConfigError: It cannot be read, or holds no such key.
+            ConfigError: The file cannot be read, or contains no suitable key.
         """
         data = read_pem(file, "public key")
         try:
@@ -98,22 +98,22 @@ class PublicKey:
 
     @property
     def pem(self) -> str:
-        """The key as PEM."""
+        """The key in PEM format."""
         encoded = self._key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
         return encoded.decode()
 
     @property
     def hint(self) -> str:
-        """What bundles name it by: 64 hexadecimal digits."""
+        """Identifier of the key in bundles: 64 hexadecimal digits."""
         return hashlib.sha256(self.pem.encode()).hexdigest()
 
     @property
     def id(self) -> str:
-        """What people name it by: 16 hexadecimal digits, the beginning of `hint`."""
+        """Identifier of the key for display: 16 hexadecimal digits, the beginning of `hint`."""
         return self.hint[:16]
 
     def made(self, signature: bytes, message: bytes) -> bool:
-        """Tells whether the key's owner signed `message` with it."""
+        """Returns whether `signature` is a signature over `message` by this key."""
         key = self._key
         try:
             key.verify(signature, message, ec.ECDSA(_HASHES[key.curve.name]))
@@ -130,13 +130,13 @@ class PublicKey:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class PrivateKey:
-    """A key that signatures are made with. Never printed."""
+    """A key for making signatures. It is never printed."""
 
     key: ec.EllipticCurvePrivateKey
 
     @classmethod
     def create(cls, file: Path, passphrase: str = "") -> Self:
-        """Creates a P-256 key in a new PEM file that only its owner may read, encrypted unless the passphrase is "".
+        """Creates a P-256 key in a new PEM file that only its owner may read. Encrypts it unless the passphrase is "".
 
         Raises:
             ConfigError: The file exists, or cannot be written.
@@ -160,16 +160,16 @@ class PrivateKey:
 
     @classmethod
     def load(cls, file: Path, passphrase: str = "") -> Self:
-        """Reads a key, encrypted or not, from PEM: PKCS#8, or as `openssl ecparam -genkey` writes it.
+        """Reads a key from PEM, encrypted or not, in PKCS#8 or as `openssl ecparam -genkey` writes it.
 
         Raises:
-            ConfigError: The file cannot be read, holds no such key, or the passphrase is missing or another one.
+            ConfigError: The file cannot be read or contains no suitable key, or the passphrase is missing or wrong.
         """
         data = read_pem(file, "private key")
         key: object = None
         try:
             key = serialization.load_pem_private_key(data, passphrase.encode() or None)
-        except TypeError:  # encrypted, and no passphrase; or a passphrase, and not encrypted
+        except TypeError:  # encrypted without a passphrase, or a passphrase for a key that is not encrypted
             if not passphrase:
                 raise ConfigError(
                     f"{file} is encrypted: give its passphrase by --passphrase-file or TURNOUT_KEY_PASSPHRASE"
@@ -177,26 +177,26 @@ class PrivateKey:
             key = _unencrypted(data)
         except (ValueError, UnsupportedAlgorithm):
             if passphrase and b"ENCRYPTED" in data:
-                raise ConfigError(f"{file} cannot be decrypted: the passphrase is another one") from None
+                raise ConfigError(f"{file} cannot be decrypted: the passphrase is wrong") from None
         if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name not in _HASHES:
             raise ConfigError(f"{file} holds no private key that signs models, expected {_KINDS} as PEM") from None
         return cls(key)
 
     @property
     def public(self) -> PublicKey:
-        """What its signatures are checked with."""
+        """The public part, for checking its signatures."""
         return PublicKey.of(self.key.public_key())
 
     def sign(self, message: bytes) -> bytes:
-        """Returns its signature over `message`: ECDSA, as DER, with the hash that goes with its curve."""
+        """Returns a signature over `message`: ECDSA, as DER, with the hash function that matches the curve."""
         return self.key.sign(message, ec.ECDSA(_HASHES[self.key.curve.name]))
 
 
 def read_pem(file: Path, what: str) -> bytes:
-    """Reads a file that a person named.
+    """Reads a file named by a person.
 
     Raises:
-        ConfigError: It cannot be read, or is too large to be a key or certificates.
+        ConfigError: The file cannot be read, or is too large to contain a key or certificates.
     """
     try:
         data = read_small(file, _MOST_BYTES)

@@ -1,4 +1,4 @@
-"""Who signs a version: a key that is at hand, or one that is elsewhere and sent its signature."""
+"""Signs versions, with a key or with a signature made elsewhere."""
 
 from dataclasses import dataclass
 from typing import Protocol, Self
@@ -12,26 +12,27 @@ from turnout.registry.storage.listing import Published
 
 
 class Signer(Protocol):
-    """Signs versions: holds a key, or brings a signature along."""
+    """Signs versions: has a key, or a signature that was made elsewhere."""
 
     @property
     def key(self) -> PublicKey:
-        """What its signatures are checked with."""
+        """The public key for checking its signatures."""
 
     def sign(self, published: Published) -> Bundle:
-        """Returns a signature over every file of a version.
+        """Returns a signature over all files of a version.
 
         Raises:
-            Conflict: It was made elsewhere, over something else.
+            Conflict: The signature was made elsewhere, over something else.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class KeySigner:
-    """Signs with a key that is at hand.
+    """Signs with a private key.
 
     Attributes:
-        certificate: Says whose it is; None for a bare key.
+        private: The key.
+        certificate: Certificate of the key; None for a bare key.
     """
 
     private: PrivateKey
@@ -41,17 +42,17 @@ class KeySigner:
         if self.certificate is None:
             return
         if self.certificate.key != self.key:
-            raise ConfigError("the certificate is that of another key")
+            raise ConfigError("the certificate is for another key")
         if fault := self.certificate.fault_now():
             raise ConfigError(fault)
 
     @property
     def key(self) -> PublicKey:
-        """The public part."""
+        """The public key."""
         return self.private.public
 
     def sign(self, published: Published) -> Bundle:
-        """Signs a version as its manifest describes it; whether its bytes are those is for the caller to know."""
+        """Signs a version as its manifest describes it. The caller must have checked that its files match."""
         payload = Statement.of(published).payload()
         signature = self.private.sign(message(payload))
         if self.certificate is None:
@@ -61,19 +62,22 @@ class KeySigner:
 
 @dataclass(frozen=True, slots=True)
 class MadeElsewhere:
-    """A signature that was made where the key is, and was found to be the key's."""
+    """A signature that was made elsewhere, and checked to be by its key."""
 
     key: PublicKey
     bundle: Bundle
 
     @classmethod
     def read(cls, data: bytes, key: PublicKey | None, at: str = "model_signature.bundle") -> Self:
-        """Reads a JSON bundle and verifies its signature with `key`, or with the certificate in the bundle, if any.
+        """Reads a bundle in JSON, and checks its signature.
 
-        `at` names the bundle in error messages.
+        Args:
+            data: The bundle.
+            key: Key that made the signature; ignored if the bundle has a certificate.
+            at: Name of the bundle in error messages.
 
         Raises:
-            InvalidRequest: It is no such bundle, its key did not make it, or the key may not sign now.
+            InvalidRequest: It is not a model signature, its key did not make it, or the key must not sign now.
         """
         try:
             bundle = Bundle.from_bytes(data)
@@ -89,26 +93,26 @@ class MadeElsewhere:
                 raise InvalidRequest.at(at, fault)
             key = certificate.key
         if key is None:
-            raise InvalidRequest.at("model_signature.public_key", "expected the key that the signature is checked with")
+            raise InvalidRequest.at("model_signature.public_key", "expected the key to check the signature with")
         if not made_by(key, bundle):
             raise InvalidRequest.at(at, f"was not made by the key {key.id}")
         return cls(key, bundle)
 
     def sign(self, published: Published) -> Bundle:
-        """Returns the signature, if it is one over every file of the version.
+        """Returns the signature if it covers all files of the version.
 
         Raises:
-            Conflict: It is not.
+            Conflict: It does not.
         """
         statement = self.bundle.statement
         if not statement.is_about(published):
             made = statement.files.get(MANIFEST_FILE, f"no version (it does not cover {MANIFEST_FILE})")
-            raise Conflict(f"what is signed is {made}, and the version is {published.digest}; look again")
+            raise Conflict(f"what is signed is {made}, but the version is {published.digest}; look again")
         if fault := statement.fault(published):
             raise Conflict(f"the signature does not cover the version as it is: {fault}")
         return self.bundle
 
 
 def made_by(key: PublicKey, bundle: Bundle) -> bool:
-    """Tells whether the key's owner made a signature with it, and the bundle does not name another."""
+    """Returns whether the key made the signature in the bundle, and the bundle does not name another key."""
     return bundle.hint in ("", key.hint) and key.made(bundle.signature, bundle.message)

@@ -1,4 +1,4 @@
-"""Whose signatures make a version fit to be served, and what the signatures beside one are worth.
+"""Determines the status of signatures, and whether a version is signed as required.
 
 <root>/<model>/.attestations/<version>/bundle-<key>.sigstore.json
 """
@@ -23,29 +23,31 @@ from turnout.registry.storage.repository import Repository
 
 PREFIX, SUFFIX = "bundle-", ".sigstore.json"
 MAX_SIGNATURES = 32
-"""That are looked at of one version, beside those of trusted keys: each may have megabytes."""
+"""Maximum number of signatures that are read of a version, in addition to those of trusted keys. Each may have
+megabytes."""
 
 
 class SignatureStatus(StrEnum):
-    """What a signature is worth."""
+    """Status of a signature."""
 
     TRUSTED = "trusted"
-    """It is one of this version, and its signer is trusted."""
+    """It is about this version, and its signer is trusted."""
     UNKNOWN = "unknown key"
-    """It says that it is one of this version, and its signer is not among the trusted ones."""
+    """It claims to be about this version, but its signer is not trusted."""
     OTHER = "of other content"
-    """It is one of another version, or of what a publish that was cut short would have published."""
+    """It is about another version, or about one whose publish was interrupted."""
     WRONG = "does not fit"
-    """It does not cover this version as it is, its key did not make it, or it is not a signature at all."""
+    """It does not cover exactly this version's files, its key did not make it, or it is not a signature."""
 
 
 @dataclass(frozen=True, slots=True)
 class Signed:
-    """A signature that was found, and what it is worth.
+    """A signature that was found, with its status.
 
     Attributes:
-        key: The id of its key; the file's name if it cannot be read.
-        why: Why it is worth no more, as half a sentence; "" if nothing is to be said.
+        key: Id of its key; the name of the file if it cannot be read.
+        worth: Status of the signature.
+        why: Reason for the status, as a phrase; "" if there is none.
     """
 
     key: str
@@ -55,12 +57,12 @@ class Signed:
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """Whose signatures count.
+    """Trusted keys and authorities, and whether their signatures are required.
 
     Attributes:
-        policy: What becomes of a version without one of them.
-        keys: Those that are trusted.
-        authorities: Those whose certificates are.
+        policy: What happens to a version without a trusted signature.
+        keys: Trusted keys.
+        authorities: Authorities whose certificates are trusted.
     """
 
     policy: Literal["off", "warn", "require"] = "off"
@@ -69,10 +71,10 @@ class Trust:
 
     @classmethod
     def of(cls, settings: Signing) -> Self:
-        """Reads the keys and certificates that are configured.
+        """Reads the configured keys and certificates.
 
         Raises:
-            ConfigError: One of them is not valid, or signatures are asked for and nobody is trusted.
+            ConfigError: A key or certificate is invalid, or signatures are wanted but nothing is trusted.
         """
         keys = frozenset(map(PublicKey.parse, settings.trusted_keys))
         authorities = Authorities.load(settings.trusted_authorities)
@@ -85,11 +87,11 @@ class Trust:
 
     @property
     def required(self) -> bool:
-        """A version without a trusted signature is neither published nor loaded."""
+        """Whether a version without a trusted signature can be neither published nor loaded."""
         return self.policy == "require"
 
     def judge(self, published: Published, bundle: Bundle) -> Signed:
-        """Says what a signature is worth."""
+        """Determines the status of a signature."""
         signer, key = None, next((key for key in self.keys if key.hint == bundle.hint), None)
         name = bundle.hint[:16]
         try:
@@ -116,7 +118,7 @@ class Trust:
         return Signed(name, SignatureStatus.UNKNOWN if fault else SignatureStatus.TRUSTED, fault)
 
     def fault(self, published: Published, signed: Iterable[Signed]) -> str:
-        """Returns why a version with these signatures is not what is asked for, "" if it is, or nothing is asked."""
+        """Returns why a version with these signatures does not meet the policy; "" if it does."""
         found = list(signed)
         by = {worth: [one for one in found if one.worth is worth] for worth in SignatureStatus}
         if self.policy == "off" or by[SignatureStatus.TRUSTED]:
@@ -130,10 +132,10 @@ class Trust:
         return "it is not signed, and signing.signatures asks for that"
 
     def check(self, repository: Repository, published: Published) -> list[Signed]:
-        """Returns who signed a version.
+        """Returns the signatures of a version.
 
         Raises:
-            NotTrusted: Nobody did who is trusted, and that is required.
+            NotTrusted: A trusted signature is required, but there is none.
         """
         signed = self.signed(repository, published)
         if self.required and (fault := self.fault(published, signed)):
@@ -141,24 +143,24 @@ class Trust:
         return signed
 
     def doubt(self, repository: Repository, published: Published) -> str:
-        """Returns why a version is not signed as required, "" if it is, or nothing is asked. Reads small files."""
+        """Returns why a version does not meet the policy; "" if it does. Reads small files."""
         return "" if self.policy == "off" else self.fault(published, self.signed(repository, published))
 
     def signed(self, repository: Repository, published: Published) -> list[Signed]:
-        """Says what each of the signatures beside a version is worth."""
+        """Returns the status of each signature beside a version."""
         return [self.worth(published, one) for one in self.stored(repository, published)]
 
     def stored(self, repository: Repository, published: Published) -> Sequence["SignatureFile"]:
-        """Returns the signatures beside a version: of the keys that are trusted, and some of those of others.
+        """Returns the signatures beside a version: those of trusted keys, and some of those by others.
 
-        Whoever may publish may sign with as many keys as they like; that is to hide no signature that counts.
+        Publishers may sign with any number of keys, which must not hide a trusted signature.
         """
         prefixes = [*(PREFIX + name for name in sorted(key.id for key in self.keys)), PREFIX]
         files = {file: data for prefix in prefixes for file, data in _files(repository, published, prefix).items()}
         return [SignatureFile.of(file, data) for file, data in files.items()]
 
     def worth(self, published: Published, found: "SignatureFile") -> Signed:
-        """Says what a signature that was found is worth."""
+        """Determines the status of a signature that was found."""
         if found.bundle is not None:
             judged = self.judge(published, found.bundle)
             return judged if judged.key else Signed(found.name, judged.worth, judged.why)
@@ -167,12 +169,12 @@ class Trust:
 
 @dataclass(frozen=True, slots=True)
 class SignatureFile:
-    """A file beside a version that is a signature, or is in the place of one.
+    """A file beside a version that is a signature, or has the name of one.
 
     Attributes:
-        name: The key's id, as the file is named after it.
-        bundle: What it holds; None if it cannot be read as one.
-        fault: Why it cannot.
+        name: Id of the key, from the file's name.
+        bundle: Content of the file; None if it cannot be read.
+        fault: Why it cannot be read; "" if it can.
     """
 
     name: str
@@ -191,11 +193,12 @@ class SignatureFile:
 
 @dataclass(frozen=True, slots=True)
 class SignatureGate:
-    """Lets in only what somebody trusted signed; if that is asked for without force, tells what is not.
+    """The gate `signature`: refuses versions without a trusted signature, or warns about them, as the policy says.
 
     Attributes:
-        repository: Where signatures lie that were made before: there, or where the version comes from.
-        signer: Signs for the publisher; None for nobody.
+        trust: The policy, and the trusted keys and authorities.
+        repository: Repository with existing signatures: the target, or the one from which the version is imported.
+        signer: Signs for the publisher; None for no signature.
     """
 
     name = "signature"
@@ -204,7 +207,7 @@ class SignatureGate:
     signer: Signer | None = None
 
     def run(self, candidate: Candidate) -> GateVerdict:
-        """Looks at what is signed already and what will be."""
+        """Checks the existing signatures, and the one that will be added."""
         published = Published(candidate.manifest, candidate.digest)
         found = self.trust.stored(self.repository, published)
         if self.signer is not None:
@@ -222,7 +225,7 @@ class SignatureGate:
 def keep(repository: Repository, model: str, version: Version, key: str, bundle: Bundle) -> None:
     """Stores a signature beside its version, replacing an earlier one by the same key.
 
-    The caller must have verified that the key with the id `key` made it.
+    The caller must have checked that `key`, an id, made it.
 
     Raises:
         OSError: The repository could not be written to.
@@ -231,7 +234,7 @@ def keep(repository: Repository, model: str, version: Version, key: str, bundle:
 
 
 def bundles(repository: Repository, published: Published) -> dict[str, bytes]:
-    """Returns the signatures beside a version that are about it, by file name, as bytes."""
+    """Returns the signatures beside a version that are about it, as bytes by file name."""
     return {
         name: data
         for name, data in _files(repository, published, PREFIX, attestations.MAX_FILES).items()
@@ -240,7 +243,7 @@ def bundles(repository: Repository, published: Published) -> dict[str, bytes]:
 
 
 def is_about(published: Published, data: bytes) -> bool:
-    """Tells whether `data` is a bundle that says of itself that it is about a version."""
+    """Returns whether `data` is a bundle that claims to be about a version."""
     try:
         return Bundle.from_bytes(data).statement.is_about(published)
     except ValueError:

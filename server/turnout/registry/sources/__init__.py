@@ -1,5 +1,4 @@
-"""Where ONNX files come from: a path, a URL of an object store, or an MLflow registry.
+"""Sources of ONNX files: a path, a URL of an object store, or an MLflow registry.
 
-Whatever it is, the file and its external data are brought into a directory of this machine's first, and published from
-there as any other.
+The file and its external data are first copied to a directory on this machine, and then published from there.
 """

@@ -1,4 +1,4 @@
-"""A model to publish that is on this machine, and how to fetch one from elsewhere within bounds."""
+"""A model to publish, as it is on this machine."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,11 +17,11 @@ OpenFile = Callable[[str], BinaryIO]
 
 @dataclass(frozen=True, slots=True)
 class ModelSource:
-    """A model that lies on this machine, at least for now.
+    """A model on this machine, perhaps in a temporary directory.
 
     Attributes:
-        path: The ONNX file; its external data lies beside it.
-        metadata: What is known of it where it came from.
+        path: The ONNX file, with its external data beside it.
+        metadata: Metadata from its source.
     """
 
     path: Path

@@ -1,6 +1,6 @@
-"""Models out of an MLflow registry: its ONNX flavour, with what MLflow knows of the model.
+"""Copies models from an MLflow registry: their ONNX flavour, with MLflow's information about the model.
 
-Registry and tracking server are those that MLflow itself is set up for (MLFLOW_TRACKING_URI, MLFLOW_REGISTRY_URI).
+Registry and tracking server are those configured for MLflow (MLFLOW_TRACKING_URI, MLFLOW_REGISTRY_URI).
 """
 
 import json
@@ -33,7 +33,7 @@ def fetch_registered(uri: str, home: Path, bounds: Bounds) -> ModelSource:
     match = _URI.fullmatch(uri)
     if match is None:
         raise InvalidRequest.at("FILE", "expected mlflow:models:/NAME@ALIAS or mlflow:models:/NAME/VERSION")
-    # MLflow reports its use to its makers unless told otherwise before it is imported.
+    # MLflow sends telemetry unless this is set before it is imported.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     try:
         from mlflow import MlflowClient
@@ -50,7 +50,7 @@ def fetch_registered(uri: str, home: Path, bounds: Bounds) -> ModelSource:
             if match["alias"]
             else client.get_model_version(match["name"], match["version"])
         )
-        # By number from here on: an alias may move while its files are copied.
+        # By number from here on, since an alias may move while the files are copied.
         files = _Artifacts(get_artifact_repository(f"models:/{match['name']}/{known.version}"), home / "mlflow", bounds)
         with files.open("MLmodel") as file:
             if len(file.read(_MAX_MLMODEL + 1)) > _MAX_MLMODEL:
@@ -58,13 +58,13 @@ def fetch_registered(uri: str, home: Path, bounds: Bounds) -> ModelSource:
         described = Model.load(str(files.home / "MLmodel"))
         run = None
         if known.run_id:
-            with suppress(Exception):  # the run may be gone, or not for this user to see; the model is there
+            with suppress(Exception):  # the run may be deleted or not readable, but the model exists
                 run = client.get_run(known.run_id)
     except TurnoutError:
         raise
     except Exception as error:
         code = getattr(error, "error_code", "") or type(error).__name__
-        raise InvalidRequest.at("FILE", f"MLflow has no such model, or does not give it ({code})") from error
+        raise InvalidRequest.at("FILE", f"MLflow has no such model, or denies access to it ({code})") from error
     directory, _, name = onnx_path(described.flavors).rpartition("/")
     prefix = f"{directory}/" if directory else ""
     path = fetch_model(lambda one: files.open(prefix + one), name, home / "model", bounds)
@@ -84,8 +84,8 @@ class _Artifacts:
         """Copies a file, unless it is too large, and opens the copy.
 
         Raises:
-            InvalidRequest: It is too large.
-            FileNotFoundError: It is not there.
+            InvalidRequest: The file is too large.
+            FileNotFoundError: The file does not exist.
         """
         parent = path.rpartition("/")[0]
         listed = {file.path: file for file in self._repository.list_artifacts(parent)}
@@ -100,10 +100,10 @@ class _Artifacts:
 
 
 def onnx_path(flavors: Mapping[str, Any]) -> str:
-    """Returns where the ONNX file lies in the model.
+    """Returns the path of the ONNX file in the model.
 
     Raises:
-        InvalidRequest: The model has no ONNX flavour, or a path that leads out of it.
+        InvalidRequest: The model has no ONNX flavour, or its path is outside the model.
     """
     flavor = flavors.get("onnx")
     if not isinstance(flavor, dict):
@@ -112,12 +112,12 @@ def onnx_path(flavors: Mapping[str, Any]) -> str:
         )
     path = flavor.get("data")
     if not isinstance(path, str) or not is_plain_path(path):
-        raise InvalidRequest.at("FILE", "the model's ONNX flavour names no file of it")
+        raise InvalidRequest.at("FILE", "the model's ONNX flavour does not name a file of the model")
     return path
 
 
 def _metadata(known: Any, described: Any, run: Any) -> VersionMetadata:
-    """Returns what MLflow knows, in the publisher's form."""
+    """Converts MLflow's information to a version's metadata."""
     tags = {str(key): str(value) for key, value in (known.tags or {}).items()}
     about: dict[str, Any] = {"model": str(known.name), "version": str(known.version)}
     if known.run_id:
@@ -139,7 +139,7 @@ def _metadata(known: Any, described: Any, run: Any) -> VersionMetadata:
 def _training(data: Any) -> dict[str, Any]:
     training: dict[str, Any] = {
         "hyperparameters": {str(k): str(v) for k, v in sorted(data.params.items())[:MAX_ITEMS]},
-        # JSON has no form for a metric that ended as NaN or infinite.
+        # JSON cannot represent metrics that are NaN or infinite.
         "metrics": {str(k): float(v) for k, v in sorted(data.metrics.items())[:MAX_ITEMS] if abs(v) < float("inf")},
     }
     if COMMIT.fullmatch(commit := data.tags.get(_COMMIT_TAG, "")):

@@ -1,4 +1,4 @@
-"""Models in object stores, through fsspec."""
+"""Copies models from object stores, through fsspec."""
 
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -9,12 +9,12 @@ from turnout.registry.transfer.upload_manifest import Bounds
 
 
 def fetch_stored(scheme: str, url: str, home: Path, bounds: Bounds) -> Path:
-    """Copies the model at `url` and its external data to `home`, and returns the ONNX file's path.
+    """Copies the model at `url` and its external data to `home`, and returns the path of the ONNX file.
 
-    Credentials are found where the store's own library looks for them.
+    Credentials are found by the store's own library.
 
     Raises:
-        ConfigError: The extra for that store is not installed.
+        ConfigError: The extra for the store is not installed.
         InvalidRequest: There is no model, or it is too large.
     """
     if url.endswith("/"):

@@ -1,8 +1,8 @@
-"""What `turnout publish` takes for a model, brought to this machine.
+"""Brings the model that is given to `turnout publish` to this machine.
 
-m.onnx, file:///m.onnx          where it lies
-s3://, gs://, hf://             through fsspec; the extras s3, gs and hf
-mlflow:models:/name@alias       out of an MLflow registry; the extra mlflow
+m.onnx, file:///m.onnx          used in place
+s3://, gs://, hf://             copied through fsspec; the extras s3, gs and hf
+mlflow:models:/name@alias       copied from an MLflow registry; the extra mlflow
 """
 
 import re
@@ -26,11 +26,11 @@ _REMOTE = ("s3", "gs", "hf")
 
 @contextmanager
 def local_source(text: str, bounds: Bounds) -> Iterator[ModelSource]:
-    """Makes the model at a path or URL available on this machine while the context is active.
+    """Provides the model at a path or URL on this machine while the context is entered.
 
     Raises:
-        InvalidRequest: There is no such file, it cannot be read, or it passes the bounds.
-        ConfigError: The extra that it needs is not installed.
+        InvalidRequest: There is no such file, it cannot be read, or it exceeds the limits.
+        ConfigError: The extra for it is not installed.
     """
     scheme = found[0].removesuffix(":") if (found := _SCHEME.match(text)) else ""
     if scheme == "" or Path(text).exists():
@@ -39,7 +39,7 @@ def local_source(text: str, bounds: Bounds) -> Iterator[ModelSource]:
         parts = urlsplit(text)
         if parts.netloc not in ("", "localhost"):
             raise InvalidRequest.at(
-                "FILE", f"file: names this machine's files only, got the host {parts.netloc[:64]!r}"
+                "FILE", f"file: can only name files of this machine, got the host {parts.netloc[:64]!r}"
             )
         yield ModelSource(_existing(Path(url2pathname(parts.path))))
     elif scheme in _REMOTE:

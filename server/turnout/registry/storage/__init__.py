@@ -1,1 +1,1 @@
-"""Versions on the disk: their files, how they get there durably, and what is kept beside them."""
+"""Stores versions on disk: their files, durable writes, and the records beside them."""

@@ -1,9 +1,9 @@
-"""Records about a version that lie beside it, outside its digest.
+"""Records about a version that are stored beside it, not covered by its digest.
 
     <root>/<model>/.attestations/<version>/{gates-<n>.json, bundle-<key>.sigstore.json, ...}
 
-A version's own directory never changes once it exists. The name of this one begins with a dot, so that no scan takes it
-for a version. What lies here need not be true and need not be there: each kind has its own way to be checked.
+A version's own directory never changes once it exists. The name of this directory begins with a dot, so that no scan
+takes it for a version. Records may be wrong or missing: each kind has its own way of being checked.
 """
 
 import os
@@ -18,25 +18,25 @@ from turnout.registry.storage.repository import Repository
 ATTESTATIONS = ".attestations"
 
 IMPORTED = "imported-"
-"""What the names of attestations begin with that came with a version from another repository."""
+"""Prefix of the names of attestations that came with a version from another repository."""
 
 MAX_BYTES = 4 << 20
-"""Bytes that one attestation may have."""
+"""Maximum size of an attestation in bytes."""
 MAX_FILES = 256
-"""Attestations of one kind that are read of one version."""
+"""Maximum number of attestations of one kind that are read of a version."""
 
 
 def directory(repository: Repository, model: str, version: Version) -> Path:
-    """Returns where the attestations of a version are, or would be.
+    """Returns the directory of a version's attestations, whether it exists or not.
 
     Raises:
-        InvalidRequest: `model` is not a model name.
+        InvalidRequest: `model` is not a valid model name.
     """
     return repository.directory(model, version).parent / ATTESTATIONS / str(version)
 
 
 def write(repository: Repository, model: str, version: Version, name: str, data: bytes) -> None:
-    """Puts an attestation in its place, whole or not at all, and waits until it is on the disk.
+    """Writes an attestation atomically and durably.
 
     Raises:
         OSError: The repository could not be written to.
@@ -49,7 +49,7 @@ def write(repository: Repository, model: str, version: Version, name: str, data:
 
 
 def add(repository: Repository, model: str, version: Version, stem: str, data: bytes) -> Path:
-    """Puts an attestation under the next free number of its kind, `<stem>-<n>.json`, durably; returns where.
+    """Writes an attestation durably under the next free number of its kind, `<stem>-<n>.json`. Returns its path.
 
     Raises:
         OSError: The repository could not be written to.
@@ -61,9 +61,9 @@ def add(repository: Repository, model: str, version: Version, stem: str, data: b
     while True:
         target = home / f"{stem}-{number}.json"
         if not os.path.lexists(target):
-            with suppress(FileExistsError):  # another publish took the number in this moment
+            with suppress(FileExistsError):  # another publish took the number at the same time
                 repository.put_evidence_record(model, version, target.name, data, new=True)
-                with suppress(FileExistsError) if repository.remote else nullcontext():  # brought here already
+                with suppress(FileExistsError) if repository.remote else nullcontext():  # already copied here
                     write_file(target, data)
                 break
         number += 1
@@ -72,7 +72,7 @@ def add(repository: Repository, model: str, version: Version, stem: str, data: b
 
 
 def remove(repository: Repository, model: str, version: Version, name: str) -> None:
-    """Removes an attestation, if it is there.
+    """Removes an attestation if it exists.
 
     Raises:
         OSError: The repository could not be written to.
@@ -82,8 +82,8 @@ def remove(repository: Repository, model: str, version: Version, name: str) -> N
 
 
 def read(repository: Repository, model: str, version: Version, prefix: str, most: int = MAX_FILES) -> dict[str, bytes]:
-    """Returns the attestations whose names begin with `prefix`, by name, the first `most` of them, save links and those
-    that are too large.
+    """Returns the first `most` attestations whose names begin with `prefix`, by name. Links and files that are too
+    large are left out.
 
     Raises:
         OSError: The directory cannot be read.

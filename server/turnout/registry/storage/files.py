@@ -1,7 +1,7 @@
-"""The files of one version: opened, copied, listed and made durable, without ever following a link.
+"""Opens, copies and lists the files of a version, and makes them durable, without ever following a link.
 
-Every path here is relative to the version's directory and every step of it is opened by itself, so that a link put in
-place of a directory between a check and its use leads nowhere.
+Paths are relative to the version's directory, and each component is opened separately. So replacing a directory with a
+link between a check and its use has no effect.
 """
 
 import errno
@@ -19,7 +19,7 @@ from turnout.registry.manifest.digest import Progress, stream_digest
 from turnout.registry.manifest.manifest import FileEntry
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-# Without O_NONBLOCK, opening a FIFO waits for its writer.
+# Without O_NONBLOCK, opening a FIFO would wait for a writer.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _KINDS = {
     stat.S_IFDIR: "directory",
@@ -34,11 +34,11 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @dataclass(frozen=True, slots=True)
 class DirectoryContents:
-    """What a walk through a version's directory met.
+    """An entry found by a walk through a version's directory.
 
     Attributes:
-        path: Relative to the directory, with forward slashes.
-        plain: True for a regular file; False for a link, a device or the like.
+        path: Path relative to the directory, with forward slashes.
+        plain: Whether it is a regular file, not a link, a device or the like.
     """
 
     path: str
@@ -50,12 +50,12 @@ def open_inside(directory: Path, path: str) -> Iterator[BinaryIO]:
     """Opens a regular file for reading.
 
     Args:
-        directory: Where to start; may itself be reached over links.
-        path: Relative, with forward slashes, without `.` and `..`.
+        directory: Directory to start from. Links in its path are followed.
+        path: Relative path with forward slashes, without `.` and `..`.
 
     Raises:
-        OSError: It is not there or cannot be read; or, with the number ELOOP, a link stands somewhere on the way or no
-            regular file at its end. `explain` puts it into words.
+        OSError: The file does not exist or cannot be read. The error number is ELOOP if a component of the path is a
+            link, or the file is not a regular file. `explain` describes the error.
     """
     *parents, name = path.split("/")
     here = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -73,41 +73,41 @@ def open_inside(directory: Path, path: str) -> Iterator[BinaryIO]:
 
 @contextmanager
 def open_outside(path: Path) -> Iterator[BinaryIO]:
-    """Opens a regular file that someone named, following links: where they lead was that person's choice.
+    """Opens a regular file named by a person, following links, which that person chose.
 
     Raises:
-        OSError: It is not there or cannot be read; or, with the number ELOOP, it is not a regular file.
+        OSError: The file does not exist or cannot be read. The error number is ELOOP if it is not a regular file.
     """
     with _plain(os.open(path, _FILE & ~os.O_NOFOLLOW)) as file:
         yield file
 
 
 def read_small(path: Path, most: int) -> bytes:
-    """Reads a regular file that someone named, following links: at most one byte more than `most`, which shows that it
-    is too large.
+    """Reads a regular file named by a person, following links. Reads at most one byte more than `most`, which shows
+    that the file is too large.
 
     Raises:
-        OSError: As `open_outside`.
+        OSError: As for `open_outside`.
     """
     with open_outside(path) as file:
         return file.read(most + 1)
 
 
 def copy_file(source: BinaryIO, directory: Path, path: str, progress: Progress | None = None) -> FileEntry:
-    """Copies `source` to a new file that nobody may write to, and waits until it is on the disk.
+    """Copies `source` to a new read-only file, durably.
 
     Args:
-        source: Read to its end.
-        directory: The version's directory.
-        path: Of the new file in it; missing directories on the way are made.
-        progress: Told of each block.
+        source: File to read to its end.
+        directory: Directory of the version.
+        path: Path of the new file in the directory. Missing parent directories are created.
+        progress: Called after each block with its size in bytes.
 
     Returns:
-        Its path, size and digest.
+        The path, size and digest of the new file.
 
     Raises:
         OSError: Reading or writing failed, or the file exists.
-        InvalidModel: The source grew meanwhile: whoever writes to it without end would be copied without end.
+        InvalidModel: The source grew meanwhile. Copying a file that keeps growing would never end.
     """
     size = os.fstat(source.fileno()).st_size
     target = directory / path
@@ -123,7 +123,7 @@ def copy_file(source: BinaryIO, directory: Path, path: str, progress: Progress |
 
 
 def write_file(target: Path, data: bytes) -> None:
-    """Writes a new file that nobody may write to, and waits until it is on the disk."""
+    """Writes a new read-only file, durably."""
     with target.open("xb") as file:
         file.write(data)
         file.flush()
@@ -131,7 +131,7 @@ def write_file(target: Path, data: bytes) -> None:
 
 
 def replace_file(target: Path, data: bytes) -> None:
-    """Puts a file in its place, whole or not at all, as `write_file` writes it; makes its directory if need be."""
+    """Writes a file like `write_file`, atomically replacing an existing one. Creates its directory if necessary."""
     target.parent.mkdir(parents=True, exist_ok=True)
     fresh = target.parent / f".{uuid4().hex}"
     try:
@@ -142,13 +142,13 @@ def replace_file(target: Path, data: bytes) -> None:
 
 
 def seal(descriptor: int) -> None:
-    """Takes the right to write from a file, and waits until the file is on the disk."""
+    """Makes a file read-only, and waits until it is on disk."""
     os.fchmod(descriptor, 0o444)
     os.fsync(descriptor)
 
 
 def walk(directory: Path) -> Iterator[DirectoryContents]:
-    """Goes through everything below `directory` that is not itself a directory, in no particular order.
+    """Yields everything below `directory` that is not a directory, in no particular order.
 
     Raises:
         OSError: A directory cannot be read.
@@ -166,13 +166,13 @@ def walk(directory: Path) -> Iterator[DirectoryContents]:
 
 
 def sync_tree(directory: Path) -> None:
-    """Waits until the entries of `directory` and of all directories below it are on the disk."""
+    """Waits until the entries of `directory` and of all directories below it are on disk."""
     for path, _, _ in os.walk(directory, topdown=False):
         sync_directory(Path(path))
 
 
 def sync_directory(directory: Path) -> None:
-    """Waits until the entries of `directory` are on the disk."""
+    """Waits until the entries of `directory` are on disk."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -181,21 +181,21 @@ def sync_directory(directory: Path) -> None:
 
 
 def explain(error: OSError) -> str:
-    """Says what is wrong with a file, in half a sentence without a path."""
+    """Returns what is wrong with a file, as a phrase without a path that follows the file's name."""
     match error.errno:
         case errno.ENOENT:
             return "is missing"
         case errno.ELOOP:
             message = error.strerror or ""
             return message if message.endswith(_EXPECTED) else "is a link, or no regular file"
-        case errno.ENXIO:  # what opening says of it
+        case errno.ENXIO:  # raised when opening a socket
             return f"is a socket{_EXPECTED}"
         case _:
             return f"cannot be read ({error.strerror or type(error).__name__})"
 
 
 def _plain(descriptor: int) -> BinaryIO:
-    """Makes a file of a descriptor, which is closed if there is a directory or a device at its end."""
+    """Returns a file for a descriptor. Closes it and raises OSError if it is not a regular file."""
     try:
         mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode):
@@ -210,7 +210,7 @@ def _open_step(name: str, flags: int, directory: int) -> int:
     try:
         return os.open(name, flags, dir_fd=directory)
     except OSError as error:
-        # Linux says ENOTDIR, not ELOOP, where O_DIRECTORY meets a link, and ENXIO of a socket.
+        # Linux reports ENOTDIR, not ELOOP, if O_DIRECTORY is used on a link, and ENXIO for a socket.
         if error.errno in (errno.ENOTDIR, errno.ENXIO):
             raise OSError(errno.ELOOP, "no regular file", name) from error
         raise
@@ -218,11 +218,11 @@ def _open_step(name: str, flags: int, directory: int) -> int:
 
 @contextmanager
 def storage_errors() -> Iterator[None]:
-    """Puts what the disk says into words.
+    """Converts errors of the disk to Turnout's errors.
 
     Raises:
-        Exhausted: It has no room.
-        ConfigError: It cannot be used.
+        Exhausted: There is no space left.
+        ConfigError: The repository cannot be used.
     """
     try:
         yield

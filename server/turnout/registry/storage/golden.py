@@ -1,7 +1,7 @@
-"""Golden cases: inputs, and where given what is expected of them, kept with a version as `golden/<case>.npz`.
+"""Golden cases: example inputs, optionally with expected answers, stored with a version as `golden/<case>.npz`.
 
-An array of a case is named `inputs/<name>`, `outputs/<name>` (the values expected), or `labels/<output>` (the class of
-each row: a number, or one of the labels that the metadata declares of that output).
+The arrays of a case are named `inputs/<name>`, `outputs/<name>` (expected values), or `labels/<output>` (the class of
+each row: a number, or one of the labels that the metadata declares for this output).
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ GOLDEN_DIRECTORY = "golden"
 SIDES = ("inputs", "outputs", "labels")
 
 MAX_CASE_BYTES = 256 << 20
-"""Memory that the arrays of one case may take: a batch of 400 photographs of 224 by 224."""
+"""Maximum memory for the arrays of one case, in bytes: enough for a batch of 400 photographs of 224 by 224 pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +27,9 @@ class GoldenCase:
     """One example of how a version should answer.
 
     Attributes:
-        name: The file's name without its suffix.
-        inputs: By input name. Strings are object arrays of `str`.
-        outputs: What is expected, by output name; may be empty.
+        name: Name of the file without its suffix.
+        inputs: Inputs by name. Strings are object arrays of `str`.
+        outputs: Expected outputs by name; may be empty.
         labels: The right class of each row, by output name: integers, or strings as object arrays; may be empty.
     """
 
@@ -40,12 +40,12 @@ class GoldenCase:
 
 
 def read_case(path: Path, *, max_bytes: int = MAX_CASE_BYTES, sides: Sequence[str] = SIDES) -> GoldenCase:
-    """Reads one case. Nothing in the file is executed, and nothing made that is larger than the bound.
+    """Reads a case. Nothing in the file is executed, and memory stays within the bound.
 
-    Sides not in `sides` are left empty.
+    Only `sides` are read; the others are left empty.
 
     Raises:
-        InvalidModel: The file is no such case, or larger than that.
+        InvalidModel: The file is not a golden case, or exceeds the bound.
     """
     found: dict[str, dict[str, NDArray[Any]]] = {side: {} for side in SIDES}
     headers, arrays = _read(path, max_bytes, sides)
@@ -57,10 +57,10 @@ def read_case(path: Path, *, max_bytes: int = MAX_CASE_BYTES, sides: Sequence[st
 
 
 def case_names(path: Path) -> Mapping[str, frozenset[str]]:
-    """Returns the names of a case's tensors by side; reads no array.
+    """Returns the names of a case's tensors by side, without reading arrays.
 
     Raises:
-        InvalidModel: The file is no such case.
+        InvalidModel: The file is not a golden case.
     """
     headers, _ = _read(path, 0, ())
     names: dict[str, set[str]] = {side: set() for side in SIDES}
@@ -71,8 +71,8 @@ def case_names(path: Path) -> Mapping[str, frozenset[str]]:
 
 
 def first_case(directory: Path, max_bytes: int) -> GoldenCase | None:
-    """Reads the inputs of the first golden case of the version in `directory`; None if there is none, or none that
-    can be read within the bound: whoever serves a version does without.
+    """Reads the inputs of the first golden case of the version in `directory`. Returns None if there is none, or it
+    cannot be read within the bound, since serving does not depend on it.
     """
     path = min((directory / GOLDEN_DIRECTORY).glob("*.npz"), default=None)
     if path is None:
@@ -84,10 +84,10 @@ def first_case(directory: Path, max_bytes: int) -> GoldenCase | None:
 
 
 def class_numbers(labels: NDArray[Any], names: Sequence[str] | None) -> NDArray[np.int64]:
-    """Returns one output's `labels` as class numbers, shape (rows,).
+    """Converts the `labels` of one output in a golden case to class numbers, shape (rows,).
 
     Raises:
-        ValueError: They are neither integers nor names of classes; the message is half a sentence.
+        ValueError: They are neither integers nor names of classes. The message is a phrase.
     """
     if labels.ndim != 1:
         raise ValueError(f"have {labels.ndim} dimensions, expected one label a row")
@@ -113,7 +113,7 @@ def _read(
     if not any(name.startswith("inputs/") for name in headers):
         if headers:
             _split(next(iter(headers)), path)
-        raise InvalidModel(f"golden case {path.name} holds no inputs/NAME")
+        raise InvalidModel(f"golden case {path.name} contains no inputs/NAME")
     return headers, arrays
 
 

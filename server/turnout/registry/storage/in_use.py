@@ -1,7 +1,7 @@
-"""Which versions are in memory somewhere, by a lock on each one's manifest, and their removal once none is.
+"""Locks versions that are in memory, and removes versions that are not.
 
-A server keeps a shared lock (flock) on the manifest of each version that it has loaded. Whoever removes a version needs
-the exclusive one, so no version is removed under a server, and a server that is killed holds on to nothing.
+A server keeps a shared lock (flock) on the manifest of each version that it has loaded. Removing a version requires the
+exclusive lock, so that no version is removed while a server uses it. The locks of a killed server are released.
 """
 
 import os
@@ -22,18 +22,18 @@ from turnout.registry.storage.staging import locked, staged
 
 _POLL = 0.05
 _HOLDS = 20
-"""Times that a version is brought here again which another process takes out of the cache just then."""
+"""Number of attempts to fetch a version that another process removes from the cache at the same time."""
 
 
 def hold(repository: Repository, model: str, version: Version) -> int | None:
-    """Brings a version's files here if need be, and marks it as in memory.
+    """Fetches a version's files if necessary, and locks the version as in memory.
 
     Returns:
-        What `let_go` takes; None if locks do not work there.
+        A descriptor to pass to `let_go`; None if the file system has no locks.
 
     Raises:
-        NotLoaded: It is being removed.
-        TurnoutError: As `Repository.fetch`.
+        NotLoaded: The version is being removed.
+        TurnoutError: As for `Repository.fetch`.
     """
     for _ in range(_HOLDS):
         manifest = repository.fetch(model, version) / MANIFEST_FILE
@@ -41,8 +41,8 @@ def hold(repository: Repository, model: str, version: Version) -> int | None:
             descriptor = os.open(manifest, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except OSError:
             if repository.remote:
-                continue  # another process made room in the cache in this moment
-            return None  # the load finds out, and says more
+                continue  # another process made room in the cache at the same time
+            return None  # the load will fail with a better error
         try:
             if files.try_lock(descriptor, shared=True) and (not repository.remote or _is(descriptor, manifest)):
                 return descriptor
@@ -58,7 +58,7 @@ def hold(repository: Repository, model: str, version: Version) -> int | None:
 
 
 def _is(descriptor: int, path: Path) -> bool:
-    """Tells whether an open file is the one that stands at `path` still."""
+    """Returns whether an open file is still the one at `path`."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(path))
     except FileNotFoundError:
@@ -66,18 +66,18 @@ def _is(descriptor: int, path: Path) -> bool:
 
 
 def let_go(held: int | None) -> None:
-    """Ends a `hold`."""
+    """Releases the lock of a `hold`."""
     if held is not None:
         os.close(held)
 
 
 def remove(repository: Repository, model: str, version: Version, timeout: float) -> None:
-    """Removes a version's directory: at once for whoever looks, once nobody has the version in memory.
+    """Removes a version's directory, atomically for readers, once no server has the version in memory.
 
-    Waits up to `timeout` seconds for servers to unload it. The caller must have recorded that it may not be loaded.
+    Servers have `timeout` seconds to unload it. The caller must have recorded that it must not be loaded any more.
 
     Raises:
-        UnavailableError: It is in memory still, or the repository is busy; nothing was removed.
+        UnavailableError: The version is still in memory, or the repository is busy. Nothing was removed.
         OSError: The repository cannot be written to.
     """
     repository.check_writable()
@@ -90,12 +90,12 @@ def remove(repository: Repository, model: str, version: Version, timeout: float)
         with staged(repository.root) as trash:
             repository.withdraw(model, version)
             with locked(repository.root):
-                directory.rename(trash)  # an empty directory: rename(2) takes its place
+                directory.rename(trash)  # replaces the empty directory
                 sync_directory(directory.parent)
             for path in [trash, *(found for found in trash.rglob("*") if found.is_dir())]:
                 path.chmod(0o755)
             shutil.rmtree(trash)
-            trash.mkdir()  # what `staged` sweeps
+            trash.mkdir()  # for `staged`, which removes it
     finally:
         let_go(held)
     with suppress(OSError):
@@ -103,7 +103,7 @@ def remove(repository: Repository, model: str, version: Version, timeout: float)
 
 
 def _claim(directory: Path, model: str, version: Version, timeout: float) -> int | None:
-    """Returns a descriptor that holds the exclusive lock; None if there is no manifest, or no locks."""
+    """Returns a descriptor with the exclusive lock; None if there is no manifest, or there are no locks."""
     try:
         descriptor = os.open(directory / MANIFEST_FILE, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
@@ -119,7 +119,7 @@ def _claim(directory: Path, model: str, version: Version, timeout: float) -> int
         if time.monotonic() >= until:
             os.close(descriptor)
             raise UnavailableError(
-                f"{model} {version} is in memory of a server after {timeout:g} s; its files stay until a later "
+                f"{model} {version} is still in a server's memory after {timeout:g} s; its files stay until a later "
                 "`turnout prune`"
             )
         time.sleep(_POLL)

@@ -1,4 +1,4 @@
-"""What a scan of the repository finds: versions, and what lies where a version could be and is not one."""
+"""The result of scanning a repository: versions, and entries that could be expected to be versions but are not."""
 
 import os
 import shlex
@@ -15,8 +15,8 @@ class Published:
     """A version that exists.
 
     Attributes:
-        manifest: What its publisher states.
-        digest: `sha256:` of the canonical manifest.
+        manifest: Manifest of the version.
+        digest: Digest of the canonical manifest, `sha256:...`.
     """
 
     manifest: Manifest
@@ -25,15 +25,15 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something in the repository that is not a version, where one could be expected.
+    """An entry of the repository that is not a version, in a place where one could be expected.
 
     Attributes:
-        model: Name of the directory that stands where a model's does.
-        version: Name of the directory that stands where a version's does; "" if the model's is at fault.
+        model: Name of the directory in the place of a model's.
+        version: Name of the directory in the place of a version's; "" if the model's directory is at fault.
         reason: What is wrong, in one sentence without a path.
-        command: What to run to have it published, "" if that would not mend it; holds a path, so not for clients.
-        damaged: It is a version, and its manifest cannot be read as one any more.
-        unserved: It is, or was meant to be, a model that could be served.
+        command: Command that publishes it; "" if that would not help. It contains a path, so it is not for clients.
+        damaged: Whether it is a version whose manifest can no longer be read.
+        unserved: Whether it is, or was meant to be, a model that could be served.
     """
 
     model: str
@@ -49,11 +49,11 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class UnusedFiles:
-    """Files of no version, where versions live that do not live in a directory.
+    """Files in a remote repository that belong to no version.
 
     Attributes:
-        digests: Of each.
-        size_bytes: Of all together.
+        digests: Digests of the files.
+        size_bytes: Total size in bytes.
     """
 
     digests: tuple[str, ...] = ()
@@ -62,11 +62,11 @@ class UnusedFiles:
 
 @dataclass(frozen=True, slots=True)
 class CacheUse:
-    """What a repository that lives elsewhere takes of this machine.
+    """Resources of this machine that a remote repository uses.
 
     Attributes:
-        bytes_kept: Of files in the cache, which several repositories may share.
-        bytes_fetched: That this process has brought here.
+        bytes_kept: Size of the files in the cache in bytes, which several repositories may share.
+        bytes_fetched: Number of bytes that this process has fetched.
     """
 
     bytes_kept: int
@@ -75,13 +75,13 @@ class CacheUse:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What the repository held when it was scanned.
+    """The contents of a repository when it was scanned.
 
     Attributes:
-        published: By model name, then by version in ascending order.
-        problems: By model and version directory.
+        published: Versions sorted by model name, then by version in ascending order.
+        problems: Problems sorted by model and version directory.
         present: False if the root directory does not exist.
-        away: Why this is what was listed earlier, in half a sentence without a path; "" if it was listed now.
+        away: Why this is an earlier listing, as a phrase without a path; "" if it is current.
     """
 
     published: tuple[Published, ...] = ()
@@ -95,13 +95,13 @@ class Listing:
         return tuple(dict.fromkeys(p.manifest.model for p in self.published))
 
     def versions(self, model: str) -> tuple[Published, ...]:
-        """Returns the versions of `model`, the lowest first; () if there are none."""
+        """Returns the versions of `model`, lowest first; () if there are none."""
         return tuple(p for p in self.published if p.manifest.model == model)
 
 
 def unpublished(directory: Path, model: str, version: str) -> Problem | None:
-    """Describes a directory without a manifest; None for an empty one, which is nobody's loss, and for one of Triton's
-    that was imported.
+    """Describes a directory without a manifest. Returns None for an empty directory, and for an imported Triton
+    version.
     """
     number = version_number(version)
     if number is not None and os.path.lexists(directory.parent / f"{number}.0.0" / MANIFEST_FILE):
@@ -122,7 +122,7 @@ def unpublished(directory: Path, model: str, version: str) -> Problem | None:
 
 
 def loose(file: Path, model: str) -> Problem:
-    """Describes an ONNX file where a directory is expected; `model` is "" if unknown."""
+    """Describes an ONNX file in a place for directories. `model` is "" if the model is unknown."""
     name = model or (file.stem if model_name_fault(file.stem) is None else "NAME")
     command = shlex.join(["turnout", "publish", name, "auto", str(file), "--release", "--models", _root(file, model)])
     return Problem(
@@ -144,7 +144,7 @@ def _publish_command(directory: Path, model: str, version: str, file: str) -> st
         target = "VERSION" if number is None else f"{number}.0.0"
         return shlex.join(["turnout", "publish", model, target, str(directory / file)])
     publish = shlex.join(["turnout", "publish", model, version, str(model_file)])
-    # A directory becomes a version in place only under the names that versions have.
+    # A directory can become a version in place only if its name is a version.
     return (
         publish if file == MODEL_FILE else f"{shlex.join(['mv', str(directory / file), str(model_file)])} && {publish}"
     )

@@ -1,4 +1,4 @@
-"""Reading manifests, and comparing files with what a manifest says of them."""
+"""Reads manifests, and compares files with their entries in a manifest."""
 
 import os
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ MAX_MANIFEST_BYTES = 16 << 20
 
 
 def read_version(directory: Path, model: str, version: str) -> Published:
-    """Reads a manifest. Raises as `read_manifest`, and ValueError if it is that of another version."""
+    """Reads a manifest. Raises the same errors as `read_manifest`, and ValueError if it is of another version."""
     published = read_manifest(directory)
     manifest = published.manifest
     if (manifest.model, str(manifest.version)) != (model, version):
@@ -26,8 +26,8 @@ def read_manifest(directory: Path) -> Published:
     """Reads the manifest in `directory`.
 
     Raises:
-        ValueError: It is not a manifest.
-        OSError: It cannot be read.
+        ValueError: The file is not a manifest.
+        OSError: The file cannot be read.
     """
     with open_inside(directory, MANIFEST_FILE) as file:
         data = file.read(MAX_MANIFEST_BYTES + 1)
@@ -37,15 +37,15 @@ def read_manifest(directory: Path) -> Published:
 
 
 def manifest_fault(error: ValueError | OSError) -> str:
-    """Says what is wrong with a manifest that could not be read."""
+    """Returns what is wrong with a manifest that could not be read."""
     return f"{MANIFEST_FILE} {explain(error) if isinstance(error, OSError) else error}"
 
 
 def check_files(directory: Path, files: Iterable[FileEntry]) -> None:
-    """Compares files of a version that was loaded before with what was published, before they are loaded again.
+    """Checks the files of a version before it is loaded again.
 
     Raises:
-        DigestMismatch: One has changed since.
+        DigestMismatch: A file has changed since it was published.
     """
     for entry in files:
         if fault := file_fault(directory, entry, None):
@@ -53,7 +53,7 @@ def check_files(directory: Path, files: Iterable[FileEntry]) -> None:
 
 
 def file_fault(directory: Path, entry: FileEntry, progress: Progress | None) -> str | None:
-    """Says how a file differs from its entry in the manifest."""
+    """Returns how a file differs from its entry in the manifest; None if it does not."""
     try:
         with open_inside(directory, entry.path) as file:
             size = os.fstat(file.fileno()).st_size

@@ -1,7 +1,7 @@
-"""Reads `.npz` archives from people one need not trust: nothing in them is executed, and memory is bounded beforehand.
+"""Reads untrusted `.npz` archives: nothing in them is executed, and memory is bounded beforehand.
 
-What an archive says of itself is believed only after it was checked: each array's header is read by itself, and no
-array is made before the sum of all is known to be within bounds. NumPy's own reader makes what a header asks for.
+Statements in an archive are checked before they are used: each array's header is read separately, and no array is
+created before the total size is known to be within bounds. NumPy's own reader allocates whatever a header says.
 """
 
 import errno
@@ -23,13 +23,13 @@ from turnout.registry.storage.files import explain, open_outside
 
 MAX_ARRAYS = 1024
 MAX_RANK = 32
-"""What NumPy 1 could hold."""
+"""Maximum rank of arrays in NumPy 1."""
 
 _SUFFIX = ".npy"
 _END, _ZIP64_END = b"PK\x05\x06", b"PK\x06\x07"
 _END_SIZE, _LOCATOR_SIZE, _MAX_COMMENT = 22, 20, 0xFFFF
 _MAX_DIRECTORY = 1 << 20
-"""Bytes of an archive's directory: 46 of each entry, and its name."""
+"""Maximum size of an archive's directory in bytes. Each entry has 46 bytes plus its name."""
 
 _MAX_HEADER = 1 << 14
 _ENCRYPTED = 0x1
@@ -50,25 +50,26 @@ _OF_HEADERS = (
     AttributeError,
     tokenize.TokenError,
 )
-"""What NumPy raises of headers, which it takes for Python literals, with those of Python 2 among them."""
+"""Exceptions that NumPy raises for headers, which it parses as Python literals, including those of Python 2."""
 
 _TEXT_COST = 64
-"""Bytes of a Python string of some letters, which is what an element of text becomes."""
+"""Size in bytes of a short Python string, which is what an element of text becomes."""
 
 _CHUNK = 1 << 20
 
 
 class NpzError(ValueError):
-    """An archive cannot be read; the message is the end of a sentence that begins with the file's name."""
+    """Raised when an archive cannot be read. The message is a phrase that follows the file's name."""
 
 
 @dataclass(frozen=True, slots=True)
 class ArrayHeader:
-    """What an array of an archive says of itself.
+    """The header of an array in an archive.
 
     Attributes:
-        dtype: Of its elements; never of Python objects, and without fields.
-        fortran: The first dimension varies fastest.
+        dtype: Element type; never Python objects, and without fields.
+        shape: Shape.
+        fortran: Whether the first dimension varies fastest.
     """
 
     dtype: np.dtype[Any]
@@ -77,12 +78,12 @@ class ArrayHeader:
 
     @property
     def count(self) -> int:
-        """Elements."""
+        """Number of elements."""
         return math.prod(self.shape)
 
     @property
     def cost(self) -> int:
-        """Bytes of memory that it takes."""
+        """Memory that the array takes, in bytes."""
         text = _TEXT_COST if self.dtype.kind in "US" else 0
         return self.count * max(self.dtype.itemsize + text, 1)
 
@@ -93,15 +94,15 @@ def read_npz(
     """Reads an archive.
 
     Args:
-        path: A regular file; links are followed.
-        max_bytes: Most memory that the arrays wanted may take together; what is read takes up to twice as much.
-        wanted: Tells by name which arrays are read; of the others only the headers are.
+        path: A regular file. Links are followed.
+        max_bytes: Maximum total size of the wanted arrays in bytes. Reading takes up to twice as much memory.
+        wanted: Returns, for the name of an array, whether to read it. Of other arrays only the headers are read.
 
     Returns:
-        The headers of all arrays, and the arrays wanted; text as object arrays of `str`.
+        The headers of all arrays, and the wanted arrays; text as object arrays of `str`.
 
     Raises:
-        NpzError: It cannot be read, holds what is not a plain array, or passes a bound.
+        NpzError: The archive cannot be read, contains something that is not a plain array, or exceeds a bound.
     """
     try:
         with open_outside(path) as file:
@@ -113,16 +114,16 @@ def read_npz(
                 _check_sum({name: headers[name] for name in chosen}, max_bytes)
                 return headers, {name: _read(archive, members[name], name, headers[name]) for name in chosen}
     except OSError as error:
-        if error.errno == errno.EINVAL:  # a directory that points before the file's beginning
-            raise NpzError("is not a sound .npz archive") from error
+        if error.errno == errno.EINVAL:  # a directory that points before the beginning of the file
+            raise NpzError("is not a valid .npz archive") from error
         raise NpzError(explain(error)) from error
-    # What zipfile raises of archives that lie about themselves, depending on where.
+    # Errors that zipfile raises for archives with false statements, depending on where these are.
     except (zipfile.BadZipFile, zlib.error, EOFError, struct.error, NotImplementedError, RuntimeError) as error:
-        raise NpzError(f"is not a sound .npz archive ({_words(error)})") from error
+        raise NpzError(f"is not a valid .npz archive ({_words(error)})") from error
 
 
 def _check_directory(file: BinaryIO) -> None:
-    """Checks the size of the archive's directory, which zipfile would read whole."""
+    """Checks the size of the archive's directory, which zipfile would read in full."""
     size = file.seek(0, io.SEEK_END)
     file.seek(max(size - _END_SIZE - _MAX_COMMENT - _LOCATOR_SIZE, 0))
     tail = file.read()
@@ -134,13 +135,13 @@ def _check_directory(file: BinaryIO) -> None:
         raise NpzError("is a ZIP64 archive, which only more than 4 GiB or 65,535 arrays need")
     (directory,) = struct.unpack_from("<I", tail, at + 12)
     if directory > _MAX_DIRECTORY:
-        raise NpzError(f"has a directory of {directory:,} bytes, at most {_MAX_DIRECTORY:,} are taken")
+        raise NpzError(f"has a directory of {directory:,} bytes, at most {_MAX_DIRECTORY:,} are allowed")
 
 
 def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     entries = archive.infolist()
     if len(entries) > MAX_ARRAYS:
-        raise NpzError(f"holds {len(entries):,} arrays, at most {MAX_ARRAYS:,} are taken")
+        raise NpzError(f"holds {len(entries):,} arrays, at most {MAX_ARRAYS:,} are allowed")
     members: dict[str, zipfile.ZipInfo] = {}
     for entry in entries:
         name = entry.filename.removesuffix(_SUFFIX)
@@ -149,7 +150,7 @@ def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
         if name in members:
             raise NpzError(f"holds {name[:128]!r} twice")
         if entry.flag_bits & _ENCRYPTED:
-            raise NpzError("is encrypted, and nobody could run it without its password")
+            raise NpzError("is encrypted, so that it could not be run without its password")
         if entry.compress_type not in _READABLE_METHODS:
             method = _METHODS.get(entry.compress_type, "unknown")
             raise NpzError(
@@ -166,29 +167,29 @@ def _header_of(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> 
 
 
 def _header(stream: IO[bytes], name: str) -> ArrayHeader:
-    """Reads an array's header, and leaves the stream at its data."""
+    """Reads an array's header, and leaves the stream at the beginning of its data."""
     what = f"holds {name[:128]!r},"
     try:
         version = np.lib.format.read_magic(stream)
     except ValueError as error:
         raise NpzError(f"{what} which is not an .npy array") from error
-    # NumPy reads as many bytes as the length says before it looks at that number.
+    # NumPy would read as many bytes as the length says before it checks the length.
     width = {(1, 0): "<H", (2, 0): "<I", (3, 0): "<I"}.get(version)
     if width is None:
         raise NpzError(f"{what} a .npy array of the unknown version {version[0]}.{version[1]}")
     prefix = stream.read(struct.calcsize(width))
     (length,) = struct.unpack(width, prefix)
     if length > _MAX_HEADER:
-        raise NpzError(f"{what} whose header has {length:,} bytes, at most {_MAX_HEADER:,} are taken")
+        raise NpzError(f"{what} whose header has {length:,} bytes, at most {_MAX_HEADER:,} are allowed")
     text = stream.read(length)
     read = np.lib.format.read_array_header_1_0 if width == "<H" else np.lib.format.read_array_header_2_0
     try:
         shape, fortran, dtype = read(io.BytesIO(prefix + text), max_header_size=_MAX_HEADER)
-    # NumPy evaluates the header as a literal, and builds a dtype from whatever stands there.
+    # NumPy evaluates the header as a literal, and creates a dtype from any value in it.
     except _OF_HEADERS as error:
         raise NpzError(f"{what} whose header cannot be read") from error
     if dtype.hasobject:
-        raise NpzError(f"{what} an array of pickled Python objects; text is kept as NumPy's own strings (dtype U)")
+        raise NpzError(f"{what} an array of pickled Python objects; store text as NumPy's own strings (dtype U)")
     if dtype.fields is not None or dtype.subdtype is not None:
         raise NpzError(f"{what} an array with fields, expected one of plain elements")
     if len(shape) > MAX_RANK or any(size < 0 for size in shape):
@@ -227,7 +228,7 @@ def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str, header: 
                 raise NpzError(f"holds {name[:128]!r}, which ends early: {at:,} of {size:,} bytes are there")
             view[at : at + len(piece)] = piece
             at += len(piece)
-        if stream.read(1):  # if nothing is left, this checks what was read against its checksum
+        if stream.read(1):  # at the end of the data, this also verifies the checksum
             raise NpzError(f"holds {name[:128]!r}, which is longer than its header says")
     if header.dtype.kind == "U":
         _check_letters(np.frombuffer(data, np.dtype("u4").newbyteorder(header.dtype.byteorder)), name)
@@ -237,14 +238,14 @@ def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str, header: 
         if header.dtype.kind == "U":
             return shaped.astype(object)
         return shaped.astype(header.dtype.newbyteorder("="), order="C", copy=header.fortran)
-    except (ValueError, OverflowError) as error:  # dimensions beyond NumPy
-        raise NpzError(f"holds {name[:128]!r}, which is not an array that NumPy can hold") from error
+    except (ValueError, OverflowError) as error:  # dimensions that NumPy does not support
+        raise NpzError(f"holds {name[:128]!r}, which is not an array that NumPy supports") from error
 
 
 def _check_letters(letters: NDArray[Any], name: str) -> None:
-    """Checks that UTF-32 holds characters only: Python would raise of some, and nobody can encode others."""
+    """Checks that UTF-32 text contains only valid characters: Python fails on some others, or cannot encode them."""
     if np.any((letters > 0x10FFFF) | ((letters >= 0xD800) & (letters < 0xE000))):
-        raise NpzError(f"holds {name[:128]!r}, text with letters that Unicode has not")
+        raise NpzError(f"holds {name[:128]!r}, text with characters that do not exist in Unicode")
 
 
 def _words(error: Exception) -> str:

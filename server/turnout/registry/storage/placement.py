@@ -1,4 +1,4 @@
-"""How a staged version comes to stand in a directory: whole, and over nothing that stood there."""
+"""Moves a staged version into its directory, complete and without overwriting anything."""
 
 import errno
 import os
@@ -11,33 +11,33 @@ from turnout.registry.storage.files import open_inside, seal, sync_directory, sy
 
 
 def move_in_place(staged: Path, target: Path) -> None:
-    """Renames a staged version to where it stands from then on.
+    """Renames a staged version to its final directory.
 
     Raises:
-        AlreadyExistsError: Something stands there.
+        AlreadyExistsError: Something else is in its place.
         OSError: The directory cannot be written to.
     """
-    # rename(2) puts a directory over an empty one only, and a version is never empty: so it overwrites nothing, in one
-    # step, on every POSIX system, where renameat2(RENAME_NOREPLACE) is Linux's alone and not in Python. The lock makes
-    # two publishes take turns; this holds even against one that does not take it.
+    # rename(2) replaces only empty directories, and a version is never empty. So this overwrites nothing, atomically,
+    # on every POSIX system; renameat2(RENAME_NOREPLACE) exists only on Linux and not in Python. The lock serializes
+    # publishes, but this is safe even if a publisher does not take it.
     try:
         staged.rename(target)
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             raise
         raise AlreadyExistsError(
-            f"{target.parent.name} {target.name}: something that is not a version stands in its place; move it away, or"
-            " leave nothing there but the files that are to be published"
+            f"{target.parent.name} {target.name}: something that is not a version is in its place; move it away, or"
+            " leave only the files there that are to be published"
         ) from error
 
 
 def adopt_in_place(staged: Path, target: Path) -> None:
-    """Makes a version of a directory that someone filled by hand: it lacks nothing but the manifest.
+    """Turns a directory that was filled by hand, and only lacks the manifest, into a version.
 
-    The files stay where they are, so that a crash loses nothing that was only there; link(2) overwrites nothing.
+    The files stay in place, so that a crash loses nothing that exists only there. link(2) overwrites nothing.
 
     Raises:
-        AlreadyExistsError: Somebody else just did.
+        AlreadyExistsError: Another publisher has just done so.
         OSError: The directory cannot be written to.
     """
     for found in walk(target):
@@ -47,12 +47,12 @@ def adopt_in_place(staged: Path, target: Path) -> None:
     try:
         os.link(staged / MANIFEST_FILE, target / MANIFEST_FILE, follow_symlinks=False)
     except FileExistsError as error:
-        raise AlreadyExistsError(f"{target.parent.name} {target.name} was published in this moment") from error
+        raise AlreadyExistsError(f"{target.parent.name} {target.name} was published at the same time") from error
     sync_directory(target)
 
 
 def holds_same_files(target: Path, manifest: Manifest) -> bool:
-    """Says whether a directory that is no version holds exactly what is to be published."""
+    """Returns whether a directory that is not a version contains exactly the files to publish."""
     if target.is_symlink() or os.path.lexists(target / MANIFEST_FILE):
         return False
     try:

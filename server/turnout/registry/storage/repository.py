@@ -1,9 +1,9 @@
-"""The versions on disk: which exist, whether their bytes are what was published, what is in the way of others.
+"""The versions on disk: lists, verifies and commits them.
 
     <root>/<model>/<version>/{manifest.json, model.onnx, *.data, golden/*.npz}
     <root>/.staging/            where publishes are built (`turnout.registry.storage.staging`)
 
-A directory is a version from the moment it holds a manifest, and its manifest is put there last.
+A directory is a version if it contains a manifest, which is always written last.
 """
 
 import os
@@ -29,50 +29,50 @@ from turnout.threads import Threads
 _NAMED_FILES = 5
 
 _THREADS = 4
-"""Calls that may wait for the file system at once, beside loads and uploads, which have threads of their own."""
+"""Number of threads that may wait for the file system, in addition to those of loads and uploads."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class Repository:
-    """A directory of models. Safe to use from several threads and several processes."""
+    """A directory of models. Safe to use from several threads and processes."""
 
     def __init__(self, root: Path) -> None:
-        """Reads and creates nothing yet; `root` need not exist."""
+        """Creates the repository. Nothing is read or created before it is needed, and `root` need not exist."""
         self.root = root
         self._directory_scan = DirectoryScan(root)
         self._threads = Threads("repository", _THREADS)
 
     @property
     def place(self) -> str:
-        """Where versions live, for people: the directory, or the URL."""
+        """Location of the versions for display: the directory or the URL."""
         return str(self.root)
 
     @property
     def remote(self) -> bool:
-        """Tells whether versions live elsewhere, and what is under the root is a copy that may go."""
+        """Whether versions are stored elsewhere, so that the files under the root are only a cache."""
         return False
 
     def close(self) -> None:
-        """Closes connections, if versions live elsewhere."""
+        """Closes connections to remote storage, if any."""
 
     def check_writable(self) -> None:
-        """Checks that versions may be added, attested and removed here.
+        """Checks that versions may be added, attested and removed.
 
         Raises:
-            ChangeRefused: They may not; the message says where they may.
+            ChangeRefused: They may not; the message says what to do instead.
         """
 
     async def in_thread(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Runs a call that touches the repository in one of its threads, so that where its file system hangs, nothing
-        else does.
+        """Runs a call that uses the repository in one of its threads. If the file system hangs, only these threads are
+        blocked.
         """
         return await self._threads.run(call, *args, **kwargs)
 
     def scan(self) -> Listing:
-        """Reads what exists. A manifest that did not change since the last scan is not read again, so that a scan of
-        some hundred versions takes milliseconds, and a version that stayed is the same object as before.
+        """Reads the repository. Manifests that did not change since the last scan are not read again, so that a scan of
+        some hundred versions takes milliseconds, and unchanged versions are the same objects as before.
 
         Raises:
             OSError: The root cannot be read.
@@ -80,39 +80,39 @@ class Repository:
         return self._directory_scan.scan()
 
     def published(self) -> Sequence[Published]:
-        """Returns every version that exists, as `scan` does."""
+        """Returns all versions, as found by `scan`."""
         return self.scan().published
 
     def directory(self, model: str, version: Version) -> Path:
-        """Returns where that version stands, or would stand.
+        """Returns the directory of a version, whether it exists or not.
 
         Raises:
-            InvalidRequest: `model` is not a model name.
+            InvalidRequest: `model` is not a valid model name.
         """
         return self.root / check_model_name(model) / str(version)
 
     def fetch(self, model: str, version: Version) -> Path:
-        """Returns the directory of a version with its files in it, brought here first where they live elsewhere.
+        """Returns the directory of a version with its files, which are fetched first if they are stored elsewhere.
 
         Raises:
-            InvalidRequest: `model` is not a model name.
-            ModelNotFound, VersionNotFound: There is no such version; only if it would have to be brought here.
-            DigestMismatch: What was brought is not what was published.
-            StoreUnavailable: It cannot be brought here now.
-            Exhausted: There is no room for it.
+            InvalidRequest: `model` is not a valid model name.
+            ModelNotFound, VersionNotFound: There is no such version. Raised only if it would have to be fetched.
+            DigestMismatch: The fetched files are not what was published.
+            StoreUnavailable: The version cannot be fetched now.
+            Exhausted: There is not enough room for it.
         """
         return self.directory(model, version)
 
     def numbers(self, model: str) -> list[Version]:
-        """Returns the versions that stand in the repository now, whether or not their manifests can be read.
+        """Returns the versions that are now in the repository, whether their manifests can be read or not.
 
         Raises:
-            AlreadyExistsError: A link stands where the model's versions go.
-            OSError: That cannot be found out.
+            AlreadyExistsError: The model's directory is a link.
+            OSError: The repository cannot be read.
         """
         home = self.root / check_model_name(model)
         if home.is_symlink():
-            raise AlreadyExistsError(f"a link stands where the versions of {model} go, and links are not followed")
+            raise AlreadyExistsError(f"the directory of {model} is a link, and links are not followed")
         with suppress(FileNotFoundError):
             return [
                 Version.parse(entry.name)
@@ -124,17 +124,19 @@ class Repository:
     def verify_stored(
         self, model: str, version: Version, *, expected: str | None = None, progress: Progress | None = None
     ) -> Published:
-        """Verifies a version where it lives, past any copy of it; as `verify`."""
+        """Verifies a version where it is stored, bypassing any cache. Otherwise like `verify`."""
         return self.verify(model, version, expected=expected, progress=progress)
 
     def prepare(self, staged: Path, published: Published) -> Callable[[], bool]:
-        """Does all that is to be done before anybody may see a staged version, and can be done without the lock.
+        """Does the part of a commit that needs no lock and is not visible to others.
 
-        `staged` is the version's directory, including the manifest.
+        Args:
+            staged: Complete directory of the version, including its manifest.
+            published: The version.
 
         Returns:
-            What makes it exist, for everyone at once or not at all; called under the repository's lock. It returns
-            False if the very same version came to exist meanwhile. Another one raises AlreadyExistsError.
+            A function that makes the version exist, atomically. It must be called under the repository's lock. It
+            returns False if the same version was committed meanwhile, and raises AlreadyExistsError for another one.
 
         Raises:
             OSError: The repository cannot be written to.
@@ -154,75 +156,82 @@ class Repository:
         return make_exist
 
     def withdraw(self, model: str, version: Version) -> None:
-        """Ends that a version exists where it lives, if that is elsewhere.
+        """Removes a version from remote storage, if there is any.
 
         Raises:
-            OSError: It cannot be written there.
+            OSError: The storage cannot be written to.
         """
 
     def put_evidence_record(self, model: str, version: Version, name: str, data: bytes, *, new: bool) -> None:
-        """Writes an attestation to the remote store, if there is one. If `new`, it must not exist yet.
+        """Writes an attestation to remote storage, if there is any.
+
+        Args:
+            model: Name of the model.
+            version: The version.
+            name: Name of the attestation.
+            data: Content.
+            new: Whether it must not exist yet.
 
         Raises:
-            FileExistsError: It exists, and was to be new.
-            OSError: It cannot be written there.
+            FileExistsError: It exists, and `new` is true.
+            OSError: The storage cannot be written to.
         """
 
     def delete_evidence_record(self, model: str, version: Version, name: str) -> None:
-        """Removes an attestation from where versions live, if that is elsewhere.
+        """Removes an attestation from remote storage, if there is any.
 
         Raises:
-            OSError: It cannot be removed there.
+            OSError: The storage cannot be written to.
         """
 
     def refresh_evidence_records(self) -> None:
-        """Brings attestations here that are new where versions live, if that is elsewhere and was not asked just now.
+        """Copies new attestations from remote storage, if there is any and it was not asked just now.
 
         Raises:
-            OSError: They cannot be read there.
+            OSError: The storage cannot be read.
         """
 
     def expect(self, keys: Collection[tuple[str, Version]]) -> None:
-        """Tells which versions should be there, as far as the state store knows: one that is not known here is looked
-        for by the next scan, however soon that is.
+        """Announces the versions that should exist according to the state store. If one is unknown here, the next scan
+        looks for it, even if it comes soon.
         """
 
     def look_soon(self) -> None:
-        """Has the next scan look, however soon that is."""
+        """Makes the next scan list the repository, even if it comes soon."""
 
     def unused_files(self) -> UnusedFiles:
-        """Returns what publishes that were cut short, and versions that were removed, have left where versions live, if
-        that is elsewhere, and nobody has touched for a day.
+        """Returns files in remote storage that belong to no version, left behind by interrupted publishes and removed
+        versions, if they have not been modified for a day.
 
         Raises:
-            StoreUnavailable: It cannot be listed.
+            StoreUnavailable: The storage cannot be listed.
         """
         return UnusedFiles()
 
     def remove_unused(self, unused: UnusedFiles) -> int:
-        """Removes such files, each if it still is one; returns the bytes that were freed.
+        """Removes such files, after checking again that they are unused. Returns the number of bytes freed.
 
         Raises:
             ChangeRefused: The repository is served read-only.
-            StoreUnavailable: They cannot be removed.
+            StoreUnavailable: The files cannot be removed.
         """
         return 0
 
     def cache_use(self) -> CacheUse | None:
-        """Returns what is in the cache; None if versions live here."""
+        """Returns the use of the cache; None if versions are not stored elsewhere."""
         return None
 
     def being_published(self, published: Published) -> bool:
-        """Tells whether a publisher elsewhere, whom no lock shows, may be about to record a version."""
+        """Returns whether a publisher on another machine, whose lock is not visible here, may be about to record it."""
         return False
 
     def find(self, model: str, version: Version) -> Published:
         """Reads one version's manifest.
 
         Raises:
-            InvalidRequest: `model` is not a model name.
-            ModelNotFound, VersionNotFound: There is no such version; the error names the nearest.
-            DigestMismatch: It exists, but what should be its manifest is not a manifest.
+            InvalidRequest: `model` is not a valid model name.
+            ModelNotFound, VersionNotFound: There is no such version; the error names the nearest ones.
+            DigestMismatch: The version exists, but its manifest is invalid.
         """
         directory = self.directory(model, version)
         link = directory.is_symlink() or directory.parent.is_symlink()
@@ -236,21 +245,21 @@ class Repository:
     def verify(
         self, model: str, version: Version, *, expected: str | None = None, progress: Progress | None = None
     ) -> Published:
-        """Reads every byte of a version and compares it with the manifest.
+        """Reads all bytes of a version and compares them with the manifest.
 
         Args:
-            model: Its model.
+            model: Name of the model.
             version: Exact version.
-            expected: The version's digest, if it is known from elsewhere; without it, a manifest that another valid
-                one took the place of goes unnoticed.
-            progress: Told of each block read.
+            expected: Digest of the version, if it is known from elsewhere. Without it, replacing the manifest with
+                another valid one goes unnoticed.
+            progress: Called after each block with its size in bytes.
 
         Returns:
             The version.
 
         Raises:
             ModelNotFound, VersionNotFound: There is no such version.
-            DigestMismatch: Files changed, are missing, or are too many; the message names them.
+            DigestMismatch: Files have changed, are missing, or do not belong there; the message names them.
         """
         published = self.find(model, version)
         directory = self.directory(model, version)
@@ -271,10 +280,10 @@ class Repository:
         return published
 
     def sweep(self) -> tuple[str, ...]:
-        """Removes what publishes that were cut short left behind, never what one that runs is building.
+        """Removes the staging directories of interrupted publishes, but not those of running ones.
 
         Returns:
-            Names of the staging directories removed.
+            Names of the removed staging directories.
 
         Raises:
             OSError: The staging directory cannot be read.
@@ -282,10 +291,10 @@ class Repository:
         return sweep(self.root)
 
     def check_case(self, model: str) -> None:
-        """Checks that no other model with versions has the name `model` in another case.
+        """Checks that no other model with versions has the same name as `model` except for case.
 
         Raises:
-            AlreadyExistsError: One has; the error names it, unless the caller may not know of it.
+            AlreadyExistsError: There is one. The error names it, unless the caller may not know about it.
             OSError: The root cannot be read.
         """
         self.check_names(
@@ -299,10 +308,10 @@ class Repository:
 
     @staticmethod
     def check_names(model: str, others: Iterable[str]) -> None:
-        """Checks that none of `others`, which have versions, is `model` in another case.
+        """Checks that none of `others`, which are models with versions, differs from `model` only in case.
 
         Raises:
-            AlreadyExistsError: One is; the error names it, unless the caller may not know of it.
+            AlreadyExistsError: One does. The error names it, unless the caller may not know about it.
         """
         for other in sorted(others):
             if other.lower() == model.lower() and other != model:
@@ -311,16 +320,16 @@ class Repository:
                     raise AlreadyExistsError(
                         f"{model!r} differs from the model {other} in case only: publish to {other}"
                     )
-                raise AlreadyExistsError(f"{model!r} differs from another model's name in case only: take another name")
+                raise AlreadyExistsError(f"{model!r} differs from another model's name in case only: use another name")
 
     def _paths(self, published: Published) -> Iterator[str]:
-        """Yields the paths of all files that lie where a version does. Raises OSError if that cannot be read."""
+        """Yields the paths of all files in a version's directory. Raises OSError if it cannot be read."""
         manifest = published.manifest
         return (found.path for found in walk(self.directory(manifest.model, manifest.version)))
 
 
 def not_found(listing: Listing, model: str, version: Version) -> ModelNotFound | VersionNotFound:
-    """Makes the error for a version that a listing does not hold."""
+    """Returns the error for a version that is not in a listing."""
     if versions := listing.versions(model):
         return VersionNotFound.of(model, str(version), [str(p.manifest.version) for p in versions])
     return ModelNotFound.named(model, listing.models)

@@ -1,4 +1,4 @@
-"""Scanning a directory of models: which versions it holds, and what lies where a version could be and is not one."""
+"""Scans a directory of models for versions, and for entries that could be expected to be versions but are not."""
 
 import os
 from collections.abc import Mapping
@@ -16,9 +16,9 @@ from turnout.registry.storage.manifests import manifest_fault, read_version
 
 @dataclass(frozen=True, slots=True)
 class _Stamp:
-    """What changes when a manifest does, so that an unchanged one need not be read again.
+    """Values that change whenever a manifest does, so that an unchanged manifest need not be read again.
 
-    The change time is there for tools that set the modification time back; nobody can set the change time.
+    The change time detects changes by tools that set the modification time back: programs cannot set the change time.
     """
 
     inode: int
@@ -34,14 +34,14 @@ class _SeenManifest:
 
 
 class VersionOrder:
-    """Sorts versions, and returns the same tuple for as long as they are the same objects."""
+    """Sorts versions. Returns the same tuple as before if the versions are the same objects."""
 
     def __init__(self) -> None:
         self._last: tuple[list[Published], tuple[Published, ...]] = ([], ())
 
     def of(self, published: list[Published]) -> tuple[Published, ...]:
-        """Returns versions by model and precedence."""
-        # Comparing versions took three quarters of a scan in which nothing had changed (300 versions, 6 of 8 ms).
+        """Returns versions sorted by model and precedence."""
+        # Sorting took three quarters of a scan in which nothing had changed (300 versions, 6 of 8 ms).
         before, order = self._last
         if len(before) != len(published) or any(a is not b for a, b in zip(before, published, strict=True)):
             order = tuple(sorted(published, key=_place))
@@ -50,7 +50,7 @@ class VersionOrder:
 
 
 class DirectoryScan:
-    """Scans a directory again and again. Safe to use from several threads."""
+    """Scans a directory repeatedly, and remembers unchanged manifests. Thread-safe."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -58,7 +58,7 @@ class DirectoryScan:
         self._order = VersionOrder()
 
     def scan(self) -> Listing:
-        """Reads what exists; as `Repository.scan`."""
+        """Reads the directory; see `Repository.scan`."""
         seen: dict[tuple[str, str], _SeenManifest] = {}
         published: list[Published] = []
         problems: list[Problem] = []
@@ -118,14 +118,14 @@ class DirectoryScan:
 
 
 def _place(published: Published) -> tuple[str, Precedence, str]:
-    # Build metadata has no part in precedence; the text makes the order of such twins one.
+    # Precedence ignores build metadata; the text makes the order of versions that differ only in it definite.
     return published.manifest.model, precedence(published.manifest.version), str(published.manifest.version)
 
 
 def directory_names(directory: Path) -> list[str]:
-    """Returns the names of the directories, and links to such, in `directory`; none if it does not exist.
+    """Returns the names of the directories in `directory`, and of links to directories, except hidden ones.
 
-    Hidden ones are left out.
+    Returns [] if `directory` does not exist.
     """
     try:
         with os.scandir(directory) as entries:
@@ -135,7 +135,7 @@ def directory_names(directory: Path) -> list[str]:
 
 
 def loose_files(directory: Path) -> list[Path]:
-    """Returns the ONNX files in `directory` by name, save hidden ones; none if it cannot be read."""
+    """Returns the ONNX files in `directory` sorted by name, except hidden ones; [] if it cannot be read."""
     with suppress(OSError), os.scandir(directory) as entries:
         names = sorted(
             e.name for e in entries if e.name.endswith(".onnx") and not e.name.startswith(".") and e.is_file()

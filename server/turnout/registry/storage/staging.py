@@ -1,8 +1,8 @@
-"""Where publishes are built, out of sight: `<root>/.staging/<uuid>/version/`.
+"""Directories in which publishes are built, invisible to readers: `<root>/.staging/<uuid>/version/`.
 
-Each staging directory holds a lock file that its builder keeps locked (flock), so the kernel itself says whether the
-builder lives: a kill -9 lets go of the lock, and the next sweep takes the directory away; a publish that runs is never
-swept, however long it takes. Making, sweeping and committing take turns by one more lock, the repository's.
+Each staging directory contains a lock file that its builder keeps locked (flock). So the kernel knows whether the
+builder is alive: if it is killed, the lock is released, and the next sweep removes the directory. A running publish is
+never swept, however long it takes. Creating, sweeping and committing are serialized by the repository's lock.
 """
 
 import errno
@@ -21,10 +21,10 @@ from turnout.host import files
 STAGING = ".staging"
 
 LOCK_TIMEOUT = 30.0
-"""Seconds to wait for the repository's lock. It is held for some renames and fsyncs."""
+"""Seconds to wait for the repository's lock. It is held for a few renames and fsyncs."""
 
 SWEEP_TIMEOUT = 1.0
-"""Seconds that a sweep waits for it."""
+"""Seconds that a sweep waits for the lock."""
 
 _LOCK = ".lock"
 _OWNER = "owner"
@@ -35,13 +35,13 @@ _POLL = 0.02
 
 @contextmanager
 def staged(root: Path) -> Iterator[Path]:
-    """Makes an empty directory to build a version in, and removes what is left of it at the end, whatever happens.
+    """Creates an empty directory to build a version in. Whatever is left of it is removed at the end in any case.
 
     Yields:
-        The directory; it may be renamed away.
+        The directory, which may be renamed away.
 
     Raises:
-        UnavailableError: The repository's lock could not be had.
+        UnavailableError: The repository's lock could not be acquired.
         OSError: The repository cannot be written to.
     """
     (root / STAGING).mkdir(parents=True, exist_ok=True)
@@ -62,10 +62,10 @@ def staged(root: Path) -> Iterator[Path]:
 
 @contextmanager
 def locked(root: Path, timeout: float = LOCK_TIMEOUT) -> Iterator[None]:
-    """Holds the repository's lock, across threads and processes; waits up to `timeout` seconds for it.
+    """Holds the repository's lock, against other threads and other processes. Waits up to `timeout` seconds for it.
 
     Raises:
-        UnavailableError: It could not be had in that time.
+        UnavailableError: The lock could not be acquired in time.
         OSError: The repository cannot be written to.
     """
     descriptor = os.open(root / STAGING / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -83,10 +83,10 @@ def locked(root: Path, timeout: float = LOCK_TIMEOUT) -> Iterator[None]:
 
 
 def sweep(root: Path) -> tuple[str, ...]:
-    """Removes the staging directories whose builder is gone, and returns their names.
+    """Removes the staging directories whose builder no longer exists, and returns their names.
 
-    Nobody has to wait for it, a server that starts least of all: if the lock is held or the repository cannot be
-    written to, nothing is swept, and a later sweep will.
+    It does not delay its callers, such as a starting server: if the lock is held or the repository cannot be written
+    to, nothing is swept, and a later sweep does it.
 
     Raises:
         OSError: The staging directory cannot be read.
@@ -96,7 +96,7 @@ def sweep(root: Path) -> tuple[str, ...]:
     abandoned: list[tuple[Path, int]] = []
     try:
         with locked(root, SWEEP_TIMEOUT):
-            # Builders lock their owner file while they hold the repository's lock: one without it has no builder.
+            # Builders lock their owner file while they hold the repository's lock, so an unlocked one has no builder.
             homes = sorted(home for home in (root / STAGING).iterdir() if _UUID.fullmatch(home.name))
             abandoned += [(home, owner) for home in homes if (owner := _claim(home)) is not None]
         for home, _ in abandoned:
@@ -113,7 +113,7 @@ def sweep(root: Path) -> tuple[str, ...]:
 
 
 def _claim(home: Path) -> int | None:
-    """Takes over a staging directory; None if its builder, or another sweep, has it."""
+    """Locks a staging directory; returns None if its builder or another sweep has locked it."""
     with suppress(OSError):
         owner = os.open(home / _OWNER, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         if files.try_lock(owner):

@@ -1,4 +1,4 @@
-"""Scans a repository with a time limit, one scan at a time, so that a file system that hangs blocks a single thread."""
+"""Scans a repository with a time limit, one scan at a time, so that a hanging file system blocks only one thread."""
 
 import asyncio
 import errno
@@ -7,11 +7,11 @@ from turnout.registry.storage.listing import Listing
 from turnout.registry.storage.repository import Repository
 
 SCAN_SECONDS = 10.0
-"""Time limit of a scan. 10,000 versions take one second on a file system that is asked for each of them."""
+"""Time limit of a scan in seconds. 10,000 versions take one second on a file system that looks up each of them."""
 
 
 class TimedScanner:
-    """Finds out which versions exist. Used on the event loop only, by one caller at a time."""
+    """Finds which versions exist. Used only on the event loop, by one caller at a time."""
 
     def __init__(self, repository: Repository) -> None:
         self._repository = repository
@@ -25,7 +25,7 @@ class TimedScanner:
             return error
 
     async def _scan(self) -> Listing:
-        if self._scanning is not None:  # one that was given up; it may have begun before what is looked for
+        if self._scanning is not None:  # one that timed out; it may have begun before the change that is looked for
             await asyncio.wait([self._scanning], timeout=SCAN_SECONDS)
         if self._scanning is None or self._scanning.done():
             self._scanning = asyncio.ensure_future(self._repository.in_thread(self._repository.scan))

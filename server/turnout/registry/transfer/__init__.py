@@ -1,1 +1,1 @@
-"""Versions on their way: uploads, fetches, copies between repositories."""
+"""Transfers versions: uploads, fetches, and copies between repositories."""

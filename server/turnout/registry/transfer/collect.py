@@ -1,4 +1,4 @@
-"""The files that a version will consist of, described where they lie, before they go anywhere."""
+"""Finds and describes the files of a version before it is uploaded."""
 
 import os
 from collections.abc import Iterator
@@ -24,13 +24,14 @@ from turnout.registry.transfer.upload_manifest import UploadManifest
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """One file of a version, where it lies now.
+    """One file of a version in its original place.
 
     Attributes:
-        path: Where it goes in the version's directory.
-        directory: Where to start from.
-        name: Relative to `directory`; held to it if the model names the file, free if a person does.
-        named: A person named it.
+        path: Path of the file in the version's directory.
+        directory: Directory to start from.
+        name: Path relative to `directory`. It must stay inside if it comes from the model, but not if it comes from a
+            person.
+        named: Whether a person named the file.
     """
 
     path: str
@@ -39,20 +40,22 @@ class SourceFile:
     named: bool
 
     def open(self) -> AbstractContextManager[BinaryIO]:
-        """Opens it, as a publish would.
+        """Opens the file as a publish would.
 
         Raises:
-            OSError: It cannot be read.
+            OSError: The file cannot be read.
         """
         return open_outside(self.directory / self.name) if self.named else open_external(self.directory, self.name)
 
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """A version that is ready to go.
+    """A version that is ready to be uploaded.
 
     Attributes:
-        sources: In the upload manifest's order.
+        upload_manifest: Description of the upload.
+        sources: Files in the order of the upload manifest.
+        facts: Description of the ONNX file.
     """
 
     upload_manifest: UploadManifest
@@ -60,10 +63,10 @@ class Collected:
     facts: ModelFacts
 
     def published(self, version: Version) -> Published:
-        """Returns the version that it will be, published under that number.
+        """Returns the version as it will be when published under this number.
 
         Raises:
-            InvalidModel: It cannot be described.
+            InvalidModel: Its manifest would be invalid.
         """
         metadata_given = self.upload_manifest
         return Published(
@@ -72,15 +75,15 @@ class Collected:
 
 
 def collect(request: PublishRequest, progress: Progress | None = None) -> Collected:
-    """Finds the model's files and reads every byte of them for their digests.
+    """Finds the model's files, and reads all their bytes to compute digests.
 
     Raises:
-        InvalidModel: One is missing, or the model's file is not an ONNX file.
-        InvalidRequest: They cannot be those of a version.
+        InvalidModel: A file is missing, or the model is not an ONNX file.
+        InvalidRequest: The files do not form a valid version.
     """
     home = request.source.parent
     sources = [SourceFile(MODEL_FILE, home, request.source.name, named=True)]
-    with _explained("the ONNX file"), open_outside(request.source):  # what is no file is never read
+    with _explained("the ONNX file"), open_outside(request.source):  # never reads something that is not a file
         facts = read_model(request.source)
     request.metadata.check_against(facts.signature)
     sources += [SourceFile(external.path, home, external.path, named=False) for external in facts.external]

@@ -1,7 +1,7 @@
-"""Versions carried from one repository to another: the same files, the same manifest, the same digest.
+"""Copies versions from one repository to another: the same files, the same manifest, the same digest.
 
-What was found out about a version travels with it. Signatures prove themselves and keep their names; whatever else was
-attested is another repository's word, and is kept as `imported-<name>`, so that nothing takes it for this one's.
+Attestations are copied too. Signatures prove themselves and keep their names. All other attestations are statements of
+the other repository, and are stored as `imported-<name>`, so that they are not mistaken for this repository's.
 """
 
 import json
@@ -34,18 +34,18 @@ _BUNDLE = re.compile(rf"{PREFIX}[A-Za-z0-9_-]{{1,100}}{re.escape(SUFFIX)}")
 
 
 def only_version(repository: Repository) -> Published:
-    """Returns the version of a repository that holds one.
+    """Returns the only version in a repository.
 
     Raises:
-        InvalidRequest: It holds none, or several.
-        DigestMismatch: What it holds cannot be read as one.
+        InvalidRequest: The repository contains no version, or several.
+        DigestMismatch: It contains something that cannot be read as a version.
     """
     try:
         listing = repository.scan()
     except OSError as error:
         raise InvalidRequest(f"the export cannot be read: {error.strerror}") from error
     if listing.problems:
-        raise DigestMismatch(f"the export holds what is not a version: {listing.problems[0].reason}")
+        raise DigestMismatch(f"the export contains something that is not a version: {listing.problems[0].reason}")
     if len(listing.published) != 1:
         raise InvalidRequest(f"expected an export of one version, found {len(listing.published)}")
     return listing.published[0]
@@ -54,11 +54,11 @@ def only_version(repository: Repository) -> Published:
 def copy_version(
     source: Repository, model: str, version: Version, target: Path, progress: Progress | None
 ) -> Published:
-    """Copies a version and what is attested of it into a new repository at `target`.
+    """Copies a version and its attestations into a new repository at `target`.
 
     Raises:
         ModelNotFound, VersionNotFound: There is no such version.
-        DigestMismatch: Its files are not those that were published.
+        DigestMismatch: Its files are not what was published.
         OSError: The copy cannot be written.
     """
     published = source.find(model, version)
@@ -84,14 +84,20 @@ def import_version(
 ) -> PublishResult:
     """Imports a version from `source`, with the same digest.
 
-    `yanked` returns the model's versions that were yanked here. `recorded` is called once the version exists, unless it
-    existed before.
+    Args:
+        repository: Repository to import into.
+        source: Repository with the version.
+        published: The version.
+        gates: Gates that it must pass, in order.
+        yanked: Returns the versions of the model that were yanked in `repository`.
+        recorded: Called with the version once it exists; not called if it already existed.
+        progress: Called after each block with its size in bytes.
 
     Raises:
-        InvalidModel: Its manifest says other things than its ONNX file, or a gate failed.
+        InvalidModel: Its manifest does not match its ONNX file, or a gate failed.
         AlreadyExistsError: The version number is taken.
-        DigestMismatch: Its files are not those that its manifest names.
-        ChangeRefused, Exhausted, UnavailableError, ConfigError: As `turnout.registry.publishing.publish.publish`.
+        DigestMismatch: Its files do not match its manifest.
+        ChangeRefused, Exhausted, UnavailableError, ConfigError: As for `turnout.registry.publishing.publish.publish`.
     """
     manifest, digest = published.manifest, published.digest
     repository.check_writable()
@@ -120,11 +126,11 @@ def import_version(
 
 
 def _take_evidence_records(repository: Repository, source: Repository, published: Published) -> None:
-    """Takes over what is attested of a version, before it exists here: a signature may be asked for at once."""
+    """Copies the attestations of a version before it exists here, since a signature may be required at once."""
     manifest = published.manifest
     for name, data in _evidence_records(source, published).items():
         known = name.startswith((PREFIX, attestations.IMPORTED))
-        with suppress(OSError):  # the version can do without
+        with suppress(OSError):  # attestations are optional
             kept = name if known else f"{attestations.IMPORTED}{name}"
             attestations.write(repository, manifest.model, manifest.version, kept, data)
 
@@ -143,7 +149,7 @@ def _copy_files(source: Repository, published: Published, target: Path, progress
 
 
 def _check_manifest(published: Published, facts: ModelFacts) -> None:
-    """Checks that a manifest that somebody else wrote says what the ONNX file says.
+    """Checks that a manifest from another repository matches the ONNX file.
 
     Raises:
         InvalidModel: It does not.
@@ -164,7 +170,7 @@ def _check_manifest(published: Published, facts: ModelFacts) -> None:
 
 
 def _evidence_records(source: Repository, published: Published) -> Mapping[str, bytes]:
-    """Returns the attestations of a version, by file name, less those about another digest or that are not JSON."""
+    """Returns the attestations of a version by file name, except those about another digest and those not in JSON."""
     manifest = published.manifest
     try:
         found = attestations.read(source, manifest.model, manifest.version, "")

@@ -1,4 +1,4 @@
-"""A version sent piece by piece, and received."""
+"""Reads a version in pieces, to be sent to a client."""
 
 import os
 from contextlib import ExitStack
@@ -13,11 +13,12 @@ from turnout.registry.storage.files import explain, open_inside
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Bytes of a file.
+    """A part of a file.
 
     Attributes:
-        file: Its place in the manifest.
-        offset: Where they belong.
+        file: Index of the file in the manifest.
+        offset: Offset in the file in bytes.
+        data: The bytes.
     """
 
     file: int
@@ -26,7 +27,7 @@ class Piece:
 
 
 class VersionReader:
-    """Reads a version's files in the manifest's order. Blocking; used by one caller at a time."""
+    """Reads a version's files in the order of the manifest. Blocks; used by one caller at a time."""
 
     def __init__(self, directory: Path, manifest: Manifest, piece_bytes: int) -> None:
         self._directory = directory
@@ -38,10 +39,10 @@ class VersionReader:
         self._stack = ExitStack()
 
     def next(self) -> Piece | None:
-        """Returns the next piece; None if all were returned.
+        """Returns the next piece; None if there are no more.
 
         Raises:
-            DigestMismatch: A file is not what was published. Sizes are looked at here; digests the receiver checks.
+            DigestMismatch: A file is not what was published. Only sizes are checked here; the receiver checks digests.
         """
         entries = self._manifest.files
         try:
@@ -64,5 +65,5 @@ class VersionReader:
             raise DigestMismatch(f"{entries[self._file].path} {explain(error)}") from error
 
     def close(self) -> None:
-        """Closes the file that is open."""
+        """Closes the open file, if any."""
         self._stack.close()

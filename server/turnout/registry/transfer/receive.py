@@ -1,4 +1,4 @@
-"""Takes a version into a directory of one's own, and believes nothing about it that its digests do not show."""
+"""Receives a version into a new directory, verifying everything by digests."""
 
 import hashlib
 import os
@@ -18,7 +18,7 @@ from turnout.registry.storage.listing import Published
 
 
 class Receiver:
-    """Writes pieces to files, in the manifest's order, and checks each file when it is complete."""
+    """Writes pieces to files, in the order of the manifest, and verifies each file when it is complete."""
 
     def __init__(self, directory: Path, manifest: Manifest, digest: str) -> None:
         self._directory = directory
@@ -30,19 +30,19 @@ class Receiver:
 
     @property
     def size(self) -> int:
-        """Bytes of all files together."""
+        """Total size of all files in bytes."""
         return self._received.manifest.size
 
     def write(self, file: int, offset: int, data: bytes) -> None:
-        """Takes a piece.
+        """Writes a piece.
 
         Raises:
-            DigestMismatch: It does not follow the one before, or completes a file that is not the manifest's.
+            DigestMismatch: It does not follow the previous piece, or completes a file that does not match the manifest.
             OSError: It cannot be written.
         """
         entries = self._received.manifest.files
         if (file, offset) != (self._file, self._offset) or file >= len(entries) or not data:
-            raise DigestMismatch("what was sent does not follow what came before it")
+            raise DigestMismatch("the data that was sent does not follow the previous piece")
         entry = entries[file]
         if offset + len(data) > entry.size:
             raise DigestMismatch(f"{entry.path} is longer than its manifest says")
@@ -60,14 +60,14 @@ class Receiver:
         self._skip_empty()
 
     def finish(self) -> Published:
-        """Returns what was received.
+        """Returns the received version.
 
         Raises:
-            DigestMismatch: Something is missing.
+            DigestMismatch: Data is missing.
         """
         entries = self._received.manifest.files
         if self._file < len(entries):
-            raise DigestMismatch(f"{entries[self._file].path} was not sent whole")
+            raise DigestMismatch(f"{entries[self._file].path} was not sent completely")
         return self._received
 
     def _skip_empty(self) -> None:
@@ -86,13 +86,18 @@ class Receiver:
 
 @contextmanager
 def receiving(to: Path, manifest: bytes, digest: str, model: str, version: Version) -> Iterator[Receiver]:
-    """Receives a version into the directory `to`, which appears under its name complete or not at all.
+    """Creates the directory `to` for a version. It appears under its name when it is complete, or not at all.
 
-    `manifest` and `digest` are those received; `model` and `version` are those requested.
+    Args:
+        to: Directory to create.
+        manifest: Content of `manifest.json` as received.
+        digest: Digest of the manifest as received.
+        model: The requested model.
+        version: The requested version.
 
     Raises:
-        InvalidRequest: There is something at `to`, or it cannot be written to.
-        DigestMismatch: It is not a manifest, or that of another version.
+        InvalidRequest: `to` exists, or cannot be written to.
+        DigestMismatch: The manifest is invalid, or is of another version.
     """
     try:
         read = read_canonical(manifest)
@@ -110,11 +115,11 @@ def receiving(to: Path, manifest: bytes, digest: str, model: str, version: Versi
 
 @contextmanager
 def new_directory(to: Path) -> Iterator[Path]:
-    """Makes a directory that appears at `to` when the block ends well, and never otherwise.
+    """Creates a directory that appears at `to` when the block ends successfully, and otherwise not at all.
 
     Raises:
-        InvalidRequest: There is something at `to`.
-        OSError: It cannot be made.
+        InvalidRequest: `to` exists.
+        OSError: The directory cannot be created.
     """
     if os.path.lexists(to) and (to.is_symlink() or not to.is_dir() or any(to.iterdir())):
         raise InvalidRequest.at("--to", f"{to.name!r} exists and is not an empty directory")

@@ -1,4 +1,4 @@
-"""One version that comes in piece by piece: what was announced, and what of it is there."""
+"""The state of one upload: what was announced, and what has been received."""
 
 import hashlib
 from contextlib import ExitStack
@@ -15,7 +15,7 @@ from turnout.registry.storage.files import storage_errors
 from turnout.registry.transfer.upload_manifest import UploadManifest
 
 CHUNK = 1 << 20
-"""Bytes that one piece may have."""
+"""Maximum size of a piece in bytes."""
 
 
 @dataclass(slots=True)
@@ -26,15 +26,16 @@ class _File:
 
 @dataclass(slots=True)
 class Upload:
-    """An upload that is open. Whoever changes it has claimed it.
+    """An open upload. It is changed only by the caller that has claimed it.
 
     Attributes:
-        upload_manifest: What is to come.
-        directory: Where it comes to, out of sight.
-        files: What is there of each file, in the upload manifest's order.
-        stack: Closing it throws the directory away.
-        touched: When something last happened to it, by the clock of whoever keeps it.
-        busy: What goes on with it; "" if nothing does.
+        id: Identifier of the upload.
+        upload_manifest: What was announced.
+        directory: Staging directory for its files.
+        files: State of each file, in the order of the upload manifest.
+        stack: Closing it deletes the directory.
+        touched: When the upload was last used, by the clock of `Uploads`.
+        busy: Description of what is being done with it; "" if it is not claimed.
     """
 
     id: str
@@ -47,7 +48,7 @@ class Upload:
 
     @classmethod
     def begun(cls, upload_manifest: UploadManifest, directory: Path, stack: ExitStack, now: float) -> Self:
-        """Returns an upload of which nothing is there but its empty files."""
+        """Returns a new upload, in which only the empty files exist."""
         for entry in upload_manifest.files:
             if not entry.size:
                 _put(directory / entry.path, 0, b"")
@@ -55,14 +56,15 @@ class Upload:
 
     @property
     def received(self) -> tuple[int, ...]:
-        """Bytes that are there of each file."""
+        """Number of bytes received of each file."""
         return tuple(file.received for file in self.files)
 
     def write(self, file: int, offset: int, data: bytes, now: float) -> None:
-        """Takes a piece of a file.
+        """Writes a piece of a file.
 
         Raises:
-            InvalidRequest: It does not follow what is there, or completes a file that is not the announced one.
+            InvalidRequest: It does not follow the data received so far, or completes a file that does not match its
+                announcement.
             Exhausted: The disk is full.
         """
         entries = self.upload_manifest.files
@@ -85,10 +87,10 @@ class Upload:
             raise InvalidRequest.at(f"files[{file}].digest", f"announced {entry.digest}, received {got}")
 
     def check_complete(self) -> None:
-        """Checks that all that was announced is there.
+        """Checks that all announced data was received.
 
         Raises:
-            ChangeRefused: It is not.
+            ChangeRefused: Data is missing.
         """
         for state, entry in zip(self.files, self.upload_manifest.files, strict=True):
             if state.received < entry.size:
@@ -97,10 +99,10 @@ class Upload:
                 )
 
     def check_belonging(self, read: ReadModel) -> None:
-        """Checks that the files are the model, its external data and golden cases, and nothing else.
+        """Checks that the files are exactly the model, its external data and golden cases.
 
         Raises:
-            InvalidModel: They are not.
+            InvalidModel: A file is missing or does not belong to the model.
         """
         facts = read(self.directory / MODEL_FILE)
         belonging = {MODEL_FILE, *(file.path for file in facts.external), *self.upload_manifest.golden}
@@ -111,7 +113,7 @@ class Upload:
             raise InvalidModel(f"external data {missing[0][:128]!r} is missing")
 
     def request(self) -> PublishRequest:
-        """Returns what publishes it, once it is complete."""
+        """Returns the request that publishes the upload once it is complete."""
         return PublishRequest(
             self.upload_manifest.model,
             self.upload_manifest.version,
@@ -123,7 +125,7 @@ class Upload:
 
 def _put(target: Path, offset: int, data: bytes) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    # A file that begins anew after a wrong digest is written over, and never longer than announced.
+    # A file that is sent again after a wrong digest is overwritten; it never gets longer than announced.
     with target.open("r+b" if offset else "wb") as file:
         file.seek(offset)
         file.write(data)

@@ -1,7 +1,7 @@
-"""What a client says it will upload, checked before the first byte of it.
+"""Checks a client's announcement of an upload before any data is received.
 
-Paths are held to what a manifest takes, and to what a version is made of: nothing in it can name a place
-outside the directory that the upload is collected in.
+Paths are restricted to those that a manifest and a version may contain, so that none can refer to a place outside the
+staging directory of the upload.
 """
 
 import json
@@ -20,7 +20,7 @@ from turnout.registry.publishing.metadata import MAX_METADATA_BYTES, VersionMeta
 from turnout.registry.storage.golden import GOLDEN_DIRECTORY
 
 AUTO = "auto"
-"""Written for the version, has it chosen."""
+"""Used instead of a version to have it chosen."""
 
 MAX_FILES = 5000
 MAX_PATH_BYTES = 1024
@@ -31,11 +31,11 @@ _GOLDEN = re.compile(rf"{GOLDEN_DIRECTORY}/[A-Za-z0-9][A-Za-z0-9._-]{{0,100}}\.n
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """How much one client may bring.
+    """Size limits for a client's upload.
 
     Attributes:
-        max_file_bytes: Of one file.
-        max_upload_bytes: Of all files of a version.
+        max_file_bytes: Maximum size of one file.
+        max_upload_bytes: Maximum total size of the files of a version.
     """
 
     max_file_bytes: int
@@ -44,11 +44,13 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class UploadManifest:
-    """A version that is going to be uploaded.
+    """A version to be uploaded.
 
     Attributes:
-        version: Exact version; None has it chosen when the upload is published.
-        files: In the client's order.
+        model: Name of the model.
+        version: Exact version; None to have it chosen when the upload is published.
+        files: Files in the client's order.
+        metadata: The publisher's statements about the version.
     """
 
     model: str
@@ -68,14 +70,14 @@ class UploadManifest:
         if MODEL_FILE not in paths:
             raise InvalidRequest.at("files", f"expected one with the path {MODEL_FILE}")
         if len(set(paths)) < len(paths):
-            raise InvalidRequest.at("files", "a path stands twice")
+            raise InvalidRequest.at("files", "a path is listed twice")
         directories = {"/".join(path.split("/")[:depth]) for path in paths for depth in range(1, path.count("/") + 1)}
         if clash := sorted(directories & set(paths)):
             raise InvalidRequest.at("files", f"{clash[0]!r} is both a file and a directory")
 
     @property
     def size(self) -> int:
-        """Bytes of all files together."""
+        """Total size of all files in bytes."""
         return sum(file.size for file in self.files)
 
     @property
@@ -85,7 +87,7 @@ class UploadManifest:
 
     @property
     def key(self) -> str:
-        """The same for the same upload manifest, whoever makes it."""
+        """Key that is the same for equal upload manifests of all clients."""
         files, version = (
             sorted((file.path, file.size, file.digest) for file in self.files),
             written_version(self.version),
@@ -96,7 +98,7 @@ class UploadManifest:
         """Checks the announced sizes.
 
         Raises:
-            InvalidRequest: A file, or all of them together, are larger than may be.
+            InvalidRequest: A file, or the total, is too large.
         """
         for index, file in enumerate(self.files):
             if file.size > bounds.max_file_bytes:
@@ -110,33 +112,33 @@ class UploadManifest:
 
 
 def announced_version(text: str) -> Version | None:
-    """Reads an announced version; None if it is to be chosen.
+    """Parses an announced version; None if it is to be chosen.
 
     Raises:
-        InvalidRequest: It is neither an exact version nor `auto`.
+        InvalidRequest: The text is neither an exact version nor `auto`.
     """
     return None if text == AUTO else parse_version(text)
 
 
 def written_version(version: Version | None) -> str:
-    """Returns what `announced_version` reads."""
+    """Returns the form that `announced_version` parses."""
     return AUTO if version is None else str(version)
 
 
 def announced_files(files: Sequence[tuple[str, int, str]]) -> tuple[FileEntry, ...]:
-    """Reads announced paths, sizes and digests.
+    """Checks announced paths, sizes and digests.
 
     Raises:
-        InvalidRequest: A path, a size or a digest is not valid.
+        InvalidRequest: A path, a size or a digest is invalid.
     """
     entries = []
     for index, (path, size, digest) in enumerate(files):
         try:
-            if len(path) > MAX_PATH_BYTES:  # before anything walks it: 60 MiB stalled the event loop for 0.3 s
+            if len(path) > MAX_PATH_BYTES:  # checked first: parsing 60 MiB stalled the event loop for 0.3 s
                 raise ValueError
             entries.append(FileEntry(path, size, digest))
         except ValueError:
-            # The manifest's own words would quote a path of any length.
+            # The error of the manifest would quote the path, however long it is.
             raise InvalidRequest.at(
                 f"files[{index}]",
                 f"expected a relative path in its plain form and a digest of sha256: and 64 hex digits,"
@@ -146,10 +148,10 @@ def announced_files(files: Sequence[tuple[str, int, str]]) -> tuple[FileEntry, .
 
 
 def announced_metadata(text: str) -> VersionMetadata:
-    """Reads announced metadata.
+    """Parses announced metadata.
 
     Raises:
-        InvalidRequest: It is not what `publish --meta` takes, as JSON.
+        InvalidRequest: The text is not metadata as for `publish --meta`, in JSON.
     """
     if not text:
         return VersionMetadata()

@@ -1,10 +1,10 @@
-"""Versions that come in piece by piece: announced, collected out of sight, then published as any other.
+"""Versions that are uploaded in pieces: announced, collected invisibly, then published like any other.
 
-announced -> collected -> published, or thrown away: by the client, by a refusal, by the time, by the end of the server
+announced -> collected -> published, or deleted: by the client, after a refusal or a timeout, or when the server ends
 
-An upload's files lie in a staging directory (`turnout.registry.storage.staging`), which the kernel unlocks when the
-process dies, so that a kill -9 leaves nothing that the next sweep does not take. A stream that breaks off leaves the
-upload for its client to go on with; it is found by its upload manifest, so a client need not remember anything.
+An upload's files are in a staging directory (`turnout.registry.storage.staging`), which the kernel unlocks when the
+process dies, so that the next sweep removes everything that a killed process leaves. If a stream breaks off, the upload
+remains, and its client can continue it. It is found by its upload manifest, so a client need not store its id.
 """
 
 import shutil
@@ -43,22 +43,22 @@ from turnout.registry.transfer.upload import Upload
 from turnout.registry.transfer.upload_manifest import Bounds, UploadManifest
 
 _BUSY_SECONDS = 1.0
-_ENDING = "it is being thrown away"
+_ENDING = "it is being deleted"
 _COPIES = 2
-"""The upload itself, and the version that is staged from it."""
+"""Number of copies on disk: the upload itself, and the version that is staged from it."""
 
 
 class Publishes(Protocol):
-    """Publishes what lies in a directory."""
+    """Publishes the contents of a directory."""
 
     def publish(self, request: PublishRequest, how: PublishOptions) -> PublishResult:
-        """Publishes it; raises as `turnout.registry.publishing.publish.publish`."""
+        """Publishes a version. Raises the same errors as `turnout.registry.publishing.publish.publish`."""
 
     def describe(self, request: PublishRequest) -> PublishResult:
-        """Says which version it would become; runs no gate, and changes nothing."""
+        """Returns the version that the request would become. Runs no gate, and changes nothing."""
 
     def reader(self, model: str) -> ReadModel:
-        """Returns what reads the ONNX file of a version of `model`."""
+        """Returns a function that reads the ONNX file of a version of `model`."""
 
 
 Yanked = Callable[[str], Sequence[Version]]
@@ -67,12 +67,12 @@ Yanked = Callable[[str], Sequence[Version]]
 
 @dataclass(frozen=True, slots=True)
 class UploadStatus:
-    """What became of an upload manifest that a client sent.
+    """The answer to a client's announcement of an upload.
 
     Attributes:
-        upload_id: Names the upload; "" if the version exists.
-        received: Bytes that are there of each file.
-        existing: The version, where the very same one exists.
+        upload_id: Identifier of the upload; "" if the version exists.
+        received: Number of bytes received of each file.
+        existing: The version, if the same one already exists.
     """
 
     upload_id: str
@@ -85,10 +85,9 @@ class UploadLimits:
     """Limits on the uploads of one server.
 
     Attributes:
-        each: On one upload.
-        uploads: Open at the same time.
-        keep_seconds: How long an upload that nothing happens to is kept.
-        idle_seconds: How long it is kept where its place is wanted.
+        each: Size limits of one upload.
+        uploads: Maximum number of open uploads.
+        keep_seconds: Seconds after which an unused upload is deleted.
     """
 
     each: Bounds
@@ -98,7 +97,7 @@ class UploadLimits:
 
 
 class Uploads:
-    """The uploads of one server. Blocking; safe to use from several threads."""
+    """The uploads of one server. Methods block. Thread-safe."""
 
     def __init__(
         self,
@@ -108,7 +107,15 @@ class Uploads:
         limits: UploadLimits,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Creates nothing on disk yet. `yanked` is called before an upload begins, and again by the publish."""
+        """Creates the manager, without writing to disk.
+
+        Args:
+            repository: Repository to publish to.
+            publisher: Publishes complete uploads.
+            yanked: Returns the yanked versions of a model. Called before an upload begins; a publish checks again.
+            limits: Limits on the uploads.
+            clock: Returns the current time in seconds.
+        """
         self._repository = repository
         self._publisher = publisher
         self._yanked = yanked
@@ -119,14 +126,14 @@ class Uploads:
         self._by_key: dict[str, str] = {}
 
     def begin(self, upload_manifest: UploadManifest) -> UploadStatus:
-        """Opens an upload, or finds it again, or finds that nothing has to be uploaded.
+        """Opens an upload, or finds an open one, or finds that nothing has to be uploaded.
 
         Raises:
             ChangeRefused: The repository is mounted read-only.
-            InvalidRequest: A bound is passed.
+            InvalidRequest: A limit is exceeded.
             AlreadyExistsError: The version number is taken.
-            DigestMismatch: The same version exists, and its bytes changed.
-            Exhausted: As many uploads are open as may be, or the disk has no room.
+            DigestMismatch: The same version exists, but its bytes have changed.
+            Exhausted: There are too many open uploads, or there is not enough disk space.
             ConfigError: The repository cannot be written to.
         """
         self._repository.check_writable()
@@ -146,7 +153,7 @@ class Uploads:
                 return UploadStatus(upload.id, upload.received)
             if len(self._uploads) >= self._limits.uploads:
                 raise Exhausted(
-                    f"{self._limits.uploads} uploads are open, which is as many as may be", retry_after=_BUSY_SECONDS
+                    f"{self._limits.uploads} uploads are open, which is the maximum", retry_after=_BUSY_SECONDS
                 )
             upload = self._open(upload_manifest)
             self._uploads[upload.id] = upload
@@ -155,11 +162,11 @@ class Uploads:
 
     @contextmanager
     def writing(self, upload_id: str) -> Iterator[None]:
-        """Reserves an upload for one writer.
+        """Claims an upload for one writer.
 
         Raises:
             NotFoundError: There is no such upload.
-            UnavailableError: It has a writer, or is being published.
+            UnavailableError: The upload has another writer, or is being published.
         """
         upload = self._claim(upload_id, "another stream writes to it")
         try:
@@ -168,22 +175,23 @@ class Uploads:
             self._unclaim(upload)
 
     def write(self, upload_id: str, file: int, offset: int, data: bytes) -> None:
-        """Takes a piece of a file. The caller is its one writer.
+        """Writes a piece of a file. The caller must be the upload's writer.
 
         Raises:
-            InvalidRequest: It does not follow what is there, or completes a file that is not the announced one.
-            NotFoundError: There is no such upload any more.
+            InvalidRequest: It does not follow the data received so far, or completes a file that does not match its
+                announcement.
+            NotFoundError: The upload no longer exists.
             Exhausted: The disk is full.
         """
         self._find(upload_id).write(file, offset, data, self._clock())
 
     def model_of(self, upload_id: str) -> str | None:
-        """Returns the model that an upload is of; None if there is no such upload."""
+        """Returns the model of an upload; None if there is no such upload."""
         upload = self._uploads.get(upload_id)
         return None if upload is None else upload.upload_manifest.model
 
     def received(self, upload_id: str) -> tuple[int, ...]:
-        """Returns the bytes that are there of each file.
+        """Returns the number of bytes received of each file.
 
         Raises:
             NotFoundError: There is no such upload.
@@ -191,22 +199,22 @@ class Uploads:
         return self._find(upload_id).received
 
     def describe(self, upload_id: str) -> PublishResult:
-        """Says which version a complete upload would become. Runs no gate, and changes nothing.
+        """Returns the version that a complete upload would become. Runs no gate, and changes nothing.
 
         Raises:
-            TurnoutError: As `publish`, less what gates find.
+            TurnoutError: As for `publish`, except errors of gates.
         """
         with self._complete(upload_id, "it is being described") as upload:
             return self._publisher.describe(upload.request())
 
     def publish(self, upload_id: str, how: PublishOptions) -> PublishResult:
-        """Publishes a complete upload, and throws it away, unless trying again may help.
+        """Publishes a complete upload, and deletes it, unless another attempt may succeed.
 
         Raises:
-            ChangeRefused: Files are not complete.
-            NotFoundError, UnavailableError: As `writing`.
-            InvalidModel: A gate failed, or the files are not those of the model.
-            TurnoutError: As `turnout.registry.publishing.publish.publish`.
+            ChangeRefused: Files are incomplete.
+            NotFoundError, UnavailableError: As for `writing`.
+            InvalidModel: A gate failed, or the files do not match the model.
+            TurnoutError: As for `turnout.registry.publishing.publish.publish`.
         """
         with self._complete(upload_id, "it is being published") as upload:
             result = self._publisher.publish(upload.request(), how)
@@ -215,7 +223,7 @@ class Uploads:
 
     @contextmanager
     def _complete(self, upload_id: str, what: str) -> Iterator[Upload]:
-        """Claims an upload of which all is there; throws it away if the block says that it can never succeed."""
+        """Claims a complete upload. Deletes it if the block raises an error that another attempt could not avoid."""
         upload = self._claim(upload_id, what)
         try:
             upload.check_complete()
@@ -229,16 +237,16 @@ class Uploads:
             self._unclaim(upload)
 
     def abandon(self, upload_id: str) -> None:
-        """Throws an upload away.
+        """Deletes an upload.
 
         Raises:
             NotFoundError: There is no such upload.
-            UnavailableError: Something goes on with it.
+            UnavailableError: The upload is in use.
         """
         self._close(self._claim(upload_id, _ENDING))
 
     def expire(self) -> int:
-        """Throws away what nothing has happened to for too long, and returns how much."""
+        """Deletes uploads that have not been used for too long, and returns their number."""
         before = self._clock() - self._limits.keep_seconds
         with self._lock:
             old = [upload for upload in self._uploads.values() if not upload.busy and upload.touched <= before]
@@ -272,17 +280,17 @@ class Uploads:
         self._close(oldest)
 
     def close(self) -> None:
-        """Throws everything away."""
+        """Deletes all uploads."""
         with self._lock:
             uploads = list(self._uploads.values())
         for upload in uploads:
             self._close(upload)
 
     def _existing(self, upload_manifest: UploadManifest, yanked: Sequence[Version]) -> PublishResult | None:
-        """Returns the version that has exactly what is announced: the one named, or the highest; None if it does not.
+        """Returns the named version, or else the highest one, if it is exactly what is announced; None if it is not.
 
         Raises:
-            AlreadyExistsError: It exists with other content.
+            AlreadyExistsError: The named version exists with other content.
         """
         if upload_manifest.version is None:
             with storage_errors():
@@ -296,16 +304,16 @@ class Uploads:
             except (ModelNotFound, VersionNotFound):
                 return None
             except DigestMismatch as error:
-                raise AlreadyExistsError(f"a version that cannot be read stands there: {error.message}") from error
+                raise AlreadyExistsError(f"a version that cannot be read has this number: {error.message}") from error
         offered, digest = _offered(upload_manifest, found)
-        assert is_published(self._repository, offered, digest), "it was found a moment ago"
+        assert is_published(self._repository, offered, digest), "it was just found"
         return PublishResult(found, digest, created=False, report=GateReport())
 
     def _open(self, upload_manifest: UploadManifest) -> Upload:
         with storage_errors(), ExitStack() as stack:
             directory = stack.enter_context(staged(self._repository.root))
             if shutil.disk_usage(directory).free < _COPIES * upload_manifest.size:
-                raise Exhausted(f"the repository has no room for {upload_manifest.size} bytes twice")
+                raise Exhausted(f"the repository has no room for twice the {upload_manifest.size} bytes of the upload")
             return Upload.begun(upload_manifest, directory, stack.pop_all(), self._clock())
 
     def _find(self, upload_id: str) -> Upload:
@@ -318,7 +326,7 @@ class Uploads:
         with self._lock:
             upload = self._find(upload_id)
             if upload.busy:
-                raise UnavailableError(f"the upload is taken: {upload.busy}", retry_after=_BUSY_SECONDS)
+                raise UnavailableError(f"the upload is in use: {upload.busy}", retry_after=_BUSY_SECONDS)
             upload.busy = what
             return upload
 
@@ -335,8 +343,8 @@ class Uploads:
 
 
 def _offered(upload_manifest: UploadManifest, found: Manifest) -> tuple[Manifest, str]:
-    """Returns what the manifest of a published version would be, and its digest, were it that of what is announced."""
-    # What a manifest says beyond this is read from the ONNX file, so the same files say the same.
+    """Returns the manifest that `found` would have with the announced files and metadata, and its digest."""
+    # All other fields of a manifest come from the ONNX file, so they are the same for the same files.
     offered = upload_manifest.metadata.applied_to(found)
     offered = replace(offered, files=tuple(sorted(upload_manifest.files, key=lambda entry: entry.path)))
     return offered, manifest_digest(offered)

@@ -1,5 +1,5 @@
-"""Model repositories of NVIDIA Triton, as KServe mounts them too: models with `config.pbtxt` and `<number>/model.onnx`.
+"""Model repositories of NVIDIA Triton, which KServe mounts too: models with `config.pbtxt` and `<number>/model.onnx`.
 
-`config` reads a config.pbtxt, `mapping` says what of it Turnout has (both pure), `settings` what of that a server is
-set to, `tree` finds models and versions on the disk, `samples` makes golden cases of warm-up requests.
+`config` parses a config.pbtxt, `mapping` translates it (both without side effects), `settings` writes the resulting
+server settings, `tree` finds models and versions on disk, and `samples` makes golden cases of warm-up requests.
 """

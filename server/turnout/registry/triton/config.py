@@ -1,4 +1,4 @@
-"""A config.pbtxt read: protobuf's text format, into the subset of Triton's public messages that is kept here. Pure."""
+"""Parses a config.pbtxt, in protobuf's text format, to the subset of Triton's public messages that Turnout includes."""
 
 import re
 
@@ -9,19 +9,19 @@ from turnout_proto.triton.model_config_pb2 import ModelConfig
 
 CONFIG_FILE = "config.pbtxt"
 MAX_CONFIG_BYTES = 1 << 18
-"""Of a config.pbtxt. Those of Triton's own examples have a few kilobytes."""
+"""Maximum size of a config.pbtxt in bytes. Those of Triton's own examples have a few kilobytes."""
 
 _UNKNOWN = re.compile(r'^(\d+):\d+ : .*has no field named "([^"]{1,64})"')
 
 
 def parse_config(data: bytes) -> tuple[ModelConfig, str]:
-    """Reads a config.pbtxt.
+    """Parses a config.pbtxt.
 
     Returns:
-        What it says, and the first field in it that nobody here knows, as `NAME (line N)`; "" if all are known.
+        The configuration, and the first unknown field in it, as `NAME (line N)`; "" if all fields are known.
 
     Raises:
-        InvalidModel: It is too large, or is not valid.
+        InvalidModel: The configuration is too large or invalid.
     """
     if len(data) > MAX_CONFIG_BYTES:
         raise InvalidModel(f"{CONFIG_FILE} is larger than {MAX_CONFIG_BYTES} bytes")
@@ -33,7 +33,7 @@ def parse_config(data: bytes) -> tuple[ModelConfig, str]:
             unknown = _UNKNOWN.search(str(error))
             if unknown is None:
                 raise
-            # Fields come to Triton's configuration with every release: one more is no reason to refuse a model.
+            # Every release of Triton adds fields, so an unknown field is no reason to refuse a model.
             lenient = text_format.Parse(text, ModelConfig(), allow_unknown_field=True)
             return lenient, f"{unknown[2]} (line {unknown[1]})"
     except text_format.ParseError as error:

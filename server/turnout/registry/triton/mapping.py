@@ -1,6 +1,6 @@
-"""What of a Triton model's configuration Turnout has, in what form, and what it has not. Pure.
+"""Translates a Triton model's configuration to Turnout's terms. Without side effects.
 
-Each field that a config.pbtxt sets is in one row of the outcome, so that nothing goes unsaid.
+Each field that a config.pbtxt sets has one row in the result, so that nothing is dropped silently.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ _REFUSED = {
     "batch_input": "inputs that the server makes up have no counterpart",
     "batch_output": "outputs that the server takes apart have no counterpart",
 }
-"""Fields without which a model would answer otherwise than in Triton."""
+"""Fields without which a model would answer differently than in Triton."""
 
 _LEFT_OUT = {
     "cc_model_filenames": "files by compute capability have no counterpart",
@@ -38,24 +38,25 @@ _GROUP_LEFT_OUT = ("profile", "rate_limiter", "passive", "secondary_devices", "h
 
 
 class FieldOutcome(StrEnum):
-    """What became of a field."""
+    """How a field was translated."""
 
     TAKEN = "taken"
-    """It is in the version, or in its release."""
+    """It is part of the version, or of its release."""
     SETTING = "setting"
-    """It is a setting of the server, `[model.NAME]`."""
+    """It became a setting of the server, `[model.NAME]`."""
     LEFT_OUT = "no counterpart"
     REFUSED = "refused"
-    """The model would answer otherwise without it, and is not taken."""
+    """The model would answer differently without it, and is refused."""
 
 
 @dataclass(frozen=True, slots=True)
 class MappedField:
-    """What was done with one field.
+    """The translation of one field.
 
     Attributes:
-        path: The field's, with dots.
-        note: What it is now, or why it is nothing.
+        path: Path of the field, with dots.
+        outcome: How it was translated.
+        note: What it became, or why it was left out.
     """
 
     path: str
@@ -69,11 +70,11 @@ class Mapped:
 
     Attributes:
         file: Name of the model's file in each version's directory.
-        batching: What its versions declare; None leaves it to the server.
-        label_files: By output, the file of its labels, relative to the model's directory, and how many classes its
-            last dimension says that there are; 0 if it does not.
-        settings: Of `[model.NAME]`, as plain values by table.
-        rows: What was done with each field.
+        batching: Declaration for its versions; None if the server decides.
+        label_files: By output, the path of its label file relative to the model's directory, and the number of classes
+            according to its last dimension; 0 if unknown.
+        settings: Settings of `[model.NAME]`, as plain values by table.
+        rows: The translation of each field.
     """
 
     file: str = MODEL_FILE
@@ -84,20 +85,23 @@ class Mapped:
 
     @property
     def refusal(self) -> str:
-        """Why the model cannot be taken; "" if it can."""
+        """Why the model is refused; "" if it is not."""
         return "; ".join(f"{row.path}: {row.note}" for row in self.rows if row.outcome is FieldOutcome.REFUSED)
 
 
 def map_config(name: str, config: ModelConfig, unknown: str = "") -> Mapped:
-    """Maps a model's Triton configuration; `name` is that of its directory.
+    """Translates a model's configuration.
 
-    `unknown` is the first field that this release does not know; "" if there is none.
+    Args:
+        name: Name of the model's directory.
+        config: The configuration.
+        unknown: An unknown field in it; "" if there is none.
 
     Raises:
-        InvalidModel: Triton would not take the configuration either.
+        InvalidModel: The configuration is invalid in Triton too.
     """
     if config.name not in ("", name):
-        raise InvalidModel(f"config.pbtxt is that of {config.name!r}, and stands in the directory of {name!r}")
+        raise InvalidModel(f"config.pbtxt is that of {config.name!r}, but is in the directory of {name!r}")
     rows: list[MappedField] = (
         [MappedField(unknown, FieldOutcome.LEFT_OUT, "this release does not know it")] if unknown else []
     )
@@ -115,7 +119,7 @@ def map_config(name: str, config: ModelConfig, unknown: str = "") -> Mapped:
 
 
 def served_numbers(config: ModelConfig, numbers: Collection[int]) -> tuple[Sequence[int], MappedField]:
-    """Returns the versions that Triton serves by its version policy, ascending, and how the policy was mapped."""
+    """Returns the versions that Triton serves by the version policy, ascending, and the translation of the policy."""
     ordered, policy = sorted(numbers), config.version_policy
     match policy.WhichOneof("policy_choice"):
         case "all":
@@ -266,14 +270,14 @@ def _setting(rows: list[MappedField], path: str, note: str) -> None:
 
 
 Read = Callable[[str], bytes]
-"""Reads a file of the model's directory; raises OSError or ValueError if that cannot be."""
+"""Reads a file of the model's directory. Raises OSError or ValueError if it cannot be read."""
 
 
 def labels_of(mapped: Mapped, read: Read) -> tuple[Mapping[str, tuple[str, ...]], Sequence[MappedField]]:
-    """Reads the files of labels in the model's directory.
+    """Reads the label files in the model's directory.
 
     Returns:
-        The labels by output, and what was done with each file. Labels that cannot be the version's are left out.
+        The labels by output, and the result for each file. Labels that do not fit the output are left out.
     """
     labels: dict[str, tuple[str, ...]] = {}
     rows: list[MappedField] = []

@@ -1,4 +1,4 @@
-"""Golden cases of the requests that a Triton model asks to be warmed up with (`model_warmup`)."""
+"""Converts the warm-up requests of a Triton model (`model_warmup`) to golden cases."""
 
 import math
 import struct
@@ -18,7 +18,7 @@ from turnout.registry.triton.tree import WARM_UP_DIRECTORY, TritonModel
 from turnout_proto.triton import model_config_pb2 as pb
 
 MAX_SAMPLE_BYTES = 64 << 20
-"""Memory that the inputs of one sample may take."""
+"""Maximum memory for the inputs of one sample, in bytes."""
 MAX_SAMPLES = 16
 
 _TYPES: Mapping[int, Any] = {
@@ -38,10 +38,10 @@ _TYPES: Mapping[int, Any] = {
 
 
 def write_samples(model: TritonModel, directory: Path) -> tuple[tuple[Path, ...], Sequence[MappedField]]:
-    """Writes a golden case, of inputs alone, for each sample of `model_warmup`.
+    """Writes a golden case without expected outputs for each sample of `model_warmup`.
 
     Returns:
-        The files, and what was done with each sample: one that cannot be read is left out, with the reason.
+        The files, and the result for each sample. Samples that cannot be read are left out, with the reason.
     """
     files: list[Path] = []
     rows: list[MappedField] = []
@@ -77,7 +77,7 @@ def _inputs(model: TritonModel, sample: pb.ModelWarmup) -> Iterator[tuple[str, N
             raise InvalidModel(f"{name} has a dimension of {min(shape)}")
         text = spec.data_type == pb.TYPE_STRING
         if not text and spec.data_type not in _TYPES:
-            raise InvalidModel(f"{name} has no data_type, or one that a golden case cannot hold")
+            raise InvalidModel(f"{name} has no data_type, or one that a golden case cannot contain")
         count = math.prod(shape)
         left -= count * (8 if text else np.dtype(_TYPES[spec.data_type]).itemsize)
         if left < 0 or len(shape) > 32:
@@ -95,7 +95,7 @@ def _array(model: TritonModel, name: str, spec: pb.ModelWarmup.Input, count: int
         return np.full(count, "", dtype="U1")
     dtype = np.dtype(_TYPES[spec.data_type])
     if kind == "random_data" and dtype.kind == "f":
-        # The same each time, so that an import that is repeated makes the same version.
+        # The same values each time, so that a repeated import results in the same version.
         return np.random.default_rng(zlib.crc32(name.encode())).random(count, np.float32).astype(dtype)
     return np.zeros(count, dtype)
 
@@ -117,7 +117,7 @@ def _numbers(name: str, data: bytes, dtype: "np.dtype[Any]", count: int) -> NDAr
 
 
 def _texts(name: str, data: bytes, count: int) -> NDArray[Any]:
-    """Reads elements as Triton writes them: 4 bytes of length, little-endian, then the bytes."""
+    """Parses elements in Triton's format: the length in 4 bytes, little-endian, then the bytes."""
     texts: list[str] = []
     at = 0
     try:
@@ -129,5 +129,5 @@ def _texts(name: str, data: bytes, count: int) -> NDArray[Any]:
     except (struct.error, UnicodeDecodeError):
         at = -1
     if at != len(data) or len(texts) != count:
-        raise InvalidModel(f"the file of {name} does not hold {count} elements of UTF-8, each behind its length")
+        raise InvalidModel(f"the file of {name} does not hold {count} elements of UTF-8, each after its length")
     return np.array(texts, dtype=np.str_)

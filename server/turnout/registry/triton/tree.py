@@ -1,9 +1,9 @@
-"""The models and versions of a Triton model repository on the disk. Nothing is written.
+"""Reads the models and versions of a Triton model repository on disk. Never writes.
 
     <root>/<model>/config.pbtxt          may be missing
-    <root>/<model>/<number>/model.onnx   a file, or a directory that holds one of that name and its external data
+    <root>/<model>/<number>/model.onnx   a file, or a directory with a file of this name and its external data
 
-A model's directory may be the root itself. Links are followed: whoever names the root, or mounts it, chose them.
+The root may itself be a model's directory. Links are followed, since the operator chose what to name or mount.
 """
 
 import os
@@ -25,7 +25,7 @@ from turnout_proto.triton.model_config_pb2 import ModelWarmup
 
 MAX_LABEL_BYTES = 16 << 20
 _MAX_NUMBER = 2**53 - 1
-"""What a range can hold: `3` is how clients name version 3.0.0."""
+"""Largest number that a range supports: clients select version 3.0.0 by the range `3`."""
 
 WARM_UP_DIRECTORY = "warmup"
 
@@ -35,15 +35,19 @@ class TritonModel:
     """One model of a Triton model repository.
 
     Attributes:
-        sources: By number, the ONNX file of each version, ascending.
+        name: Name of the model.
+        directory: Directory of the model.
+        sources: ONNX file of each version, by number, ascending.
         served: Numbers of the versions that Triton would serve.
-        labels: By output name.
-        warm_up: Requests that it asks to be warmed up with.
-        rows_per_request: How many rows those may say that they have: 0 if their shapes are whole.
-        load: The setting `load` of an import, so that a server holds no more in memory than Triton would; "" for none.
-        rows: What was done with each field of the configuration.
-        faults: By number, why a version cannot be taken.
-        fault: Why none can; "" if they can.
+        mapped: The translated configuration.
+        labels: Class labels by output name.
+        warm_up: Requests to warm up the model with.
+        rows_per_request: `max_batch_size` of the configuration; 0 if their shapes include the batch dimension.
+        load: Setting `load` after an import, so that a server keeps no more versions in memory than Triton; "" if none
+            is needed.
+        rows: The translation of each field of the configuration.
+        faults: Why a version is refused, by number.
+        fault: Why the whole model is refused; "" if it is not.
     """
 
     name: str
@@ -61,28 +65,28 @@ class TritonModel:
 
     @property
     def settings(self) -> Settings:
-        """What goes with an import, of `[model.NAME]`: by table, the model's own under ""."""
+        """Settings of `[model.NAME]` for an import: by table, those outside any table under ""."""
         return {**({"": {"load": self.load}} if self.load else {}), **self.mapped.settings}
 
     @property
     def metadata(self) -> VersionMetadata:
-        """What is stated of each of its versions."""
+        """Metadata of each of the model's versions."""
         return VersionMetadata(batching=self.mapped.batching, labels=self.labels)
 
 
 def version_of(number: int) -> Version:
-    """Returns the version that a Triton version is here: 3 is 3.0.0, so that the range `3` goes on naming it."""
+    """Returns the version for a number in Triton: 3 becomes 3.0.0, so that the range `3` still selects it."""
     return Version(number)
 
 
 def read_tree(root: Path) -> tuple[TritonModel, ...]:
-    """Reads a Triton model repository, or a single model of one. No model file is opened.
+    """Reads a Triton model repository, or one model's directory. Does not open model files.
 
     Returns:
-        Its models by name; none if it is no such repository.
+        The models sorted by name; () if it is not such a repository.
 
     Raises:
-        OSError: It cannot be read.
+        OSError: The directory cannot be read.
     """
     if is_model(root):
         return (read_model_directory(root, None),)
@@ -90,11 +94,11 @@ def read_tree(root: Path) -> tuple[TritonModel, ...]:
 
 
 def read_model_directory(directory: Path, name: str | None) -> TritonModel:
-    """Reads the directory of one model; what is wrong with it is told in the outcome.
+    """Reads the directory of one model. Faults are reported in the result.
 
     Args:
-        directory: Where it is.
-        name: The model's; None for that of its configuration, or else of its directory.
+        directory: The directory.
+        name: Name of the model; None for the name in its configuration, or else that of its directory.
     """
     given, name = name, directory.resolve().name if name is None else name
     try:
@@ -120,7 +124,7 @@ def read_model_directory(directory: Path, name: str | None) -> TritonModel:
     labels, label_rows = labels_of(mapped, lambda file: _read_inside(directory, file))
     sources, faults = _sources(numbers, mapped.file)
     served, policy = served_numbers(config, numbers)
-    fault = "" if sources else f"it holds no ONNX model: {next(iter(faults.values()), 'no version')}"
+    fault = "" if sources else f"it contains no ONNX model: {next(iter(faults.values()), 'no version')}"
     load = f"latest:{len(served)}" if 0 < len(served) < len(numbers) else ""
     if load:
         policy = replace(policy, note=f'{policy.note}, which load = "{load}" keeps out of memory')
@@ -150,7 +154,7 @@ def _sources(numbers: Mapping[int, Path], file: str) -> tuple[dict[int, Path], d
 
 
 def is_model(directory: Path) -> bool:
-    """Tells whether a directory holds numbered ones, as a model of Triton's does."""
+    """Returns whether a directory contains numbered directories, as that of a Triton model does."""
     try:
         return any(version_number(child.name) for child in _directories(directory))
     except OSError:
@@ -158,7 +162,7 @@ def is_model(directory: Path) -> bool:
 
 
 def _directories(directory: Path) -> Iterator[Path]:
-    """Yields the directories in `directory`, and links to such, by name; those that are hidden left out."""
+    """Yields the directories in `directory`, and links to directories, sorted by name, except hidden ones."""
     with os.scandir(directory) as entries:
         names = sorted(e.name for e in entries if not e.name.startswith(".") and e.is_dir())
     return (directory / name for name in names)
@@ -168,7 +172,7 @@ def _read_inside(directory: Path, path: str) -> bytes:
     """Reads a file of labels.
 
     Raises:
-        ValueError: It cannot be read; says why, in half a sentence.
+        ValueError: The file cannot be read. The message is a phrase that follows the file's name.
     """
     if not is_plain_path(path):
         raise ValueError("is not a plain relative path")
