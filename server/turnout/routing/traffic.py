@@ -218,7 +218,7 @@ class Traffic:
         epoch = max(applied.epoch if applied else 0, self._unreadable.get(model, 0))
         before = applied.state if applied else PolicyState()
         if change.expected_epoch not in (None, epoch):
-            by = f" (by {applied.actor or 'an unnamed actor'}: {applied.reason or applied.action})" if applied else ""
+            by = f" (by {applied.actor or 'nobody named'}: {applied.reason or applied.action})" if applied else ""
             raise Conflict(
                 f"the policy of {model} is at epoch {epoch} by now, not {change.expected_epoch}{by}; look again"
             )

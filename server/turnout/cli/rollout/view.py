@@ -90,7 +90,7 @@ def status_lines(rollout: pb.Rollout) -> Iterator[RenderableType]:
     pairs += [("lacking", what) for what in rollout.lacking]
     if rollout.verdict:
         pairs.append(("verdict", rollout.verdict))
-    by = rollout.actor or "an unnamed actor"
+    by = rollout.actor or "nobody named"
     pairs.append(("begun", f"{rollout.started_at.ToDatetime():%Y-%m-%d %H:%M:%S} UTC by {by}{_colon(rollout.reason)}"))
     yield facts(pairs)
     yield table(("METRIC", "CANDIDATE", "PREVIOUS", "EVIDENCE"), (_metric_row(m) for m in rollout.metrics))

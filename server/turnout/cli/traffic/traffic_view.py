@@ -134,4 +134,4 @@ def explanation_body(explained: pb.ExplainRouteResponse) -> dict[str, Any]:
 def _origin(state: pb.TrafficState) -> str:
     when = state.changed_at.ToDatetime().strftime("%Y-%m-%d %H:%M:%S UTC")
     why = f": {state.reason}" if state.reason else ""
-    return f"{state.action} by {state.actor or 'an unnamed actor'} at {when}{why}"
+    return f"{state.action} by {state.actor or 'nobody named'} at {when}{why}"

@@ -27,7 +27,7 @@ def set_by_others(rollout: Rollout, applied: AppliedPolicy | None) -> str:
     policy = applied.state.policy if applied is not None else None
     if applied is None or policy_text(policy) == rollout.routed or set_by_rollout(applied):
         return ""
-    return f"epoch {applied.epoch}, by {applied.actor or 'an unnamed actor'}: {applied.reason or applied.action}"
+    return f"epoch {applied.epoch}, by {applied.actor or 'nobody named'}: {applied.reason or applied.action}"
 
 
 def newer_baseline(rollout: Rollout, applied: AppliedPolicy | None) -> Version | None:
