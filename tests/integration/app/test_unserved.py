@@ -43,7 +43,7 @@ async def test_loose_files_are_named_with_the_one_command_until_it_is_run(models
     models.mkdir()
     file = onnx_models.save(onnx_models.scaled(2), models / "Scale.v1.onnx")
     server = await start_server()
-    assert await ready(server) == (503, ["not ready", "Scale.v1.onnx lies loose in the repository and is not served"])
+    assert await ready(server) == (503, ["not ready", "Scale.v1.onnx is not in a version directory and is not served"])
     reason = json.loads(capfd.readouterr().err.splitlines()[0])["reason"]
     command = reason.partition("publish it with: turnout ")[2]
     assert command == f"publish Scale.v1 auto {file} --release --models {models}"

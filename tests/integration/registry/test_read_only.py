@@ -329,7 +329,7 @@ async def test_what_cannot_be_served_is_named(models: Path, start_server) -> Non
     assert (status, lines[0]) == (503, "not ready")
     assert any(line.startswith("plan is not served: platform: tensorrt_plan") for line in lines)
     assert any(line.startswith("broken 1 is not served: the file is not an ONNX model") for line in lines)
-    assert "loose.onnx lies loose and is not served; expected loose/1/model.onnx" in lines
+    assert "loose.onnx is not in a version directory and is not served; expected loose/1/model.onnx" in lines
 
 
 async def test_a_directory_that_is_not_there_is_an_error(tmp_path: Path, serve_mount) -> None:

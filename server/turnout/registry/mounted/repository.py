@@ -162,7 +162,11 @@ class MountedRepository(Repository):
         for file in found.loose:
             name = str(file.relative_to(self.root))
             problems.append(
-                _unserved(file.stem, name, f"{name} lies loose and is not served; expected {file.stem}/1/{MODEL_FILE}")
+                _unserved(
+                    file.stem,
+                    name,
+                    f"{name} is not in a version directory and is not served; expected {file.stem}/1/{MODEL_FILE}",
+                )
             )
         kept = self._unambiguous(places, problems)
         if describes:

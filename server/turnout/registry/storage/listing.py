@@ -126,7 +126,7 @@ def loose(file: Path, model: str) -> Problem:
     name = model or (file.stem if model_name_fault(file.stem) is None else "NAME")
     command = shlex.join(["turnout", "publish", name, "auto", str(file), "--release", "--models", _root(file, model)])
     return Problem(
-        name, file.name, f"{file.name} lies loose in the repository and is not served", command, unserved=True
+        name, file.name, f"{file.name} is not in a version directory and is not served", command, unserved=True
     )
 
 
