@@ -333,7 +333,7 @@ def test_the_console_says_which_counts_are_one_worker_s(two_workers) -> None:
     turnout("traffic", "set", "m", "--baseline", "1.0.0", "--canary", "2.0.0=50%", "--server", two_workers.control)
     pages = [httpx.get(f"http://{two_workers.http}/console/models/m").text for _ in range(48)]
     turnout("traffic", "clear", "m", "--server", two_workers.control)
-    assert {page.partition("those of ")[2][:13] for page in pages} == {"worker 0 of 2", "worker 1 of 2"}
+    assert {page.partition("from ")[2][:13] for page in pages} == {"worker 0 of 2", "worker 1 of 2"}
 
 
 def test_who_signs_in_to_the_console_is_signed_in_whichever_worker_answers(two_workers) -> None:

@@ -25,16 +25,16 @@ class _Group(TyperGroup):
 
 
 def import_version(
-    directory: Annotated[Path, argument("DIR", "What `turnout export` wrote.")],
-    digest: Annotated[str | None, option("--digest", "SHA256", "Import it only if it has this digest.")] = None,
+    directory: Annotated[Path, argument("DIR", "Directory written by `turnout export`.")],
+    digest: Annotated[str | None, option("--digest", "SHA256", "Import only if the version has this digest.")] = None,
     release: ReleaseOption = False,
     change: ChangeOptions = ChangeOptions(),
     target: DiskTarget = DiskTarget(),
 ) -> None:
-    """Take an exported version into the repository, with the same digest.
+    """Import an exported version into the repository, with the same digest.
 
-    Every file is checked, and the gates run. Pass the digest that you expect: nothing else shows that somebody changed
-    the export and hashed it anew.
+    Every file is verified, and the gates run. Pass the digest that you expect: nothing else reveals that the export was
+    changed and hashed again.
     """
     from turnout.cli.publish.publish_view import PublishOutcome
     from turnout.cli.workspace import Workspace, actor_or_login

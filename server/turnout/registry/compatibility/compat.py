@@ -26,8 +26,8 @@ new, nor as a relaxation if it was removed:
 
 - It does not restrict clients. Neither `turnout.serving.inputs.validation` nor ONNX Runtime compares the sizes of
   dimensions with the same symbol: ONNX Runtime 1.31 runs a model on `a[n, 2]` and `b[n, 2]` with 3 and 4 rows if its
-  nodes allow that. The only exception is a dimension that is empty in one input and not in another, which validation
-  refuses because it could crash the process.
+  nodes allow that. (Requests in which one of two inputs that a model adds or concatenates is empty are refused, but
+  that depends on the graph.)
 - Its absence does not relax anything. If nodes need equal sizes (`Add(a, b)`), 3 and 4 rows fail whatever the names.
 - Exporters differ. tf2onnx names each unknown dimension differently (magika's `unk__122`, `unk__215`), others name all
   of them `batch`, and optimisers drop names. Most such differences are re-exports of the same graph.

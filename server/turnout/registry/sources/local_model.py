@@ -42,7 +42,7 @@ def fetch_model(open_file: OpenFile, name: str, home: Path, bounds: Bounds) -> P
     copied = _copy(open_file, name, model, bounds, 0, "the ONNX file")
     for file in read_model(model).external:
         if file.path == model.name:
-            raise InvalidModel(f"the model names itself, {file.path!r}, for its external data")
+            raise InvalidModel(f"the model names itself, {file.path!r}, as its external data")
         copied += _copy(open_file, file.path, home / file.path, bounds, copied, f"external data {file.path!r}")
     return model
 
@@ -63,7 +63,7 @@ def _copy(open_file: OpenFile, name: str, target: Path, bounds: Bounds, copied: 
     except TurnoutError:
         raise
     except FileNotFoundError:
-        raise InvalidRequest.at("FILE", f"{what} is not there") from None
-    except Exception as error:  # each store has errors of its own, and their words may hold what should stay unsaid
+        raise InvalidRequest.at("FILE", f"{what} does not exist") from None
+    except Exception as error:  # each store has its own errors, whose texts may contain confidential data
         raise InvalidRequest.at("FILE", f"{what} cannot be read ({type(error).__name__})") from error
     return size
