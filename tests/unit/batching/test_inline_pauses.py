@@ -11,7 +11,7 @@ from turnout.registry.manifest.manifest import FileEntry, Manifest
 from turnout.registry.manifest.signature import Signature
 from turnout.serving.batching.batchability import BatchPlan
 from turnout.serving.batching.warmup import WarmUp
-from turnout.serving.loading.loader import LoadedVersion
+from turnout.serving.loading.loaded_version import LoadedVersion
 from turnout.serving.versions import handle as module
 from turnout.serving.versions.handle import VersionHandle
 from turnout.telemetry.metrics.versions import Metrics

@@ -9,7 +9,7 @@ import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from turnout.config import BatchingSettings, ModelSettings, Runtime
@@ -22,16 +22,16 @@ from turnout.registry.signing.trust import Trust
 from turnout.registry.storage.listing import Published
 from turnout.registry.storage.repository import Repository
 from turnout.serving.batching.active_plan import PlanInForce
-from turnout.serving.batching.batchability import BatchPlan
 from turnout.serving.batching.in_step import in_step
 from turnout.serving.batching.warmup import WarmUp, paying_plan, warm_up
 from turnout.serving.cuda_graphs import preparation
 from turnout.serving.cuda_graphs.plan import NO_GRAPHS, GraphPlan, obstacle, off
-from turnout.serving.isolation.decision import IN_THIS_PROCESS, Isolation, decide
+from turnout.serving.isolation.decision import Isolation, decide
 from turnout.serving.isolation.empty_inputs import never_empty
 from turnout.serving.isolation.pool import ChildPool, Supervision
 from turnout.serving.isolation.session import ChildResources, IsolatedSession, Priority
 from turnout.serving.loading.load_proof import prove_at_load
+from turnout.serving.loading.loaded_version import LoadedVersion
 from turnout.serving.loading.progress import LoadProgress, OnStage, ignore_stage
 from turnout.serving.sandbox.processes import Processes
 from turnout.serving.sandbox.sandbox import ProcessSandbox
@@ -55,73 +55,6 @@ CAPTURING = frozenset({providers.CUDA})
 
 RUNNERS_PER_GPU = 2
 """One runner copies inputs while the other computes; more would only queue on the device."""
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedVersion:
-    """A version in memory, warmed up.
-
-    Attributes:
-        sessions: One session for each device; empty if the version is isolated.
-        runners: Factories of a `Run` for each runner thread.
-        run: Runs on the calling thread; only on the CPU.
-        plan: How requests are batched.
-        warmth: Result of warm-up.
-        inline_bytes: Maximum size of inputs with which a request runs in less than the configured threshold, and so on
-            the event loop itself; 0 if there is none.
-        memory_bytes: Bytes that loading took, by device.
-        seconds: Duration of loading in seconds.
-        pool: Child processes of the version; None if it is not isolated.
-        isolation: Where the version runs, and why.
-        graphs: Which runs are captured as CUDA graphs, or why none are.
-        in_force: Batch plan in force while the version serves; None to start with `plan`.
-        precision: Precision at which the version runs.
-        tensorrt: Whether the version runs on TensorRT, at which precision, and why; "" if TensorRT was not requested.
-        in_step: Groups of dimensions of inputs that must be 0 together or not at all.
-        never_empty: Dimensions of inputs, by name and axis, that must not be 0.
-    """
-
-    sessions: Sequence[Session]
-    runners: Sequence[MakeRunner]
-    run: Run
-    plan: BatchPlan
-    warmth: WarmUp
-    inline_bytes: int
-    memory_bytes: dict[str, int]
-    seconds: float
-    pool: ChildPool | None = None
-    isolation: Isolation = IN_THIS_PROCESS
-    graphs: GraphPlan = NO_GRAPHS
-    in_force: PlanInForce | None = None
-    precision: Precision = FULL
-    tensorrt: str = ""
-    in_step: Sequence[Sequence[tuple[str, int]]] = ()
-    never_empty: frozenset[tuple[str, int]] = frozenset()
-
-    def discard(self) -> None:
-        """Frees the resources of a version that was never put into service."""
-        if self.pool is not None:
-            self.pool.close()
-        preparation.close(self.runners)
-        for session in self.sessions:
-            session.close()
-
-    def free(self) -> None:
-        """Frees captured graphs and closes their sessions, after all runs have ended; waits for threads."""
-        preparation.close(self.runners)
-        for session in self.sessions:
-            if session.captures:
-                session.close()
-
-    @property
-    def engine(self) -> "Session | ChildPool":
-        """Session or pool for the first device, which has the providers and the device."""
-        return self.sessions[0] if self.pool is None else self.pool
-
-    @property
-    def providers(self) -> tuple[str, ...]:
-        """Execution providers that the sessions run on."""
-        return self.engine.providers
 
 
 def load(

@@ -23,7 +23,8 @@ from turnout.registry.storage.repository import Repository
 from turnout.serving.inputs.sample import find_sample
 from turnout.serving.inputs.synthetic import FEW_ELEMENTS, recipes
 from turnout.serving.isolation.supervision import supervision
-from turnout.serving.loading.loader import LoadedVersion, devices_of, load
+from turnout.serving.loading.loaded_version import LoadedVersion
+from turnout.serving.loading.loader import devices_of, load
 from turnout.serving.sandbox.processes import Processes
 from turnout.serving.sessions.tensor import Array
 from turnout.serving.tuning import candidates

@@ -20,7 +20,7 @@ from turnout.serving.batching.request_queue import QueueBounds
 from turnout.serving.counting.arm_counts import Arms
 from turnout.serving.counting.keyed_outcomes import SlotHistory
 from turnout.serving.inputs.validation import Validator
-from turnout.serving.loading.loader import LoadedVersion
+from turnout.serving.loading.loaded_version import LoadedVersion
 from turnout.serving.sessions.fixed_shape_run import PreparedRun
 from turnout.serving.sessions.session import Run
 from turnout.serving.sessions.tensor import Array

@@ -18,7 +18,7 @@ from turnout.errors import (
     UnavailableError,
     VersionLoading,
 )
-from turnout.serving.loading.loader import LoadedVersion
+from turnout.serving.loading.loaded_version import LoadedVersion
 from turnout.serving.sessions.providers import TENSORRT
 from turnout.serving.versions.availability import Availability
 from turnout.serving.versions.catalog import VersionEntry

@@ -31,7 +31,8 @@ from turnout.registry.storage.repository import Repository
 from turnout.registry.storage.timed_scan import TimedScanner
 from turnout.serving.isolation.supervision import supervision
 from turnout.serving.loading.environment_check import check_environment
-from turnout.serving.loading.loader import LoadedVersion, devices_of, load, on_devices
+from turnout.serving.loading.loaded_version import LoadedVersion
+from turnout.serving.loading.loader import devices_of, load, on_devices
 from turnout.serving.loading.memory_room import MemoryRoom, Use, use_of
 from turnout.serving.loading.placement import least_loaded
 from turnout.serving.loading.trust import doubt_of, trusted
