@@ -1,7 +1,7 @@
-"""Text that others wrote, as a terminal may be given it: reasons, descriptions and names come from whoever may publish.
+"""Makes text from other users, such as reasons, descriptions and names, safe to print to a terminal.
 
-A terminal obeys control characters: what it is told by them may change its title, its clipboard and what is on screen.
-Characters that turn the direction of writing show a text in another order than it has. Pure.
+Control characters could change a terminal's title, its clipboard and the text on the screen. Characters that change the
+writing direction could show text in another order. Without side effects.
 """
 
 import re
@@ -12,21 +12,21 @@ from rich.segment import Segment
 
 _OBEYED = "\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff"
 _CONTROLS = re.compile(f"[{_OBEYED}]")
-"""All but tabs and the ends of lines."""
+"""Matches characters that terminals interpret, apart from tabs and line ends."""
 
 
 def shown(text: str) -> str:
-    """Returns a text with `?` for each character that a terminal would obey."""
+    """Returns a text with `?` for each character that a terminal would interpret."""
     return _CONTROLS.sub("?", text)
 
 
 def escaped(json_text: str) -> str:
-    """Returns JSON with those characters as escapes, which mean the same."""
+    """Returns JSON with these characters escaped, which does not change its meaning."""
     return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", json_text)
 
 
 class TerminalConsole(Console):
-    """A console that shows text as `shown`, and adds its own styles."""
+    """A console that prints text as `shown` returns it, with its own styles."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Yields the segments of a renderable."""

@@ -32,7 +32,7 @@ def _jwks(value: str) -> str:
         return value
     if parts.scheme == "http" and is_loopback(parts.hostname or ""):
         return value
-    raise ValueError("expected a file, or an https URL: whoever sits between could put keys of their own into another")
+    raise ValueError("expected a file, or an https URL: with plain HTTP, keys could be replaced on the way")
 
 
 class JwtIssuer(Section):

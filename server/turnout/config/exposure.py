@@ -30,7 +30,7 @@ def check_exposure(settings: Settings) -> None:
         "anybody there could use it. Write one of these: "
         f"--{listener} 127.0.0.1:{address.port}, for this machine alone; "
         f"{_how(settings, listener)}, for clients that prove who they are (docs/security.md); "
-        "--insecure (or insecure = true, or TURNOUT_INSECURE=true), to take whoever comes at their word"
+        "--insecure (or insecure = true, or TURNOUT_INSECURE=true), to accept unauthenticated callers"
     )
 
 

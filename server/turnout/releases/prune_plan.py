@@ -92,7 +92,7 @@ def prune_plan(
         reasons += ["the load setting names it"] * facts.pinned
         reasons += [f"it is among the {keep.released} latest releases"] * (version in newest)
         if facts.published is None:
-            reasons.append("nobody knows when it was published; `turnout verify` records it")
+            reasons.append("its publish time is unknown; `turnout verify` records it")
         elif now - facts.published < keep.newer_than:
             reasons.append(f"it was published less than {keep.newer_than.days} days ago")
         what = status.value if facts.published is None else f"{status.value}, published {facts.published:%Y-%m-%d}"

@@ -1,8 +1,8 @@
-"""Ends HTTP/1.1 requests whose clients have left.
+"""Cancels HTTP/1.1 requests whose clients have closed the connection.
 
-h2corn reads nothing of an HTTP/1.1 connection while a request of it is answered, so it does not notice that the client
-closes it: the request would go on, and its run, as long as that takes. So requests that take long are looked after by
-the system's own list of connections. Over HTTP/2, h2corn cancels them itself.
+h2corn does not read an HTTP/1.1 connection while it serves a request, so it does not notice that the client closes it,
+and the request and its run would continue. Therefore long requests are checked against the operating system's list of
+connections. Over HTTP/2, h2corn cancels requests itself.
 """
 
 import asyncio
@@ -16,23 +16,23 @@ from turnout.host.sockets import Peer, peers
 from turnout.threads import Threads
 
 _LOOK_SECONDS = 1.0
-"""Between two looks; requests that end sooner are never looked after."""
+"""Time in seconds between two checks. Shorter requests are never checked."""
 
 _RESTS = 20
-"""A look takes at most one part in so many of the time, however many connections there are."""
+"""A check takes at most this fraction (1 / _RESTS) of the time, regardless of the number of connections."""
 
 
 @dataclass(slots=True, eq=False)
 class _Request:
-    """A request under way.
+    """A request in progress.
 
     Attributes:
-        peer: Its client.
-        port: The server's, that it came to.
-        task: That answers it.
-        since: When it came, by the event loop's clock.
-        seen: Its connection was found open.
-        left: Its client left, and the task was cancelled.
+        peer: The client.
+        port: The server's port that the request was sent to.
+        task: The task that serves it.
+        since: When it arrived, on the event loop's clock in seconds.
+        seen: Whether its connection was found open.
+        left: Whether its client closed the connection, and the task was cancelled.
     """
 
     peer: Peer
@@ -44,13 +44,13 @@ class _Request:
 
 
 class AbandonedRequests:
-    """An ASGI application in front of another: cancels requests that nobody waits for any more."""
+    """ASGI middleware that cancels requests whose clients have disconnected."""
 
     def __init__(self, application: ASGIApp) -> None:
-        """Prepares.
+        """Creates the middleware.
 
         Args:
-            application: Answers requests.
+            application: The wrapped application.
         """
         self._application = application
         self._threads = Threads("HTTP clients")
@@ -58,7 +58,7 @@ class AbandonedRequests:
         self._looking: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers one request."""
+        """Serves a request."""
         client, server, task = scope.get("client"), scope.get("server"), asyncio.current_task()
         if scope["type"] != "http" or scope["http_version"][0] != "1" or not client or not server or task is None:
             await self._application(scope, receive, send)
@@ -79,7 +79,7 @@ class AbandonedRequests:
                 if not request.left or answered:
                     raise
                 task.uncancel()
-                with contextlib.suppress(OSError):  # nobody reads it, and h2corn wants an answer
+                with contextlib.suppress(OSError):  # h2corn requires a response, although nothing reads it
                     await send({"type": "http.response.start", "status": 499, "headers": []})
                     await send({"type": "http.response.body"})
 
@@ -94,7 +94,7 @@ class AbandonedRequests:
             self._requests.discard(request)
 
     def close(self) -> None:
-        """Looks after nobody any more."""
+        """Stops checking, and ends the thread."""
         if self._looking is not None:
             self._looking.cancel()
         self._threads.shutdown()
@@ -116,7 +116,7 @@ class AbandonedRequests:
             self._looking = None
 
     def _judge(self, request: _Request, is_open: bool | None) -> None:
-        """Cancels a request whose connection is closed by its client, or was there and is gone."""
+        """Cancels a request whose connection the client has closed, or that was found open before and is gone now."""
         if is_open:
             request.seen = True
         elif (is_open is not None or request.seen) and not request.left:

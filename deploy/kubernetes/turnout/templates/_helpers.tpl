@@ -67,7 +67,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name (.Chart.Version | replace "+" "_") 
 {{- fail "models.url is set, and a bucket or registry holds no state store: set state.secret.name to a Secret that holds the URL of one" -}}
 {{- end -}}
 {{- if not (or .Values.insecure (and .Values.tls.secret .Values.auth.enabled)) -}}
-{{- fail "who may call? Set tls.secret and auth.enabled, for callers that prove who they are (docs/security.md); or insecure=true, to take whoever the NetworkPolicy lets in at their word" -}}
+{{- fail "who may call? Set tls.secret and auth.enabled, for callers that prove who they are (docs/security.md); or insecure=true, to accept every caller that the NetworkPolicy lets in" -}}
 {{- end -}}
 {{- if and .Values.auth.policy (not .Values.auth.enabled) -}}
 {{- fail "auth.policy is set: set auth.enabled too" -}}

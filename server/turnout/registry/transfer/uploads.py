@@ -257,7 +257,7 @@ class Uploads:
         return len(old)
 
     def _make_place(self, upload_manifest: UploadManifest) -> None:
-        """Throws away one upload if as many are open as may be, so that nobody keeps others from publishing.
+        """Discards an upload if the maximum number is open, so that one publisher cannot block all others.
 
         The one that was touched longest ago goes, of those that nothing has happened to for a while, and those of
         models that have at least two more of them than the new one's.

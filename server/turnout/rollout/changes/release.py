@@ -154,7 +154,7 @@ def _in_the_way(snapshot: ModelSnapshot, version: Version) -> str:
     model = snapshot.model
     message = (
         f"{version} of {model} is not released: a rollout runs ({running_text(snapshot)}), and {version} would take "
-        f"plain requests over from {snapshot.answering or 'nobody'} meanwhile"
+        f"plain requests over from {snapshot.answering or 'no version'} meanwhile"
     )
     ways = [f"`turnout rollout abort {model}` first"]
     if snapshot.unreadable:

@@ -401,7 +401,7 @@ class RolloutEngine:
     async def _decide(
         self, active: ActiveRollout, after: Rollout, entries: Sequence[RolloutHistoryEntry], until: float
     ) -> None:
-        """Records what somebody decided on a rollout by then, and puts it in force; void if it cannot be recorded.
+        """Records a decision about a rollout by then, and puts it in force; void if it cannot be recorded.
 
         Only a rollback is in force at once, and stays in force while it cannot be recorded.
         """

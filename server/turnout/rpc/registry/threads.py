@@ -47,7 +47,7 @@ class CancellableThreads:
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
-            cancellation.cancel(RequestCancelled("whoever asked for it is gone"))
+            cancellation.cancel(RequestCancelled("the caller has disconnected"))
             # The call ends at its next cancellation point. Until then, keep its resources reserved.
             await asyncio.wait([future])
             if not future.cancelled():

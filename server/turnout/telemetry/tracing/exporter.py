@@ -130,7 +130,7 @@ class Exporter:
         try:
             return await self._transport.send(body)
         except Exception as error:  # noqa: BLE001 - a failed export must not stop the server
-            self._log.error("an export of spans failed as nobody foresaw", exc_info=error)
+            self._log.error("an export of spans failed unexpectedly", exc_info=error)
             return CollectorResponse(ExportOutcome.REFUSED, type(error).__name__)
 
     def _report(self, trouble: str) -> None:

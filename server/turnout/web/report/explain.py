@@ -20,7 +20,7 @@ _ENDED = {
 }
 _STEPPING = ("ramping", "soaking", "deciding")
 _INSUFFICIENT = {
-    "pause": "the rollout pauses and waits for somebody",
+    "pause": "the rollout pauses and waits for an operator",
     "abort": "the candidate is rolled back",
     "promote": "it goes on without that evidence",
 }
