@@ -1,14 +1,13 @@
-"""How much more bad events vary than independent ones would, since requests in a queue share their fate. Pure.
+"""Estimates how dependent consecutive requests are, because requests in a queue share their fate. Pure.
 
-One run of a model that takes long holds up all that wait behind it: fifty slow requests, and one occasion. Counted as
-fifty draws they roll back a version that computes the same as its baseline. So what counts is how long the runs of bad
-requests are that ended one right after the other. Where occasions are independent, and each makes S requests bad, the
-number of bad ones varies E[S^2] / E[S] times as much as that of independent requests (a compound Poisson variable).
-Runs of independent requests have lengths, too: if a good request is followed by a bad one with the chance q, this is
-(1 + q) / (1 - q), which is taken out.
+A run of a model that takes long delays all requests behind it: fifty slow requests, but one occasion. Counted as fifty
+independent draws, they would roll back a version that is equal to its baseline. The estimate uses the lengths of runs
+of consecutive bad requests, in the order in which requests end. If occasions are independent and each makes S requests
+bad, the number of bad requests varies E[S^2] / E[S] times as much as that of independent requests (a compound Poisson
+variable). Independent requests form runs, too: if a bad request follows a good one with probability q, their dispersion
+is (1 + q) / (1 - q), by which the estimate is divided.
 
-Where every request of an arm was bad for ten seconds and fifty requests, or since it began, that is no occasion but the
-rule: each counts.
+If every request of an arm was bad for ten seconds and fifty requests, or since the arm began, each request counts.
 """
 
 from collections import deque
@@ -21,16 +20,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 _LEAST_SECONDS, _MOST_SECONDS, _REQUESTS = 10.0, 60.0, 50
-"""Over which runs are looked at, as far as what counts as bad stays the same: longer if an arm had fewer requests."""
+"""Time in seconds, and number of requests of each arm, over which runs are examined while the rules for bad requests
+stay the same. The time is extended up to the maximum if an arm had fewer requests."""
 
 
 class InSequence(NamedTuple):
-    """One arm's requests in the order in which they ended.
+    """Statistics of one arm's requests in the order in which they ended.
 
     Attributes:
-        requests: All of them.
-        bad: The bad ones.
-        runs: Of bad ones that ended one right after the other.
+        requests: Number of requests.
+        bad: Number of bad requests.
+        runs: Number of runs of consecutive bad requests.
         squares: Sum of the squares of the lengths of these runs.
     """
 
@@ -41,16 +41,16 @@ class InSequence(NamedTuple):
 
     @property
     def dispersion(self) -> float:
-        """The variance of the number of bad requests over that of independent ones, at least 1."""
+        """Variance of the number of bad requests, divided by that of independent requests; at least 1."""
         good = self.requests - self.bad
-        if not self.bad or not good:  # none was good: a rule, and no occasion
+        if not self.bad or not good:  # if none was good, each request counts
             return 1.0
         chance = min(self.runs / (good + 1), 1.0)
         return max(self.squares / self.bad * (1.0 - chance) / (1.0 + chance), 1.0)
 
 
 Sequences = Mapping[str, InSequence]
-"""One arm's, by metric."""
+"""The sequences of one arm, by metric."""
 
 
 def joined(one: Sequences, other: Sequences) -> dict[str, InSequence]:
@@ -59,9 +59,9 @@ def joined(one: Sequences, other: Sequences) -> dict[str, InSequence]:
 
 
 def dispersions(canary: Sequences, baseline: Sequences) -> dict[str, float]:
-    """Returns by metric how much more the comparison of two arms varies than with independent requests, above 1.
+    """Returns the dispersion of the comparison of two arms by metric; metrics with a dispersion of 1 are left out.
 
-    Each arm counts by its part in the variance of the canary's share of the bad events.
+    Each arm is weighted by its part in the variance of the canary's share of the bad events.
     """
     found = {}
     for name, one in canary.items():
@@ -82,7 +82,7 @@ K = TypeVar("K")
 
 @dataclass(frozen=True, slots=True)
 class _Part(Generic[K]):
-    """One tick: when it ended, what counted, and both arms."""
+    """One tick: its end in seconds, the rules for bad requests, and both arms."""
 
     ended: float
     counted: K
@@ -91,24 +91,24 @@ class _Part(Generic[K]):
 
     @property
     def requests(self) -> int:
-        """Of the arm that had fewer."""
+        """Number of requests of the arm that had fewer."""
         return min(max((one.requests for one in arm.values()), default=0) for arm in (self.canary, self.baseline))
 
 
 class RecentSequences(Generic[K]):
-    """Both arms' sequences of the latest seconds: ticks may be shorter than what holds a queue up."""
+    """Recent sequences of both arms. Several ticks are kept, because ticks may be shorter than a stall."""
 
     def __init__(self) -> None:
         self._recent: deque[_Part[K]] = deque()
 
     def take(self, ended: float, counted: K, canary: Sequences, baseline: Sequences) -> dict[str, float]:
-        """Takes a tick, and returns the dispersions by metric (`dispersions`).
+        """Adds a tick, and returns the dispersions by metric, as `dispersions` does.
 
         Args:
-            ended: When the tick ended, seconds.
-            counted: What counted as bad; what was counted otherwise before says nothing.
-            canary: The canary's part.
-            baseline: The part of what it is compared with.
+            ended: End of the tick in seconds.
+            counted: The rules for bad requests. Earlier ticks with other rules are discarded.
+            canary: The canary's sequences in this tick.
+            baseline: Those of the arm that it is compared with.
         """
         recent = self._recent
         recent.append(_Part(ended, counted, canary, baseline))
@@ -124,9 +124,9 @@ def shared_fate(dispersion: NDArray[np.float64], batch: int) -> NDArray[np.float
     """Returns how many bad events count as one; the shape is that of `dispersion`.
 
     Args:
-        dispersion: How much more bad events vary than independent ones would, 1 or more.
-        batch: Requests that share their fate as one batch. Runs that all have this length show a dispersion of
-            2 batch - 1, which is half of it too much: up to there the batch explains it.
+        dispersion: Variance of bad events divided by that of independent ones, 1 or more.
+        batch: Number of requests that share their fate as one batch. Batches alone can show a dispersion of up to
+            2 batch - 1; up to there, the batch size is returned.
     """
     shared: NDArray[np.float64] = np.where(dispersion <= 2 * batch - 1, batch, dispersion)
     return shared
