@@ -265,7 +265,7 @@ async def test_a_rollout_that_was_ended_elsewhere_puts_nothing_in_force_any_more
     async with rollouts._lock:
         (active,) = rollouts.active
         await done(server, models, "release", "m@1.2.0", "--supersede", local=True)
-        with pytest.raises(Conflict, match="was written by another server meanwhile"):
+        with pytest.raises(Conflict, match="has been written by another server"):
             await server.services.traffic.put(
                 "m", Policy(Version(1)), ChangeOrigin("turnout rollout 1", ""), rollout=(1, active.number)
             )
