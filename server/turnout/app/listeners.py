@@ -5,7 +5,6 @@ http     h2corn                  REST, metrics, probes, console; the same listen
 control  grpcio                  gRPC for operators; channelz reports the state of the grpcio library
 """
 
-import asyncio
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -22,13 +21,13 @@ from turnout.rpc.transport.admission import admitted
 from turnout.rpc.transport.asgi.application import Application, GrpcApplication
 from turnout.rpc.transport.asgi.call import CallLimits, Receive, Scope, Send, send_http
 from turnout.rpc.transport.asgi.running_calls import RunningCalls
-from turnout.rpc.transport.asgi.statuses import Event
 from turnout.rpc.transport.h2corn import ConnectionLimits, H2cornListener, ListenerApplication
 from turnout.rpc.transport.listening_socket import listen as listen_socket
 from turnout.rpc.transport.other_worker import NullListener
 from turnout.rpc.transport.port import CallListener, Unary
 from turnout.threads import Threads
 from turnout.tls.certificates import Certificates
+from turnout.web.cancelled import serve_or_refuse
 
 _RESERVED_FILES = 512
 """Number of file descriptors that are reserved for purposes other than connections: models, the state store and child
@@ -37,6 +36,9 @@ processes."""
 _FILES_SHARE: Mapping[str, float] = {"grpc": 0.7, "http": 0.3}
 """Shares of the remaining file descriptors. The listeners together never use the last one, since h2corn would then
 close every connection."""
+
+
+_STOPPED = "the server stopped before the answer was ready"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,22 +101,13 @@ def open_listeners(
 
     def web_application(running: RunningCalls) -> Application:
         async def application(scope: Scope, receive: Receive, send: Send) -> None:
-            answered = False
+            await serve_or_refuse(
+                request, scope, receive, send, lambda: send_http(send, 503, _STOPPED) if running.ended else None
+            )
 
-            async def noted(event: Event) -> None:
-                nonlocal answered
-                answered = True
-                await send(event)
-
-            try:
-                with running.request():
-                    await web(scope, receive, noted)
-            except asyncio.CancelledError:
-                task = asyncio.current_task()
-                if not running.ended or answered or task is None:
-                    raise
-                task.uncancel()
-                await send_http(send, 503, "the server stopped before the answer was ready")
+        async def request(scope: Scope, receive: Receive, send: Send) -> None:
+            with running.request():
+                await web(scope, receive, send)
 
         return application
 

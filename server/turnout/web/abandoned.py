@@ -10,10 +10,11 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from turnout.host.sockets import Peer, peers
 from turnout.threads import Threads
+from turnout.web.cancelled import serve_or_refuse
 
 _LOOK_SECONDS = 1.0
 """Time in seconds between two checks. Shorter requests are never checked."""
@@ -65,23 +66,10 @@ class AbandonedRequests:
             return
         since = asyncio.get_running_loop().time()
         request = _Request(Peer.of(client[0], client[1]), server[1], task, since)
-        answered = False
-
-        async def noted(event: Message) -> None:
-            nonlocal answered
-            answered = True
-            await send(event)
-
         with self._watched(request):
-            try:
-                await self._application(scope, receive, noted)
-            except asyncio.CancelledError:
-                if not request.left or answered:
-                    raise
-                task.uncancel()
-                with contextlib.suppress(OSError):  # h2corn requires a response, although nothing reads it
-                    await send({"type": "http.response.start", "status": 499, "headers": []})
-                    await send({"type": "http.response.body"})
+            await serve_or_refuse(
+                self._application, scope, receive, send, lambda: _end_unread(send) if request.left else None
+            )
 
     @contextlib.contextmanager
     def _watched(self, request: _Request) -> Iterator[None]:
@@ -122,3 +110,10 @@ class AbandonedRequests:
         elif (is_open is not None or request.seen) and not request.left:
             request.left = True
             request.task.cancel()
+
+
+async def _end_unread(send: Send) -> None:
+    """Sends the response that h2corn requires, although nothing reads it."""
+    with contextlib.suppress(OSError):
+        await send({"type": "http.response.start", "status": 499, "headers": []})
+        await send({"type": "http.response.body"})
