@@ -177,7 +177,7 @@ class Population:
         found = [self._summed(weight) for weight in weights]
         active = np.any([requests > 0 for requests, _, _ in found], axis=0)
         columns = np.argsort(~active, axis=-1, kind="stable")[..., : int(active.sum(-1).max())]
-        return [
+        return [  # tuples of three arrays
             tuple(np.take_along_axis(one, columns, -1) for one in (n, x, e / np.maximum(n, 1e-300)))  # type: ignore[misc]
             for n, x, e in found
         ]

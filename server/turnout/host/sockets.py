@@ -16,7 +16,6 @@ _FDINFO = Path("/proc/self/fdinfo")
 _WATCHED = re.compile(r"^tfd:\s*(\d+)", re.MULTILINE)
 """Matches a line of fdinfo about a file descriptor that an epoll instance watches."""
 
-
 _ESTABLISHED = 1
 """State of an open TCP connection, as Linux numbers them."""
 

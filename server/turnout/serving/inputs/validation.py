@@ -62,8 +62,8 @@ class Validator:
 
         Raises:
             InvalidTensor: An input is unknown or missing, has a wrong dtype, rank or fixed dimension, or is empty with
-                excessive other dimensions; a symbolic dimension is empty in one input but not in another; or an output
-                is unknown or requested twice. The error lists everything that is wrong.
+                excessive other dimensions; an input is empty that the model must not get empty, or not unless another
+                is; or an output is unknown or requested twice. The error lists everything that is wrong.
         """
         known, empty = self._inputs, False
         if not self._required <= inputs.keys():

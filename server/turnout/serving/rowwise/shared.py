@@ -261,8 +261,8 @@ def _reduced(operation: arithmetic.Operation) -> Callable[[NodeCall], Shared]:
             raise _NotFollowed
         result: Any = data
         for axis in sorted(axes, reverse=True):
-            folded = np.frompyfunc(operation, 2, 1).reduce(result, axis=axis)
-            result = np.expand_dims(_of(folded).elements, axis) if call.integer("keepdims", 1) else _of(folded).elements  # type: ignore[arg-type]
+            folded: Any = _of(np.frompyfunc(operation, 2, 1).reduce(result, axis=axis)).elements
+            result = np.expand_dims(folded, axis) if call.integer("keepdims", 1) else folded
         return _bounded(result)
 
     return reduce
