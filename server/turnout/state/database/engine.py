@@ -254,6 +254,8 @@ class Database:
         fault = diagnose(driver, lost=lost)
         if fault is None:
             return None
+        if fault.damaged and self._file is not None:
+            self._file.damaged()  # else changes that read intact pages only would succeed
         if not starting:
             return UnavailableError(f"the state store cannot be used: {fault.cause}", retry_after=1.0)
         reason = str(driver).strip().partition("\n")[0]

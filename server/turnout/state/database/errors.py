@@ -12,11 +12,13 @@ class DatabaseFault:
         cause: What is wrong, to follow "the state store cannot be used:".
         lasting: Whether only a change of the setup can fix it. At startup, it is then a configuration error.
         advice: What to do about it, to follow the cause when the server starts.
+        damaged: Whether the file has other contents than SQLite wrote.
     """
 
     cause: str
     lasting: bool = False
     advice: str = ""
+    damaged: bool = False
 
 
 _LOCKED = DatabaseFault("its lock was held for too long by another writer")
@@ -36,8 +38,10 @@ _SQLITE = {
     sqlite3.SQLITE_CANTOPEN: DatabaseFault("its file cannot be opened", lasting=True),
     sqlite3.SQLITE_PERM: DatabaseFault("its file may not be used by this user", lasting=True),
     sqlite3.SQLITE_READONLY: _READ_ONLY,
-    sqlite3.SQLITE_CORRUPT: DatabaseFault("its file is damaged", lasting=True, advice=_RESTORE),
-    sqlite3.SQLITE_NOTADB: DatabaseFault("its file is not an SQLite database", lasting=True, advice=_RESTORE),
+    sqlite3.SQLITE_CORRUPT: DatabaseFault("its file is damaged", lasting=True, advice=_RESTORE, damaged=True),
+    sqlite3.SQLITE_NOTADB: DatabaseFault(
+        "its file is not an SQLite database", lasting=True, advice=_RESTORE, damaged=True
+    ),
 }
 
 _POSTGRESQL = {

@@ -20,6 +20,9 @@ _CHECK_SECONDS = 1.0
 _CHECK_SHARE = 0.02
 """Maximum share of the time that checks of the contents may take."""
 
+_LEAST_PAGE = 512
+"""Least size of a page of SQLite in bytes; every other is a multiple of it."""
+
 GONE = "its file is gone: put it back, or stop the servers and restore a backup"
 REPLACED = (
     "its file was replaced by one that does not continue the log so far: put the right one back, or stop the "
@@ -55,7 +58,8 @@ class SqliteFile:
             OSError: The file does not exist.
         """
         with self._lock:
-            self._identity = _identity(self.path)
+            status = self.path.stat()
+            self._identity, self._size = _identity(status), status.st_size
             self._opened: dict[Path, tuple[int, int]] = {}
             self._checked, self._check_after, self._damage = None, 0.0, ""
 
@@ -63,28 +67,41 @@ class SqliteFile:
     def replaced(self) -> bool:
         """Whether another file now has the name."""
         try:
-            return _identity(self.path) != self._identity
+            return _identity(self.path.stat()) != self._identity
         except OSError:
             return False
+
+    def damaged(self) -> None:
+        """Records that a transaction met damaged contents, until a check finds them intact."""
+        with self._lock:
+            self._damage, self._checked = DAMAGED, None
 
     def fault(self, *, begun: bool = False) -> str:
         """Returns a description of what is wrong with the files on disk; "" if nothing is.
 
-        Once a transaction has read (`begun`), the write-ahead log and its index must exist.
+        Once a transaction has read (`begun`), the write-ahead log and its index must exist. If the file became smaller,
+        its contents are checked at once, because a transaction may use none of the pages that were cut off.
         """
         try:
-            if _identity(self.path) != self._identity:
-                return REPLACED
-            if self.path.stat().st_size == 0:
-                return CUT
+            status = self.path.stat()
         except OSError:
             return GONE
+        if _identity(status) != self._identity:
+            return REPLACED
+        shrunk = status.st_size < self._size
+        if status.st_size == 0 or (shrunk and status.st_size % _LEAST_PAGE):
+            return CUT
+        if shrunk and not self._damage:
+            with self._lock:
+                self._check_contents(status)
+        if not self._damage:
+            self._size = status.st_size
         return self._damage or (self._companion_fault() if begun else "")
 
     def _companion_fault(self) -> str:
         for path in self._companions:
             try:
-                found = _identity(path)
+                found = _identity(path.stat())
             except OSError:
                 return LOG_GONE
             if self._opened.setdefault(path, found) != found:
@@ -100,14 +117,17 @@ class SqliteFile:
             return READ_ONLY
         with self._lock:
             status = self.path.stat()
-            stamp = (status.st_mtime_ns, status.st_size)
-            if stamp != self._checked and time.monotonic() >= self._check_after:
-                began = time.monotonic()
-                self._damage = self._content_fault()
-                self._checked = stamp
-                took = time.monotonic() - began
-                self._check_after = time.monotonic() + max(_CHECK_SECONDS, took / _CHECK_SHARE)
+            if _stamp(status) != self._checked and time.monotonic() >= self._check_after:
+                self._check_contents(status)
         return self._damage
+
+    def _check_contents(self, status: os.stat_result) -> None:
+        """Checks the contents of the file, which had this status. The caller holds the lock."""
+        began = time.monotonic()
+        self._damage = self._content_fault()
+        self._checked = _stamp(status)
+        took = time.monotonic() - began
+        self._check_after = time.monotonic() + max(_CHECK_SECONDS, took / _CHECK_SHARE)
 
     def _content_fault(self) -> str:
         # A separate connection, since those of the pool would show cached pages.
@@ -137,11 +157,14 @@ class SqliteFile:
 
 def _is_at(path: Path, identity: tuple[int, int]) -> bool:
     try:
-        return _identity(path) == identity
+        return _identity(path.stat()) == identity
     except OSError:
         return False
 
 
-def _identity(path: Path) -> tuple[int, int]:
-    status = path.stat()
+def _identity(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
+
+
+def _stamp(status: os.stat_result) -> tuple[int, int]:
+    return status.st_mtime_ns, status.st_size
