@@ -3,6 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from turnout.serving.batching.batchability import BatchPlan
 from turnout.serving.batching.request_queue import QueuedRequest, RequestQueue
 
 DELAY = 10.0
@@ -20,8 +21,9 @@ STEPS = st.lists(
 )
 
 
-@given(STEPS, st.sampled_from([0.0, DELAY]), st.sampled_from([0, MAX_ROWS]))
-def test_every_request_is_taken_once_or_removed(steps, max_delay: float, max_rows: int) -> None:
+@given(STEPS, st.sampled_from([0.0, DELAY]), st.sampled_from([0, MAX_ROWS]), st.sampled_from([1, 2, 3]))
+def test_every_request_is_taken_once_or_removed(steps, max_delay: float, max_rows: int, parallel: int) -> None:
+    share = BatchPlan(max_rows, parallel=parallel).share
     queue: RequestQueue[QueuedRequest] = RequestQueue(max_delay)
     now, inside, came = 100.0, [], []
     for step in steps:
@@ -41,7 +43,7 @@ def test_every_request_is_taken_once_or_removed(steps, max_delay: float, max_row
                 queue.remove(request)  # as who waits for it does
                 inside.remove(request)
         else:
-            batch = queue.take(now, max_rows, hold=step[1])
+            batch = queue.take(now, max_rows, share=share, hold=step[1])
             waits = {one.line for one in inside}
             ready = {line for line in waits if not step[1] or _is_ready(line, inside, max_delay, max_rows, now)}
             assert bool(batch) == bool(ready)  # a ready line is taken whatever else is held
@@ -49,6 +51,9 @@ def test_every_request_is_taken_once_or_removed(steps, max_delay: float, max_row
             assert len(batch) <= 1 or (batch[0].line is not None and sum(one.rows for one in batch) <= max_rows)
             if batch and batch[0].line is not None:
                 line = [one for one in inside if one.line == batch[0].line]
+                limit = max_rows if max_delay else share(sum(one.rows for one in line))
+                fits = [sum(one.rows for one in line[:n]) <= limit for n in range(1, len(line) + 1)]
+                assert len(batch) == max(sum(fits), 1)  # all that fit into its share, or one that fits into none
                 assert line[: len(batch)] == batch  # the first come of its line, in their order
             inside = [one for one in inside if one not in batch]
         assert (queue.requests, queue.nbytes) == (len(inside), 8 * len(inside))

@@ -6,6 +6,7 @@ import threading
 
 import httpx
 import numpy as np
+import pytest
 from semver import Version
 from typer.testing import CliRunner
 
@@ -13,6 +14,7 @@ from onnx_models import leaky, look_up, matmul, rows_but, scaled, slow, string_i
 from rowwise_models import drops_stop_words, keeps_by_mask, squeezes_single_frames
 from turnout.cli.main import application
 from turnout.config import BatchingSettings, Runtime
+from turnout.host.cpu import whole_cores
 from turnout.registry.manifest.manifest import BatchingDeclaration as DeclaredBatching
 from turnout.registry.publishing.metadata import VersionMetadata
 from turnout.serving.sessions.fixed_shape_run import PreparedRun
@@ -51,6 +53,25 @@ async def test_concurrent_requests_share_runs_and_each_gets_its_own_rows(publish
     assert rows == sum(len(x) for x in sent)
     assert runs < len(sent)
     assert max(answer.timing.batch_rows for answer in answers) > 3
+
+
+@pytest.mark.parametrize(
+    ("runtime", "parallel"),
+    [
+        (Runtime(runners=2), min(2, whole_cores())),
+        (Runtime(runners=2, intra_op_threads=whole_cores()), 1),
+        (Runtime(runners=2, intra_op_threads=0), 1),
+        (Runtime(runners=1), 1),
+    ],
+    ids=["a core each", "all cores each", "as ONNX Runtime likes", "one"],
+)
+async def test_a_queue_is_divided_between_runs_that_have_cores_of_their_own(
+    publish_model, start_server, runtime: Runtime, parallel: int
+) -> None:
+    publish_model("m", "1.0.0", matmul(2048))  # a row costs nearly as much in a batch as alone, or less
+    plan = _handle(await start_server(batching=ALWAYS, runtime=runtime)).loaded.plan
+    assert plan.parallel == parallel
+    assert 1 <= plan.efficient_rows <= plan.max_rows == 32
 
 
 async def test_a_model_whose_rows_leak_into_each_other_is_not_batched(publish_model, start_server) -> None:

@@ -206,6 +206,22 @@ async def test_lines_take_turns_though_one_of_them_is_always_full() -> None:
     await _close(batcher)
 
 
+@pytest.mark.parametrize(("parallel", "shapes"), [(1, [(4, 1), (2, 1)]), (2, [(3, 1), (2, 1), (1, 1)])])
+async def test_a_runner_leaves_the_others_their_share_of_a_line(parallel: int, shapes) -> None:
+    gate = Gate()
+    plan = BatchPlan(4, {"x": 0}, {"y": 0}, parallel=parallel)
+    batcher = _batcher(gate.run, plan, runners=1)
+    first = _send(batcher, _x(width=9))
+    await gate.wait_for(1)
+    waiting = [_send(batcher, _x(width=1, value=float(i))) for i in range(6)]
+    await _until(lambda: batcher.waiting == 6)
+    gate.open()
+    answers = await asyncio.gather(first, *waiting)
+    assert gate.begun == [(1, 9), *shapes]
+    assert [float(answer[0, 0]) for answer in answers[1:]] == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+    await _close(batcher)
+
+
 async def test_a_caller_that_leaves_after_its_runner_was_called_takes_no_wakeup_from_the_next() -> None:
     batcher = _batcher(lambda inputs, _: [inputs["x"]], runners=2)
     for _ in range(200):

@@ -7,7 +7,7 @@ import pytest
 
 from turnout.errors import ModelFailure
 from turnout.serving.batching.batchability import BatchPlan
-from turnout.serving.batching.warmup import paying_plan, warm_up
+from turnout.serving.batching.warmup import divided_plan, paying_plan, warm_up
 
 X = np.zeros((1, 4), np.float32)
 
@@ -54,6 +54,41 @@ def test_batches_end_where_more_rows_stop_to_pay() -> None:
     plan = paying_plan(_plan(64), warmth)
     assert plan.max_rows == 4
     assert "more than 4 rows do not pay" in plan.reason
+
+
+def _divided(seconds: Callable[[int], float], parallel: int, max_rows: int = 32) -> BatchPlan:
+    return divided_plan(_plan(max_rows), _warm(Machine(seconds), max_rows, only=False), parallel)
+
+
+@pytest.mark.parametrize(("waiting", "taken"), [(1, 1), (2, 1), (3, 2), (4, 2), (63, 32), (64, 32), (1000, 32)])
+def test_rows_that_cost_nearly_the_same_alone_are_divided_between_runners(waiting: int, taken: int) -> None:
+    assert _divided(lambda rows: 0.004 * rows * 0.95 ** (rows > 1), 2).share(waiting) == taken
+
+
+@pytest.mark.parametrize(
+    ("seconds", "efficient"),
+    [
+        (lambda rows: 0.004, 32),  # free in company: it is the weights that take the time
+        (lambda rows: 0.004 + 0.001 * rows, 16),
+        (lambda rows: 0.0005 + 0.004 * rows, 1),
+        (lambda rows: 5e-6 * rows, 32),  # handing over costs more than the run
+        (lambda rows: 0.01 * max(rows, 4), 4),
+    ],
+)
+def test_no_batch_is_divided_into_ones_in_which_a_row_costs_much_more(seconds, efficient: int) -> None:
+    plan = _divided(seconds, 4)
+    assert plan.efficient_rows == efficient
+    assert [plan.share(waiting) for waiting in (1, efficient, 4 * efficient)] == [efficient] * 3
+
+
+def test_runs_that_share_a_device_take_all_that_waits() -> None:
+    plan = _divided(lambda rows: 0.004 * rows, 1)
+    assert [plan.share(waiting) for waiting in (1, 2, 31, 32, 100)] == [1, 2, 31, 32, 32]
+
+
+def test_a_queue_is_not_divided_where_nothing_was_timed() -> None:
+    plan = divided_plan(_plan(8), warm_up(Machine(lambda _: 0.1).run, _plan(8), ["y"], 0, True), 4)
+    assert plan.share(8) == 8
 
 
 def test_every_size_is_warmed_where_it_need_not_pay() -> None:

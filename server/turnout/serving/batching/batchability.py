@@ -36,6 +36,8 @@ class BatchPlan:
         sizes: Sizes of the other dimensions for which batching is proved; None if it holds for all sizes.
         equal: Groups of dimensions (input, axis) that share a symbol; batching requires the sizes within a group to be
             equal.
+        parallel: Number of runs that do not slow one another down, each on a core or device of its own.
+        efficient_rows: Number of rows from which a row costs hardly more than in a batch of `max_rows`.
     """
 
     max_rows: int
@@ -46,6 +48,16 @@ class BatchPlan:
     mixes: bool = False
     sizes: ProvenSizes | None = None
     equal: Sequence[Sequence[tuple[str, int]]] = ()
+    parallel: int = 1
+    efficient_rows: int = 1
+
+    def share(self, waiting: int) -> int:
+        """Returns the largest number of rows that one runner takes while `waiting` rows wait in its line.
+
+        Rows are left for the other runners, which would otherwise idle while one runs a batch. Batches in which a row
+        would cost much more are not made for that.
+        """
+        return min(self.max_rows, max(self.efficient_rows, -(-waiting // self.parallel)))
 
 
 def sample_axes(manifest: Manifest) -> Mapping[str, int]:

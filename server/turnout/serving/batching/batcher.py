@@ -289,8 +289,9 @@ class Batcher:
         """Waits until a line is ready and takes requests from it; returns () once closed and empty."""
         with self._lock:
             while True:
-                max_rows = self._in_force.plan.max_rows
-                taken = self._queue.take(time.monotonic(), max_rows, hold=not self._closed)
+                plan = self._in_force.plan
+                max_rows = plan.max_rows
+                taken = self._queue.take(time.monotonic(), max_rows, share=plan.share, hold=not self._closed)
                 if batch := [pending for pending in taken if not pending.future.done()]:
                     runner.in_hand = batch
                     if self._queue.requests and self._bounds.max_delay:

@@ -7,7 +7,7 @@ ready line never waits for a held one.
 
 import math
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -135,12 +135,16 @@ class RequestQueue(Generic[R]):
         self.requests = self.nbytes = 0
         return everything
 
-    def take(self, now: float, max_rows: int, *, hold: bool = True) -> list[R]:
+    def take(
+        self, now: float, max_rows: int, *, share: Callable[[int], int] | None = None, hold: bool = True
+    ) -> list[R]:
         """Takes as many requests from the first ready line as fit in one run; the line then moves to the end.
 
         Args:
             now: Present time.
             max_rows: Maximum number of rows in a batch; a request with more runs alone.
+            share: Returns a lower maximum, given the number of rows in the line; None for no lower one. Lines that are
+                held to fill batches are not shared.
             hold: Whether lines may be held to fill batches.
 
         Returns:
@@ -148,7 +152,7 @@ class RequestQueue(Generic[R]):
         """
         while (key := self._ready(now, max_rows, hold=hold)) is not None:
             line = self._lines[key]
-            batch = self._pop(line, now, max_rows)
+            batch = self._pop(line, now, max_rows if share is None or self._max_delay else share(line.rows))
             if line.requests:
                 line.due = self._earliest(line)
                 self._lines.move_to_end(key)

@@ -19,6 +19,12 @@ _GIVE_UP = 8
 _WORTHWHILE = 0.95
 """A larger batch pays off if a row in it costs at most this fraction of what it costs in a smaller one."""
 
+_HAND_OVER_SECONDS = 150e-6
+"""What each run costs besides the model: joining and splitting tensors, and two changes of threads."""
+
+_EFFICIENT = 1.25
+"""A batch is efficient if a row in it costs at most this many times as much as in the best batch size."""
+
 
 @dataclass(frozen=True, slots=True)
 class WarmUp:
@@ -92,6 +98,22 @@ def paying_plan(plan: BatchPlan, warmth: WarmUp) -> BatchPlan:
     if best < min(largest, plan.max_rows):
         return replace(plan, max_rows=best, reason=f"{plan.reason}; more than {best} rows do not pay off ({measured})")
     return plan
+
+
+def divided_plan(plan: BatchPlan, warmth: WarmUp, parallel: int) -> BatchPlan:
+    """Returns `plan` with a queue that is divided between runners, into batches that are efficient by `warmth`.
+
+    Args:
+        plan: Batch plan.
+        warmth: Result of warm-up; if it has no times, the queue is not divided.
+        parallel: Number of runs that do not slow one another down.
+    """
+    cost = {n: (s + _HAND_OVER_SECONDS) / n for n, s in warmth.seconds_by_rows.items() if n <= plan.max_rows}
+    if parallel < 2 or len(cost) < 2:
+        return plan
+    least = min(cost.values())
+    efficient = min(rows for rows, seconds in cost.items() if seconds <= _EFFICIENT * least)
+    return replace(plan, parallel=parallel, efficient_rows=efficient)
 
 
 def best_rows(seconds_by_rows: Mapping[int, float]) -> int:

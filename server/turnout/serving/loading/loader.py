@@ -23,7 +23,7 @@ from turnout.registry.storage.listing import Published
 from turnout.registry.storage.repository import Repository
 from turnout.serving.batching.active_plan import PlanInForce
 from turnout.serving.batching.in_step import in_step
-from turnout.serving.batching.warmup import WarmUp, paying_plan, warm_up
+from turnout.serving.batching.warmup import WarmUp, divided_plan, paying_plan, warm_up
 from turnout.serving.cuda_graphs import preparation
 from turnout.serving.cuda_graphs.plan import NO_GRAPHS, GraphPlan, obstacle, off
 from turnout.serving.isolation.decision import Isolation, decide
@@ -199,6 +199,7 @@ def _into_memory(
             warm_up(run, plan, outputs, warmup_runs, pays)
         if pays:
             plan = paying_plan(plan, warmth)
+        plan = divided_plan(plan, warmth, len(devices) if on_gpu else _parallel_runs(runtime, count))
         in_force = PlanInForce(plan)
         if sessions and sessions[0].captures:
             graphs, prepared = preparation.prepare(
@@ -353,6 +354,12 @@ def _fit(size: int, limit: int) -> None:
 def _runner_count(runtime: Runtime, on_gpu: bool, workers: int) -> int:
     """Returns the number of concurrent runs per device in this process, one of `workers` processes."""
     return runtime.runners or (RUNNERS_PER_GPU if on_gpu else max(whole_cores() // workers, 1))
+
+
+def _parallel_runs(runtime: Runtime, runners: int) -> int:
+    """Returns how many of the concurrent runs on the CPU have cores of their own."""
+    threads = runtime.intra_op_threads  # 0 for all cores
+    return min(runners, max(whole_cores() // threads, 1)) if threads else 1
 
 
 def _runners(sessions: Sequence[Session], bound: bool, count: int) -> Sequence[MakeRunner]:
