@@ -59,9 +59,9 @@ class Previews:
             while len(seen) > 2 and now - seen[1][0] >= _WINDOW_SECONDS:
                 seen.popleft()
 
-    def of(self, model: str, candidate: Version, plan: Plan) -> Preview:
+    async def of(self, model: str, candidate: Version, plan: Plan) -> Preview:
         """Previews a rollout. Raises the errors of `LocalServing.refusals`."""
-        refusals = self._serving.refusals(model, candidate)
+        refusals = await self._serving.refusals(model, candidate)
         traffic = self._traffic(model, plan)
         power = [detections(plan, step, traffic) for step in plan.steps]
         return Preview(self._serving.baseline(model), refusals, traffic, power, missed(plan, traffic))

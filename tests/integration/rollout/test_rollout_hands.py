@@ -2,6 +2,7 @@
 
 import grpc
 import pytest
+from semver import Version
 
 from onnx_models import look_up, look_up_safely
 from rollout_wire import (
@@ -20,6 +21,8 @@ from rollout_wire import (
     until,
 )
 from routing_wire import control_of, policy, put
+from turnout.config import RepositorySettings, Settings
+from turnout.state.store import StateStore
 from turnout_proto.v1 import control_pb2, traffic_pb2
 from turnout_proto.v1 import rollout_pb2 as pb
 from turnout_proto.v1.prediction_pb2_grpc import PredictionServiceStub
@@ -260,3 +263,40 @@ async def ask_lookups(server, selector: str = ""):
             except grpc.aio.AioRpcError as error:
                 raise AssertionError(f"{error.code().name}: {error.details()}") from error
     return routes
+
+
+@pytest.fixture
+async def unaware(publish_model, start_server):
+    """A server that has not noticed what was published, released and withdrawn since it started."""
+    publish_model("m", "1.0.0", look_up_safely())
+    started = await start_server(rollout=TICK, repository=RepositorySettings(watch=False, poll_interval_s=1000.0))
+    await settled(lambda: started.services.catalog.snapshot.models["m"].versions[Version(1)].state == "ready")
+    return started
+
+
+async def test_a_rollout_is_planned_and_started_as_soon_as_its_candidate_is_published(unaware, publish_model) -> None:
+    publish_model("m", "1.1.0", look_up(), release=False)
+    async with control_of(unaware) as control:
+        planned = await control.PlanRollout(pb.PlanRolloutRequest(model="m", version="1.1.0", plan_json="{}"))
+    assert not planned.refusals
+    publish_model("m", "1.2.0", look_up(), release=False)
+    assert (await start(unaware, "1.2.0", LONG)).candidate == "1.2.0"
+
+
+async def test_a_rollout_is_started_as_soon_as_its_candidate_is_no_longer_yanked(
+    unaware, publish_model, models
+) -> None:
+    publish_model("m", "1.1.0", look_up(), release=False)
+    with StateStore.open(Settings(models=models).state_url) as store:
+        store.yank("m", Version(1, 1), refuse=lambda uses: None, actor="ann", reason="it leaks")
+        error = await refused(start(unaware, "1.1.0", LONG))
+        assert (error.code(), "was yanked" in error.details()) == (grpc.StatusCode.FAILED_PRECONDITION, True)
+        store.unyank("m", Version(1, 1), actor="ann", reason="it does not")
+    assert (await start(unaware, "1.1.0", LONG)).candidate == "1.1.0"
+
+
+async def test_a_candidate_that_does_not_exist_is_still_not_found(unaware) -> None:
+    for model, version in (("m", "9.0.0"), ("other", "1.0.0")):
+        with pytest.raises(grpc.aio.AioRpcError, match=r"has no version|no model") as caught:
+            await start(unaware, version, LONG, model=model)
+        assert caught.value.code() is grpc.StatusCode.NOT_FOUND

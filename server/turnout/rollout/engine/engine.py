@@ -219,10 +219,6 @@ class RolloutEngine:
             except TimeoutError:
                 return
 
-    def refusals(self, model: str, candidate: Version) -> list[str]:
-        """Returns why a candidate cannot be rolled out. Raises the errors of `LiveState.refusals`."""
-        return self._serving.refusals(model, candidate)
-
     def baseline(self, model: str) -> Version | None:
         """Returns the version that answers plain requests, apart from canaries; None if there is none."""
         return self._serving.baseline(model)
@@ -241,11 +237,12 @@ class RolloutEngine:
         Raises:
             InvalidRequest: The plan names a probe that is not configured.
             ModelNotFound, NotFoundError: The model or version does not exist.
-            ChangeRefused: `refusals` gives a reason, another rollout is running, or one of the versions was just
-                yanked.
+            ChangeRefused: `LiveState.refusals` gives a reason, another rollout is running, or one of the versions was
+                just yanked.
         """
         self._outside.check(plan)
-        if why := self.refusals(model, candidate):
+        refusals = self._serving.refusals(model, candidate)
+        if why := await self._reads.wait(refusals, _COMMAND_WAIT, patient=True):
             raise ChangeRefused("; ".join(why))
         async with self._lock:
             previous = self._serving.baseline(model)

@@ -145,8 +145,11 @@ class LiveState(Protocol):
         """
         ...
 
-    def refusals(self, model: str, candidate: Version) -> list[str]:
+    async def refusals(self, model: str, candidate: Version) -> list[str]:
         """Returns the reasons why a candidate cannot be rolled out, as sentences, regardless of other rollouts.
+
+        If there are any, the repository and the state store are read first: the candidate may just have been published,
+        or a version released, by another process.
 
         Raises:
             ModelNotFound, NotFoundError: The model or version does not exist.

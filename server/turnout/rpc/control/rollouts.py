@@ -41,7 +41,7 @@ class RolloutMethods:
         """Returns what a rollout would do, and what it could detect."""
         plan = read_plan(request.plan_json)
         self._analyses.check(plan)
-        preview = self._previews.of(request.model, parse_version(request.version), plan)
+        preview = await self._previews.of(request.model, parse_version(request.version), plan)
         power = [
             pb.RolloutPower(
                 step=number, weight=step.weight, soak_seconds=step.soak_s,

@@ -1,12 +1,13 @@
 """Implements the port `LiveState` by what this server serves and routes."""
 
+import contextlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from semver import Version
 
-from turnout.errors import NotFoundError
+from turnout.errors import NotFoundError, TurnoutError
 from turnout.registry.compatibility.compat import refusals
 from turnout.registry.manifest.signature import Signature
 from turnout.rollout.changes.model_snapshot import ModelSnapshot, answers_with_rollouts
@@ -153,13 +154,16 @@ class LocalServing:
         known = self._catalog.snapshot.model(model).versions
         return {version: entry.manifest.signature for version, entry in known.items()}
 
-    def refusals(self, model: str, candidate: Version) -> list[str]:
-        """Returns the reasons why a candidate cannot be rolled out, as sentences, regardless of other rollouts.
+    async def refusals(self, model: str, candidate: Version) -> list[str]:
+        """Returns the reasons why a candidate cannot be rolled out. See `LiveState.refusals`."""
+        with contextlib.suppress(NotFoundError):
+            if not self._known_refusals(model, candidate):
+                return []
+        with contextlib.suppress(TurnoutError, OSError):  # then what is known here decides
+            await self.follow()
+        return self._known_refusals(model, candidate)
 
-        Raises:
-            ModelNotFound: The model does not exist.
-            NotFoundError: It has no such version.
-        """
+    def _known_refusals(self, model: str, candidate: Version) -> list[str]:
         known = self._catalog.snapshot.model(model)
         entry = known.versions.get(candidate)
         if entry is None:
