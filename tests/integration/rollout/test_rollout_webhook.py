@@ -1,7 +1,6 @@
 """What a receiver on loopback gets of a rollout, and what a bad one does to the server."""
 
 import asyncio
-import contextlib
 import hashlib
 import hmac
 import json
@@ -14,6 +13,7 @@ import pytest
 from cloudevents.core.bindings.http import HTTPMessage, from_structured_event
 from semver import Version
 
+from http_endpoint import connections
 from onnx_models import scaled
 from ports import free_port
 from rollout_wire import LONG, TICK, command, in_state, settled, start, until
@@ -55,28 +55,22 @@ class Receiver:
         return [json.loads(body) for _, body in self.got]
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(asyncio.IncompleteReadError), contextlib.closing(writer):
-            head = (await reader.readuntil(b"\r\n\r\n")).decode()
-            lines = head.split("\r\n")[1:]
-            headers = {k.lower(): v for k, _, v in (line.partition(": ") for line in lines if line)}
-            self.got.append((headers, await reader.readexactly(int(headers["content-length"]))))
-            answer = self.answers.pop(0) if self.answers else self.answer
-            if answer is None:
-                await self.over.wait()
-            else:
-                writer.write(answer)
-                await writer.drain()
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        lines = head.split("\r\n")[1:]
+        headers = {k.lower(): v for k, _, v in (line.partition(": ") for line in lines if line)}
+        self.got.append((headers, await reader.readexactly(int(headers["content-length"]))))
+        answer = self.answers.pop(0) if self.answers else self.answer
+        if answer is None:
+            await self.over.wait()
+        else:
+            writer.write(answer)
+            await writer.drain()
 
 
 @asynccontextmanager
 async def listening(receiver: Receiver, port: int = 0) -> AsyncIterator[str]:
-    server = await asyncio.start_server(receiver.serve, "127.0.0.1", port)
-    try:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/hook"
-    finally:
-        receiver.over.set()
-        server.close()
-        await server.wait_closed()
+    async with connections(receiver.serve, port) as url:
+        yield f"{url}/hook"
 
 
 ROLLOUT = Rollout.start("m", Version(2), Version(1), 7, Plan(), "ann", "")
