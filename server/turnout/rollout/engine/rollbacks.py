@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from turnout.errors import TurnoutError
 from turnout.rollout.clock import Clock
 from turnout.rollout.engine.enforcement import Enforcement
-from turnout.rollout.engine.ownership import Ownership
 from turnout.rollout.engine.ports import LiveState, RolloutStore
 from turnout.rollout.engine.store_timeouts import StoreTimeout
 from turnout.rollout.engine.unrecorded_rollbacks import Diversion, Diversions
-from turnout.rollout.machine import overrides
-from turnout.rollout.machine.attempt import Rollout, RolloutState
+from turnout.rollout.machine.attempt import Rollout
 from turnout.rollout.machine.records import read_record
 
 _FOLLOW_SECONDS = 0.5
@@ -28,14 +26,12 @@ class Rollbacks:
         self,
         serving: LiveState,
         store: RolloutStore,
-        ownership: Ownership,
         diversions: Diversions,
         enforcement: Enforcement,
         clock: Clock,
     ) -> None:
         self._serving = serving
         self._store = store
-        self._ownership = ownership
         self._diversions = diversions
         self._enforcement = enforcement
         self._clock = clock
@@ -89,20 +85,6 @@ class Rollbacks:
         except (TurnoutError, OSError):
             return False
         return True
-
-    def take_up(self) -> None:
-        """Continues rollbacks of rollouts that were decided before a restart, or by another server."""
-        for diversion in self._diversions.current:
-            known = [r for r in self._ownership.of_model(diversion.model) if r.attempt == diversion.attempt]
-            if not known or known[0].state is RolloutState.ABORTING:
-                continue
-            self._ownership.take(diversion.model, diversion.attempt)
-            active = self._ownership.find(diversion.model, diversion.attempt)
-            assert active is not None
-            active.rollout, entries = overrides.take_back(
-                active.rollout, diversion.reason, diversion.cause, diversion.end
-            )
-            active.entries += entries
 
     def close(self) -> None:
         """Waits until everything that must survive the server is saved."""

@@ -84,7 +84,7 @@ class Actions:
             reason = with_remark(reason, visitor.name, actor)
             decide, epoch = decision(command, actor, reason), _epoch(fields.get("epoch", ""))
             back = f"/console/models/{model}/rollouts/{attempt}"
-            await self._rollouts.command(model, decide, epoch, attempt=attempt, resume=command == "resume")
+            await self._rollouts.commands.command(model, decide, epoch, attempt=attempt, resume=command == "resume")
         except ClientDisconnect:
             return Response(status_code=499)  # the client has disconnected
         except TurnoutError as error:
