@@ -230,10 +230,10 @@ class ReleaseStore:
             change.record(EventKind.TAG_DELETED, tag, {"tag": tag, "previous": known[tag]})
         return Version.parse(known[tag])
 
-    def tag_history(self, model: str, tag: str, limit: int = 100) -> list[Event]:
+    def tag_history(self, model: str, tag: str) -> list[Event]:
         """Returns the last changes of a tag, newest first; empty if the tag never existed."""
         with self._database.reading() as connection:
-            return events.latest(connection, model, limit, _TAG_KINDS, tag)
+            return events.latest(connection, model, 100, _TAG_KINDS, tag)
 
     def answer_history(self, model: str) -> list[Event]:
         """Returns the changes of a model that may have changed which version answers, oldest first."""

@@ -185,15 +185,6 @@ class Cache:
             (directory / entry.path).parent.mkdir(parents=True, exist_ok=True)
             os.replace(fresh, directory / entry.path)
 
-    def discard(self, directory: Path) -> None:
-        """Removes a version at once, even if it is in use. Its blobs are removed when room is needed.
-
-        Raises:
-            OSError: The cache cannot be written to.
-        """
-        with locked(self.home):
-            self._trash(directory)
-
     def make_room(self, needed: int, manifest: Manifest) -> None:
         """Removes the least recently used versions of all repositories until `needed` bytes fit.
 
