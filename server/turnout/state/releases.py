@@ -183,7 +183,7 @@ class ReleaseStore:
                 return False
             if events.latest(change.connection, model, 1, (EventKind.PRUNED,), str(version)):
                 raise InvalidRequest.at("version", f"{version} of {model} was pruned: its files are gone, or about to")
-            change.set_standing(version, ReleaseStatus.CANDIDATE)
+            change.set_status(version, ReleaseStatus.CANDIDATE)
             change.record(EventKind.UNYANKED, str(version), {"version": str(version)})
         return True
 
@@ -281,7 +281,7 @@ def yank_reasons(connection: Connection, yanked: Iterable[tuple[str, Version]]) 
 
 
 def _yank(change: StateChange, version: Version, before: ReleaseStatus) -> None:
-    change.set_standing(version, ReleaseStatus.YANKED)
+    change.set_status(version, ReleaseStatus.YANKED)
     change.record(EventKind.YANKED, str(version), {"version": str(version), "previous": str(before)})
 
 

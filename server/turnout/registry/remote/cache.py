@@ -172,7 +172,7 @@ class Cache:
                     fresh.unlink(missing_ok=True)
         self._place(staged_version, directory)
 
-    def mend(self, directory: Path, entry: FileEntry, read: ReadBlob) -> None:
+    def repair(self, directory: Path, entry: FileEntry, read: ReadBlob) -> None:
         """Replaces a file of a cached version with a newly fetched copy.
 
         Raises:

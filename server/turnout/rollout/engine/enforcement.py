@@ -117,12 +117,12 @@ class Enforcement:
         epoch = applied.epoch if applied is not None else 0
         self._diversions.end(diversion.model, None if self.overruled(diversion) else epoch)
 
-    def heard(self, diversion: Diversion) -> bool:
+    def knows_record(self, diversion: Diversion) -> bool:
         """Returns whether this server knows the record of a recorded rollback."""
         applied, policy = self._serving.in_force(diversion.model)
         epoch = applied.epoch if applied is not None else 0
         if policy is None and epoch == diversion.recorded:
-            return self._says_so(diversion)
+            return self._has_its_effect(diversion)
         return diversion.recorded is not None and epoch >= diversion.recorded
 
     def _needed(self, diversion: Diversion, *, fresh: bool) -> bool:
@@ -132,7 +132,7 @@ class Enforcement:
         if self.overruled(diversion):
             return False
         if not attempt:
-            return not self._says_so(diversion)
+            return not self._has_its_effect(diversion)
         return not fresh or any(
             r.attempt == attempt and r.state is not RolloutState.ABORTING for r in self._ownership.of_model(model)
         )
@@ -144,7 +144,7 @@ class Enforcement:
         answering = self._answering(diversion.model)
         return answering != diversion.to and diversion.since.overruled(epoch, actor, policy, answering)
 
-    def _says_so(self, diversion: Diversion) -> bool:
+    def _has_its_effect(self, diversion: Diversion) -> bool:
         """Returns whether the recorded state has the same effect as the rollback by hand."""
         model = diversion.model
         if self._answering(model) != diversion.to:

@@ -36,7 +36,7 @@ class Rollbacks:
         self._enforcement = enforcement
         self._clock = clock
         self._store_timeout = StoreTimeout()
-        self._going_back: Sequence[Rollout] = ()
+        self._aborting: Sequence[Rollout] = ()
 
     @property
     def current(self) -> Sequence[Diversion]:
@@ -59,21 +59,21 @@ class Rollbacks:
             UnavailableError: The state store does not respond.
         """
         found = map(read_record, await self._store.aborting())
-        self._going_back = [one for one in found if isinstance(one, Rollout)]
+        self._aborting = [one for one in found if isinstance(one, Rollout)]
 
     async def run(self) -> None:
         """Follows the rollbacks of other servers. Runs until it is cancelled."""
         while True:
             await asyncio.sleep(_FOLLOW_SECONDS)
             await self.follow()
-            for rollout in self._going_back:
+            for rollout in self._aborting:
                 # Most have ended by now. If not, the server that decided the rollback may have died in between.
                 self._enforcement.divert(rollout, self._clock.now())
-            self._going_back = ()
+            self._aborting = ()
 
     async def follow(self) -> None:
         """Applies rollbacks that another server, or this one before a restart, could not record."""
-        recorded = await self._diversions.follow(self._enforcement.overruled, self._enforcement.heard)
+        recorded = await self._diversions.follow(self._enforcement.overruled, self._enforcement.knows_record)
         if recorded and await self.followed():  # the diversion stays until the recorded change is known here
             for diversion in recorded:
                 self._enforcement.end(diversion)

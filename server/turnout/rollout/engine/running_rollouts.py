@@ -126,7 +126,7 @@ class RunningRollouts:
             self.ownership.take(diversion.model, diversion.attempt)
             active = self.ownership.find(diversion.model, diversion.attempt)
             assert active is not None
-            active.rollout, entries = overrides.take_back(
+            active.rollout, entries = overrides.roll_back(
                 active.rollout, diversion.reason, diversion.cause, diversion.end
             )
             active.entries += entries
