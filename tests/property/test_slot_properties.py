@@ -7,7 +7,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from turnout.routing.slots import SLOTS, Owners, SlotTable, position, slot_of
+from turnout.routing.slots import SLOTS, Owners, SlotTable, position
+from turnout.serving.counting.keyed_outcomes import SlotFinder
 
 SALTS = st.binary(min_size=1, max_size=16)
 SHARES = st.integers(0, SLOTS)
@@ -87,8 +88,8 @@ def test_what_is_kept_reads_back_as_the_same_table(salt, arrangements) -> None:
 
 @given(SALTS, st.text(max_size=64))
 def test_a_key_meets_the_same_slot_in_every_process(salt, key) -> None:
-    assert slot_of(salt, key) == slot_of(bytes(salt), str(key))
-    assert 0 <= slot_of(salt, key) < SLOTS
+    assert SlotFinder(salt).slot(key) == SlotFinder(bytes(salt)).slot(str(key))
+    assert 0 <= SlotFinder(salt).slot(key) < SLOTS
 
 
 @given(SALTS, st.sampled_from([0.01, 0.05, 0.25, 0.5]))
@@ -96,7 +97,7 @@ def test_a_key_meets_the_same_slot_in_every_process(salt, key) -> None:
 def test_the_share_of_keys_is_within_five_sigma_of_the_weight(salt, weight) -> None:
     by_slot = Owners.of(SlotTable(salt).arranged({"a": round(weight * SLOTS)})).by_slot
     keys = 20_000
-    hits = sum(by_slot[slot_of(salt, f"user-{n}")] for n in range(keys))
+    hits = sum(by_slot[SlotFinder(salt).slot(f"user-{n}")] for n in range(keys))
     # Five, not three: hypothesis looks at many salts, and three sigma would fail in 0.3 % of sound ones.
     assert abs(hits - weight * keys) <= 5 * math.sqrt(keys * weight * (1 - weight))
 
@@ -111,7 +112,7 @@ def test_two_salts_draw_their_keys_independently(one, other) -> None:
     first = Owners.of(SlotTable(one).arranged({"a": round(share * SLOTS)})).by_slot
     second = Owners.of(SlotTable(other).arranged({"a": round(share * SLOTS)})).by_slot
     for n in range(keys):
-        both += first[slot_of(one, f"user-{n}")] and second[slot_of(other, f"user-{n}")]
+        both += first[SlotFinder(one).slot(f"user-{n}")] and second[SlotFinder(other).slot(f"user-{n}")]
     expected = share * share
     assert abs(both - expected * keys) <= 6 * math.sqrt(keys * expected * (1 - expected))
 
@@ -159,7 +160,7 @@ def test_a_twin_is_drawn_where_there_is_traffic_if_there_is_any_left_for_it(orde
     table = SlotTable(order=order).arranged({"canary": share, "twin": min(share, (SLOTS - share) // 2)})
     traffic = np.zeros(SLOTS, np.int64)
     for number, count in enumerate(requests):
-        traffic[slot_of(b"", f"tenant {number}")] += count
+        traffic[SlotFinder(b"").slot(f"tenant {number}")] += count
     drawn = owned(table.balanced("twin", "canary", traffic))
     canary, twin = (int(traffic[sorted(drawn[name])].sum()) for name in ("canary", "twin"))
     assert drawn["canary"] == owned(table)["canary"]

@@ -33,13 +33,6 @@ def turnout(*arguments: str | Path, check: bool = True) -> "subprocess.Completed
     return done
 
 
-def turnout_process(*arguments: str | Path, check: bool = True) -> "subprocess.CompletedProcess[str]":
-    """Runs a command to its end in a separate process."""
-    done = subprocess.run([*TURNOUT, *map(str, arguments)], capture_output=True, text=True, timeout=240)
-    assert not check or done.returncode == 0, done.stdout + done.stderr
-    return done
-
-
 @dataclass
 class ServerProcess(Server):
     """A server in a separate process."""

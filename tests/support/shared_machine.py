@@ -14,7 +14,7 @@ import sqlalchemy
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 
 from turnout.host.cpu import KEEP_PRIORITY
-from turnout.rollout.engine import engine
+from turnout.rollout.engine.operators import commands
 from turnout_client import AsyncClient, Client
 
 PATIENCE_SECONDS = 60.0
@@ -28,8 +28,8 @@ def be_patient() -> None:
     for kind in (Client, AsyncClient):
         kind.__init__.__kwdefaults__["timeout"] = PATIENCE_SECONDS  # 10 s
     # An operator's command gives up on a store after three seconds, which a busy disk may take.
-    engine._COMMAND_WAIT = PATIENCE_SECONDS / 3
-    engine.RolloutEngine.operate.__defaults__ = (engine._COMMAND_WAIT,)
+    commands._COMMAND_WAIT = PATIENCE_SECONDS / 3
+    commands.RolloutCommands.operate.__defaults__ = (commands._COMMAND_WAIT,)
     # Low-priority work of servers would wait for minutes.
     os.environ[KEEP_PRIORITY] = "1"
 

@@ -16,7 +16,7 @@ from turnout.rollout.clock import TickSchedule
 from turnout.rollout.engine.adapters.local_serving import LocalServing
 from turnout.rollout.engine.adapters.rollout_store import ServerPresence, StoredRollouts
 from turnout.rollout.engine.engine import RolloutEngine
-from turnout.rollout.engine.releases import Releases
+from turnout.rollout.engine.operators.releases import Releases
 from turnout.rollout.engine.unrecorded_rollbacks import DiversionFiles
 from turnout.rollout.engine.writer import EventReporter
 from turnout.rollout.false_alarm_meter import FalseAlarmMeters

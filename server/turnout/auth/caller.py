@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from math import inf
 
 from turnout.auth.identity import Identity
-from turnout.auth.policy.policy import AccessDecision, decide
+from turnout.auth.policy.policy import decide
 from turnout.auth.policy.quotas import Quota
 from turnout.auth.roles import SERVER, AccessRole, Scope
 
@@ -56,10 +56,6 @@ class Caller:
                 self._decisions.clear()
             self._decisions[role, model] = known
         return known
-
-    def explain(self, role: AccessRole, model: str) -> AccessDecision:
-        """Returns the same decision as `may`, with its reason."""
-        return decide(self.scopes, role, model)
 
     def sees(self, model: str) -> bool:
         """Returns whether lists show the model to the caller."""

@@ -50,7 +50,7 @@ class Identity:
         digest = hashlib.sha256(encoded).hexdigest()[:_DIGEST]
         return f"{encoded[: _ACTOR_BYTES - _DIGEST - 1].decode('utf-8', 'ignore')}~{digest}"
 
-    def goes_by(self, pattern: Pattern) -> bool:
+    def matches(self, pattern: Pattern) -> bool:
         """Returns whether a pattern matches. Only the pattern `anonymous` matches callers without a credential."""
         if self.anonymous:
             return pattern.text == ANONYMOUS_NAME

@@ -1,7 +1,6 @@
 """Counts every refused call, and logs them at a limited rate, since any client can cause any number of refusals."""
 
 import time
-from collections.abc import Callable
 
 from structlog.typing import FilteringBoundLogger
 
@@ -14,14 +13,11 @@ _LINES_AT_ONCE = 50.0
 class Refusals:
     """Counts and logs refused calls."""
 
-    def __init__(
-        self, recorder: AuthRecorder, log: FilteringBoundLogger, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, recorder: AuthRecorder, log: FilteringBoundLogger) -> None:
         self._recorder = recorder
         self._log = log
-        self._clock = clock
         self._lines = _LINES_AT_ONCE
-        self._at = clock()
+        self._at = time.monotonic()
 
     def record(self, refusal: RefusalReason, **details: str) -> None:
         """Counts a refused call and logs it. Beyond the rate limit, the next line logged says how many were left out.
@@ -30,7 +26,7 @@ class Refusals:
             refusal: Why the call was refused.
             details: Further details, without secrets; empty values are left out.
         """
-        recorder, now = self._recorder, self._clock()
+        recorder, now = self._recorder, time.monotonic()
         recorder.refused[str(refusal)] += 1
         self._lines = min(self._lines + (now - self._at) * _LINES_PER_SECOND, _LINES_AT_ONCE)
         self._at = now

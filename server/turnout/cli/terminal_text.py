@@ -15,7 +15,7 @@ _CONTROLS = re.compile(f"[{_OBEYED}]")
 """Matches characters that terminals interpret, apart from tabs and line ends."""
 
 
-def shown(text: str) -> str:
+def printable(text: str) -> str:
     """Returns a text with `?` for each character that a terminal would interpret."""
     return _CONTROLS.sub("?", text)
 
@@ -26,10 +26,10 @@ def escaped(json_text: str) -> str:
 
 
 class TerminalConsole(Console):
-    """A console that prints text as `shown` returns it, with its own styles."""
+    """A console that prints text as `printable` returns it, with its own styles."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Yields the segments of a renderable."""
         for segment in super().render(renderable, options):
             text, style, control = segment
-            yield segment if control or not _CONTROLS.search(text) else Segment(shown(text), style)
+            yield segment if control or not _CONTROLS.search(text) else Segment(printable(text), style)

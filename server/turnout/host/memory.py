@@ -128,7 +128,7 @@ def return_freed_memory() -> None:
         mallopt(_M_ARENA_MAX, _HEAPS)
 
 
-def go_first_when_memory_ends(score: int) -> None:
+def raise_oom_score(score: int) -> None:
     """Makes Linux kill this process before others when memory runs out.
 
     Args:

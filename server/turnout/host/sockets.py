@@ -7,7 +7,7 @@ import select
 import socket
 import stat
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,10 +27,8 @@ def connections(port: int) -> list[tuple[int, socket.socket]]:
     stays open until the duplicate is closed as well.
     """
     found = []
-    for number in _open_files():
+    for number in _open_sockets():
         with contextlib.suppress(OSError):  # closed in the meantime, or no descriptors are left
-            if not stat.S_ISSOCK(os.fstat(number).st_mode):
-                continue
             connection = socket.socket(fileno=os.dup(number))
             if _is_connection(connection, port):
                 found.append((number, connection))
@@ -66,11 +64,9 @@ def peers(port: int) -> Mapping[Peer, bool]:
     found: dict[Peer, bool] = {}
     if not hasattr(socket, "TCP_INFO") or sys.platform != "linux":
         return found
-    for number in _open_files():
+    for number in _open_sockets():
         with contextlib.suppress(OSError):  # it was just closed, or has been reset
-            if not stat.S_ISSOCK(os.fstat(number).st_mode):
-                continue
-            connection = socket.socket(fileno=number)
+            connection = socket.socket(fileno=number)  # no duplicate, which would need a descriptor
             try:
                 if _is_connection(connection, port):
                     address, theirs = connection.getpeername()[:2]
@@ -128,6 +124,13 @@ def unwatch(numbers: Collection[int]) -> bool:
                         loop.unregister(number)
                 found = True
     return found
+
+
+def _open_sockets() -> Iterator[int]:
+    for number in _open_files():
+        with contextlib.suppress(OSError):
+            if stat.S_ISSOCK(os.fstat(number).st_mode):
+                yield number
 
 
 def _open_files() -> list[int]:

@@ -149,10 +149,10 @@ def _whole(version: Version | None) -> tuple[SelectorPart, ...]:
 
 
 def _split(policy: Policy, wanted: Range | None, rollouts: Mapping[Version, int]) -> tuple[SelectorPart, ...]:
-    met = [c for c in policy.canaries if c.weight and (wanted is None or wanted.satisfied_by(c.version))]
-    left = UNITS - sum(c.weight for c in met)
+    canaries = [c for c in policy.canaries if c.weight and (wanted is None or wanted.satisfied_by(c.version))]
+    left = UNITS - sum(c.weight for c in canaries)
     baseline = (SelectorPart(policy.baseline, left),) if left else ()
-    return (*baseline, *(SelectorPart(c.version, c.weight, True, rollouts.get(c.version, 0)) for c in met))
+    return (*baseline, *(SelectorPart(c.version, c.weight, True, rollouts.get(c.version, 0)) for c in canaries))
 
 
 def _carets(versions: Iterable[Version]) -> Iterator[str]:

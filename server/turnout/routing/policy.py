@@ -123,8 +123,8 @@ class PolicyState:
         wanted = {str(c.version): _slots(c.weight) for c in policy.canaries} | {TWIN: _slots(policy.twin)}
         newcomers = {}
         if self.policy is not None and policy.baseline != self.policy.baseline:
-            met = next((claim.runs for claim in self.table.claims if claim.owner == str(policy.baseline)), ())
-            newcomers[str(self.policy.baseline)] = met
+            runs = next((claim.runs for claim in self.table.claims if claim.owner == str(policy.baseline)), ())
+            newcomers[str(self.policy.baseline)] = runs
             table = table.arranged({name: slots for name, slots in wanted.items() if name != TWIN}, newcomers)
         table = table.arranged(wanted, newcomers)
         if traffic is not None and policy.twin and policy.canaries:

@@ -193,11 +193,6 @@ class Owners:
         return owned
 
 
-def slot_of(salt: bytes, key: str) -> int:
-    """Returns the slot of `key` under `salt`. Takes about 0.6 us."""
-    return SlotFinder(salt).slot(key)
-
-
 def position(number: int) -> int:
     """Returns the position of the `number`-th request without a key, by an additive golden-ratio sequence."""
     return (number * _GOLDEN & _MASK) >> 48

@@ -14,7 +14,7 @@ from turnout.oip.services import OipServices
 from turnout.releases.release import ReleaseStateWriter
 from turnout.rollout.analysis.analyses import Analyses
 from turnout.rollout.engine.engine import RolloutEngine
-from turnout.rollout.engine.releases import Releases
+from turnout.rollout.engine.operators.releases import Releases
 from turnout.rollout.preview import Previews
 from turnout.rollout.reporting.log import RolloutLog
 from turnout.routing.active_policies import Policies

@@ -106,9 +106,9 @@ def read(connection: Connection, kept: Head | None) -> Audit:
     found = list(replay.unread)
     for by_log, by_table, name in tables:
         for key in sorted(by_log.keys() | by_table.keys()):
-            logged, stands = by_log.get(key), by_table.get(key)
-            if logged != stands:
-                found.append(f"{name(*key)} is {_short(stands)} in the store, but {_short(logged)} in the log")
+            logged, stored = by_log.get(key), by_table.get(key)
+            if logged != stored:
+                found.append(f"{name(*key)} is {_short(stored)} in the store, but {_short(logged)} in the log")
     found += _rollouts(connection, replay.rollouts)
     return Audit(report, tuple(found[:_TOLD]), replay.published)
 
@@ -122,10 +122,10 @@ def _rollouts(connection: Connection, by_log: Mapping[tuple[str, str], str | Non
     """Compares attempts and their states. Events written by earlier releases have no state."""
     table = schema.rollouts.c
     rows = connection.execute(select(table.model, table.attempt, table.state))
-    stands = {(row.model, str(row.attempt)): row.state for row in rows}
+    stored = {(row.model, str(row.attempt)): row.state for row in rows}
     found = []
-    for key in sorted(by_log.keys() | stands.keys()):
-        logged, is_in = by_log.get(key), stands.get(key)
+    for key in sorted(by_log.keys() | stored.keys()):
+        logged, is_in = by_log.get(key), stored.get(key)
         name = f"attempt {key[1]} of a rollout of {key[0]}"
         if is_in is None:
             found.append(f"{name} is missing from the store, but is in the log")

@@ -250,8 +250,8 @@ def _leave_wal(file: Path) -> None:
 def _running(connection: Connection, alive_seconds: float) -> list[str]:
     if not inspect(connection).has_table(schema.servers.name):
         return []
-    met = servers.servers_snapshot(connection, "")
-    return [one.name for one in met.servers if met.now - one.seen < timedelta(seconds=alive_seconds)]
+    snapshot = servers.servers_snapshot(connection, "")
+    return [one.name for one in snapshot.servers if snapshot.now - one.seen < timedelta(seconds=alive_seconds)]
 
 
 def _name_of_old(target: Path) -> Path:

@@ -43,7 +43,7 @@ class StateChange:
         query = select(schema.standings.c.standing).where(self._is_version(version))
         return ReleaseStatus(self.connection.execute(query).scalar_one_or_none() or ReleaseStatus.CANDIDATE)
 
-    def set_standing(self, version: Version, status: ReleaseStatus) -> None:
+    def set_status(self, version: Version, status: ReleaseStatus) -> None:
         """Sets the release status of `version`."""
         self.connection.execute(delete(schema.standings).where(self._is_version(version)))
         if status is not ReleaseStatus.CANDIDATE:

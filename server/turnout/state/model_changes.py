@@ -141,6 +141,6 @@ def set_statuses(change: StateChange, statuses: Mapping[Version, ReleaseStatus])
         if before is status or (status is ReleaseStatus.CANDIDATE and before is ReleaseStatus.YANKED):
             continue
         change.refuse_yanked(version)
-        change.set_standing(version, status)
+        change.set_status(version, status)
         kind = EventKind.RELEASED if status is ReleaseStatus.RELEASED else EventKind.WITHDRAWN
         change.record(kind, str(version), {"version": str(version)})

@@ -183,7 +183,7 @@ class ReleaseStore:
                 return False
             if events.latest(change.connection, model, 1, (EventKind.PRUNED,), str(version)):
                 raise InvalidRequest.at("version", f"{version} of {model} was pruned: its files are gone, or about to")
-            change.set_standing(version, ReleaseStatus.CANDIDATE)
+            change.set_status(version, ReleaseStatus.CANDIDATE)
             change.record(EventKind.UNYANKED, str(version), {"version": str(version)})
         return True
 
@@ -230,10 +230,10 @@ class ReleaseStore:
             change.record(EventKind.TAG_DELETED, tag, {"tag": tag, "previous": known[tag]})
         return Version.parse(known[tag])
 
-    def tag_history(self, model: str, tag: str, limit: int = 100) -> list[Event]:
+    def tag_history(self, model: str, tag: str) -> list[Event]:
         """Returns the last changes of a tag, newest first; empty if the tag never existed."""
         with self._database.reading() as connection:
-            return events.latest(connection, model, limit, _TAG_KINDS, tag)
+            return events.latest(connection, model, 100, _TAG_KINDS, tag)
 
     def answer_history(self, model: str) -> list[Event]:
         """Returns the changes of a model that may have changed which version answers, oldest first."""
@@ -281,7 +281,7 @@ def yank_reasons(connection: Connection, yanked: Iterable[tuple[str, Version]]) 
 
 
 def _yank(change: StateChange, version: Version, before: ReleaseStatus) -> None:
-    change.set_standing(version, ReleaseStatus.YANKED)
+    change.set_status(version, ReleaseStatus.YANKED)
     change.record(EventKind.YANKED, str(version), {"version": str(version), "previous": str(before)})
 
 

@@ -5,7 +5,6 @@ The state is in a database that several servers can share.
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
 from semver import Version
@@ -85,9 +84,7 @@ class StateStore(Sharing):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

@@ -56,7 +56,7 @@ class LineWriter:
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._gathering = False  # whether the thread has just written, and waits for more lines
-        self._hurry = 0  # number of callers that wait in flush()
+        self._flushing = 0  # number of callers that wait in flush()
         atexit.register(self.flush)
 
     def write(self, line: str) -> None:
@@ -88,12 +88,12 @@ class LineWriter:
         """Waits until all lines are written, for at most `timeout` seconds. Returns whether they are."""
         end = time.monotonic() + timeout
         with self._changed:
-            self._hurry += 1
+            self._flushing += 1
             self._changed.notify_all()
             try:
                 return self._changed.wait_for(lambda: not self._bytes, max(end - time.monotonic(), 0.0))
             finally:
-                self._hurry -= 1
+                self._flushing -= 1
 
     def _run(self) -> None:
         writes = 0
@@ -121,7 +121,7 @@ class LineWriter:
 
     def _due(self) -> bool:
         """Returns whether to write the queued lines now instead of waiting for more."""
-        return self._bytes >= _WRITE_BYTES or (self._hurry > 0 and self._bytes > 0)
+        return self._bytes >= _WRITE_BYTES or (self._flushing > 0 and self._bytes > 0)
 
     def _put(self, data: bytes) -> bool:
         """Writes all of `data`, blocking as long as necessary. Returns whether it succeeded."""

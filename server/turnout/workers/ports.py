@@ -8,7 +8,6 @@ runs. Its own socket does not listen, so it receives no connections.
 
 import socket
 import sys
-from types import TracebackType
 
 from turnout.config import Address
 from turnout.errors import ConfigError
@@ -50,7 +49,7 @@ class KeptPort:
     def __enter__(self) -> "KeptPort":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

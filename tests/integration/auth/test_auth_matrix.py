@@ -39,7 +39,6 @@ GHOST, REAL, OTHER, EVERY = "ghost", "existing", "other", "*"
 V1, OIP = "turnout.v1.", "inference.GRPCInferenceService"
 
 ROLES = frozenset(map(str, AccessRole))
-NOBODY_REFUSED = ROLES
 PREDICT = frozenset({"predict", "admin"})
 READ = frozenset({"read", "publish", "operate", "admin"})
 PUBLISH = frozenset({"publish", "admin"})

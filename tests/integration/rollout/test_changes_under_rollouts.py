@@ -249,7 +249,7 @@ async def test_an_abort_beside_another_canary_says_who_has_what(server, models) 
 async def test_a_change_between_a_ticks_look_and_its_put_is_not_undone(server) -> None:
     await begin(server, "soaking")
     rollouts = server.services.rollouts
-    async with rollouts._lock:  # no tick meanwhile
+    async with rollouts._rollouts.exclusive():  # no tick meanwhile
         (active,) = rollouts.active
         await put(server, policy("1.0.0"), actor="bob", reason="mine")
         await rollouts._enforcement.apply(active, 1.0)
@@ -262,7 +262,7 @@ async def test_a_rollout_that_was_ended_elsewhere_puts_nothing_in_force_any_more
     """Without a policy no epoch moves where a rollout is superseded: its own number tells."""
     await begin(server, "validating")
     rollouts = server.services.rollouts
-    async with rollouts._lock:
+    async with rollouts._rollouts.exclusive():
         (active,) = rollouts.active
         await done(server, models, "release", "m@1.2.0", "--supersede", local=True)
         with pytest.raises(Conflict, match="has been written by another server"):

@@ -13,7 +13,6 @@ from turnout.app.server import Running
 from turnout.rollout import false_alarm_meter
 from turnout.rollout.plan import Plan
 from turnout.routing.policy import CONTROL, TWIN
-from turnout.routing.slots import slot_of
 from turnout_proto.v1 import prediction_pb2 as v1
 from wire import request
 
@@ -70,7 +69,7 @@ def by_lane(server: Running) -> Callable[[int], v1.PredictRequest]:
 
     def make(_: int) -> v1.PredictRequest:
         key = f"user {next(numbers)}"
-        bad = owners.names[owners.by_slot[slot_of(owners.salt, key)]] == CONTROL
+        bad = owners.names[owners.by_slot[owners.slot(key)]] == CONTROL
         one = request("m", index=np.array([1000 if bad else 7]))
         one.routing_key = key
         return one

@@ -233,12 +233,12 @@ async def test_a_driver_that_lost_its_lease_gets_no_row(pair, start_server, stat
     async with clients(driver, Lookups()):
         await soaking(driver)
     (stale,) = driver.services.rollouts.active
-    async with driver.services.rollouts._lock:
+    async with driver.services.rollouts._rollouts.exclusive():
         other = await start_server(rollout=TICK, state=state)
         await settled(lambda: other.services.rollouts.active, lambda: "nobody takes it up")
         await command(other, pb.ROLLOUT_COMMAND_PAUSE, reason="theirs")
         paused = await latest(other)
-        writer = driver.services.rollouts._writer
+        writer = driver.services.rollouts._commits._writer
         stale.rollout = replace(stale.rollout, reason="mine")
         with pytest.raises(Conflict, match="written by another server"):
             await writer.save(stale, 5.0)

@@ -89,7 +89,7 @@ async def test_whoever_follows_the_advice_about_a_rollout_gets_there(three, star
     server = await start_server(rollout=RolloutSettings(tick_s=0.05))
     await put(server, policy("1.0.0"))
     plan = Plan.from_json({"steps": [{"weight": 0.1, "soak_s": 600}]})
-    await server.services.rollouts.start("m", Version(2), plan, "ada", "")
+    await server.services.rollouts.commands.start("m", Version(2), plan, "ada", "")
     async with control_of(server) as control, asyncio.timeout(100):
         refused = await refusal(control.UnloadVersion(pb.UnloadVersionRequest(model="m", version="2.0.0")))
         assert "`turnout rollout abort m --attempt 1`" in refused.message

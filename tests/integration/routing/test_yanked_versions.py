@@ -163,10 +163,11 @@ async def test_a_tag_is_moved_over_the_wire_only_from_where_it_is_expected(two_v
 async def test_a_rollout_that_runs_holds_on_to_both_its_versions(two_versions, start_server) -> None:
     from turnout.rollout.plan import Plan
 
+    plan = Plan.from_json({"steps": [{"weight": 0.1, "soak_s": 600}]})
     server = await start_server()
     services = server.services
     await put(server, policy("1.0.0"))
-    await services.rollouts.start("m", TWO, Plan.from_json({"steps": [{"weight": 0.1, "soak_s": 600}]}), "ada", "")
+    await services.rollouts.commands.start("m", TWO, plan, "ada", "")
     for version, part in ((TWO, "is to make it the baseline"), (ONE, "may have to go back to it")):
         with pytest.raises(ChangeRefused, match=rf"rollout 1 {part}; abort the rollout, or wait for its end"):
             await asyncio.to_thread(services.release_writer.yank, "m", version, actor="ada", reason="now")
@@ -177,12 +178,13 @@ async def test_a_rollout_of_a_version_that_was_yanked_in_this_moment_is_not_begu
 ) -> None:
     from turnout.rollout.plan import Plan
 
+    plan = Plan.from_json({"steps": [{"weight": 0.1, "soak_s": 600}]})
     server = await start_server()
     services = server.services
     await put(server, policy("1.0.0"))
     await asyncio.to_thread(services.release_writer.yank, "m", TWO, actor="ada", reason="it leaks")
     # What the server knew a moment before: it looks at its own snapshot first, which may be older than the yank.
-    monkeypatch.setattr(services.rollouts, "refusals", lambda model, candidate: [])
+    monkeypatch.setattr(services.rollouts._serving, "refusals", lambda model, candidate: [])
     with pytest.raises(ChangeRefused, match=r"^2\.0\.0 of m was yanked$"):
-        await services.rollouts.start("m", TWO, Plan.from_json({"steps": [{"weight": 0.1, "soak_s": 600}]}), "ada", "")
+        await services.rollouts.commands.start("m", TWO, plan, "ada", "")
     assert services.rollouts.running == []

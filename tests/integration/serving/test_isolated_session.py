@@ -28,8 +28,6 @@ from turnout.serving.sessions.session import Session
 
 pytestmark = pytest.mark.slow
 
-ON_LINUX = sys.platform == "linux"
-
 
 def within(seconds: float) -> Callable[[], bool]:
     """Gives a run up when it has taken so long."""

@@ -16,8 +16,8 @@ from rollout_wire import FINAL, LONG, TICK, WATCHED, Lookups, clients, command, 
 from routing_wire import control_of, policy, put
 from started_servers import make_settings
 from turnout.app.server import running
-from turnout.rollout.engine import engine
 from turnout.rollout.engine.adapters.rollout_store import StoredRollouts
+from turnout.rollout.engine.operators import commands
 from turnout.rollout.machine.attempt import Rollout
 from turnout.routing.policy import Policy
 from turnout.serving.versions.load_policy import Fallbacks
@@ -35,8 +35,8 @@ pytest_plugins = ["postgres_fixture"]
 @pytest.fixture(autouse=True)
 def quick_to_give_up(monkeypatch):
     """Has commands wait for the store as long as they do outside of tests."""
-    monkeypatch.setattr(engine, "_COMMAND_WAIT", 3.0)
-    monkeypatch.setattr(engine.RolloutEngine.operate, "__defaults__", (3.0,))
+    monkeypatch.setattr(commands, "_COMMAND_WAIT", 3.0)
+    monkeypatch.setattr(commands.RolloutCommands.operate, "__defaults__", (3.0,))
 
 
 @pytest.fixture
@@ -241,7 +241,10 @@ async def test_a_rollout_that_is_rolled_back_without_a_policy_does_not_wait_for_
         catalog = server.services.catalog
         await settled(lambda: str(catalog.snapshot.model("m").versions[Version(1, 1)].release_status) == "released")
         async with AsyncExitStack() as outage:
-            async with server.services.rollouts._lock, control_of(server) as control:  # between two ticks
+            async with (
+                server.services.rollouts._rollouts.exclusive(),
+                control_of(server) as control,
+            ):  # between two ticks
                 await control.ClearTraffic(traffic_pb2.ClearTrafficRequest(model="m"))
                 await outage.enter_async_context(away())
             assert await answered_by(server, "") == "1.1.0", "the highest release"
@@ -282,7 +285,7 @@ async def test_a_command_waits_for_what_a_tick_asked_of_the_store(pair, models, 
         for what, paused in ((pb.ROLLOUT_COMMAND_PAUSE, True), (pb.ROLLOUT_COMMAND_RESUME, False)):
             async with AsyncExitStack() as lock:
                 await lock.enter_async_context(locked(models))
-                await settled(lambda: rollouts._writes.exhausted)
+                await settled(lambda: rollouts.commands._store_timeout.exhausted)
                 asked = asyncio.create_task(command(server, what, reason="let me see"))
                 done, _ = await asyncio.wait([asked], timeout=0.5)
                 assert not done, asked.result()
@@ -308,7 +311,7 @@ async def test_a_command_waits_where_the_server_has_not_heard_of_the_rollout_yet
             return await running_rollouts(self, driver)
 
         monkeypatch.setattr(StoredRollouts, "running", late)
-        await settled(lambda: other.services.rollouts._reads.exhausted)
+        await settled(lambda: other.services.rollouts._rollouts._reads.exhausted)
         async with clients(server, Lookups()):
             await start(server, "1.1.0", LONG)
             await until(server, in_state("soaking"))

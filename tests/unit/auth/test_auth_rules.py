@@ -100,11 +100,11 @@ def test_a_certificate_names_by_its_first_spiffe_uri_or_its_dns_name() -> None:
 
 
 def test_a_star_is_everybody_who_is_known() -> None:
-    assert Identity("jwt:corp/ann", ("group:corp/ml",)).goes_by(Pattern("group:corp/*"))
-    assert Identity("dns:a").goes_by(Pattern("*"))
-    assert not identity.ANONYMOUS.goes_by(Pattern("*"))
-    assert not identity.ANONYMOUS.goes_by(Pattern("anon*"))
-    assert identity.ANONYMOUS.goes_by(Pattern("anonymous"))
+    assert Identity("jwt:corp/ann", ("group:corp/ml",)).matches(Pattern("group:corp/*"))
+    assert Identity("dns:a").matches(Pattern("*"))
+    assert not identity.ANONYMOUS.matches(Pattern("*"))
+    assert not identity.ANONYMOUS.matches(Pattern("anon*"))
+    assert identity.ANONYMOUS.matches(Pattern("anonymous"))
 
 
 def test_an_actor_fits_the_log_and_two_that_are_long_stay_two() -> None:

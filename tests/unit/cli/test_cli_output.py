@@ -9,7 +9,7 @@ import typer
 from rich.text import Text
 
 from turnout.cli.output import CommandOutput, ServerRefused, facts, reporting, size_text, table
-from turnout.cli.terminal_text import shown
+from turnout.cli.terminal_text import printable
 from turnout.errors import ConfigError, FieldViolation, InvalidTensor
 
 
@@ -48,7 +48,7 @@ def test_nothing_that_others_wrote_is_obeyed_by_a_terminal(
         assert (own != printed) is is_terminal
         assert set(own) - {"\n"} <= {c for c in own if c.isprintable()}
         assert "red" in own
-    assert shown("ü 漢字 \u00a0 \u200d e\u0301 \t\n") == "ü 漢字 \u00a0 \u200d e\u0301 \t\n"
+    assert printable("ü 漢字 \u00a0 \u200d e\u0301 \t\n") == "ü 漢字 \u00a0 \u200d e\u0301 \t\n"
 
 
 def test_what_a_terminal_would_obey_is_escaped_in_json(capsys: pytest.CaptureFixture[str]) -> None:

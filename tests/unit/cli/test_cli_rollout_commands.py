@@ -55,7 +55,7 @@ def test_what_waits_says_what_it_ends_with(command: str) -> None:
         (("start", "m", "--to", "1.1.0", "--timeout", "5s"), "--timeout: only with --wait"),
         (("start", "m", "--to", "1.1.0", "--wait", "--timeout", "soon"), "expected a time such as 90s"),
         (("watch", "m", "--timeout", "soon"), "expected a time such as 90s"),
-        (("start", "m", "--to", "1.1.0", "--plan", "none.toml"), "the plan none.toml is missing"),
+        (("start", "m", "--to", "1.1.0", "--plan", "none.toml"), "the plan 'none.toml' is missing"),
         (("set-weight", "m", "much"), "expected a share such as 5%"),
     ],
 )

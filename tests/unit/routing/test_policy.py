@@ -20,7 +20,8 @@ from turnout.routing.policy import (
     unfit,
 )
 from turnout.routing.selection.selector import parse
-from turnout.routing.slots import KEY_SALT, SLOTS, Owners, SlotTable, slot_of
+from turnout.routing.slots import KEY_SALT, SLOTS, Owners, SlotTable
+from turnout.serving.counting.keyed_outcomes import SlotFinder
 from turnout.state.release_status import ReleaseStatus
 
 V = Version.parse
@@ -128,7 +129,7 @@ def traffic_of(**requests: int) -> np.ndarray:
     """Requests by slot, for keys named as the arguments."""
     found = np.zeros(SLOTS, np.int64)
     for key, count in requests.items():
-        found[slot_of(KEY_SALT, key)] += count
+        found[SlotFinder(KEY_SALT).slot(key)] += count
     return found
 
 
@@ -139,11 +140,11 @@ def with_twin(traffic=None) -> PolicyState:
 def test_a_twin_without_keys_that_carry_traffic_gets_others() -> None:
     canary, twin = owned(with_twin().table, "3.3.0"), owned(with_twin().table, "twin")
     names = [f"key{n}" for n in range(200)]
-    (mine,) = [name for name in names if slot_of(KEY_SALT, name) in canary][:1]
-    (other,) = [name for name in names if slot_of(KEY_SALT, name) not in canary | twin][:1]
+    (mine,) = [name for name in names if SlotFinder(KEY_SALT).slot(name) in canary][:1]
+    (other,) = [name for name in names if SlotFinder(KEY_SALT).slot(name) not in canary | twin][:1]
     traffic = traffic_of(**{mine: 1000, other: 900})
     redrawn = with_twin().with_twin_redrawn(traffic)
-    assert slot_of(KEY_SALT, other) in owned(redrawn.table, "twin")
+    assert SlotFinder(KEY_SALT).slot(other) in owned(redrawn.table, "twin")
     assert owned(redrawn.table, "3.3.0") == canary
     assert len(owned(redrawn.table, "twin")) == len(twin)
     assert redrawn.with_twin_redrawn(traffic) == redrawn
@@ -153,9 +154,9 @@ def test_a_twin_without_keys_that_carry_traffic_gets_others() -> None:
 def test_a_twin_that_carries_its_part_stays() -> None:
     canary, twin = owned(with_twin().table, "3.3.0"), owned(with_twin().table, "twin")
     names = [f"key{n}" for n in range(200)]
-    (mine,) = [name for name in names if slot_of(KEY_SALT, name) in canary][:1]
-    (its,) = [name for name in names if slot_of(KEY_SALT, name) in twin][:1]
-    (other,) = [name for name in names if slot_of(KEY_SALT, name) not in canary | twin][:1]
+    (mine,) = [name for name in names if SlotFinder(KEY_SALT).slot(name) in canary][:1]
+    (its,) = [name for name in names if SlotFinder(KEY_SALT).slot(name) in twin][:1]
+    (other,) = [name for name in names if SlotFinder(KEY_SALT).slot(name) not in canary | twin][:1]
     assert with_twin(traffic_of(**{mine: 1000, its: 600, other: 1000})) == with_twin()
     assert with_twin(traffic_of(**{mine: 1000})) == with_twin(), "there is nobody else"
     assert with_twin(traffic_of(**{other: 1000})) == with_twin(), "nobody's traffic meets the canary yet"

@@ -38,7 +38,7 @@ def judged(rng, noise: float, worse: float, copies: int) -> tuple[Evidence, Ledg
     evidence = Evidence.start(PLAN.evidence_metrics, 86_400.0)
     for number in range(copies):
         drawn = [NOISY if rng.random() < noise else SAME for _ in range(2)]
-        ledger.compare(WRONG if rng.random() < worse else drawn[0], 1, 0.0, 0.0)
+        ledger.compare(WRONG if rng.random() < worse else drawn[0], 1, 0.0)
         if ledger.wants_repeat or rng.random() < 0.02:
             ledger.repeat(drawn[1])
         if ledger.judged and (len(ledger.samples) >= A_TICK or number == copies - 1):
@@ -76,10 +76,10 @@ def test_where_all_outputs_differ_from_themselves_nothing_is_left_and_that_is_sa
 
 def test_nothing_is_judged_before_the_noise_is_known_but_failures() -> None:
     ledger = Ledger(ShadowRecorder("m", "2.0.0"), 0)
-    ledger.failed(CopyOutcome.CRASHED, 1, 0.0)
+    ledger.count(CopyOutcome.CRASHED, 1)
     assert ledger.judged
     assert ledger.bad(ledger.samples[0], ALLOWED)
-    ledger.compare(compare(answer(), answer(y=ONES * 2), RULES), 1, 0.0, 0.0)
+    ledger.compare(compare(answer(), answer(y=ONES * 2), RULES), 1, 0.0)
     assert not ledger.judged
     for _ in range(NEEDED_REPEATS):
         assert ledger.wants_repeat or ledger.noise.runs >= ledger.compared
@@ -113,7 +113,7 @@ def test_copies_that_count_for_nothing_are_told_with_the_reason() -> None:
     assert ledger.uncounted == ""
     for _ in range(3):
         ledger.drop("stale")
-        ledger.compare(SAME, 1, 0.0, 0.0)
+        ledger.compare(SAME, 1, 0.0)
     ledger.repeat(SAME)
     assert ledger.uncounted == (
         "3 copies were dropped (3 stale) and 3 count for nothing before the baseline has answered 16 of them again; "

@@ -37,7 +37,7 @@ class Lane(SimpleNamespace):
         ledger = Ledger(ShadowRecorder("m", "2.0.0"), 3)
         super().__init__(ledger=ledger, pair=SimpleNamespace(shadow="2.0.0", baseline="1.0.0"), closed="")
         for comparison, again in copies:
-            if ledger.compare(comparison, 1, 0.0, 0.01):
+            if ledger.compare(comparison, 1, 0.01):
                 ledger.keep(Disagreement("id", datetime(2026, 1, 1, tzinfo=UTC), comparison, {}))
             if again is not None:
                 ledger.repeat(again)

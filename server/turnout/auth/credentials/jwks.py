@@ -6,7 +6,7 @@ after the next fetch.
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,17 +48,15 @@ class KeySet:
         failure: Why the last fetch failed; "" if it succeeded.
     """
 
-    def __init__(self, name: str, settings: JwtIssuer, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, name: str, settings: JwtIssuer) -> None:
         """Creates an empty set without fetching anything.
 
         Args:
             name: Name of the issuer in the settings.
             settings: Settings of the issuer.
-            clock: Monotonic clock in seconds.
         """
         self._name = name
         self._settings = settings
-        self._clock = clock
         self._keys: Mapping[str, VerificationKey] = {}
         self._fetched = self._tried = -1e9
         self.failure = ""
@@ -73,18 +71,18 @@ class KeySet:
     @property
     def due(self) -> bool:
         """Whether it is time to fetch the keys again."""
-        now = self._clock()
+        now = time.monotonic()
         wait = self._settings.refresh_s if not self.failure else min(self._settings.refresh_s, _LEAST_BETWEEN)
         return now - self._tried >= wait
 
     @property
     def may_look(self) -> bool:
         """Whether the keys may be fetched again now because of an unknown key."""
-        return self._clock() - self._tried >= _LEAST_BETWEEN
+        return time.monotonic() - self._tried >= _LEAST_BETWEEN
 
     def tried(self) -> None:
         """Records that a fetch has started."""
-        self._tried = self._clock()
+        self._tried = time.monotonic()
 
     def fetch(self) -> Mapping[str, VerificationKey]:
         """Fetches and returns the keys.

@@ -73,12 +73,12 @@ class AccessPolicy:
     def scopes_of(self, identity: Identity) -> tuple[Scope, ...]:
         """Returns the scopes of an identity whose credential has none of its own."""
         built_in = _BUILT_IN.get(identity.name)
-        found = [grant.scope for grant in self.grants if any(map(identity.goes_by, grant.identities))]
+        found = [grant.scope for grant in self.grants if any(map(identity.matches, grant.identities))]
         return (*([built_in] if built_in is not None else []), *found)
 
     def limit_of(self, identity: Identity) -> Limit | None:
         """Returns the limit that applies to an identity; None if no limit does."""
-        return next((one for one in self.limits if any(map(identity.goes_by, one.identities))), None)
+        return next((one for one in self.limits if any(map(identity.matches, one.identities))), None)
 
 
 def decide(scopes: Sequence[Scope], role: AccessRole, model: str) -> AccessDecision:

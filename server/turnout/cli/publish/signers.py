@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from turnout.cli.options import option
-from turnout.errors import ConfigError, InvalidRequest
+from turnout.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from turnout.config import Signing
@@ -58,14 +58,9 @@ def made_elsewhere(bundle: Path, public_key: Path | None, trusted: "Signing") ->
     from turnout.registry.signing.keys import PublicKey
     from turnout.registry.signing.signer import MadeElsewhere, made_by
     from turnout.registry.storage.attestations import MAX_BYTES
-    from turnout.registry.storage.files import explain, read_small
+    from turnout.registry.storage.files import read_named
 
-    try:
-        data = read_small(bundle, MAX_BYTES)
-    except OSError as error:
-        raise ConfigError(f"the signature {str(bundle)[:200]!r} {explain(error)}") from None
-    if len(data) > MAX_BYTES:
-        raise ConfigError(f"{bundle} is too large to be a signature")
+    data = read_named(bundle, "signature", MAX_BYTES)
     key = None if public_key is None else PublicKey.load(public_key)
     if key is None:
         try:

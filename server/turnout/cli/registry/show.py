@@ -6,7 +6,7 @@ import typer
 
 from turnout.cli.options import TargetOptions, argument, flag
 from turnout.cli.output import CommandOutput, reporting
-from turnout.cli.terminal_text import shown
+from turnout.cli.terminal_text import printable
 
 if TYPE_CHECKING:
     from turnout.cli.registry.survey import Details
@@ -41,7 +41,7 @@ def show(
             assert found.chosen is not None, "a selector resolves to a version or raises an error"
             if found.chosen.content is None:
                 raise InvalidRequest.at("--server", "expected a control listener: others lack the data for a card")
-            typer.echo(shown(card(found.chosen)), nl=False)
+            typer.echo(printable(card(found.chosen)), nl=False)
         elif selector is None:
             _show_model(out, found)
         else:

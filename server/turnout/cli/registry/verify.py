@@ -121,13 +121,13 @@ def _signers(files: list[Path] | None) -> "Signing | None":
         ConfigError: A file is neither a public key nor certificates.
     """
     from turnout.config import Signing
-    from turnout.registry.signing.keys import read_pem
+    from turnout.registry.storage.files import read_named
 
     if not files:
         return None
     sides: dict[bool, list[str]] = {True: [], False: []}
     for file in files:
-        sides[b"BEGIN CERTIFICATE" in read_pem(file, "public key")].append(str(file))
+        sides[b"BEGIN CERTIFICATE" in read_named(file, "public key")].append(str(file))
     return Signing(signatures="require", trusted_keys=tuple(sides[False]), trusted_authorities=tuple(sides[True]))
 
 

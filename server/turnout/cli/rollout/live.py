@@ -16,7 +16,7 @@ from turnout.cli.output import CommandOutput, table
 from turnout.cli.rollout.follow import FINAL, follow
 from turnout.cli.rollout.probe_view import measured_table
 from turnout.cli.rollout.view import bar, event_line, events_table, state_text
-from turnout.cli.terminal_text import escaped, shown
+from turnout.cli.terminal_text import escaped, printable
 from turnout.rollout.plan import Plan
 from turnout.shares import share_text
 from turnout.web.report.explain import evidence_text
@@ -86,8 +86,8 @@ class View:
         weight = f"{share_text(round(r.weight, 4))} of the traffic on {r.candidate}"
         if r.state not in _TIMED or r.soak_seconds <= 0:
             return Text(weight)
-        stands = bool(r.pauses or self.notice)
-        passed = min(r.step_seconds + (0.0 if stands else time.monotonic() - self._received_at), r.soak_seconds)
+        stopped = bool(r.pauses or self.notice)
+        passed = min(r.step_seconds + (0.0 if stopped else time.monotonic() - self._received_at), r.soak_seconds)
         left = duration_text(float(round(r.soak_seconds - passed)))
         total = duration_text(r.soak_seconds)
         return table(
@@ -190,7 +190,9 @@ def _in_lines(out: CommandOutput, server: Server, model: str, attempt: int, time
                 "state": last.state, "epoch": last.epoch, "weight": last.weight, "e_value": last.e_value,
                 "threshold": last.threshold,
             }  # fmt: skip
-            typer.echo(escaped(json.dumps(body, ensure_ascii=False)) if out.as_json else shown(event_line(last, event)))
+            typer.echo(
+                escaped(json.dumps(body, ensure_ascii=False)) if out.as_json else printable(event_line(last, event))
+            )
     return last
 
 

@@ -12,13 +12,12 @@ from typing import Any
 from turnout.cli.durations import read_duration
 from turnout.cli.output import ServerRefused
 from turnout.errors import ConfigError, FieldViolation, InvalidRequest
-from turnout.registry.storage.files import explain, read_small
+from turnout.registry.storage.files import read_named
 from turnout.rollout.guards.circuit_breaker import Breaker
 from turnout.rollout.guards.guards import Guards
 from turnout.rollout.plan import RETIRED, PlanStep, ShadowStage
 from turnout.shares import read_share
 
-_MAX_BYTES = 64 << 10
 _UNKNOWN = "unknown; there are "
 
 
@@ -29,12 +28,7 @@ def read_plan_file(path: Path) -> dict[str, Any]:
         ConfigError: The file does not exist, or is not TOML.
         InvalidRequest: A step or the shadow stage has an unknown key: `gates` for `gate` would let everything through.
     """
-    try:
-        content = read_small(path, _MAX_BYTES)
-    except OSError as error:
-        raise ConfigError(f"the plan {path} {explain(error)}") from None
-    if len(content) > _MAX_BYTES:
-        raise ConfigError(f"the plan {path} has more than {_MAX_BYTES >> 10} KiB")
+    content = read_named(path, "plan")
     try:
         body = tomllib.loads(content.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:

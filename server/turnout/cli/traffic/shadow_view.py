@@ -63,8 +63,8 @@ def report_lines(report: pb.ShadowReport) -> Iterator[RenderableType]:
 def report_body(report: pb.ShadowReport) -> dict[str, Any]:
     """Returns the JSON form of one shadow's report."""
     body = message_body(report, without=("measured", "ranked", "severity", "inputs"))
-    for shown, one in zip(body["worst"], report.worst, strict=True):
-        shown["inputs"] = {tensor.name: array_body(tensors.decode(tensor)) for tensor in one.inputs}
+    for entry, one in zip(body["worst"], report.worst, strict=True):
+        entry["inputs"] = {tensor.name: array_body(tensors.decode(tensor)) for tensor in one.inputs}
     return body
 
 

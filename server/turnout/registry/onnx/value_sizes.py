@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from turnout.registry.onnx.graph import STANDARD_DOMAIN, Graph, Node
 
-_SIZES: Mapping[str, tuple[int, ...] | None] = {
+SIZED_BY_VALUES: Mapping[str, tuple[int, ...] | None] = {
     "AffineGrid": (1,),
     "BlackmanWindow": (0,),
     "CenterCropPad": (1,),
@@ -26,7 +26,7 @@ _SIZES: Mapping[str, tuple[int, ...] | None] = {
     "OneHot": (1,),
     "Pad": (1,),
     "Range": (0, 1, 2),
-    "Resize": (1, 2, 3),
+    "Resize": (1, 2, 3),  # those that exist: scales came second before operator set 11
     "STFT": (1, 3),
     "Scan": None,
     "SequenceMap": None,
@@ -82,7 +82,7 @@ class _Values:
                 if any(follows):  # the operator is unknown
                     return True
                 continue
-            if node.domain == STANDARD_DOMAIN and node.op_type in _SIZES and self._sized(node, follows):
+            if node.domain == STANDARD_DOMAIN and node.op_type in SIZED_BY_VALUES and self._sized(node, follows):
                 return True
             for graph in inner:  # a body's inputs are its node's inputs, or values that it computed
                 if any(follows) or _uses(graph, self._open):
@@ -96,7 +96,7 @@ class _Values:
         return False
 
     def _sized(self, node: Node, follows: list[bool]) -> bool:
-        places = _SIZES[node.op_type]
+        places = SIZED_BY_VALUES[node.op_type]
         if places is None:
             return any(follows) or any(_uses(g, self._open) for graphs in node.subgraphs.values() for g in graphs)
         return any(follows[place] for place in places if place < len(follows))

@@ -172,7 +172,7 @@ class Cache:
                     fresh.unlink(missing_ok=True)
         self._place(staged_version, directory)
 
-    def mend(self, directory: Path, entry: FileEntry, read: ReadBlob) -> None:
+    def repair(self, directory: Path, entry: FileEntry, read: ReadBlob) -> None:
         """Replaces a file of a cached version with a newly fetched copy.
 
         Raises:
@@ -184,15 +184,6 @@ class Cache:
             self._bring(entry, fresh, read, None)
             (directory / entry.path).parent.mkdir(parents=True, exist_ok=True)
             os.replace(fresh, directory / entry.path)
-
-    def discard(self, directory: Path) -> None:
-        """Removes a version at once, even if it is in use. Its blobs are removed when room is needed.
-
-        Raises:
-            OSError: The cache cannot be written to.
-        """
-        with locked(self.home):
-            self._trash(directory)
 
     def make_room(self, needed: int, manifest: Manifest) -> None:
         """Removes the least recently used versions of all repositories until `needed` bytes fit.

@@ -205,7 +205,7 @@ class RemoteRepository(Repository):
                     (directory / path).unlink(missing_ok=True)
                 for entry in manifest.files:
                     if entry.path in faults and file_fault(directory, entry, None):
-                        self._cache.mend(directory, entry, self._read)
+                        self._cache.repair(directory, entry, self._read)
         except DigestMismatch as error:
             raise DigestMismatch(f"{name}: {error.message}") from error
         except OSError as error:

@@ -13,7 +13,8 @@ from cryptography.x509 import verification
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from turnout.errors import ConfigError
-from turnout.registry.signing.keys import PublicKey, UnfitKeyError, read_pem
+from turnout.registry.signing.keys import PublicKey, UnfitKeyError
+from turnout.registry.storage.files import read_named
 
 _DAY = "%Y-%m-%d"
 _UNREADABLE = (
@@ -54,7 +55,7 @@ class SignerCertificate:
             ConfigError: The file cannot be read, or does not contain a signer's certificate.
         """
         try:
-            return cls._of(tuple(x509.load_pem_x509_certificates(read_pem(file, "certificate"))))
+            return cls._of(tuple(x509.load_pem_x509_certificates(read_named(file, "certificate"))))
         except _UNREADABLE as error:
             raise ConfigError(f"{file} {_half(error, 'contains no certificate as PEM')}") from None
 
@@ -97,7 +98,7 @@ class Authorities:
         roots: list[x509.Certificate] = []
         for file in files:
             try:
-                roots += x509.load_pem_x509_certificates(read_pem(Path(file), "certificate of an authority"))
+                roots += x509.load_pem_x509_certificates(read_named(Path(file), "certificate of an authority"))
             except _UNREADABLE:
                 raise ConfigError(f"{file} contains no certificate as PEM") from None
         return cls(tuple(roots))

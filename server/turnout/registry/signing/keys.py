@@ -13,9 +13,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from turnout.errors import ConfigError
-from turnout.registry.storage.files import explain, read_small
+from turnout.registry.storage.files import read_named
 
-_MOST_BYTES = 64 << 10
 _HASHES: dict[str, hashes.HashAlgorithm] = {
     "secp256r1": hashes.SHA256(),
     "secp384r1": hashes.SHA384(),
@@ -83,7 +82,7 @@ class PublicKey:
         Raises:
             ConfigError: The file cannot be read, or contains no suitable key.
         """
-        data = read_pem(file, "public key")
+        data = read_named(file, "public key")
         try:
             key: object = serialization.load_pem_public_key(data)
         except (ValueError, UnsupportedAlgorithm):
@@ -165,7 +164,7 @@ class PrivateKey:
         Raises:
             ConfigError: The file cannot be read or contains no suitable key, or the passphrase is missing or wrong.
         """
-        data = read_pem(file, "private key")
+        data = read_named(file, "private key")
         key: object = None
         try:
             key = serialization.load_pem_private_key(data, passphrase.encode() or None)
@@ -190,22 +189,6 @@ class PrivateKey:
     def sign(self, message: bytes) -> bytes:
         """Returns a signature over `message`: ECDSA, as DER, with the hash function that matches the curve."""
         return self.key.sign(message, ec.ECDSA(_HASHES[self.key.curve.name]))
-
-
-def read_pem(file: Path, what: str) -> bytes:
-    """Reads a file named by a person.
-
-    Raises:
-        ConfigError: The file cannot be read, or is too large to contain a key or certificates.
-    """
-    try:
-        data = read_small(file, _MOST_BYTES)
-    except (OSError, ValueError) as error:
-        reason = explain(error) if isinstance(error, OSError) else "is not a path"
-        raise ConfigError(f"the {what} {str(file)[:200]!r} {reason}") from None
-    if len(data) > _MOST_BYTES:
-        raise ConfigError(f"{file} is too large to be a {what}")
-    return data
 
 
 def _unencrypted(data: bytes) -> object:

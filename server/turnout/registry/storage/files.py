@@ -93,6 +93,27 @@ def read_small(path: Path, most: int) -> bytes:
         return file.read(most + 1)
 
 
+def read_named(path: Path, what: str, most: int = 64 << 10) -> bytes:
+    """Reads a regular file named by a person, following links.
+
+    Args:
+        path: Path of the file.
+        what: What the file is, for errors.
+        most: Maximum size in bytes.
+
+    Raises:
+        ConfigError: The file cannot be read, or is larger.
+    """
+    try:
+        data = read_small(path, most)
+    except (OSError, ValueError) as error:
+        reason = explain(error) if isinstance(error, OSError) else "is not a path"
+        raise ConfigError(f"the {what} {str(path)[:200]!r} {reason}") from None
+    if len(data) > most:
+        raise ConfigError(f"the {what} {path} has more than {most >> 10} KiB")
+    return data
+
+
 def copy_file(source: BinaryIO, directory: Path, path: str, progress: Progress | None = None) -> FileEntry:
     """Copies `source` to a new read-only file, durably.
 

@@ -105,7 +105,6 @@ class Uploads:
         publisher: Publishes,
         yanked: Yanked,
         limits: UploadLimits,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Creates the manager, without writing to disk.
 
@@ -114,13 +113,11 @@ class Uploads:
             publisher: Publishes complete uploads.
             yanked: Returns the yanked versions of a model. Called before an upload begins; a publish checks again.
             limits: Limits on the uploads.
-            clock: Returns the current time in seconds.
         """
         self._repository = repository
         self._publisher = publisher
         self._yanked = yanked
         self._limits = limits
-        self._clock = clock
         self._lock = threading.Lock()
         self._uploads: dict[str, Upload] = {}
         self._by_key: dict[str, str] = {}
@@ -149,7 +146,7 @@ class Uploads:
         with self._lock:
             if (known := self._by_key.get(key)) is not None:
                 upload = self._uploads[known]
-                upload.touched = self._clock()
+                upload.touched = time.monotonic()
                 return UploadStatus(upload.id, upload.received)
             if len(self._uploads) >= self._limits.uploads:
                 raise Exhausted(
@@ -183,7 +180,7 @@ class Uploads:
             NotFoundError: The upload no longer exists.
             Exhausted: The disk is full.
         """
-        self._find(upload_id).write(file, offset, data, self._clock())
+        self._find(upload_id).write(file, offset, data, time.monotonic())
 
     def model_of(self, upload_id: str) -> str | None:
         """Returns the model of an upload; None if there is no such upload."""
@@ -247,7 +244,7 @@ class Uploads:
 
     def expire(self) -> int:
         """Deletes uploads that have not been used for too long, and returns their number."""
-        before = self._clock() - self._limits.keep_seconds
+        before = time.monotonic() - self._limits.keep_seconds
         with self._lock:
             old = [upload for upload in self._uploads.values() if not upload.busy and upload.touched <= before]
             for upload in old:
@@ -262,7 +259,7 @@ class Uploads:
         The one that was touched longest ago goes, of those that nothing has happened to for a while, and those of
         models that have at least two more of them than the new one's.
         """
-        before = self._clock() - self._limits.idle_seconds
+        before = time.monotonic() - self._limits.idle_seconds
         with self._lock:
             if len(self._uploads) < self._limits.uploads or upload_manifest.key in self._by_key:
                 return
@@ -314,7 +311,7 @@ class Uploads:
             directory = stack.enter_context(staged(self._repository.root))
             if shutil.disk_usage(directory).free < _COPIES * upload_manifest.size:
                 raise Exhausted(f"the repository has no room for twice the {upload_manifest.size} bytes of the upload")
-            return Upload.begun(upload_manifest, directory, stack.pop_all(), self._clock())
+            return Upload.begun(upload_manifest, directory, stack.pop_all(), time.monotonic())
 
     def _find(self, upload_id: str) -> Upload:
         upload = self._uploads.get(upload_id)
@@ -333,7 +330,7 @@ class Uploads:
     def _unclaim(self, upload: Upload) -> None:
         with self._lock:
             upload.busy = ""
-            upload.touched = self._clock()
+            upload.touched = time.monotonic()
 
     def _close(self, upload: Upload) -> None:
         with self._lock:

@@ -14,7 +14,7 @@ from turnout.errors import Conflict, ModelNotFound, TurnoutError, UnavailableErr
 from turnout.rollout.changes.model_snapshot import RollbackOrigin
 from turnout.rollout.engine.active_rollout import ActiveRollout
 from turnout.rollout.engine.ownership import Ownership
-from turnout.rollout.engine.policy_origin import policy_text, set_by_others
+from turnout.rollout.engine.policy_origin import accept_policy, set_by_others
 from turnout.rollout.engine.ports import LiveState, RolloutStore, TrafficChange
 from turnout.rollout.engine.store_timeouts import StoreTimeout
 from turnout.rollout.engine.unrecorded_rollbacks import Diversion, Diversions
@@ -117,12 +117,12 @@ class Enforcement:
         epoch = applied.epoch if applied is not None else 0
         self._diversions.end(diversion.model, None if self.overruled(diversion) else epoch)
 
-    def heard(self, diversion: Diversion) -> bool:
+    def knows_record(self, diversion: Diversion) -> bool:
         """Returns whether this server knows the record of a recorded rollback."""
         applied, policy = self._serving.in_force(diversion.model)
         epoch = applied.epoch if applied is not None else 0
         if policy is None and epoch == diversion.recorded:
-            return self._says_so(diversion)
+            return self._has_its_effect(diversion)
         return diversion.recorded is not None and epoch >= diversion.recorded
 
     def _needed(self, diversion: Diversion, *, fresh: bool) -> bool:
@@ -132,7 +132,7 @@ class Enforcement:
         if self.overruled(diversion):
             return False
         if not attempt:
-            return not self._says_so(diversion)
+            return not self._has_its_effect(diversion)
         return not fresh or any(
             r.attempt == attempt and r.state is not RolloutState.ABORTING for r in self._ownership.of_model(model)
         )
@@ -144,7 +144,7 @@ class Enforcement:
         answering = self._answering(diversion.model)
         return answering != diversion.to and diversion.since.overruled(epoch, actor, policy, answering)
 
-    def _says_so(self, diversion: Diversion) -> bool:
+    def _has_its_effect(self, diversion: Diversion) -> bool:
         """Returns whether the recorded state has the same effect as the rollback by hand."""
         model = diversion.model
         if self._answering(model) != diversion.to:
@@ -172,12 +172,6 @@ class Enforcement:
         """Returns whether a candidate that is rolled back is still released, although its release must be withdrawn."""
         return rollout.released and self._serving.is_released(rollout.model, rollout.candidate)
 
-    def routed(self, rollout: Rollout) -> Rollout:
-        """Returns the rollout with the present policy accepted as its own."""
-        applied, policy = self._serving.in_force(rollout.model)
-        epoch = applied.epoch if applied is not None else 0
-        return replace(rollout, policy_epoch=epoch, routed=policy_text(policy))
-
     async def _put(self, active: ActiveRollout, desired: Policy, applied: AppliedPolicy | None) -> None:
         rollout = active.rollout
         change = ChangeOrigin(
@@ -189,7 +183,7 @@ class Enforcement:
             statuses[rollout.candidate] = ReleaseStatus.CANDIDATE if aborting else ReleaseStatus.RELEASED
         wanted = TrafficChange(desired, change, rollout.attempt, active.number, statuses)
         await self._serving.apply(rollout.model, wanted)
-        active.rollout = self.routed(rollout)
+        active.rollout = accept_policy(rollout, self._serving.in_force(rollout.model)[0])
 
     async def _redraw_twin(self, active: ActiveRollout, seconds: float) -> None:
         """Gives the twin other keys, because it gets hardly any requests with a key."""
@@ -202,7 +196,7 @@ class Enforcement:
         except (TurnoutError, OSError) as error:
             self._log.warning("a twin was not drawn anew", model=rollout.model, reason=str(error))
             return
-        active.rollout = self.routed(rollout)
+        active.rollout = accept_policy(rollout, self._serving.in_force(rollout.model)[0])
 
     async def _withdraw(self, active: ActiveRollout) -> None:
         rollout, by = active.rollout, rollout_actor(active.rollout.attempt)

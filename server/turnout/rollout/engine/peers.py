@@ -61,7 +61,7 @@ class OtherServers:
         self._offset = 0.0
         self._known = False
         self._counts: dict[tuple[str, int], list[CountRecord]] = {}
-        self._meeting = ServersSnapshot(datetime.fromtimestamp(0, UTC))
+        self._snapshot = ServersSnapshot(datetime.fromtimestamp(0, UTC))
 
     @property
     def alive_seconds(self) -> float:
@@ -75,7 +75,7 @@ class OtherServers:
             servers_snapshot: The reports, and the store's time.
             now: Present time of this server's monotonic clock.
         """
-        self._meeting = servers_snapshot
+        self._snapshot = servers_snapshot
         self._counts = {}
         for record in servers_snapshot.counts:
             self._counts.setdefault((record.model, record.attempt), []).append(record)
@@ -97,7 +97,7 @@ class OtherServers:
     @property
     def servers(self) -> Sequence[OtherServer]:
         """The servers, by name."""
-        now, records = self._meeting.now, self._meeting.servers
+        now, records = self._snapshot.now, self._snapshot.servers
         alive = [r for r in records if now - r.seen < timedelta(seconds=self.alive_seconds)]
         latest: dict[str, int] = {}
         for record in alive:

@@ -1,6 +1,7 @@
 """Determines who set the policy in force, and which rollouts conflict with it. No I/O."""
 
 import json
+from dataclasses import replace
 
 from semver import Version
 
@@ -28,6 +29,13 @@ def set_by_others(rollout: Rollout, applied: AppliedPolicy | None) -> str:
     if applied is None or policy_text(policy) == rollout.routed or set_by_rollout(applied):
         return ""
     return f"epoch {applied.epoch}, by {applied.actor or 'an unnamed caller'}: {applied.reason or applied.action}"
+
+
+def accept_policy(rollout: Rollout, applied: AppliedPolicy | None) -> Rollout:
+    """Returns the rollout with the policy in force accepted as its own."""
+    if applied is None:
+        return replace(rollout, policy_epoch=0, routed="")
+    return replace(rollout, policy_epoch=applied.epoch, routed=policy_text(applied.state.policy))
 
 
 def newer_baseline(rollout: Rollout, applied: AppliedPolicy | None) -> Version | None:

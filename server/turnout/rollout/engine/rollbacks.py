@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from turnout.errors import TurnoutError
 from turnout.rollout.clock import Clock
 from turnout.rollout.engine.enforcement import Enforcement
-from turnout.rollout.engine.ownership import Ownership
 from turnout.rollout.engine.ports import LiveState, RolloutStore
 from turnout.rollout.engine.store_timeouts import StoreTimeout
 from turnout.rollout.engine.unrecorded_rollbacks import Diversion, Diversions
-from turnout.rollout.machine import overrides
-from turnout.rollout.machine.attempt import Rollout, RolloutState
+from turnout.rollout.machine.attempt import Rollout
 from turnout.rollout.machine.records import read_record
 
 _FOLLOW_SECONDS = 0.5
@@ -28,19 +26,17 @@ class Rollbacks:
         self,
         serving: LiveState,
         store: RolloutStore,
-        ownership: Ownership,
         diversions: Diversions,
         enforcement: Enforcement,
         clock: Clock,
     ) -> None:
         self._serving = serving
         self._store = store
-        self._ownership = ownership
         self._diversions = diversions
         self._enforcement = enforcement
         self._clock = clock
         self._store_timeout = StoreTimeout()
-        self._going_back: Sequence[Rollout] = ()
+        self._aborting: Sequence[Rollout] = ()
 
     @property
     def current(self) -> Sequence[Diversion]:
@@ -63,21 +59,21 @@ class Rollbacks:
             UnavailableError: The state store does not respond.
         """
         found = map(read_record, await self._store.aborting())
-        self._going_back = [one for one in found if isinstance(one, Rollout)]
+        self._aborting = [one for one in found if isinstance(one, Rollout)]
 
     async def run(self) -> None:
         """Follows the rollbacks of other servers. Runs until it is cancelled."""
         while True:
             await asyncio.sleep(_FOLLOW_SECONDS)
             await self.follow()
-            for rollout in self._going_back:
+            for rollout in self._aborting:
                 # Most have ended by now. If not, the server that decided the rollback may have died in between.
                 self._enforcement.divert(rollout, self._clock.now())
-            self._going_back = ()
+            self._aborting = ()
 
     async def follow(self) -> None:
         """Applies rollbacks that another server, or this one before a restart, could not record."""
-        recorded = await self._diversions.follow(self._enforcement.overruled, self._enforcement.heard)
+        recorded = await self._diversions.follow(self._enforcement.overruled, self._enforcement.knows_record)
         if recorded and await self.followed():  # the diversion stays until the recorded change is known here
             for diversion in recorded:
                 self._enforcement.end(diversion)
@@ -89,20 +85,6 @@ class Rollbacks:
         except (TurnoutError, OSError):
             return False
         return True
-
-    def take_up(self) -> None:
-        """Continues rollbacks of rollouts that were decided before a restart, or by another server."""
-        for diversion in self._diversions.current:
-            known = [r for r in self._ownership.of_model(diversion.model) if r.attempt == diversion.attempt]
-            if not known or known[0].state is RolloutState.ABORTING:
-                continue
-            self._ownership.take(diversion.model, diversion.attempt)
-            active = self._ownership.find(diversion.model, diversion.attempt)
-            assert active is not None
-            active.rollout, entries = overrides.take_back(
-                active.rollout, diversion.reason, diversion.cause, diversion.end
-            )
-            active.entries += entries
 
     def close(self) -> None:
         """Waits until everything that must survive the server is saved."""

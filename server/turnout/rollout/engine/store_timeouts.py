@@ -9,6 +9,9 @@ from turnout.errors import UnavailableError
 
 T = TypeVar("T")
 
+TICK_WAIT = 0.5
+"""Seconds that a tick waits for the state store, which normally takes milliseconds. After that it uses memory."""
+
 _LEAST_SECONDS = 0.5
 
 

@@ -10,9 +10,9 @@ from structlog.typing import FilteringBoundLogger
 
 from turnout.errors import UnavailableError
 from turnout.rollout.engine.active_rollout import ActiveRollout
-from turnout.rollout.engine.ownership import Ownership
-from turnout.rollout.engine.peers import OtherServers, read_parts
+from turnout.rollout.engine.peers import read_parts
 from turnout.rollout.engine.ports import LiveState, RolloutStore
+from turnout.rollout.engine.running_rollouts import RunningRollouts
 from turnout.rollout.engine.store_timeouts import StoreTimeout
 from turnout.state.servers import CountRecord
 from turnout.threads import Threads
@@ -31,7 +31,7 @@ class TickExchange:
         self,
         serving: LiveState,
         store: RolloutStore,
-        ownership: Ownership,
+        rollouts: RunningRollouts,
         tick_seconds: float,
         threads: Threads,
         log: FilteringBoundLogger,
@@ -41,20 +41,20 @@ class TickExchange:
         Args:
             serving: What is served, where requests are counted.
             store: Store through which servers exchange counts.
-            ownership: The running rollouts.
+            rollouts: The running rollouts, and the other servers.
             tick_seconds: Interval between two ticks in seconds.
             threads: Threads for long computations, so that requests continue.
             log: Logger for errors.
         """
         self._serving = serving
         self._store = store
-        self._ownership = ownership
+        self._ownership = rollouts.ownership
         self._tick_seconds = tick_seconds
         self._threads = threads
         self._log = log
         self._store_timeout = StoreTimeout()
         self._reported: tuple[Mapping[str, Any], float] = {}, -math.inf
-        self.other_servers = OtherServers(tick_seconds)
+        self._other_servers = rollouts.other_servers
 
     @property
     def longest_tick(self) -> float:
@@ -63,7 +63,7 @@ class TickExchange:
 
     async def receive(self, active: ActiveRollout) -> None:
         """Adds reported counts to a rollout that this server drives, including its own from while another drove it."""
-        if reported_counts := self.other_servers.reported_counts(active.rollout):
+        if reported_counts := self._other_servers.reported_counts(active.rollout):
             for part in await self._threads.run(read_parts, reported_counts):
                 active.receive(part)
 
@@ -73,7 +73,7 @@ class TickExchange:
         Args:
             now: Present time of the monotonic clock in seconds.
         """
-        own, number = self._store.server, self.other_servers.tick(now)
+        own, number = self._store.server, self._other_servers.tick(now)
         for active in self._ownership.counted:
             await asyncio.sleep(0)  # lets requests run in between: each rollout takes 1 to 3 ms
             seconds = min(now - active.counted_at, self.longest_tick)
@@ -98,7 +98,7 @@ class TickExchange:
         document = {**self._serving.describe(), "tick_seconds": self._tick_seconds}
         # By the real clock, since the state store's time passes regardless of the rollouts' clock.
         before, at = self._reported
-        due = time.monotonic() >= at + self.other_servers.alive_seconds / _REPORTS_WHILE_ALIVE
+        due = time.monotonic() >= at + self._other_servers.alive_seconds / _REPORTS_WHILE_ALIVE
         if not due and not any(counts.values()) and document == before:
             return
 
@@ -110,7 +110,7 @@ class TickExchange:
         async def report() -> None:
             records = await self._threads.run(written)
             began = time.monotonic()
-            if not await self._store.report(document, records, self.other_servers.alive_seconds):
+            if not await self._store.report(document, records, self._other_servers.alive_seconds):
                 return
             self._reported = document, began
             for active in self._ownership.foreign:

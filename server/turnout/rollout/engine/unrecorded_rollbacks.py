@@ -236,13 +236,13 @@ class Diversions:
             self._keep(lambda: self._journal.write(replace(diversion, recorded=recorded)), model)
 
     async def follow(
-        self, overruled: Callable[[Diversion], bool], heard: Callable[[Diversion], bool]
+        self, overruled: Callable[[Diversion], bool], knows_record: Callable[[Diversion], bool]
     ) -> Sequence[Diversion]:
         """Applies diversions of other servers, or of this one before a restart.
 
         Args:
             overruled: Returns whether a diversion was overridden by a later change.
-            heard: Returns whether this server knows that the rollback is recorded.
+            knows_record: Returns whether this server knows that the rollback is recorded.
 
         Returns:
             Diversions of others that are recorded by now. They end when the recorded state is applied here.
@@ -256,7 +256,7 @@ class Diversions:
         if changes != self._changes:
             return ()  # changed in the meantime, so the files that were read are out of date
         for model, diversion in kept.items():
-            if model in self._current or (diversion.recorded is not None and heard(diversion)):
+            if model in self._current or (diversion.recorded is not None and knows_record(diversion)):
                 continue
             if overruled(diversion):
                 self._log.warning(

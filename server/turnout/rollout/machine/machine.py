@@ -33,7 +33,7 @@ from turnout.rollout.machine.attempt import (
 )
 from turnout.rollout.machine.confirmation import Confirmation
 from turnout.rollout.machine.explain import counts_text, server_verdict_text, unseen, verdict_text
-from turnout.rollout.machine.overrides import abort, pause, take_back
+from turnout.rollout.machine.overrides import abort, pause, roll_back
 from turnout.shares import share_text
 
 _S = RolloutState
@@ -110,7 +110,7 @@ def _decided(rollout: Rollout, facts: Facts) -> Moved:
         return _aborting(rollout, facts)
     if (found := _against(rollout, facts)) is not None:
         cause, why = found
-        return take_back(rollout, why, cause)
+        return roll_back(rollout, why, cause)
     if facts.trouble:
         return abort(rollout, f"{rollout.candidate} cannot be served: {facts.trouble}", _S.FAILED)
     if facts.overtaken is not None:
@@ -180,10 +180,9 @@ def _observed(rollout: Rollout, facts: Facts) -> Rollout:
         keyed = _with_keyed(keyed, tick)
         evidence = evidence.taken(tick)
         per_server = per_server.with_tick(tick, fresh)
-        met = tick.canary
-        canary += max((count.requests for count in met.values()), default=0)
+        canary += max((count.requests for count in tick.canary.values()), default=0)
         baseline += max((count.requests for count in tick.baseline.values()), default=0)
-        counts |= {metric: counts.get(metric, _NONE).plus(count) for metric, count in met.items()}
+        counts |= {metric: counts.get(metric, _NONE).plus(count) for metric, count in tick.canary.items()}
         for stratum in tick.strata:
             for metric, value in stratum.dispersion.items():
                 bad = stratum.canary_count(metric).bad

@@ -153,7 +153,7 @@ def abort(
     )
 
 
-def take_back(rollout: Rollout, why: str, cause: str = "", end: RolloutState = RolloutState.ROLLED_BACK) -> Moved:
+def roll_back(rollout: Rollout, why: str, cause: str = "", end: RolloutState = RolloutState.ROLLED_BACK) -> Moved:
     """Returns the rollout rolling back because of how the candidate behaved.
 
     If there is a cause, the candidate's release is withdrawn even if someone else released it, since ranges and

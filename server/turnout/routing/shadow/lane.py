@@ -225,7 +225,7 @@ class Lane:
         try:
             handle.check(copy.inputs, self._outputs(handle, copy))
         except InvalidTensor:
-            self.ledger.failed(CopyOutcome.INVALID, copy.epoch, copy.offered)
+            self.ledger.count(CopyOutcome.INVALID, copy.epoch)
             trace_copy(self.pair, copy, CopyOutcome.INVALID)
             return False
         return True
@@ -275,7 +275,7 @@ class Lane:
 
     def _failed(self, copy: Copy, error: TurnoutError) -> None:
         outcome = next((o for kind, o in _OUTCOMES.items() if isinstance(error, kind)), CopyOutcome.FAILED)
-        self.ledger.failed(outcome, copy.epoch, copy.offered)
+        self.ledger.count(outcome, copy.epoch)
         trace_copy(self.pair, copy, outcome, error)
         self._parts.log.debug("a copy failed", **_names(self.pair), request=copy.request_id, reason=error.message)
 
@@ -284,7 +284,7 @@ class Lane:
         comparison = await self._compared(expected, actual, copy)
         lag = time.monotonic() - copy.offered
         trace_copy(self.pair, copy, CopyOutcome.AGREED if comparison.agrees else CopyOutcome.DISAGREED)
-        if self.ledger.compare(comparison, copy.epoch, copy.offered, lag):
+        if self.ledger.compare(comparison, copy.epoch, lag):
             self.ledger.keep(Disagreement(copy.request_id, datetime.now(UTC), comparison, self._kept(copy)))
         self._noise_due += self._settings.noise_rate
         if self.closed or (self._noise_due < 1.0 and not self.ledger.wants_repeat):

@@ -41,14 +41,12 @@ class ShadowSample:
     Attributes:
         number: Number of the copy within its pair, from 1.
         epoch: Epoch of the policy under which the copy was taken.
-        offered: `time.monotonic()` when the live answer had been sent.
         outcome: Outcome of the copy.
         differing: Outputs that disagree.
     """
 
     number: int
     epoch: int
-    offered: float
     outcome: CopyOutcome
     differing: Sequence[str] = ()
 
@@ -156,11 +154,7 @@ class Ledger:
         self.dropped[reason] += 1
         self.recorder.dropped[reason] += 1
 
-    def failed(self, outcome: CopyOutcome, epoch: int, offered: float) -> None:
-        """Counts a copy that was run but not compared."""
-        self._count(outcome, epoch, offered)
-
-    def compare(self, comparison: AnswerComparison, epoch: int, offered: float, lag: float) -> bool:
+    def compare(self, comparison: AnswerComparison, epoch: int, lag: float) -> bool:
         """Counts a comparison, `lag` seconds after the live answer.
 
         Returns:
@@ -176,9 +170,7 @@ class Ledger:
                 self.recorder.difference(output.name, output.max_abs)
         if not comparison.agrees:
             self.disagreed += 1
-        self._count(
-            CopyOutcome.AGREED if comparison.agrees else CopyOutcome.DISAGREED, epoch, offered, comparison.differing
-        )
+        self.count(CopyOutcome.AGREED if comparison.agrees else CopyOutcome.DISAGREED, epoch, comparison.differing)
         self.recorder.agreement = self._agreement
         return not comparison.agrees and self._among_worst(comparison.severity)
 
@@ -245,7 +237,8 @@ class Ledger:
             return self.noise.counts(sample.differing, sample.number, allowed)
         return sample.outcome is not CopyOutcome.AGREED
 
-    def _count(self, outcome: CopyOutcome, epoch: int, offered: float, differing: Sequence[str] = ()) -> None:
+    def count(self, outcome: CopyOutcome, epoch: int, differing: Sequence[str] = ()) -> None:
+        """Counts a copy that was run, and the outputs in which it disagrees if it was compared (see `compare`)."""
         self.outcomes[outcome] += 1
         self.recorder.outcomes[outcome] += 1
-        self.samples.append(ShadowSample(sum(self.outcomes.values()), epoch, offered, outcome, differing))
+        self.samples.append(ShadowSample(sum(self.outcomes.values()), epoch, outcome, differing))

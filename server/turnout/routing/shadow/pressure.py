@@ -29,12 +29,12 @@ class Pressure:
         running: Number of copies that are running.
     """
 
-    def __init__(self, catalog: Catalog, cores: int | None = None) -> None:
+    def __init__(self, catalog: Catalog) -> None:
         self.running = 0
         self._catalog = catalog
         self._snapshot: CatalogSnapshot | None = None
         self._handles: list[VersionHandle] = []
-        self._cores = cores or whole_cores()
+        self._cores = whole_cores()
         self._looked = time.monotonic()
         self._loop_used = time.thread_time()
         self._live = 0.0

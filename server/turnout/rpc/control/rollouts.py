@@ -7,7 +7,7 @@ from turnout.errors import InvalidRequest
 from turnout.registry.manifest.names import parse_version
 from turnout.rollout.analysis.analyses import Analyses
 from turnout.rollout.engine.engine import RolloutEngine
-from turnout.rollout.engine.releases import Releases
+from turnout.rollout.engine.operators.releases import Releases
 from turnout.rollout.machine import overrides
 from turnout.rollout.machine.attempt import Moved, Pause, Rollout
 from turnout.rollout.plan import Plan
@@ -66,7 +66,7 @@ class RolloutMethods:
         check_record(request.change.actor, request.change.reason, "change.")
         plan = read_plan(request.plan_json)
         change = request.change
-        rollout = await self._rollouts.start(
+        rollout = await self._rollouts.commands.start(
             request.model, parse_version(request.version), plan, change.actor, change.reason
         )
         return pb.StartRolloutResponse(
@@ -90,11 +90,11 @@ class RolloutMethods:
             )
         if request.command == pb.ROLLOUT_COMMAND_RETRY:
             _, last = await self._log.latest(request.model)
-            rollout = await self._rollouts.retry(last, change.actor, change.reason, expected)
+            rollout = await self._rollouts.commands.retry(last, change.actor, change.reason, expected)
         else:
             decide = _decision(request, change.actor, change.reason)
             resume = request.command == pb.ROLLOUT_COMMAND_RESUME
-            rollout = await self._rollouts.command(
+            rollout = await self._rollouts.commands.command(
                 request.model, decide, expected, attempt=request.attempt, resume=resume
             )
         return pb.CommandRolloutResponse(

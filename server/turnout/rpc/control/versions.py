@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from turnout.errors import InvalidRequest, ModelNotFound, UnavailableError
 from turnout.registry.manifest.names import parse_version
 from turnout.releases.release import ReleaseStateWriter
-from turnout.rollout.engine.releases import Releases
+from turnout.rollout.engine.operators.releases import Releases
 from turnout.rpc.catalog import version_message
 from turnout.rpc.control.calls import check_record
 from turnout.rpc.control.messages import answers_message

@@ -65,14 +65,21 @@ def unary_answer(
             place in shared memory.
         Unsupported: The protocol has no datatype for an output.
     """
-    return _parts(request_id, result, wanted, limits)
+    memo = result.route.memo
+    prepared: tuple[bytes, Descriptions] = memo.get(_ROUTE) or _route(result.route)
+    parts, described = [prepared[0]], prepared[1]
+    if request_id:
+        encoded = request_id.encode()
+        parts += (_ID[len(encoded)], encoded)
+    outputs = exchange.answered(result, wanted.classes, limits) if wanted.classes else result.outputs
+    return parts + (_stored_parts(outputs, wanted) if wanted.windows else output_parts(outputs, described))
 
 
 def stream_answer(
     request_id: str, result: InferenceResult, wanted: RequestedOutputs, limits: InputLimits
 ) -> list[bytes]:
     """Returns the parts of a serialized ModelStreamInferResponse. Arguments and errors are those of `unary_answer`."""
-    parts = [*_parts(request_id, result, wanted, limits), _FINAL]
+    parts = [*unary_answer(request_id, result, wanted, limits), _FINAL]
     return [_INFER_RESPONSE[sum(map(len, parts))], *parts]
 
 
@@ -101,17 +108,6 @@ def output_parts(outputs: Iterable[tuple[str, Array]], described: Descriptions) 
         parts.append(description)
         elements += (before, raw)
     return parts + elements
-
-
-def _parts(request_id: str, result: InferenceResult, wanted: RequestedOutputs, limits: InputLimits) -> list[bytes]:
-    memo = result.route.memo
-    prepared: tuple[bytes, Descriptions] = memo.get(_ROUTE) or _route(result.route)
-    parts, described = [prepared[0]], prepared[1]
-    if request_id:
-        encoded = request_id.encode()
-        parts += (_ID[len(encoded)], encoded)
-    outputs = exchange.answered(result, wanted.classes, limits) if wanted.classes else result.outputs
-    return parts + (_stored_parts(outputs, wanted) if wanted.windows else output_parts(outputs, described))
 
 
 def _stored_parts(outputs: Iterable[tuple[str, Array]], wanted: RequestedOutputs) -> list[bytes]:

@@ -29,7 +29,6 @@ from pathlib import Path
 from typing import Any
 
 import h2corn
-from google.rpc.status_pb2 import Status
 from h2corn._lib import prepare_tls
 from h2corn._server import TlsMaterial
 from structlog.typing import FilteringBoundLogger
@@ -41,7 +40,6 @@ from turnout.host.sockets import cut_connections, same_file, unwatch
 from turnout.rpc.transport.asgi.application import Application
 from turnout.rpc.transport.asgi.eager_tasks import allow_ended
 from turnout.rpc.transport.asgi.running_calls import RunningCalls
-from turnout.rpc.transport.asgi.statuses import UNAVAILABLE
 from turnout.rpc.transport.lingering_close import LingeringClose
 from turnout.tls.identity import ServerIdentity
 
@@ -75,8 +73,6 @@ _RESTART_SECONDS = 0.2
 file descriptors."""
 
 _IN_MEMORY = Path("in memory")
-
-_STOPPED = Status(code=UNAVAILABLE, message="the server stopped before the call ended")
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +213,7 @@ class H2cornListener:
         if retired is None:
             return
         if grace is not None:
-            retired.calls.end_uncounted(_STOPPED)
+            retired.calls.end_uncounted()
             self._retire(retired, grace)
         elif unwatch(retired.descriptors):
             self._keep(retired)
@@ -265,15 +261,15 @@ class H2cornListener:
         for generation in list(self._quiet):
             self._retire_quiet(generation)
         for generation in self._retired:
-            generation.calls.end_uncounted(_STOPPED)
+            generation.calls.end_uncounted()
         # Generations that were replaced because of new certificates get no more time than the others.
         await asyncio.wait(self._side_tasks, timeout=min(grace, self._limits.grace_seconds))
         for generation in self._retired:
-            generation.calls.end_all(_STOPPED)
+            generation.calls.end_all()
         await self._let_go()
         await self._lingering.finish()
         self._retire(following, None)
-        following.calls.end_all(_STOPPED)
+        following.calls.end_all()
         await self._let_go()
         await self._lingering.finish()
 
@@ -292,7 +288,7 @@ class H2cornListener:
         ending = list(self._running)
         for generation in ending:
             generation.server.shutdown()
-            generation.calls.end_all(_STOPPED)
+            generation.calls.end_all()
         cut_connections(self._address.port)
         if ending:
             await asyncio.wait([generation.serving for generation in ending], timeout=_CUT_SECONDS)
@@ -336,7 +332,7 @@ class H2cornListener:
     async def _finish(self, generation: _Generation, grace: float | None) -> None:
         if grace is not None:
             await asyncio.wait([generation.serving], timeout=grace)
-            generation.calls.end_all(_STOPPED)
+            generation.calls.end_all()
         await self._end(generation)
         self._retired.discard(generation)
 

@@ -12,35 +12,30 @@ from dataclasses import replace
 from turnout.registry.manifest.signature import Signature
 from turnout.registry.onnx.graph import STANDARD_DOMAIN, Graph, ModelGraph, Node
 from turnout.serving.batching.batchability import likely_axes
+from turnout.serving.inputs.dimensions import InputDimension, computed_from, dimensions_named
 from turnout.serving.rowwise.proof import follow
 from turnout.serving.rowwise.states import Rows
 
 _JOINS = frozenset({"Add", "Concat", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization"})
 """Operators of ONNX's domain or `com.microsoft` that assume their inputs to be equal in size."""
 
-Places = Sequence[tuple[str, int]]
-"""Dimensions of inputs: name and axis."""
 
-
-def in_step(model: ModelGraph, signature: Signature) -> Sequence[Places]:
+def in_step(model: ModelGraph, signature: Signature) -> Sequence[Sequence[InputDimension]]:
     """Returns groups of dimensions of inputs that must be 0 together or not at all.
 
     They are found by their names and by following rows. The graph need not keep rows apart as a whole: it is enough if
     they can be followed to a `Concat`.
     """
-    graph = model.graph
-    made_of = {name: frozenset([name]) for name in graph.inputs}
+    graph, sources = model.graph, computed_from(model.graph)
     joined: dict[str, frozenset[str]] = {}
-    found: list[Places] = []
+    found: list[Sequence[InputDimension]] = []
     for node in graph.nodes:
-        sources = frozenset[str]().union(*(made_of.get(name, frozenset()) for name in node.inputs))
-        made_of.update(dict.fromkeys(node.outputs, sources))
-        if len(sources) < 2:
+        output = next(filter(None, node.outputs), "")
+        if node.op_type not in _JOINS or len(sources.get(output, ())) < 2:
             continue
         if (node.domain, node.op_type) == (STANDARD_DOMAIN, "Concat"):
-            joined[node.outputs[0]] = sources
-        if node.op_type in _JOINS:
-            found += (group for group in _of_names(node, graph) if len(group) > 1 and group not in found)
+            joined[output] = sources[output]
+        found += (group for group in _of_names(node, graph) if len(group) > 1 and group not in found)
     if not joined:
         return found
     cut = replace(model, graph=replace(graph, outputs=tuple(joined)))
@@ -52,7 +47,7 @@ def in_step(model: ModelGraph, signature: Signature) -> Sequence[Places]:
     return found
 
 
-def _of_names(node: Node, graph: Graph) -> Iterator[Places]:
+def _of_names(node: Node, graph: Graph) -> Iterator[Sequence[InputDimension]]:
     """Yields the groups that follow from the names of dimensions."""
     types = {**graph.inputs, **graph.types}
     parts = node.inputs if node.op_type == "Concat" else node.inputs[:2]
@@ -65,9 +60,4 @@ def _of_names(node: Node, graph: Graph) -> Iterator[Places]:
         else:  # dimensions that may be broadcast have different names
             agree = len(names) == 1 and len({len(shape) for shape in shapes}) == 1
         if agree:
-            yield sorted(
-                (name, place)
-                for name, kind in graph.inputs.items()
-                for place, size in enumerate(kind.shape or ())
-                if size in names
-            )
+            yield sorted(dimensions_named(graph, names))

@@ -71,10 +71,10 @@ class ArmMeter:
         baseline: Baseline that a canary is compared with; None for the baseline itself.
     """
 
-    def __init__(self, rules: Rules, baseline: BaselineReplayer | None = None) -> None:
+    def __init__(self, rules: Rules) -> None:
         self.rules = rules
         self.counts = TickCounts(rules)
-        self.baseline = baseline
+        self.baseline: BaselineReplayer | None = None
         self._warm: defaultdict[int, int] = defaultdict(int)
 
     def roll(self) -> TickCounts:

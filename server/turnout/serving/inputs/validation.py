@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from turnout.errors import FieldViolation, InvalidTensor
 from turnout.registry.manifest.signature import Signature, TensorSpec
+from turnout.serving.inputs.dimensions import InputDimension
 from turnout.serving.sessions.tensor import NUMPY_DTYPES, Array
 
 MAX_BESIDE_ZERO = 1 << 26
@@ -27,8 +28,8 @@ class Validator:
     def __init__(
         self,
         signature: Signature,
-        in_step: Sequence[Sequence[tuple[str, int]]] = (),
-        never_empty: frozenset[tuple[str, int]] = frozenset(),
+        in_step: Sequence[Sequence[InputDimension]] = (),
+        never_empty: frozenset[InputDimension] = frozenset(),
     ) -> None:
         """Prepares the checks.
 

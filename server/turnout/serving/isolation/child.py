@@ -35,7 +35,7 @@ def main() -> None:
     """Serves requests until the socket is closed."""
     process.die_with_parent(int(sys.argv[1]))
     process.write_no_core()  # crashes are expected here
-    memory.go_first_when_memory_ends(500)  # the server is worth more
+    memory.raise_oom_score(500)  # the server is worth more
     _, _, number, requests, answers = sys.argv
     with socket.socket(fileno=int(number)) as connection:
         _serve(

@@ -6,13 +6,13 @@ fusion of a `MatMul` with a preceding `Transpose`, leave their output uninitiali
 uninitialised that is empty along another axis than the one that it joins.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from turnout.registry.onnx.graph import STANDARD_DOMAIN, Graph, ModelGraph, Node
+from turnout.serving.inputs.dimensions import InputDimension, computed_from, dimensions_named
 from turnout.serving.isolation.origins import Scope, positive
 
-Places = frozenset[tuple[str, int]]
-"""Dimensions of inputs: name and axis."""
+Dimensions = frozenset[InputDimension]
 
 _FACTORS: Mapping[tuple[str, str], tuple[int, int]] = {
     (STANDARD_DOMAIN, "MatMul"): (0, 1),
@@ -27,51 +27,49 @@ _FACTORS: Mapping[tuple[str, str], tuple[int, int]] = {
 """Matrix products, with the indices of both factors among the inputs."""
 
 
-def never_empty(model: ModelGraph) -> Places:
+def never_empty(model: ModelGraph) -> Dimensions:
     """Returns the dimensions of inputs that must not be 0.
 
     A tensor can be empty only if it is computed from inputs. A convolution fails on an empty image, so images computed
     from its output are never empty.
     """
     graph, scope = model.graph, Scope(model.graph, overridable=False)
-    made_of = {name: frozenset([name]) for name in graph.inputs if name not in graph.initializers}
+    sources = computed_from(graph)
     turned: set[str] = set()
-    found: Places = frozenset()
+    found: Dimensions = frozenset()
     for node in graph.nodes:
-        sources = frozenset[str]().union(*(made_of.get(name, frozenset()) for name in node.inputs))
         if (node.domain, node.op_type) == (STANDARD_DOMAIN, "RoiAlign"):
-            found |= _of_picture(node, scope, made_of)
+            found |= _of_picture(node, scope, sources)
         elif (factors := _FACTORS.get((node.domain, node.op_type))) is not None:
             one, other = (node.inputs[index] for index in factors)
             plain = node.op_type == "MatMul" and not turned & {one, other}
-            if not plain and made_of.get(one) and made_of.get(other):
-                found |= _of_symbol(graph, _summed(node, one, other, scope))
+            if not plain and sources.get(one) and sources.get(other):
+                found |= {*dimensions_named(graph, _summed(node, one, other, scope))}
         elif (node.domain, node.op_type) == (STANDARD_DOMAIN, "Concat"):
             found |= _beside_others(node, graph, scope)
         elif node.op_type == "Transpose" and _turns(node):
             turned.update(node.outputs)
-        made_of.update(dict.fromkeys(node.outputs, sources))
         scope.follow_sizes(node)
     return found
 
 
-def _of_picture(node: Node, scope: Scope, made_of: Mapping[str, frozenset[str]]) -> Places:
+def _of_picture(node: Node, scope: Scope, sources: Mapping[str, frozenset[str]]) -> Dimensions:
     picture = node.inputs[0]
     shape = scope.type_of(picture).shape
     if scope.is_picture(picture) or (shape and all(map(positive, shape[2:]))):
         return frozenset()
-    sources = made_of.get(picture, frozenset())
-    return frozenset((name, axis) for name in sources for axis in range(len(scope.type_of(name).shape or ())))
+    made_of = sources.get(picture, frozenset())
+    return frozenset((name, axis) for name in made_of for axis in range(len(scope.type_of(name).shape or ())))
 
 
-def _beside_others(node: Node, graph: Graph, scope: Scope) -> Places:
+def _beside_others(node: Node, graph: Graph, scope: Scope) -> Dimensions:
     """Returns the dimensions of inputs that must match a part of a `Concat` whose size is known not to be 0."""
     shapes = [shape for name in node.inputs if (shape := scope.type_of(name).shape)]
-    axis, found = node.attributes.get("axis"), Places()
+    axis, found = node.attributes.get("axis"), Dimensions()
     for at in range(min(map(len, shapes), default=0)):
         sizes = [shape[at] for shape in shapes]
         if isinstance(axis, int) and at != axis % len(shapes[0]) and any(map(positive, sizes)):
-            found |= Places().union(*(_of_symbol(graph, size) for size in sizes if isinstance(size, str)))
+            found |= {*dimensions_named(graph, {size for size in sizes if isinstance(size, str)})}
     return found
 
 
@@ -83,8 +81,8 @@ def _turns(node: Node) -> bool:
     return order[-1] != len(order) - 1 or order[-2:-1] == (0,)
 
 
-def _summed(node: Node, one: str, other: str, scope: Scope) -> str:
-    """Returns the name of the dimension that a product sums over; "" if it is known not to be 0 or has no name."""
+def _summed(node: Node, one: str, other: str, scope: Scope) -> Collection[str]:
+    """Returns the name of the dimension that a product sums over; nothing if it is known not to be 0 or has no name."""
     left, right = scope.type_of(one).shape, scope.type_of(other).shape
     sizes = []
     if left:
@@ -92,14 +90,5 @@ def _summed(node: Node, one: str, other: str, scope: Scope) -> str:
     if right:
         sizes.append(right[-1] if node.attributes.get("transB") or len(right) < 2 else right[-2])
     if any(map(positive, sizes)):
-        return ""
-    return next((size for size in sizes if isinstance(size, str)), "")
-
-
-def _of_symbol(graph: Graph, symbol: str) -> Places:
-    return frozenset(
-        (name, axis)
-        for name, kind in graph.inputs.items()
-        for axis, size in enumerate(kind.shape or ())
-        if symbol and size == symbol
-    )
+        return ()
+    return [size for size in sizes if isinstance(size, str)][:1]

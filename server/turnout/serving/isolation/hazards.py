@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from turnout.registry.onnx.graph import STANDARD_DOMAIN, Graph, ModelGraph, Node
+from turnout.registry.onnx.value_sizes import SIZED_BY_VALUES
 from turnout.serving.isolation.origins import (
     VALUE,
     Known,
@@ -34,25 +35,10 @@ _KNOWN_DOMAINS = frozenset({STANDARD_DOMAIN, _CLASSICAL, _MICROSOFT, _NCHWC, "ai
 """Domains of the operators that are part of ONNX Runtime."""
 
 _SIZED_BY: Mapping[str, tuple[int, ...]] = {
-    "AffineGrid": (1,),
-    "BlackmanWindow": (0,),
-    "CenterCropPad": (1,),
-    "ConstantOfShape": (0,),
-    "DFT": (1,),
-    "Expand": (1,),
-    "HammingWindow": (0,),
-    "HannWindow": (0,),
-    "MaxUnpool": (2,),
-    "MelWeightMatrix": (0, 1),
-    "OneHot": (1,),
-    "Pad": (1,),
-    "Range": (0, 1, 2),
-    "Resize": (1, 2, 3),  # those that exist: scales came second before operator set 11
-    "STFT": (1, 3),
-    "Tile": (1, 2),
-    "Upsample": (1,),
-}
-"""Inputs, by operator, whose values determine how much memory or time it takes."""
+    name: inputs for name, inputs in SIZED_BY_VALUES.items() if inputs is not None and name != "Col2Im"
+} | {"MelWeightMatrix": (0, 1)}
+"""Inputs, by operator, whose values determine how much memory or time it takes. `Col2Im` fails unless its values agree
+with the size of its first input, and the last three inputs of `MelWeightMatrix` are frequencies."""
 
 _MICROSOFT_SIZED_BY: Mapping[str, tuple[int, ...]] = {
     "BeamSearch": (1, 2, 3, 4),

@@ -8,6 +8,7 @@ from turnout.serving.batching.batchability import BatchPlan
 from turnout.serving.batching.warmup import WarmUp
 from turnout.serving.cuda_graphs import preparation
 from turnout.serving.cuda_graphs.plan import NO_GRAPHS, GraphPlan
+from turnout.serving.inputs.dimensions import InputDimension
 from turnout.serving.isolation.decision import IN_THIS_PROCESS, Isolation
 from turnout.serving.isolation.pool import ChildPool
 from turnout.serving.sessions.session import MakeRunner, Run, Session
@@ -52,8 +53,8 @@ class LoadedVersion:
     in_force: PlanInForce | None = None
     precision: Precision = FULL
     tensorrt: str = ""
-    in_step: Sequence[Sequence[tuple[str, int]]] = ()
-    never_empty: frozenset[tuple[str, int]] = frozenset()
+    in_step: Sequence[Sequence[InputDimension]] = ()
+    never_empty: frozenset[InputDimension] = frozenset()
 
     def discard(self) -> None:
         """Frees the resources of a version that was never put into service."""

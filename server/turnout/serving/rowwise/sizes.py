@@ -103,11 +103,6 @@ def derived(operation: str, *operands: object, size: bool = True) -> Size:
     return symbol(f"{operation}({','.join(map(str, operands))})", size=size)
 
 
-def fixed(numbers: Iterable[int]) -> tuple[Size, ...]:
-    """Converts numbers to sizes."""
-    return tuple(map(Size, numbers))
-
-
 def broadcast(one: Size, other: Size) -> Size:
     """Returns the size of two dimensions that are broadcast against each other.
 

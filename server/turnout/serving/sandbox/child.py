@@ -65,7 +65,7 @@ DESCRIBED_BYTES = 512 << 20
 _LOADING = 4
 """Number of copies of a version held while it is loaded: as protobuf, as tensors, and in the kernels' layout."""
 
-_LIMIT_MET = "a memory limit was reached"
+_AT_LIMIT = "a memory limit was reached"
 _WARM_RUNS = 3
 _LEAST_ROUNDS, _MOST_ROUNDS = 5, 400
 
@@ -84,7 +84,7 @@ def main() -> None:
 
 def answer(scratch: Path) -> None:
     """Answers the question in a scratch directory and writes the answer there."""
-    memory.go_first_when_memory_ends(1000)
+    memory.raise_oom_score(1000)
     request = SandboxRequest.of(json.loads((scratch / JOB_FILE).read_bytes()), scratch)
     memory.limit_data(
         request.memory_limit + _LOADING * max((manifest.size for _, manifest in request.versions), default=0)
@@ -96,8 +96,8 @@ def answer(scratch: Path) -> None:
     except TurnoutError as error:
         report = {"error": failure_body(error) | {"message": request.client_message(error)}}
     except MemoryError:
-        met = MemoryBudgetExceeded(_LIMIT_MET)
-        report = {"error": failure_body(met) | {"message": request.client_message(met)}}
+        failure = MemoryBudgetExceeded(_AT_LIMIT)
+        report = {"error": failure_body(failure) | {"message": request.client_message(failure)}}
     (scratch / ANSWER_FILE).write_text(json.dumps(report))
 
 
@@ -153,7 +153,7 @@ class SandboxRequest:
     def client_message(self, error: TurnoutError) -> str:
         """Returns an error's message, with the value of the memory limit if that was met."""
         limit = f"a memory limit of {self.memory_limit >> 20:,} MiB was reached"
-        return error.message.replace(_LIMIT_MET, limit) if isinstance(error, MemoryBudgetExceeded) else error.message
+        return error.message.replace(_AT_LIMIT, limit) if isinstance(error, MemoryBudgetExceeded) else error.message
 
     def trying(self, what: str) -> AbstractContextManager[None]:
         """Guards a run for a sample. Runs of golden cases are not guarded, since their failures are findings."""
@@ -241,7 +241,8 @@ def _sample(request: SandboxRequest, session: Session, *, sizes: bool) -> Sample
     if found.deadly:
         raise ModelCrashed(f"{found.trouble}, for all synthetic inputs; a golden case would show what it runs on")
     return replace(
-        found, trouble=found.trouble.replace(_LIMIT_MET, request.client_message(MemoryBudgetExceeded(_LIMIT_MET)))
+        found,
+        trouble=found.trouble.replace(_AT_LIMIT, request.client_message(MemoryBudgetExceeded(_AT_LIMIT))),
     )
 
 

@@ -131,7 +131,7 @@ class VersionHandle:
         self._on_demoted = on_demoted
         self._loaded_at = time.monotonic()
         self._inflight = 0
-        self._guests = 0
+        self._leases = 0
         self._closing = False
         self._idle = asyncio.Event()
         self._bounds = QueueBounds(
@@ -155,7 +155,7 @@ class VersionHandle:
     @property
     def in_use(self) -> bool:
         """Whether requests or other work are in progress."""
-        return bool(self._inflight or self._guests)
+        return bool(self._inflight or self._leases)
 
     @property
     def used_at(self) -> float:
@@ -317,11 +317,11 @@ class VersionHandle:
         """
         if self._closing or self.loaded is None:
             raise NotLoaded(f"{self.manifest.model} {self.manifest.version} is being unloaded")
-        self._guests += 1
+        self._leases += 1
         try:
             yield self.loaded
         finally:
-            self._guests -= 1
+            self._leases -= 1
             self._left()
 
     async def close(self) -> None:
@@ -332,7 +332,7 @@ class VersionHandle:
         self._closing = True
         if self._inline_again is not None:
             self._inline_again.cancel()
-        if self._inflight or self._guests:
+        if self._inflight or self._leases:
             await self._idle.wait()
         for batcher in self._batchers.values():
             batcher.close()
@@ -407,5 +407,5 @@ class VersionHandle:
         self._bound_kinds = 0
 
     def _left(self) -> None:
-        if self._closing and not self._inflight and not self._guests:
+        if self._closing and not self._inflight and not self._leases:
             self._idle.set()

@@ -430,8 +430,8 @@ class Manager:
     def _forget_engines(self, model: str, version: Version) -> None:
         """Removes the cached TensorRT engines of a version that is gone but still in the catalog."""
         cache = self._settings.for_model(model).runtime.tensorrt_cache
-        shown = self._catalog.snapshot.models.get(model)
-        if cache and shown is not None and (entry := shown.versions.get(version)) is not None:
+        known = self._catalog.snapshot.models.get(model)
+        if cache and known is not None and (entry := known.versions.get(version)) is not None:
             self._freeing.submit(forget, cache, entry.digest)
 
     def _count_load(self, entry: VersionEntry, error: TurnoutError | None) -> None:

@@ -61,14 +61,12 @@ class Actions:
         sessions: Sessions,
         log: FilteringBoundLogger,
         refused: dict[str, int],
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._rollouts = rollouts
         self._pages = pages
         self._sessions = sessions
         self._log = log
         self._refused = refused
-        self._clock = clock
 
     async def command(self, request: Request) -> Response:
         """Applies an operator's command to a rollout."""
@@ -84,7 +82,7 @@ class Actions:
             reason = with_remark(reason, visitor.name, actor)
             decide, epoch = decision(command, actor, reason), _epoch(fields.get("epoch", ""))
             back = f"/console/models/{model}/rollouts/{attempt}"
-            await self._rollouts.command(model, decide, epoch, attempt=attempt, resume=command == "resume")
+            await self._rollouts.commands.command(model, decide, epoch, attempt=attempt, resume=command == "resume")
         except ClientDisconnect:
             return Response(status_code=499)  # the client has disconnected
         except TurnoutError as error:
@@ -108,7 +106,7 @@ class Actions:
             response = RedirectResponse(goal, 303, HEADERS)
             name, token = fields.get("name", ""), fields.get("token", "")
             host, throttle = request.client.host if request.client is not None else "", self._sessions.throttle
-            wait = math.ceil(throttle.wait(host, self._clock()))
+            wait = math.ceil(throttle.wait(host, time.monotonic()))
             if wait:
                 self._refused[RefusalReason.SIGN_IN_THROTTLED] += 1
             elif whose := self._sessions.sign_in(name, token, response, secure=over_https(request)):
@@ -116,7 +114,7 @@ class Actions:
                 self._log.info("console sign-in", actor=whose, client=host)
                 return response
             else:
-                throttle.failed(host, self._clock())
+                throttle.failed(host, time.monotonic())
                 self._refused[RefusalReason.SIGN_IN] += 1
                 self._log.warning("console sign-in refused", actor=actor_name(name), client=host)
             failed = True

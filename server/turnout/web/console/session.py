@@ -11,7 +11,6 @@ import hmac
 import secrets
 import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from starlette.requests import Request
@@ -66,7 +65,6 @@ class Sessions:
         authority: Authority | None = None,
         key: bytes = b"",
         share: int = 1,
-        now: Callable[[], float] = time.time,
     ) -> None:
         """Prepares.
 
@@ -75,13 +73,11 @@ class Sessions:
             authority: Decides who else may sign in.
             key: Signs sessions, if other processes are to know them; b"" for one of its own.
             share: Processes that divide the failures of all addresses together between them.
-            now: The clock, seconds since 1970.
         """
         self.authority = authority
         self.throttle = SignInThrottle(share)
         self._token = hashlib.sha256(token.encode()).digest() if token else b""
         self._key = key or secrets.token_bytes(32)
-        self._now = now
 
     @property
     def possible(self) -> bool:
@@ -97,7 +93,7 @@ class Sessions:
             response: Response in which the cookie is set.
             secure: Whether the page was loaded over HTTPS.
         """
-        ends = int(self._now()) + _SECONDS
+        ends = int(time.time()) + _SECONDS
         given = hashlib.sha256(token.encode()).digest()
         if self._token and hmac.compare_digest(given, self._token):
             whose, held = actor_name(name), f"{_BY_CONSOLE}:{actor_name(name)}"
@@ -159,7 +155,7 @@ class Sessions:
         if not hmac.compare_digest(self._signature(text).encode(), signature.encode()):
             return None
         expires, kind, held = text.decode().split(":", 2)
-        return (kind, held) if int(expires) > self._now() else None
+        return (kind, held) if int(expires) > time.time() else None
 
     def _signature(self, text: bytes) -> str:
         return hmac.new(self._key, text, hashlib.sha256).hexdigest()

@@ -15,7 +15,7 @@ from turnout.oip.tensors import datatype_of, encode_raw
 from turnout.serving.data_plane.inference import InferenceRequest, Route
 from turnout.serving.sessions.tensor import Array
 from turnout.web.errors import headers_of, status_of
-from turnout.web.oip.requests import BINARY_SIZE, HEADER_LENGTH, BinaryWish
+from turnout.web.oip.requests import BINARY_SIZE, HEADER_LENGTH, BinaryOutputs
 
 _JSON = "application/json"
 _BINARY = "application/octet-stream"
@@ -27,7 +27,7 @@ def inference_answer(
     route: Route,
     outputs: Sequence[tuple[str, Array]],
     windows: Mapping[str, TensorWindow],
-    wish: BinaryWish,
+    binary_outputs: BinaryOutputs,
     headers: Mapping[str, str],
 ) -> Response:
     """Returns the response to an inference request.
@@ -38,7 +38,7 @@ def inference_answer(
         route: The version that answered.
         outputs: Names and values of the outputs, in order.
         windows: Where to write the outputs that go to shared memory, by output name.
-        wish: The outputs that the client wants in binary form.
+        binary_outputs: The outputs that the client wants in binary form.
         headers: Additional headers of the response.
 
     Raises:
@@ -52,7 +52,7 @@ def inference_answer(
         tensor: dict[str, Any] = {"name": name, "datatype": datatype_of(name, array), "shape": list(array.shape)}
         if name in windows:
             windows[name].write(encode_raw(name, array)[1])
-        elif wish.wants(name):
+        elif binary_outputs.wants(name):
             raw = encode_raw(name, array)[1]
             tensor["parameters"] = {BINARY_SIZE: len(raw)}
             binary.append(raw)
@@ -67,7 +67,7 @@ def inference_answer(
         "outputs": tensors,
     }
     text = _rendered(document)
-    if not any(wish.wants(name) and name not in windows for name, _ in outputs):
+    if not any(binary_outputs.wants(name) and name not in windows for name, _ in outputs):
         return Response(text, headers=headers, media_type=_JSON)
     all_headers = {**headers, HEADER_LENGTH: str(len(text))}
     return Response(b"".join((text, *binary)), headers=all_headers, media_type=_BINARY)

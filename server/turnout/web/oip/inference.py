@@ -15,7 +15,7 @@ from turnout.web.exchange import HttpExchange
 from turnout.web.oip.answers import error_answer, inference_answer
 from turnout.web.oip.requests import (
     HEADER_LENGTH,
-    BinaryWish,
+    BinaryOutputs,
     InferenceBody,
     open_body,
     read_binary_outputs,
@@ -56,7 +56,7 @@ class RestExchange(HttpExchange):
         self._memory = memory
         self._opened: InferenceBody | None = None
         self._wanted = NOTHING_SPECIAL
-        self._wish = BinaryWish({}, False)
+        self._binary = BinaryOutputs({}, False)
 
     @property
     def heavy(self) -> bool:
@@ -80,7 +80,7 @@ class RestExchange(HttpExchange):
         assert body is not None
         outputs, parameters = read_outputs(body), read_parameters(body)
         memory = self._memory.of(self.caller)
-        self._wish = read_binary_outputs(outputs, parameters)
+        self._binary = read_binary_outputs(outputs, parameters)
         request, self._wanted = request_of(
             model=self.model,
             selector=self.selector,
@@ -104,7 +104,7 @@ class RestExchange(HttpExchange):
         headers = dict(self._route_headers(result.route))
         classes, windows = self._wanted
         outputs, request_id = answered(result, classes, self.limits), self._opened.request_id
-        return inference_answer(request, request_id, result.route, outputs, windows, self._wish, headers)
+        return inference_answer(request, request_id, result.route, outputs, windows, self._binary, headers)
 
     def refusal(self, request: InferenceRequest, error: TurnoutError) -> Response:
         """Returns the response for an error."""

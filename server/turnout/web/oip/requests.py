@@ -48,7 +48,7 @@ class InferenceBody:
 
 
 @dataclass(frozen=True, slots=True)
-class BinaryWish:
+class BinaryOutputs:
     """The outputs to return in the binary part of the response.
 
     Attributes:
@@ -165,7 +165,7 @@ def read_outputs(body: InferenceBody) -> Sequence[tuple[str, Parameters]]:
     return outputs
 
 
-def read_binary_outputs(outputs: Sequence[tuple[str, Parameters]], parameters: Parameters) -> BinaryWish:
+def read_binary_outputs(outputs: Sequence[tuple[str, Parameters]], parameters: Parameters) -> BinaryOutputs:
     """Returns which outputs to return in binary form.
 
     Raises:
@@ -177,7 +177,7 @@ def read_binary_outputs(outputs: Sequence[tuple[str, Parameters]], parameters: P
         for index, (name, parameters) in enumerate(outputs)
         if _BINARY in parameters
     }
-    return BinaryWish(by_output, default)
+    return BinaryOutputs(by_output, default)
 
 
 def _objects(document: Mapping[str, Any], key: str) -> Sequence[Mapping[str, Any]]:

@@ -11,12 +11,13 @@ from google.rpc.status_pb2 import Status
 
 from turnout.errors import InvalidRequest
 from turnout.rpc.transport.asgi.headers import read_metadata
-from turnout.rpc.transport.asgi.statuses import DEADLINE_EXCEEDED
+from turnout.rpc.transport.asgi.statuses import DEADLINE_EXCEEDED, UNAVAILABLE
 from turnout.rpc.transport.port import Metadata, Stream
 
 _LEAST_SECONDS = 0.001
 """Minimum time in seconds between two checks of all deadlines."""
 
+_STOPPED = Status(code=UNAVAILABLE, message="the server stopped before the call ended")
 _LATE = Status(code=DEADLINE_EXCEEDED, message="the deadline passed before the call ended")
 
 
@@ -128,11 +129,11 @@ class RunningCalls:
         """Removes a call that has ended. Does nothing for a call that was not added, as most are not."""
         self._calls.discard(call)
 
-    def end_uncounted(self, status: Status) -> None:
-        """Ends uncounted calls with `status`: a health watch would otherwise last until its client disconnects."""
+    def end_uncounted(self) -> None:
+        """Ends the uncounted calls of a server that stops: a health watch would last until its client disconnects."""
         for call in self._calls:
             if not call.counted:
-                call.end(status)
+                call.end(_STOPPED)
 
     @contextmanager
     def request(self) -> Iterator[None]:
@@ -145,11 +146,11 @@ class RunningCalls:
         finally:
             self._requests.discard(task)
 
-    def end_all(self, status: Status) -> None:
-        """Ends all calls with `status`, and all HTTP requests without a response."""
+    def end_all(self) -> None:
+        """Ends all calls of a server that stops, and all HTTP requests without a response."""
         self.ended = True
         for call in self._calls:
-            call.end(status)
+            call.end(_STOPPED)
         for task in self._requests:
             task.cancel()
 

@@ -32,11 +32,11 @@ def broadcast_rows(states: Sequence[Shared | Rows]) -> Rows:
     ((axis, layout),) = places
     sizes = []
     for at in range(rank):
-        met = [shape[at - rank + len(shape)] for shape in shapes if at >= rank - len(shape)]
+        aligned = [shape[at - rank + len(shape)] for shape in shapes if at >= rank - len(shape)]
         if at != axis:
-            sizes.append(functools.reduce(broadcast, met, ONE))
+            sizes.append(functools.reduce(broadcast, aligned, ONE))
             continue
-        if any(size not in (ONE, rows[0].shape[rows[0].axis]) for size in met):
+        if any(size not in (ONE, rows[0].shape[rows[0].axis]) for size in aligned):
             raise NotRowWise("it combines the rows, along their axis, with a tensor that is not made of them")
         sizes.append(rows[0].shape[rows[0].axis])
     return Rows(tuple(sizes), axis, *layout)

@@ -86,7 +86,7 @@ class Releases:
             ready = self._serving.is_ready(model, version)
             return "" if ready else f"it is not ready; `turnout load {model}@{version}` first"
 
-        return await self._engine.operate(
+        return await self._engine.commands.operate(
             lambda: self._operations.rollback(
                 model, to, actor=actor, reason=reason, keep_released=keep_released, expected_epoch=expected_epoch,
                 since=since, trouble=trouble, signatures=signatures,
@@ -138,7 +138,7 @@ class Releases:
         self, model: str, version: Version, actor: str, reason: str, *, traffic: bool = True, supersede: bool = False
     ) -> ChangeResult:
         """Declares a version fit for general traffic. Raises as `Operations.release`."""
-        return await self._engine.operate(
+        return await self._engine.commands.operate(
             lambda: self._operations.release(
                 model, version, actor=actor, reason=reason, traffic=traffic, supersede=supersede,
                 trouble=lambda exact: self._serving.load_failure(model, exact),
@@ -147,11 +147,13 @@ class Releases:
 
     async def withdraw(self, model: str, version: Version, actor: str, reason: str) -> ChangeResult:
         """Withdraws a release. Raises as `Operations.withdraw`."""
-        return await self._engine.operate(lambda: self._operations.withdraw(model, version, actor=actor, reason=reason))
+        return await self._engine.commands.operate(
+            lambda: self._operations.withdraw(model, version, actor=actor, reason=reason)
+        )
 
     async def discard(self, model: str, attempt: int, actor: str, reason: str) -> ChangeResult:
         """Ends rollouts that cannot be read. Raises as `Operations.discard`."""
         signatures = self._serving.signatures(model)
-        return await self._engine.operate(
+        return await self._engine.commands.operate(
             lambda: self._operations.discard(model, attempt, actor=actor, reason=reason, signatures=signatures)
         )

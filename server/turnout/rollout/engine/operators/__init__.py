@@ -1,0 +1,1 @@
+"""What operators do on a running server: commands on rollouts, releases and rollbacks by hand."""

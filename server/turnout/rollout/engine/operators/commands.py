@@ -1,0 +1,176 @@
+"""Operators' commands on rollouts. Each is made while no tick runs, and is recorded before it is answered."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+
+from semver import Version
+
+from turnout.errors import ChangeRefused, Conflict, UnavailableError
+from turnout.rollout.changes.operations import ChangeResult, refuse_stale
+from turnout.rollout.engine.commits import RolloutCommits
+from turnout.rollout.engine.policy_origin import accept_policy, refuse_newer, refuse_other_baseline, stopped_by_traffic
+from turnout.rollout.engine.ports import ExternalChecks, LiveState, RolloutStore
+from turnout.rollout.engine.running_rollouts import RunningRollouts
+from turnout.rollout.engine.store_timeouts import StoreTimeout, seconds_until
+from turnout.rollout.machine import overrides
+from turnout.rollout.machine.attempt import Moved, Rollout, RolloutHistoryEntry, RolloutState
+from turnout.rollout.machine.records import recorded
+from turnout.rollout.plan import Plan
+from turnout.state.rollouts import RolloutRecord
+
+_COMMAND_WAIT = 3.0
+"""Seconds that a command waits for the state store. No tick runs meanwhile."""
+
+_COMMAND_PAUSE = 0.01
+"""Seconds after which a command is retried if the server that drives the rollout wrote in between."""
+
+
+class RolloutCommands:
+    """Starts rollouts, and applies operators' decisions to them. Used only on the event loop.
+
+    Every method raises UnavailableError while the state store does not respond.
+    """
+
+    def __init__(
+        self,
+        serving: LiveState,
+        store: RolloutStore,
+        outside: ExternalChecks,
+        rollouts: RunningRollouts,
+        commits: RolloutCommits,
+        store_timeout: StoreTimeout,
+    ) -> None:
+        self._serving = serving
+        self._store = store
+        self._outside = outside
+        self._rollouts = rollouts
+        self._ownership = rollouts.ownership
+        self._commits = commits
+        self._store_timeout = store_timeout
+
+    async def start(self, model: str, candidate: Version, plan: Plan, actor: str, reason: str) -> Rollout:
+        """Starts a rollout.
+
+        Raises:
+            InvalidRequest: The plan names a probe that is not configured.
+            ModelNotFound, NotFoundError: The model or version does not exist.
+            ChangeRefused: `LiveState.refusals` gives a reason, another rollout is running, or one of the versions was
+                just yanked.
+        """
+        self._outside.check(plan)
+        if why := await self._rollouts.refusals(model, candidate, _COMMAND_WAIT):
+            raise ChangeRefused("; ".join(why))
+        async with self._rollouts.exclusive():
+            previous = self._serving.baseline(model)
+            assert previous is not None
+            until = asyncio.get_running_loop().time() + _COMMAND_WAIT
+            mine = model if plan.on_newer == "replace" else None
+            await self._rollouts.reconcile(_COMMAND_WAIT, mine=mine, patient=True)
+            records = await self._rollouts.records(model, seconds_until(until))
+            for record in records:
+                if not record.final:
+                    await self._make_way(record, plan, candidate, until)
+            attempt = max((record.attempt for record in records), default=0) + 1
+            rollout = Rollout.start(model, candidate, previous, attempt, plan, actor, reason)
+            released = self._serving.is_released(model, candidate)
+            rollout = replace(accept_policy(rollout, self._serving.in_force(model)[0]), was_released=released)
+            entry = RolloutHistoryEntry("start", reason or f"{candidate} is rolled out over {previous}", actor)
+            active = await self._commits.begin(rollout, entry, until)
+            self._serving.load()
+        return active.rollout
+
+    async def retry(self, last: Rollout, actor: str, reason: str, expected_epoch: int | None = None) -> Rollout:
+        """Starts another attempt with the candidate and the plan of the last one.
+
+        Raises:
+            ChangeRefused: The last one is still running, or as in `start`.
+            Conflict: It has changed since the operator's decision.
+        """
+        refuse_stale(last.candidate, last.epoch, str(last.state), expected_epoch)
+        if not last.state.final:
+            raise ChangeRefused(f"attempt {last.attempt} of {last.model} still runs ({last.state})")
+        why = reason or f"again after attempt {last.attempt}"
+        return await self.start(last.model, last.candidate, last.plan, actor, why)
+
+    async def command(
+        self,
+        model: str,
+        decide: Callable[[Rollout], Moved],
+        expected_epoch: int | None,
+        *,
+        attempt: int = 0,
+        resume: bool = False,
+    ) -> Rollout:
+        """Applies an operator's decision to the model's rollout.
+
+        Args:
+            model: Name of the model.
+            decide: Returns the rollout's next state.
+            expected_epoch: Epoch that the operator's decision was based on; None for any.
+            attempt: Number of the attempt; 0 for the one that is running.
+            resume: Whether to accept the present policy as the rollout's own.
+
+        Raises:
+            NotFoundError: The model has no such running rollout.
+            Conflict: The rollout has changed since the operator's decision.
+            ChangeRefused: The command is not possible now, or several rollouts are running and none was named.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _COMMAND_WAIT  # a driver writes at each tick, and a write may take as long as a tick
+        while True:
+            async with self._rollouts.exclusive():
+                try:
+                    await self._rollouts.reconcile(_COMMAND_WAIT, mine=model)
+                except UnavailableError:
+                    self._ownership.take(model)  # in the state known here: a rollback does not wait for the store
+                    if not self._ownership.of(model):
+                        await self._rollouts.reconcile(seconds_until(until), mine=model, patient=True)
+                active = self._ownership.named(model, attempt)
+                before = active.rollout
+                refuse_stale(before.candidate, before.epoch, str(before.state), expected_epoch)
+                applied, _ = self._serving.in_force(model)
+                after, entries = decide(accept_policy(before, applied) if resume else before)
+                refuse_other_baseline(before, after, applied, self._serving.baseline(model))
+                if stopped_by_traffic(before) and not stopped_by_traffic(after):
+                    after = accept_policy(after, applied)  # resuming accepts the change that paused the rollout
+                try:
+                    await self._commits.decide(active, after, entries, until)
+                except Conflict:  # the driver wrote a tick in between, which is no decision
+                    self._ownership.lose(before)
+                    if loop.time() > until:
+                        raise
+                else:
+                    return active.rollout
+            await asyncio.sleep(_COMMAND_PAUSE)
+
+    async def operate(self, operation: Callable[[], ChangeResult], seconds: float = _COMMAND_WAIT) -> ChangeResult:
+        """Makes a change in the state store while no tick runs here, and applies it on this server.
+
+        Args:
+            operation: A blocking change, as in `turnout.rollout.changes.operations`.
+            seconds: Maximum time to wait for the state store, in seconds. If it is shorter than for a command, the
+                change is refused while earlier work is still running.
+
+        Raises:
+            TurnoutError: As `operation`.
+        """
+
+        async def operate() -> ChangeResult:
+            done = await self._store.run(operation)
+            found = await self._store.running(self._ownership.driver)
+            await self._serving.follow()
+            self._rollouts.update(*found)
+            self._commits.ended(done.endings)
+            return done
+
+        async with self._rollouts.exclusive():
+            return await self._store_timeout.wait(operate(), seconds, patient=seconds >= _COMMAND_WAIT)
+
+    async def _make_way(self, record: RolloutRecord, plan: Plan, candidate: Version, until: float) -> None:
+        """Ends a running rollout when another is started, or refuses that, as the new one's plan says."""
+        refuse_newer(recorded(record), plan, candidate)
+        if plan.on_newer == "replace" and (active := self._ownership.find(record.model, record.attempt)) is not None:
+            why = f"{candidate} is rolled out in its place"
+            moved_on = overrides.abort(active.rollout, why, RolloutState.SUPERSEDED, kind="superseded")
+            await self._commits.decide(active, *moved_on, until)

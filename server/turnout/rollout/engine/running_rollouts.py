@@ -1,0 +1,140 @@
+"""The running rollouts as this server knows them. Ticks and operators' commands change them, one at a time."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from semver import Version
+from structlog.typing import FilteringBoundLogger
+
+from turnout.rollout.clock import Instant, TickSchedule
+from turnout.rollout.engine.ownership import Ownership
+from turnout.rollout.engine.peers import OtherServers
+from turnout.rollout.engine.ports import LiveState, RolloutStore
+from turnout.rollout.engine.store_timeouts import StoreTimeout
+from turnout.rollout.engine.unrecorded_rollbacks import Diversions
+from turnout.rollout.machine import overrides
+from turnout.rollout.machine.attempt import RolloutState
+from turnout.state.rollouts import RolloutRecord
+from turnout.state.servers import ServersSnapshot
+
+
+class RunningRollouts:
+    """The rollouts that have not ended, kept in agreement with the state store. Used only on the event loop.
+
+    Attributes:
+        ownership: The rollouts, and which of them this server drives.
+        other_servers: The servers that share the state store.
+    """
+
+    def __init__(
+        self,
+        serving: LiveState,
+        store: RolloutStore,
+        diversions: Diversions,
+        schedule: TickSchedule,
+        log: FilteringBoundLogger,
+    ) -> None:
+        """Creates the object. No rollout is known before `reconcile`.
+
+        Args:
+            serving: What is served, which loads the versions that rollouts need.
+            store: Store of the rollouts.
+            diversions: Rollbacks that are in force but not recorded.
+            schedule: Clock and interval of ticks.
+            log: Logger for what was found in the store.
+        """
+        self._serving = serving
+        self._store = store
+        self._diversions = diversions
+        self._clock = schedule.clock
+        self._log = log
+        self.ownership = Ownership(schedule.lease_seconds, lambda: store.server)
+        self.other_servers = OtherServers(schedule.seconds)
+        self._reads = StoreTimeout()
+        self._lock = asyncio.Lock()
+        self._changed = asyncio.Condition()
+        self._needed: set[tuple[str, int, Version, Version]] = set()
+
+    @asynccontextmanager
+    async def exclusive(self) -> AsyncIterator[None]:
+        """Keeps ticks and commands apart. Unless there was an error, ends every `wait`."""
+        async with self._lock:
+            yield
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def wait(self, seconds: float) -> None:
+        """Waits for the end of the next tick or command, at most `seconds`."""
+        async with self._changed:
+            try:
+                await asyncio.wait_for(self._changed.wait(), seconds)
+            except TimeoutError:
+                return
+
+    async def reconcile(self, seconds: float, *, mine: str | None = None, patient: bool = False) -> None:
+        """Reads the state store, and takes over rollouts without a driver, and all rollouts of the model `mine`.
+
+        Args:
+            seconds: Maximum time to wait for the store, in seconds.
+            mine: The model; None for none.
+            patient: As in `StoreTimeout.wait`.
+
+        Raises:
+            UnavailableError: The state store does not respond within `seconds`.
+        """
+        running = self._store.running(self.ownership.driver)
+        self.update(*await self._reads.wait(running, seconds, patient=patient), mine)
+
+    async def records(self, model: str, seconds: float) -> Sequence[RolloutRecord]:
+        """Reads the latest rollouts of a model, newest first, including those that have ended.
+
+        Raises:
+            UnavailableError: The state store does not respond within `seconds`.
+        """
+        return await self._reads.wait(self._store.of(model), seconds, patient=True)
+
+    async def refusals(self, model: str, candidate: Version, seconds: float) -> Sequence[str]:
+        """Returns why a candidate cannot be rolled out, as `LiveState.refusals` does.
+
+        Raises:
+            UnavailableError: The state store does not respond within `seconds`, or as there.
+        """
+        return await self._reads.wait(self._serving.refusals(model, candidate), seconds, patient=True)
+
+    def update(
+        self, records: Sequence[RolloutRecord], servers_snapshot: ServersSnapshot, mine: str | None = None
+    ) -> None:
+        """Applies what was read from the state store.
+
+        Args:
+            records: The rollouts that have not ended.
+            servers_snapshot: Reports of the servers, and the store's time.
+            mine: As in `reconcile`.
+        """
+        now = self._clock.monotonic()
+        self.other_servers.update(servers_snapshot, now)
+        found = self.ownership.reconcile(records, Instant(now, servers_snapshot.now), mine=mine)
+        for unreadable in found.unreadable:
+            self._log.error("a rollout cannot be read", model=unreadable.record.model, reason=unreadable.sentence)
+        for rollout in found.taken_up:
+            self._log.info("rollout taken up", model=rollout.model, attempt=rollout.attempt, state=str(rollout.state))
+        self._continue_rollbacks()
+        needed = {(r.model, r.attempt, r.candidate, r.previous) for r in self.ownership.running}
+        if needed != self._needed:  # since loading takes 40 ms for a hundred models
+            self._needed = needed
+            self._serving.load()
+
+    def _continue_rollbacks(self) -> None:
+        """Takes over rollouts whose rollback was decided before a restart, or by another server, but not recorded."""
+        for diversion in self._diversions.current:
+            known = [r for r in self.ownership.of_model(diversion.model) if r.attempt == diversion.attempt]
+            if not known or known[0].state is RolloutState.ABORTING:
+                continue
+            self.ownership.take(diversion.model, diversion.attempt)
+            active = self.ownership.find(diversion.model, diversion.attempt)
+            assert active is not None
+            active.rollout, entries = overrides.roll_back(
+                active.rollout, diversion.reason, diversion.cause, diversion.end
+            )
+            active.entries += entries
