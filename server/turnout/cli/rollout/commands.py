@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _TIMEOUT = 30.0
 _RUNNING, _INTERRUPTED = 3, 130
 
-AttemptOption = Annotated[int, option("--attempt", "N", "(default: the latest)", min=0)]
+AttemptOption = Annotated[int, option("--attempt", "N", "Number of the attempt. (default: the latest)", min=0)]
 ToOption = Annotated[str, option("--to", "VERSION", "The candidate.")]
 
 application = typer.Typer(

@@ -47,7 +47,10 @@ def show(
 @application.command(name="set")
 def set_(
     name: NameArgument,
-    baseline: Annotated[str | None, option("--baseline", "VERSION", "(default: the current one)")] = None,
+    baseline: Annotated[
+        str | None,
+        option("--baseline", "VERSION", "Version that answers what no canary answers. (default: the current one)"),
+    ] = None,
     canary: CanaryOption = None,
     shadow: ShadowOption = None,
     change: TrafficChangeOptions = TrafficChangeOptions(),
