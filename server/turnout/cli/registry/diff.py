@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 from turnout.cli.cleanup import unwinding
 from turnout.cli.options import DiskTarget, argument
 from turnout.cli.output import facts, reporting, size_text, table
+from turnout.quantities import seconds_text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -100,7 +101,7 @@ def _view(found: "VersionDiff") -> "list[RenderableType]":
 
 
 def _times(name: str, new: float, old: float) -> tuple[str, ...]:
-    return name, f"{old * 1e3:.2f} ms", f"{new * 1e3:.2f} ms", f"{new / max(old, 1e-9):.2f} x"
+    return name, seconds_text(old), seconds_text(new), f"{new / max(old, 1e-9):.2f} x"
 
 
 def _agreement(agreement: "AnswerAgreement | None") -> str:

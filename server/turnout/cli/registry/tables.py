@@ -12,6 +12,7 @@ from turnout.cli.output import facts, size_text, table
 from turnout.cli.publish.gates_view import gates_table
 from turnout.cli.registry.card import latest_reports, provenance_lines, report_line, seen_line
 from turnout.cli.registry.description import VersionDescription
+from turnout.quantities import seconds_text
 from turnout.registry.manifest.manifest import metadata_text
 
 if TYPE_CHECKING:  # imports SQLAlchemy, which is not needed to ask a server
@@ -55,7 +56,7 @@ def details(version: VersionDescription) -> Table:
         pairs.append(("state", Text.assemble(_styled(live.state), reason)))
         if live.providers:
             pairs.append(("runs on", ", ".join(live.providers)))
-            pairs.append(("loaded in", f"{live.load_seconds:.2f} s"))
+            pairs.append(("loaded in", seconds_text(live.load_seconds)))
         if live.isolation:
             pairs.append(("isolation", live.isolation))
         if live.cuda_graphs:

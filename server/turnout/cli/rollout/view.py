@@ -12,8 +12,9 @@ from turnout.cli.messages import message_body
 from turnout.cli.output import facts, table
 from turnout.cli.rollout.follow import FINAL
 from turnout.cli.rollout.probe_view import measured_table
+from turnout.quantities import number_text
 from turnout.shares import share_text
-from turnout.web.report.explain import Finding, RolloutExplanation, evidence_text, status_sentence
+from turnout.web.report.explain import Finding, RolloutExplanation, status_sentence
 from turnout.web.report.formatting import duration_text
 from turnout.web.report.replay import Replay
 from turnout_proto.v1 import rollout_pb2 as pb
@@ -45,7 +46,7 @@ def overview(rollouts: Sequence[pb.Rollout]) -> RenderableType:
     rows = [
         (
             r.model, r.candidate, r.previous, str(r.attempt), state_text(r), f"{r.step}/{r.steps}",
-            share_text(round(r.weight, 4)), f"{evidence_text(r.e_value)}/{evidence_text(r.threshold)}",
+            share_text(round(r.weight, 4)), f"{number_text(r.e_value)}/{number_text(r.threshold)}",
             r.verdict if r.state == "unreadable" else "; ".join(r.pauses),
         )
         for r in rollouts
@@ -80,12 +81,14 @@ def status_lines(rollout: pb.Rollout) -> Iterator[RenderableType]:
     pairs: list[tuple[str, RenderableType]] = [
         ("step", f"{rollout.step} of {rollout.steps}: {plan_steps(rollout)}"),
         ("weight", share_text(round(rollout.weight, 4))),
-        ("time in it", f"{duration_text(rollout.step_seconds)} of at least {duration_text(rollout.soak_seconds)}"),
         (
             "evidence",
-            f"{evidence_text(rollout.e_value)} that it is worse; rolled back at {evidence_text(rollout.threshold)}",
+            f"{number_text(rollout.e_value)} that it is worse; rolled back at {number_text(rollout.threshold)}",
         ),
     ]
+    if rollout.state not in FINAL:
+        soak = f"{duration_text(rollout.step_seconds)} of at least {duration_text(rollout.soak_seconds)}"
+        pairs.insert(2, ("time in it", soak))
     pairs += [("paused", why) for why in rollout.pauses]
     pairs += [("lacking", what) for what in rollout.lacking]
     if rollout.verdict:
@@ -133,20 +136,20 @@ def explanation_lines(explanation: RolloutExplanation, rollout: pb.Rollout) -> I
     columns = ("METRIC", rollout.candidate, rollout.previous, "RATIO", "ALLOWED", "EVIDENCE", "WEIGHT")
     rows = [
         (
-            f.name, f.canary_text, f.baseline_text, f.ratio_text, f"{f.allowed:g}x", evidence_text(f.e_value),
+            f.name, f.canary_text, f.baseline_text, f.ratio_text, f"{f.allowed:g}x", number_text(f.e_value),
             f"{f.weight:.2g}",
         )
         for f in explanation.findings
     ]  # fmt: skip
-    combined = Text(f"{evidence_text(explanation.e_value)} of {evidence_text(explanation.threshold)}", "bold")
+    combined = Text(f"{number_text(explanation.e_value)} of {number_text(explanation.threshold)}", "bold")
     yield table(columns, [*rows, (Text("combined", "bold"), "", "", "", "", combined, "")], right=columns[3:])
     yield from (Text(line) for line in explanation.reading)
     yield ""
     yield Text(
-        f"Is it fit to be promoted? (each metric needs evidence of {evidence_text(explanation.fit_threshold)})", "bold"
+        f"Is it fit to be promoted? (each metric needs evidence of {number_text(explanation.fit_threshold)})", "bold"
     )
     proofs = [
-        (f.name, f.meaning, f"{f.fit_below:g}x", evidence_text(f.fit_value), _proof(f)) for f in explanation.findings
+        (f.name, f.meaning, f"{f.fit_below:g}x", number_text(f.fit_value), _proof(f)) for f in explanation.findings
     ]
     yield table(("METRIC", "BAD MEANS", "BELOW", "EVIDENCE", ""), proofs, right=("BELOW", "EVIDENCE"))
     if explanation.lacking:
@@ -199,7 +202,7 @@ def bar(e_value: float, threshold: float, width: int) -> Text:
 
 def _metric_row(metric: pb.RolloutMetric) -> Sequence[RenderableType]:
     other = "" if metric.name == "disagreement" else f"{metric.baseline_bad:,}/{metric.baseline_requests:,}"
-    return metric.name, f"{metric.canary_bad:,}/{metric.canary_requests:,}", other, evidence_text(metric.e_value)
+    return metric.name, f"{metric.canary_bad:,}/{metric.canary_requests:,}", other, number_text(metric.e_value)
 
 
 def _proof(finding: Finding) -> Text:

@@ -14,7 +14,6 @@ from turnout.shares import share_text
 from turnout_proto import tensors
 from turnout_proto.v1 import traffic_pb2 as pb
 
-
 _COMPARED = ("agreed", "disagreed")
 """Outcomes of copies that the shadow answered. All others have no answer that could be compared."""
 

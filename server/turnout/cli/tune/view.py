@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from rich.console import RenderableType
 
 from turnout.cli.output import table
+from turnout.quantities import seconds_text
 from turnout.serving.tuning.comparison import ENDS, End, Findings, Result
 
 _SOURCES = {
@@ -55,5 +56,5 @@ def _row(result: Result, note: str = "") -> tuple[str, ...]:
     if result.refused:
         return name, "-", result.refused, "-", "-", "-"
     ratios = [str(ratio) if ratio else "present" for ratio in (result.throughput, result.latency)]
-    times = [f"{result.latency_at(share) * 1e3:.3g} ms" for share in (0.5, 0.99)]
+    times = [seconds_text(result.latency_at(share)) for share in (0.5, 0.99)]
     return name, f"{result.rate:,.0f}", ratios[0], *times, ratios[1]
