@@ -138,8 +138,12 @@ def history(
 
     with reporting(as_json=target.as_json) as out, Server.named(target).control() as control:
         known = control.ListRollouts(pb.ListRolloutsRequest(model=name, limit=limit), timeout=_TIMEOUT).rollouts
-        columns = ("ATTEMPT", "BEGUN (UTC)", "TOOK", "CANDIDATE", "OVER", "STATE", "VERDICT", "BY", "WHY")
-        displayed = table(columns, history_rows(known), right=("ATTEMPT",)) if known else f"{name} has had no rollout"
+        columns = ("ATTEMPT", "STARTED (UTC)", "TOOK", "CANDIDATE", "OVER", "STATE", "VERDICT", "BY", "WHY")
+        displayed = (
+            table(columns, history_rows(known), right=("ATTEMPT",), whole=columns[:6])
+            if known
+            else f"{name} has had no rollout"
+        )
         out.show({"model": name, "rollouts": [rollout_body(r) for r in known]}, displayed)
 
 

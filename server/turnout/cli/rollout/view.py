@@ -94,7 +94,9 @@ def status_lines(rollout: pb.Rollout) -> Iterator[RenderableType]:
     if rollout.verdict:
         pairs.append(("verdict", rollout.verdict))
     by = rollout.actor or "an unnamed caller"
-    pairs.append(("begun", f"{rollout.started_at.ToDatetime():%Y-%m-%d %H:%M:%S} UTC by {by}{_colon(rollout.reason)}"))
+    pairs.append(
+        ("started", f"{rollout.started_at.ToDatetime():%Y-%m-%d %H:%M:%S} UTC by {by}{_colon(rollout.reason)}")
+    )
     yield facts(pairs)
     yield table(("METRIC", "CANDIDATE", "PREVIOUS", "EVIDENCE"), (_metric_row(m) for m in rollout.metrics))
     if rollout.probes:

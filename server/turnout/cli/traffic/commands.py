@@ -166,7 +166,11 @@ def history(
         request = pb.ListTrafficHistoryRequest(model=name, limit=limit)
         epochs = control.ListTrafficHistory(request, timeout=_TIMEOUT).epochs
         columns = ("EPOCH", "WHEN (UTC)", "ACTION", "POLICY", "BY", "WHY")
-        displayed = table(columns, history_rows(epochs), right=("EPOCH",)) if epochs else f"{name} never had a policy"
+        displayed = (
+            table(columns, history_rows(epochs), right=("EPOCH",), whole=("WHEN (UTC)",))
+            if epochs
+            else f"{name} never had a policy"
+        )
         out.show({"model": name, "epochs": [state_body(state) for state in epochs]}, displayed)
 
 
