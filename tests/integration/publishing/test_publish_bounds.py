@@ -1,4 +1,4 @@
-"""Whatever a model makes of made-up inputs, and whatever a golden case holds: memory and time stay within bounds."""
+"""Whatever a model makes of synthetic inputs, and whatever a golden case holds: memory and time stay within bounds."""
 
 import re
 import signal

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -55,11 +56,12 @@ def overview(rollouts: Sequence[pb.Rollout]) -> RenderableType:
 
 
 def history_rows(rollouts: Sequence[pb.Rollout]) -> Iterator[Sequence[RenderableType]]:
-    """Yields a row for each attempt."""
+    """Yields a row for each attempt, with its verdict without the numbers."""
     for r in rollouts:
         when = r.started_at.ToDatetime().strftime("%Y-%m-%d %H:%M:%S")
         took = duration_text((r.changed_at.ToDatetime() - r.started_at.ToDatetime()).total_seconds())
-        yield str(r.attempt), when, took, r.candidate, r.previous, state_text(r), r.verdict, r.actor, r.reason
+        verdict = re.split(r" \(|: ", r.verdict)[0]  # `explain` shows the numbers too, which would fill the table
+        yield str(r.attempt), when, took, r.candidate, r.previous, state_text(r), verdict, r.actor, r.reason
 
 
 def state_text(rollout: pb.Rollout) -> Text:

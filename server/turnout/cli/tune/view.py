@@ -11,7 +11,7 @@ from turnout.serving.tuning.comparison import ENDS, End, Findings, Result
 _SOURCES = {
     "golden": "its golden cases, one row per request",
     "captured": "the captured inputs",
-    "made up": "made-up inputs: it has no golden case, and real inputs may take more or less time (--inputs)",
+    "made up": "synthetic inputs, because it has no golden case; real inputs may take more or less time (--inputs)",
 }
 
 
@@ -29,16 +29,17 @@ def findings_view(
     """
     yield f"Inputs: {_SOURCES[source]}."
     yield ""
-    columns = ("settings", f"requests/s at {in_flight}", "to present", "p50 at 1", "p99 at 1", "quicker")
+    columns = ("SETTINGS", f"REQUESTS/S AT {in_flight}", "GAIN", "P50 AT 1", "P99 AT 1", "GAIN")
     rows = [_row(findings.present), *map(_row, findings.candidates)]
-    rows += [_row(result, " (once more)") for result in findings.again]
-    yield table(columns, rows, right=columns[1:])
+    rows += [_row(result, " (again)") for result in findings.again]
+    yield table(columns, rows, right=columns[1:], whole=columns[1:])
     if findings.skipped:
         yield f"Not tried, for lack of time: {findings.skipped} more (--seconds)."
     for end in ENDS:
         choice = findings.choice(end)
         yield ""
-        yield f"For {end}: {choice.tuned}: {choice.why}."
+        settings = "keep the present settings" if choice.tuned == findings.present.tuned else choice.tuned
+        yield f"For {end}: {settings}: {choice.why}."
         if tomls[end]:
             yield ""
             yield tomls[end].rstrip()
