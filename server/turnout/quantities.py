@@ -17,3 +17,8 @@ def seconds_text(seconds: float) -> str:
     """Returns a time of a run or a request such as `6.17 µs`, `500 ms` or `1.25 s`."""
     unit, name = next((one for one in reversed(_UNITS) if float(f"{seconds:.{_DIGITS}g}") >= one[0]), _UNITS[0])
     return f"{number_text(seconds / unit)} {name}"
+
+
+def count_text(count: int, noun: str) -> str:
+    """Returns a count with its noun, such as `1 model` or `1,200 models`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -325,6 +325,10 @@ def test_doctor_ends_with_1_where_something_configured_is_missing(shell: Shell) 
     assert "[model.magica] matches no model of the repository; nearest: magika" in notes
     (shell.folder / "turnout.toml").write_text("nonsense = 1\n")
     assert "unknown key 'nonsense'" in shell.run("doctor", code=1).stdout
+    # Nothing is said about settings that could not be read.
+    unread = {check["name"] for check in shell.json("doctor", code=1)["checks"]}
+    assert "the rest" in unread
+    assert not {"repository", "state store", "auth", "listeners"} & unread
 
 
 def test_commands_on_a_repository_import_nothing_that_serves(shell: Shell) -> None:

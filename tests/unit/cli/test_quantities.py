@@ -2,7 +2,7 @@
 
 import pytest
 
-from turnout.quantities import number_text, seconds_text
+from turnout.quantities import count_text, number_text, seconds_text
 
 
 @pytest.mark.parametrize(
@@ -26,3 +26,8 @@ def test_a_number(value: float, text: str) -> None:
 )  # fmt: skip
 def test_a_time(seconds: float, text: str) -> None:
     assert seconds_text(seconds) == text
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, "0 models"), (1, "1 model"), (2, "2 models"), (1200, "1,200 models")])
+def test_a_count(count: int, text: str) -> None:
+    assert count_text(count, "model") == text

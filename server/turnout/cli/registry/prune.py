@@ -7,6 +7,7 @@ import typer
 
 from turnout.cli.options import ActorOption, DiskTarget, argument, flag, option
 from turnout.cli.output import reporting, size_text, table
+from turnout.quantities import count_text
 
 if TYPE_CHECKING:
     from turnout.releases.prune_plan import PruningDecision
@@ -117,7 +118,9 @@ def prune(
             lines.append(f"{len(removals) - len(refused)} removed, {size_text(freed)} freed")
             lines += [f"{expired.ticks} ticks of ended rollouts removed"] * bool(expired.ticks)
             lines += [f"{size_text(freed_unused)} of files that belong to no version removed"] * bool(freed_unused)
-            lines += [f"{expired.events} events of policies and ended rollouts removed"] * bool(expired.events)
+            lines += [f"{count_text(expired.events, 'event')} of policies and ended rollouts removed"] * bool(
+                expired.events
+            )
         elif going:
             plural = "s" * (len(going) != 1)
             lines = [f"{len(going)} version{plural} would go, {size_text(size)}: run with --yes to remove"]

@@ -142,7 +142,7 @@ def history(
         displayed = (
             table(columns, history_rows(known), right=("ATTEMPT",), whole=columns[:6])
             if known
-            else f"{name} has had no rollout"
+            else f"{name} has had no rollout; `turnout rollout start {name} --to VERSION` starts one"
         )
         out.show({"model": name, "rollouts": [rollout_body(r) for r in known]}, displayed)
 

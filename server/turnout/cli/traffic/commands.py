@@ -169,7 +169,7 @@ def history(
         displayed = (
             table(columns, history_rows(epochs), right=("EPOCH",), whole=("WHEN (UTC)",))
             if epochs
-            else f"{name} never had a policy"
+            else f"{name} has never had a policy; `turnout traffic set {name} --baseline VERSION` creates one"
         )
         out.show({"model": name, "epochs": [state_body(state) for state in epochs]}, displayed)
 
