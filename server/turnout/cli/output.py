@@ -15,6 +15,9 @@ from rich.text import Text
 from turnout.cli.terminal_text import TerminalConsole, escaped
 from turnout.errors import FieldViolation, TurnoutError, kind_of
 
+NO_VERSION = "no version is published yet; publish one with `turnout publish NAME 1.0.0 MODEL.onnx --release`"
+"""Shown in place of a table of versions or models without rows."""
+
 _PIPE_WIDTH = 400
 """Maximum width of a table in columns if there is no terminal: `grep` and `awk` need each row on one line."""
 

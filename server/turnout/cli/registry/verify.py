@@ -8,7 +8,7 @@ import typer
 from rich.text import Text
 
 from turnout.cli.options import ActorOption, DiskTarget, argument, option
-from turnout.cli.output import reporting, size_text, table
+from turnout.cli.output import NO_VERSION, reporting, size_text, table
 from turnout.errors import DigestMismatch, TurnoutError
 from turnout.quantities import count_text
 
@@ -99,7 +99,7 @@ def verify(
         ending = [f"\n{bad} of {count_text(len(results), 'version')} are not what was published"] if bad else []
         if untrusted:
             ending.append(f"\n{untrusted} of {count_text(len(results), 'version')} are not signed as required")
-        out.show(body, table(("", "", ""), rows), *log.lines(), *ending)
+        out.show(body, table(("", "", ""), rows) if rows else NO_VERSION, *log.lines(), *ending)
         if not ok:
             raise typer.Exit(1)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from turnout.cli.options import ChangeOptions, HistoryLimitOption, NameArgument, ServerTarget, argument, flag, option
-from turnout.cli.output import reporting, table
+from turnout.cli.output import NO_VERSION, reporting, table
 
 if TYPE_CHECKING:
     from turnout_proto.v1 import traffic_pb2 as pb
@@ -41,7 +41,7 @@ def show(
     with reporting(as_json=target.as_json) as out, Server.named(target).control() as control:
         states = control.GetTraffic(pb.GetTrafficRequest(model=name or ""), timeout=_TIMEOUT).models
         lines = [line for state in states for line in (*state_lines(state), "")]
-        out.show({"models": [state_body(state) for state in states]}, *lines[:-1])
+        out.show({"models": [state_body(state) for state in states]}, *(lines[:-1] or [NO_VERSION]))
 
 
 @application.command(name="set")
