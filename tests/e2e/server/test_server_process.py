@@ -103,7 +103,7 @@ def test_after_kill_9_a_restart_serves_what_was_served(publish_model, models) ->
 def test_a_port_that_is_in_use_is_one_line(models: Path, listener: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        others = {name: "127.0.0.1:0" for name in ("grpc", "http", "control")} | {listener: address}
+        others = dict.fromkeys(("grpc", "http", "control"), "127.0.0.1:0") | {listener: address}
         flags = [term for name, value in others.items() for term in (f"--{name}", value)]
         command = [turnout_program(), "serve", "--models", str(models), *flags]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
