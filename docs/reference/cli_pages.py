@@ -8,6 +8,7 @@ import typer.main
 
 from markdown_text import page, prose, table
 from turnout.cli.examples import EXAMPLES
+from turnout.cli.help_text import plain
 from turnout.cli.main import application
 
 _INTRODUCTION = """\
@@ -60,7 +61,7 @@ def _sections(command: Any, path: str) -> Iterator[str]:
 
 
 def _description(command: Any) -> str:
-    paragraphs = inspect.cleandoc(command.help or "").split("\n\n")
+    paragraphs = inspect.cleandoc(plain(command.help or "")).split("\n\n")
     return "\n\n".join(_codes(p) or prose(p) for p in paragraphs)
 
 
@@ -78,7 +79,7 @@ def _spelling(option: Any) -> str:
 
 
 def _help(parameter: Any) -> str:
-    text = prose(parameter.help or "")
+    text = prose(plain(parameter.help or ""))
     default = parameter.default
     displayed = parameter.show_default and default not in (None, False, "", ()) and not callable(default)
     if displayed and "default:" not in text:

@@ -29,6 +29,20 @@ def turnout() -> Any:
     return get_command(application())
 
 
+def commands() -> dict[str, Any]:
+    """Returns every command that is not a group, by its name without `turnout`."""
+    return dict(_leaves(turnout(), ""))
+
+
+def _leaves(command: Any, path: str) -> Iterator[tuple[str, Any]]:
+    members = getattr(command, "commands", None)
+    if members is None:
+        yield path, command
+        return
+    for name, member in members.items():
+        yield from _leaves(member, f"{path} {name}".strip())
+
+
 def run(
     *arguments: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None
 ) -> "subprocess.CompletedProcess[str]":

@@ -17,7 +17,7 @@ from turnout.cli.releases.answers_view import read_answers
 from turnout.cli.token_interceptor import TokenInterceptor
 from turnout.errors import ConfigError, FieldViolation
 from turnout.routing.default_answers import RoutingTable
-from turnout_client import Client, Tls, TurnoutClientError, Unavailable
+from turnout_client import Client, Tls, TurnoutClientError, Unauthenticated, Unavailable
 from turnout_client.config import channel_options
 from turnout_client.errors import FailedCall, error_of_call
 from turnout_client.model import VersionInfo
@@ -245,6 +245,8 @@ class Server:
             yield
         except TurnoutClientError as error:
             message = error.message
+            if isinstance(error, Unauthenticated):
+                message = f"{message} (TURNOUT_TOKEN, --token-file; --tls-cert and --tls-key)"
             if isinstance(error, Unavailable) and not self._listens():
                 message = (
                     f"no server answers at {self.address}; start one with `turnout serve`, or name it with --server"

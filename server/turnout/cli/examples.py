@@ -2,6 +2,8 @@
 
 import typer
 
+from turnout.cli.help_text import literal
+
 EXAMPLES: dict[str, tuple[str, ...]] = {
     "serve": ("turnout serve", "turnout serve --models /mnt/models --read-only --grpc 127.0.0.1:9001"),
     "doctor": ("turnout doctor",),
@@ -84,9 +86,9 @@ def add_examples(app: typer.Typer, path: str = "") -> None:
     """Adds the examples to the help of every command of `app` and of its groups."""
     for command in app.registered_commands:
         name = command.name or getattr(command.callback, "__name__", "").replace("_", "-")
-        # One paragraph each, since an epilog turns newlines into spaces. "[" is escaped: it would start markup.
+        # One paragraph each, since an epilog turns newlines into spaces.
         lines = EXAMPLES.get(f"{path}{name}", ())
-        command.epilog = "\n\n".join(["Examples:" if len(lines) > 1 else "Example:", *lines]).replace("[", r"\[")
+        command.epilog = literal("\n\n".join(["Examples:" if len(lines) > 1 else "Example:", *lines]))
     for group in app.registered_groups:
         if group.typer_instance is not None:
             add_examples(group.typer_instance, f"{path}{group.name} ")

@@ -8,6 +8,7 @@ import typer
 from turnout.cli.auth.permissions import application as auth
 from turnout.cli.auth.token import application as token
 from turnout.cli.examples import add_examples
+from turnout.cli.help_text import prepare_help
 from turnout.cli.options import expand_groups, flag
 from turnout.cli.publish.command import publish
 from turnout.cli.publish.imports import application as imports
@@ -88,6 +89,7 @@ def application(wanted: str = "") -> typer.Typer:
     app.add_typer(rollout, name="rollout", rich_help_panel=_SERVER)
     _leave_out_all_but(app, wanted)
     expand_groups(app)
+    prepare_help(app)
     add_examples(app)
     return app
 

@@ -12,6 +12,8 @@ from typing import Annotated, Any, dataclass_transform
 
 import typer
 
+from turnout.cli.help_text import literal
+
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
 class OptionGroup:
@@ -31,12 +33,12 @@ class OptionGroup:
 
 def argument(metavar: str, text: str, **more: Any) -> Any:
     """Returns an argument with its help."""
-    return typer.Argument(metavar=metavar, help=text, **more)
+    return typer.Argument(metavar=metavar, help=literal(text), **more)
 
 
 def option(name: str, metavar: str, text: str, **more: Any) -> Any:
     """Returns an option with its help. The default is shown automatically unless `text` describes it."""
-    return typer.Option(name, metavar=metavar, help=text, show_default="(default: " not in text, **more)
+    return typer.Option(name, metavar=metavar, help=literal(text), show_default="(default: " not in text, **more)
 
 
 def flag(name: str, text: str, **more: Any) -> Any:

@@ -15,6 +15,9 @@ from rich.text import Text
 from turnout.cli.terminal_text import TerminalConsole, escaped
 from turnout.errors import FieldViolation, TurnoutError, kind_of
 
+NO_VERSION = "no version is published yet; publish one with `turnout publish NAME 1.0.0 MODEL.onnx --release`"
+"""Shown in place of a table of versions or models without rows."""
+
 _PIPE_WIDTH = 400
 """Maximum width of a table in columns if there is no terminal: `grep` and `awk` need each row on one line."""
 
@@ -138,11 +141,26 @@ def reporting(*, as_json: bool) -> Iterator[CommandOutput]:
         raise typer.Exit(1) from None
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[RenderableType]], *, right: Sequence[str] = ()) -> Table:
-    """Returns a table without borders. Cells are plain text, not markup. The columns in `right` are right-aligned."""
+def table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[RenderableType]],
+    *,
+    right: Sequence[str] = (),
+    whole: Sequence[str] = (),
+) -> Table:
+    """Returns a table without borders. Cells are plain text, not markup.
+
+    Args:
+        columns: Heads of the columns.
+        rows: Cells of each row.
+        right: Columns that are right-aligned.
+        whole: Columns whose cells stay on one line where others can give way, such as times.
+    """
     grid = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold", show_header=any(columns))
     for column in columns:
-        grid.add_column(column, justify="right" if column in right else "left", overflow="fold")
+        grid.add_column(
+            column, justify="right" if column in right else "left", overflow="fold", no_wrap=column in whole
+        )
     for row in rows:
         grid.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
     return grid

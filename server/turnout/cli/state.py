@@ -8,6 +8,7 @@ import typer
 
 from turnout.cli.options import DiskTarget, argument, flag
 from turnout.cli.output import facts, reporting, size_text
+from turnout.quantities import count_text
 
 if TYPE_CHECKING:
     from turnout.state.backup import Backup
@@ -69,9 +70,9 @@ def restore(
 
 
 def _facts(made: "Backup") -> list[tuple[str, str]]:
-    models = f"{made.models} model{'' if made.models == 1 else 's'}"
+    models = count_text(made.models, "model")
     return [
-        ("log", f"{made.events} events of {models}, up to revision {made.revision}"),
+        ("log", f"{count_text(made.events, 'event')} of {models}, up to revision {made.revision}"),
         ("schema", made.schema),
         ("size", size_text(made.size_bytes)),
     ]

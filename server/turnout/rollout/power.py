@@ -121,12 +121,14 @@ def missed(plan: Plan, traffic: TrafficEstimate) -> list[str]:
     keyed = keyed_text(plan, traffic)
     return [
         *([keyed] if keyed else []),
-        *(
-            f"{effect} would most likely be missed: the whole plan gathers {share:.0%} of the evidence that is needed"
-            for effect, share in collected.items()
-            if share < 1.0
-        ),
+        *(_missed_text(effect, share) for effect, share in collected.items() if share < 1.0),
     ]
+
+
+def _missed_text(effect: str, share: float) -> str:
+    if share <= 0.0:
+        return f"{effect} would be missed: no metric of the plan can show it"
+    return f"{effect} would most likely be missed: the whole plan gathers {share:.0%} of the evidence that is needed"
 
 
 def _shares(plan: Plan, step: PlanStep) -> tuple[float, float]:

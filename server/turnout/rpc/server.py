@@ -43,6 +43,7 @@ from turnout.rpc.standard_services.health import HealthServicer
 from turnout.rpc.standard_services.reflection import ALPHA as REFLECTION_ALPHA
 from turnout.rpc.standard_services.reflection import V1 as REFLECTION_V1
 from turnout.rpc.standard_services.reflection import ReflectionServicer
+from turnout.rpc.transport import listening_socket
 from turnout.rpc.transport.grpcio import GrpcioListener
 from turnout.rpc.transport.port import CallListener, Method, Methods
 from turnout.serving.data_plane.conversion import ConversionThread
@@ -199,6 +200,10 @@ def listen(
     Raises:
         ConfigError: The address cannot be bound, or the transport does not support the TLS settings.
     """
+    if address.port and not shared:
+        listening_socket.listen(
+            address
+        ).close()  # if the port is in use, the gRPC core would write a line of its own to standard error
     return GrpcioListener(
         methods, address, [*_options(settings, shared), ("grpc.enable_channelz", int(channelz))], identity
     )

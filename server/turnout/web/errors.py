@@ -1,7 +1,9 @@
 """Maps errors to HTTP status codes and responses."""
 
 import math
+from collections.abc import Sequence
 from http import HTTPStatus
+from typing import Any
 
 from starlette.responses import JSONResponse
 
@@ -31,15 +33,14 @@ def status_of(error: errors.TurnoutError) -> HTTPStatus:
 
 def error_response(error: errors.TurnoutError, request_id: str = "") -> JSONResponse:
     """Returns a response with `{"error": {"message", "violations", "request_id"}}` and the headers for `error`."""
-    status = status_of(error)
-    body = {
-        "error": {
-            "message": error.message,
-            "violations": [{"field": v.field, "description": v.description} for v in error.violations],
-            "request_id": request_id,
-        }
-    }
-    return JSONResponse(body, status, headers_of(error))
+    body = error_body(error.message, error.violations, request_id)
+    return JSONResponse(body, status_of(error), headers_of(error))
+
+
+def error_body(message: str, violations: Sequence[errors.FieldViolation] = (), request_id: str = "") -> dict[str, Any]:
+    """Returns the JSON form of an error."""
+    described = [{"field": v.field, "description": v.description} for v in violations]
+    return {"error": {"message": message, "violations": described, "request_id": request_id}}
 
 
 def headers_of(error: errors.TurnoutError) -> dict[str, str]:

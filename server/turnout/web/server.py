@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
@@ -12,10 +13,13 @@ from turnout.errors import ModelFailure, UnavailableError
 from turnout.serving.versions.availability import Availability
 from turnout.telemetry.exposition import negotiate
 from turnout.telemetry.metrics.faults import FaultRecorder
-from turnout.web.errors import error_response
+from turnout.web.errors import error_body, error_response
 
 _HTTP = "http"
 """The label with which this listener's faults are counted."""
+
+_SHOWN_PATH = 128
+"""Maximum length of a path in an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,9 @@ class WebServices:
             *self.endpoints,
             *self.console,
         ]
-        return Starlette(exception_handlers={Exception: self._unexpected}, routes=self.protect(routes))
+        return Starlette(
+            exception_handlers={Exception: self._unexpected, HTTPException: _no_route}, routes=self.protect(routes)
+        )
 
     async def _unexpected(self, request: Request, error: Exception) -> Response:
         """Responds to an unexpected error. Starlette then raises it again, and `AdmissionGate` logs it."""
@@ -90,3 +96,12 @@ class WebServices:
         why = [*unavailable.values(), *self.availability.unserved, *self.availability.notes]
         lines = ["ready" if ready else "not ready", *why]
         return PlainTextResponse("".join(f"{line}\n" for line in lines), status)
+
+
+async def _no_route(request: Request, error: Exception) -> Response:
+    """Responds to a path or method that no route takes, in the form of all other errors."""
+    assert isinstance(error, HTTPException)
+    allowed = (error.headers or {}).get("Allow")
+    what = f"{request.method} {request.url.path[:_SHOWN_PATH]}"
+    message = f"no route for {what}; this path takes {allowed}" if allowed else f"no route for {what}"
+    return JSONResponse(error_body(message), error.status_code, error.headers)

@@ -16,6 +16,9 @@ from onnx_models import add_with_default, save, scaled
 pytestmark = pytest.mark.slow
 
 
+NOTHING_PUBLISHED = "no version is published yet; publish one with `turnout publish NAME 1.0.0 MODEL.onnx --release`\n"
+
+
 class Shell:
     """A working directory with a repository in `models`."""
 
@@ -222,14 +225,17 @@ def test_verify_ends_with_1_and_names_each_changed_file(shell: Shell) -> None:
 def test_a_directory_without_a_manifest_is_told_with_the_command_that_publishes_it(shell: Shell) -> None:
     save(scaled(1), shell.folder / "models" / "m" / "1" / "model.onnx")
     done = shell.run("models")
-    assert (
-        done.stdout
-        == "no version is published yet; publish one with `turnout publish NAME 1.0.0 MODEL.onnx --release`\n"
-    )
+    assert done.stdout == NOTHING_PUBLISHED
     assert done.stderr.endswith("publish it with: turnout import triton models --models models\n")
     (problem,) = shell.json("models")["problems"]
     shell.run(*problem["command"].split()[1:])
     assert versions(shell) == {"1.0.0": ("released", True, [])}
+
+
+def test_where_nothing_is_published_commands_say_how_to_publish(shell: Shell) -> None:
+    (shell.folder / "models").mkdir(exist_ok=True)
+    for command in ("models", "verify", "prune"):
+        assert shell.run(command).stdout.startswith(NOTHING_PUBLISHED), command
 
 
 def test_looking_makes_no_state_store(shell: Shell) -> None:
@@ -325,6 +331,10 @@ def test_doctor_ends_with_1_where_something_configured_is_missing(shell: Shell) 
     assert "[model.magica] matches no model of the repository; nearest: magika" in notes
     (shell.folder / "turnout.toml").write_text("nonsense = 1\n")
     assert "unknown key 'nonsense'" in shell.run("doctor", code=1).stdout
+    # Nothing is said about settings that could not be read.
+    unread = {check["name"] for check in shell.json("doctor", code=1)["checks"]}
+    assert "the rest" in unread
+    assert not {"repository", "state store", "auth", "listeners"} & unread
 
 
 def test_commands_on_a_repository_import_nothing_that_serves(shell: Shell) -> None:

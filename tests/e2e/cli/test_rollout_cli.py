@@ -215,7 +215,9 @@ def test_the_report_draws_its_plots_in_a_browser_without_a_network(server: Serve
 def test_an_operator_has_the_last_word_and_a_stale_epoch_is_refused(server: Server) -> None:
     assert command_json(server, "status") == {"rollouts": []}
     assert run(server, "status").stdout == "no rollouts yet\n"
-    assert refused(server, "status", "m") == "error: m has had no rollout"
+    assert refused(server, "status", "m") == (
+        "error: m has had no rollout; `turnout rollout start m --to VERSION` starts one"
+    )
     with load(server, SLOWLY):
         begun = run(server, "start", "m", "--to", "1.1.0", *LONG, "--wait", "--timeout", "1s", code=3)
         assert "the rollout continues" in run(server, "watch", "m", "--timeout", "0.2s", code=3).stderr
@@ -241,7 +243,7 @@ def test_an_operator_has_the_last_word_and_a_stale_epoch_is_refused(server: Serv
         last = until(server, final)
         assert (last.state, last.verdict) == ("rolled_back", "enough")
         assert ("abort", "enough", "bob") in [(e.kind, e.text, e.actor) for e in last.events]
-        assert refused(server, "pause", "m") == "error: no rollout of m runs"
+        assert refused(server, "pause", "m") == "error: no rollout of m is active"
         run(server, "start", "m", "--to", "1.1.0", *LONG)
         full = command_json(server, "promote", "m", "--full")
         assert (full["state"], full["weight"]) == ("promoting", 0.95)

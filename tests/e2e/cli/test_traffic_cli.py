@@ -103,7 +103,7 @@ def test_a_policy_is_set_ramped_shown_frozen_reverted_and_cleared(server: Server
         "baseline 1.0.0 95%, canary 1.1.0 5%, shadow 1.2.0 10%"
         in turnout("traffic", "history", "m", "--server", server.control).stdout
     )
-    assert "traffic epoch 8: clear" in turnout("show", "m", "--models", models).stdout
+    assert "traffic epoch 8, clear: no policy" in turnout("show", "m", "--models", models).stdout
 
 
 def test_what_cannot_be_is_refused_in_a_sentence(server: Server) -> None:

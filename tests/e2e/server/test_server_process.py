@@ -1,6 +1,7 @@
 """A server's life as a process: signals, crashes, restarts, and the client that lives through them."""
 
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -96,6 +97,18 @@ def test_after_kill_9_a_restart_serves_what_was_served(publish_model, models) ->
         client.wait_ready("m")
         assert client.predict("m", {"x": X}).version == "1.0.0"
         assert client.predict("m", {"x": X}, version="stable").version == "2.0.0"
+
+
+@pytest.mark.parametrize("listener", ["grpc", "http", "control"])
+def test_a_port_that_is_in_use_is_one_line(models: Path, listener: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        others = dict.fromkeys(("grpc", "http", "control"), "127.0.0.1:0") | {listener: address}
+        flags = [term for name, value in others.items() for term in (f"--{name}", value)]
+        command = [turnout_program(), "serve", "--models", str(models), *flags]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"error: {address} cannot be listened on: Address already in use\n"
 
 
 def test_a_dead_side_task_stops_the_process_with_its_reason(publish_model, models) -> None:

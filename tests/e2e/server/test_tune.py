@@ -64,8 +64,8 @@ def test_a_delay_that_costs_is_found_and_another_written_only_where_that_is_aske
 def test_people_read_a_table_and_where_the_inputs_come_from(folder: Path) -> None:
     done = _tune(folder, "--seconds", "1", "--in-flight", "2")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("Inputs: made-up inputs")
-    assert "requests/s at 2" in done.stdout
+    assert done.stdout.startswith("Inputs: synthetic inputs")
+    assert "REQUESTS/S AT 2" in done.stdout
     assert "For throughput:" in done.stdout
     assert "For latency:" in done.stdout
     assert done.stderr.startswith("present settings: ")

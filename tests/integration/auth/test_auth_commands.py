@@ -150,6 +150,7 @@ def test_every_command_shows_its_token_by_file_or_environment(
         assert token not in done.stdout + done.stderr
     refused = json.loads(run(*reached).stderr)["error"]
     assert refused["kind"] == "Unauthenticated"
+    assert "TURNOUT_TOKEN, --token-file" in refused["message"]
 
 
 def test_a_token_is_not_sent_in_the_open(folder: Path, tmp_path: Path) -> None:

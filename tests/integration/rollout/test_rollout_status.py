@@ -172,7 +172,7 @@ async def test_a_candidate_is_not_taken_for_the_one_before_it(publish_model, sta
     ("path", "status", "terms"),
     [
         ("/v1/rollouts/none", 404, "none"),
-        ("/v1/rollouts/m", 404, "m has had no rollout"),
+        ("/v1/rollouts/m", 404, "m has had no rollout; `turnout rollout start m --to VERSION` starts one"),
         ("/v1/rollouts/m?attempt=7", 404, "m has had no rollout 7"),
         ("/v1/rollouts/m?attempt=0", 400, "expected a number from 1, got '0'"),
         ("/v1/rollouts/m?attempt=-1", 400, "expected a number from 1"),

@@ -115,7 +115,7 @@ async def test_it_is_told_harms_nothing_and_can_be_ended(server, models, name) -
     assert documents(models) == [("failed", text)]
     assert (await latest_told(server)).state == "failed"
     again = await run(server, models, "rollout", "abort", "m", "--discard")
-    assert (again.code, "no rollout of m that runs is unreadable" in again.err) == (1, True)
+    assert (again.code, "no active rollout of m is unreadable" in again.err) == (1, True)
     back = await run(server, models, "rollback", "m", "--reason", "to be sure")
     assert back.code == 0, back.err
     assert await answered(server) == {"1.0.0": 100}

@@ -1,11 +1,14 @@
 """Whatever a shadow does, the live path does not feel it, and what it did is counted."""
 
 import asyncio
+import io
 import platform
 import time
 
+import httpx
 import numpy as np
 import pytest
+from rich.console import Console, RenderableType
 
 import onnx_models
 from onnx_models import scaled
@@ -13,6 +16,7 @@ from routing_wire import policy, put, scrape
 from shadow_wire import PATIENT, accounted, numbered, predict, report, settled
 from started_servers import make_settings
 from turnout.app.server import running
+from turnout.cli.traffic.shadow_view import report_lines
 from turnout.routing.shadow import runner
 from turnout.telemetry.logging import make_logger
 
@@ -41,6 +45,12 @@ def start_pair(publish_model, start_server):
     return start
 
 
+def printed(*renderables: RenderableType) -> str:
+    with io.StringIO() as file:
+        Console(file=file, width=200).print(*renderables)
+        return file.getvalue()
+
+
 async def only_the_baseline_answered(server, count: int) -> None:
     """Checks the counts that a rollout reads."""
     seen = await scrape(server)
@@ -61,6 +71,17 @@ async def test_a_shadow_that_raises(start_pair, isolation: str) -> None:
     assert dict(comparison.outcomes) == {"agreed": 20, "failed": 20}
     assert comparison.state == "open"
     await only_the_baseline_answered(server, 40)
+    # All compared copies agree; people read in each place that half of the copies have no answer.
+    assert comparison.agreement == 1.0
+    lines = printed(*report_lines(comparison))
+    assert "agreement              100% of 20 copies that 1.1.0 answered" in lines
+    assert "not answered           20 of 40 copies, 50%" in lines
+    async with httpx.AsyncClient(base_url=f"http://{server.http}", trust_env=False) as client:
+        model = (await client.get("/console/models/m")).text
+        shadow = (await client.get("/console/models/m/shadow")).text
+    assert "agrees with 1.0.0 on 100% of 20 compared copies" in model
+    assert "did not answer 20" in model
+    assert "<strong>20</strong> not answered" in shadow
 
 
 async def test_a_shadow_whose_files_are_not_what_was_published_any_more_compares_nothing(start_pair, models) -> None:

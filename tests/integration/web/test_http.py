@@ -192,3 +192,20 @@ async def test_promtool_finds_nothing_to_complain_about(publish_model, start_ser
     )
     validation_errors = [line for line in done.stderr.splitlines() if re.match("turnout_", line)]
     assert validation_errors == []
+
+
+async def test_a_path_or_method_without_a_route_is_answered_like_other_errors(publish_model, start_server) -> None:
+    publish_model("m", "1.0.0", scaled(2))
+    server = await start_server()
+    async with httpx.AsyncClient(base_url=f"http://{server.http}", trust_env=False) as client:
+        nowhere = await client.get("/nowhere")
+        wrong = await client.get("/predict/m")
+        listed = await client.get("/v1/rollouts")
+    assert (nowhere.status_code, wrong.status_code, listed.status_code) == (404, 405, 404)
+    assert wrong.headers["allow"] == "POST"
+    messages = [one.json()["error"]["message"] for one in (nowhere, wrong, listed)]
+    assert messages == [
+        "no route for GET /nowhere",
+        "no route for GET /predict/m; this path takes POST",
+        "no route for GET /v1/rollouts",
+    ]

@@ -6,25 +6,12 @@ import shlex
 
 import numpy as np
 import pytest
-from typer.main import get_command
 
+from command_line import commands, turnout
 from turnout.cli.examples import EXAMPLES
-from turnout.cli.main import application
 from turnout.registry.publishing import metadata
 
-ROOT = get_command(application())
-
-
-def leaves(command, path=""):
-    members = getattr(command, "commands", None)
-    if members is None:
-        yield path.strip(), command
-        return
-    for name, member in members.items():
-        yield from leaves(member, f"{path} {name}")
-
-
-COMMANDS = dict(leaves(ROOT))
+COMMANDS = commands()
 
 
 def test_every_command_has_one_and_no_other_has() -> None:
@@ -58,7 +45,7 @@ def test_what_meta_takes_is_named() -> None:
 @pytest.mark.parametrize("name", ["publish", "traffic set", "rollout start"])
 def test_help_shows_it_on_a_line_of_its_own(name, capsys) -> None:
     with pytest.raises(SystemExit):
-        ROOT.main([*name.split(), "--help"], prog_name="turnout")
+        turnout().main([*name.split(), "--help"], prog_name="turnout")
     help_lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
     assert help_lines.count("Examples:" if len(EXAMPLES[name]) > 1 else "Example:") == 1
     assert "".join(EXAMPLES[name][0].split()) in "".join("".join(help_lines).split())

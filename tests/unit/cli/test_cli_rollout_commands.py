@@ -6,6 +6,8 @@ import pytest
 from typer.testing import CliRunner
 
 from turnout.cli.main import application
+from turnout.cli.rollout.view import history_rows
+from turnout_proto.v1 import rollout_pb2 as pb
 
 CHANGES = ("pause", "resume", "promote", "set-weight", "freeze", "abort", "retry")
 LOOKS = ("plan", "status", "history", "explain", "watch", "report", "probe")
@@ -63,3 +65,17 @@ def test_what_no_server_could_take_is_refused_before_one_is_asked(arguments: tup
     done = CliRunner().invoke(application(), ["rollout", *arguments, "--server", "127.0.0.1:1"])
     assert done.exit_code == 1
     assert complaint in done.output
+
+
+@pytest.mark.parametrize(
+    ("verdict", "shown"),
+    [
+        ("1.2.0 is worse than 1.1.0 (errors: 26 of 76, the baseline 0 of 78; E = 25,900)", "1.2.0 is worse than 1.1.0"),
+        ("1.1.0 is the baseline: errors 0 of 1,424 against 0 of 848", "1.1.0 is the baseline"),
+        ("enough", "enough"),
+        ("", ""),
+    ],
+)
+def test_the_history_shows_a_verdict_without_its_numbers(verdict: str, shown: str) -> None:
+    (row,) = history_rows([pb.Rollout(attempt=2, candidate="1.2.0", previous="1.1.0", verdict=verdict)])
+    assert row[6] == shown

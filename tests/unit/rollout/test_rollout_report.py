@@ -18,7 +18,7 @@ from turnout.rollout.evidence import Evidence, Tick
 from turnout.rollout.plan import Plan
 from turnout.telemetry.histogram import LATENCY_BOUNDS
 from turnout.web.report.colours import version_colours
-from turnout.web.report.explain import evidence_text, explain
+from turnout.web.report.explain import explain
 from turnout.web.report.page import plots, render
 from turnout.web.report.replay import Replay
 from turnout_proto.v1 import rollout_pb2 as pb
@@ -141,14 +141,6 @@ def test_copies_are_told_against_the_rate_that_they_may_disagree_at() -> None:
     assert (copies.name, copies.ratio_text, copies.baseline_text) == ("disagreement", "3x", "")
 
 
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(0, "0"), (0.0292, "0.0292"), (78.14, "78.1"), (1590, "1.59e+03"), (2.5e7, "2.5e7"), (1e300, "1.0e300")],
-)
-def test_evidence_is_told_in_three_digits(value: float, text: str) -> None:
-    assert evidence_text(value) == text
-
-
 @pytest.mark.parametrize("bad", ["[]", "{}", '{"seconds": 1}', '{"shadow": 3}', "nonsense"])
 def test_ticks_that_cannot_be_read_are_refused(bad: str) -> None:
     recorded_ticks = answer([])
@@ -223,7 +215,7 @@ def test_the_page_holds_its_data_and_reads_without_scripts() -> None:
     assert data["weights"] == [0.05, 0.25]
     assert data["combined"] == [max(e.combined, 0.01) for e in replay.evidence]
     text = re.sub(r"\s+", " ", page.text)
-    for recorded_ticks in ("5 of 40 (12.5%)", "1 of 800 (0.125%)", "above 3e+04 ms", "Is 1.1.0-rc.1 worse than 1.0.0?"):
+    for recorded_ticks in ("5 of 40 (12.5%)", "1 of 800 (0.125%)", "above 30 s", "Is 1.1.0-rc.1 worse than 1.0.0?"):
         assert recorded_ticks in text
 
 

@@ -73,7 +73,7 @@ def test_what_looks_better_is_chosen_only_if_it_is_so_once_more() -> None:
     assert "when tried again it was 1.01 x" in not_again.choice("throughput").why
     again = _findings(looks, again=(_result(OTHER, 140.0, 0.010),))
     assert again.choice("throughput").tuned == OTHER
-    assert again.choice("throughput").why.startswith("1.40 x (1.40 to 1.40) the requests per second")
+    assert again.choice("throughput").why.startswith("1.40 x (1.40-1.40) the requests per second")
     assert again.choice("latency").tuned == PRESENT
 
 

@@ -7,6 +7,7 @@ import typer
 
 from turnout.cli.options import ConfigOption, DiskTarget, JsonOption, argument, option
 from turnout.cli.output import facts, reporting
+from turnout.quantities import count_text
 
 if TYPE_CHECKING:
     from turnout.auth.identity import Identity
@@ -65,10 +66,13 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     with reporting(as_json=as_json) as out:
         file = load_settings(config).settings.auth.policy
         if not file:
-            raise ConfigError("auth.policy names no file")
+            raise ConfigError("auth.policy names no file to check: set it in turnout.toml or with --config")
         policy = load_policy(file)
         grants, limits = len(policy.grants), len(policy.limits)
-        out.show({"file": file, "grants": grants, "limits": limits}, f"{file}: {grants} grants, {limits} limits")
+        out.show(
+            {"file": file, "grants": grants, "limits": limits},
+            f"{file}: {count_text(grants, 'grant')}, {count_text(limits, 'limit')}",
+        )
 
 
 def _identity(name: str, also: Sequence[str]) -> "Identity":

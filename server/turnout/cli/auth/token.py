@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 _LONGEST_DAYS = 3650
 
+_NONE = "no tokens; `turnout token create NAME --role ROLE --model PATTERN` creates one"
+
 application = typer.Typer(
     no_args_is_help=True, help="Create, list and revoke bearer tokens. Running servers follow within a second."
 )
@@ -78,7 +80,7 @@ def list_(
              one.actor)
             for one in displayed
         ]  # fmt: skip
-        out.show({"tokens": [_body(one, now) for one in displayed]}, table(columns, rows) if rows else "no tokens")
+        out.show({"tokens": [_body(one, now) for one in displayed]}, table(columns, rows) if rows else _NONE)
 
 
 @application.command()

@@ -204,7 +204,9 @@ def _view(imported: "Sequence[_Imported]", text: str, written: Path | None) -> "
     ]
     versions += [(one.model.name, "", "", "refused", "", one.model.fault) for one in imported if one.model.fault]
     rows = [(one.model.name, row.path, str(row.outcome), row.note) for one in imported for row in one.rows]
-    displayed: list[RenderableType] = [table(("MODEL", "TRITON'S", "VERSION", "OUTCOME", "STANDING", ""), versions)]
+    displayed: list[RenderableType] = [
+        table(("MODEL", "TRITON'S", "VERSION", "OUTCOME", "RELEASE STATUS", ""), versions)
+    ]
     if rows:
         displayed += ["", table(("MODEL", "FIELD OF CONFIG.PBTXT", "IS", ""), rows)]
     if text and written is None:

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from turnout.cli.workspace import Workspace
 from turnout.errors import ConfigError, UnavailableError
+from turnout.quantities import count_text
 from turnout.registry.storage.listing import Listing, Published
 from turnout.releases.adoption import adopt, unrecorded
 from turnout.state.audit import Audit
@@ -98,7 +99,7 @@ class LogAudit:
             return [Text("\nno log: there is no state store")]
         chain = self.audit.chain
         broken = Text("broken", "bold red") if not self.ok else Text("ok", "green")
-        lines = [Text.assemble("\nlog ", broken, f" {chain.events} events, head {chain.head}")]
+        lines = [Text.assemble("\nlog   ", broken, f"   {count_text(chain.events, 'event')}, head {chain.head}")]
         lines += [Text(f"  event {fault.event} {fault.what}") for fault in chain.faults]
         lines += [Text(f"  {difference}") for difference in self.audit.differences]
         lines += [Text(f"  {version} was published, but is not in the repository") for version in self.gone]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 from turnout.cli.cleanup import unwinding
 from turnout.cli.options import DiskTarget, argument
 from turnout.cli.output import facts, reporting, size_text, table
+from turnout.quantities import seconds_text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -62,7 +63,7 @@ def _view(found: "VersionDiff") -> "list[RenderableType]":
     changes = [(str(c.bump).upper(), c.subject, c.reason) for c in found.difference.changes]
     weights = found.weights
     pairs: list[tuple[str, RenderableType]] = [
-        ("bump", f"{found.difference.bump.name}, at least"),
+        ("bump", f"at least {found.difference.bump.name}"),
         ("changes", table(("", "", ""), changes) if changes else "none that clients could see"),
         (
             "weights",
@@ -76,11 +77,11 @@ def _view(found: "VersionDiff") -> "list[RenderableType]":
             (c.name, str(list(c.shape)), "another shape or type" if c.relative is None else f"{c.relative:.2%}")
             for c in weights.changed[:_TOP_CHANGED]
         ]
-        pairs.append(("most changed", table(("tensor", "shape", "largest change"), top, right=("largest change",))))
+        pairs.append(("most changed", table(("TENSOR", "SHAPE", "LARGEST CHANGE"), top, right=("LARGEST CHANGE",))))
     if found.stated:
-        rows = [(one.name, _value(one.old), _value(one.new)) for one in found.stated]
+        rows = [(one.name, *(_value(one.name, value) for value in (one.old, one.new))) for one in found.stated]
         pairs.append(("stated", table(("", str(found.old.version), str(found.new.version)), rows)))
-    pairs += [("golden cases", _agreement(found.golden)), ("synthetic", _agreement(found.synthetic))]
+    pairs += [("golden cases", _agreement(found.golden)), ("synthetic inputs", _agreement(found.synthetic))]
     if latency_comparison := found.latency_comparison:
         times = [
             _times(name, *values) for name, values in (("p50", latency_comparison.p50), ("p99", latency_comparison.p99))
@@ -88,11 +89,11 @@ def _view(found: "VersionDiff") -> "list[RenderableType]":
         pairs.append(
             (
                 "CPU time" if latency_comparison.busy else "latency",
-                table(("", str(found.old.version), str(found.new.version), "ratio"), times),
+                table(("", str(found.old.version), str(found.new.version), "RATIO"), times),
             )
         )
     if found.peak_bytes is not None:
-        pairs.append(("memory", f"{size_text(found.peak_bytes[0])} and {size_text(found.peak_bytes[1])} at the peak"))
+        pairs.append(("peak memory", " and ".join(map(size_text, found.peak_bytes))))
     if found.trouble:
         pairs.append(("not run", found.trouble))
     title = f"{found.old.model} {found.old.version} and {found.new.model} {found.new.version}"
@@ -100,7 +101,7 @@ def _view(found: "VersionDiff") -> "list[RenderableType]":
 
 
 def _times(name: str, new: float, old: float) -> tuple[str, ...]:
-    return name, f"{old * 1e3:.2f} ms", f"{new * 1e3:.2f} ms", f"{new / max(old, 1e-9):.2f} x"
+    return name, seconds_text(old), seconds_text(new), f"{new / max(old, 1e-9):.2f} x"
 
 
 def _agreement(agreement: "AnswerAgreement | None") -> str:
@@ -111,6 +112,8 @@ def _agreement(agreement: "AnswerAgreement | None") -> str:
     return f"{agreement.examples} answered by both, {outcome}{furthest}"
 
 
-def _value(value: object) -> str:
+def _value(name: str, value: object) -> str:
+    if name == "size" and isinstance(value, int):
+        return size_text(value)
     text = "-" if value is None else str(value)
     return text if len(text) <= 60 else f"{text[:60]} ..."

@@ -1,9 +1,7 @@
 """`turnout models`."""
 
 from turnout.cli.options import TargetOptions
-from turnout.cli.output import reporting
-
-_EMPTY = "no version is published yet; publish one with `turnout publish NAME 1.0.0 MODEL.onnx --release`"
+from turnout.cli.output import NO_VERSION, reporting
 
 _EXPLAINED = ("loading", "warming", "ready", "failed")
 """States for which a server may give a reason: slow loads and failures."""
@@ -25,7 +23,7 @@ def models(
             survey = survey_server(Server.named(target))
         else:
             survey = survey_disk(Workspace.open(target))
-        out.show(survey.to_json(), versions_table(survey.versions) if survey.versions else _EMPTY)
+        out.show(survey.to_json(), versions_table(survey.versions) if survey.versions else NO_VERSION)
         for version in survey.versions:
             if version.live and version.live.state in _EXPLAINED and version.live.reason:
                 out.note(f"note: {version.model} {version.version}: {version.live.reason}")

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from turnout.cli.options import ActorOption, DiskTarget, argument, flag, option
-from turnout.cli.output import reporting, size_text, table
+from turnout.cli.output import NO_VERSION, reporting, size_text, table
+from turnout.quantities import count_text
 
 if TYPE_CHECKING:
     from turnout.releases.prune_plan import PruningDecision
@@ -111,16 +112,17 @@ def prune(
              size_text(one.decision.size_bytes), "; ".join(one.decision.reasons))
             for one in planned
         ]  # fmt: skip
-        view = table(("VERSION", "", "SIZE", "WHY"), rows, right=("SIZE",))
+        view = table(("VERSION", "", "SIZE", "WHY"), rows, right=("SIZE",)) if rows else NO_VERSION
         if yes:
             lines = [f"{one.model} {one.version} is not removed: {one.refused}" for one in refused]
             lines.append(f"{len(removals) - len(refused)} removed, {size_text(freed)} freed")
             lines += [f"{expired.ticks} ticks of ended rollouts removed"] * bool(expired.ticks)
             lines += [f"{size_text(freed_unused)} of files that belong to no version removed"] * bool(freed_unused)
-            lines += [f"{expired.events} events of policies and ended rollouts removed"] * bool(expired.events)
+            lines += [f"{count_text(expired.events, 'event')} of policies and ended rollouts removed"] * bool(
+                expired.events
+            )
         elif going:
-            plural = "s" * (len(going) != 1)
-            lines = [f"{len(going)} version{plural} would go, {size_text(size)}: run with --yes to remove"]
+            lines = [f"{count_text(len(going), 'version')} would go, {size_text(size)}: run with --yes to remove"]
         else:
             lines = ["nothing would go"]
         if not yes and unused.digests:

@@ -57,7 +57,8 @@ def _show_version(out: CommandOutput, found: "Details") -> None:
 
 def _show_model(out: CommandOutput, found: "Details") -> None:
     from turnout.cli.registry.survey import model_json
-    from turnout.cli.registry.tables import details, events_table, versions_table
+    from turnout.cli.registry.tables import details, versions_table
+    from turnout.cli.releases.event_view import events_table
 
     body: dict[str, Any] = model_json(found.versions)
     displayed: list[Any] = [versions_table(found.versions)]

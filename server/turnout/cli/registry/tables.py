@@ -1,8 +1,6 @@
 """Shows versions and changes as tables."""
 
 from collections.abc import Sequence
-from datetime import datetime
-from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 from rich.table import Table
@@ -12,10 +10,8 @@ from turnout.cli.output import facts, size_text, table
 from turnout.cli.publish.gates_view import gates_table
 from turnout.cli.registry.card import latest_reports, provenance_lines, report_line, seen_line
 from turnout.cli.registry.description import VersionDescription
+from turnout.quantities import seconds_text
 from turnout.registry.manifest.manifest import metadata_text
-
-if TYPE_CHECKING:  # imports SQLAlchemy, which is not needed to ask a server
-    from turnout.state.event_log.events import Event
 
 _STYLES = {"released": "green", "yanked": "red", "ready": "green", "failed": "bold red"}
 _DIGEST_SHOWN = len("sha256:") + 12
@@ -24,7 +20,7 @@ _DIGEST_SHOWN = len("sha256:") + 12
 def versions_table(versions: Sequence[VersionDescription]) -> Table:
     """Returns a table with a row for each version, including its state if a server reported it."""
     live = any(version.live for version in versions)
-    columns = ["MODEL", "VERSION", "DEFAULT", "STANDING", *(["STATE"] if live else []), "TAGS", "SIZE", "DIGEST"]
+    columns = ["MODEL", "VERSION", "DEFAULT", "RELEASE STATUS", *(["STATE"] if live else []), "TAGS", "SIZE", "DIGEST"]
     rows = []
     for version in versions:
         row: list[RenderableType] = [
@@ -55,7 +51,7 @@ def details(version: VersionDescription) -> Table:
         pairs.append(("state", Text.assemble(_styled(live.state), reason)))
         if live.providers:
             pairs.append(("runs on", ", ".join(live.providers)))
-            pairs.append(("loaded in", f"{live.load_seconds:.2f} s"))
+            pairs.append(("loaded in", seconds_text(live.load_seconds)))
         if live.isolation:
             pairs.append(("isolation", live.isolation))
         if live.cuda_graphs:
@@ -70,7 +66,7 @@ def details(version: VersionDescription) -> Table:
     if content := version.content:
         manifest = content.manifest
         signed = [f"{key} ({worth})" for key, worth in content.evidence_records.signatures.items()]
-        pairs.append(("signed by", ", ".join(signed) or "nobody"))
+        pairs.append(("signed by", ", ".join(signed) or "not signed"))
         files = [(file.path, size_text(file.size), file.digest[:_DIGEST_SHOWN]) for file in manifest.files]
         pairs.append(("files", table(("", "", ""), files)))
         pairs.append(("operators", ", ".join(f"{domain or 'ai.onnx'} {v}" for domain, v in manifest.opset.items())))
@@ -89,48 +85,6 @@ def details(version: VersionDescription) -> Table:
 
 def _because(version: VersionDescription) -> str:
     return f": {version.content.yanked}" if version.content and version.content.yanked else ""
-
-
-def events_table(events: "Sequence[Event]") -> Table:
-    """Returns a table with a row for each change of a release status or tag."""
-    rows = [(_when(e.time), _what(e), e.actor, e.reason) for e in events]
-    return table(("DECLARED", "", "BY", "WHY"), rows)
-
-
-def log_table(events: "Sequence[Event]") -> Table:
-    """Returns a table with a row for each event of the log."""
-    rows = [(str(e.id), _when(e.time), e.model, _what(e), e.actor, e.reason) for e in events]
-    return table(("EVENT", "WHEN", "MODEL", "", "BY", "WHY"), rows, right=("EVENT",))
-
-
-def _when(time: datetime) -> str:
-    return time.astimezone().strftime("%Y-%m-%d %H:%M:%S")
-
-
-def _what(event: "Event") -> str:
-    payload = event.payload
-    match event.kind:
-        case "published":
-            how = ", found" if payload.get("found") else ""
-            anew = f", in place of {payload['replaced'][:19]}..." if payload.get("replaced") else ""
-            return f"{payload['version']} published{how}{anew}, {payload['digest'][:19]}..."
-        case "signed":
-            return f"{payload['version']} signed by {payload['key']}"
-        case "yanked":
-            return f"{payload['version']} yanked, it was {payload['previous']}"
-        case "unyanked" | "withdrawn":
-            return f"{payload['version']} is a candidate again"
-        case "released":
-            return f"{payload['version']} released"
-        case "tag_set":
-            before = f", it was {payload['previous']}" if payload.get("previous") else ""
-            return f"tag {payload['tag']} is {payload['version']}{before}"
-        case "tag_deleted":
-            return f"tag {payload['tag']} removed, it was {payload['previous']}"
-        case "policy_changed":
-            return f"traffic epoch {payload['epoch']}: {payload['action']}"
-        case _:  # written by a later release of Turnout
-            return f"{event.kind} {event.subject}"
 
 
 def _styled(word: str) -> Text:

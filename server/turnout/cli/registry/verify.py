@@ -8,8 +8,9 @@ import typer
 from rich.text import Text
 
 from turnout.cli.options import ActorOption, DiskTarget, argument, option
-from turnout.cli.output import reporting, size_text, table
+from turnout.cli.output import NO_VERSION, reporting, size_text, table
 from turnout.errors import DigestMismatch, TurnoutError
+from turnout.quantities import count_text
 
 if TYPE_CHECKING:
     from turnout.cli.registry.audit import LogAudit
@@ -95,10 +96,10 @@ def verify(
         untrusted = sum(1 for result in results if result.untrusted)
         ok = not (bad or untrusted) and log.ok
         body = {"ok": ok, "versions": [asdict(result) for result in results], "log": log.to_json()}
-        ending = [f"\n{bad} of {len(results)} versions are not what was published"] if bad else []
+        ending = [f"\n{bad} of {count_text(len(results), 'version')} are not what was published"] if bad else []
         if untrusted:
-            ending.append(f"\n{untrusted} of {len(results)} versions are not signed as required")
-        out.show(body, table(("", "", ""), rows), *log.lines(), *ending)
+            ending.append(f"\n{untrusted} of {count_text(len(results), 'version')} are not signed as required")
+        out.show(body, table(("", "", ""), rows) if rows else NO_VERSION, *log.lines(), *ending)
         if not ok:
             raise typer.Exit(1)
 

@@ -21,7 +21,7 @@ def log(
     output of --head in a place that cannot be changed by those who can write to the store, and pass it to
     `turnout verify --head`: this also detects a log whose end was cut off.
     """
-    from turnout.cli.registry.tables import log_table
+    from turnout.cli.releases.event_view import log_table
     from turnout.cli.workspace import Workspace
     from turnout.registry.manifest.names import check_model_name
     from turnout.state.event_log.chain import Head

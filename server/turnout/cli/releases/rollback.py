@@ -12,7 +12,10 @@ def rollback(
     to: Annotated[
         str | None,
         option(
-            "--to", "VERSION", "(default: the previous version of an active rollout, or else the latest that had it)"
+            "--to",
+            "VERSION",
+            "Version that gets the traffic. (default: that which the active rollout would go back to, else the previous"
+            " baseline)",
         ),
     ] = None,
     keep_released: Annotated[

@@ -73,7 +73,7 @@ def tag(
 
 
 def _show_history(out: CommandOutput, workspace: "Workspace", name: str, tag: str) -> None:
-    from turnout.cli.registry.tables import events_table
+    from turnout.cli.releases.event_view import events_table
     from turnout.cli.releases.log import event_json
 
     events = []

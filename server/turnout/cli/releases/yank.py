@@ -20,6 +20,7 @@ def yank(
     force, a rollout or a tag needs cannot be yanked. Running servers follow within a second.
     """
     from turnout.cli.releases.answers_view import show_change
+    from turnout.cli.releases.event_view import was_text
     from turnout.cli.workspace import ModelVersions, Workspace, actor_or_login, exact_reference
     from turnout.releases.release import ReleaseStateWriter
     from turnout.rollout.changes.operations import Operations
@@ -36,7 +37,7 @@ def yank(
             warning = release_writer.rollback_target(name).yank_warning(name, exact)
             default = ModelVersions.of(name, workspace.scan(), store.release_state()).default
         changed = before is not ReleaseStatus.YANKED
-        outcome = f"is yanked; it was {before}" if changed else "was yanked before; nothing changed"
+        outcome = f"is yanked; it was {was_text(before)}" if changed else "was yanked before; nothing changed"
         left = f"{default} is the highest released version now" if default else "no released version is left"
         body = {
             "model": name,

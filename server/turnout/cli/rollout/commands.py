@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _TIMEOUT = 30.0
 _RUNNING, _INTERRUPTED = 3, 130
 
-AttemptOption = Annotated[int, option("--attempt", "N", "(default: the latest)", min=0)]
+AttemptOption = Annotated[int, option("--attempt", "N", "Number of the attempt. (default: the latest)", min=0)]
 ToOption = Annotated[str, option("--to", "VERSION", "The candidate.")]
 
 application = typer.Typer(
@@ -138,8 +138,12 @@ def history(
 
     with reporting(as_json=target.as_json) as out, Server.named(target).control() as control:
         known = control.ListRollouts(pb.ListRolloutsRequest(model=name, limit=limit), timeout=_TIMEOUT).rollouts
-        columns = ("ATTEMPT", "BEGUN (UTC)", "TOOK", "CANDIDATE", "OVER", "STATE", "VERDICT", "BY", "WHY")
-        displayed = table(columns, history_rows(known), right=("ATTEMPT",)) if known else f"{name} has had no rollout"
+        columns = ("ATTEMPT", "STARTED (UTC)", "TOOK", "CANDIDATE", "OVER", "STATE", "VERDICT", "BY", "WHY")
+        displayed = (
+            table(columns, history_rows(known), right=("ATTEMPT",), whole=columns[:6])
+            if known
+            else f"{name} has had no rollout; `turnout rollout start {name} --to VERSION` starts one"
+        )
         out.show({"model": name, "rollouts": [rollout_body(r) for r in known]}, displayed)
 
 

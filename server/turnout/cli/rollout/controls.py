@@ -19,7 +19,7 @@ class RetryOptions(ChangeOptions):
 class CommandOptions(RetryOptions):
     """Options of a command: actor, reason, expected epoch, and the attempt."""
 
-    attempt: Annotated[int, option("--attempt", "N", "(default: the active one)", min=0)] = 0
+    attempt: Annotated[int, option("--attempt", "N", "Number of the attempt. (default: the active one)", min=0)] = 0
 
 
 def pause(name: NameArgument, change: CommandOptions = CommandOptions(), target: ServerTarget = ServerTarget()) -> None:

@@ -10,6 +10,8 @@ from rich.text import Text
 from turnout.cli.messages import message_body
 from turnout.cli.output import facts, table
 from turnout.cli.rollout.probe_view import configured_table
+from turnout.quantities import number_text
+from turnout.rollout.power import LEAST_ERROR_RATE
 from turnout.shares import share_text
 from turnout.web.report.formatting import duration_text
 from turnout.web.report.replay import read_plan_json
@@ -59,8 +61,8 @@ def forecast_lines(response: pb.PlanRolloutResponse, model: str, version: str) -
         yield ""
     yield facts(
         (
-            ("rolled back at", f"combined evidence of {1 / plan.alpha:.3g} (alpha {plan.alpha:g})"),
-            ("promoted at", f"evidence of {1 / plan.beta:.3g} of each metric (beta {plan.beta:g})"),
+            ("rolled back at", f"combined evidence of {number_text(1 / plan.alpha)} (alpha {plan.alpha:g})"),
+            ("promoted at", f"evidence of {number_text(1 / plan.beta)} of each metric (beta {plan.beta:g})"),
             ("too little evidence", f"{plan.on_insufficient} at a stage's deadline (on_insufficient)"),
             ("another one runs", f"{plan.on_newer} (on_newer)"),
             ("ends by itself", f"after {duration_text(plan.max_duration_s)} of active time"),
@@ -68,15 +70,15 @@ def forecast_lines(response: pb.PlanRolloutResponse, model: str, version: str) -
         )
     )
     yield ""
-    yield Text(
-        f"What it could detect, at {response.requests_per_second:,.3g} requests a second of which the baseline fails "
-        f"{response.error_rate:.3%}",
-        "bold",
-    )
+    least = response.error_rate <= LEAST_ERROR_RATE
+    fails = f"{number_text(response.error_rate * 100)}%{' (the least that is assumed)' if least else ''}"
+    rate = response.requests_per_second
+    speed = f"{rate:,.0f}" if rate >= 100 else number_text(rate)
+    yield Text(f"What it could detect, at {speed} requests a second of which the baseline fails {fails}", "bold")
     effects = [d.effect for d in response.power[0].detections] if response.power else []
     yield table(("", "WEIGHT", "SOAK", *(e.upper() for e in effects)), map(_power_row, response.power))
     if response.power:
-        yield Text("Expected time to detect each effect; green if the step is long enough.", "dim")
+        yield Text("Expected time to detect each effect. ✓: the step is long enough; ✗: it is not.", "dim")
     yield from (Text(what, "yellow") for what in response.missed)
 
 

@@ -17,9 +17,9 @@ from turnout.cli.rollout.follow import FINAL, follow
 from turnout.cli.rollout.probe_view import measured_table
 from turnout.cli.rollout.view import bar, event_line, events_table, state_text
 from turnout.cli.terminal_text import escaped, printable
+from turnout.quantities import number_text
 from turnout.rollout.plan import Plan
 from turnout.shares import share_text
-from turnout.web.report.explain import evidence_text
 from turnout.web.report.formatting import duration_text
 from turnout.web.report.replay import read_plan_json
 from turnout_proto.v1 import rollout_pb2 as pb
@@ -146,10 +146,10 @@ def _metrics(r: pb.Rollout, columns: int) -> RenderableType:
     ]  # fmt: skip
     texts = [*counts, ("combined", "", "rolled back at"), heads[:3]]
     taken = sum(max(len(row[i]) for row in texts) + _GAP for i in range(3))
-    total = f"{evidence_text(r.e_value)} of {evidence_text(r.threshold)}"
+    total = f"{number_text(r.e_value)} of {number_text(r.threshold)}"
     width = min(max(columns - taken - _GAP - len(total) - 1, len(heads[3]) - 1), _BAR)
     rows: list[Sequence[RenderableType]] = [
-        (*row, bar(m.e_value, r.threshold, width), evidence_text(m.e_value))
+        (*row, bar(m.e_value, r.threshold, width), number_text(m.e_value))
         for row, m in zip(counts, r.metrics, strict=True)
     ]
     last = (Text("combined", "bold"), "", Text("rolled back at", "dim"), bar(r.e_value, r.threshold, width))

@@ -37,7 +37,11 @@ def probe(
         with Server.named(target).control() as control:
             if probe is None or model is None:
                 known = control.ListProbes(pb.ListProbesRequest(), timeout=_TIMEOUT).probes
-                displayed = configured_table(known) if known else "the server's configuration has no probe"
+                displayed = (
+                    configured_table(known)
+                    if known
+                    else "the server's configuration has no probe: add a section [probe.NAME]"
+                )
                 out.show({"probes": [message_body(one) for one in known]}, displayed)
                 return
             name, version = exact_reference(model)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,8 +13,9 @@ from turnout.cli.messages import message_body
 from turnout.cli.output import facts, table
 from turnout.cli.rollout.follow import FINAL
 from turnout.cli.rollout.probe_view import measured_table
+from turnout.quantities import number_text
 from turnout.shares import share_text
-from turnout.web.report.explain import Finding, RolloutExplanation, evidence_text, status_sentence
+from turnout.web.report.explain import Finding, RolloutExplanation, status_sentence
 from turnout.web.report.formatting import duration_text
 from turnout.web.report.replay import Replay
 from turnout_proto.v1 import rollout_pb2 as pb
@@ -45,7 +47,7 @@ def overview(rollouts: Sequence[pb.Rollout]) -> RenderableType:
     rows = [
         (
             r.model, r.candidate, r.previous, str(r.attempt), state_text(r), f"{r.step}/{r.steps}",
-            share_text(round(r.weight, 4)), f"{evidence_text(r.e_value)}/{evidence_text(r.threshold)}",
+            share_text(round(r.weight, 4)), f"{number_text(r.e_value)}/{number_text(r.threshold)}",
             r.verdict if r.state == "unreadable" else "; ".join(r.pauses),
         )
         for r in rollouts
@@ -54,11 +56,12 @@ def overview(rollouts: Sequence[pb.Rollout]) -> RenderableType:
 
 
 def history_rows(rollouts: Sequence[pb.Rollout]) -> Iterator[Sequence[RenderableType]]:
-    """Yields a row for each attempt."""
+    """Yields a row for each attempt, with its verdict without the numbers."""
     for r in rollouts:
         when = r.started_at.ToDatetime().strftime("%Y-%m-%d %H:%M:%S")
         took = duration_text((r.changed_at.ToDatetime() - r.started_at.ToDatetime()).total_seconds())
-        yield str(r.attempt), when, took, r.candidate, r.previous, state_text(r), r.verdict, r.actor, r.reason
+        verdict = re.split(r" \(|: ", r.verdict)[0]  # `explain` shows the numbers too, which would fill the table
+        yield str(r.attempt), when, took, r.candidate, r.previous, state_text(r), verdict, r.actor, r.reason
 
 
 def state_text(rollout: pb.Rollout) -> Text:
@@ -80,18 +83,22 @@ def status_lines(rollout: pb.Rollout) -> Iterator[RenderableType]:
     pairs: list[tuple[str, RenderableType]] = [
         ("step", f"{rollout.step} of {rollout.steps}: {plan_steps(rollout)}"),
         ("weight", share_text(round(rollout.weight, 4))),
-        ("time in it", f"{duration_text(rollout.step_seconds)} of at least {duration_text(rollout.soak_seconds)}"),
         (
             "evidence",
-            f"{evidence_text(rollout.e_value)} that it is worse; rolled back at {evidence_text(rollout.threshold)}",
+            f"{number_text(rollout.e_value)} that it is worse; rolled back at {number_text(rollout.threshold)}",
         ),
     ]
+    if rollout.state not in FINAL:
+        soak = f"{duration_text(rollout.step_seconds)} of at least {duration_text(rollout.soak_seconds)}"
+        pairs.insert(2, ("time in it", soak))
     pairs += [("paused", why) for why in rollout.pauses]
     pairs += [("lacking", what) for what in rollout.lacking]
     if rollout.verdict:
         pairs.append(("verdict", rollout.verdict))
     by = rollout.actor or "an unnamed caller"
-    pairs.append(("begun", f"{rollout.started_at.ToDatetime():%Y-%m-%d %H:%M:%S} UTC by {by}{_colon(rollout.reason)}"))
+    pairs.append(
+        ("started", f"{rollout.started_at.ToDatetime():%Y-%m-%d %H:%M:%S} UTC by {by}{_colon(rollout.reason)}")
+    )
     yield facts(pairs)
     yield table(("METRIC", "CANDIDATE", "PREVIOUS", "EVIDENCE"), (_metric_row(m) for m in rollout.metrics))
     if rollout.probes:
@@ -133,20 +140,20 @@ def explanation_lines(explanation: RolloutExplanation, rollout: pb.Rollout) -> I
     columns = ("METRIC", rollout.candidate, rollout.previous, "RATIO", "ALLOWED", "EVIDENCE", "WEIGHT")
     rows = [
         (
-            f.name, f.canary_text, f.baseline_text, f.ratio_text, f"{f.allowed:g}x", evidence_text(f.e_value),
+            f.name, f.canary_text, f.baseline_text, f.ratio_text, f"{f.allowed:g}x", number_text(f.e_value),
             f"{f.weight:.2g}",
         )
         for f in explanation.findings
     ]  # fmt: skip
-    combined = Text(f"{evidence_text(explanation.e_value)} of {evidence_text(explanation.threshold)}", "bold")
+    combined = Text(f"{number_text(explanation.e_value)} of {number_text(explanation.threshold)}", "bold")
     yield table(columns, [*rows, (Text("combined", "bold"), "", "", "", "", combined, "")], right=columns[3:])
     yield from (Text(line) for line in explanation.reading)
     yield ""
     yield Text(
-        f"Is it fit to be promoted? (each metric needs evidence of {evidence_text(explanation.fit_threshold)})", "bold"
+        f"Is it fit to be promoted? (each metric needs evidence of {number_text(explanation.fit_threshold)})", "bold"
     )
     proofs = [
-        (f.name, f.meaning, f"{f.fit_below:g}x", evidence_text(f.fit_value), _proof(f)) for f in explanation.findings
+        (f.name, f.meaning, f"{f.fit_below:g}x", number_text(f.fit_value), _proof(f)) for f in explanation.findings
     ]
     yield table(("METRIC", "BAD MEANS", "BELOW", "EVIDENCE", ""), proofs, right=("BELOW", "EVIDENCE"))
     if explanation.lacking:
@@ -199,7 +206,7 @@ def bar(e_value: float, threshold: float, width: int) -> Text:
 
 def _metric_row(metric: pb.RolloutMetric) -> Sequence[RenderableType]:
     other = "" if metric.name == "disagreement" else f"{metric.baseline_bad:,}/{metric.baseline_requests:,}"
-    return metric.name, f"{metric.canary_bad:,}/{metric.canary_requests:,}", other, evidence_text(metric.e_value)
+    return metric.name, f"{metric.canary_bad:,}/{metric.canary_requests:,}", other, number_text(metric.e_value)
 
 
 def _proof(finding: Finding) -> Text:

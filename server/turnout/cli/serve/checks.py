@@ -30,6 +30,7 @@ from turnout.config.rendering import redacted
 from turnout.config.repository_url import NO_STATE, RepositoryUrl
 from turnout.errors import ConfigError, TurnoutError
 from turnout.host import cpu, memory
+from turnout.quantities import count_text
 from turnout.serving.sessions import cuda_driver as cuda
 from turnout.serving.sessions.providers import CPU, CUDA, TENSORRT, missing_cuda_libraries, probe, start_runtime
 from turnout.state.database.engine import Database, Location
@@ -70,10 +71,12 @@ def examine(config: Path | None, flags: Mapping[str, Any]) -> Iterator[Check]:
         loaded = load_settings(config, flags)
     except ConfigError as error:
         yield Check("configuration", Health.BROKEN, error.message)
-        settings = Settings()
-    else:
-        settings = loaded.settings
-        yield Check("configuration", Health.OK, _sources(loaded))
+        yield from _providers(frozenset())
+        yield _cuda_libraries()
+        yield Check("the rest", Health.NOTE, "not checked, because the configuration cannot be read")
+        return
+    settings = loaded.settings
+    yield Check("configuration", Health.OK, _sources(loaded))
     driver = cuda.cuda_driver()
     yield from _providers(_wanted(settings))
     yield _cuda_libraries()
@@ -89,7 +92,7 @@ def _sources(loaded: LoadedSettings) -> str:
     """Returns the file, flags and variables that the settings come from."""
     file = str(loaded.file) if loaded.file else "no file"
     others = sorted(set(loaded.origins.values()) - {str(loaded.file)})
-    return f"{file}; {', '.join(others) or 'nothing else'}; defaults for the rest"
+    return "; ".join([file, *([", ".join(others)] if others else []), "defaults for the rest"])
 
 
 def _installation() -> Iterator[Check]:
@@ -174,7 +177,9 @@ def _repository(settings: Settings) -> Iterator[Check]:
     if listing.away:
         yield Check("repository", Health.BROKEN, f"{root} {listing.away}")
     writable = "" if isinstance(root, RepositoryUrl) or os.access(root, os.W_OK) else ", read-only for this user"
-    detail = f"{root}: {len(listing.models)} models, {len(listing.published)} versions{writable}"
+    detail = (
+        f"{root}: {count_text(len(listing.models), 'model')}, {count_text(len(listing.published), 'version')}{writable}"
+    )
     yield Check("repository", Health.OK, detail)
     for problem in listing.problems:
         yield Check("repository", Health.NOTE, str(problem))
@@ -239,4 +244,8 @@ def _auth(settings: Settings) -> Check:
     except ConfigError as error:
         return Check("auth", Health.BROKEN, error.message)
     issuers = f", JWTs of {', '.join(auth.jwt)}" if auth.jwt else ""
-    return Check("auth", Health.OK, f"{len(policy.grants)} grants, {len(policy.limits)} limits{issuers}")
+    return Check(
+        "auth",
+        Health.OK,
+        f"{count_text(len(policy.grants), 'grant')}, {count_text(len(policy.limits), 'limit')}{issuers}",
+    )

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from turnout.cli.options import ServerTarget, TimeoutOption, VersionArgument
 from turnout.cli.output import CommandOutput, reporting
+from turnout.quantities import seconds_text
 
 if TYPE_CHECKING:
     from turnout.cli.connection import Server
@@ -72,7 +73,7 @@ def _loaded(out: CommandOutput, server: "Server", name: str, version: str, timeo
 
 def _print(out: CommandOutput, name: str, version: "VersionInfo") -> None:
     providers = f" on {', '.join(version.providers)}" if version.providers else ""
-    took = f" in {version.load_seconds:.2f} s" if version.load_seconds else ""
+    took = f" in {seconds_text(version.load_seconds)}" if version.load_seconds else ""
     reason = f": {version.reason}" if version.reason else ""
     out.show(
         {"model": name, **asdict(version)}, f"{name} {version.version} is {version.state}{providers}{took}{reason}"

@@ -7,6 +7,7 @@ import typer
 
 from turnout.cli.options import ServerTarget, argument, option
 from turnout.cli.output import CommandOutput, facts, reporting, table
+from turnout.quantities import seconds_text
 
 if TYPE_CHECKING:
     from turnout_client import Prediction
@@ -74,12 +75,13 @@ def _print(out: CommandOutput, prediction: "Prediction") -> None:
         for name, array in prediction.outputs.items()
     ]
     batch = f", in a batch of {timing.batch_rows} rows" if timing.batch_rows > 1 else ""
+    queued = f", after {seconds_text(timing.queue_seconds)} in the queue" if timing.queue_seconds else ""
     out.show(
         body,
         facts(
             [
                 ("answered by", f"{prediction.model} {prediction.version} ({prediction.role})"),
-                ("took", f"{timing.compute_seconds * 1e3:.2f} ms, after {timing.queue_seconds * 1e3:.2f} ms{batch}"),
+                ("took", f"{seconds_text(timing.compute_seconds)}{queued}{batch}"),
             ]
         ),
         "",

@@ -10,8 +10,8 @@ from rich.text import Text
 from turnout.cli.output import table
 from turnout.cli.rollout.view import state_text
 from turnout.cli.top.rates import SHADOW, ActivityRow, Picture
+from turnout.quantities import number_text, seconds_text
 from turnout.shares import share_text
-from turnout.web.report.explain import evidence_text
 from turnout.web.report.formatting import duration_text
 from turnout_proto.v1.rollout_pb2 import Rollout
 
@@ -103,7 +103,7 @@ def _rollout(rollout: Rollout) -> Text:
     line = Text.assemble(
         "rollout ", (f"{rollout.model} {rollout.candidate}", "bold"), " ", state_text(rollout),
         f"   {share_text(round(rollout.weight, 4))}, step {rollout.step} of {rollout.steps}",
-        f"   evidence {evidence_text(rollout.e_value)} of {evidence_text(rollout.threshold)}",
+        f"   evidence {number_text(rollout.e_value)} of {number_text(rollout.threshold)}",
         f"   over {rollout.previous}",
     )  # fmt: skip
     if rollout.pauses:
@@ -190,14 +190,14 @@ _COLUMNS = (
 def _rate(rate: float | None) -> str:
     if rate is None:
         return _NOT_KNOWN
-    return f"{rate:,.0f}" if rate >= 100 or rate == 0 else f"{rate:.3g}"
+    return f"{rate:,.0f}" if rate >= 100 else number_text(rate)
 
 
 def _time(seconds: float | None) -> str:
-    """Returns a latency with three digits, such as `0.43ms`, `12.5ms` or `1.25s`."""
+    """Returns a latency with three digits, such as `430 µs`, `12.5 ms` or `1.25 s`."""
     if seconds is None:
         return _NOT_KNOWN
-    return f"{seconds:.3g}s" if seconds >= 1 else f"{seconds * 1e3:.3g}ms"
+    return seconds_text(seconds)
 
 
 def _percent(share: float) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from turnout.cli.options import ChangeOptions, HistoryLimitOption, NameArgument, ServerTarget, argument, flag, option
-from turnout.cli.output import reporting, table
+from turnout.cli.output import NO_VERSION, reporting, table
 
 if TYPE_CHECKING:
     from turnout_proto.v1 import traffic_pb2 as pb
@@ -41,13 +41,16 @@ def show(
     with reporting(as_json=target.as_json) as out, Server.named(target).control() as control:
         states = control.GetTraffic(pb.GetTrafficRequest(model=name or ""), timeout=_TIMEOUT).models
         lines = [line for state in states for line in (*state_lines(state), "")]
-        out.show({"models": [state_body(state) for state in states]}, *lines[:-1])
+        out.show({"models": [state_body(state) for state in states]}, *(lines[:-1] or [NO_VERSION]))
 
 
 @application.command(name="set")
 def set_(
     name: NameArgument,
-    baseline: Annotated[str | None, option("--baseline", "VERSION", "(default: the current one)")] = None,
+    baseline: Annotated[
+        str | None,
+        option("--baseline", "VERSION", "Version that answers what no canary answers. (default: the current one)"),
+    ] = None,
     canary: CanaryOption = None,
     shadow: ShadowOption = None,
     change: TrafficChangeOptions = TrafficChangeOptions(),
@@ -163,7 +166,11 @@ def history(
         request = pb.ListTrafficHistoryRequest(model=name, limit=limit)
         epochs = control.ListTrafficHistory(request, timeout=_TIMEOUT).epochs
         columns = ("EPOCH", "WHEN (UTC)", "ACTION", "POLICY", "BY", "WHY")
-        displayed = table(columns, history_rows(epochs), right=("EPOCH",)) if epochs else f"{name} never had a policy"
+        displayed = (
+            table(columns, history_rows(epochs), right=("EPOCH",), whole=("WHEN (UTC)",))
+            if epochs
+            else f"{name} has never had a policy; `turnout traffic set {name} --baseline VERSION` creates one"
+        )
         out.show({"model": name, "epochs": [state_body(state) for state in epochs]}, displayed)
 
 

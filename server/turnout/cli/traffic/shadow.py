@@ -22,5 +22,8 @@ def shadow(
         request = pb.GetShadowReportRequest(model=name, worst=worst)
         reports = control.GetShadowReport(request, timeout=30.0).shadows
         lines = [line for report in reports for line in (*report_lines(report), "")]
-        nothing = f"{name} has had no shadow since this server started"
+        nothing = (
+            f"{name} has had no shadow since this server started; `turnout traffic set {name} --shadow VERSION=10%`"
+            " starts one"
+        )
         out.show({"model": name, "shadows": [report_body(r) for r in reports]}, *(lines[:-1] or [nothing]))

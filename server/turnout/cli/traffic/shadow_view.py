@@ -14,19 +14,29 @@ from turnout.shares import share_text
 from turnout_proto import tensors
 from turnout_proto.v1 import traffic_pb2 as pb
 
+_COMPARED = ("agreed", "disagreed")
+"""Outcomes of copies that the shadow answered. All others have no answer that could be compared."""
+
 
 def report_lines(report: pb.ShadowReport) -> Iterator[RenderableType]:
     """Yields the lines and tables of one shadow's report."""
     yield Text.assemble((report.version, "bold"), " as a shadow of ", (report.baseline, "bold"), f"  ({report.state})")
-    agreement = share_text(report.agreement) if report.HasField("agreement") else "nothing was compared yet"
+    total = sum(report.outcomes.values())
+    answered = sum(report.outcomes.get(outcome, 0) for outcome in _COMPARED)
+    agreement = "nothing was compared yet"
+    if report.HasField("agreement"):
+        agreement = f"{share_text(report.agreement)} of {answered:,} copies that {report.version} answered"
     noise = f"{report.noise_disagreements:,} of {report.noise_runs:,} runs" if report.noise_runs else "not seen yet"
     pairs: list[tuple[str, RenderableType]] = [
         ("agreement", agreement),
         ("copies", _counts(report.outcomes) or "none yet"),
         ("baseline's own noise", noise),
     ]
+    if total > answered:
+        share = share_text(round((total - answered) / total, 4))
+        pairs.insert(1, ("not answered", Text(f"{total - answered:,} of {total:,} copies, {share}", "bold red")))
     if report.dropped:
-        pairs.insert(2, ("dropped", _counts(report.dropped)))
+        pairs.insert(-1, ("dropped", _counts(report.dropped)))
     yield facts(pairs)
     if report.outputs:
         columns = ("OUTPUT", "COMPARED", "MISMATCHES", "MAX DIFF", "MEAN DIFF", "TOP-1", "TOP-K")

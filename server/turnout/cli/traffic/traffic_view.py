@@ -9,6 +9,7 @@ from rich.text import Text
 from turnout.cli.messages import message_body
 from turnout.cli.output import table
 from turnout.cli.releases.answers_view import answers_body, answers_line, read_answers
+from turnout.cli.traffic.policy_text import policy_text
 from turnout.shares import share_text
 from turnout_proto.v1 import prediction_pb2
 from turnout_proto.v1 import traffic_pb2 as pb
@@ -22,20 +23,16 @@ def role_text(role: int) -> str:
     return prediction_pb2.Role.Name(role).removeprefix("ROLE_").lower()
 
 
-def policy_text(policy: pb.Policy) -> str:
-    """Returns a policy on one line."""
-    left = 1.0 - sum(canary.weight for canary in policy.canaries)
-    parts = [f"baseline {policy.baseline}" + (f" {share_text(left)}" if policy.canaries else "")]
-    parts += [f"canary {canary.version} {share_text(canary.weight)}" for canary in policy.canaries]
-    parts += [f"shadow {shadow.version} {share_text(shadow.rate)}" for shadow in policy.shadows]
-    if policy.twin:
-        parts.append(f"twin {share_text(policy.twin)}")
-    return ", ".join(parts)
+def _policy(policy: pb.Policy) -> str:
+    canaries = [(canary.version, canary.weight) for canary in policy.canaries]
+    return policy_text(
+        policy.baseline, canaries, [(shadow.version, shadow.rate) for shadow in policy.shadows], policy.twin
+    )
 
 
 def sentence(state: pb.TrafficState) -> str:
     """Returns the policy in force in one sentence."""
-    policy = policy_text(state.policy) if state.HasField("policy") else "no policy, the highest release answers"
+    policy = _policy(state.policy) if state.HasField("policy") else "no policy, the highest release answers"
     return f"{state.model} is at epoch {state.epoch}: {policy}{'; frozen' if state.frozen else ''}"
 
 
@@ -106,7 +103,7 @@ def _policy_lines(state: pb.TrafficState) -> Iterator[RenderableType]:
 def history_rows(epochs: Sequence[pb.TrafficState]) -> Iterator[Sequence[str]]:
     """Yields a row for each epoch."""
     for state in epochs:
-        policy = policy_text(state.policy) if state.HasField("policy") else "none"
+        policy = _policy(state.policy) if state.HasField("policy") else "none"
         when = state.changed_at.ToDatetime().strftime("%Y-%m-%d %H:%M:%S")
         frozen = "; frozen" if state.frozen else ""
         yield str(state.epoch), when, state.action, policy + frozen, state.actor, state.reason

@@ -36,7 +36,7 @@ def tune(
 ) -> None:
     """Find the best threads, runners, batch sizes and delays for a version, by trying them.
 
-    The version runs on this machine, in a separate process, on its golden cases, on --inputs, or on made-up inputs.
+    The version runs on this machine, in a separate process, on its golden cases, on --inputs, or on synthetic inputs.
     Each setting is run in turn with the current ones. Nothing is changed without --write.
     """
     from turnout.cli.tune.editing import model_toml, write_model

@@ -5,12 +5,13 @@ from collections.abc import Iterator, Mapping
 from rich.console import RenderableType
 
 from turnout.cli.output import table
+from turnout.quantities import seconds_text
 from turnout.serving.tuning.comparison import ENDS, End, Findings, Result
 
 _SOURCES = {
     "golden": "its golden cases, one row per request",
     "captured": "the captured inputs",
-    "made up": "made-up inputs: it has no golden case, and real inputs may take more or less time (--inputs)",
+    "made up": "synthetic inputs, because it has no golden case; real inputs may take more or less time (--inputs)",
 }
 
 
@@ -28,16 +29,17 @@ def findings_view(
     """
     yield f"Inputs: {_SOURCES[source]}."
     yield ""
-    columns = ("settings", f"requests/s at {in_flight}", "to present", "p50 at 1", "p99 at 1", "quicker")
+    columns = ("SETTINGS", f"REQUESTS/S AT {in_flight}", "GAIN", "P50 AT 1", "P99 AT 1", "GAIN")
     rows = [_row(findings.present), *map(_row, findings.candidates)]
-    rows += [_row(result, " (once more)") for result in findings.again]
-    yield table(columns, rows, right=columns[1:])
+    rows += [_row(result, " (again)") for result in findings.again]
+    yield table(columns, rows, right=columns[1:], whole=columns[1:])
     if findings.skipped:
         yield f"Not tried, for lack of time: {findings.skipped} more (--seconds)."
     for end in ENDS:
         choice = findings.choice(end)
         yield ""
-        yield f"For {end}: {choice.tuned}: {choice.why}."
+        settings = "keep the present settings" if choice.tuned == findings.present.tuned else choice.tuned
+        yield f"For {end}: {settings}: {choice.why}."
         if tomls[end]:
             yield ""
             yield tomls[end].rstrip()
@@ -55,5 +57,5 @@ def _row(result: Result, note: str = "") -> tuple[str, ...]:
     if result.refused:
         return name, "-", result.refused, "-", "-", "-"
     ratios = [str(ratio) if ratio else "present" for ratio in (result.throughput, result.latency)]
-    times = [f"{result.latency_at(share) * 1e3:.3g} ms" for share in (0.5, 0.99)]
+    times = [seconds_text(result.latency_at(share)) for share in (0.5, 0.99)]
     return name, f"{result.rate:,.0f}", ratios[0], *times, ratios[1]

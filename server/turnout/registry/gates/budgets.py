@@ -1,6 +1,7 @@
 """The gates `latency` and `memory`: compare a version's costs with its parent's, measured on the same machine."""
 
 from turnout.errors import TurnoutError
+from turnout.quantities import seconds_text
 from turnout.registry.gates.comparison import golden_files, parent_examined
 from turnout.registry.gates.gate import Candidate, GateOutcome, GateVerdict, failure_verdict
 from turnout.registry.gates.plan import LatencyOptions, MemoryOptions
@@ -24,7 +25,7 @@ class LatencyGate(SandboxGate[LatencyOptions]):
         if plan.p50_ms_max and alone > plan.p50_ms_max:
             return failure_verdict(
                 plan.on_failure,
-                f"a run takes {alone:.2f} ms, the plan allows {plan.p50_ms_max:g} ms",
+                f"a run takes {seconds_text(seen.run_seconds)}, the plan allows {plan.p50_ms_max:g} ms",
                 {"run_ms": alone},
             )
         if parent is None:
@@ -46,9 +47,9 @@ class LatencyGate(SandboxGate[LatencyOptions]):
             "rounds": float(comparison.rounds),
         }
         message = (
-            f"p50 {p50 * 1e3:.2f} ms beside {parent_p50 * 1e3:.2f} ms of {parent.manifest.version} ({ratios[0]:.2f} x),"
-            f" p99 {p99 * 1e3:.2f} beside {parent_p99 * 1e3:.2f} ms ({ratios[1]:.2f} x){comparison.caveat},"
-            f" in {comparison.rounds} rounds on {comparison.example}"
+            f"p50 {seconds_text(p50)} beside {seconds_text(parent_p50)} of {parent.manifest.version}"
+            f" ({ratios[0]:.2f} x), p99 {seconds_text(p99)} beside {seconds_text(parent_p99)} ({ratios[1]:.2f} x)"
+            f"{comparison.caveat}, in {comparison.rounds} rounds on {comparison.example}"
         )
         for name, ratio, bound in (("p50", ratios[0], plan.p50_ratio_max), ("p99", ratios[1], plan.p99_ratio_max)):
             if ratio > bound:

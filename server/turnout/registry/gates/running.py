@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from turnout.errors import TurnoutError
+from turnout.quantities import seconds_text
 from turnout.registry.compatibility.sandbox import Sandbox, SandboxReport
 from turnout.registry.gates.comparison import examined, golden_paths
 from turnout.registry.gates.gate import Candidate, GateOutcome, GateVerdict, failure_verdict
@@ -41,7 +42,7 @@ class LoadGate(SandboxGate[LoadOptions]):
             "run_seconds": seen.run_seconds,
             "peak_mib": seen.peak_bytes / _MIB,
         }
-        where = f"loaded in {seen.load_seconds:.2f} s on {seen.provider}"
+        where = f"loaded in {seconds_text(seen.load_seconds)} on {seen.provider}"
         bound = self.plan.seconds_max
         if bound and seen.load_seconds > bound:
             return failure_verdict(self.plan.on_failure, f"{where}, at most {bound:g} s are allowed", numbers)
@@ -51,7 +52,7 @@ class LoadGate(SandboxGate[LoadOptions]):
             return failure_verdict(self.plan.on_failure, f"{where}, but {fault}", numbers)
         if seen.warning:
             return GateVerdict(GateOutcome.WARNED, f"{where}; not warmed: {seen.warning}", numbers)
-        return GateVerdict(GateOutcome.PASSED, f"{where}; a run takes {seen.run_seconds * 1e3:.2f} ms", numbers)
+        return GateVerdict(GateOutcome.PASSED, f"{where}; a run takes {seconds_text(seen.run_seconds)}", numbers)
 
 
 class DeterminismGate(SandboxGate[DeterminismOptions]):

@@ -18,7 +18,7 @@ _BACKENDS = ("onnxruntime", "")
 _REFUSED = {
     "sequence_batching": "requests of a sequence share state, which no version here has",
     "ensemble_scheduling": "an ensemble holds no model of its own; publish the models that it calls",
-    "batch_input": "inputs that the server makes up have no counterpart",
+    "batch_input": "inputs that the server generates have no counterpart",
     "batch_output": "outputs that the server takes apart have no counterpart",
 }
 """Fields without which a model would answer differently than in Triton."""

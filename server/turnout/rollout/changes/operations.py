@@ -178,7 +178,7 @@ class Operations:
             found = tuple(u for u in snapshot.unreadable if attempt in (0, u.record.attempt))
             if not found:
                 which = f"{attempt} " if attempt else ""
-                raise ChangeRefused(f"no rollout {which}of {model} that runs is unreadable: abort it without --discard")
+                raise ChangeRefused(f"no active rollout {which}of {model} is unreadable: abort it without --discard")
             which = ", ".join(str(one.record.attempt) for one in found)
             return ChangeOutcome(f"attempt {which} of {model} is discarded; its traffic stays as it is", discards=found)
 

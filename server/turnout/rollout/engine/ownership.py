@@ -140,7 +140,7 @@ class Ownership:
             if not going and key[0] == model and attempt in (0, key[1]):
                 raise Unsupported(unreadable.sentence)
         if not going:
-            raise NotFoundError(f"no rollout {f'{attempt} ' if attempt else ''}of {model} runs")
+            raise NotFoundError(f"no rollout {f'{attempt} ' if attempt else ''}of {model} is active")
         if len(going) > 1:
             several = ", ".join(f"{number} ({self._active[model, number].rollout.candidate})" for _, number in going)
             raise ChangeRefused(f"several rollouts of {model} run: say which attempt, {several}")

@@ -2,6 +2,7 @@
 
 import math
 
+from turnout.quantities import number_text
 from turnout.rollout.evidence import LEAST_UNITS, Evidence
 from turnout.rollout.machine.analysis_verdict import unconfirmed, unmeasured
 from turnout.rollout.machine.attempt import STEPPING, Rollout
@@ -95,16 +96,16 @@ def server_verdict_text(rollout: Rollout, server: str) -> str:
 def _verdict_text(rollout: Rollout, evidence: Evidence, alpha: float) -> str:
     strongest = max(evidence.metrics, key=lambda m: m.weight * evidence.of(m.name))
     known = evidence.accumulators[strongest.name]
-    share = f"{known.canary.bad} of {known.canary.requests}"
+    share = f"{known.canary.bad:,} of {known.canary.requests:,}"
     if strongest.one_armed:
         seen = f"{share} copies disagreed, where {share_text(strongest.null)} is allowed"
     else:
-        other = f"{known.baseline.bad} of {known.baseline.requests}"
+        other = f"{known.baseline.bad:,} of {known.baseline.requests:,}"
         seen = f"{_NOUNS.get(strongest.name, strongest.name)}: {share}, the baseline {other}"
     units = evidence.effective_units
     if units is not None and not strongest.one_armed:
         seen = f"{seen}; {units:.0f} effective tenants"
-    threshold_text = f"E = {evidence.combined:.3g}, threshold {1 / alpha:.0f}"
+    threshold_text = f"E = {number_text(evidence.combined)}, threshold {number_text(1 / alpha)}"
     return f"{rollout.candidate} is worse than {rollout.previous} ({seen}; {threshold_text})"
 
 
@@ -122,7 +123,7 @@ _NOUNS = {
 def counts_text(rollout: Rollout) -> str:
     """Formats the counts of both arms, metric by metric."""
     parts = [
-        f"{m.name} {a.canary.bad} of {a.canary.requests} against {a.baseline.bad} of {a.baseline.requests}"
+        f"{m.name} {a.canary.bad:,} of {a.canary.requests:,} against {a.baseline.bad:,} of {a.baseline.requests:,}"
         for m in rollout.evidence.metrics
         if (a := rollout.evidence.accumulators[m.name]) and not m.one_armed
     ]

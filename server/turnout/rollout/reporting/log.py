@@ -48,7 +48,11 @@ class RolloutLog:
         if attempt <= _MOST_ATTEMPTS:
             for record in await self._store.in_thread(self._store.rollouts, model, limit=1, attempt=attempt or None):
                 return record, read_record(record)
-        raise NotFoundError(f"{model} has had no rollout{f' {attempt}' if attempt else ''}")
+        raise NotFoundError(
+            f"{model} has had no rollout {attempt}"
+            if attempt
+            else f"{model} has had no rollout; `turnout rollout start {model} --to VERSION` starts one"
+        )
 
     async def history(self, model: str | None, limit: int) -> list[tuple[RolloutRecord, Rollout | UnreadableRollout]]:
         """Returns rollouts of a model, or of all models, newest first, including unreadable ones.

@@ -27,7 +27,8 @@ def listen(address: Address, *, shared: bool = False) -> socket.socket:
             (address.host, address.port), family=family, backlog=_BACKLOG, reuse_port=shared
         )
     except OSError as error:
-        raise ConfigError(f"{address} cannot be listened on: {error.strerror}") from error
+        reason = str(error.strerror).partition(" (while ")[0]  # Python adds the address, which is named already
+        raise ConfigError(f"{address} cannot be listened on: {reason}") from error
     listening.setblocking(False)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in _KEEPALIVE.items():

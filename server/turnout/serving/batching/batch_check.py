@@ -111,7 +111,7 @@ def rows_to_try(sample: Row, axes: Mapping[str, int], golden: Iterable[Row]) -> 
     """
     batched = {name: array for name, array in sample.items() if name in axes}
     made = [
-        {**sample, **values} for values in (_other(batched), *_golden_rows(sample, axes, golden), *_made_up(batched))
+        {**sample, **values} for values in (_other(batched), *_golden_rows(sample, axes, golden), *_synthetic(batched))
     ]
     rows: list[Row] = [sample]
     for row in made:
@@ -131,7 +131,7 @@ def _golden_rows(sample: Row, axes: Mapping[str, int], golden: Iterable[Row]) ->
                 yield row
 
 
-def _made_up(batched: Row) -> Iterator[dict[str, Array]]:
+def _synthetic(batched: Row) -> Iterator[dict[str, Array]]:
     random = np.random.default_rng(7)
     yield {name: np.full_like(a, "" if a.dtype == object else 0) for name, a in batched.items()}
     yield {name: _extreme(a, high=True) for name, a in batched.items()}

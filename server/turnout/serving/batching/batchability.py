@@ -15,7 +15,7 @@ from turnout.registry.onnx.graph import ModelGraph
 from turnout.serving.batching.batch_check import BatchDifference, check, rows_to_try
 from turnout.serving.batching.proven_sizes import ProvenSizes, Sizes
 from turnout.serving.inputs.sample import one_row
-from turnout.serving.inputs.synthetic import MOST_ELEMENTS, Recipe, made_up, recipes
+from turnout.serving.inputs.synthetic import MOST_ELEMENTS, Recipe, recipes, synthetic_by_recipe
 from turnout.serving.inputs.validation import shared_symbols
 from turnout.serving.rowwise.proof import Proof, prove_rows
 from turnout.serving.sessions.session import Run
@@ -92,7 +92,7 @@ def prove(
     tried = recipes(values_become_sizes=False) if tried is None else tried
     rows = itertools.chain(
         filter(None, (one_row(case, sample_axes(manifest)) for case in golden)),
-        (inputs for _, inputs in made_up(signature, tried, sample_axes(manifest), most)),
+        (inputs for _, inputs in synthetic_by_recipe(signature, tried, sample_axes(manifest), most)),
     )
     samples = _Samples(run, signature, sample_axes(manifest), rows, trouble)
     sample = samples.first

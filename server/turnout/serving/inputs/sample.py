@@ -10,7 +10,7 @@ import numpy as np
 from turnout.errors import TurnoutError
 from turnout.registry.manifest.signature import Signature
 from turnout.serving.inputs.attempts import LeftOut
-from turnout.serving.inputs.synthetic import MOST_ELEMENTS, Recipe, made_up
+from turnout.serving.inputs.synthetic import MOST_ELEMENTS, Recipe, synthetic_by_recipe
 from turnout.serving.sessions.session import Run
 from turnout.serving.sessions.tensor import Array
 
@@ -66,7 +66,7 @@ def find_sample(
             return SampleInputs(row)
         except TurnoutError as error:
             trouble = error.message
-    for recipe, inputs in made_up(signature, tried, axes, most):
+    for recipe, inputs in synthetic_by_recipe(signature, tried, axes, most):
         try:
             with trying(str(recipe)):
                 run(inputs, names)

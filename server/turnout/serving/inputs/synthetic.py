@@ -63,7 +63,7 @@ def recipes(*, values_become_sizes: bool) -> list[Recipe]:
     return [Recipe(size, *integers) for integers in ranges for size in FREE_SIZES]
 
 
-def made_up(
+def synthetic_by_recipe(
     signature: Signature, tried: Sequence[Recipe], axes: Mapping[str, int], most: int = MOST_ELEMENTS
 ) -> Iterator[tuple[Recipe, dict[str, Array]]]:
     """Yields the inputs of each recipe, except those of more than `most` elements or equivalent to earlier ones."""

@@ -15,7 +15,7 @@ from turnout.registry.onnx.value_sizes import values_become_sizes
 from turnout.registry.storage.golden import GOLDEN_DIRECTORY, first_case
 from turnout.serving.batching.batchability import BatchPlan, prove, sample_axes
 from turnout.serving.inputs.sample import SampleInputs, one_row
-from turnout.serving.inputs.synthetic import FEW_ELEMENTS, made_up, recipes
+from turnout.serving.inputs.synthetic import FEW_ELEMENTS, recipes, synthetic_by_recipe
 from turnout.serving.sandbox.sandbox import ProcessSandbox
 from turnout.serving.sessions.session import Run
 from turnout.serving.sessions.tensor import Array
@@ -63,4 +63,4 @@ def _tried_elsewhere(
         return SampleInputs(None, trouble=trouble)
     if recipe is None:
         return SampleInputs(None if golden is None else one_row(golden, axes))
-    return SampleInputs(next(inputs for _, inputs in made_up(manifest.signature, [recipe], axes)), recipe)
+    return SampleInputs(next(inputs for _, inputs in synthetic_by_recipe(manifest.signature, [recipe], axes)), recipe)

@@ -33,7 +33,7 @@ from turnout.serving.batching.batchability import BatchPlan, prove, sample_axes
 from turnout.serving.batching.warmup import warm_up
 from turnout.serving.inputs.attempts import LeftOut, RunAttempts
 from turnout.serving.inputs.sample import GOLDEN, SampleInputs, find_sample
-from turnout.serving.inputs.synthetic import Recipe, made_up, recipes, synthetic_inputs
+from turnout.serving.inputs.synthetic import Recipe, recipes, synthetic_by_recipe, synthetic_inputs
 from turnout.serving.sandbox.answers import AnswerArchiveWriter
 from turnout.serving.sandbox.examples import Example, check_fit, first_row, golden_examples
 from turnout.serving.sandbox.messages import failure_body
@@ -159,7 +159,7 @@ class SandboxRequest:
         """Guards a run for a sample. Runs of golden cases are not guarded, since their failures are findings."""
         if what == GOLDEN:
             return contextlib.nullcontext()
-        return self.attempts.attempt(f"made-up inputs ({what})", self.run_seconds)
+        return self.attempts.attempt(f"synthetic inputs ({what})", self.run_seconds)
 
 
 def describe(request: SandboxRequest) -> dict[str, Any]:
@@ -380,7 +380,7 @@ def _synthetic(
     _, manifest = request.versions[0]
     signature, outputs = manifest.signature, [spec.name for spec in manifest.signature.outputs]
     order = tried if known is None else [known, *(recipe for recipe in tried if recipe != known)]
-    for recipe, inputs in made_up(signature, order, {}):
+    for recipe, inputs in synthetic_by_recipe(signature, order, {}):
         try:
             with request.trying(f"{recipe}, more rows"):
                 session.run(inputs, outputs)

@@ -64,7 +64,7 @@ class Improvement:
         return self.middle >= WORTHWHILE and self.low > 1.0
 
     def __str__(self) -> str:
-        return f"{self.middle:.2f} x ({self.low:.2f} to {self.high:.2f})"
+        return f"{self.middle:.2f} x ({self.low:.2f}-{self.high:.2f})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,7 @@ class Findings:
             return Choice(self.present.tuned, why if tried else "nothing else was tried")
         again = next((result.ratio(end) for result in self.again if result.tuned == looks.tuned), None)
         second_try = "there was no time to try it again" if again is None else f"when tried again it was {again}"
-        return Choice(self.present.tuned, f"{looks.tuned} looked better ({looks.ratio(end)}), and {second_try}")
+        return Choice(self.present.tuned, f"{looks.tuned} looked better, {looks.ratio(end)}, and {second_try}")
 
     def best_so_far(self) -> Tuned:
         """Returns the settings to combine with the next group: those that look best for throughput."""

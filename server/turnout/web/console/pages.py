@@ -119,7 +119,7 @@ class Pages:
         except TurnoutError as error:
             trouble = error.message  # the rest of the page does not need the state store
         view = self._models.view(known)
-        lanes = [(lane.pair, lane.ledger.agreement) for lane in self._shadows.of(known.name)]
+        lanes = [(lane.pair, lane.ledger) for lane in self._shadows.of(known.name)]
         running = [r for r in self._rollouts.running if r.model == known.name]
         named = {str(v) for r in (*running, *(r for _, r in history)) for v in (r.candidate, r.previous)}
         named |= {share.version for share in view.split}

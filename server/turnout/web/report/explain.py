@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from turnout.quantities import number_text, seconds_text
 from turnout.rollout.evidence import LEAST_BAD, Fitness, Metric
 from turnout.rollout.machine.explain import few_units_text
 from turnout.rollout.plan import Plan
@@ -77,7 +78,7 @@ class Finding:
         """The ratio as text, such as `4.2x`."""
         if self.ratio is None:
             return "-"
-        return "only here" if math.isinf(self.ratio) else f"{self.ratio:.3g}x"
+        return "only here" if math.isinf(self.ratio) else f"{number_text(self.ratio)}x"
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,10 +143,10 @@ def status_sentence(rollout: pb.Rollout) -> str:
 
 def meaning(name: str, threshold_seconds: float) -> str:
     """Returns what counts as a bad event for a metric."""
-    limit = f" ({threshold_seconds * 1e3:.3g} ms)" if threshold_seconds else ""
+    limit = f" ({seconds_text(threshold_seconds)})" if threshold_seconds else ""
     match name:
         case "errors":
-            return "failed by the server's fault"
+            return "failed through no fault of the request"
         case "invalid":
             return "answered with NaN or infinity"
         case "stalled":
@@ -156,11 +157,6 @@ def meaning(name: str, threshold_seconds: float) -> str:
             return f"slower than the objective{limit}"
         case _:
             return f"slower than the baseline's {name}{limit}"
-
-
-def evidence_text(value: float) -> str:
-    """Returns an e-value as readable text."""
-    return f"{value:.3g}" if value < 1e6 else f"{value:.1e}".replace("e+0", "e").replace("e+", "e")
 
 
 def _finding(metric: Metric, replay: Seen) -> Finding:
@@ -198,8 +194,8 @@ def _reading(replay: Seen, findings: tuple[Finding, ...]) -> Iterator[str]:
     worse, alpha = rollout.e_value >= rollout.threshold, rollout.alpha
     shared = f" (alpha {plan.alpha:g}, shared with other rollouts of the model)" if alpha < plan.alpha else ""
     yield (
-        f"Combined evidence that {rollout.candidate} is worse: {evidence_text(rollout.e_value)}, "
-        f"{'which reaches' if worse else 'below'} the threshold of {evidence_text(rollout.threshold)}."
+        f"Combined evidence that {rollout.candidate} is worse: {number_text(rollout.e_value)}, "
+        f"{'which reaches' if worse else 'below'} the threshold of {number_text(rollout.threshold)}."
     )
     if (units := replay.last.effective_units) is not None:
         yield few_units_text(replay.last) or (

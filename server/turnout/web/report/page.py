@@ -10,12 +10,13 @@ from typing import Any, Self
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
+from turnout.quantities import number_text, seconds_text
 from turnout.rollout.evidence import Evidence
 from turnout.rollout.plan import Plan
 from turnout.shares import share_text
 from turnout.telemetry.histogram import LATENCY_BOUNDS
 from turnout.web.report.colours import version_colours
-from turnout.web.report.explain import evidence_text, explain
+from turnout.web.report.explain import explain
 from turnout.web.report.formatting import duration_text, ticked
 from turnout.web.report.replay import Latency, RecordedTick, Replay
 from turnout_proto.v1 import rollout_pb2 as pb
@@ -36,7 +37,7 @@ def templates(package: str) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"share": share_text, "duration": duration_text, "evidence": evidence_text, "ticked": ticked}
+    environment.filters |= {"share": share_text, "duration": duration_text, "evidence": number_text, "ticked": ticked}
     return environment
 
 
@@ -157,9 +158,9 @@ def _quantile_text(arm: Latency, share: float) -> str:
     for bucket, reached in zip(ordered, accumulate(arm[b] for b in ordered), strict=True):
         if reached >= wanted:
             if bucket >= len(LATENCY_BOUNDS):
-                return f"above {LATENCY_BOUNDS[-1] * 1e3:.3g} ms"
-            lower = LATENCY_BOUNDS[bucket - 1] * 1e3 if bucket else 0.0
-            return f"{lower:.3g} to {LATENCY_BOUNDS[bucket] * 1e3:.3g} ms"
+                return f"above {seconds_text(LATENCY_BOUNDS[-1])}"
+            upper = seconds_text(LATENCY_BOUNDS[bucket])
+            return f"{seconds_text(LATENCY_BOUNDS[bucket - 1])} to {upper}" if bucket else f"up to {upper}"
     return ""
 
 

@@ -1,0 +1,24 @@
+"""Formats numbers and times for people, with three significant digits. Pure."""
+
+_DIGITS = 3
+_PLAIN_UP_TO = 1e5
+_UNITS = ((1e-6, "µs"), (1e-3, "ms"), (1.0, "s"))
+
+
+def number_text(value: float) -> str:
+    """Returns a number such as `0.0292`, `78.1`, `25,900` or `2.5e7`: only large numbers have an exponent."""
+    rounded = float(f"{value:.{_DIGITS}g}")
+    if abs(rounded) >= _PLAIN_UP_TO:
+        return f"{value:.1e}".replace("e+0", "e").replace("e+", "e")
+    return f"{rounded:,.0f}" if abs(rounded) >= 100 else f"{rounded:g}"
+
+
+def seconds_text(seconds: float) -> str:
+    """Returns a time of a run or a request such as `6.17 µs`, `500 ms` or `1.25 s`."""
+    unit, name = next((one for one in reversed(_UNITS) if float(f"{seconds:.{_DIGITS}g}") >= one[0]), _UNITS[0])
+    return f"{number_text(seconds / unit)} {name}"
+
+
+def count_text(count: int, noun: str) -> str:
+    """Returns a count with its noun, such as `1 model` or `1,200 models`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
