@@ -140,6 +140,10 @@ def methods(seen: Seen) -> Methods:
         await stream.write(b"one")
         raise StatusError(rich_status())
 
+    async def break_down_late(stream: Stream) -> None:
+        await stream.write(b"one")
+        raise ZeroDivisionError
+
     return {
         SERVICE + "Echo": Unary(echo),
         SERVICE + "Prompt": Unary(lambda message, _: message, prompt=True),
@@ -153,6 +157,7 @@ def methods(seen: Seen) -> Methods:
         SERVICE + "Sleep": Unary(sleep),
         SERVICE + "Fail": Unary(fail),
         SERVICE + "BreakDown": Unary(break_down),
+        SERVICE + "BreakDownLate": Streaming(break_down_late),
         SERVICE + "GiveUp": Unary(give_up),
         SERVICE + "Duplex": Streaming(duplex),
         SERVICE + "DuplexTogether": Streaming(duplex_together),

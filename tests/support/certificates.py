@@ -18,9 +18,12 @@ from cryptography.hazmat.primitives.serialization import (
     NoEncryption,
     PrivateFormat,
 )
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtensionOID, NameOID
 
 LOCAL = ("localhost", "127.0.0.1")
+
+UNREADABLE_NAMES = x509.UnrecognizedExtension(ExtensionOID.SUBJECT_ALTERNATIVE_NAME, bytes.fromhex("3002a300"))
+"""Names of which one is an X.400 address. Transports accept it, but `cryptography` raises an error for it."""
 
 
 @dataclass(frozen=True)

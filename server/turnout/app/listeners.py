@@ -95,7 +95,7 @@ def open_listeners(
     control: CallListener = NullListener(settings.control)
     if services.peers is None or services.peers.has_control:
         identity = certificates.source("control")
-        control = listen(operators, settings.control, settings, identity, shared, channelz=True)
+        control = listen(operators, settings.control, settings, services.log, identity, shared, channelz=True)
 
     one_port = settings.grpc == settings.http and settings.grpc.port != 0
 
@@ -134,7 +134,9 @@ def open_listeners(
     if settings.transport.data == "grpcio":
         if one_port:
             raise ConfigError("grpc and http: expected two addresses, since transport.data is grpcio")
-        grpc = listen(admitted(data, admission), settings.grpc, settings, certificates.source("grpc"), shared)
+        grpc = listen(
+            admitted(data, admission), settings.grpc, settings, services.log, certificates.source("grpc"), shared
+        )
         return Listeners(grpc, open_h2corn("http", ListenerApplication(web_application)), control)
 
     threads = Threads("compression")

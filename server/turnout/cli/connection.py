@@ -61,12 +61,14 @@ def _trust_in(cert: str) -> Tls:
     """
     from cryptography import x509
 
+    from turnout.certificate_errors import UNREADABLE
+
     try:
         own = x509.load_pem_x509_certificates(Path(cert).read_bytes())[0]
         names = own.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except OSError as error:
         raise ConfigError(f"tls.cert: {cert} cannot be read: {error.strerror}") from None
-    except (ValueError, x509.ExtensionNotFound):
+    except (x509.ExtensionNotFound, *UNREADABLE):
         return Tls(ca=cert)
     hosts = [*names.get_values_for_type(x509.DNSName), *map(str, names.get_values_for_type(x509.IPAddress))]
     return Tls(ca=cert, server_name=next((host.replace("*", "any") for host in hosts), ""))

@@ -5,7 +5,6 @@ Unknown keys are errors.
 
 import os
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from turnout.config.settings import Settings
 from turnout.config.tls import LISTENERS
 from turnout.config.validation_errors import unknown_variable, validation_errors
 from turnout.errors import ConfigError, FieldViolation
+from turnout.toml import parse_toml
 
 DEFAULT_FILE = Path("turnout.toml")
 PREFIX = "TURNOUT_"
@@ -136,10 +136,10 @@ def _read(file: Path | None) -> dict[str, Any]:
     if file is None:
         return {}
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        return parse_toml(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read the configuration file {file}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise ConfigError(f"{file} is not valid TOML: {error}") from None
 
 

@@ -91,7 +91,7 @@ class Multiplexer:
         self._reading = True
         self._drained = False
         self._writing = False
-        self._reader_writes = False
+        self._reader_waits = False
 
     async def run(self) -> None:
         """Serves requests until the client half-closes or the server drains, then finishes the requests in flight.
@@ -110,7 +110,7 @@ class Multiplexer:
                 writer.result()
             if drained := not reader.done():
                 self._drained = True  # requests in flight are answered, but no new ones are started
-                if not self._reader_writes:
+                if self._reader_waits:
                     reader.cancel()
                 await asyncio.wait((reader,))
             if self._tasks:
@@ -129,7 +129,9 @@ class Multiplexer:
         """Reads items, and writes the responses that need no task. Items that arrive together are answered together."""
         stream, plane, since_turn = self._stream, self._plane, 0
         while not self._drained:
+            self._reader_waits = True  # `run` does not cancel the reader while it has items
             came = list(await stream.read_some(min(self._max_items - self._unanswered, _TOGETHER)))
+            self._reader_waits = False
             if not came:
                 return
             since_turn += len(came)
@@ -137,7 +139,7 @@ class Multiplexer:
             while came:
                 item = self._item(came.pop())  # the item drops a large message once it is parsed
                 if item.heavy:
-                    await self._flush(by_reader=True)  # no response waits while a large message is parsed
+                    await self._flush()  # no response waits while a large message is parsed
                     refusal = await plane.parse(item)
                 else:
                     refusal = plane.parse_now(item)
@@ -149,10 +151,11 @@ class Multiplexer:
                 elif (task := self._by_key.get(item.cancels)) is not None:
                     task.cancel()
                 del item
-            await self._flush(by_reader=True)
+            await self._flush()
             if since_turn >= _TURN:
                 since_turn = 0
                 await asyncio.sleep(0)
+            self._reader_waits = True
             while self._unanswered >= self._max_items and not self._drained:
                 self._room.clear()
                 await self._room.wait()
@@ -211,14 +214,14 @@ class Multiplexer:
             if self._reading or self._answers:
                 await self._wake_writer.wait()
 
-    async def _flush(self, *, by_reader: bool = False) -> None:
+    async def _flush(self) -> None:
         """Writes the responses that are ready, in order, unless another task is already writing them.
 
-        A cancelled item has no response. `run` does not cancel the reader while it is writing a response.
+        A cancelled item has no response.
         """
         if self._writing:
             return
-        self._writing, self._reader_writes = True, by_reader
+        self._writing = True
         try:
             while self._answers:
                 taken, ready = self._ready()
@@ -229,7 +232,7 @@ class Multiplexer:
                 self._unanswered -= taken
                 self._room.set()
         finally:
-            self._writing = self._reader_writes = False
+            self._writing = False
 
     def _ready(self) -> tuple[int, list[bytes]]:
         """Removes the items that are done from the queue; returns their number and the responses to write."""

@@ -182,6 +182,7 @@ def listen(
     methods: Methods,
     address: Address,
     settings: Settings,
+    log: FilteringBoundLogger,
     identity: IdentitySource | None,
     shared: bool,
     *,
@@ -193,6 +194,7 @@ def listen(
         methods: Methods by path.
         address: Address to listen on; port 0 selects a free port.
         settings: The server's settings.
+        log: Logger for exceptions that methods should not raise.
         identity: The listener's certificate and key; None for plain text.
         shared: Whether other workers listen on the same port, which their supervisor reserves.
         channelz: Whether to collect data for the channelz service.
@@ -205,7 +207,7 @@ def listen(
             address
         ).close()  # if the port is in use, the gRPC core would write a line of its own to standard error
     return GrpcioListener(
-        methods, address, [*_options(settings, shared), ("grpc.enable_channelz", int(channelz))], identity
+        methods, address, [*_options(settings, shared), ("grpc.enable_channelz", int(channelz))], log, identity
     )
 
 

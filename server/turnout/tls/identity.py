@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from turnout.certificate_errors import UNREADABLE
 from turnout.config import ClientCertificates
 from turnout.errors import ConfigError
 
@@ -99,7 +100,7 @@ def check_identity(
     """
     try:
         return _checked(cert, key, client_ca, mode, now)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:  # parts of a certificate are parsed on access
+    except UNREADABLE as error:
         files = ", ".join(map(str, filter(None, (cert, client_ca))))
         raise ConfigError(f"a certificate in {files} cannot be read: {error}") from None
 
@@ -140,7 +141,7 @@ def _certificates(file: PemFile, what: str) -> list[x509.Certificate]:
         raise ConfigError(f"{file} holds no PEM certificate, expected {what}{_held_instead(file)}")
     try:
         return x509.load_pem_x509_certificates(file.data)
-    except ValueError as error:
+    except UNREADABLE as error:
         raise ConfigError(f"{file} holds a certificate that cannot be read: {error}") from None
 
 

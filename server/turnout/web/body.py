@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from starlette.requests import Request
 
 from turnout.admission import ReceiveBudget
+from turnout.chunks import add_chunk
 from turnout.errors import InvalidRequest
 from turnout.web.json_body import SMALL_BYTES
 
@@ -82,7 +83,7 @@ class BodyReceiver:
                 if size > SMALL_BYTES:
                     self.budget.reserve(size - held)
                     held = size
-                parts.append(part)
+                add_chunk(parts, part)
         finally:
             self.budget.release(held)
         return RequestBody(parts, size, encoding, max_bytes)

@@ -10,11 +10,13 @@ from dataclasses import dataclass, field, replace
 
 import grpc
 import httpx
+import numpy as np
 import pytest
 from google.rpc.error_details_pb2 import RetryInfo
 from grpc_status import rpc_status
 
 from carried import LIMITS, SERVICE, Carried, carried, listens
+from held import held_conversions
 from http2_client import CALL, Http2Client
 from onnx_models import scaled, slow
 from started_servers import make_settings
@@ -162,6 +164,33 @@ async def test_requests_of_a_stream_are_answered_and_then_it_ends_with_a_delay(m
         assert answered == {str(index) for index in range(50)}
         assert ending.value.code() is grpc.StatusCode.UNAVAILABLE
         assert retry_seconds(ending.value) > 0
+
+
+@pytest.mark.usefixtures("one_model")
+async def test_a_large_request_of_a_stream_that_was_read_is_answered(models) -> None:
+    large = request("m", request_id="large", x=np.zeros((2**17, 4), np.float32))
+    async with (
+        stopping(models, drain=Drain(delay_s=0, timeout_s=60)) as (server, stop),
+        grpc.aio.insecure_channel(str(server.grpc)) as channel,
+    ):
+        stream = PredictionServiceStub(channel).PredictStream()
+        conversions = server.services.conversions._thread._calls
+        with held_conversions(server) as go_on:
+            await stream.write(pb.PredictStreamRequest(request=large))
+            async with asyncio.timeout(60):
+                while not conversions:
+                    await asyncio.sleep(0.01)
+            stop.set()
+            async with asyncio.timeout(60):
+                await server.services.inference.draining.wait()
+                await asyncio.sleep(0)
+            go_on.set()
+        answer = await stream.read()
+        assert isinstance(answer, pb.PredictStreamResponse)
+        assert (answer.request_id, len(answer.response.outputs)) == ("large", 1)
+        with pytest.raises(grpc.aio.AioRpcError) as ending:
+            await stream.read()
+        assert ending.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
 @pytest.mark.usefixtures("one_model")

@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import threading
 
+import httpx
 import pytest
 from semver import Version
 
@@ -53,6 +55,28 @@ async def test_settings_that_are_wrong_change_nothing(models, publish_model, cap
         assert loaded(server) == {ONE}
     (line,) = [line for line in map(json.loads, capfd.readouterr().err.splitlines()) if "reloaded" in line["event"]]
     assert line["reason"] == "expected a number"
+
+
+async def test_settings_that_nobody_could_foresee_change_nothing_and_later_ones_hold(models, capfd) -> None:
+    hangs = threading.Event()
+
+    def broken() -> Settings:
+        raise RecursionError
+
+    def slow() -> Settings:
+        assert hangs.wait(60)
+        return make_settings(models)
+
+    async with running(make_settings(models), make_logger("json", "info")) as server:
+        await server.reloader.reload(broken)
+        reloading = asyncio.create_task(server.reloader.reload(slow))
+        async with httpx.AsyncClient(base_url=f"http://{server.http}") as client:  # its event loop is not held up
+            assert (await client.get("/livez")).status_code == 200
+        hangs.set()
+        await reloading
+    lines = [json.loads(line)["event"] for line in capfd.readouterr().err.splitlines()]
+    kept = "the settings cannot be reloaded; the previous ones stay in force"
+    assert [line for line in lines if "reloaded" in line] == [kept, "settings reloaded"]
 
 
 @pytest.mark.parametrize(("level", "written"), [("debug", 4), ("info", 3), ("warning", 2), ("error", 1)])

@@ -23,7 +23,7 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from numpy.typing import NDArray
 
 from auth_wire import AUTH, Issuer, bearer, grant, make_token, revoke_token, write_keys, write_policy
-from certificates import Authority, put
+from certificates import UNREADABLE_NAMES, Authority, put
 from onnx_models import repeats, scaled
 from published import Publish
 from started_servers import StartServer
@@ -229,9 +229,10 @@ async def test_certificates_name_their_bearer_by_uri_or_dns_name(
         "other": (x509.UniformResourceIdentifier("spiffe://example.com/web"),),
         "none": (),
     }
+    certificates = {name: authority.issue(name, hosts=(), san=san) for name, san in names.items()}
+    certificates["unreadable"] = authority.issue("unreadable", hosts=(), extensions=(UNREADABLE_NAMES,))
     answers = {}
-    for name, san in names.items():
-        own = authority.issue(name, hosts=(), san=san)
+    for name, own in certificates.items():
         shown_cert, shown_key = own.write(tmp_path, f"client-{name}")
         client_tls = Tls(ca=ca, cert=str(shown_cert), key=str(shown_key))
         for listener in ("grpc", "control"):  # h2corn, grpcio
@@ -247,7 +248,8 @@ async def test_certificates_name_their_bearer_by_uri_or_dns_name(
             status = (await http.post("/predict/fraud", json={"inputs": {"x": X.tolist()}})).status_code
             answers[name].add({200: "answered", 403: "PermissionDenied", 401: "Unauthenticated"}[status])
     assert answers == {
-        "uri": {"answered"}, "dns": {"answered"}, "other": {"PermissionDenied"}, "none": {"Unauthenticated"}
+        "uri": {"answered"}, "dns": {"answered"}, "other": {"PermissionDenied"}, "none": {"Unauthenticated"},
+        "unreadable": {"Unauthenticated"},
     }  # fmt: skip
 
 

@@ -15,7 +15,7 @@ import httpx
 import pytest
 from cryptography import x509
 
-from certificates import Authority, Certified, put
+from certificates import UNREADABLE_NAMES, Authority, Certified, put
 from onnx_models import scaled
 from ports import free_port
 from published import Publish
@@ -250,6 +250,7 @@ BREAKS: dict[str, Callable[[Files], object]] = {
     "no certificate": lambda files: files.put("server.pem", b"nothing"),
     "half a certificate": lambda files: files.put("server.pem", AUTHORITY.issue().pem[:300]),
     "an encrypted key": lambda files: files.put("server.key", AUTHORITY.issue().encrypted_key),
+    "names that cannot be read": lambda files: files.server(AUTHORITY.issue(hosts=(), extensions=(UNREADABLE_NAMES,))),
     "no file": lambda files: (files.directory / "server.pem").unlink(),
     "a directory": lambda files: ((files.directory / "server.key").unlink(), (files.directory / "server.key").mkdir()),
 }

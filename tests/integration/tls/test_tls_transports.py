@@ -21,6 +21,7 @@ from turnout.config import Address
 from turnout.errors import ConfigError
 from turnout.rpc.transport.grpcio import GrpcioListener
 from turnout.rpc.transport.port import CallListener
+from turnout.telemetry.logging import make_logger
 from turnout.tls.identity import PemFile, ServerIdentity, check_identity
 from turnout_client.tls import ClosedOnReset
 
@@ -28,6 +29,7 @@ AUTHORITY, OTHERS = Authority.make("an authority"), Authority.make("others")
 CLIENT = AUTHORITY.issue("a client")
 TRANSPORTS = ("h2corn", "grpcio")
 BOUND = 60.0
+LOG = make_logger("json", "critical")
 
 
 def identity(mode: Any = "none", name: str = "a server") -> ServerIdentity:
@@ -69,7 +71,7 @@ async def served(transport: str, identity: ServerIdentity, **more: Any) -> Async
             yield Served(server.target, server.seen, server.listener, identity)
         return
     seen, own = Seen(), [Served("", Seen(), None, identity)]  # type: ignore[arg-type] # until it listens
-    listener = GrpcioListener(methods(seen), Address("127.0.0.1", 0), (), lambda: own[0].identity)
+    listener = GrpcioListener(methods(seen), Address("127.0.0.1", 0), (), LOG, lambda: own[0].identity)
     own[0] = Served(str(listener.address), seen, listener, identity)
     await listener.start()
     try:
@@ -100,6 +102,19 @@ async def test_a_method_sees_the_certificate_of_its_client(transport: str) -> No
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_an_error_that_nobody_foresaw_says_nothing_of_python(transport: str) -> None:
+    async with served(transport, identity()) as server, channel_to(server.target) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as unary:
+            await channel.unary_unary(SERVICE + "BreakDown")(b"x", timeout=BOUND)
+        stream = channel.unary_stream(SERVICE + "BreakDownLate")(b"x", timeout=BOUND)
+        assert await stream.read() == b"one"
+        with pytest.raises(grpc.aio.AioRpcError) as late:
+            await stream.read()
+    for failed in (unary.value, late.value):
+        assert (failed.code(), failed.details()) == (grpc.StatusCode.INTERNAL, "the call failed inside the server")
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
 async def test_a_client_that_shows_none_has_none(transport: str) -> None:
     async with served(transport, identity()) as server, channel_to(server.target, CLIENT) as channel:
         assert await channel.unary_unary(SERVICE + "Certificate")(b"", timeout=BOUND) == b""
@@ -118,7 +133,7 @@ async def test_an_optional_certificate_may_be_left_out_and_not_be_a_foreign_one(
 
 async def test_grpcio_cannot_ask_for_optional_certificates_and_says_so() -> None:
     with pytest.raises(ConfigError, match="grpcio transport cannot ask for optional client certificates"):
-        GrpcioListener({}, Address("127.0.0.1", 0), (), lambda: identity("optional"))
+        GrpcioListener({}, Address("127.0.0.1", 0), (), LOG, lambda: identity("optional"))
 
 
 async def test_an_identity_that_h2corn_cannot_use_changes_nothing() -> None:

@@ -7,6 +7,9 @@ import pytest
 from turnout.config import Address, load_settings
 from turnout.errors import ConfigError
 
+UNREADABLE_TOML = ("models = " + "[" * 20_000, "workers = " + "9" * 5_000, "models." + "a." * 20_000 + "b = 1")
+"""Documents for which `tomllib` raises something else than its own error, or that recursive code cannot read."""
+
 
 def write(folder: Path, text: str) -> Path:
     file = folder / "turnout.toml"
@@ -52,7 +55,8 @@ def test_the_file_is_the_flags_then_the_variables_then_the_working_directorys(
 def test_a_file_that_was_named_must_exist_and_be_toml(tmp_path: Path) -> None:
     missing = tmp_path / "missing.toml"
     assert refusal(missing) == f"cannot read the configuration file {missing}: No such file or directory"
-    assert "is not valid TOML" in refusal(write(tmp_path, "models = \n"))
+    for text in ("models = \n", *UNREADABLE_TOML):
+        assert "is not valid TOML" in refusal(write(tmp_path, text))
 
 
 @pytest.mark.parametrize(

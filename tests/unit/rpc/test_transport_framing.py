@@ -1,11 +1,13 @@
 """Messages in their frames: whatever way they are cut, those that go in come out; what is too large is not kept."""
 
 import itertools
+import tracemalloc
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from turnout import chunks
 from turnout.rpc.transport.asgi.framing import PREFIX, FrameSplitter, FramingError, MessageTooLarge
 
 FRAMES = st.lists(st.tuples(st.booleans(), st.binary(max_size=40)), max_size=12)
@@ -15,14 +17,18 @@ def wire(frames: list[tuple[bool, bytes]]) -> bytes:
     return b"".join(PREFIX.pack(compressed, len(message)) + message for compressed, message in frames)
 
 
-@given(FRAMES, st.lists(st.integers(0, 600), max_size=30))
-def test_however_frames_are_cut_the_messages_come_out(frames: list[tuple[bool, bytes]], cuts: list[int]) -> None:
+@given(FRAMES, st.lists(st.integers(0, 600), max_size=30), st.sampled_from([0, 20, 4096]))
+def test_however_frames_are_cut_the_messages_come_out(
+    frames: list[tuple[bool, bytes]], cuts: list[int], joined_bytes: int
+) -> None:
     data, splitter, messages = wire(frames), FrameSplitter(100), []
     edges = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
-    for start, end in itertools.pairwise(edges):
-        splitter.feed(data[start:end])
-        while (message := splitter.next()) is not None:
-            messages.append(message)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chunks, "_SMALL_BYTES", joined_bytes)
+        for start, end in itertools.pairwise(edges):
+            splitter.feed(data[start:end])
+            while (message := splitter.next()) is not None:
+                messages.append(message)
     assert messages == frames
     assert splitter.next() is None
     assert not splitter.partial
@@ -60,3 +66,20 @@ def test_messages_in_a_large_chunk_are_cut_off_it_one_by_one() -> None:
     splitter = FrameSplitter(100)
     splitter.feed(wire([(False, b"x" * 50)] * 20_000))
     assert sum(1 for _ in iter(splitter.next, None)) == 20_000
+
+
+def test_a_message_in_tiny_chunks_takes_little_more_memory_than_its_size() -> None:
+    count, splitter = 60_000, FrameSplitter(1 << 20)
+    splitter.feed(PREFIX.pack(0, 2 * count))
+    assert splitter.next() is None
+    tracemalloc.start()
+    try:
+        for number in range(count - 1):
+            splitter.feed(number.to_bytes(2, "big"))
+            assert splitter.next() is None
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    splitter.feed((count - 1).to_bytes(2, "big"))
+    assert splitter.next() == (False, b"".join(number.to_bytes(2, "big") for number in range(count)))
+    assert taken < 4 * count  # half of it the message itself

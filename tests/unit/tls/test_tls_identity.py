@@ -1,13 +1,15 @@
 """What keeps a certificate, key or authority from being used has a sentence that names the file."""
 
 import time
+from base64 import b64encode
 from dataclasses import replace
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from certificates import Authority, Certified
+from certificates import UNREADABLE_NAMES, Authority, Certified
 from turnout.errors import ConfigError
 from turnout.tls.identity import PemFile, ServerIdentity, check_identity
 
@@ -88,6 +90,27 @@ def test_what_cannot_be_used_is_refused_in_words(certificate: bytes, private: by
         check_identity(cert(certificate), key(private), None, "none", time.time())
     assert message in refused.value.message
     assert "BEGIN" not in refused.value.message
+
+
+def changed(before: str, after: str) -> bytes:
+    """Returns a certificate with two extensions that mean nothing, in which some bytes were replaced."""
+    kinds = (x509.UnrecognizedExtension(x509.ObjectIdentifier(f"1.2.3.{end}"), b"\x05\x00") for end in (4, 5))
+    der = AUTHORITY.issue(private=SERVER.private, extensions=tuple(kinds)).certificate.public_bytes(Encoding.DER)
+    assert bytes.fromhex(before) in der
+    return block("CERTIFICATE", b64encode(der.replace(bytes.fromhex(before), bytes.fromhex(after))).decode())
+
+
+MALFORMED = {
+    "a version that does not exist": changed("a003020102", "a003020105"),
+    "an extension twice": changed("06032a0305", "06032a0304"),
+    "names of an unknown kind": AUTHORITY.issue(private=SERVER.private, hosts=(), extensions=(UNREADABLE_NAMES,)).pem,
+}
+
+
+@pytest.mark.parametrize("certificate", MALFORMED.values(), ids=MALFORMED)
+def test_a_certificate_of_which_a_part_cannot_be_read_is_refused_in_words(certificate: bytes) -> None:
+    with pytest.raises(ConfigError, match=r"certificate .*cannot be read"):
+        check_identity(cert(certificate), key(SERVER.key), None, "none", time.time())
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from cryptography import x509
 
 from turnout.auth.identity import Identity, of_certificate
+from turnout.certificate_errors import UNREADABLE
 from turnout.errors import UnauthenticatedError
 
 
@@ -17,7 +18,7 @@ def identity_of_certificate(pem: str) -> tuple[Identity, float]:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         uris = names.get_values_for_type(x509.UniformResourceIdentifier)
         found = of_certificate(uris, names.get_values_for_type(x509.DNSName))
-    except (ValueError, x509.ExtensionNotFound):
+    except (x509.ExtensionNotFound, *UNREADABLE):
         found = None
     if found is None:
         raise UnauthenticatedError("the client's certificate has no identity: no SPIFFE URI and no DNS name")

@@ -14,7 +14,6 @@ in_flight = 32
 """
 
 import re
-import tomllib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -24,6 +23,7 @@ from turnout.auth.identity import KINDS
 from turnout.auth.policy.policy import AccessPolicy, Grant, Limit
 from turnout.auth.roles import AccessRole, Scope, patterns
 from turnout.errors import ConfigError
+from turnout.toml import parse_toml
 
 _TABLES = ("grant", "limit")
 _GRANT_KEYS = ("identities", "roles", "models")
@@ -51,8 +51,8 @@ def read_policy(text: str, file: str, share: int = 1) -> AccessPolicy:
         ConfigError: The policy is invalid. The message states the line and the key.
     """
     try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        document = parse_toml(text)
+    except ValueError as error:
         raise ConfigError(f"{file} is not valid TOML: {error}") from None
     lines = _LineNumbers.of(text)
     for key in document:

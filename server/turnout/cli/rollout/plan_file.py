@@ -1,7 +1,6 @@
 """Reads a rollout's plan from a file and from command line options."""
 
 import json
-import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
@@ -17,6 +16,7 @@ from turnout.rollout.guards.circuit_breaker import Breaker
 from turnout.rollout.guards.guards import Guards
 from turnout.rollout.plan import RETIRED, PlanStep, ShadowStage
 from turnout.shares import read_share
+from turnout.toml import parse_toml
 
 _UNKNOWN = "unknown; there are "
 
@@ -30,8 +30,8 @@ def read_plan_file(path: Path) -> dict[str, Any]:
     """
     content = read_named(path, "plan")
     try:
-        body = tomllib.loads(content.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        body = parse_toml(content.decode())
+    except ValueError as error:
         raise ConfigError(f"the plan {path} is not TOML: {error}") from None
     steps = body.get("steps")
     for number, step in enumerate(steps if isinstance(steps, list) else ()):

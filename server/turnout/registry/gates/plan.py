@@ -14,7 +14,6 @@ without metadata and golden cases passes.
     p50_ratio_max = 1.2
 """
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
@@ -24,6 +23,7 @@ from typing import Any
 
 from turnout.errors import ConfigError
 from turnout.registry.storage.files import explain, read_small
+from turnout.toml import parse_toml
 
 PLAN_FILE = "gates.toml"
 MAX_PLAN_BYTES = 1 << 16
@@ -175,7 +175,7 @@ def read_plan(root: Path, model: str) -> GatePlan:
         if len(data) > MAX_PLAN_BYTES:
             raise ConfigError(f"{name} is larger than {MAX_PLAN_BYTES} bytes")
         try:
-            body = tomllib.loads(data.decode())
+            body = parse_toml(data.decode())
         except ValueError as error:
             raise ConfigError(f"{name} is not TOML: {error}") from error
         plan = over(plan, body, name)

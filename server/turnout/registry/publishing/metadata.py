@@ -27,7 +27,6 @@ rtol = 1e-3
 """
 
 import json
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -51,6 +50,7 @@ from turnout.registry.publishing.tables import (
     read_text,
 )
 from turnout.registry.storage.files import explain, open_outside, read_small
+from turnout.toml import parse_toml
 
 MAX_METADATA_BYTES = 1 << 18
 MAX_LOCK_BYTES = 64 << 20
@@ -164,7 +164,7 @@ def read_metadata(path: Path) -> VersionMetadata:
     Raises:
         InvalidRequest: The file does not exist, is not in this format, or contains something unknown.
     """
-    forms: dict[str, Callable[[str], object]] = {".toml": tomllib.loads, ".json": _json}
+    forms: dict[str, Callable[[str], object]] = {".toml": parse_toml, ".json": _json}
     if path.suffix not in forms:
         raise InvalidRequest.at("meta", f"expected a file named *.toml or *.json, got {path.name!r}")
     try:

@@ -7,20 +7,16 @@ from pathlib import Path
 from typing import Self
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import verification
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from turnout.certificate_errors import UNREADABLE
 from turnout.errors import ConfigError
 from turnout.registry.signing.keys import PublicKey, UnfitKeyError
 from turnout.registry.storage.files import read_named
 
 _DAY = "%Y-%m-%d"
-_UNREADABLE = (
-    ValueError, UnsupportedAlgorithm, x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType,
-)  # fmt: skip
-"""Exceptions that `cryptography` raises for malformed certificates. They have no common base class."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +40,7 @@ class SignerCertificate:
         """
         try:
             return cls._of(tuple(map(x509.load_der_x509_certificate, chain)))
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise ValueError(_half(error, "is not a valid certificate")) from None
 
     @classmethod
@@ -56,7 +52,7 @@ class SignerCertificate:
         """
         try:
             return cls._of(tuple(x509.load_pem_x509_certificates(read_named(file, "certificate"))))
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise ConfigError(f"{file} {_half(error, 'contains no certificate as PEM')}") from None
 
     @classmethod
@@ -99,7 +95,7 @@ class Authorities:
         for file in files:
             try:
                 roots += x509.load_pem_x509_certificates(read_named(Path(file), "certificate of an authority"))
-            except _UNREADABLE:
+            except UNREADABLE:
                 raise ConfigError(f"{file} contains no certificate as PEM") from None
         return cls(tuple(roots))
 
@@ -121,7 +117,7 @@ class Authorities:
         )
         try:
             policy.build_client_verifier().verify(own, between)
-        except (verification.VerificationError, *_UNREADABLE):
+        except (verification.VerificationError, *UNREADABLE):
             return "its certificate was not issued by a trusted authority (signing.trusted_authorities)"
         return usage_fault(own)
 
@@ -140,7 +136,7 @@ def usage_fault(certificate: x509.Certificate) -> str:
     """
     try:
         extensions = certificate.extensions
-    except _UNREADABLE:
+    except UNREADABLE:
         return "its certificate has extensions that cannot be read"
     says = False
     for extension in extensions:

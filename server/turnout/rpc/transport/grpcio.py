@@ -6,8 +6,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeAlias
 
 import grpc
+from google.rpc import code_pb2
 from google.rpc.status_pb2 import Status
 from grpc_status.rpc_status import to_status
+from structlog.typing import FilteringBoundLogger
 
 from turnout.config import Address
 from turnout.errors import ConfigError
@@ -20,12 +22,19 @@ Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
 Options: TypeAlias = Sequence[tuple[str, int]]
 
+_FAILED = Status(code=code_pb2.INTERNAL, message="the call failed inside the server")
+
 
 class GrpcioListener:
     """A listener on the gRPC C core."""
 
     def __init__(
-        self, methods: Methods, address: Address, options: Options, identity: IdentitySource | None = None
+        self,
+        methods: Methods,
+        address: Address,
+        options: Options,
+        log: FilteringBoundLogger,
+        identity: IdentitySource | None = None,
     ) -> None:
         """Binds an address. Must be called on the running event loop.
 
@@ -33,13 +42,14 @@ class GrpcioListener:
             methods: Methods by path.
             address: Address to listen on; port 0 selects a free port.
             options: Channel options of the gRPC core.
+            log: Logger for exceptions that methods should not raise.
             identity: The listener's certificate and key; None for plain text.
 
         Raises:
             ConfigError: The address cannot be bound, or the core does not support the TLS settings.
         """
         self._server = grpc.aio.server(options=options)
-        self._server.add_generic_rpc_handlers((_Handlers(methods),))
+        self._server.add_generic_rpc_handlers((_Handlers(methods, log),))
         try:
             if identity is None:
                 port = self._server.add_insecure_port(str(address))
@@ -135,27 +145,37 @@ class GrpcioCall(Stream):
 class _Handlers(grpc.GenericRpcHandler):
     """Finds methods by path."""
 
-    def __init__(self, methods: Methods) -> None:
-        self._handlers: Mapping[str, Handler] = {path: _handler(method) for path, method in methods.items()}
+    def __init__(self, methods: Methods, log: FilteringBoundLogger) -> None:
+        self._handlers: Mapping[str, Handler] = {
+            path: _handler(method, log.bind(path=path)) for path, method in methods.items()
+        }
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> "Handler | None":
         """Returns the handler for a call; None if the method does not exist."""
         return self._handlers.get(handler_call_details.method)
 
 
-def _handler(method: Method) -> Handler:
+def _handler(method: Method, log: FilteringBoundLogger) -> Handler:
     if isinstance(method, Unary):
-        return grpc.unary_unary_rpc_method_handler(_unary(method))
-    return grpc.stream_stream_rpc_method_handler(_streaming(method.serve))
+        return grpc.unary_unary_rpc_method_handler(_unary(method, log))
+    return grpc.stream_stream_rpc_method_handler(_streaming(method.serve, log))
 
 
-def _unary(method: Unary) -> Callable[[bytes, Context], Awaitable[bytes]]:
+def _status(error: Exception, log: FilteringBoundLogger) -> Status:
+    """Returns the status for an exception of a method. For an unexpected one, gRPC would send Python's message."""
+    if isinstance(error, StatusError):
+        return error.status
+    log.error("a method raised what it must not", exc_info=error)
+    return _FAILED
+
+
+def _unary(method: Unary, log: FilteringBoundLogger) -> Callable[[bytes, Context], Awaitable[bytes]]:
     async def behaviour(message: bytes, context: Context) -> bytes:
         call = GrpcioCall(context)
         try:
             response = await method.respond(message, call)
-        except StatusError as error:
-            status = error.status
+        except Exception as error:  # noqa: BLE001 - the client must get a status in any case
+            status = _status(error, log)
         else:
             if call.trailing:
                 context.set_trailing_metadata(tuple(call.trailing))
@@ -166,13 +186,15 @@ def _unary(method: Unary) -> Callable[[bytes, Context], Awaitable[bytes]]:
     return behaviour
 
 
-def _streaming(serve: Callable[[Stream], Awaitable[None]]) -> Callable[[object, Context], Awaitable[None]]:
+def _streaming(
+    serve: Callable[[Stream], Awaitable[None]], log: FilteringBoundLogger
+) -> Callable[[object, Context], Awaitable[None]]:
     async def behaviour(_: object, context: Context) -> None:
         stream = GrpcioCall(context)
         try:
             await serve(stream)
-        except StatusError as error:
-            status = error.status
+        except Exception as error:  # noqa: BLE001 - the client must get a status in any case
+            status = _status(error, log)
         else:
             if stream.trailing:
                 context.set_trailing_metadata(tuple(stream.trailing))

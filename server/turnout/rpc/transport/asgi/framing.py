@@ -6,6 +6,8 @@ See https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md.
 from collections import deque
 from struct import Struct
 
+from turnout.chunks import add_chunk
+
 PREFIX = Struct(">BI")
 """The prefix of a message: 1 if the message is compressed, else 0; then its size in bytes."""
 
@@ -59,7 +61,7 @@ class FrameSplitter:
 
     def feed(self, chunk: bytes) -> None:
         """Adds a chunk. Before the next call, `next` must be called until it returns None."""
-        self._chunks.append(chunk)
+        add_chunk(self._chunks, chunk)
         self.buffered += len(chunk)
 
     def next(self) -> tuple[bool, bytes] | None:
