@@ -90,7 +90,7 @@ def loads(monkeypatch) -> Iterator[Loads]:
 @pytest.fixture
 def weighed_by_files(monkeypatch) -> None:
     """Has each version take what its files do: what the process takes besides depends on what ran in it before."""
-    monkeypatch.setattr("turnout.serving.loading.loader.used_bytes", lambda device: 0)
+    monkeypatch.setattr("turnout.serving.loading.memory_growth.used_bytes", lambda device: 0)
 
 
 async def test_what_answers_by_default_and_what_tags_name_is_loaded_and_the_rest_by_requests(

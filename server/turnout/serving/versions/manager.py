@@ -34,7 +34,6 @@ from turnout.serving.loading.environment_check import check_environment
 from turnout.serving.loading.loaded_version import LoadedVersion
 from turnout.serving.loading.loader import devices_of, load, on_devices
 from turnout.serving.loading.memory_room import MemoryRoom, Use, use_of
-from turnout.serving.loading.placement import least_loaded
 from turnout.serving.loading.trust import doubt_of, trusted
 from turnout.serving.sandbox.processes import Processes
 from turnout.serving.sessions.capture_gate import GATED
@@ -293,8 +292,7 @@ class Manager:
     async def _placed(self, entry: VersionEntry, settings: ModelSettings) -> ModelSettings:
         """Waits until there is room for a version; returns its settings with the devices that it is placed on."""
         allowed, key = await self._loads.run(devices_of, settings.runtime), (entry.model, entry.version)
-        devices = least_loaded(allowed, settings.runtime.gpus_per_version, self._room.taken(but=key))
-        await self._room.take(key, entry.manifest.size, devices)
+        devices = await self._room.take(key, entry.manifest.size, allowed, settings.runtime.gpus_per_version)
         return settings if devices == allowed else on_devices(settings, devices)
 
     async def _look_again(self, release_state: ReleaseState) -> None:
