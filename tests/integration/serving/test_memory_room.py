@@ -13,6 +13,8 @@ from semver import Version
 from onnx_models import matmul
 from turnout.config import Loading
 from turnout.errors import NoRoom
+from turnout.registry.manifest.manifest import FileEntry, Manifest
+from turnout.registry.manifest.signature import Signature
 from turnout.serving.loading.loaded_version import LoadedVersion
 from turnout.serving.loading.memory_room import MemoryRoom, Use
 from turnout.serving.versions import manager as manager_module
@@ -119,7 +121,8 @@ async def test_what_a_load_took_on_one_gpu_is_reserved_on_another() -> None:
     both = ["cuda:0", "cuda:1"]
     one, other, third = (("m", Version(major)) for major in (1, 2, 3))
     assert await room.take(one, 10, both, 1) == ["cuda:0"]
-    room.measured(one, 10, {"cuda:0": 60})
+    files = (FileEntry("model.onnx", 10, f"sha256:{'0' * 64}"),)
+    room.measured(Manifest("m", Version(1), files, Signature((), ()), opset={}, ir_version=8), {"cuda:0": 60})
     room.leave(one)
     assert await room.take(other, 50, both, 1) == ["cuda:0"]
     assert await room.take(one, 10, both, 1) == ["cuda:1"]
@@ -147,3 +150,19 @@ async def test_a_version_that_did_not_fit_may_be_asked_for_again_when_the_refusa
         inventory.reconcile(listing, failed_at + 30)
         assert inventory.entry("m", Version(1)).state is state.NEW
         server.services.manager.reconcile()
+
+
+async def test_the_processes_of_an_isolated_version_count_as_its_metric_says(publish_model, start_server) -> None:
+    publish_model("m", "1.0.0", matmul(256))
+    runtime = {"isolation": "process", "processes": 2}
+    server = await start_server(runtime=runtime, loading=Loading(memory_budget_bytes=1 << 40))
+    manager = server.services.manager
+    taken = manager._room._taken["m", Version(1)]
+    handle = server.services.catalog.snapshot.models["m"].versions[Version(1)].handle
+    assert taken == handle.recorder.memory_bytes
+    assert taken["cpu"] > 20 * SIZE  # an interpreter with ONNX Runtime
+    async with asyncio.timeout(120):
+        while len(handle.loaded.pool.pids) < 2:
+            await asyncio.gather(*(_answering(server, "") for _ in range(8)))
+    manager.sample()
+    assert manager._room._taken["m", Version(1)]["cpu"] > 1.5 * taken["cpu"]

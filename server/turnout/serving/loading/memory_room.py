@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from turnout.config import Loading
 from turnout.errors import NoRoom
+from turnout.registry.manifest.manifest import Manifest
 from turnout.serving.loading.memory_budget import Occupant, Room, room_for
 from turnout.serving.loading.placement import least_loaded
 from turnout.serving.versions.catalog import VersionEntry
@@ -122,11 +123,15 @@ class MemoryRoom:
             self._evict(victim)
         return devices if room.fits else None
 
-    def measured(self, key: Key, size: int, memory: Mapping[str, int]) -> None:
-        """Records the memory that a load took; at least the size of the version's files is counted."""
+    def measured(self, manifest: Manifest, memory: Mapping[str, int]) -> None:
+        """Records the memory that a version takes; at least the size of its files is counted.
+
+        Called after its load, and again while it serves, since an isolated version starts more processes later.
+        """
+        key = manifest.model, manifest.version
         if key in self._taken:
-            self._measured[key] = memory
-            self._taken[key] = {device: max(size, taken) for device, taken in memory.items()}
+            self._measured[key] = dict(memory)
+            self._taken[key] = {device: max(manifest.size, taken) for device, taken in memory.items()}
 
     def leave(self, key: Key) -> None:
         """Records that a version takes no memory any more."""

@@ -242,6 +242,7 @@ class Manager:
         self._metrics.server.memory_budgets = self._room.budgets(list(self.devices))
         for handle in self._inventory.handles():
             handle.sample()
+            self._room.measured(handle.manifest, handle.recorder.memory_bytes)
 
     @property
     def presence(self) -> RepositoryPresence:
@@ -387,11 +388,11 @@ class Manager:
         recorder = self._metrics.version(model, str(version), entry.digest, [ms / 1e3 for ms in settings.slo_ms])
         self._count_load(entry, None)
         load_outcomes.count_loaded(recorder, loaded)
-        self._room.measured((model, version), entry.manifest.size, loaded.memory_bytes)
         handle = VersionHandle(
             entry.manifest, loaded, settings, recorder, lambda why: self._demoted(model, version, why)
         )
         handle.sample()
+        self._room.measured(entry.manifest, recorder.memory_bytes)
         self._inventory.move(model, version, LifecycleState.READY, handle=handle, **load_outcomes.of_loaded(loaded))
         load_outcomes.tell_loaded(self._log, entry, loaded)
 
