@@ -140,8 +140,7 @@ class TuningTrial:
             for kind, share in zip(_KINDS, _SHARES, strict=True):
                 best = findings.best_so_far()
                 if kind == _KINDS[0]:
-                    cores = max(whole_cores() // subject.settings.workers, 1)
-                    wanted = candidates.threads_and_runners(best, cores, on_gpu=on_gpu)
+                    wanted = candidates.threads_and_runners(best, whole_cores(), on_gpu=on_gpu)
                 else:
                     wanted = (candidates.batch_sizes if kind == _KINDS[1] else candidates.delays)(best, most)
                 tried = [present, *(result.tuned for result in findings.candidates)]
