@@ -226,6 +226,10 @@ class MemoryBudgetExceeded(Exhausted):
     """Raised when a memory limit was reached."""
 
 
+class NoRoom(MemoryBudgetExceeded):
+    """Raised when a version is not loaded because it does not fit into the memory budget."""
+
+
 class DeadlineExceededError(TurnoutError):
     """Raised when a request's deadline passed before its response was ready. The request may never have been run."""
 

@@ -587,6 +587,11 @@ def slow_look_up(*, safe: bool) -> ModelProto:
 
 def endless(batch: Dim = "batch") -> ModelProto:
     """y = x, after a practically endless loop."""
+    return looping(1 << 62, batch)
+
+
+def looping(trips: int, batch: Dim = "batch") -> ModelProto:
+    """y = x, after a loop of so many trips, each of which takes a microsecond or two."""
     body = helper.make_graph(
         [helper.make_node("Identity", ["go on"], ["goes on"]), helper.make_node("Identity", ["carried"], ["y0"])],
         "body",
@@ -597,5 +602,5 @@ def endless(batch: Dim = "batch") -> ModelProto:
         [helper.make_node("Loop", ["trips", "", "x"], ["y"], body=body)],
         [tensor("x", TensorProto.FLOAT, [batch, 2])],
         [tensor("y", TensorProto.FLOAT, [batch, 2])],
-        [numpy_helper.from_array(np.array(1 << 62, np.int64), "trips")],
+        [numpy_helper.from_array(np.array(trips, np.int64), "trips")],
     )

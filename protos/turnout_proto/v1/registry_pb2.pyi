@@ -64,16 +64,28 @@ class UploadFilesResponse(_message.Message):
     def __init__(self, received: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class DescribeUploadRequest(_message.Message):
-    __slots__ = ("upload_id",)
+    __slots__ = ("upload_id", "progress")
     UPLOAD_ID_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
     upload_id: str
-    def __init__(self, upload_id: _Optional[str] = ...) -> None: ...
+    progress: bool
+    def __init__(self, upload_id: _Optional[str] = ..., progress: bool = ...) -> None: ...
 
 class DescribeUploadResponse(_message.Message):
-    __slots__ = ("version",)
+    __slots__ = ("version", "progress")
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
     version: PublishedVersion
-    def __init__(self, version: _Optional[_Union[PublishedVersion, _Mapping]] = ...) -> None: ...
+    progress: PublishProgress
+    def __init__(self, version: _Optional[_Union[PublishedVersion, _Mapping]] = ..., progress: _Optional[_Union[PublishProgress, _Mapping]] = ...) -> None: ...
+
+class PublishProgress(_message.Message):
+    __slots__ = ("gate", "seconds")
+    GATE_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    gate: str
+    seconds: float
+    def __init__(self, gate: _Optional[str] = ..., seconds: _Optional[float] = ...) -> None: ...
 
 class DigestSignature(_message.Message):
     __slots__ = ("digest", "public_key", "signature")

@@ -119,6 +119,7 @@ class RegistryServiceServicer(object):
 
     def DescribeUpload(self, request, context):
         """Returns the version that an upload would become now, with its number and digest. Runs no gates and changes nothing.
+        With `progress`, returns how far PublishUpload has got instead, also while it runs.
 
         INVALID_ARGUMENT: the files are not those that the model refers to; ALREADY_EXISTS: the version exists with other
         content; FAILED_PRECONDITION: files are incomplete; NOT_FOUND: the upload does not exist.

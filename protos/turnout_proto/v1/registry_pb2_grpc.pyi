@@ -57,6 +57,7 @@ class RegistryServiceStub:
     """
     DescribeUpload: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DescribeUploadRequest, _registry_pb2.DescribeUploadResponse]
     """Returns the version that an upload would become now, with its number and digest. Runs no gates and changes nothing.
+    With `progress`, returns how far PublishUpload has got instead, also while it runs.
 
     INVALID_ARGUMENT: the files are not those that the model refers to; ALREADY_EXISTS: the version exists with other
     content; FAILED_PRECONDITION: files are incomplete; NOT_FOUND: the upload does not exist.
@@ -120,6 +121,7 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     """
     DescribeUpload: _aio.UnaryUnaryMultiCallable[_registry_pb2.DescribeUploadRequest, _registry_pb2.DescribeUploadResponse]  # type: ignore[assignment]
     """Returns the version that an upload would become now, with its number and digest. Runs no gates and changes nothing.
+    With `progress`, returns how far PublishUpload has got instead, also while it runs.
 
     INVALID_ARGUMENT: the files are not those that the model refers to; ALREADY_EXISTS: the version exists with other
     content; FAILED_PRECONDITION: files are incomplete; NOT_FOUND: the upload does not exist.
@@ -198,6 +200,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.DescribeUploadResponse, _abc.Awaitable[_registry_pb2.DescribeUploadResponse]]:
         """Returns the version that an upload would become now, with its number and digest. Runs no gates and changes nothing.
+        With `progress`, returns how far PublishUpload has got instead, also while it runs.
 
         INVALID_ARGUMENT: the files are not those that the model refers to; ALREADY_EXISTS: the version exists with other
         content; FAILED_PRECONDITION: files are incomplete; NOT_FOUND: the upload does not exist.

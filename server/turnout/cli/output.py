@@ -44,10 +44,12 @@ class Bar:
     Attributes:
         advance: Advances the bar by a number of bytes.
         say: Changes the text in front of the bar.
+        shown: Whether anyone can see it.
     """
 
     advance: Callable[[int], None]
     say: Callable[[str], None]
+    shown: bool
 
     def __call__(self, done: int) -> None:
         """Advances the bar by `done` bytes."""
@@ -115,7 +117,7 @@ class CommandOutput:
         )
         with Progress(*columns, console=self._err, transient=True, disable=quiet) as bar:
             task = bar.add_task(what, total=size)
-            yield Bar(lambda done: bar.advance(task, done), lambda text: bar.update(task, description=text))
+            yield Bar(lambda done: bar.advance(task, done), lambda text: bar.update(task, description=text), not quiet)
 
     def error(self, error: TurnoutError) -> None:
         """Prints `error` on standard error."""

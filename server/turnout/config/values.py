@@ -151,6 +151,12 @@ def _networks_text(networks: tuple[Network, ...]) -> list[str]:
     return [str(network) for network in networks]
 
 
+def _each_once(values: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError("expected each device once")
+    return values
+
+
 def _host_name(name: str) -> str:
     if not re.fullmatch(r"[a-z0-9_]([a-z0-9_.-]{0,251}[a-z0-9_])?", name):
         raise ValueError("expected a host's name in lower case and without a port, such as turnout.example.org")
@@ -247,4 +253,6 @@ HeaderName = Annotated[str, AfterValidator(_header_name)]
 HeaderValue = Annotated[SecretStr, AfterValidator(_header_value)]
 DatabaseUrl = Annotated[str, PlainValidator(_parse_url), AfterValidator(plain_text)]
 Durations = Annotated[tuple[Duration, ...], NoDecode, BeforeValidator(listed)]
-DeviceIds = Annotated[tuple[CountOrNone, ...], NoDecode, BeforeValidator(listed), Field(min_length=1)]
+DeviceIds = Annotated[
+    tuple[CountOrNone, ...], NoDecode, BeforeValidator(listed), Field(min_length=1), AfterValidator(_each_once)
+]

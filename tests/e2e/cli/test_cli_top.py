@@ -1,17 +1,11 @@
 """`turnout top`, as a process against a server in a process of its own."""
 
-import fcntl
 import json
-import os
-import pty
 import re
 import signal
-import struct
 import subprocess
-import termios
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,17 +17,13 @@ from semver import Version
 from onnx_models import save, scaled
 from ports import free_port
 from processes import TURNOUT, serving, turnout
+from terminals import Terminal, eventually
 from turnout.config import Settings
 from turnout.registry.publishing.publish import PublishRequest, publish
 from turnout.registry.storage.repository import Repository
 from turnout.state.store import StateStore
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
-
-_TIMEOUT_FACTOR = 120.0
-_COMMANDS = re.compile(rb"\x1b(\[[0-9;?]*[a-zA-Z]|[=>]|\([A-B])")
-_HOME = b"\x1b[H"
-"""What each picture begins with."""
 
 _BUSY = r"scale +2\.0\.0 +ready +baseline 100% +[1-9]"
 _BODY = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}]}
@@ -50,13 +40,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
             publish(Repository(folder / "models"), PublishRequest("scale", version, path))
             store.release("scale", version, actor="test", reason="")
     return folder / "models"
-
-
-def eventually(holds: Callable[[], bool], what: Callable[[], object]) -> None:
-    deadline = time.monotonic() + _TIMEOUT_FACTOR
-    while not holds():
-        assert time.monotonic() < deadline, what()
-        time.sleep(0.05)
 
 
 @contextmanager
@@ -77,59 +60,6 @@ def requests(http: str) -> Iterator[None]:
     finally:
         done.set()
         thread.join()
-
-
-class Terminal:
-    """A command on a terminal of its own."""
-
-    def __init__(self, *arguments: str, columns: int = 110, rows: int = 20) -> None:
-        self._master, slave = pty.openpty()
-        self.resize(columns, rows)
-        environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES", "NO_COLOR")}
-        self.process = subprocess.Popen(
-            [*TURNOUT, *arguments],
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            env=environment | {"TERM": "xterm"},
-            start_new_session=True,
-        )
-        os.close(slave)
-        self._seen = b""
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def resize(self, columns: int, rows: int) -> None:
-        fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-
-    @property
-    def frame(self) -> str:
-        """The latest picture that is on the terminal whole."""
-        frames = self._seen.split(_HOME)
-        return _COMMANDS.sub(b"", frames[-2]).decode(errors="replace") if len(frames) > 2 else ""
-
-    def waits_for(self, *patterns: str, without: str = "no answer") -> None:
-        """Returns once a picture shows all of the patterns, and not what it should be without."""
-
-        def matches() -> bool:
-            frame = self.frame
-            return without not in frame and all(re.search(pattern, frame) for pattern in patterns)
-
-        eventually(matches, lambda: self._seen[-3000:].decode(errors="replace"))
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
-        self._reader.join(10)
-        os.close(self._master)
-
-    def _read(self) -> None:
-        while True:
-            try:
-                self._seen += os.read(self._master, 1 << 16)
-            except OSError:  # the command has ended
-                return
 
 
 def test_once_prints_one_picture_of_an_interval(models: Path) -> None:

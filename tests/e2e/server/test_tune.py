@@ -7,13 +7,17 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from forked_commands import turnout_program
-from onnx_models import matmul
+from onnx_models import looping, matmul
+from turnout.cli.output import CommandOutput
+from turnout.cli.tune.tune import _tried
 from turnout.config import load_settings
+from turnout.errors import ModelTimedOut
 
 pytestmark = pytest.mark.slow
 
@@ -79,6 +83,34 @@ def test_what_is_not_there_is_told(folder: Path) -> None:
     nowhere = _tune(folder, "--inputs", "nowhere.npz", "--json")
     assert nowhere.returncode == 1
     assert "inputs/NAME" in json.loads(nowhere.stderr)["error"]["message"]
+
+
+def test_inputs_that_do_not_fit_are_named_before_anything_is_tried(folder: Path) -> None:
+    (folder / "cases").mkdir()
+    for name, width in (("a", 8), ("b", 9)):
+        np.savez(folder / "cases" / f"{name}.npz", **{"inputs/x": np.ones((1, width), np.float32)})
+    done = _tune(folder, "--inputs", "cases")
+    assert done.returncode == 1
+    assert "--inputs: b.npz: inputs.x: expected x: float32[batch, 8], got float32[1, 9]" in done.stderr
+    assert "threads and runners" not in done.stderr
+
+
+def _job(folder: Path, model: str) -> dict[str, Any]:
+    named = {"models": str(folder / "models"), "state": None, "config": None, "inputs": None}
+    return named | {"model": model, "version": "1.0.0", "in_flight": 2, "seconds": 1.0}
+
+
+def test_a_version_that_takes_long_is_tried_to_the_end_and_one_that_hangs_is_ended(
+    folder: Path, publish_model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish_model("slow", "1.0.0", looping(100_000))
+    monkeypatch.chdir(folder)
+    out = CommandOutput(as_json=True)
+    findings, source = _tried(out, _job(folder, "slow"), 8.0)  # all of it takes longer, no part of it does
+    assert source == "made up"
+    assert all(result.windows for result in (findings.present, *findings.candidates))
+    with pytest.raises(ModelTimedOut, match="a load or a request took longer than"):
+        _tried(out, _job(folder, "slow"), 0.01)
 
 
 @pytest.mark.parametrize("ended", ["by Ctrl-C", "by its child's death"])

@@ -90,7 +90,7 @@ def loads(monkeypatch) -> Iterator[Loads]:
 @pytest.fixture
 def weighed_by_files(monkeypatch) -> None:
     """Has each version take what its files do: what the process takes besides depends on what ran in it before."""
-    monkeypatch.setattr("turnout.serving.loading.loader.used_bytes", lambda device: 0)
+    monkeypatch.setattr("turnout.serving.loading.memory_growth.used_bytes", lambda device: 0)
 
 
 async def test_what_answers_by_default_and_what_tags_name_is_loaded_and_the_rest_by_requests(
@@ -212,6 +212,38 @@ async def test_a_load_that_fails_answers_with_its_reason_and_is_not_tried_at_onc
             assert loads.begun["1.0.0"] == 1
         else:
             assert await _answering(server, "1.0.0") == "1.0.0"
+
+
+async def test_a_range_is_answered_by_another_version_if_the_one_that_it_waited_for_cannot_be_loaded(
+    publish_model, start_server, loads
+) -> None:
+    for version in ("1.0.0", "1.1.0", "1.2.0", "2.0.0"):
+        publish_model("m", version, scaled(1))
+    loads.failures |= {"1.2.0": ModelFailure("no kernel for it"), "1.1.0": ModelFailure("no kernel either")}
+    server = await start_server(model=ON_DEMAND)
+    async with stub_of(server) as stub:
+        answers = await asyncio.gather(*(stub.Predict(request("m", "^1", x=X), timeout=60) for _ in range(4)))
+    assert {answer.route.version for answer in answers} == {"1.0.0"}
+    assert loads.begun["1.2.0"] == loads.begun["1.1.0"] == loads.begun["1.0.0"] == 1
+
+
+async def test_requests_that_wait_for_a_version_that_is_yanked_get_what_later_ones_get(
+    publish_model, start_server, loads
+) -> None:
+    for version in ("1.0.0", "1.1.0", "2.0.0"):
+        publish_model("m", version, scaled(1))
+    server = await start_server(model=ON_DEMAND)
+    loads.go_on.clear()
+    async with stub_of(server) as stub:
+        ranges, pin = (asyncio.ensure_future(stub.Predict(request("m", of, x=X), timeout=60)) for of in ("^1", "1.1.0"))
+        await _until(server, lambda: _states(server)["1.1.0"] == S.LOADING)
+        yanked = server.services.release_writer.yank
+        await asyncio.to_thread(yanked, "m", Version(1, 1), actor="test", reason="it leaks")
+        await server.services.manager.refresh()
+        loads.go_on.set()
+        assert (await ranges).route.version == "1.0.0"
+        assert (await refusal(pin)).message == "m 1.1.0 was yanked (it leaks); pins to it are refused"
+    assert _in_memory(server) == {"1.0.0", "2.0.0"}
 
 
 async def test_the_least_recently_used_leaves_where_the_budget_asks(

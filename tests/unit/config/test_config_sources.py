@@ -130,6 +130,7 @@ def test_an_empty_variable_counts_as_not_set() -> None:
             "runtime.providers in {}: expected \"auto\" or a list of cpu, cuda, tensorrt, got ['gpu']",
         ),
         ("[runtime]\ndevice_ids = [-1]", "runtime.device_ids in {}: expected 0 or more, got -1"),
+        ("[runtime]\ndevice_ids = [0, 1, 0]", "runtime.device_ids in {}: expected each device once, got [0, 1, 0]"),
         ("[runtime]\ndevice_ids = []", "runtime.device_ids in {}: expected at least one item, got []"),
         (
             "[limits]\nmax_queue_bytes = 'lots'",

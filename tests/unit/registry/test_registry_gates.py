@@ -7,7 +7,7 @@ from onnx import ModelProto
 from semver import Version
 
 import onnx_models
-from turnout.registry.gates.gate import Candidate, GateOutcome, GateVerdict, run_gates
+from turnout.registry.gates.gate import Candidate, GateOutcome, GateVerdict, Skip, run_gates
 from turnout.registry.gates.integrity import IntegrityGate
 from turnout.registry.manifest.digest import manifest_digest
 from turnout.registry.manifest.manifest import Manifest
@@ -52,15 +52,20 @@ def test_gates_run_in_order_until_one_fails(candidate):
         FixedGate("c", GateOutcome.FAILED),
     ]
     last = FixedGate("d", GateOutcome.PASSED)
-    report = run_gates([*gates, last], candidate(onnx_models.scalar()))
+    watched: list[str] = []
+    unwanted = FixedGate("unwanted", GateOutcome.FAILED)
+    skips = [Skip("unwanted", "it is slow")]
+    report = run_gates([unwanted, *gates, last], candidate(onnx_models.scalar()), skips, watched.append)
+    assert watched == ["a", "b", "c"], "the gates that ran"
     assert [(r.gate, r.verdict.outcome) for r in report.results] == [
+        ("unwanted", GateOutcome.SKIPPED),
         ("a", GateOutcome.PASSED),
         ("b", GateOutcome.SKIPPED),
         ("c", GateOutcome.FAILED),
         ("d", GateOutcome.SKIPPED),
     ]
-    assert report.failure == report.results[2]
-    assert report.results[3].verdict.evidence == "not run, since c failed"
+    assert report.failure == report.results[3]
+    assert report.results[4].verdict.evidence == "not run, since c failed"
     assert last.ran == []
 
 

@@ -141,7 +141,7 @@ def _publish_here(
                 out.progress("publishing", source_size(request), slow=True) as bar,
                 progress_notes(out.note, _ENGINES if engines else "", _TOLD_SECONDS),
             ):
-                result = publisher.publish(request, how, bar, lambda gate: bar.say(gate_text(gate)))
+                result = publisher.publish(request, how, bar, lambda gate: bar.say(gate_text(gate, 0.0)))
             return PublishOutcome.of(workspace, store, result, how, release=release)
     except GateRefused as error:
         raise _refused(out, error, PublishRefusal.of(error)) from None
@@ -159,8 +159,8 @@ def _publish_to(
 
     size = request.source.stat().st_size if request.source.is_file() else 0
     try:
-        with out.progress("uploading", size) as advance:
-            return publish_to(Server.named(target), request, UploadOptions(how, release, _GATES_SECONDS), advance)
+        with out.progress("uploading", size, slow=True) as bar:
+            return publish_to(Server.named(target), request, UploadOptions(how, release, _GATES_SECONDS), bar)
     except RefusedByGates as error:
         raise _refused(out, error, error.refusal) from None
     except ServerRefused as error:

@@ -8,11 +8,12 @@ from rich.console import RenderableType
 from turnout.cli.output import facts, size_text
 from turnout.cli.publish.gates_view import gates_table
 from turnout.cli.releases.answers_view import answers_body, answers_line
-from turnout.registry.gates.gate import GateRefused, GateReport, GateResult
+from turnout.registry.gates.gate import GateRefused, GateReport
 from turnout.registry.gates.reports import report_json
 from turnout.registry.publishing.publish import PublishResult
 from turnout.registry.publishing.publish_options import PublishOptions
 from turnout.routing.default_answers import RoutingTable
+from turnout.serving.tensorrt.fallback import progress
 from turnout.state.release_status import ReleaseStatus
 
 if TYPE_CHECKING:  # these import SQLAlchemy, which a publish to a server does not need
@@ -144,6 +145,12 @@ class PublishRefusal:
         return [f"{self.model} {self.version} is not published", facts([("gates", gates_table(self.report))])]
 
 
-def gate_text(gate: GateResult) -> str:
-    """Returns the text beside the progress bar once a gate has ended, while the next one runs."""
-    return f"publishing: {gate.gate} {gate.verdict.outcome}"
+def gate_text(gate: str, seconds: float) -> str:
+    """Returns the text beside the progress bar while a gate runs.
+
+    Args:
+        gate: Name of the gate; "" before the first one.
+        seconds: How long it has run; not shown below a second.
+    """
+    stage = f"publishing: gate {gate}" if gate else "publishing"
+    return progress(stage, seconds) if seconds >= 1 else stage

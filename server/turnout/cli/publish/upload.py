@@ -9,8 +9,8 @@ import grpc
 from grpc_status import rpc_status
 
 from turnout.cli.connection import Server
-from turnout.cli.output import ServerRefused
-from turnout.cli.publish.publish_view import PublishOutcome, PublishRefusal, Released
+from turnout.cli.output import Bar, ServerRefused
+from turnout.cli.publish.publish_view import PublishOutcome, PublishRefusal, Released, gate_text
 from turnout.cli.releases.answers_view import read_answers
 from turnout.errors import DigestMismatch, FieldViolation, InvalidModel
 from turnout.registry.gates.gate import GateOutcome, GateReport, GateResult, GateVerdict
@@ -32,6 +32,7 @@ ATTEMPTS = 8
 """Number of attempts in a row without progress after which a command gives up."""
 
 _CALL_SECONDS = 60.0
+_PROGRESS_SECONDS, _PROGRESS_TIMEOUT = 1.0, 5.0
 _PAUSE_SECONDS = 0.25
 _AGAIN = ("Unavailable", "Aborted")
 """Errors that a client gets after a lost connection, after a restart, or because of another writer."""
@@ -64,10 +65,8 @@ class RefusedByGates(ServerRefused):
         self.refusal = refusal
 
 
-def publish_to(
-    server: Server, request: PublishRequest, options: UploadOptions, advance: Callable[[int], None]
-) -> PublishOutcome:
-    """Publishes a version on a server, and releases it if that was requested.
+def publish_to(server: Server, request: PublishRequest, options: UploadOptions, bar: Bar) -> PublishOutcome:
+    """Publishes a version on a server, and releases it if that was requested. Reports progress to `bar`.
 
     Raises:
         InvalidRequest: The files do not form a valid version.
@@ -85,19 +84,20 @@ def publish_to(
             received = sum(begun.received)
             if received > best:
                 failures, best = 0, received
-            advance(max(received - reported, 0))
+            bar.say("uploading")
+            bar.advance(max(received - reported, 0))
             reported = max(reported, received)
             sent = [received]
 
             def on_progress(size: int, sent: list[int] = sent) -> None:
                 nonlocal reported
                 sent[0] += size
-                advance(max(sent[0] - reported, 0))
+                bar.advance(max(sent[0] - reported, 0))
                 reported = max(reported, sent[0])
 
             with server.registry() as registry:
                 _send(registry, begun, collected, on_progress)
-                told_of = _publish(registry, begun.upload_id, collected, options)
+                told_of = _publish(registry, begun.upload_id, collected, options, bar)
             released = Released(told_of.sentence, read_answers(told_of.answers)) if options.release else None
             return PublishOutcome(*_read(told_of.published), released)
         except ServerRefused as error:
@@ -159,8 +159,9 @@ def _pieces(
 
 
 def _publish(
-    registry: RegistryServiceStub, upload_id: str, collected: Collected, options: UploadOptions
+    registry: RegistryServiceStub, upload_id: str, collected: Collected, options: UploadOptions, bar: Bar
 ) -> pb.PublishUploadResponse:
+    bar.say(gate_text("", 0.0))
     how = options.how
     request = pb.PublishUploadRequest(
         upload_id=upload_id,
@@ -178,12 +179,35 @@ def _publish(
             version = _read(described)[0].manifest.version
         # Only the number comes from the server. Everything else that is signed was read from the local files.
         request.model_signature.CopyFrom(_signature(how.signer, collected.published(version)))
+    call = registry.PublishUpload.future(request, timeout=options.timeout)
     try:
-        return registry.PublishUpload(request, timeout=options.timeout)
+        if bar.shown:
+            _show_gates(registry, upload_id, call, bar)
+        return call.result()
     except grpc.RpcError as error:
         if (refused := _refusal(error, collected.upload_manifest.model)) is not None:
             raise refused from error
         raise
+
+
+def _show_gates(
+    registry: RegistryServiceStub, upload_id: str, call: "grpc.Future[pb.PublishUploadResponse]", bar: Bar
+) -> None:
+    """Shows which gate runs, until the call ends or the server does not say it."""
+    describe = pb.DescribeUploadRequest(upload_id=upload_id, progress=True)
+    while True:
+        try:
+            call.exception(_PROGRESS_SECONDS)
+            return
+        except grpc.FutureTimeoutError:
+            pass
+        try:
+            response = registry.DescribeUpload(describe, timeout=_PROGRESS_TIMEOUT)
+        except grpc.RpcError:  # the upload has just ended, or an older server refuses this while it publishes
+            return
+        if not response.HasField("progress"):
+            return
+        bar.say(gate_text(response.progress.gate, response.progress.seconds))
 
 
 def _signature(signer: Signer, published: Published) -> pb.ModelSignature:

@@ -14,8 +14,8 @@ from turnout.cli.output import CommandOutput, reporting
 if TYPE_CHECKING:
     from turnout.serving.tuning.comparison import Findings
 
-_GRACE_SECONDS = 60.0
-"""Seconds for loading and running requests in addition to the given time."""
+_STEP_SECONDS = 300.0
+"""Longest time in seconds for one load, or one request."""
 
 
 def tune(
@@ -60,7 +60,7 @@ def tune(
             "version": selector or "", "inputs": None if inputs is None else str(inputs), "in_flight": in_flight,
             "seconds": seconds,
         }  # fmt: skip
-        most = seconds + _GRACE_SECONDS + allowance(runtime.providers, runtime.tensorrt_build_timeout_s)
+        most = _STEP_SECONDS + allowance(runtime.providers, runtime.tensorrt_build_timeout_s)
         findings, source = _tried(out, job, most)
         present = findings.present.tuned
         changes = {end: findings.choice(end).tuned.changes(present) for end in ENDS}
@@ -92,7 +92,7 @@ def _tell_written(
 
 
 def _tried(out: CommandOutput, job: dict[str, Any], most: float) -> "tuple[Findings, str]":
-    """Tries settings in a child process, which is killed after `most` seconds, and prints its progress.
+    """Tries settings in a child process, and prints its progress. Kills it after `most` seconds without progress.
 
     Raises:
         TurnoutError: The child failed or died.
@@ -135,7 +135,12 @@ def _tried(out: CommandOutput, job: dict[str, Any], most: float) -> "tuple[Findi
                 child.stdin.write(json.dumps(job))
                 child.stdin.close()
             for line in answers:
+                timer.cancel()
+                timer = threading.Timer(most, end_late)
+                timer.start()
                 reported = json.loads(line)
+                if not reported:
+                    continue
                 if "say" in reported:
                     out.note(reported["say"])
                 elif "error" in reported:
@@ -149,7 +154,7 @@ def _tried(out: CommandOutput, job: dict[str, Any], most: float) -> "tuple[Findi
             _end(child.pid)
             child.wait()
         if late.is_set():
-            raise ModelTimedOut(f"it took longer than {most:g} s, and was killed")
+            raise ModelTimedOut(f"a load or a request took longer than {most:g} s, and was killed")
         raise ModelCrashed(f"the process that ran the version died (exit code {child.returncode})")
 
 

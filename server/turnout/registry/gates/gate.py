@@ -142,8 +142,8 @@ class GateRefused(InvalidModel):
         self.report = report
 
 
-Watch = Callable[[GateResult], None]
-"""Called with the result of each gate as it ends."""
+Watch = Callable[[str], None]
+"""Called with the name of each gate before it runs."""
 
 
 def run_gates(
@@ -164,11 +164,11 @@ def run_gates(
             by = f" by {skip.actor}" if skip.actor else ""
             verdict = GateVerdict(GateOutcome.SKIPPED, f"skipped on request{by}: {skip.reason}")
         else:
+            if watch is not None:
+                watch(gate.name)
             verdict = gate.run(candidate)
             failed = gate.name if verdict.outcome is GateOutcome.FAILED else None
         results.append(GateResult(gate.name, verdict))
-        if watch is not None:
-            watch(results[-1])
     return GateReport(tuple(results), tuple(skips))
 
 

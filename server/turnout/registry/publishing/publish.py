@@ -136,7 +136,7 @@ def publish(
         attest: Called with the candidate once the gates have passed. Writes the records beside the version. Also called
             if the same version already existed.
         progress: Called for each block that was copied.
-        watch: Called for each gate when it ends.
+        watch: Called with the name of each gate before it runs.
 
     Raises:
         InvalidRequest: The model's name is invalid, or a gate cannot be skipped.

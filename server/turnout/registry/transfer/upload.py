@@ -36,6 +36,8 @@ class Upload:
         stack: Closing it deletes the directory.
         touched: When the upload was last used, by the clock of `Uploads`.
         busy: Description of what is being done with it; "" if it is not claimed.
+        stage: Gate that runs, "" before the first one, and when this stage began, by the same clock; None if the upload
+            is not being published.
     """
 
     id: str
@@ -45,6 +47,7 @@ class Upload:
     stack: ExitStack
     touched: float
     busy: str = ""
+    stage: tuple[str, float] | None = None
 
     @classmethod
     def begun(cls, upload_manifest: UploadManifest, directory: Path, stack: ExitStack, now: float) -> Self:

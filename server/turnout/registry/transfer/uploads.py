@@ -28,7 +28,7 @@ from turnout.errors import (
     UnavailableError,
     VersionNotFound,
 )
-from turnout.registry.gates.gate import GateReport
+from turnout.registry.gates.gate import GateReport, Watch
 from turnout.registry.gates.version_history import VersionHistory
 from turnout.registry.manifest.digest import manifest_digest
 from turnout.registry.manifest.manifest import Manifest
@@ -51,7 +51,7 @@ _COPIES = 2
 class Publishes(Protocol):
     """Publishes the contents of a directory."""
 
-    def publish(self, request: PublishRequest, how: PublishOptions) -> PublishResult:
+    def publish(self, request: PublishRequest, how: PublishOptions, *, watch: Watch | None = None) -> PublishResult:
         """Publishes a version. Raises the same errors as `turnout.registry.publishing.publish.publish`."""
 
     def describe(self, request: PublishRequest) -> PublishResult:
@@ -78,6 +78,19 @@ class UploadStatus:
     upload_id: str
     received: tuple[int, ...]
     existing: PublishResult | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PublishProgress:
+    """What the publish of an upload is doing.
+
+    Attributes:
+        gate: Name of the gate that runs; "" before the first gate, and if the upload is not being published.
+        seconds: Time for which the gate, or without one the publish, has run; 0.0 if the upload is not being published.
+    """
+
+    gate: str
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,10 +226,29 @@ class Uploads:
             InvalidModel: A gate failed, or the files do not match the model.
             TurnoutError: As for `turnout.registry.publishing.publish.publish`.
         """
+
+        def enter(gate: str) -> None:
+            upload.stage = gate, self._clock()
+
         with self._complete(upload_id, "it is being published") as upload:
-            result = self._publisher.publish(upload.request(), how)
+            enter("")
+            try:
+                result = self._publisher.publish(upload.request(), how, watch=enter)
+            finally:
+                upload.stage = None
             self._close(upload)
             return result
+
+    def progress(self, upload_id: str) -> PublishProgress:
+        """Returns what `publish` is doing with an upload. Does not block.
+
+        Raises:
+            NotFoundError: There is no such upload.
+        """
+        if (stage := self._find(upload_id).stage) is None:
+            return PublishProgress("", 0.0)
+        gate, began = stage
+        return PublishProgress(gate, self._clock() - began)
 
     @contextmanager
     def _complete(self, upload_id: str, what: str) -> Iterator[Upload]:

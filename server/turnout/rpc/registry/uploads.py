@@ -91,7 +91,10 @@ class UploadMethods:
         return pb.UploadFilesResponse(received=self._uploads.received(first.upload_id))
 
     async def DescribeUpload(self, request: pb.DescribeUploadRequest) -> pb.DescribeUploadResponse:  # noqa: N802
-        """Describes the version that an upload would become."""
+        """Describes the version that an upload would become, or what its publish is doing."""
+        if request.progress:  # not in a thread: publishes may occupy all of them
+            now = self._uploads.progress(request.upload_id)
+            return pb.DescribeUploadResponse(progress=pb.PublishProgress(gate=now.gate, seconds=now.seconds))
         result = await self._threads.run(self._uploads.describe, request.upload_id)
         return pb.DescribeUploadResponse(version=await self._message(result))
 

@@ -12,6 +12,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from semver import Version
+
 from turnout.auth.authority import Authority
 from turnout.auth.roles import AccessRole
 from turnout.errors import DeadlineExceededError, MalformedMessage, ModelFailure, TurnoutError, VersionOnDemand
@@ -212,20 +214,28 @@ class DataPlane:
     ) -> tuple[Sequence[str], BatchedAnswer]:
         """Runs a request on a runner, loading its version first if necessary.
 
+        If the version could not be loaded, the request is routed again: a range may name another version by then, and
+        of a version that was yanked, pruned or unloaded meanwhile, the router knows why it does not answer.
+
         Raises:
             TurnoutError: As `Router.route`, `OnDemand.loaded` and `VersionHandle.infer`.
         """
         route, waited = pending.route, pending.route is None
-        if route is None or route.handle.closing:  # not routed yet, or the version has left since
+        failures: dict[Version, TurnoutError] = {}
+        while route is None or route.handle.closing:  # not routed yet, or the version has left since
             pending.route = None
             try:
                 route = pending.route = self._route(request, trace)
             except VersionOnDemand as cold:
+                if cold.version in failures:
+                    raise failures[cold.version] from None
                 if self._on_demand is None:
                     raise
                 size = sum(array.nbytes for array in request.inputs.values())
-                async with self._on_demand.loaded(cold.model, cold.version, request.deadline, size):
-                    return await self._infer(pending, request, trace)
+                async with self._on_demand.loaded(cold.model, cold.version, request.deadline, size) as failure:
+                    if failure is None:
+                        return await self._infer(pending, request, trace)
+                failures[cold.version] = failure
         if waited and pending.counted is None and (route.handle.arms or request.routing_key):
             pending.counted = CountedRequest(route, request.routing_key)
         return await route.handle.infer(request.inputs, request.outputs, request.deadline, route.lane, request.kind)

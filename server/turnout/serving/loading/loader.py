@@ -32,12 +32,12 @@ from turnout.serving.isolation.pool import ChildPool, Supervision
 from turnout.serving.isolation.session import ChildResources, IsolatedSession, Priority
 from turnout.serving.loading.load_proof import prove_at_load
 from turnout.serving.loading.loaded_version import LoadedVersion
+from turnout.serving.loading.memory_growth import MEMORY_GROWTH
 from turnout.serving.loading.progress import LoadProgress, OnStage, ignore_stage
 from turnout.serving.sandbox.processes import Processes
 from turnout.serving.sandbox.sandbox import ProcessSandbox
 from turnout.serving.sessions import providers
 from turnout.serving.sessions.io_binding import BoundRunner, bindable, pinned_allocator
-from turnout.serving.sessions.memory import used_bytes
 from turnout.serving.sessions.prepared_runner import PreparedRunner
 from turnout.serving.sessions.session import MakeRunner, Run, Session
 from turnout.serving.tensorrt.build import ENGINE_BUILDS
@@ -151,13 +151,28 @@ def _into_memory(
     names: Sequence[str],
     on_loaded: Callable[[], None],
 ) -> LoadedVersion:
+    """Loads a version with the given providers, and measures its memory. Arguments and errors are those of `load`."""
+    with MEMORY_GROWTH.measuring(_devices(names, settings.runtime), published.manifest.size) as growth:
+        loaded = _loaded(directory, published, settings, warmup_runs, supervision, processes, began, names, on_loaded)
+    return replace(loaded, memory_bytes=growth.memory)
+
+
+def _loaded(
+    directory: Path,
+    published: Published,
+    settings: ModelSettings,
+    warmup_runs: int,
+    supervision: Supervision,
+    processes: Processes,
+    began: float,
+    names: Sequence[str],
+    on_loaded: Callable[[], None],
+) -> LoadedVersion:
     """Loads a version with the given providers. Arguments and errors are those of `load`."""
     runtime, manifest = settings.runtime, published.manifest
     on_gpu = names[0] != providers.CPU
     if on_gpu:
         _fit(manifest.size, int(runtime.arena_limit_bytes))
-    devices = [f"cuda:{i}" for i in runtime.device_ids] if on_gpu else ["cpu"]
-    before = {device: used_bytes(device) for device in devices}
     graph = read_graph(directory / MODEL_FILE)
     isolation = decide(runtime.isolation, graph)
     count = _runner_count(runtime, on_gpu, settings.workers)
@@ -220,7 +235,7 @@ def _into_memory(
             inline_bytes = 0
         if pool is not None:
             pool.serve(None if plan.sample is None or not warmup_runs else (plan.sample, outputs))
-            runners = _pooled(pool, count * (len(devices) if on_gpu else 1))
+            runners = _pooled(pool, count * len(_devices(names, runtime)))
         else:
             runners = prepared or _runners(sessions, on_gpu and bindable(manifest.signature), count)
     except BaseException:
@@ -235,7 +250,7 @@ def _into_memory(
         plan=replace(plan, sample=None),
         warmth=warmth,
         inline_bytes=inline_bytes,
-        memory_bytes={device: max(used_bytes(device) - before[device], 0) for device in devices},
+        memory_bytes={},
         seconds=time.monotonic() - began,
         pool=pool,
         isolation=isolation,
@@ -258,8 +273,11 @@ def devices_of(runtime: Runtime) -> list[str]:
     Raises:
         ConfigError: A requested provider cannot be used here.
     """
-    on_gpu = _providers(runtime)[0] != providers.CPU
-    return [f"cuda:{i}" for i in runtime.device_ids] if on_gpu else ["cpu"]
+    return _devices(_providers(runtime), runtime)
+
+
+def _devices(names: Sequence[str], runtime: Runtime) -> list[str]:
+    return [f"cuda:{i}" for i in runtime.device_ids] if names[0] != providers.CPU else ["cpu"]
 
 
 def on_devices(settings: ModelSettings, devices: Sequence[str]) -> ModelSettings:

@@ -1,12 +1,14 @@
 """Keeps the memory of versions within the budget: tracks it, and evicts versions before another is loaded."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from turnout.config import Loading
-from turnout.errors import MemoryBudgetExceeded
+from turnout.errors import NoRoom
+from turnout.registry.manifest.manifest import Manifest
 from turnout.serving.loading.memory_budget import Occupant, Room, room_for
+from turnout.serving.loading.placement import least_loaded
 from turnout.serving.versions.catalog import VersionEntry
 from turnout.serving.versions.lifecycle import LifecycleState
 from turnout.serving.versions.presence import Key
@@ -15,7 +17,8 @@ WAIT_SECONDS = 30.0
 """Longest time that a load waits for versions that are evictable but in use."""
 
 _LOOK_SECONDS = 0.01
-"""Interval between checks whether an evictable version is still in use, since requests do not signal their end."""
+"""Interval between checks whether an evictable version is still in use, since requests do not signal their end. The
+versions that wait are checked in turn."""
 
 _NAMED = 3
 """Maximum number of versions named in the error for one that does not fit."""
@@ -62,42 +65,73 @@ class MemoryRoom:
         self._evict = evict
         self._taken: dict[Key, Mapping[str, int]] = {}
         self._measured: dict[Key, Mapping[str, int]] = {}
-        self._lock = asyncio.Lock()
-
-    def taken(self, *, but: Key) -> list[Mapping[str, int]]:
-        """Returns the bytes by device of each version except one."""
-        return [memory for key, memory in self._taken.items() if key != but]
+        self._waiting = 0
 
     def budgets(self, devices: Iterable[str]) -> dict[str, int]:
         """Returns the budget in bytes of each of `devices` that has one."""
         found = {device: self._cpu if device == "cpu" else self._gpu for device in devices}
         return {device: budget for device, budget in found.items() if budget}
 
-    async def take(self, key: Key, size: int, devices: list[str]) -> None:
+    async def take(self, key: Key, size: int, allowed: Sequence[str], wanted: int) -> list[str]:
         """Waits until a version fits, and reserves its memory.
+
+        Versions that wait for others to leave do not delay those that fit, or that only have to evict others first.
 
         Args:
             key: The version.
             size: Size of its files in bytes, the least that it takes on each device. If an earlier load took more, that
                 amount is reserved.
-            devices: Devices on which it will be loaded.
+            allowed: Devices on which it may be loaded.
+            wanted: Number of them on which it is loaded; 0 for all.
+
+        Returns:
+            The devices on which it is to be loaded.
 
         Raises:
-            MemoryBudgetExceeded: It does not fit even if all evictable versions leave, or those stayed in use.
+            NoRoom: It does not fit even if all evictable versions leave, or those stayed in use.
         """
-        measured = self._measured.get(key, {})
-        need = {device: max(size, measured.get(device, 0)) for device in devices}
-        budgets = self.budgets(need)
-        if not self._fits_now(key, need, budgets):
-            async with self._lock:  # one at a time: two would evict the same versions, or more than necessary
-                await self._make_room(key, need, budgets)
-        self._taken[key] = need
+        need = {device: self._expected(key, size, device) for device in allowed}
+        until = asyncio.get_running_loop().time() + WAIT_SECONDS
+        self._waiting += 1
+        try:
+            while True:
+                devices = self._reserve(key, need, wanted, until)
+                if devices is not None:
+                    return devices
+                await asyncio.sleep(_LOOK_SECONDS * self._waiting)
+        finally:
+            self._waiting -= 1
 
-    def measured(self, key: Key, size: int, memory: Mapping[str, int]) -> None:
-        """Records the memory that a load took; at least the size of the version's files is counted."""
+    def _reserve(self, key: Key, need: Mapping[str, int], wanted: int, until: float) -> list[str] | None:
+        """Reserves memory for a version, and returns its devices if it fits now; None if it has to wait.
+
+        Raises:
+            NoRoom: As `take`.
+        """
+        occupants, budgets = self._occupants(key), self.budgets(need)
+        devices = list(self._taken.get(key, ()))
+        if not devices:
+            rooms = {device: room_for({device: need[device]}, budgets, occupants) for device in need}
+            devices = least_loaded(list(need), wanted, [one.memory for one in occupants], rooms)
+        own = {device: need[device] for device in devices}
+        room = room_for(own, budgets, occupants)
+        if not room.fits and (not room.possible or asyncio.get_running_loop().time() > until):
+            raise NoRoom(self._refusal(own, budgets, occupants, room))
+        if room.fits or room.evict:
+            self._taken[key] = own  # before anything leaves, so that no other version gets that memory
+        for victim in room.evict:
+            self._evict(victim)
+        return devices if room.fits else None
+
+    def measured(self, manifest: Manifest, memory: Mapping[str, int]) -> None:
+        """Records the memory that a version takes; at least the size of its files is counted.
+
+        Called after its load, and again while it serves, since an isolated version starts more processes later.
+        """
+        key = manifest.model, manifest.version
         if key in self._taken:
-            self._measured[key] = memory
-            self._taken[key] = {device: max(size, taken) for device, taken in memory.items()}
+            self._measured[key] = dict(memory)
+            self._taken[key] = {device: max(manifest.size, taken) for device, taken in memory.items()}
 
     def leave(self, key: Key) -> None:
         """Records that a version takes no memory any more."""
@@ -107,18 +141,10 @@ class MemoryRoom:
         """Forgets how much memory a version took, since another version may be published under its name."""
         self._measured.pop(key, None)
 
-    def _fits_now(self, key: Key, need: Mapping[str, int], budgets: Mapping[str, int]) -> bool:
-        return room_for(need, budgets, self._occupants(key)).fits
-
-    async def _make_room(self, key: Key, need: Mapping[str, int], budgets: Mapping[str, int]) -> None:
-        loop = asyncio.get_running_loop()
-        until = loop.time() + WAIT_SECONDS
-        while not (room := room_for(need, budgets, self._occupants(key))).fits:
-            if not room.possible or loop.time() > until:
-                raise MemoryBudgetExceeded(self._refusal(key, need, budgets, room))
-            for victim in room.evict:
-                self._evict(victim)
-            await asyncio.sleep(_LOOK_SECONDS)
+    def _expected(self, key: Key, size: int, device: str) -> int:
+        """Returns the bytes that a version will take on a device: as many as an earlier load on one of its kind."""
+        measured = self._measured.get(key, {})
+        return max([size, *(taken for other, taken in measured.items() if (other == "cpu") == (device == "cpu"))])
 
     def _occupants(self, but: Key) -> list[Occupant]:
         occupants = []
@@ -128,10 +154,12 @@ class MemoryRoom:
                 occupants.append(Occupant(key, memory, use.used_at, use.evictable, use.in_use, use.leaving))
         return occupants
 
-    def _refusal(self, key: Key, need: Mapping[str, int], budgets: Mapping[str, int], room: Room) -> str:
-        device = next(iter(room.lacking or budgets))
+    def _refusal(
+        self, need: Mapping[str, int], budgets: Mapping[str, int], occupants: Sequence[Occupant], room: Room
+    ) -> str:
+        device = next(d for d in room.lacking or need if not room_for({d: need[d]}, budgets, occupants).fits)
         setting = _SETTING.get(device, "gpu_memory_budget_bytes")
-        sizes = {f"{m} {v}": memory[device] for (m, v), memory in self._taken.items() if memory.get(device)}
+        sizes = {"{} {}".format(*one.key): one.memory[device] for one in occupants if one.memory.get(device)}
         largest = sorted(sizes.items(), key=lambda item: -item[1])
         named = ", ".join(f"{name} has {size:,}" for name, size in largest[:_NAMED])
         others = f" ({named}{', ...' if len(largest) > _NAMED else ''})" if named else ""

@@ -12,7 +12,7 @@ import numpy as np
 from structlog.typing import FilteringBoundLogger
 
 from turnout.config import ModelSettings
-from turnout.errors import InvalidRequest, ModelFailure, TurnoutError
+from turnout.errors import InvalidRequest, InvalidTensor, ModelFailure, TurnoutError
 from turnout.host.cpu import whole_cores
 from turnout.registry.manifest.manifest import MODEL_FILE
 from turnout.registry.onnx.graph_reader import read_graph
@@ -89,7 +89,12 @@ class TuningTrial:
     """Tries settings. Used on an event loop that runs nothing else."""
 
     def __init__(
-        self, subject: TuningSubject, processes: Processes, log: FilteringBoundLogger, say: Callable[[str], None]
+        self,
+        subject: TuningSubject,
+        processes: Processes,
+        log: FilteringBoundLogger,
+        say: Callable[[str], None],
+        alive: Callable[[], None],
     ):
         """Prepares the trial; nothing is loaded.
 
@@ -98,12 +103,14 @@ class TuningTrial:
             processes: Starts processes to try inputs that are not safe to try in this one.
             log: Records child processes that die.
             say: Called with a description of each step.
+            alive: Called whenever a load or a request has ended.
         """
         self._subject = subject
         self._processes = processes
         self._supervision = supervision(log)
         self._loads = Threads("load")
         self._say = say
+        self._alive = alive
 
     async def run(self) -> tuple[Findings, str]:
         """Tries settings until the time is over.
@@ -124,6 +131,7 @@ class TuningTrial:
             if loaded.tensorrt:
                 self._say(f"TensorRT: {loaded.tensorrt}")
             requests = await self._loads.run(self._requests, loaded, captured)
+            _check(handle, captured, requests.inputs)
             await _ask(handle, requests.inputs[0], 0)
             windows: list[Window] = []
             findings = Findings(Result(present))
@@ -156,7 +164,7 @@ class TuningTrial:
                 findings.again.append(again)
                 findings.present = Result(present, tuple(windows))
             if not windows:
-                windows.append(await _window(handle, requests.inputs, subject.in_flight))
+                windows.append(await self._window(handle, requests.inputs))
                 findings.present = Result(present, tuple(windows))
         return findings, requests.source
 
@@ -178,11 +186,43 @@ class TuningTrial:
                 while len(own) < least or (time.monotonic() < end and len(own) < _MOST_PAIRS):
                     order = ((others, present), (own, handle))
                     for found, asked in order if len(own) % 2 else reversed(order):
-                        found.append(await _window(asked, requests, self._subject.in_flight))
+                        found.append(await self._window(asked, requests))
         except TurnoutError as error:
             return Result(tuned, refused=error.message)
         windows += others
         return Result.compared(tuned, own, others)
+
+    async def _window(self, handle: VersionHandle, requests: Sequence[Request]) -> Window:
+        """Measures with many requests in flight, then with one."""
+        numbers = itertools.count()
+        began = time.monotonic()
+
+        async def ask_next() -> None:
+            number = next(numbers) % len(requests)
+            await _ask(handle, requests[number], number)
+            self._alive()
+
+        async def ask_on_end() -> int:
+            asked = 0
+            while not asked or time.monotonic() < began + _PHASE_SECONDS:
+                await ask_next()
+                asked += 1
+            return asked
+
+        clients = [asyncio.create_task(ask_on_end()) for _ in range(self._subject.in_flight)]
+        try:
+            rate = sum(await asyncio.gather(*clients)) / (time.monotonic() - began)
+        finally:
+            for client in clients:
+                client.cancel()
+            await asyncio.gather(*clients, return_exceptions=True)
+        latencies: list[float] = []
+        end = time.monotonic() + _PHASE_SECONDS
+        while not latencies or time.monotonic() < end:
+            start = time.monotonic()
+            await ask_next()
+            latencies.append(time.monotonic() - start)
+        return Window(rate, tuple(latencies))
 
     @asynccontextmanager
     async def _open(self, tuned: Tuned) -> AsyncIterator[tuple[LoadedVersion, VersionHandle]]:
@@ -199,6 +239,7 @@ class TuningTrial:
             self._processes,
             lambda stage: self._say(stage) if stage else None,
         )
+        self._alive()
         recorder = Metrics().version(manifest.model, str(manifest.version), subject.published.digest)
         handle = VersionHandle(manifest, loaded, settings, recorder)
         try:
@@ -234,36 +275,6 @@ class TuningTrial:
         return _Requests([sample.inputs], "made up")
 
 
-async def _window(handle: VersionHandle, requests: Sequence[Request], in_flight: int) -> Window:
-    """Measures with many requests in flight, then with one."""
-    numbers = itertools.count()
-    began = time.monotonic()
-
-    async def ask_on_end() -> int:
-        asked = 0
-        while not asked or time.monotonic() < began + _PHASE_SECONDS:
-            number = next(numbers) % len(requests)
-            await _ask(handle, requests[number], number)
-            asked += 1
-        return asked
-
-    clients = [asyncio.create_task(ask_on_end()) for _ in range(in_flight)]
-    try:
-        rate = sum(await asyncio.gather(*clients)) / (time.monotonic() - began)
-    finally:
-        for client in clients:
-            client.cancel()
-        await asyncio.gather(*clients, return_exceptions=True)
-    latencies: list[float] = []
-    end = time.monotonic() + _PHASE_SECONDS
-    while not latencies or time.monotonic() < end:
-        number = next(numbers) % len(requests)
-        start = time.monotonic()
-        await _ask(handle, requests[number], number)
-        latencies.append(time.monotonic() - start)
-    return Window(rate, tuple(latencies))
-
-
 async def _ask(handle: VersionHandle, inputs: Request, number: int) -> None:
     """Sends a request as the data plane does: it runs at once if the run is short, otherwise through the queue."""
     kind = "tune", number
@@ -276,11 +287,24 @@ async def _ask(handle: VersionHandle, inputs: Request, number: int) -> None:
 def _rows(case: Request, axes: Mapping[str, int]) -> Iterator[Request]:
     """Yields the rows of a golden case as one-row requests; the whole case if it has no rows."""
     counts = {case[name].shape[axis] for name, axis in axes.items() if name in case}
-    if len(counts) != 1:
+    if len(counts) != 1 or counts == {0}:
         yield case
         return
     for row in range(counts.pop()):
         yield {name: np.take(a, [row], axis=axes[name]) if name in axes else a for name, a in case.items()}
+
+
+def _check(handle: VersionHandle, captured: Sequence[Path], inputs: Sequence[Request]) -> None:
+    """Checks captured inputs, before any setting is tried on them.
+
+    Raises:
+        InvalidRequest: The inputs of a file do not fit the version's signature.
+    """
+    for path, request in zip(captured, inputs, strict=bool(captured)):
+        try:
+            handle.check(request, ())
+        except InvalidTensor as error:
+            raise InvalidRequest.at("--inputs", f"{path.name}: {error.message}") from error
 
 
 def _cases(path: Path) -> Sequence[Path]:

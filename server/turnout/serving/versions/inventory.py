@@ -10,7 +10,7 @@ from typing import Any
 from semver import Version
 from structlog.typing import FilteringBoundLogger
 
-from turnout.errors import DigestMismatch, NotTrusted, StoreUnavailable
+from turnout.errors import DigestMismatch, NoRoom, NotTrusted, StoreUnavailable
 from turnout.registry.manifest.versions import highest_first, known_version
 from turnout.registry.storage.files import explain
 from turnout.registry.storage.listing import Listing
@@ -33,7 +33,7 @@ _FETCH_AGAIN_SECONDS = 5.0
 
 _ON_DEMAND_RETRY_SECONDS = 30.0
 """Seconds after which a version that failed to load on demand may be tried again for another request; doubled with each
-consecutive failure."""
+consecutive failure of a load. A version that did not fit was not loaded, and its request was told when to come back."""
 
 _LONGEST_ON_DEMAND_RETRY_SECONDS = 3600.0
 
@@ -194,7 +194,7 @@ class Inventory:
         if not entry.on_demand or entry.failure is None or isinstance(entry.failure, DigestMismatch | NotTrusted):
             return False
         key = entry.model, entry.version
-        pause = _ON_DEMAND_RETRY_SECONDS * 2.0 ** min(self._failures.get(key, 1) - 1, 10)
+        pause = _ON_DEMAND_RETRY_SECONDS * 2.0 ** min(max(self._failures.get(key, 0) - 1, 0), 10)
         return now >= self._failed_at.get(key, 0.0) + min(pause, _LONGEST_ON_DEMAND_RETRY_SECONDS)
 
     def mark_on_demand(self, model: str, versions: Collection[Version]) -> None:
@@ -274,7 +274,8 @@ class Inventory:
         """Records that a version could not be loaded and makes that visible."""
         key = entry.model, entry.version
         self._failed_at[key] = now
-        self._failures[key] = self._failures.get(key, 0) + 1
+        if not isinstance(failure, NoRoom):
+            self._failures[key] = self._failures.get(key, 0) + 1
         self.move(entry.model, entry.version, LifecycleState.FAILED, reason=failure.message, failure=failure)
 
     def put(self, entry: VersionEntry) -> None:

@@ -34,7 +34,6 @@ from turnout.serving.loading.environment_check import check_environment
 from turnout.serving.loading.loaded_version import LoadedVersion
 from turnout.serving.loading.loader import devices_of, load, on_devices
 from turnout.serving.loading.memory_room import MemoryRoom, Use, use_of
-from turnout.serving.loading.placement import least_loaded
 from turnout.serving.loading.trust import doubt_of, trusted
 from turnout.serving.sandbox.processes import Processes
 from turnout.serving.sessions.capture_gate import GATED
@@ -243,6 +242,7 @@ class Manager:
         self._metrics.server.memory_budgets = self._room.budgets(list(self.devices))
         for handle in self._inventory.handles():
             handle.sample()
+            self._room.measured(handle.manifest, handle.recorder.memory_bytes)
 
     @property
     def presence(self) -> RepositoryPresence:
@@ -293,8 +293,7 @@ class Manager:
     async def _placed(self, entry: VersionEntry, settings: ModelSettings) -> ModelSettings:
         """Waits until there is room for a version; returns its settings with the devices that it is placed on."""
         allowed, key = await self._loads.run(devices_of, settings.runtime), (entry.model, entry.version)
-        devices = least_loaded(allowed, settings.runtime.gpus_per_version, self._room.taken(but=key))
-        await self._room.take(key, entry.manifest.size, devices)
+        devices = await self._room.take(key, entry.manifest.size, allowed, settings.runtime.gpus_per_version)
         return settings if devices == allowed else on_devices(settings, devices)
 
     async def _look_again(self, release_state: ReleaseState) -> None:
@@ -389,11 +388,11 @@ class Manager:
         recorder = self._metrics.version(model, str(version), entry.digest, [ms / 1e3 for ms in settings.slo_ms])
         self._count_load(entry, None)
         load_outcomes.count_loaded(recorder, loaded)
-        self._room.measured((model, version), entry.manifest.size, loaded.memory_bytes)
         handle = VersionHandle(
             entry.manifest, loaded, settings, recorder, lambda why: self._demoted(model, version, why)
         )
         handle.sample()
+        self._room.measured(entry.manifest, recorder.memory_bytes)
         self._inventory.move(model, version, LifecycleState.READY, handle=handle, **load_outcomes.of_loaded(loaded))
         load_outcomes.tell_loaded(self._log, entry, loaded)
 

@@ -61,7 +61,9 @@ class OnDemand:
         return counts
 
     @asynccontextmanager
-    async def loaded(self, model: str, version: Version, deadline: float | None, size: int) -> AsyncIterator[None]:
+    async def loaded(
+        self, model: str, version: Version, deadline: float | None, size: int
+    ) -> AsyncIterator[TurnoutError | None]:
         """Waits until a version is in memory, and keeps it there while the context is entered.
 
         Args:
@@ -70,10 +72,13 @@ class OnDemand:
             deadline: `time.monotonic()` until which the request waits; None for no deadline.
             size: Size of the request's inputs in bytes.
 
+        Yields:
+            Why the version could not be loaded, as a new object; None if it is in memory.
+
         Raises:
             DeadlineExceededError: The deadline passed; the load continues.
             QueueFull: Too many requests wait for the version.
-            TurnoutError: The version could not be loaded; the error gives the reason.
+            Draining: The server stops.
         """
         if deadline is not None and deadline <= time.monotonic():
             raise DeadlineExceededError(f"the deadline passed before {model} {version} was loaded")
@@ -86,8 +91,7 @@ class OnDemand:
             waiting.load = self._begin(model, version)
         waiting.requests += 1
         try:
-            await self._wait(waiting, f"{model} {version}", deadline, size)
-            yield
+            yield await self._wait(waiting, f"{model} {version}", deadline, size)
         finally:
             waiting.requests -= 1
             if not waiting.requests and self._waiting.get(key) is waiting:
@@ -99,7 +103,9 @@ class OnDemand:
             load.cancel()
         await asyncio.gather(*loads, return_exceptions=True)
 
-    async def _wait(self, waiting: _WaitingRequests, name: str, deadline: float | None, size: int) -> None:
+    async def _wait(
+        self, waiting: _WaitingRequests, name: str, deadline: float | None, size: int
+    ) -> TurnoutError | None:
         waiting.queued += 1
         waiting.bytes += size
         try:
@@ -112,9 +118,10 @@ class OnDemand:
             raise DeadlineExceededError(f"the deadline passed while {name} was being loaded; the load goes on")
         if waiting.load.cancelled():
             raise Draining(f"the server stopped while {name} was being loaded")
-        if (failure := waiting.load.result()) is not None:
-            # A new object for each request, since raising changes it.
-            raise type(failure)(failure.message, violations=failure.violations, retry_after=failure.retry_after)
+        if (failure := waiting.load.result()) is None:
+            return None
+        # A new object for each request, since raising changes it.
+        return type(failure)(failure.message, violations=failure.violations, retry_after=failure.retry_after)
 
     def _begin(self, model: str, version: Version) -> "asyncio.Task[TurnoutError | None]":
         load = asyncio.create_task(self._attempt(model, version), name=f"on demand {model}@{version}")
