@@ -134,7 +134,7 @@ def test_a_request_is_bad_once_for_the_circuit_breaker(requests) -> None:
     moved = MovedSlots()
     moved.own(np.ones(SLOTS, np.bool_), SlotHistory().window(), SlotRecords(np.zeros(SLOTS, np.int64)), 1.0)
     tick = counters._open[0]
-    moved.take(tick.canary.close())
+    moved.take(tick.canary.close(), 5.0)
     seen, fell, bad, ran, failed = Counter(), Counter(), Counter(), Counter(), Counter()
     for one in requests:
         error, invalid, timed, _ = events(one)

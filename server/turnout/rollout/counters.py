@@ -220,10 +220,10 @@ class Counters:
     def _close(self, tick: _Open) -> ClosedTick:
         canary, baseline, rest = tick.canary.close(), tick.baseline.close(), tick.rest.close()
         self._keyed.append((len(canary.admitted), len(baseline.admitted)))
-        self._moved.take(canary)
+        self._moved.take(canary, tick.seconds)
         elsewhere = [tick.baseline]
         if self._rest_meets_candidate:
-            self._moved.take(rest)
+            self._moved.take(rest, tick.seconds)
         else:
             elsewhere.append(tick.rest)
         others = (Outcomes(counts.admitted, counts.failed, counts.bad) for counts in elsewhere)

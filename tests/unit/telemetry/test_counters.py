@@ -5,6 +5,7 @@ import pytest
 
 from turnout.rollout.counters import Counters, SlotsInForce
 from turnout.rollout.evidence import GROUPS
+from turnout.rollout.guards.circuit_breaker import Breaker, tripped
 from turnout.routing.slots import SLOTS, Owners, SlotTable
 from turnout.serving.counting.arm_counts import Arms
 from turnout.serving.counting.keyed_outcomes import SlotHistory
@@ -33,12 +34,12 @@ class Two:
         for number in range(requests):
             self.log.add(slot, 0.5 if number < slow else 0.01)
 
-    def tick(self, limits=LIMITS, *, began: bool = True, slots: SlotsInForce = SLOTS_NOW):
-        self.now += 5.0
+    def tick(self, limits=LIMITS, *, began: bool = True, slots: SlotsInForce = SLOTS_NOW, seconds: float = 5.0):
+        self.now += seconds
         self.history.fold(self.now)
         self.counters.watch(slots, self.history, limits, began=began)
         rules = Rules(tuple(limits.values()), warm_requests=0, stalled=1.0)
-        self.counters.roll(5.0, self.now, rules, limits)
+        self.counters.roll(seconds, self.now, rules, limits)
         (closed,) = self.counters.closed(self.now)
         return closed.tick.strata[0]
 
@@ -158,3 +159,31 @@ def test_of_many_requests_of_a_slot_the_older_ones_fade() -> None:
     (record,) = two.counters.slot_records
     assert record.candidate.requests == 200
     assert record.candidate.bad > 100, "it fails now, whatever it did for long"
+
+
+@pytest.mark.parametrize("seconds", [0.5, 1.0, 2.0, 5.0])
+def test_one_stall_of_the_queue_trips_no_circuit_breaker_however_short_ticks_are(seconds: float) -> None:
+    """A tenant of 100 requests a second: its latest 200 came in two seconds, for which the queue stands still."""
+    two = begun()
+    each = round(100 * seconds)
+    for tick in range(round(20 / seconds)):
+        held_up = round(100 * max(min((tick + 1) * seconds, 12) - max(tick * seconds, 10), 0))
+        two.answer("canary", CANARY[1], each - held_up)
+        two.answer("canary", CANARY[1], held_up, took=1.5)
+        two.tick(seconds=seconds)
+        assert tripped(Breaker(), two.counters.slot_records) is None, tick
+
+
+@pytest.mark.parametrize("seconds", [0.5, 1.0, 2.0, 5.0])
+def test_a_stall_right_after_a_tenant_was_moved_trips_none_and_total_failure_does(seconds: float) -> None:
+    for stalled, trips in ((2.0, False), (20.0, True)):
+        two = begun()
+        each, found = round(40 * seconds), []
+        for tick in range(round(20 / seconds)):
+            bad = round(40 * min(max(stalled - tick * seconds, 0), seconds))
+            two.answer("canary", CANARY[1], bad, took=1.5)
+            two.answer("canary", CANARY[1], each - bad)
+            two.tick(seconds=seconds)
+            found.append(tripped(Breaker(), two.counters.slot_records) is not None)
+        assert any(found) is trips
+        assert not trips or found.index(True) * seconds <= 5, "and at once"

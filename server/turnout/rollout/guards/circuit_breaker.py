@@ -62,7 +62,7 @@ class SlotRecord:
     Attributes:
         server: The server's name.
         slot: Number of the slot.
-        candidate: Its latest requests on the candidate, at most 200.
+        candidate: Its latest requests on the candidate: at most 200, or those of five seconds.
         before: Its latest requests on the baseline before the candidate answered it, at most 200.
         elsewhere: All other requests of the server's baseline in the ticks of `candidate`.
     """

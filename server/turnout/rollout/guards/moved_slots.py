@@ -13,6 +13,10 @@ from turnout.serving.counting.tick_counts import KeyedCounts
 _ELSEWHERE_SECONDS = 60.0
 _MOST_RECORDS = 64
 
+_LEAST_SECONDS = 5.0
+"""A slot is judged by at least this time in seconds, so that one stall is not half of its requests. Ticks in which it
+had no requests do not count."""
+
 
 class MovedSlots:
     """Counts, by slot, the outcomes of the candidate's requests since the slot was moved to it.
@@ -23,8 +27,8 @@ class MovedSlots:
 
     def __init__(self) -> None:
         self._owned = np.zeros(SLOTS, np.bool_)
-        self._met = np.zeros((3, SLOTS))  # rows of this and the next: requests, failed ones, bad ones
-        self._before = np.zeros((3, SLOTS), np.int64)
+        self._met = np.zeros((4, SLOTS))  # rows: requests, failed ones, bad ones, seconds of the ticks that they came in
+        self._before = np.zeros((3, SLOTS), np.int64)  # the first three
         self._elsewhere: deque[tuple[float, Outcomes]] = deque()
 
     def own(self, owned: NDArray[np.bool_], window: KeyedWindow, records: SlotRecords, stalled: float) -> None:
@@ -45,8 +49,11 @@ class MovedSlots:
             self._met[:, new] = 0.0
         self._owned = owned.copy()
 
-    def take(self, keyed: KeyedCounts) -> None:
-        """Counts the candidate's requests of a tick. Counts of more than 200 are scaled down to 200."""
+    def take(self, keyed: KeyedCounts, seconds: float) -> None:
+        """Counts the candidate's requests of a tick that took `seconds`.
+
+        Counts of more than 200 requests are scaled down to 200, but not to less than `_LEAST_SECONDS`.
+        """
         if not len(keyed.admitted):
             return
         ended, blamed = keyed.ended, keyed.blamed
@@ -55,9 +62,9 @@ class MovedSlots:
         failed = ended.count(ended.failed()) + blamed.count() + hanging
         bad = ended.count(ended.marked(BAD)) + blamed.count(blamed.marked(BAD)) + hanging
         some = np.flatnonzero(requests)  # of 65,536
-        self._met[:, some] += np.stack([requests[some], failed[some], bad[some]])
-        over = some[self._met[0, some] > LATEST]
-        self._met[:, over] *= LATEST / self._met[0, over]
+        self._met[:, some] += np.stack([requests[some], failed[some], bad[some], np.full(len(some), seconds)])
+        over = some[(self._met[0, some] > LATEST) & (self._met[3, some] > _LEAST_SECONDS)]
+        self._met[:, over] *= np.maximum(LATEST / self._met[0, over], _LEAST_SECONDS / self._met[3, over])
         # For slots without enough history, the baseline's answers to the same requests are the comparison.
         replayed = keyed.replayed
         if len(replayed):
@@ -74,13 +81,17 @@ class MovedSlots:
             self._elsewhere.popleft()
 
     def records(self) -> list[SlotRecord]:
-        """Returns the slots with bad requests on the candidate, at most 64, those with the most first."""
+        """Returns the slots with bad requests on the candidate, at most 64, those with the most first.
+
+        Slots whose requests came in less than `_LEAST_SECONDS` are left out; ticks are a little shorter or longer than
+        they should be.
+        """
         bad = self._met[2]
-        slots = np.flatnonzero(self._owned & (bad >= 0.5))
+        slots = np.flatnonzero(self._owned & (bad >= 0.5) & (self._met[3] >= 0.9 * _LEAST_SECONDS))
         slots = slots[np.argsort(-bad[slots], kind="stable")][:_MOST_RECORDS]
         elsewhere = sum((outcomes for _, outcomes in self._elsewhere), Outcomes())
         return [
-            SlotRecord("", int(slot), _outcomes(self._met[:, slot]), _outcomes(self._before[:, slot]), elsewhere)
+            SlotRecord("", int(slot), _outcomes(self._met[:3, slot]), _outcomes(self._before[:, slot]), elsewhere)
             for slot in slots
         ]
 
