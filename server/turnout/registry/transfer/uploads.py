@@ -228,7 +228,7 @@ class Uploads:
         """
 
         def enter(gate: str) -> None:
-            upload.stage = gate, self._clock()
+            upload.stage = gate, time.monotonic()
 
         with self._complete(upload_id, "it is being published") as upload:
             enter("")
@@ -248,7 +248,7 @@ class Uploads:
         if (stage := self._find(upload_id).stage) is None:
             return PublishProgress("", 0.0)
         gate, began = stage
-        return PublishProgress(gate, self._clock() - began)
+        return PublishProgress(gate, time.monotonic() - began)
 
     @contextmanager
     def _complete(self, upload_id: str, what: str) -> Iterator[Upload]:

@@ -214,7 +214,8 @@ def _loaded(
             warm_up(run, plan, outputs, warmup_runs, pays)
         if pays:
             plan = paying_plan(plan, warmth)
-        plan = divided_plan(plan, warmth, len(devices) if on_gpu else _parallel_runs(runtime, count))
+        parallel = len(_devices(names, runtime)) if on_gpu else _parallel_runs(runtime, count)
+        plan = divided_plan(plan, warmth, parallel)
         in_force = PlanInForce(plan)
         if sessions and sessions[0].captures:
             graphs, prepared = preparation.prepare(
