@@ -197,7 +197,7 @@ def _console(parts: EndpointParts, services: Services, recent: Recent, sessions:
     )
     tracked = TrackedRollouts(services.rollout_log)
     pages = Pages(models, services.shadows, services.rollouts, tracked, comparison, sessions)
-    return console_routes(pages, services.rollouts, services.metrics.server.auth, services.log)
+    return console_routes(pages, services.rollouts, services.metrics.server.auth, services.log, parts.peers)
 
 
 def _oip(parts: EndpointParts, threshold: Threshold, form: LogForm, stack: AsyncExitStack) -> OipServices:
