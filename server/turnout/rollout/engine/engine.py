@@ -308,6 +308,8 @@ class RolloutEngine:
                     if not self._ownership.of(model):
                         await self._reconcile(seconds_until(until), mine=model, patient=True)
                 active = self._ownership.named(model, attempt)
+                if resume:  # the policy that it accepts may have been changed on another server
+                    await self.rollbacks.followed()
                 before = active.rollout
                 refuse_stale(before.candidate, before.epoch, str(before.state), expected_epoch)
                 after, entries = decide(self._enforcement.routed(before) if resume else before)
