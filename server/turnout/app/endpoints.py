@@ -37,6 +37,7 @@ from turnout.rpc.registry.versions import PublishedVersionMethods
 from turnout.rpc.server import Services
 from turnout.serving.inputs.limits import InputLimits
 from turnout.serving.sandbox.sandbox import ProcessSandbox
+from turnout.serving.versions.follow import VersionFinder
 from turnout.state.release_status import ModelReleaseState
 from turnout.telemetry.logging import LogForm, Threshold
 from turnout.threads import Threads
@@ -196,7 +197,7 @@ def _console(parts: EndpointParts, services: Services, recent: Recent, sessions:
     )
     tracked = TrackedRollouts(services.rollout_log)
     pages = Pages(models, services.shadows, services.rollouts, tracked, comparison, sessions)
-    return console_routes(pages, services.rollouts, services.metrics.server.auth, services.log)
+    return console_routes(pages, services.rollouts, services.metrics.server.auth, services.log, parts.peers)
 
 
 def _oip(parts: EndpointParts, threshold: Threshold, form: LogForm, stack: AsyncExitStack) -> OipServices:
@@ -208,7 +209,9 @@ def _oip(parts: EndpointParts, threshold: Threshold, form: LogForm, stack: Async
     return OipServices(
         ModelDescription(router, catalog, parts.accepting, shared_memory=shared_memory.enabled),
         Statistics(router, catalog, peers),
-        ModelRepository(router, catalog, peers or serving.manager),
+        ModelRepository(
+            router, catalog, peers or serving.manager, VersionFinder(catalog, base.repository.look_soon, parts.refresh)
+        ),
         ServerSettings(threshold, form, serving.tracer, catalog, peers, base.log),
         shared_memory,
     )

@@ -111,6 +111,7 @@ async def running(
         if peers is not None and member is not None:
             member.answers("snapshot", scrapes.snapshot)
             stack.push_async_callback(_leave, member, scrapes.snapshot)
+            await peers.catch_up()
             if member.start.waits:
                 await following.refresh()
                 await peers.wait_to_listen()

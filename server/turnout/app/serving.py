@@ -100,6 +100,6 @@ async def open_serving(
     telemetry = RequestTelemetry(metrics, access, code_name, tracer)
     inference = DataPlane(router, catalog, telemetry, conversions, authority, manager.on_demand)
     shadows = Shadows(settings, catalog, metrics, base.repository.directory, log)
-    traffic = Traffic(base.store, catalog, policies, shadows.observe, log)
+    traffic = Traffic(base.store, catalog, manager.finder, policies, shadows.observe, log)
     explainer = Explainer(router, catalog, policies)
     return Serving(policies, router, explainer, tracer, conversions, inference, availability, manager, shadows, traffic)

@@ -1,6 +1,6 @@
 """Changes policies: decides by `turnout.routing.policy`, records in the state store, and then applies.
 
-a change here:        read the known state -> pure decision -> state store (compare-and-swap) -> swap -> respond
+a change here:        state store -> pure decision -> state store (compare-and-swap) -> swap -> respond
 a change elsewhere:   the state store's revision changed -> refresh -> swap
 """
 
@@ -30,6 +30,7 @@ from turnout.routing.slots import ORDER_BYTES, SLOTS, Owners
 from turnout.serving.counting.keyed_outcomes import BySlot
 from turnout.serving.data_plane.inference import AnswerObserver
 from turnout.serving.versions.catalog import Catalog, ModelEntry
+from turnout.serving.versions.follow import VersionFinder
 from turnout.serving.versions.lifecycle import LifecycleState
 from turnout.serving.versions.load_policy import Fallbacks
 from turnout.state.model_changes import StatusChange
@@ -74,19 +75,27 @@ class Traffic:
     """
 
     def __init__(
-        self, store: StateStore, catalog: Catalog, policies: Policies, observe: Observe, log: FilteringBoundLogger
+        self,
+        store: StateStore,
+        catalog: Catalog,
+        finder: VersionFinder,
+        policies: Policies,
+        observe: Observe,
+        log: FilteringBoundLogger,
     ) -> None:
         """Creates the object. Nothing is read before the first `refresh`.
 
         Args:
             store: State store with the policies.
             catalog: The served models and versions.
+            finder: Finds the versions that a change names.
             policies: Object that receives the policies in force.
             observe: Called with each policy that comes into force.
             log: Logger for changes.
         """
         self._store = store
         self._catalog = catalog
+        self._finder = finder
         self._policies = policies
         self._observe = observe
         self._log = log
@@ -130,7 +139,7 @@ class Traffic:
             ChangeRefused: The policy cannot be put into force now, or changes are frozen.
             Conflict: Another change came first.
         """
-        known = self._catalog.snapshot.model(model)
+        known = await self._finder.find(model, *policy.versions)
         exact = replace(
             policy,
             baseline=_find(known, policy.baseline),
@@ -156,7 +165,7 @@ class Traffic:
 
     async def ramp(self, model: str, canary: Canary, change: ChangeOrigin) -> AppliedPolicy:
         """Changes the weight of one canary, or adds a version as a canary. Raises as `put`."""
-        exact = replace(canary, version=_find(self._catalog.snapshot.model(model), canary.version))
+        exact = replace(canary, version=_find(await self._finder.find(model, canary.version), canary.version))
         order = secrets.token_bytes(ORDER_BYTES)
 
         def decide(state: PolicyState) -> PolicyState:
@@ -181,7 +190,7 @@ class Traffic:
         Raises:
             NotFoundError: The epoch does not exist.
         """
-        self._catalog.snapshot.model(model)
+        await self._finder.find(model)
         record = await self._store.in_thread(self._store.policy_at, model, epoch)
         earlier = PolicyState.from_json(record.document)
         return await self._change(model, change, "revert", lambda state: state.reverted(earlier))
@@ -199,13 +208,15 @@ class Traffic:
     async def _change(
         self, model: str, change: ChangeOrigin, action: str, decide: Decide, beside: "_Beside | None" = None
     ) -> AppliedPolicy:
-        self._catalog.snapshot.model(model)
+        await self._finder.find(model)
         for attempt in range(_ATTEMPTS):
             async with self._changing:
+                # Another server may have changed the policy a moment ago: what changes nothing here may change that.
+                records = await self._store.in_thread(self._store.policy_history, model, 1)
+                self._take_in({record.model: record for record in records})
                 try:
                     return await self._attempt(model, change, action, decide, beside or _Beside())
                 except Conflict:
-                    self._take_in(await self._store.in_thread(self._store.policies))
                     if change.expected_epoch is not None or attempt == _ATTEMPTS - 1:
                         raise
         raise AssertionError("the last attempt returns or raises")

@@ -1,5 +1,6 @@
 """The worker's side of the link: reports to the supervisor, and requests to the supervisor and other workers."""
 
+import json
 import pickle
 import signal
 import socket
@@ -28,10 +29,6 @@ _PART = struct.Struct(">I?I")
 _PORTS = ("grpc", "http", "control")
 
 
-Asked = Sequence[tuple[str, str, bool]]
-"""Operators' requests to load or unload versions: model, version, and True to load or False to unload."""
-
-
 @dataclass(frozen=True, slots=True)
 class Start:
     """The data that a worker receives when it starts.
@@ -44,7 +41,6 @@ class Start:
         control: Whether the worker has the control listener.
         waits: Whether the worker accepts connections only after its versions are loaded, because other workers accept
             connections in the meantime.
-        asked: Operators' requests since the server started.
         session_key: Signs the console's sessions: a browser's connections reach any worker.
     """
 
@@ -54,7 +50,6 @@ class Start:
     index: int
     control: bool
     waits: bool
-    asked: Asked
     session_key: bytes = field(repr=False)
 
     def read(self) -> Settings:
@@ -115,6 +110,15 @@ class Member:
         """Sets the handler for requests on a topic from the supervisor or another worker."""
         self._answers[topic] = answer
 
+    async def asked(self) -> Sequence[tuple[str, str, bool]]:
+        """Returns what operators have requested since the server started: model, version, and True to load or False to
+        unload. Requests from other workers are received from then on.
+        """
+        return [
+            (model, version, load)
+            for model, version, load in json.loads(await self._link.ask("asked", bound=_TELL_SECONDS))
+        ]
+
     async def listening(self) -> None:
         """Reports that this worker accepts connections from now on."""
         await self._link.ask("listening", bound=_TELL_SECONDS)
@@ -162,6 +166,8 @@ class Member:
             self.on_change()
         elif topic == "listen":
             self.listen_now.set()
+        elif topic == "ping":
+            pass
         elif (answer := self._answers.get(topic)) is not None:
             return await answer(body)
         else:

@@ -33,7 +33,7 @@ class Peers:
         refresh: Callable[[], Awaitable[None]],
         log: FilteringBoundLogger,
     ) -> None:
-        """Initializes the object, and applies operators' requests that were made before this worker started.
+        """Initializes the object. Call `catch_up` once requests from other workers can be answered.
 
         Args:
             member: This worker, with its link to the others.
@@ -48,8 +48,6 @@ class Peers:
         self._refresh = refresh
         self._log = log
         member.on_change = lambda: catalog.swap(catalog.snapshot)
-        for model, version, load in member.start.asked:
-            manager.recall(model, Version.parse(version), load=load)
         member.answers("load", self._load_here)
         member.answers("refresh", self._refresh_here)
 
@@ -62,6 +60,15 @@ class Peers:
     def part(self) -> str:
         """Description of this worker, such as `worker 0 of 4`."""
         return f"worker {self._member.start.index} of {self._member.start.settings.workers}"
+
+    async def catch_up(self) -> None:
+        """Applies what operators requested before this worker could answer. From then on it gets others' requests.
+
+        Raises:
+            UnavailableError: The supervisor has ended.
+        """
+        for model, version, load in await self._member.asked():
+            self._manager.recall(model, Version.parse(version), load=load)
 
     def others_ready(self) -> bool:
         """Returns whether every other worker that accepts connections is ready."""

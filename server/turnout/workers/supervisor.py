@@ -33,6 +33,13 @@ from turnout.workers.snapshot import decode
 
 _TELL_SECONDS = 5.0
 
+_PING_SECONDS = 10.0
+"""Interval in seconds at which the supervisor checks that a worker answers."""
+
+_HUNG_SECONDS = 60.0
+"""Time in seconds without an answer after which a worker is killed, and so restarted. The kernel assigns connections to
+a worker that hangs as to any other."""
+
 _LAST_SECONDS = 15.0
 """Time in seconds that a worker has to end after its drain before it is killed."""
 
@@ -52,6 +59,8 @@ class Worker:
         process: The current or last process; None before the first.
         link: Link to the current process; None if there is none.
         joined: Whether the process has requested its start data.
+        follows: Whether the process receives the requests of other workers. What they requested before, it looks up.
+        answers: Whether the process answered the latest scrape.
         listening: Whether the process accepts connections.
         ready_since: Time at which the process became ready, in seconds on the event loop's clock; None if it is not.
     """
@@ -61,6 +70,8 @@ class Worker:
     process: Process | None = None
     link: Link | None = None
     joined: bool = False
+    follows: bool = False
+    answers: bool = True
     listening: bool = False
     ready_since: float | None = None
 
@@ -205,7 +216,7 @@ class Supervisor:
                 "a worker ended, and is started again", worker=worker.index, how=_ended(code), seconds=pause,
                 deaths_in_a_row=worker.restarts.early,
             )  # fmt: skip
-            if all(other.restarts.hopeless for other in self._workers):
+            if all(other.restarts.hopeless and other.ready_since is None for other in self._workers):
                 self._log.error(f"every worker died at once {MOST_EARLY_DEATHS} times in a row: the server gives up")
                 self._stop(1)
                 return
@@ -232,24 +243,48 @@ class Supervisor:
             worker.link = await Link.over(ours, lambda topic, body: self._answer(worker, topic, body))
             if self._stopping.is_set():  # stopped while the process was being created
                 worker.process.send_signal(signal.SIGTERM)
-            code = await worker.process.wait()
+            watching = asyncio.create_task(self._kill_if_hung(worker, worker.process, worker.link))
+            try:
+                code = await worker.process.wait()
+            finally:
+                watching.cancel()
         finally:
             if worker.runs:
                 worker.process.kill()
             if worker.link is not None:
                 worker.link.close()
             served = 0.0 if worker.ready_since is None else loop.time() - worker.ready_since
-            worker.link, worker.joined, worker.listening, worker.ready_since = None, False, False, None
+            worker.link, worker.joined, worker.follows, worker.answers = None, False, False, True
+            worker.listening, worker.ready_since = False, None
         async with self._counting:
             self._totals.died(str(worker.index))
         await self._send_readiness()
         return served, code
+
+    async def _kill_if_hung(self, worker: Worker, process: Process, link: Link) -> None:
+        """Kills a process that accepts connections and no longer answers. Runs until it is cancelled."""
+        while True:
+            await asyncio.sleep(_PING_SECONDS)
+            if not worker.listening:
+                continue
+            try:
+                await link.ask("ping", bound=_HUNG_SECONDS)
+            except TurnoutError:
+                if (
+                    link.closed.done() or self._stopping.is_set()
+                ):  # it ends, or is killed when its time to drain is over
+                    continue
+                self._log.error("a worker hangs, and is killed", worker=worker.index, seconds=_HUNG_SECONDS)
+                process.kill()
 
     async def _answer(self, worker: Worker, topic: str, body: bytes) -> bytes:
         match topic:
             case "hello":
                 worker.joined = True
                 return pickle.dumps(self._start(worker))
+            case "asked":
+                worker.follows = True
+                return json.dumps([(*version, load) for version, load in self._asked.items()]).encode()
             case "listening":
                 worker.listening = True
                 await self._send_readiness()
@@ -269,13 +304,10 @@ class Supervisor:
         return b""
 
     def _start(self, worker: Worker) -> Start:
-        asked = [(model, version, load) for (model, version), load in self._asked.items()]
         others = any(other.listening for other in self._workers if other is not worker)
         waits = others and worker.restarts.count > 0
         own = share_of(self._settings, worker.index)
-        return Start(
-            own, self._given, self._source, worker.index, worker.index == 0, waits, asked, self._session_key
-        )  # fmt: skip
+        return Start(own, self._given, self._source, worker.index, worker.index == 0, waits, self._session_key)
 
     def _send_addresses(self) -> None:
         if not self._announced and all(worker.listening for worker in self._workers):
@@ -322,14 +354,16 @@ class Supervisor:
             try:
                 families = decode(await worker.link.ask("snapshot", bound=SNAPSHOT_SECONDS))
             except TurnoutError:
+                worker.answers = False
                 return False
+            worker.answers = True
             self._totals.update(str(worker.index), families)
             return worker.ready_since is not None
 
         return all(await asyncio.gather(*map(snapshot, self._workers)))
 
     def _families(self) -> Iterator[Family]:
-        up = {worker.index: worker.listening and worker.ready_since is not None for worker in self._workers}
+        up = {one.index: one.listening and one.ready_since is not None and one.answers for one in self._workers}
         return worker_families(up, {worker.index: worker.restarts.count for worker in self._workers})
 
     async def _gather(self, asking: Worker, body: bytes) -> bytes:
@@ -337,17 +371,19 @@ class Supervisor:
         if topic == "load":
             model, version, load = json.loads(request)
             self._asked[model, version] = bool(load)
-        others = [worker for worker in self._workers if worker is not asking and worker.link is not None]
+        others = [
+            (one, one.link) for one in self._workers if one is not asking and one.link is not None and one.follows
+        ]
 
-        async def answer(worker: Worker) -> bytes | TurnoutError:
-            assert worker.link is not None
+        async def answer(link: Link) -> bytes | TurnoutError | None:
             try:
-                return await worker.link.ask(topic, request, bound=bound)
+                return await link.ask(topic, request, bound=bound)
             except TurnoutError as error:
-                return error
+                return None if link.closed.done() else error  # None: it has ended, and its successor looks up the rest
 
-        answers = await asyncio.gather(*map(answer, others))
-        return pack_answers({worker.index: reported for worker, reported in zip(others, answers, strict=True)})
+        answers = await asyncio.gather(*(answer(link) for _, link in others))
+        found = zip(others, answers, strict=True)
+        return pack_answers({worker.index: reported for (worker, _), reported in found if reported is not None})
 
 
 async def supervise(settings: Settings, source: SettingsSource, log: FilteringBoundLogger) -> int:

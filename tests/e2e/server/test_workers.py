@@ -34,7 +34,7 @@ from turnout.releases.release import ReleaseStateWriter
 from turnout.state.store import StateStore
 from turnout_client import Client, Unavailable
 from turnout_proto.oip import inference_pb2
-from turnout_proto.v1 import activity_pb2, control_pb2_grpc, traffic_pb2
+from turnout_proto.v1 import activity_pb2, control_pb2_grpc, rollout_pb2, traffic_pb2
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]  # among the first: one worker has all of it, for a minute
 
@@ -363,6 +363,45 @@ def test_sighup_reloads_in_every_worker_and_holds_for_those_started_later(two_wo
 def reloads(server: ServerProcess) -> list[dict[str, object]]:
     """What each worker told of reloading its settings."""
     return [json.loads(line) for line in server.log.read_text().splitlines() if '"settings reloaded"' in line]
+
+
+def test_a_command_of_the_console_holds_in_every_worker_when_the_page_comes(publish_model, models) -> None:
+    publish_model("m", "1.0.0", scaled(1))
+    publish_model("m", "1.1.0", scaled(2), release=False)
+    seldom = {"TURNOUT_REPOSITORY__POLL_INTERVAL_S": "60", "TURNOUT_REPOSITORY__WATCH": "false"}
+    with serving(
+        models, options=TWO, TURNOUT_CONSOLE__TOKEN=CONSOLE_TOKEN, TURNOUT_ROLLOUT__TICK_S="0.2", **seldom
+    ) as server:
+        until(lambda: ready(server) and all_loaded(server))
+        plan = {
+            "steps": [{"weight": 0.5, "soak_s": 600.0}],
+            "metrics": ["errors"],
+            "min_requests": 5,
+            "watch_s": 0.0,
+            "holdback": 0.0,
+        }
+        with grpc.insecure_channel(server.control) as channel:
+            stub = control_pb2_grpc.ControlServiceStub(channel)
+            stub.StartRollout(
+                rollout_pb2.StartRolloutRequest(model="m", version="1.1.0", plan_json=json.dumps(plan)), timeout=60
+            )
+            listing = rollout_pb2.ListRolloutsRequest(model="m")
+            until(lambda: stub.ListRollouts(listing, timeout=60).rollouts[0].state == "soaking")
+        base = f"http://{server.http}"
+        signed_in = httpx.post(
+            f"{base}/console/sign-in", data={"name": "ann", "token": CONSOLE_TOKEN}, headers={"origin": base}
+        )
+        headers = {"origin": base, "cookie": signed_in.headers["set-cookie"].partition(";")[0]}
+        page = f"{base}/console/models/m/rollouts/1"
+        epoch = re.search(r'name="?epoch"? value="?(\d+)', httpx.get(page, headers=headers).text)
+        assert epoch is not None
+        promoted = httpx.post(f"{page}/promote-full", data={"epoch": epoch[1]}, headers=headers, timeout=60)
+        assert promoted.status_code == 303, promoted.text
+        found = set()
+        for _ in range(16):
+            with Client(server.grpc, retries=0) as client:
+                found.add(client.predict("m", {"x": X}).version)
+        assert found == {"1.1.0"}
 
 
 def test_a_signal_drains_every_worker_and_no_request_that_had_begun_fails(publish_model, models) -> None:

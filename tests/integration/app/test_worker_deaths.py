@@ -2,8 +2,10 @@
 
 import asyncio
 import functools
+import json
 import os
 import signal
+import struct
 import sys
 from collections.abc import MutableMapping
 from pathlib import Path
@@ -19,6 +21,7 @@ from turnout.config import Address, Drain, Settings, SettingsSource
 from turnout.errors import ConfigError
 from turnout.telemetry.exposition import negotiate
 from turnout.telemetry.logging import make_logger
+from turnout.workers.member import unpack_answers
 from turnout.workers.restarts import Restarts
 from turnout.workers.supervisor import Supervisor, supervise
 
@@ -114,6 +117,98 @@ async def test_a_worker_that_cannot_live_does_not_take_the_others_along(models, 
         while await restarted() < early_deaths + 1:
             await asyncio.sleep(0.01)
     assert not running.done()
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert await bounded(running) == 0
+
+
+async def test_workers_that_died_early_once_do_not_end_a_server_in_which_one_serves(
+    models, early_deaths, tmp_path
+) -> None:
+    """Worker 0 dies as often as may be and then lives; after that worker 1 dies again and again."""
+    dies = f"    path = {str(tmp_path)!r}\n" + SERVES + UP
+    dies += f"""
+    if index == 0 and len(os.listdir(path)) < {early_deaths}:
+        open(f"{{path}}/{{os.getpid()}}", "x").close()
+        os._exit(3)
+    while index == 1:
+        await asyncio.sleep(0.01)
+        if len(os.listdir(path)) == {early_deaths} and member.others_ready:
+            os._exit(3)
+"""
+    parent, _ = supervisor(models, dies + WAITS, at_once)
+    running = asyncio.create_task(parent.run())
+    first, second = parent._workers
+    async with asyncio.timeout(100):
+        while second.restarts.early < early_deaths + 1:
+            assert not running.done()
+            await asyncio.sleep(0.01)
+    assert first.restarts.hopeless
+    assert second.restarts.hopeless
+    assert not running.done()
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert await bounded(running) == 0
+
+
+async def test_a_worker_that_hangs_is_not_up_and_is_started_again(models, monkeypatch) -> None:
+    monkeypatch.setattr("turnout.workers.supervisor.SNAPSHOT_SECONDS", 0.3)
+    parent, recorded_ticks = supervisor(models, SERVES + WAITS, at_once)
+    running = asyncio.create_task(parent.run())
+
+    async def up() -> list[str]:
+        text = (await parent._scrape(negotiate(""))).decode()
+        return [line for line in text.splitlines() if line.startswith("turnout_worker_up{")]
+
+    async with asyncio.timeout(100):
+        while not parent.serves:
+            await asyncio.sleep(0.01)
+        worker = parent._workers[1]
+        os.kill(worker.process.pid, signal.SIGSTOP)
+        while await up() != ['turnout_worker_up{worker="0"} 1.0', 'turnout_worker_up{worker="1"} 0.0']:
+            await asyncio.sleep(0.01)
+        assert worker.restarts.count == 0
+        monkeypatch.setattr("turnout.workers.supervisor._PING_SECONDS", 0.05)
+        monkeypatch.setattr("turnout.workers.supervisor._HUNG_SECONDS", 0.5)
+        while not (worker.restarts.count and parent.serves):
+            await asyncio.sleep(0.01)
+        while await up() != ['turnout_worker_up{worker="0"} 1.0', 'turnout_worker_up{worker="1"} 1.0']:
+            await asyncio.sleep(0.01)
+    assert "a worker hangs, and is killed" in [one["event"] for one in recorded_ticks]
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert await bounded(running) == 0
+
+
+@pytest.mark.parametrize("meanwhile", ["starts", "dies"])
+async def test_what_a_worker_cannot_be_told_now_it_finds_when_it_has_started(models, tmp_path, meanwhile) -> None:
+    """An operator's load neither fails for a worker that starts or dies just then, nor is it lost there."""
+    told = tmp_path / "told"
+    body = f"    path = {str(tmp_path)!r}\n"
+    body += """
+    async def load(_):
+        os._exit(3)
+    if index == 1:
+        while not os.path.exists(path + "/go"):
+            await asyncio.sleep(0.01)
+        member.answers("load", load)
+        asked = await member.asked()
+        if asked:
+            open(path + "/told", "w").write(f"{asked}\\n")
+"""
+    parent, _ = supervisor(models, body + SERVES + WAITS, at_once)
+    running = asyncio.create_task(parent.run())
+    request = struct.pack(">d16s", 60.0, b"load") + json.dumps(["m", "1.0.0", True]).encode()
+    first, second = parent._workers
+    async with asyncio.timeout(100):
+        if meanwhile == "dies":
+            (tmp_path / "go").touch()
+            while not parent.serves:
+                await asyncio.sleep(0.01)
+        while not (first.joined and second.joined):
+            await asyncio.sleep(0.01)
+        assert dict(unpack_answers(await parent._gather(first, request))) == {}
+        (tmp_path / "go").touch()
+        while not told.exists() or not told.read_text().endswith("\n"):
+            await asyncio.sleep(0.01)
+    assert told.read_text() == "[('m', '1.0.0', True)]\n"
     os.kill(os.getpid(), signal.SIGTERM)
     assert await bounded(running) == 0
 

@@ -21,7 +21,15 @@ from semver import Version
 import onnx_models
 from remote_stores import CREDENTIALS, EVERY_KIND, NEEDS_REGISTRY, RemoteStore, StoppingProxy, running_store
 from started_servers import StartServer
-from turnout.errors import AlreadyExistsError, ChangeRefused, DigestMismatch, Exhausted, StoreUnavailable, TurnoutError
+from turnout.errors import (
+    AlreadyExistsError,
+    ChangeRefused,
+    DigestMismatch,
+    Exhausted,
+    StoreUnavailable,
+    TurnoutError,
+    VersionNotFound,
+)
 from turnout.registry.publishing.publish import PublishRequest, PublishResult, publish
 from turnout.registry.remote import oci
 from turnout.registry.remote import repository as remote_module
@@ -72,6 +80,20 @@ def test_what_one_machine_publishes_another_one_reads_byte_for_byte(
         ours, theirs = repository.fetch("m", V1), other.fetch("m", V1)
         assert (ours / "model.onnx").read_bytes() == (theirs / "model.onnx").read_bytes()
         assert other.cache.used_bytes == result.manifest.size
+
+
+def test_a_version_that_was_published_since_a_listing_of_just_now_is_found(
+    store: RemoteStore, repository: RemoteRepository, tmp_path: Path
+) -> None:
+    put(repository, V1, 2, tmp_path)
+    with closing(store.open(tmp_path / "elsewhere", remote_poll_s=600)) as reader:
+        assert [str(found.manifest.version) for found in reader.published()] == ["1.0.0"]
+        put(repository, V2, 3, tmp_path)
+        # So that this machine may take its time: the listing counts as one of just now.
+        reader._listing._listed_at = time.monotonic() + 60
+        assert reader.find("m", V2).manifest.version == V2
+        with pytest.raises(VersionNotFound):
+            reader.find("m", Version(9))
 
 
 def test_the_same_content_again_changes_nothing_and_other_content_is_refused(

@@ -173,6 +173,20 @@ async def test_a_policy_may_name_what_was_released_on_another_server_a_moment_ag
     assert str(second.services.policies.current["m"].state.policy.baseline) == "1.1.0"
 
 
+async def test_a_rollout_is_resumed_on_a_server_that_has_not_followed_what_paused_it(pair, start_server) -> None:
+    first = await start_server(rollout=TICK)
+    second = await start_server(rollout=TICK, repository={"poll_interval_s": 60.0, "watch": False})
+    async with clients(first, Lookups(), count=1):
+        await soaking(first)
+        await put(first, policy("1.0.0", v1_1_0=0.1))
+        await until(first, lambda rollout: bool(rollout.pauses))
+        await command(second, pb.ROLLOUT_COMMAND_RESUME)
+        (active,) = second.services.rollouts.active
+        number = active.number
+        await settled(lambda: active.number > number + 3, lambda: active.rollout)
+        assert not (await latest(second)).pauses, "it would be paused again by the change that the resume accepted"
+
+
 async def test_clocks_that_differ_by_90_seconds_move_no_lease_and_lose_no_count(pair, start_server, state) -> None:
     """Leases and ticks go by the state store's clock."""
     ahead, behind = (Ahead(seconds) for seconds in (90.0, -90.0))

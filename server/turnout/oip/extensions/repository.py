@@ -8,6 +8,7 @@ from semver import Version
 from turnout.errors import PermissionDeniedError, Unsupported
 from turnout.serving.data_plane.inference import Router
 from turnout.serving.versions.catalog import Catalog, VersionEntry
+from turnout.serving.versions.follow import VersionFinder
 from turnout.serving.versions.lifecycle import LifecycleState
 from turnout_proto.oip.inference_pb2 import RepositoryIndexResponse
 
@@ -40,10 +41,11 @@ class VersionControl(Protocol):
 class ModelRepository:
     """Lists, loads and unloads versions."""
 
-    def __init__(self, router: Router, catalog: Catalog, control: VersionControl) -> None:
+    def __init__(self, router: Router, catalog: Catalog, control: VersionControl, finder: VersionFinder) -> None:
         self._router = router
         self._catalog = catalog
         self._control = control
+        self._finder = finder
 
     def names(self) -> Sequence[str]:
         """Returns the names of all models."""
@@ -62,7 +64,7 @@ class ModelRepository:
                     )
 
     async def load(self, name: str, parameters: Iterable[str]) -> None:
-        """Loads the version that `NAME` or `NAME@SELECTOR` resolves to.
+        """Loads the version that `NAME` or `NAME@SELECTOR` resolves to, by what is published and released now.
 
         Args:
             name: `NAME` or `NAME@SELECTOR`.
@@ -78,6 +80,7 @@ class ModelRepository:
                     f"parameters.{key[:64]}: a version's configuration and files are those it was published with"
                 )
         model, _, selector = name.partition("@")
+        await self._finder.look()
         entry = self._router.describe(model, selector)
         await self._control.load(entry.model, entry.version)
 

@@ -119,11 +119,20 @@ class RemoteListing:
             if self._away:
                 raise StoreFault(5, f"the store {self._away}")
 
-    def look_if_old(self) -> None:
-        """Lists the store, unless the last listing is current or the store did not answer last time."""
+    def look_for(self, key: str) -> None:
+        """Lists the store because the last listing lacks a document, unless the store did not answer last time.
+
+        If that listing is so recent that it counts as current, the store is listed only if the document exists now.
+        """
         with self._lock:
-            if not self._failures and time.monotonic() - self._listed_at > FRESH_SECONDS:
+            fresh = time.monotonic() - self._listed_at <= FRESH_SECONDS
+            if not self._failures and (not fresh or self._exists(key)):
                 self._look()
+
+    def _exists(self, key: str) -> bool:
+        with suppress(OSError):
+            return self._store.current(key, MAX_MANIFEST_BYTES) is not None
+        return False
 
     def _look(self) -> None:
         """Lists the store. If that fails, keeps the last listing, if necessary that of another process."""

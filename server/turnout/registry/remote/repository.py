@@ -112,7 +112,7 @@ class RemoteRepository(Repository):
         key = manifest_key(check_model_name(model), version)
         for fresh in (False, True):
             if fresh:
-                self._listing.look_if_old()
+                self._listing.look_for(key)
             else:
                 self.scan_quietly()
             if (entry := self._listing.entry(key)) is not None:

@@ -1,12 +1,14 @@
 """The running rollouts as this server knows them. Ticks and operators' commands change them, one at a time."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from semver import Version
 from structlog.typing import FilteringBoundLogger
 
+from turnout.errors import TurnoutError
 from turnout.rollout.clock import Instant, TickSchedule
 from turnout.rollout.engine.ownership import Ownership
 from turnout.rollout.engine.peers import OtherServers
@@ -93,6 +95,11 @@ class RunningRollouts:
             UnavailableError: The state store does not respond within `seconds`.
         """
         return await self._reads.wait(self._store.of(model), seconds, patient=True)
+
+    async def follow(self, seconds: float) -> None:
+        """Applies releases and policies that other servers recorded, if the state store responds within `seconds`."""
+        with contextlib.suppress(TurnoutError, OSError):
+            await self._reads.wait(self._serving.follow(), seconds, patient=True)
 
     async def refusals(self, model: str, candidate: Version, seconds: float) -> Sequence[str]:
         """Returns why a candidate cannot be rolled out, as `LiveState.refusals` does.

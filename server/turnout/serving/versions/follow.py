@@ -13,12 +13,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from semver import Version
 from structlog.typing import FilteringBoundLogger
 from watchfiles import Change, watch
 
 from turnout.config import RepositorySettings as RepositorySettings
-from turnout.errors import TurnoutError
+from turnout.errors import TurnoutError, UnavailableError
 from turnout.serving.versions.availability import Availability, Dependency
+from turnout.serving.versions.catalog import Catalog, ModelEntry
 from turnout.threads import Threads
 
 _RESCAN_SECONDS = 10.0
@@ -33,6 +35,42 @@ Refresh = Callable[[], Awaitable[None]]
 """Rereads the repository and the release state."""
 
 Revision = Callable[[], Awaitable[int]]
+
+
+class VersionFinder:
+    """Reads the repository again before a version counts as unknown, since the server notices a publish a little later.
+
+    Only for changes: a request for an unknown version must not make the server read its repository.
+    """
+
+    def __init__(self, catalog: Catalog, look_soon: Callable[[], None], refresh: Refresh) -> None:
+        """Creates the finder.
+
+        Args:
+            catalog: The known models and versions.
+            look_soon: Makes the next refresh list the repository, even if it is remote and was listed just now.
+            refresh: Reads the release state and the repository, and updates the catalog.
+        """
+        self._catalog = catalog
+        self._look_soon = look_soon
+        self._refresh = refresh
+
+    async def find(self, model: str, *versions: Version) -> ModelEntry:
+        """Returns a model, in which `versions` are missing only if they do not exist.
+
+        Raises:
+            ModelNotFound: The model does not exist.
+        """
+        known = self._catalog.snapshot.models.get(model)
+        if known is None or not known.versions.keys() >= set(versions):
+            await self.look()
+        return self._catalog.snapshot.model(model)
+
+    async def look(self) -> None:
+        """Reads the repository again. If the state store does not respond, only the release state stays as it was."""
+        self._look_soon()
+        with contextlib.suppress(UnavailableError):
+            await self._refresh()
 
 
 async def follow(

@@ -7,7 +7,6 @@ loaded versions and starts loads and unloads beside the traffic. The state of a 
 
 import asyncio
 from collections.abc import Collection
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +20,6 @@ from turnout.errors import (
     Draining,
     NotLoaded,
     TurnoutError,
-    UnavailableError,
     VersionNotFound,
 )
 from turnout.registry.manifest.manifest import MANIFEST_FILE
@@ -43,6 +41,7 @@ from turnout.serving.tensorrt.fallback import WAITING, builds_engines
 from turnout.serving.versions import load_outcomes
 from turnout.serving.versions.catalog import Catalog, VersionEntry
 from turnout.serving.versions.demand import VersionDemand
+from turnout.serving.versions.follow import VersionFinder
 from turnout.serving.versions.handle import VersionHandle
 from turnout.serving.versions.inventory import Inventory
 from turnout.serving.versions.lifecycle import LifecycleState
@@ -60,6 +59,7 @@ class Manager:
 
     Attributes:
         on_demand: Loads versions for requests that ask for them.
+        finder: Finds versions, also those that were published a moment ago.
     """
 
     def __init__(
@@ -105,6 +105,7 @@ class Manager:
         if any(settings.for_model(name).runtime.cuda_graphs != "off" for name in ("", *settings.model)):
             GATED.expect_captures()  # before any load, since versions without graphs must keep away from captures too
         self.on_demand = OnDemand(settings, self._bring)
+        self.finder = VersionFinder(catalog, repository.look_soon, self.refresh)
 
     async def refresh(self) -> None:
         """Reads the release state and the repository, and starts the resulting loads and unloads.
@@ -178,9 +179,8 @@ class Manager:
             NotLoaded: It could not be loaded; the message gives the reason.
         """
         known = self._inventory.versions(model).get(version)
-        if known is None or known.state is not LifecycleState.READY:
-            with suppress(UnavailableError):  # a load needs the repository but not the state store
-                await self.refresh()  # the version may just have been published, or the repository become unavailable
+        if known is not None and known.state is not LifecycleState.READY:
+            await self.finder.look()  # the repository may have become unavailable
         entry = await self._ask(model, version, load=True)
         if entry.state is LifecycleState.FAILED and self._inventory.presence.reachable(model):
             self._start(model, version, self._load(model, version), LifecycleState.LOADING)
@@ -309,9 +309,7 @@ class Manager:
         return trusted(self._repository, entry, self._settings.for_model(entry.model).signing)
 
     async def _ask(self, model: str, version: Version, *, load: bool) -> VersionEntry:
-        if version not in self._inventory.versions(model) and not load:
-            await self.refresh()  # it may just have been published
-        entries = self._catalog.snapshot.model(model).versions
+        entries = (await self.finder.find(model, version)).versions
         if version not in entries:
             raise VersionNotFound.of(model, str(version), [str(v) for v in entries])
         self._asked.setdefault(model, {})[version] = load

@@ -12,11 +12,12 @@ def worker_families(ready: Mapping[int, bool], restarts: Mapping[int, int]) -> I
     """Returns the families of one scrape. Only servers with several workers have them.
 
     Args:
-        ready: Whether each worker accepts connections and is ready, by worker number.
+        ready: Whether each worker accepts connections, is ready and answers the supervisor, by worker number.
         restarts: Number of restarts, by worker number.
     """
     yield Family(
-        "turnout_worker_up", "gauge", "1 while the worker accepts connections and is ready, else 0.",
+        "turnout_worker_up", "gauge",
+        "1 while the worker accepts connections, is ready, and answers its parent, else 0.",
         [({WORKER: str(index)}, float(up)) for index, up in ready.items()],
     )  # fmt: skip
     yield Family(

@@ -20,6 +20,7 @@ from turnout.telemetry.metrics.auth import RefusalReason
 from turnout.web.console.pages import Pages, attempt_of
 from turnout.web.console.rendering import HEADERS, page
 from turnout.web.console.session import Sessions, Visitor, actor_name, over_https, same_origin
+from turnout.workers.peers import Peers
 
 _MAX_REASON = 1024
 """Maximum length of a reason in bytes: the limit of the state store."""
@@ -61,15 +62,17 @@ class Actions:
         sessions: Sessions,
         log: FilteringBoundLogger,
         refused: dict[str, int],
+        peers: Peers | None,
     ) -> None:
         self._rollouts = rollouts
         self._pages = pages
         self._sessions = sessions
         self._log = log
         self._refused = refused
+        self._peers = peers
 
     async def command(self, request: Request) -> Response:
-        """Applies an operator's command to a rollout."""
+        """Applies an operator's command to a rollout. It is in force in every worker when the response is sent."""
         back = ""
         try:
             visitor, model = self._permitted(request), request.path_params["model"]
@@ -83,6 +86,8 @@ class Actions:
             decide, epoch = decision(command, actor, reason), _epoch(fields.get("epoch", ""))
             back = f"/console/models/{model}/rollouts/{attempt}"
             await self._rollouts.commands.command(model, decide, epoch, attempt=attempt, resume=command == "resume")
+            if self._peers is not None:
+                await self._peers.follow()
         except ClientDisconnect:
             return Response(status_code=499)  # the client has disconnected
         except TurnoutError as error:

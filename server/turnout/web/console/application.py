@@ -15,12 +15,17 @@ from turnout.web.console.actions import Actions
 from turnout.web.console.pages import Pages, json_error
 from turnout.web.console.rendering import HEADERS, page, static
 from turnout.web.errors import headers_of, status_of
+from turnout.workers.peers import Peers
 
 _MODEL = "/console/models/{model}"
 
 
 def console_routes(
-    pages: Pages, rollouts: RolloutEngine, recorder: AuthRecorder, log: FilteringBoundLogger
+    pages: Pages,
+    rollouts: RolloutEngine,
+    recorder: AuthRecorder,
+    log: FilteringBoundLogger,
+    peers: Peers | None,
 ) -> Sequence[Route]:
     """Returns the console's routes.
 
@@ -29,8 +34,9 @@ def console_routes(
         rollouts: Applies the commands of the buttons.
         recorder: Counts rejected sign-ins.
         log: Receives a line for each sign-in.
+        peers: The other workers; None if this is the only one.
     """
-    actions = Actions(rollouts, pages, pages.sessions, log, recorder.refused)
+    actions = Actions(rollouts, pages, pages.sessions, log, recorder.refused, peers)
     return [
         Route("/", _home),
         Route("/console/", _home),

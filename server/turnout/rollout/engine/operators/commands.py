@@ -127,6 +127,8 @@ class RolloutCommands:
                     if not self._ownership.of(model):
                         await self._rollouts.reconcile(seconds_until(until), mine=model, patient=True)
                 active = self._ownership.named(model, attempt)
+                if resume:  # the policy that it accepts may have been changed on another server
+                    await self._rollouts.follow(seconds_until(until))
                 before = active.rollout
                 refuse_stale(before.candidate, before.epoch, str(before.state), expected_epoch)
                 applied, _ = self._serving.in_force(model)

@@ -64,6 +64,7 @@ class Releases:
             UnavailableError: The state store does not respond.
         """
         why = reason or "rolled back by hand"
+        await self._engine.rollbacks.followed()  # what is rolled back may have been published and released just now
         try:
             return await self._recorded(model, to, actor, why, expected_epoch, keep_released=keep_released)
         except UnavailableError as error:
