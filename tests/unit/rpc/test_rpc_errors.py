@@ -38,6 +38,7 @@ TABLE = {
     "Exhausted": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "QueueFull": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "MemoryBudgetExceeded": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "NoRoom": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "DeadlineExceededError": grpc.StatusCode.DEADLINE_EXCEEDED,
     "RequestCancelled": grpc.StatusCode.CANCELLED,
     "UnauthenticatedError": grpc.StatusCode.UNAUTHENTICATED,
