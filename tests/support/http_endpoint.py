@@ -106,3 +106,20 @@ async def listening(endpoint: Endpoint, port: int = 0, tls: ssl.SSLContext | Non
         if endpoint._served:
             await asyncio.wait(endpoint._served, timeout=10)
         await server.wait_closed()
+
+
+@asynccontextmanager
+async def dripping() -> AsyncIterator[str]:
+    """Runs an endpoint whose answers come one byte at a time and never end; yields its URL."""
+
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError), contextlib.closing(writer):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+            while True:
+                writer.write(b" ")
+                await writer.drain()
+                await asyncio.sleep(0.02)
+
+    async with await asyncio.start_server(drip, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"

@@ -1,7 +1,6 @@
 """What the server asks of others keeps its bounds, follows nobody elsewhere, and gives no secret away."""
 
 import asyncio
-import contextlib
 import ssl
 import subprocess
 import sys
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from certificates import Authority, put
-from http_endpoint import HANGS, Endpoint, answer, listening
+from http_endpoint import HANGS, Endpoint, answer, dripping, listening
 from turnout.auth.credentials import jwks
 from turnout.auth.credentials.jwks import KeySet
 from turnout.config import JwtIssuer
@@ -72,21 +71,10 @@ async def test_what_hangs_or_drips_is_left_in_time(asked) -> None:
             await asked(endpoint.url, timeout_s=0.2)
     assert hung.value.kind == "ReadTimeout"
 
-    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError), contextlib.closing(writer):
-            await reader.readuntil(b"\r\n\r\n")
-            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
-            while True:
-                writer.write(b"x")
-                await writer.drain()
-                await asyncio.sleep(0.05)
-
-    server = await asyncio.start_server(drip, "127.0.0.1", 0)
-    async with server:
-        port = server.sockets[0].getsockname()[1]
+    async with dripping() as url:
         with pytest.raises(Unanswered) as dripped:
-            await asyncio.wait_for(asked(f"http://127.0.0.1:{port}", timeout_s=2.0, most_bytes=10**6), 100)
-        assert (await asked(f"http://127.0.0.1:{port}", timeout_s=60.0, most_bytes=0)).status == 200
+            await asyncio.wait_for(asked(url, timeout_s=2.0, most_bytes=10**6), 100)
+        assert (await asked(url, timeout_s=60.0, most_bytes=0)).status == 200
     assert dripped.value.kind == "TimeoutError"
 
 

@@ -4,7 +4,7 @@ import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator, Callable
-from contextlib import closing, suppress
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from http_endpoint import Asked, Endpoint, answer, listening
+from http_endpoint import Asked, Endpoint, answer, dripping, listening
 from turnout.config import RepositoryUrl
 from turnout.registry.remote.oci_client import OciClient
 from turnout.registry.remote.store import StoreFault
@@ -112,18 +112,8 @@ async def test_a_token_takes_no_memory_without_bound(asked: Asks) -> None:
 
 @pytest.mark.parametrize("call", [("ask", "GET", "tags/list"), ("beginning", "blobs/x", 1 << 20)])
 async def test_an_answer_that_drips_is_left_in_time(asked: Asks, call: tuple[Any, ...]) -> None:
-    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(ConnectionError), closing(writer):
-            await reader.readuntil(b"\r\n\r\n")
-            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
-            while True:
-                writer.write(b"x")
-                await writer.drain()
-                await asyncio.sleep(0.05)
-
-    server = await asyncio.start_server(drip, "127.0.0.1", 0)
-    async with server:
-        registry = Endpoint(url=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    async with dripping() as url:
+        registry = Endpoint(url=url)
         expected = {"expect": (200,)} if call[0] == "ask" else {}
         with pytest.raises(StoreFault, match="takes more than"):
             await asyncio.wait_for(asked(registry, *call, seconds=1.0, **expected), 100)

@@ -1,7 +1,5 @@
 """Probes of rollouts on a real server, asked of a real endpoint that answers well, badly, or not at all."""
 
-import asyncio
-import contextlib
 import gzip
 import json
 import ssl
@@ -15,7 +13,7 @@ import numpy as np
 import pytest
 
 from certificates import Authority
-from http_endpoint import HANGS, Endpoint, answer, listening
+from http_endpoint import HANGS, Endpoint, answer, dripping, listening
 from onnx_models import scaled
 from ports import free_port
 from rollout_wire import CAREFREE, TICK, clients, command, in_state, settled, start, until
@@ -158,23 +156,8 @@ async def test_a_body_of_100_mb_is_not_read_to_its_end() -> None:
 
 
 async def test_a_body_that_drips_is_given_up_with_the_time_of_the_whole_answer() -> None:
-    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError), contextlib.closing(writer):
-            await reader.readuntil(b"\r\n\r\n")
-            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
-            while True:
-                writer.write(b" ")
-                await writer.drain()
-                await asyncio.sleep(0.02)
-
-    server = await asyncio.start_server(drip, "127.0.0.1", 0)
-    try:
-        port = server.sockets[0].getsockname()[1]
-        async with prober(url=f"http://127.0.0.1:{port}", timeout_s=0.5) as asked:
-            assert (await asked()).detail == "no answer within 0.5 s"
-    finally:
-        server.close()
-        await server.wait_closed()
+    async with dripping() as url, prober(url=url, timeout_s=0.5) as asked:
+        assert (await asked()).detail == "no answer within 0.5 s"
 
 
 async def test_a_redirect_leads_nowhere_and_nobody_is_told_the_token() -> None:
