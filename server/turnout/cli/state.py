@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from turnout.cli.options import DiskTarget, argument, flag
-from turnout.cli.output import facts, reporting, size_text
+from turnout.cli.output import facts, reporting
+from turnout.web.report.formatting import size_text
 
 if TYPE_CHECKING:
     from turnout.state.backup import Backup

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import RenderableType
 
-from turnout.cli.output import facts, size_text
+from turnout.cli.output import facts
 from turnout.cli.publish.gates_view import gates_table
 from turnout.cli.releases.answers_view import answers_body, answers_line
 from turnout.registry.gates.gate import GateRefused, GateReport, GateResult
@@ -14,6 +14,7 @@ from turnout.registry.publishing.publish import PublishResult
 from turnout.registry.publishing.publish_options import PublishOptions
 from turnout.routing.default_answers import RoutingTable
 from turnout.state.release_status import ReleaseStatus
+from turnout.web.report.formatting import size_text
 
 if TYPE_CHECKING:  # these import SQLAlchemy, which a publish to a server does not need
     from turnout.cli.workspace import Workspace

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from turnout.cli.options import ActorOption, DiskTarget, argument, flag, option
-from turnout.cli.output import reporting, size_text, table
+from turnout.cli.output import reporting, table
+from turnout.web.report.formatting import size_text
 
 if TYPE_CHECKING:
     from turnout.releases.prune_plan import PruningDecision

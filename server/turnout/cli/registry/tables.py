@@ -8,11 +8,12 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from turnout.cli.output import facts, size_text, table
+from turnout.cli.output import facts, table
 from turnout.cli.publish.gates_view import gates_table
 from turnout.cli.registry.card import latest_reports, provenance_lines, report_line, seen_line
 from turnout.cli.registry.description import VersionDescription
 from turnout.registry.manifest.manifest import metadata_text
+from turnout.web.report.formatting import size_text
 
 if TYPE_CHECKING:  # imports SQLAlchemy, which is not needed to ask a server
     from turnout.state.event_log.events import Event

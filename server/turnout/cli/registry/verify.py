@@ -8,8 +8,9 @@ import typer
 from rich.text import Text
 
 from turnout.cli.options import ActorOption, DiskTarget, argument, option
-from turnout.cli.output import reporting, size_text, table
+from turnout.cli.output import reporting, table
 from turnout.errors import DigestMismatch, TurnoutError
+from turnout.web.report.formatting import size_text
 
 if TYPE_CHECKING:
     from turnout.cli.registry.audit import LogAudit

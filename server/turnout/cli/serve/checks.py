@@ -14,7 +14,6 @@ import onnxruntime as ort
 from turnout import __version__
 from turnout.auth.credentials.jwks import KeySet
 from turnout.auth.policy.policy_file import load_policy
-from turnout.cli.output import size_text
 from turnout.cli.workspace import repository_of
 from turnout.config import (
     LISTENERS,
@@ -35,6 +34,7 @@ from turnout.serving.sessions.providers import CPU, CUDA, TENSORRT, missing_cuda
 from turnout.state.database.engine import Database, Location
 from turnout.tls.certificates import read_identity
 from turnout.tls.identity import utc_text
+from turnout.web.report.formatting import size_text
 
 _SHORT = {CPU: Provider.CPU, CUDA: Provider.CUDA, TENSORRT: Provider.TENSORRT}
 

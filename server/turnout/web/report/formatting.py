@@ -1,4 +1,4 @@
-"""Formats durations and commands as readable text."""
+"""Formats durations, sizes and commands as readable text."""
 
 import math
 
@@ -23,6 +23,15 @@ def duration_text(seconds: float) -> str:
         if count:
             parts.append(f"{count}{name}")
     return "".join(parts[:2]) or "0s"
+
+
+def size_text(size: float) -> str:
+    """Returns a number of bytes as text, such as `3.0 MiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
 
 
 def ticked(text: str) -> Markup:
