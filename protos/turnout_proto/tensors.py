@@ -100,7 +100,7 @@ def decode(tensor: Tensor) -> Array:
         raise _bad_length(data_type, shape, expected, len(raw))
     if tensor.strings:
         raise TensorError("strings", f"expected none in a {_name(data_type)} tensor, got {len(tensor.strings)}")
-    if data_type == _BOOL and not _holds_bools(raw):
+    if data_type == _BOOL and not holds_bools(raw):
         raise TensorError("raw", "expected every byte of a bool tensor to be 0 or 1, got another value")
     try:
         return np.ndarray(shape, dtype, raw)
@@ -192,7 +192,8 @@ def _decode_strings(tensor: Tensor, shape: tuple[int, ...]) -> Array:
     return array
 
 
-def _holds_bools(raw: bytes) -> bool:
+def holds_bools(raw: bytes) -> bool:
+    """Returns whether every byte of `raw` is 0 or 1."""
     # `translate` is faster for 64 bytes (0.1 us), NumPy for 1 MB (6 us instead of 290 us).
     if len(raw) < 4096:
         return not raw.translate(None, _BOOL_BYTES)

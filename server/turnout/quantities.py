@@ -1,4 +1,4 @@
-"""Formats numbers and times for people, with three significant digits. Pure."""
+"""Formats numbers, times and sizes for people. Pure."""
 
 _DIGITS = 3
 _PLAIN_UP_TO = 1e5
@@ -22,3 +22,12 @@ def seconds_text(seconds: float) -> str:
 def count_text(count: int, noun: str) -> str:
     """Returns a count with its noun, such as `1 model` or `1,200 models`."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def size_text(size: float) -> str:
+    """Returns a number of bytes as text, such as `3.0 MiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"

@@ -173,16 +173,6 @@ def facts(pairs: Iterable[tuple[str, RenderableType]]) -> Table:
     return table(("", ""), ((Text(name, "bold"), value) for name, value in pairs))
 
 
-def size_text(size: int) -> str:
-    """Formats a number of bytes for display, such as `3.0 MiB`."""
-    scaled = float(size)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if scaled < 1024:
-            return f"{size} B" if unit == "B" else f"{scaled:.1f} {unit}"
-        scaled /= 1024
-    return f"{scaled:.1f} TiB"
-
-
 def _console(*, stderr: bool) -> Console:
     console = TerminalConsole(stderr=stderr, highlight=False, markup=False, emoji=False)
     if not console.is_terminal:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from turnout.cli.options import DiskTarget, argument, flag
-from turnout.cli.output import facts, reporting, size_text
-from turnout.quantities import count_text
+from turnout.cli.output import facts, reporting
+from turnout.quantities import count_text, size_text
 
 if TYPE_CHECKING:
     from turnout.state.backup import Backup

@@ -14,9 +14,9 @@ from turnout.errors import InvalidTensor, Unsupported
 from turnout.oip.elements import BY_NAME, NUMERIC_NAMES, ElementType
 from turnout.serving.inputs.limits import DEFAULT_LIMITS, InputLimits, counted
 from turnout.serving.sessions.tensor import Array
+from turnout_proto.tensors import holds_bools
 
 _LENGTH = struct.Struct("<I")
-_BOOL_BYTES = b"\x00\x01"
 
 
 def element_type(index: int, datatype: str) -> ElementType:
@@ -71,7 +71,7 @@ def decode_raw(
     if len(raw) != count * kind.size:
         wanted = f"{counted(count * kind.size)} bytes for {kind.name}{list(shape)}"
         raise InvalidTensor.at(carrier.format(index), f"expected {wanted}, got {len(raw)}")
-    if kind.name == "BOOL" and not _holds_bools(raw):
+    if kind.name == "BOOL" and not holds_bools(raw):
         raise InvalidTensor.at(carrier.format(index), "expected every byte of a BOOL to be 0 or 1")
     try:
         return np.ndarray(shape, kind.dtype, raw)
@@ -137,13 +137,6 @@ def text(data: bytes, field: str, index: int) -> str:
 def repeated(index: int, name: str) -> InvalidTensor:
     """Returns the error for an input that occurs twice in a request."""
     return InvalidTensor.at(f"inputs[{index}].name", f"expected each input once, got {name[:64]!r} again")
-
-
-def _holds_bools(raw: bytes) -> bool:
-    # `translate` is faster for 64 bytes (0.1 us), NumPy for 1 MB (6 us instead of 290 us).
-    if len(raw) < 4096:
-        return not raw.translate(None, _BOOL_BYTES)
-    return bool(np.frombuffer(raw, np.uint8).max() <= 1)
 
 
 def _split(raw: bytes, count: int, field: str) -> list[str]:

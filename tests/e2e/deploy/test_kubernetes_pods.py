@@ -1,9 +1,7 @@
 """What the chart renders is run: its command, environment and probes, and its end under load, with the real server."""
 
-import importlib.util
 import json
 import shutil
-import sys
 import tempfile
 import threading
 import time
@@ -11,7 +9,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from types import ModuleType
 
 import grpc
 import httpx
@@ -21,6 +18,7 @@ import yaml
 from semver import Version
 
 from certificates import Authority
+from kubernetes_chart import KUBERNETES, render_module
 from kubernetes_pod import Document, Pod, running
 from onnx_models import save, scaled, slow
 from postgres_fixture import PostgresServer
@@ -32,7 +30,6 @@ from turnout_proto.oip import inference_pb2
 pytest_plugins = ["postgres_fixture"]
 pytestmark = pytest.mark.slow
 
-CHART = Path(__file__).parents[3] / "deploy" / "kubernetes"
 POLICY = """
 [[grant]]
 identities = ["dns:a-client.example.org"]
@@ -44,17 +41,6 @@ X = np.ones((1, 4), np.float32)
 BEGUN = 'turnout_inflight_requests{model="waits",version="1.0.0"} 1.0'
 
 
-@pytest.fixture(scope="module")
-def render() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("turnout_kubernetes_render", CHART / "render.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
 def node() -> Iterator[Path]:
     """A folder for the volumes of pods, which their user gets to: pytest's own may be entered by its owner alone."""
@@ -64,9 +50,9 @@ def node() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def pod_of(render: ModuleType, values: Document, folder: Path) -> tuple[Document, dict[str, Path]]:
+def pod_of(values: Document, folder: Path) -> tuple[Document, dict[str, Path]]:
     """Returns the pod's spec, and its volumes on this machine, the configuration written."""
-    documents = render.documents(yaml.safe_dump(values))
+    documents = render_module().documents(yaml.safe_dump(values))
     pod = yaml.safe_load(documents["deployment.yaml"])["spec"]["template"]["spec"]
     volumes = {volume["name"]: folder / volume["name"] for volume in pod["volumes"]}
     for path in volumes.values():
@@ -107,10 +93,10 @@ def sound(log: str) -> bool:
     return "Traceback" not in log and '"level": "error"' not in log
 
 
-def test_one_pod_starts_is_probed_and_loses_no_request_at_its_end(render, publish_model, models, node) -> None:
+def test_one_pod_starts_is_probed_and_loses_no_request_at_its_end(publish_model, models, node) -> None:
     publish_model("m", "1.0.0", scaled(2))
     publish_model("waits", "1.0.0", slow())
-    spec, volumes = pod_of(render, QUICK | {"insecure": True, "config": "[model.m]\nslo_ms = [12.5]\n"}, node)
+    spec, volumes = pod_of(QUICK | {"insecure": True, "config": "[model.m]\nslo_ms = [12.5]\n"}, node)
     shutil.copytree(models, volumes["models"], dirs_exist_ok=True)
     with running(spec, node, volumes) as pod, Client(pod.address("grpc"), retries=0, timeout=60) as client:
         pod.wait_for("startupProbe")
@@ -144,13 +130,13 @@ def test_one_pod_starts_is_probed_and_loses_no_request_at_its_end(render, publis
 
 
 def test_pods_with_certificates_share_a_store_and_know_each_other_by_name(
-    render, publish_model, models, node, postgres_server: PostgresServer
+    publish_model, models, node, postgres_server: PostgresServer
 ) -> None:
     url = postgres_server.new_database()
     publish_model("m", "1.0.0", scaled(2), release=False)
     with StateStore.open(url) as store:
         store.release("m", Version(1), actor="test", reason="")
-    values = yaml.safe_load((CHART / "values" / "replicas.yaml").read_text()) | QUICK
+    values = yaml.safe_load((KUBERNETES / "values" / "replicas.yaml").read_text()) | QUICK
     values["tls"] = {"secret": "turnout-tls", "clientCa": "clients", "clientCertificates": "required"}
     values["auth"] = {"enabled": True, "policy": POLICY}
     authority = Authority.make()
@@ -165,7 +151,7 @@ def test_pods_with_certificates_share_a_store_and_know_each_other_by_name(
     with ExitStack() as stack:
         pods = []
         for name in names:
-            spec, volumes = pod_of(render, values, node / name)
+            spec, volumes = pod_of(values, node / name)
             volumes["models"] = node / "models"
             served = authority.issue("a server")
             (volumes["tls"] / "tls.crt").write_bytes(served.pem)
@@ -198,7 +184,7 @@ def test_pods_with_certificates_share_a_store_and_know_each_other_by_name(
             assert sound(pod.log.read_text()), pod.log.read_text()
 
 
-RUNTIME = CHART / "kserve" / "cluster-serving-runtime.yaml"
+RUNTIME = KUBERNETES / "kserve" / "cluster-serving-runtime.yaml"
 GRACE_OF_KSERVE = 30
 """Seconds that a pod of KServe's mode `Standard` has to end, unless its InferenceService says (`setDefaultPodSpec`)."""
 

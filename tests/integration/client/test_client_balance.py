@@ -9,14 +9,9 @@ import numpy as np
 import pytest
 
 from client_faults import BOUND, AnyClient, answer_to, echo, fault_server, within_bound
-from turnout_client import AsyncClient, Client, RetryPolicy
+from turnout_client import Client, RetryPolicy
 
 PATIENT = RetryPolicy(retries=1000, first_backoff=0.01, max_backoff=0.05)
-
-
-@pytest.fixture(params=[AsyncClient, Client])
-def kind(request):
-    return request.param
 
 
 @pytest.mark.parametrize("transport", ["unary", "stream"])

@@ -24,7 +24,6 @@ from client_faults import (
 )
 from turnout_client import (
     AsyncClient,
-    Client,
     ClientClosed,
     DeadlineExceeded,
     Internal,
@@ -42,7 +41,6 @@ from turnout_proto.v1 import catalog_pb2
 from turnout_proto.v1.prediction_pb2 import DATA_TYPE_FLOAT32, PredictResponse, Tensor
 
 X = np.arange(4, dtype=np.float32).reshape(1, 4)
-TRANSPORTS = ("unary", "stream")
 
 
 @pytest.fixture(scope="module")
@@ -61,16 +59,6 @@ def server(shared: FaultServer) -> FaultServer:
     shared.metadata = {}
     shared.catalog = []
     return shared
-
-
-@pytest.fixture(params=[AsyncClient, Client])
-def kind(request):
-    return request.param
-
-
-@pytest.fixture(params=TRANSPORTS)
-def transport(request):
-    return request.param
 
 
 @pytest.fixture

@@ -11,8 +11,6 @@ import pytest
 from client_faults import BOUND, AnyClient, Fault, echo, fault_server, retry_info, within_bound
 from ports import free_port
 from turnout_client import (
-    AsyncClient,
-    Client,
     DeadlineExceeded,
     ResourceExhausted,
     RetryPolicy,
@@ -27,16 +25,6 @@ QUICK = RetryPolicy(retries=3, first_backoff=0.001, max_backoff=0.002)
 def server():
     with fault_server() as running:
         yield running
-
-
-@pytest.fixture(params=[AsyncClient, Client])
-def kind(request):
-    return request.param
-
-
-@pytest.fixture(params=["unary", "stream"])
-def transport(request):
-    return request.param
 
 
 @pytest.fixture

@@ -9,8 +9,6 @@ import pytest_asyncio
 from client_faults import AnyClient
 from onnx_models import matmul, scaled, slow, string_identity
 from turnout_client import (
-    AsyncClient,
-    Client,
     DeadlineExceeded,
     InvalidArgument,
     NotFound,
@@ -25,16 +23,6 @@ one_server = pytest.mark.asyncio(loop_scope="module")
 """Of tests that change nothing on the server which they share."""
 
 X = np.arange(8, dtype=np.float32).reshape(2, 4)
-
-
-@pytest.fixture(params=[AsyncClient, Client])
-def kind(request):
-    return request.param
-
-
-@pytest.fixture(params=["unary", "stream"])
-def transport(request):
-    return request.param
 
 
 @pytest.fixture

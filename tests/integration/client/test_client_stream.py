@@ -44,11 +44,6 @@ def server():
         yield running
 
 
-@pytest.fixture(params=[AsyncClient, Client])
-def kind(request):
-    return request.param
-
-
 @pytest.fixture
 async def client(server, kind):
     async with AnyClient(kind, server.address, transport="stream", retries=0) as opened:

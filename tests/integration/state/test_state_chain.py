@@ -1,8 +1,7 @@
 """The log as a chain: what was done to it is seen, on SQLite and on PostgreSQL."""
 
 import hashlib
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Callable
 
 import pytest
 import rfc8785
@@ -11,7 +10,7 @@ from sqlalchemy import Connection, delete, text, update
 
 from turnout.errors import InvalidRequest
 from turnout.state.database import schema
-from turnout.state.database.engine import Database, Location
+from turnout.state.database.engine import Database
 from turnout.state.event_log import chain
 from turnout.state.event_log.chain import GENESIS, ChainBreak, Head
 from turnout.state.rollouts import Note, RolloutWrite
@@ -22,18 +21,6 @@ pytest_plugins = ["postgres_fixture"]
 WHO = {"actor": "ada", "reason": "it was time"}
 V = [Version(1, 0, n) for n in range(10)]
 DIGEST = "sha256:" + "a" * 64
-
-
-@pytest.fixture
-def store(state_url: str) -> Iterator[StateStore]:
-    with StateStore.open(state_url) as opened:
-        yield opened
-
-
-@pytest.fixture
-def database(state_url: str, store: StateStore) -> Iterator[Database]:
-    with closing(Database(Location.parse(state_url))) as opened:
-        yield opened
 
 
 def fill(store: StateStore, events: int = 6) -> None:

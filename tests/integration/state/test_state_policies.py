@@ -1,8 +1,6 @@
 """Policies in the store: their epochs, compare-and-swap, history, and what of them is refused; on both databases."""
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from datetime import UTC, datetime, timedelta, timezone
 from threading import Barrier
 
@@ -14,7 +12,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from turnout.errors import Conflict, InvalidRequest, NotFoundError, UnavailableError
 from turnout.state import policies
 from turnout.state.database import schema
-from turnout.state.database.engine import Database, Location
+from turnout.state.database.engine import Database
 from turnout.state.event_log.events import Event
 from turnout.state.policies import PolicyRecord
 from turnout.state.store import StateStore
@@ -25,19 +23,6 @@ WHO = {"actor": "ada", "reason": "it was time"}
 SET = {"action": "set", **WHO}
 THREE = {"baseline": "3.2.0"}
 CANARY = {"baseline": "3.2.0", "canaries": [{"version": "3.3.0", "weight": 500}], "salt": "über\0快", "share": 0.05}
-
-
-@pytest.fixture
-def store(state_url: str) -> Iterator[StateStore]:
-    with StateStore.open(state_url) as opened:
-        yield opened
-
-
-@pytest.fixture
-def database(state_url: str, store: StateStore) -> Iterator[Database]:
-    """The store's database, for what no method of the store does."""
-    with closing(Database(Location.parse(state_url))) as opened:
-        yield opened
 
 
 def test_a_new_store_has_no_policy(store: StateStore) -> None:

@@ -1,7 +1,6 @@
 """Documents of policies: the form they are kept in, and which are refused; on both databases."""
 
 import math
-from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
@@ -17,12 +16,6 @@ from turnout.state.store import StateStore
 pytest_plugins = ["postgres_fixture"]
 
 SET = {"action": "set", "actor": "ada", "reason": "it was time"}
-
-
-@pytest.fixture
-def store(state_url: str) -> Iterator[StateStore]:
-    with StateStore.open(state_url) as opened:
-        yield opened
 
 
 def nested(levels: int) -> dict[str, Any]:

@@ -1,7 +1,5 @@
 """Releases, tags and their log, on SQLite and on PostgreSQL."""
 
-from collections.abc import Iterator
-from contextlib import closing
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -11,7 +9,7 @@ from sqlalchemy.exc import DBAPIError
 
 from turnout.errors import InvalidRequest, TagNotFound, UnavailableError
 from turnout.state.database import schema
-from turnout.state.database.engine import Database, Location
+from turnout.state.database.engine import Database
 from turnout.state.event_log.events import Event
 from turnout.state.release_status import ModelReleaseState, ReleaseState, ReleaseStatus
 from turnout.state.store import StateStore
@@ -22,19 +20,6 @@ V1 = Version.parse("1.0.0")
 V3_2 = Version.parse("3.2.0")
 V3_10 = Version.parse("3.10.0-rc.1+build.7")
 WHO = {"actor": "ada", "reason": "it was time"}
-
-
-@pytest.fixture
-def store(state_url: str) -> Iterator[StateStore]:
-    with StateStore.open(state_url) as opened:
-        yield opened
-
-
-@pytest.fixture
-def database(state_url: str, store: StateStore) -> Iterator[Database]:
-    """The store's database, for what no method of the store does."""
-    with closing(Database(Location.parse(state_url))) as opened:
-        yield opened
 
 
 def test_a_new_store_declares_nothing(store: StateStore) -> None:

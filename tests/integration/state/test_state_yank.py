@@ -1,6 +1,5 @@
 """Withdrawals, and tags that move only from where they are expected, on SQLite and on PostgreSQL."""
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
@@ -20,12 +19,6 @@ pytest_plugins = ["postgres_fixture"]
 
 WHO = {"actor": "ada", "reason": "it leaks"}
 V1, V2, V3 = Version(1), Version(2), Version(3)
-
-
-@pytest.fixture
-def store(state_url: str) -> Iterator[StateStore]:
-    with StateStore.open(state_url) as opened:
-        yield opened
 
 
 def beginning(candidate: Version, previous: Version, model: str = "m") -> RolloutWrite:

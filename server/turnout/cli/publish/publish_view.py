@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import RenderableType
 
-from turnout.cli.output import facts, size_text
+from turnout.cli.output import facts
 from turnout.cli.publish.gates_view import gates_table
 from turnout.cli.releases.answers_view import answers_body, answers_line
+from turnout.quantities import size_text
 from turnout.registry.gates.gate import GateRefused, GateReport
 from turnout.registry.gates.reports import report_json
 from turnout.registry.publishing.publish import PublishResult

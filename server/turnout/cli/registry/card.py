@@ -4,8 +4,8 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from turnout.cli.output import size_text
 from turnout.cli.registry.description import Content, VersionDescription
+from turnout.quantities import size_text
 from turnout.registry.gates.reports import GateAttestation
 from turnout.registry.manifest.provenance import Provenance
 from turnout.registry.publishing.environment_record import SeenEnvironment

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Annotated
 
 from turnout.cli.options import DiskTarget, argument, option
-from turnout.cli.output import facts, reporting, size_text
+from turnout.cli.output import facts, reporting
+from turnout.quantities import size_text
 
 
 def export(

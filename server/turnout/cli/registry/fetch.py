@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from turnout.cli.options import ServerTarget, VersionArgument, option
-from turnout.cli.output import CommandOutput, facts, reporting, size_text
+from turnout.cli.output import CommandOutput, facts, reporting
+from turnout.quantities import size_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

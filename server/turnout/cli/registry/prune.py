@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from turnout.cli.options import ActorOption, DiskTarget, argument, flag, option
-from turnout.cli.output import NO_VERSION, reporting, size_text, table
-from turnout.quantities import count_text
+from turnout.cli.output import NO_VERSION, reporting, table
+from turnout.quantities import count_text, size_text
 
 if TYPE_CHECKING:
     from turnout.releases.prune_plan import PruningDecision

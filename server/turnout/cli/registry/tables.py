@@ -6,11 +6,11 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from turnout.cli.output import facts, size_text, table
+from turnout.cli.output import facts, table
 from turnout.cli.publish.gates_view import gates_table
 from turnout.cli.registry.card import latest_reports, provenance_lines, report_line, seen_line
 from turnout.cli.registry.description import VersionDescription
-from turnout.quantities import seconds_text
+from turnout.quantities import seconds_text, size_text
 from turnout.registry.manifest.manifest import metadata_text
 
 _STYLES = {"released": "green", "yanked": "red", "ready": "green", "failed": "bold red"}

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from turnout.cli.output import size_text, table
+from turnout.cli.output import table
 from turnout.cli.traffic.policy_text import policy_text
+from turnout.quantities import size_text
 from turnout.routing.policy import UNITS, readable
 
 if TYPE_CHECKING:  # imports SQLAlchemy, which is not needed to ask a server

@@ -14,7 +14,6 @@ import onnxruntime as ort
 from turnout import __version__
 from turnout.auth.credentials.jwks import KeySet
 from turnout.auth.policy.policy_file import load_policy
-from turnout.cli.output import size_text
 from turnout.cli.workspace import repository_of
 from turnout.config import (
     LISTENERS,
@@ -30,7 +29,7 @@ from turnout.config.rendering import redacted
 from turnout.config.repository_url import NO_STATE, RepositoryUrl
 from turnout.errors import ConfigError, TurnoutError
 from turnout.host import cpu, memory
-from turnout.quantities import count_text
+from turnout.quantities import count_text, size_text
 from turnout.serving.sessions import cuda_driver as cuda
 from turnout.serving.sessions.providers import CPU, CUDA, TENSORRT, missing_cuda_libraries, probe, start_runtime
 from turnout.state.database.engine import Database, Location

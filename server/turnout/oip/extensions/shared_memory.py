@@ -50,6 +50,9 @@ MARK, _ESCAPE = REGION.encode(), b"\\u"
 """Every request with a tensor in shared memory contains one of these. The escape is needed because JSON allows several
 spellings of the parameter's name."""
 
+STORED_INPUT = "inputs[{}] (shared memory)"
+"""How errors name an input in shared memory."""
+
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Region:
@@ -180,6 +183,10 @@ class CallerMemory:
         if self._regions is None:
             raise Unsupported(f"{field}.parameters: {OFF}")
         return self._regions
+
+
+NO_MEMORY = CallerMemory()
+"""Refuses every region, since shared memory is off."""
 
 
 class SharedMemory:

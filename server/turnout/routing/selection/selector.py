@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from semver import Version
 
 from turnout.errors import InvalidRequest, InvalidSelector
+from turnout.registry.manifest.provenance import DIGEST
 from turnout.routing.selection.ranges import MAX_NUMBER, Range
 
 MAX_LENGTH = 256
@@ -27,7 +28,6 @@ LATEST = "latest"
 
 _TAG = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 _VERSION_LIKE = re.compile(r"v?(?:x|[0-9]+)")
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _EXPECTED = "a version (3.2.0), a range (^3.2, >=3.1 <4), a tag (stable) or sha256: and 64 lower-case hex digits"
 
 
@@ -116,7 +116,7 @@ def parse(text: str) -> Selector:
     if not text.isascii():
         raise _malformed(text, "it holds a character that is not ASCII")
     if text.startswith("sha256:"):
-        if _DIGEST.fullmatch(text) is None:
+        if DIGEST.fullmatch(text) is None:
             raise _malformed(text, "that is not a full digest")
         return ByDigest(text)
     if _reads_as_tag(text):

@@ -8,7 +8,7 @@ import numpy as np
 
 from turnout.errors import InvalidTensor
 from turnout.oip.elements import BY_NAME, ElementType
-from turnout.oip.extensions.shared_memory import CallerMemory
+from turnout.oip.extensions.shared_memory import NO_MEMORY, STORED_INPUT, CallerMemory
 from turnout.oip.parameters import REGION, place_of
 from turnout.oip.tensors import (
     check_shape,
@@ -26,9 +26,6 @@ from turnout.serving.sessions.tensor import Array
 from turnout_proto.oip.inference_pb2 import ModelInferRequest
 
 _RAW = "raw_input_contents[{}]"
-_STORED = "inputs[{}] (shared memory)"
-
-_NO_MEMORY = CallerMemory()
 
 _SLICE = 16384
 """Number of elements converted in one call, which holds the GIL for 0.5 ms."""
@@ -71,7 +68,7 @@ class InputDecoder:
         self._limits = limits
         self._known: dict[bytes, RawInput] = {}
 
-    def decode(self, request: ModelInferRequest, memory: CallerMemory = _NO_MEMORY) -> dict[str, Array]:
+    def decode(self, request: ModelInferRequest, memory: CallerMemory = NO_MEMORY) -> dict[str, Array]:
         """Returns the inputs of a request, by name. Arguments and errors are those of `decode_inputs`."""
         tensors, raws = request.inputs, request.raw_input_contents
         if len(tensors) != len(raws) or len(tensors) > self._limits.tensors:
@@ -105,7 +102,7 @@ class InputDecoder:
 
 
 def decode_inputs(
-    request: ModelInferRequest, limits: InputLimits = DEFAULT_LIMITS, memory: CallerMemory = _NO_MEMORY
+    request: ModelInferRequest, limits: InputLimits = DEFAULT_LIMITS, memory: CallerMemory = NO_MEMORY
 ) -> dict[str, Array]:
     """Returns the inputs of a request, by name.
 
@@ -165,7 +162,7 @@ def _stored(
         raise InvalidTensor.at(f"{field}.contents", "expected none beside shared memory, got some")
     place = place_of(plain(tensor.parameters, f"{field}.parameters"), field)
     assert place is not None, "it was looked for"
-    return decode_raw(index, kind, shape, memory.read(place, field), _STORED, left)
+    return decode_raw(index, kind, shape, memory.read(place, field), STORED_INPUT, left)
 
 
 def _shape(index: int, tensor: InputTensor, limits: InputLimits) -> tuple[int, ...]:

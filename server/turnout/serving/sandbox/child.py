@@ -240,10 +240,8 @@ def _sample(request: SandboxRequest, session: Session, *, sizes: bool) -> Sample
     found = find_sample(session.run, manifest.signature, sample_axes(manifest), sound, tried, request.trying)
     if found.deadly:
         raise ModelCrashed(f"{found.trouble}, for all synthetic inputs; a golden case would show what it runs on")
-    return replace(
-        found,
-        trouble=found.trouble.replace(_AT_LIMIT, request.client_message(MemoryBudgetExceeded(_AT_LIMIT))),
-    )
+    at_limit = request.client_message(MemoryBudgetExceeded(_AT_LIMIT))
+    return replace(found, trouble=found.trouble.replace(_AT_LIMIT, at_limit))
 
 
 def _proved(

@@ -8,6 +8,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
+from turnout.quantities import size_text
 from turnout.registry.manifest.manifest import metadata_text
 from turnout.web.report.page import templates
 
@@ -41,15 +42,6 @@ STATIC = {
 """Static files and their content types. Names from URLs are looked up here and never used to open files."""
 
 
-def bytes_text(count: float) -> str:
-    """Returns a size as text, such as `1.2 MiB`."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024 or unit == "GiB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    raise AssertionError("the loop returns")
-
-
 def clock_text(when: datetime) -> str:
     """Returns a naive UTC time as text, to the second."""
     return f"{when:%Y-%m-%d %H:%M:%S}"
@@ -61,7 +53,7 @@ def time_text(when: datetime) -> str:
 
 
 _environment = templates("turnout.web.console")
-_environment.filters |= {"bytes": bytes_text, "time": time_text, "stated": metadata_text, "clock": clock_text}
+_environment.filters |= {"bytes": size_text, "time": time_text, "stated": metadata_text, "clock": clock_text}
 
 
 def page(template: str, request: Request, status: int = 200, **context: Any) -> Response:

@@ -3,12 +3,12 @@
 import math
 from dataclasses import dataclass
 
+from turnout.rollout.machine.attempt import STEPPING
 from turnout.rollout.plan import Plan
 from turnout.shares import share_text
 from turnout.web.report.formatting import duration_text
 from turnout_proto.v1 import rollout_pb2 as pb
 
-_STEPPING = ("ramping", "soaking", "deciding")
 _PROMOTED = ("promoting", "watching")
 _ENDING = ("aborting", "rolled_back", "superseded", "failed")
 _LEAST_EVIDENCE = 0.01
@@ -49,7 +49,7 @@ def _reached(rollout: pb.Rollout, first: int, last: int) -> int:
     been = {event.kind for event in rollout.events} if rollout.state in _ENDING else {rollout.state}
     if been.intersection((*_PROMOTED, "succeeded")):
         return last
-    if been.intersection(_STEPPING):
+    if been.intersection(STEPPING):
         return first + rollout.step - 1
     return 0 if "shadowing" in been else -1
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from turnout.errors import InvalidRequest, InvalidTensor
-from turnout.oip.extensions.shared_memory import CallerMemory
+from turnout.oip.extensions.shared_memory import NO_MEMORY, STORED_INPUT, CallerMemory
 from turnout.oip.json_tensors import from_json
 from turnout.oip.parameters import NO_PARAMETERS, Parameters, check_id, check_parameter_count, place_of, whole
 from turnout.oip.tensors import check_shape, decode_raw, element_type, repeated
@@ -25,9 +25,6 @@ BINARY_SIZE = "binary_data_size"
 _BINARY = "binary_data"
 _BINARY_OUTPUT = "binary_data_output"
 _CARRIER = "inputs[{}] (binary)"
-_STORED = "inputs[{}] (shared memory)"
-
-_NO_MEMORY = CallerMemory()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +86,7 @@ def open_body(body: bytes, header_length: str | None, limits: InputLimits = DEFA
     return InferenceBody(check_id(request_id), document, body[end:], limits)
 
 
-def read_inputs(body: InferenceBody, memory: CallerMemory = _NO_MEMORY) -> dict[str, Array]:
+def read_inputs(body: InferenceBody, memory: CallerMemory = NO_MEMORY) -> dict[str, Array]:
     """Returns the inputs by name. `memory` is the caller's shared memory.
 
     Raises:
@@ -122,7 +119,7 @@ def read_inputs(body: InferenceBody, memory: CallerMemory = _NO_MEMORY) -> dict[
             raise InvalidTensor.at(f"inputs[{index}].data", f"expected none beside {beside}, got some")
         if place is not None:
             raw = memory.read(place, f"inputs[{index}]")
-            inputs[name] = decode_raw(index, kind, shape, raw, _STORED, strings_left)
+            inputs[name] = decode_raw(index, kind, shape, raw, STORED_INPUT, strings_left)
         else:
             size = whole(parameters[BINARY_SIZE], f"inputs[{index}].parameters.{BINARY_SIZE}")
             if not 0 <= size <= len(body.binary) - start:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from turnout.quantities import number_text, seconds_text
 from turnout.rollout.evidence import LEAST_BAD, Fitness, Metric
+from turnout.rollout.machine.attempt import STEPPING
 from turnout.rollout.machine.explain import few_units_text
 from turnout.rollout.plan import Plan
 from turnout.shares import share_text
@@ -19,7 +20,6 @@ _ENDED = {
     "superseded": "Another rollout took its place.",
     "failed": "{candidate} could not be served; {previous} has the traffic.",
 }
-_STEPPING = ("ramping", "soaking", "deciding")
 _INSUFFICIENT = {
     "pause": "the rollout pauses and waits for an operator",
     "abort": "the candidate is rolled back",
@@ -134,7 +134,7 @@ def explain(replay: Seen) -> RolloutExplanation:
 def status_sentence(rollout: pb.Rollout) -> str:
     """Returns the state of a rollout as a sentence without a full stop."""
     state = rollout.state.replace("_", " ")
-    if rollout.state in _STEPPING:
+    if rollout.state in STEPPING:
         state = f"{state}, step {rollout.step} of {rollout.steps} at {share_text(rollout.weight)}"
     elif rollout.state in ("promoting", "watching"):
         state = f"{state}, {share_text(rollout.weight)} of the traffic on {rollout.candidate}"
