@@ -230,6 +230,10 @@ class NoRoom(MemoryBudgetExceeded):
     """Raised when a version is not loaded because it does not fit into the memory budget."""
 
 
+class RoomInUse(NoRoom):
+    """Raised when it would fit once versions that are in use can be unloaded."""
+
+
 class DeadlineExceededError(TurnoutError):
     """Raised when a request's deadline passed before its response was ready. The request may never have been run."""
 

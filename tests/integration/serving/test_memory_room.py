@@ -12,7 +12,7 @@ from semver import Version
 
 from onnx_models import matmul
 from turnout.config import Loading
-from turnout.errors import NoRoom
+from turnout.errors import NoRoom, NotLoaded
 from turnout.registry.manifest.manifest import FileEntry, Manifest
 from turnout.registry.manifest.signature import Signature
 from turnout.serving.loading.loaded_version import LoadedVersion
@@ -150,6 +150,33 @@ async def test_a_version_that_did_not_fit_may_be_asked_for_again_when_the_refusa
         inventory.reconcile(listing, failed_at + 30)
         assert inventory.entry("m", Version(1)).state is state.NEW
         server.services.manager.reconcile()
+
+
+async def test_a_version_that_is_needed_is_loaded_once_those_in_its_way_are_no_longer_used(
+    publish_model, start_server, monkeypatch
+) -> None:
+    for version in ("1.0.0", "1.1.0", "1.2.0", "1.9.0", "2.0.0"):
+        publish_model("m", version, matmul(256))
+    server = await start_server(loading=Loading(load="on_demand", memory_budget_bytes=int(2.5 * SIZE)))
+    manager, state = server.services.manager, LifecycleState
+    assert await _answering(server, "1.0.0") == "1.0.0"
+    monkeypatch.setattr("turnout.serving.loading.memory_room.WAIT_SECONDS", 0.0)
+
+    async def look_again(version: str) -> None:
+        failed_at = manager._inventory._failed_at["m", Version.parse(version)]
+        manager._inventory.reconcile(await manager._scanner.listing(), failed_at + 30)
+        manager.reconcile()
+
+    with _used(server, "1.0.0"), pytest.raises(NotLoaded, match="are in use"):
+        await manager.load("m", Version(1, 1))
+    monkeypatch.setattr("turnout.serving.loading.memory_room.WAIT_SECONDS", 30.0)
+    await look_again("1.1.0")
+    await _until(server, "1.1.0", state.READY, state.FAILED)
+    assert _in_memory(server) == {"1.1.0", "2.0.0"}
+    with pytest.raises(NotLoaded, match="have to stay"):
+        await manager.load("m", Version(1, 2))
+    await look_again("1.2.0")
+    assert manager._inventory.entry("m", Version(1, 2)).state is state.FAILED
 
 
 async def test_the_processes_of_an_isolated_version_count_as_its_metric_says(publish_model, start_server) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from turnout.config import Loading
-from turnout.errors import NoRoom
+from turnout.errors import NoRoom, RoomInUse
 from turnout.registry.manifest.manifest import Manifest
 from turnout.serving.loading.memory_budget import Occupant, Room, room_for
 from turnout.serving.loading.placement import least_loaded
@@ -88,7 +88,8 @@ class MemoryRoom:
             The devices on which it is to be loaded.
 
         Raises:
-            NoRoom: It does not fit even if all evictable versions leave, or those stayed in use.
+            NoRoom: It does not fit even if all evictable versions leave.
+            RoomInUse: Evictable versions stayed in use.
         """
         need = {device: self._expected(key, size, device) for device in allowed}
         until = asyncio.get_running_loop().time() + WAIT_SECONDS
@@ -106,7 +107,7 @@ class MemoryRoom:
         """Reserves memory for a version, and returns its devices if it fits now; None if it has to wait.
 
         Raises:
-            NoRoom: As `take`.
+            NoRoom, RoomInUse: As `take`.
         """
         occupants, budgets = self._occupants(key), self.budgets(need)
         devices = list(self._taken.get(key, ()))
@@ -116,7 +117,8 @@ class MemoryRoom:
         own = {device: need[device] for device in devices}
         room = room_for(own, budgets, occupants)
         if not room.fits and (not room.possible or asyncio.get_running_loop().time() > until):
-            raise NoRoom(self._refusal(own, budgets, occupants, room))
+            refused = RoomInUse if room.possible else NoRoom
+            raise refused(self._refusal(own, budgets, occupants, room))
         if room.fits or room.evict:
             self._taken[key] = own  # before anything leaves, so that no other version gets that memory
         for victim in room.evict:

@@ -10,7 +10,7 @@ from typing import Any
 from semver import Version
 from structlog.typing import FilteringBoundLogger
 
-from turnout.errors import DigestMismatch, NoRoom, NotTrusted, StoreUnavailable
+from turnout.errors import DigestMismatch, NoRoom, NotTrusted, RoomInUse, StoreUnavailable
 from turnout.registry.manifest.versions import highest_first, known_version
 from turnout.registry.storage.files import explain
 from turnout.registry.storage.listing import Listing
@@ -187,11 +187,13 @@ class Inventory:
             self._lay_out(model)
 
     def _may_be_tried_again(self, entry: VersionEntry, now: float) -> bool:
-        """Returns whether a version that failed to load on demand may be loaded for another request.
+        """Returns whether a version that failed to load may be tried again.
 
-        Wrong bytes or signatures are permanent failures.
+        A version that is loaded on demand is tried again for another request, except after wrong bytes or signatures,
+        which are permanent failures. Others are tried again only if the versions in their way were in use.
         """
-        if not entry.on_demand or entry.failure is None or isinstance(entry.failure, DigestMismatch | NotTrusted):
+        permanent = isinstance(entry.failure, DigestMismatch | NotTrusted)
+        if entry.failure is None or permanent or not (entry.on_demand or isinstance(entry.failure, RoomInUse)):
             return False
         key = entry.model, entry.version
         pause = _ON_DEMAND_RETRY_SECONDS * 2.0 ** min(max(self._failures.get(key, 0) - 1, 0), 10)
