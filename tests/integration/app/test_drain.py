@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import errno
 import json
+import os
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -311,6 +313,31 @@ async def connected(server: Carried) -> int:
     for connection in found:
         connection.close()
     return len(found)
+
+
+async def test_calls_end_although_the_system_has_no_room_for_those_that_come_later(monkeypatch) -> None:
+    async with carried(log=make_logger("json", "critical")) as server, connect(server) as client:
+        call = await client.begin(SERVICE + "Duplex")
+        await client.send(call, X1)
+        async with asyncio.timeout(60):
+            while not client.answers[call].body:
+                await client.receive()
+
+        async def no_room() -> None:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+        server.admission.stop()
+        with monkeypatch.context() as scarce:
+            scarce.setattr(server.listener, "_begin", no_room)
+            stopped = asyncio.create_task(server.listener.stop(100))
+            async with asyncio.timeout(60):
+                while client.goaway is None:
+                    await client.receive()
+            await client.send(call, X1, end=True)
+            answer = await client.answer(call)
+            assert (answer.body, answer.grpc_status) == (X1 + X1, 0)
+            await stopped
+        assert not await listens(server.address)
 
 
 @pytest.mark.parametrize("bound", [0.0, 0.001, 0.2])

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import errno
+import os
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +16,7 @@ from hyperframe.frame import SettingsFrame
 from carried import LIMITS, SERVICE, Carried, carried
 from http2_client import CALL, Http2Client
 from turnout.rpc.transport.asgi.framing import PREFIX
+from turnout.telemetry.logging import make_logger
 
 ECHO = SERVICE + "Echo"
 X = PREFIX.pack(0, 1) + b"x"
@@ -190,6 +193,24 @@ async def test_connections_are_renewed_and_calls_under_way_end_on_theirs() -> No
         await client.send(stream, X, end=True)
         answer = await client.answer(stream)
         assert (answer.body, answer.grpc_status) == (X + X, 0)
+
+
+async def test_a_renewal_that_the_system_has_no_room_for_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with carried(limits=replace(LIMITS, age_seconds=0.2), log=make_logger("json", "critical")) as server:
+        begin, failures = server.listener._begin, 0
+
+        async def no_room_at_first() -> object:
+            nonlocal failures
+            if failures < 2:
+                failures += 1
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            return await begin()
+
+        monkeypatch.setattr(server.listener, "_begin", no_room_at_first)
+        async with connect(server) as client, asyncio.timeout(100):
+            while client.goaway is None:
+                assert await client.receive()
+        assert failures == 2
 
 
 async def test_a_client_that_writes_before_it_reads_of_a_renewal_reads_of_it() -> None:

@@ -72,6 +72,9 @@ _RESTART_SECONDS = 0.2
 """Delay in seconds before a failed generation is replaced. The failure may be due to a temporary shortage, such as of
 file descriptors."""
 
+_NOT_BEGUN = (ConfigError, OSError, RuntimeError)
+"""Exceptions of a generation that cannot start, for example because the process has no file descriptors left."""
+
 _IN_MEMORY = Path("in memory")
 
 
@@ -194,7 +197,7 @@ class H2cornListener:
             return
         try:
             await self._replace(None)
-        except (ConfigError, OSError, RuntimeError) as error:
+        except _NOT_BEGUN as error:
             self._identity = before
             raise ConfigError(f"{self._address}: connections cannot be shown another certificate: {error}") from error
 
@@ -256,7 +259,11 @@ class H2cornListener:
 
     async def _finish_begun(self, last: _Generation, grace: float) -> None:
         """Stops all generations in an order that loses no responses. `last` is the one that accepts connections."""
-        following = await self._begin()
+        following: _Generation | None = None
+        try:
+            following = await self._begin()
+        except _NOT_BEGUN as error:  # new connections are not answered then, but calls in flight are
+            self._log.error("new connections wait until the end", address=str(self.address), exc_info=error)
         self._retire(last, None)
         for generation in list(self._quiet):
             self._retire_quiet(generation)
@@ -268,6 +275,8 @@ class H2cornListener:
             generation.calls.end_all()
         await self._let_go()
         await self._lingering.finish()
+        if following is None:
+            return
         self._retire(following, None)
         following.calls.end_all()
         await self._let_go()
@@ -344,15 +353,18 @@ class H2cornListener:
     async def _age(self, seconds: float) -> None:
         while True:
             await asyncio.sleep(seconds)
-            await self._replace(self._limits.grace_seconds)
+            try:
+                await self._replace(self._limits.grace_seconds)
+            except _NOT_BEGUN as error:
+                self._log.error("connections are not renewed this time", address=str(self.address), exc_info=error)
 
     def _ended(self, generation: _Generation) -> None:
         """Starts another generation if the current one ended unexpectedly."""
         self._running.discard(generation)
+        error = None if generation.serving.cancelled() else generation.serving.exception()
         if generation is not self._current or generation.serving.cancelled():
             return
         self._current = None
-        error = generation.serving.exception()
         self._log.error("the listener failed and begins anew", address=str(self.address), exc_info=error)
         self._spawn(self._restart())
 
@@ -361,7 +373,7 @@ class H2cornListener:
             await asyncio.sleep(_RESTART_SECONDS)
             try:
                 self._current = await self._begin()
-            except (OSError, RuntimeError, ConfigError) as error:
+            except _NOT_BEGUN as error:
                 self._log.error("the listener cannot begin anew yet", address=str(self.address), exc_info=error)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
