@@ -68,6 +68,18 @@ def test_what_one_transaction_found_damaged_refuses_the_changes_of_others(path, 
         _refuses(store, change)
 
 
+def test_a_file_that_the_url_names_relatively_is_checked_too(path, monkeypatch) -> None:
+    monkeypatch.chdir(path.parent)
+    with StateStore.open(f"sqlite:///{path.name}") as store:
+        CHANGES["release"](store)
+        monkeypatch.chdir("/")
+        CHANGES["tag"](store)
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        os.truncate(path, PAGE)
+        _refuses(store, "policy")
+
+
 def test_a_file_that_is_whole_again_takes_changes(path) -> None:
     content = path.read_bytes()
     with StateStore.open(f"sqlite:///{path}") as store:

@@ -243,18 +243,20 @@ def _translated() -> Iterator[None]:
         raise FileExistsError(error.errno or 17, "exists") from error
     except Exception as error:
         code = _code(error)
-        what = "refuses what it is asked" if isinstance(error, PermissionError) else "does not answer as it should"
-        raise StoreFault(getattr(error, "errno", None) or 5, f"{what}: {code}") from error
+        refused = isinstance(error, PermissionError)
+        what = "refuses access" if refused else "answers with an error" if code else "does not answer"
+        text = f"{what}: {code or type(error.__cause__ or error).__name__}"
+        raise StoreFault(getattr(error, "errno", None) or 5, text) from error
 
 
 def _code(error: BaseException) -> str:
-    """Returns the store's own code of an error, or else the error's type."""
+    """Returns the store's own code of an error; "" if the error does not come from the store."""
     for one in (error, error.__cause__):
         response = getattr(one, "response", None)
         code = response.get("Error", {}).get("Code") if isinstance(response, dict) else getattr(one, "code", None)
         if code and _CODE.fullmatch(str(code)):
             return str(code)
-    return type(error.__cause__ or error).__name__
+    return ""
 
 
 def _is_conflict(error: StoreFault) -> bool:

@@ -80,7 +80,7 @@ class OciClient:
             if answer.status_code == 401 and again and self._renewed(answer):
                 continue
             if answer.status_code not in expect:
-                raise StoreFault(5, f"refuses what it is asked: {_code(answer.status_code, body)}")
+                raise StoreFault(5, f"answers with an error: {_code(answer.status_code, body)}")
             kept = httpx.Response(answer.status_code, headers=_plain(answer.headers), content=body, request=request)
             if method == "HEAD":
                 kept.headers["content-length"] = answer.headers.get("content-length", "-1")
@@ -104,7 +104,7 @@ class OciClient:
                 if answer.status_code == 404:
                     raise FileNotFoundError(2, "is not there")
                 if answer.status_code != 200:
-                    raise StoreFault(5, f"refuses what it is asked: {answer.status_code}")
+                    raise StoreFault(5, f"answers with an error: {answer.status_code}")
                 yield answer
                 return
             finally:
@@ -249,4 +249,4 @@ def translated() -> Iterator[None]:
     except (StoreFault, FileNotFoundError, FileExistsError):
         raise
     except Exception as error:
-        raise StoreFault(5, f"does not answer as it should: {type(error).__name__}") from error
+        raise StoreFault(5, f"does not answer: {type(error).__name__}") from error

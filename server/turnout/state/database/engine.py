@@ -94,6 +94,7 @@ class Location:
                     "an SQLite state URL names a file and no more: sqlite:///FILE, with a fourth slash where the path "
                     "is absolute"
                 )
+            url = url.set(database=str(Path(url.database or "").absolute()))  # a check of the file needs a file URL
         else:
             url = url.update_query_dict({key: value for key, value in _NETWORK.items() if key not in url.query})
         return cls(url, name)
