@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import typer
 from rich.console import Group, RenderableType
@@ -182,9 +182,14 @@ def _in_lines(out: CommandOutput, server: Server, model: str, attempt: int, time
             typer.echo(json.dumps({"notice": sentence}))
         out.note(sentence)
 
-    last, seen = pb.Rollout(), _SeenEvents()
+    last = pb.Rollout()
+    printed: set[tuple[int, int, int, str, str]] = set()
     for last in follow(server, model, notify, attempt=attempt, timeout=timeout):
-        for event in seen.fresh(last):
+        for event in last.events:
+            mark = (last.attempt, event.time.seconds, event.time.nanos, event.kind, event.text)
+            if mark in printed:
+                continue
+            printed.add(mark)
             body = {"model": last.model, "candidate": last.candidate, "attempt": last.attempt, **message_body(event)}
             body["now"] = {
                 "state": last.state, "epoch": last.epoch, "weight": last.weight, "e_value": last.e_value,
@@ -194,21 +199,6 @@ def _in_lines(out: CommandOutput, server: Server, model: str, attempt: int, time
                 escaped(json.dumps(body, ensure_ascii=False)) if out.as_json else printable(event_line(last, event))
             )
     return last
-
-
-class _SeenEvents:
-    """The events already printed."""
-
-    def __init__(self) -> None:
-        self._known: set[tuple[int, int, int, str, str]] = set()
-
-    def fresh(self, rollout: pb.Rollout) -> Iterator[pb.RolloutEvent]:
-        """Yields the events that are new."""
-        for event in rollout.events:
-            mark = (rollout.attempt, event.time.seconds, event.time.nanos, event.kind, event.text)
-            if mark not in self._known:
-                self._known.add(mark)
-                yield event
 
 
 def exit_code(rollout: pb.Rollout) -> int:
