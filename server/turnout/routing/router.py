@@ -363,12 +363,12 @@ def _available(entry: ModelEntry) -> frozenset[Version]:
     return _in_state(entry, _READY) | {
         version
         for version, known in entry.versions.items()
-        if known.on_demand and known.state is not LifecycleState.FAILED
+        if known.awaited and known.state is not LifecycleState.FAILED
     }
 
 
 def _refusal(entry: VersionEntry) -> TurnoutError:
     """Returns the error that says why the version cannot answer, or that it can once it is loaded."""
-    if entry.on_demand and entry.state is not LifecycleState.FAILED:
+    if entry.awaited and entry.state is not LifecycleState.FAILED:
         return VersionOnDemand.of(entry.model, entry.version)
     return load_failure(entry)

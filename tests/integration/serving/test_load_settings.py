@@ -11,6 +11,7 @@ from turnout.config import Loading
 from turnout.errors import ChangeRefused
 from turnout.routing.policy import Policy
 from turnout.routing.traffic import ChangeOrigin, Traffic
+from turnout.serving.versions.catalog import VersionEntry
 from turnout.serving.versions.lifecycle import LifecycleState
 from wire import X, request, stub_of
 
@@ -19,8 +20,12 @@ LATEST_ONE = {"m": {"load": "latest:1"}}
 NOW = ChangeOrigin("test", "now")
 
 
+def _entries(server) -> dict[str, VersionEntry]:
+    return {str(v): e for v, e in server.services.catalog.snapshot.models["m"].versions.items()}
+
+
 def _states(server) -> dict[str, str]:
-    return {str(v): str(e.state) for v, e in server.services.catalog.snapshot.models["m"].versions.items()}
+    return {version: str(entry.state) for version, entry in _entries(server).items()}
 
 
 async def _until(server, condition) -> None:
@@ -33,6 +38,7 @@ async def _publish(server, publish_model, *versions: str) -> None:
     for version in versions:
         publish_model("m", version, scaled(1))
         await _until(server, lambda version=version: _states(server).get(version) == S.READY)
+        await _until(server, lambda version=version: _entries(server)[version].release_status == "released")
 
 
 async def _answering(server, selector: str = "") -> str:

@@ -227,6 +227,25 @@ async def test_a_range_is_answered_by_another_version_if_the_one_that_it_waited_
     assert loads.begun["1.2.0"] == loads.begun["1.1.0"] == loads.begun["1.0.0"] == 1
 
 
+async def test_a_version_that_an_operator_loads_is_waited_for_like_any_other(
+    publish_model, start_server, loads
+) -> None:
+    for version in ("1.0.0", "1.1.0", "2.0.0"):
+        publish_model("m", version, scaled(1))
+    server = await start_server(model=ON_DEMAND)
+    loads.go_on.clear()
+    operator = asyncio.create_task(server.services.manager.load("m", Version(1, 1)))
+    await _until(server, lambda: _states(server)["1.1.0"] == S.LOADING)
+    answers = [asyncio.create_task(_answering(server, selector)) for selector in ("1.1.0", "^1")]
+    async with asyncio.timeout(120):
+        while (await _metrics(server, "turnout_version_waiting_requests")) != {'{model="m"}': 2.0}:
+            assert not any(answer.done() for answer in answers)
+    loads.go_on.set()
+    assert await asyncio.gather(*answers) == ["1.1.0", "1.1.0"]
+    await operator
+    assert _in_memory(server) == {"1.1.0", "2.0.0"}
+
+
 async def test_requests_that_wait_for_a_version_that_is_yanked_get_what_later_ones_get(
     publish_model, start_server, loads
 ) -> None:

@@ -39,7 +39,8 @@ class VersionEntry:
         cuda_graphs: Batch sizes captured as CUDA graphs, or why none are; "" if it does not run on a GPU and CUDA
             graphs were not requested.
         tensorrt: Whether it runs on TensorRT, at which precision, and why; "" if TensorRT was not requested.
-        on_demand: Whether it is loaded only when a request asks for it; that request waits for the load.
+        on_demand: Whether it is loaded only when a request asks for it.
+        awaited: Whether requests for it wait until it is loaded.
         load_seconds: Time in seconds that verification, loading and warm-up took; 0.0 if it is not loaded.
         version_text: The version as text, cached since every answer contains it.
     """
@@ -59,6 +60,7 @@ class VersionEntry:
     tensorrt: str = ""
     load_seconds: float = 0.0
     on_demand: bool = False
+    awaited: bool = False
     version_text: str = field(init=False)
 
     def __post_init__(self) -> None:

@@ -199,15 +199,22 @@ class Inventory:
         pause = _ON_DEMAND_RETRY_SECONDS * 2.0 ** min(max(self._failures.get(key, 0) - 1, 0), 10)
         return now >= self._failed_at.get(key, 0.0) + min(pause, _LONGEST_ON_DEMAND_RETRY_SECONDS)
 
-    def mark_on_demand(self, model: str, versions: Collection[Version]) -> None:
-        """Records which versions of a model are loaded on demand only, and sets the reason of those not in memory."""
+    def mark_on_demand(self, model: str, versions: Collection[Version], awaited: Collection[Version]) -> None:
+        """Records which versions of a model are loaded on demand only, and sets the reason of those not in memory.
+
+        Args:
+            model: Name of the model.
+            versions: Versions that are loaded on demand only.
+            awaited: Versions for whose load requests wait.
+        """
         entries = self._entries[model]
         for version, entry in entries.items():
             optional = version in versions
             cold = optional and entry.state in _COLD
             reason = (entry.reason or ON_DEMAND) if cold else "" if entry.reason == ON_DEMAND else entry.reason
-            if optional is not entry.on_demand or reason != entry.reason:
-                entries[version] = replace(entry, on_demand=optional, reason=reason)
+            waits = version in awaited
+            if (optional, waits, reason) != (entry.on_demand, entry.awaited, entry.reason):
+                entries[version] = replace(entry, on_demand=optional, awaited=waits, reason=reason)
                 self._stale.add(model)
 
     def begin(self) -> None:

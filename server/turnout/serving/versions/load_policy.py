@@ -164,6 +164,20 @@ def on_demand(
     }
 
 
+def awaited(desired: DesiredServing, optional: Set[Version]) -> set[Version]:
+    """Returns the versions for whose load requests wait.
+
+    These are the versions that are loaded on demand, also after an operator asked for them: otherwise requests that
+    waited before would be refused, and ranges would name other versions, until they are in memory.
+
+    Args:
+        desired: What is configured and requested by operators.
+        optional: Versions that are loaded on demand.
+    """
+    asked = {version for version, load in desired.asked.items() if load}
+    return {*optional, *asked} if isinstance(desired.load, LoadOnDemand) else set(optional)
+
+
 def _configured(
     load: Load, versions: Sequence[Version], model_releases: ModelReleaseState, resolve: Resolve, loaded: CurrentServing
 ) -> set[Version]:

@@ -46,7 +46,7 @@ from turnout.serving.versions.handle import VersionHandle
 from turnout.serving.versions.inventory import Inventory
 from turnout.serving.versions.lifecycle import LifecycleState
 from turnout.serving.versions.load_outcomes import LoadTelemetry, load_failure, load_outcome, unexpected
-from turnout.serving.versions.load_policy import DesiredServing, kept_below, moves, on_demand, wanted
+from turnout.serving.versions.load_policy import DesiredServing, awaited, kept_below, moves, on_demand, wanted
 from turnout.serving.versions.load_stages import LoadStages
 from turnout.serving.versions.on_demand import OnDemand
 from turnout.serving.versions.presence import Key, RepositoryPresence
@@ -157,8 +157,8 @@ class Manager:
         if self._inventory.tags_moved(model):
             self._inventory.follow_tags(model, self._needed(model))
         needed = self._needed(model)
-        optional = on_demand(self._wish(model), list(entries), self._inventory.model_releases(model), needed)
-        self._inventory.mark_on_demand(model, optional)
+        optional = on_demand(wish := self._wish(model), list(entries), self._inventory.model_releases(model), needed)
+        self._inventory.mark_on_demand(model, optional, awaited(wish, optional))
         ready = self._inventory.loaded(model).ready
         kept = {v for v in optional if ready(v) or self.on_demand.waits(model, v)}
         due = moves(needed | kept, {v: e.state for v, e in entries.items()})
