@@ -289,11 +289,11 @@ class Traffic:
         known = self._catalog.snapshot.model(model)
         for version in policy.versions:
             _find(known, version)  # a policy of an earlier epoch may name what is gone
-        if unfit(policy, _facts(known, statuses), force=change.force):
-            # The store may have a release that this server has not followed yet.
-            recorded = (await self._store.in_thread(self._store.release_state)).of(model).release_statuses
-            if reasons := unfit(policy, _facts(known, {**recorded, **statuses}), force=change.force):
-                raise ChangeRefused("; ".join(reasons))
+        # The store may have a release or a withdrawal that this server has not followed yet.
+        recorded = (await self._store.in_thread(self._store.release_state)).of(model)
+        release_statuses = {version: recorded.release_status(version) for version in known.versions} | dict(statuses)
+        if reasons := unfit(policy, _facts(known, release_statuses), force=change.force):
+            raise ChangeRefused("; ".join(reasons))
 
     def _keyed_traffic(self, model: str, policy: Policy) -> BySlot | None:
         """Returns this server's requests by slot in the last half hour, by which a twin's slots are drawn.
@@ -403,13 +403,9 @@ class _Beside:
 
 
 def _facts(known: ModelEntry, statuses: Mapping[Version, ReleaseStatus]) -> Mapping[Version, PolicyFact]:
-    """Returns what a policy must fit. `statuses` overrides the release statuses that this server knows."""
+    """Returns what a policy must fit, with the release status of each version."""
     return {
-        version: PolicyFact(
-            statuses.get(version, entry.release_status),
-            entry.state is LifecycleState.READY,
-            entry.manifest.signature,
-        )
+        version: PolicyFact(statuses[version], entry.state is LifecycleState.READY, entry.manifest.signature)
         for version, entry in known.versions.items()
     }
 

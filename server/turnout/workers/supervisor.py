@@ -227,18 +227,19 @@ class Supervisor:
     async def _run_once(self, worker: Worker) -> tuple[float, int]:
         """Runs a process until it ends. Returns the time in seconds for which it was ready, and its exit code."""
         loop = asyncio.get_running_loop()
-        ours, theirs = socket.socketpair()
-        try:
-            with theirs:
+        with contextlib.ExitStack() as ends:
+            try:
+                ours, theirs = map(ends.enter_context, socket.socketpair())
                 # A separate process group: Ctrl-C should reach only the supervisor, which signals the workers.
                 worker.process = await asyncio.create_subprocess_exec(
                     *self._program, str(theirs.fileno()),
                     pass_fds=[theirs.fileno()], process_group=0, stdin=asyncio.subprocess.DEVNULL,
                 )  # fmt: skip
-        except OSError as error:  # no processes or memory available now
-            ours.close()
-            self._log.error("a worker could not be started", worker=worker.index, reason=error.strerror)
-            return 0.0, 1
+            except OSError as error:  # no processes, files or memory available now
+                self._log.error("a worker could not be started", worker=worker.index, reason=error.strerror)
+                return 0.0, 1
+            theirs.close()
+            ends.pop_all()
         try:
             worker.link = await Link.over(ours, lambda topic, body: self._answer(worker, topic, body))
             if self._stopping.is_set():  # stopped while the process was being created

@@ -1,6 +1,7 @@
 """What a parent does when its workers die: real processes that join it and then do what the test is about."""
 
 import asyncio
+import errno
 import functools
 import json
 import os
@@ -175,6 +176,32 @@ async def test_a_worker_that_hangs_is_not_up_and_is_started_again(models, monkey
     assert "a worker hangs, and is killed" in [one["event"] for one in recorded_ticks]
     os.kill(os.getpid(), signal.SIGTERM)
     assert await bounded(running) == 0
+
+
+async def test_a_worker_is_started_again_once_there_are_files_for_it(models, monkeypatch) -> None:
+    parent, recorded_ticks = supervisor(models, SERVES + WAITS, at_once)
+    running = asyncio.create_task(parent.run())
+    worker = parent._workers[1]
+    async with asyncio.timeout(100):
+        while not parent.serves:
+            await asyncio.sleep(0.01)
+        with monkeypatch.context() as patch:
+            patch.setattr("socket.socketpair", _no_files)
+            os.kill(worker.process.pid, signal.SIGKILL)
+            while worker.restarts.count < 3:
+                assert not running.done()
+                await asyncio.sleep(0.01)
+        while not parent.serves:
+            await asyncio.sleep(0.01)
+    assert {"event": "a worker could not be started", "worker": 1, "reason": "Too many open files"}.items() <= {
+        key: value for one in recorded_ticks if "reason" in one for key, value in one.items()
+    }.items()
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert await bounded(running) == 0
+
+
+def _no_files(*_: object) -> None:
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 
 @pytest.mark.parametrize("meanwhile", ["starts", "dies"])

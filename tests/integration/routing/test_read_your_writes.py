@@ -8,7 +8,7 @@ from onnx_models import scaled
 from routing_wire import control_of, policy, put
 from turnout.app.server import Running
 from turnout.routing.policy import PolicyState
-from turnout_proto.v1 import rollout_pb2
+from turnout_proto.v1 import control_pb2, rollout_pb2
 from turnout_proto.v1 import traffic_pb2 as pb
 
 SELDOM = {"poll_interval_s": 60.0, "watch": False}
@@ -75,6 +75,16 @@ async def test_a_policy_that_another_server_has_set_or_removed_is_ramped_cleared
     assert recorded(first).policy.canaries[0].weight == 5000
     await call(second, "ClearTraffic", pb.ClearTrafficRequest(model="m"))
     assert recorded(second).policy is None
+
+
+async def test_what_another_server_has_withdrawn_cannot_become_the_baseline(two) -> None:
+    first, second = two
+    await call(first, "ClearTraffic", pb.ClearTrafficRequest(model="m"))
+    await call(
+        first, "WithdrawVersion", control_pb2.WithdrawVersionRequest(model="m", version="1.0.0", reason="too old")
+    )
+    with pytest.raises(grpc.aio.AioRpcError, match=r"1\.0\.0 is a candidate: release it"):
+        await put(second, policy("1.0.0"))
 
 
 async def roll_back(server: Running) -> rollout_pb2.RollBackResponse:
