@@ -49,11 +49,13 @@ class Seen:
         calls: The last call of each method, by name.
         began: Set when a call of `Sleep` or `Watch` has begun.
         cancelled: Set when such a call was cancelled.
+        write_errors: What writing raised after the client had left.
     """
 
     calls: dict[str, RpcCall] = field(default_factory=dict)
     began: asyncio.Event = field(default_factory=asyncio.Event)
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+    write_errors: list[BaseException] = field(default_factory=list)
 
 
 def rich_status() -> Status:
@@ -136,6 +138,19 @@ def methods(seen: Seen) -> Methods:
             seen.cancelled.set()
             raise
 
+    async def write_late(stream: Stream) -> None:
+        await stream.write(b"begun")
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            for write in (stream.write(b"late"), stream.write_all((b"la", b"te"))):
+                try:
+                    await write
+                except BaseException as error:  # noqa: BLE001 - what it is the test says
+                    seen.write_errors.append(error)
+            seen.cancelled.set()
+            raise
+
     async def fail_late(stream: Stream) -> None:
         await stream.write(b"one")
         raise StatusError(rich_status())
@@ -164,6 +179,7 @@ def methods(seen: Seen) -> Methods:
         SERVICE + "Collect": Streaming(collect),
         SERVICE + "Count": Streaming(count),
         SERVICE + "Watch": Streaming(watch),
+        SERVICE + "WriteLate": Streaming(write_late),
         SERVICE + "FailLate": Streaming(fail_late),
         "/grpc.health.v1.Health/Check": Unary(echo),
         "/grpc.health.v1.Health/Watch": Streaming(watch),

@@ -165,6 +165,16 @@ async def test_a_call_whose_client_goes_away_is_cancelled(server: Carried, metho
     await asyncio.wait([waiting])
 
 
+async def test_writing_to_a_client_that_has_left_is_no_error_of_the_server(
+    server: Carried, channel: grpc.aio.Channel
+) -> None:
+    call = channel.unary_stream(SERVICE + "WriteLate")(b"")
+    assert await call.read() == b"begun"
+    call.cancel()
+    await asyncio.wait_for(server.seen.cancelled.wait(), 60)
+    assert [type(error) for error in server.seen.write_errors] == [asyncio.CancelledError] * 2
+
+
 @pytest.mark.parametrize("method", ["Sleep", "PromptSleep", "Watch"])
 async def test_a_call_whose_deadline_passes_is_cancelled(
     server: Carried, channel: grpc.aio.Channel, method: str

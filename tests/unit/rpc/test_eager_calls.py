@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from turnout.app.process import loop_factory
-from turnout.rpc.transport.asgi.eager_tasks import ENDED, allow_ended, begun, started
+from turnout.rpc.transport.asgi.eager_tasks import ENDED, allow_ended, begun, begun_in_task, started
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])
@@ -121,6 +121,20 @@ def test_a_call_learns_that_it_is_cancelled(run, steps: int) -> None:
 
     run(main())
     assert call.seen == ["cancelled"]
+
+
+def test_what_a_call_waits_for_is_cancelled_with_it_before_its_first_step(run) -> None:
+    async def main() -> list[bool]:
+        loop, cancelled = asyncio.get_running_loop(), []
+        for begin in (lambda rest: asyncio.create_task(begun(rest, lambda: None)), begun_in_task):
+            future: asyncio.Future[int] = loop.create_future()
+            task = begin(Call().waits(future))
+            task.cancel()
+            await asyncio.wait([task])
+            cancelled.append(task.cancelled() and future.cancelled())
+        return cancelled
+
+    assert run(main()) == [True, True]
 
 
 def test_a_call_may_wait_again_and_again(run) -> None:

@@ -111,10 +111,17 @@ class Stream(RpcCall):
 
     @abstractmethod
     async def write(self, message: bytes) -> None:
-        """Sends a message. Returns when there is room for the next one."""
+        """Sends a message. Returns when there is room for the next one.
+
+        Raises:
+            asyncio.CancelledError: The client has disconnected.
+        """
 
     async def write_all(self, messages: Sequence[bytes]) -> None:
-        """Sends messages, together if the transport supports that. Returns when there is room for more."""
+        """Sends messages, together if the transport supports that. Returns when there is room for more.
+
+        Raises the same errors as `write`.
+        """
         for message in messages:
             await self.write(message)
 

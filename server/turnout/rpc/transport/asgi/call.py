@@ -278,7 +278,10 @@ class AsgiCall(RunningCall):
 
     async def write(self, message: bytes) -> None:
         """Sends a message. Returns when there is room for the next one."""
-        await self.send_message(message, more=True)
+        try:
+            await self.send_message(message, more=True)
+        except OSError:  # the client has disconnected, and the server is about to cancel the call's task
+            raise asyncio.CancelledError from None
 
     async def write_all(self, messages: Sequence[bytes]) -> None:
         """Sends messages, combining small ones in one event. Returns when there is room for more."""
@@ -300,8 +303,11 @@ class AsgiCall(RunningCall):
         await self._send_joined(parts)
 
     async def _send_joined(self, parts: Sequence[bytes]) -> None:
-        if parts:
-            await self._send({"type": "http.response.body", "body": b"".join(parts), "more_body": True})
+        try:
+            if parts:
+                await self._send({"type": "http.response.body", "body": b"".join(parts), "more_body": True})
+        except OSError:  # as above
+            raise asyncio.CancelledError from None
 
     async def send_message(self, message: bytes, *, more: bool) -> None:
         """Sends a message, preceded by the headers if it is the first.

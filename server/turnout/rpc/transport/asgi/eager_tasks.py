@@ -55,8 +55,8 @@ ENDED = _Ended()
 class _Begun(Call):
     """The rest of a call that was started and is now waiting. A task continues it.
 
-    If the task is cancelled before its first step, `throw` passes the cancellation on to the call, so that it can clean
-    up.
+    If the task is cancelled before its first step, `throw` passes the cancellation on to what the call is waiting for,
+    as a task does, and to the call, so that it can clean up.
     """
 
     __slots__ = ("_awaited", "_call", "_enter")
@@ -79,6 +79,8 @@ class _Begun(Call):
         """Raises an exception at the point where the call is waiting."""
         if self._enter is not None:
             self._enter()
+            if self._awaited is not None:  # None is what `asyncio.sleep(0)` yields
+                self._awaited.cancel()
             self._enter = self._awaited = None
         return self._call.throw(*error)
 
