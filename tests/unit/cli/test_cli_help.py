@@ -1,4 +1,4 @@
-"""Each command's help shows its whole docstring in paragraphs that fill the lines, and ends with an example that it takes."""
+"""Each command's help shows its whole docstring in paragraphs that fill the lines, and ends with an example."""
 
 import inspect
 import itertools
