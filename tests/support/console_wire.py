@@ -15,7 +15,7 @@ from turnout.app.server import Running
 CHROMIUM = program("chromium", "chromium", "chromium-browser", "google-chrome")
 needs_chromium = needs(CHROMIUM, "chromium")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
-TOKEN = "a control token of some length"
+TOKEN = "a console token of some length"
 PATIENCE_MS = 60_000
 
 
@@ -66,7 +66,7 @@ class Tab:
         """Signs in from the current page, and returns to it."""
         await self.page.get_by_role("link", name="Sign in").first.click()
         await self.page.get_by_label("Your name").fill(name)
-        await self.page.get_by_label("Control token").fill(token)
+        await self.page.get_by_label("Console token").fill(token)
         await self.page.get_by_role("button", name="Sign in").click()
 
 

@@ -11,10 +11,10 @@ from typing import cast
 import grpc
 
 from turnout.address import Address
+from turnout.cli.auth.token_interceptor import TokenInterceptor
 from turnout.cli.options import CallOptions, ServerTarget, TargetOptions
 from turnout.cli.output import ServerRefused
 from turnout.cli.releases.answers_view import read_answers
-from turnout.cli.token_interceptor import TokenInterceptor
 from turnout.errors import ConfigError, FieldViolation
 from turnout.routing.default_answers import RoutingTable
 from turnout_client import Client, Tls, TurnoutClientError, Unauthenticated, Unavailable

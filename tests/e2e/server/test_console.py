@@ -224,10 +224,10 @@ async def test_an_operator_with_the_token_pauses_resumes_promotes_and_aborts_by_
         await until(server, in_state("soaking"))
         await here.open(ROLLOUT)
         await here.sign_in("ann", "a wrong token of some length")
-        await expect(here.page.get_by_role("alert")).to_contain_text("That is not the control token")
+        await expect(here.page.get_by_role("alert")).to_contain_text("That is not the console token")
         here.wrong.clear()  # the browser notes the 403
         await here.page.get_by_label("Your name").fill("ann <ops>")
-        await here.page.get_by_label("Control token").fill(TOKEN)
+        await here.page.get_by_label("Console token").fill(TOKEN)
         await here.page.keyboard.press("Enter")
         page = here.page
         status = page.locator("#live [role=status]")
@@ -334,7 +334,7 @@ async def test_who_is_not_signed_in_sees_where_to_and_posts_are_refused(serve, b
         await start(server, "1.1.0", LONG)
         await until(server, in_state("soaking"))
         await here.open(ROLLOUT)
-        await expect(here.page.locator("main")).to_contain_text("Sign in with the control token to pause")
+        await expect(here.page.locator("main")).to_contain_text("Sign in with the console token to pause")
         assert await here.page.get_by_role("button").count() == 0
         assert await post(here, server, "abort") == 403
         assert (await latest(server)).state == "soaking"

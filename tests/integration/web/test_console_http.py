@@ -26,7 +26,7 @@ from turnout.registry.storage.repository import Repository
 from turnout.serving.sandbox.sandbox import ProcessSandbox
 from turnout.web.console.rendering import STATIC
 
-TOKEN = "a control token of some length"
+TOKEN = "a console token of some length"
 ROLLOUT = "/console/models/m/rollouts/1"
 PAGES = (
     "/console", "/console/models/m", "/console/models/m/versions/1.0.0", "/console/models/m/versions/1.1.0?with=1.0.0",
@@ -134,7 +134,7 @@ async def test_without_a_session_every_change_is_refused(serve) -> None:
         for command in ("pause", "resume", "promote", "promote-full", "abort"):
             answer = await press(client, server, command)
             assert answer.status_code == 403, command
-            assert "sign in with the control token first" in answer.text
+            assert "sign in with the console token first" in answer.text
         assert (await sign_in(client, "a wrong token of some length")).status_code == 403
         assert (await sign_in(client, "")).status_code == 403
         assert not client.cookies

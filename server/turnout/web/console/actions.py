@@ -145,7 +145,7 @@ class Actions:
     def _permitted(self, request: Request) -> Visitor:
         visitor = self._sessions.visitor(request)
         if visitor is None:
-            raise PermissionDeniedError("sign in with the control token first")
+            raise PermissionDeniedError("sign in with the console token first")
         if not same_origin(request):
             raise PermissionDeniedError("a change has to come from the console's own page")
         check_person(visitor.actor, "name")

@@ -35,8 +35,10 @@
   }
   function day(seconds) { return new Date(seconds * 1e3).toISOString().slice(0, 10); }
   const when = { label: "UTC", value: function (u, v, i) { v = at(u, v, i); return v == null ? "" : day(v) + " " + clock(v, true); } };
+  // Seconds between labels of the time axis: labels show whole seconds, so closer ones would repeat each other.
+  const STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400, 172800, 604800, 2592000];
   function times() {
-    return axis({ space: 80, values: function (u, v, at, space, step) {
+    return axis({ space: 80, incrs: STEPS, values: function (u, v, at, space, step) {
       return v.map(function (x, i) {
         const text = step >= 86400 ? day(x) : clock(x, step < 60);
         return step < 86400 && (i === 0 || day(x) !== day(v[i - 1])) ? text + "\n" + day(x) : text;
@@ -56,7 +58,7 @@
   function e(value) {
     if (value == null) return "";
     if (value <= 0.01) return "≤ 0.01";  // the start of the axis
-    return value >= 1e6 || value < 0.01 ? value.toExponential(1) : String(Number(value.toPrecision(3)));
+    return value >= 1e6 || value < 0.01 ? value.toExponential(1) : value.toLocaleString("en-US", { maximumSignificantDigits: 3 });
   }
   function draw() {
     const fg = getComputedStyle(document.documentElement).getPropertyValue("--fg").trim(), line = getComputedStyle(document.documentElement).getPropertyValue("--line").trim();
