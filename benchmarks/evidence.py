@@ -1,8 +1,8 @@
 """How soon a bad candidate is detected, and how often a good one is rolled back: recomputes the table in EVIDENCE.md.
 
 `python benchmarks/evidence.py [--runs N] [--json] [--only TEXT]` simulates canaries tick by tick, without routing keys
-and with them (`evidence_keyed.py`), and canaries whose requests queue (`evidence_queue.py`). All decisions are made by
-the shipped code, `turnout.rollout.evidence`.
+and with them (`evidence_keyed.py`), with requests that queue (`evidence_queue.py`), or with requests that are bad in
+bursts (`evidence_bursts.py`). All decisions are made by the shipped code, `turnout.rollout.evidence`.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from statistics import NormalDist
 
 import numpy as np
 
+from evidence_bursts import BurstCase, burst_cases, burst_rollback
 from evidence_keyed import KeyedCase, keyed_cases, keyed_row
 from evidence_queue import QueueCase, queue_cases, queue_rollback
 from turnout.rollout.evidence import ERRORS, Count, Evidence, Metric, Tick, errors, latency
@@ -121,11 +122,13 @@ def _drawn(rng: np.random.Generator, rates: Mapping[str, float], requests: int, 
     return counts
 
 
-def measured(case: Case | QueueCase, runs: int, seed: int, hours: float = HOURS) -> dict[str, object]:
+def measured(case: Case | QueueCase | BurstCase, runs: int, seed: int, hours: float = HOURS) -> dict[str, object]:
     """Simulates a case `runs` times and returns its row."""
     generators = map(np.random.default_rng, np.random.SeedSequence(seed).spawn(runs))
     if isinstance(case, QueueCase):
         found = [queue_rollback(case, one, hours) for one in generators]
+    elif isinstance(case, BurstCase):
+        found = [burst_rollback(case, one, hours) for one in generators]
     else:
         found = [first_rollback(case, one, hours) for one in generators]
     minutes = sorted(m for m in found if m is not None)
@@ -154,9 +157,10 @@ def met(row: Mapping[str, object]) -> bool:
     return soon and ratio >= float(str(row.get("expected_ratio", 0.99)))
 
 
-def _every_case() -> Iterator[Case | QueueCase | KeyedCase]:
+def _every_case() -> Iterator[Case | QueueCase | BurstCase | KeyedCase]:
     yield from cases()
     yield from queue_cases()
+    yield from burst_cases()
     yield from keyed_cases()
 
 

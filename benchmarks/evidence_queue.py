@@ -66,10 +66,10 @@ def queue_cases() -> Iterator[QueueCase]:
         "queue: no difference, one run in 500 takes 0.3 s, 5 % weight, no twin", "null",
         Service(0.002, 0.002, 0.3), rates=(5.0, 95.0),
     )  # fmt: skip
-    yield QueueCase("queue: all runs 1.5 times as long", "detect", Service(), Service(0.003), expected=0.2)
+    yield QueueCase("queue: all runs 1.5 times as long", "detect", Service(), Service(0.003), expected=0.3)
     yield QueueCase(
         "queue: all runs 1.5 times as long, one in 1,000 takes 0.2 s", "detect",
-        Service(0.002, 0.001, 0.2), Service(0.003, 0.001, 0.2), expected=0.2,
+        Service(0.002, 0.001, 0.2), Service(0.003, 0.001, 0.2), expected=0.3,
     )  # fmt: skip
     yield QueueCase(
         "queue: one run in 100 takes 0.2 s, where one in 1,000 did", "detect",
@@ -110,16 +110,22 @@ def _by_tick(
     arrived: Floats, latencies: Floats, limits: Mapping[str, float], ticks: int
 ) -> Iterator[dict[str, InSequence]]:
     """Returns the requests of each tick in the order in which they ended, which is that in which they came."""
-    number = (arrived // TICK_SECONDS).astype(np.int64)
-    requests = np.bincount(number, minlength=ticks)
-    columns = {}
-    for name, limit in limits.items():
-        slow = latencies > limit
-        first = slow & ~np.concatenate([[False], slow[:-1]])
-        began = np.maximum.accumulate(np.where(first, np.arange(len(slow)), 0))
-        longer = np.where(slow, 2 * (np.arange(len(slow)) - began) + 1, 0)  # (n + 1)^2 - n^2
-        columns[name] = [np.bincount(number, one, ticks).astype(int) for one in (slow, first, longer)]
-    for tick in range(ticks):
-        yield {
-            name: InSequence(int(requests[tick]), *(int(one[tick]) for one in each)) for name, each in columns.items()
-        }
+    columns = {name: sequences(arrived, latencies > limit, ticks) for name, limit in limits.items()}
+    for one in zip(*columns.values(), strict=True):
+        yield dict(zip(columns, one, strict=True))
+
+
+def sequences(arrived: Floats, bad: NDArray[np.bool_], ticks: int) -> list[InSequence]:
+    """Returns the sequence of each tick of one arm, whose requests end in the order in which they come.
+
+    Args:
+        arrived: When each request came, in seconds, ascending.
+        bad: Whether it was bad.
+        ticks: Number of ticks.
+    """
+    number, index = (arrived // TICK_SECONDS).astype(np.int64), np.arange(len(bad))
+    first = bad & ~np.concatenate([[False], bad[:-1]])
+    began = np.maximum.accumulate(np.where(first, index, 0))
+    longer = np.where(bad, 2 * (index - began) + 1, 0)  # (n + 1)^2 - n^2
+    columns = [np.bincount(number, one, ticks).astype(int).tolist() for one in (np.ones(len(bad)), bad, first, longer)]
+    return [InSequence(*one) for one in zip(*columns, strict=True)]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from turnout.rollout.counters import Counters
 from turnout.rollout.evidence import GROUPS, Count, Evidence, Stratum, Tick, Units, latency
-from turnout.rollout.evidence.serial import InSequence, RecentSequences, dispersions, joined, shared_fate
+from turnout.rollout.evidence.serial import InSequence, RecentSequences, dispersions, shared_fate
 from turnout.serving.counting.arm_counts import ArmMeter, Arms
 from turnout.serving.counting.run_lengths import RunLengths
 from turnout.serving.counting.tick_counts import Rules
@@ -41,11 +41,9 @@ def test_runs_are_counted_across_ticks_as_if_there_were_none(ticks: list[list[bo
                 runs.add()
             else:
                 runs.end()
-        parts.append({"x": InSequence(len(tick), sum(tick), runs.begun, runs.squares)})
-    total = {"x": InSequence(0, 0, 0, 0)}
-    for part in parts:
-        total = joined(total, part)
-    assert total["x"] == sequence([bad for tick in ticks for bad in tick])
+        parts.append(InSequence(len(tick), sum(tick), runs.begun, runs.squares))
+    total = InSequence(*map(sum, zip(InSequence(0, 0, 0, 0), *parts, strict=True)))
+    assert total == sequence([bad for tick in ticks for bad in tick])
 
 
 @given(st.integers(0, 40), st.integers(0, 40))
@@ -56,7 +54,7 @@ def test_several_at_once_are_as_many_one_by_one(before: int, more: int) -> None:
     for count in (before, more):
         if count:
             other.add(count)
-    assert (one.present, one.squares, one.begun) == (other.present, other.squares, other.begun)
+    assert (one.present.length, one.squares, one.begun) == (other.present.length, other.squares, other.begun)
 
 
 def test_independent_requests_count_as_themselves() -> None:
@@ -174,7 +172,36 @@ def test_what_arms_count_says_how_long_runs_are() -> None:
     two.answer("twin", 100)
     assert two.tick().dispersion == {"p90": pytest.approx(50 * 299 / 301, abs=0.01)}, "it was less than ten seconds ago"
     two.answer("canary", 100)
+    assert two.tick().dispersion == {"p90": pytest.approx(50 * 399 / 401, abs=0.01)}, "nor five minutes"
+    for _ in range(57):
+        two.tick()
     assert two.tick().dispersion == {}
+
+
+def test_a_stall_is_one_run_although_its_requests_came_in_many_ticks() -> None:
+    meter, rules = ArmMeter(Rules((0.1, 0.2), warm_requests=0)), Rules((0.1, 0.2), warm_requests=0)
+    waiting, ticks = [], []
+    for _ in range(20):
+        waiting += [meter.admit()[1:] for _ in range(5)]
+        ticks.append(meter.roll())
+    for number, (counts, slot) in enumerate(waiting):
+        meter.answered(counts, slot, 2.5 if number < 95 else 0.15, 1)
+    _, counts, slot = meter.admit()
+    meter.answered(counts, slot, 0.01, 1)
+    ticks.append(meter.roll())
+    assert ticks[0].rules == rules
+    for index, length in ((0, 100), (1, 95)):
+        runs = [tick.slow_runs[index] for tick in ticks]
+        assert (sum(one.begun for one in runs), sum(one.squares for one in runs)) == (1, length**2)
+    assert sum(tick.error_runs.squares for tick in ticks) == 95**2
+    assert meter.counts.slow_runs[0].present.length == 0
+    meter.admit()
+    hung = meter.roll()
+    hung.close()
+    assert hung.slow_runs[1].present.length == 1
+    _, counts, slot = meter.admit()
+    meter.answered(counts, slot, 0.01, 1)
+    assert hung.slow_runs[1].present.length == 0, "what hung was bad, and the next was not"
 
 
 def test_errors_and_what_never_ended_come_in_runs_too() -> None:

@@ -8,7 +8,7 @@ P(E ever reaches 1/alpha) <= alpha. Late regressions are detected by a mixture o
 
     theta(r)  = r n_c / (r n_c + n_b)
     log L_j   = (x_c ln(theta(r_j) / theta(r_0)) + x_b ln((1 - theta(r_j)) / (1 - theta(r_0)))) / phi
-                phi: requests that share their fate, in a batch (the largest so far) or consecutively (in this tick)
+                phi: requests that share their fate, in a batch (the largest so far) or by their dispersion (`serial`)
     M_j      <- (M_j + gamma_t) L_j          gamma_0 = 0.5, the rest spread evenly over the plan's maximum duration
     E         = sum over metrics of w_m mean over j of M_j
 """

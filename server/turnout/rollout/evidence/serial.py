@@ -1,4 +1,4 @@
-"""Estimates how dependent consecutive requests are, because requests in a queue share their fate. Pure.
+"""Estimates how dependent the requests of an arm are, because requests in a queue share their fate. Pure.
 
 A run of a model that takes long delays all requests behind it: fifty slow requests, but one occasion. Counted as fifty
 independent draws, they would roll back a version that is equal to its baseline. The estimate uses the lengths of runs
@@ -8,20 +8,33 @@ variable). Independent requests form runs, too: if a bad request follows a good 
 is (1 + q) / (1 - q), by which the estimate is divided.
 
 If every request of an arm was bad for ten seconds and fifty requests, or since the arm began, each request counts.
+
+The largest of three estimates is used: runs of the last ten seconds; runs of the last five minutes, so that an arm that
+fails in bursts is not compared burst by single error; and clusters of the last minute
+(`turnout.rollout.evidence.clusters`), which need not be consecutive.
 """
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import reduce
 from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from turnout.rollout.evidence.clusters import clustered
+
 _LEAST_SECONDS, _MOST_SECONDS, _REQUESTS = 10.0, 60.0, 50
 """Time in seconds, and number of requests of each arm, over which runs are examined while the rules for bad requests
 stay the same. The time is extended up to the maximum if an arm had fewer requests."""
+
+_POOLED_SECONDS = 300.0
+"""Time in seconds over which runs are also examined together."""
+
+_CLUSTER_SECONDS = 60.0
+"""Time in seconds over which clusters are looked for."""
+
+_BLOCK_SECONDS = 1.0
+"""Ticks that end within this time are examined as one, since there may be ten ticks a second."""
 
 
 class InSequence(NamedTuple):
@@ -53,11 +66,6 @@ Sequences = Mapping[str, InSequence]
 """The sequences of one arm, by metric."""
 
 
-def joined(one: Sequences, other: Sequences) -> dict[str, InSequence]:
-    """Returns the sums of two parts of one arm's sequence."""
-    return {name: InSequence(*map(sum, zip(mine, other[name], strict=True))) for name, mine in one.items()}
-
-
 def dispersions(canary: Sequences, baseline: Sequences) -> dict[str, float]:
     """Returns the dispersion of the comparison of two arms by metric; metrics with a dispersion of 1 are left out.
 
@@ -80,26 +88,28 @@ def dispersions(canary: Sequences, baseline: Sequences) -> dict[str, float]:
 K = TypeVar("K")
 
 
-@dataclass(frozen=True, slots=True)
-class _Part(Generic[K]):
-    """One tick: its end in seconds, the rules for bad requests, and both arms."""
+class _Block(NamedTuple):
+    """One tick, or several short ones: the ends of the first and the last in seconds, and both arms.
 
+    The counts have shape (metrics, 2, 4), with the canary first, and with the fields of `InSequence` last.
+    """
+
+    began: float
     ended: float
-    counted: K
-    canary: Sequences
-    baseline: Sequences
+    counts: NDArray[np.int64]
 
     @property
     def requests(self) -> int:
         """Number of requests of the arm that had fewer."""
-        return min(max((one.requests for one in arm.values()), default=0) for arm in (self.canary, self.baseline))
+        return int(self.counts[..., 0].max(0, initial=0).min())
 
 
 class RecentSequences(Generic[K]):
     """Recent sequences of both arms. Several ticks are kept, because ticks may be shorter than a stall."""
 
     def __init__(self) -> None:
-        self._recent: deque[_Part[K]] = deque()
+        self._recent: deque[_Block] = deque()
+        self._counted: tuple[K, tuple[str, ...]] | None = None
 
     def take(self, ended: float, counted: K, canary: Sequences, baseline: Sequences) -> dict[str, float]:
         """Adds a tick, and returns the dispersions by metric, as `dispersions` does.
@@ -110,14 +120,46 @@ class RecentSequences(Generic[K]):
             canary: The canary's sequences in this tick.
             baseline: Those of the arm that it is compared with.
         """
-        recent = self._recent
-        recent.append(_Part(ended, counted, canary, baseline))
-        while ended - recent[0].ended >= _MOST_SECONDS or recent[0].counted != counted:
+        recent, names = self._recent, tuple(canary)
+        if self._counted != (counted, names):
+            self._counted = counted, names
+            recent.clear()
+        counts = np.array([(canary[name], baseline[name]) for name in names], np.int64).reshape(-1, 2, 4)
+        if recent and ended - recent[-1].began < _BLOCK_SECONDS:
+            last = recent.pop()
+            recent.append(_Block(last.began, ended, last.counts + counts))
+        else:
+            recent.append(_Block(ended, ended, counts))
+        while ended - recent[0].ended >= _POOLED_SECONDS:
             recent.popleft()
-        requests = sum(part.requests for part in recent)
-        while ended - recent[0].ended >= _LEAST_SECONDS and requests - recent[0].requests >= _REQUESTS:
-            requests -= recent.popleft().requests
-        return dispersions(reduce(joined, (p.canary for p in recent)), reduce(joined, (p.baseline for p in recent)))
+        blocks = np.stack([block.counts for block in recent])
+        near, pooled = blocks[-self._near(ended) :].sum(0), blocks.sum(0)
+        found = _dispersions(names, near)
+        lately = blocks[-sum(ended - block.ended < _CLUSTER_SECONDS for block in recent) :]
+        clusters = clustered(lately[..., 0], lately[..., 1], young=len(lately) == len(blocks))
+        everything_bad = ((near[..., 1] == near[..., 0]) & (near[..., 1] > 0)).any(-1)
+        for other in (_dispersions(names, pooled), dict(zip(names, clusters.tolist(), strict=True))):
+            for name, bad in zip(names, everything_bad, strict=True):
+                if not bad and (value := round(other.get(name, 1.0), 3)) > found.get(name, 1.0):
+                    found[name] = value
+        return found
+
+    def _near(self, ended: float) -> int:
+        """Returns how many of the latest blocks are examined for runs."""
+        requests = 0
+        for taken, block in enumerate(reversed(self._recent)):
+            age = ended - block.ended
+            if age >= _MOST_SECONDS or (age >= _LEAST_SECONDS and requests >= _REQUESTS):
+                return taken
+            requests += block.requests
+        return len(self._recent)
+
+
+def _dispersions(names: tuple[str, ...], counts: NDArray[np.int64]) -> dict[str, float]:
+    canary, baseline = (
+        {name: InSequence(*one) for name, one in zip(names, counts[:, arm].tolist(), strict=True)} for arm in (0, 1)
+    )
+    return dispersions(canary, baseline)
 
 
 def shared_fate(dispersion: NDArray[np.float64], batch: int) -> NDArray[np.float64]:

@@ -142,8 +142,8 @@ class Stratum:
         server: Name of the server; "" if there is only one.
         canary, baseline: Traffic without routing keys, by metric.
         keyed_canary, keyed_baseline: Traffic with routing keys, by metric.
-        dispersion: By metric, how many times as much its bad events vary as independent ones, because consecutive
-            requests share their fate (`turnout.rollout.evidence.serial`); 1 for metrics that are not named.
+        dispersion: By metric, how many times as much its bad events vary as independent ones, because requests
+            at about the same time share their fate (`turnout.rollout.evidence.serial`); 1 for metrics not named.
     """
 
     server: str = ""

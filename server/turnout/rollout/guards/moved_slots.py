@@ -27,7 +27,8 @@ class MovedSlots:
 
     def __init__(self) -> None:
         self._owned = np.zeros(SLOTS, np.bool_)
-        self._met = np.zeros((4, SLOTS))  # requests, failed ones, bad ones, seconds of their ticks
+        # Rows: requests, failed ones, bad ones, and seconds of the ticks that they came in.
+        self._met = np.zeros((4, SLOTS))
         self._before = np.zeros((3, SLOTS), np.int64)  # the first three
         self._elsewhere: deque[tuple[float, Outcomes]] = deque()
 

@@ -138,9 +138,9 @@ class ArmMeter:
             marks |= INVALID | BAD
         if marks & ERROR:
             counts.error_runs.add()
-        elif counts.error_runs.present:
+        elif counts.error_runs.present.length:
             counts.error_runs.end()
-        if counts.invalid_runs.present and not invalid:
+        if counts.invalid_runs.present.length and not invalid:
             counts.invalid_runs.end()
         if slot >= 0:
             counts.keyed.add(slot | marks, took)

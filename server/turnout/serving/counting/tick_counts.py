@@ -75,6 +75,17 @@ class Rules:
 
 
 @dataclass(slots=True, eq=False)
+class LastEnded:
+    """The request of an arm that ended last, in whichever tick it was admitted.
+
+    Attributes:
+        passed: Number of thresholds that it exceeded.
+    """
+
+    passed: int = 0
+
+
+@dataclass(slots=True, eq=False)
 class TickCounts:
     """Counts of one arm's requests in one tick.
 
@@ -92,7 +103,7 @@ class TickCounts:
         passed: Number of requests by the number of thresholds that they exceeded.
         slow_runs: Run lengths of requests that exceeded a threshold, by threshold.
         error_runs, invalid_runs: Run lengths of errors and of invalid answers.
-        latest: Thresholds that the request that ended last exceeded.
+        last: The request that ended last.
         latency: Answers by bucket of `LATENCY_BOUNDS`, for display only; no decision uses it.
         largest_batch: Number of requests in the largest batch.
         slots: Slots of admitted requests with a key, in order of admission.
@@ -118,7 +129,7 @@ class TickCounts:
     slow_runs: list[RunLengths] = field(default_factory=list)
     error_runs: RunLengths = field(default_factory=RunLengths)
     invalid_runs: RunLengths = field(default_factory=RunLengths)
-    latest: int = 0
+    last: LastEnded = field(default_factory=LastEnded)
     latency: defaultdict[int, int] = field(default_factory=lambda: defaultdict(int))
     largest_batch: int = 1
     slots: "array[int]" = field(default_factory=lambda: array("H"))
@@ -148,15 +159,15 @@ class TickCounts:
         self.passed[passed] += 1
         for runs in self.slow_runs[:passed]:
             runs.add()
-        for runs in self.slow_runs[passed : self.latest]:
+        for runs in self.slow_runs[passed : self.last.passed]:
             runs.end()
-        self.latest = passed
+        self.last.passed = passed
 
     def follow(self, before: "TickCounts") -> None:
         """Continues the runs of the previous tick; those of slow requests only if the rules are the same."""
         if self.rules == before.rules:
             self.slow_runs = [runs.carried_on() for runs in before.slow_runs]
-            self.latest = before.latest
+            self.last = before.last
         self.error_runs, self.invalid_runs = before.error_runs.carried_on(), before.invalid_runs.carried_on()
 
     @property
@@ -176,6 +187,7 @@ class TickCounts:
         if unsettled := self.unsettled:  # they are consecutive
             for runs in (self.error_runs, *self.slow_runs):
                 runs.add(unsettled)
+            self.last.passed = len(self.thresholds)
         self.errors += self.unsettled
         self.failed += self.unsettled
         self.bad += self.unsettled

@@ -1,0 +1,148 @@
+"""Requests that are bad at about the same time, though not one after the other, and candidates that fail in bursts."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from turnout.rollout.evidence import ERRORS, Count, Evidence, Stratum, Tick, errors
+from turnout.rollout.evidence.clusters import clustered
+from turnout.rollout.evidence.per_server import PerServer
+from turnout.rollout.evidence.serial import InSequence, RecentSequences
+
+sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
+import evidence_bursts as simulation
+from evidence_queue import sequences
+
+
+def dispersion(canary: list[int], baseline: list[int], requests: tuple[int, int] = (250, 250)) -> float:
+    """The estimate of one metric, from the bad requests in each block of time."""
+    bad = np.stack([canary, baseline], axis=-1)[:, None, :]
+    (found,) = clustered(np.broadcast_to(np.array(requests), bad.shape), bad)
+    return float(found)
+
+
+def test_independent_requests_count_as_themselves() -> None:
+    rng = np.random.default_rng(1)
+    found = [dispersion(list(rng.binomial(250, 0.1, 12)), list(rng.binomial(250, 0.1, 12))) for _ in range(400)]
+    assert np.mean(np.array(found) > 1.0) < 0.05
+
+
+@pytest.mark.parametrize("requests", [(250, 250), (250, 25), (250, 2500)])
+def test_what_is_bad_at_one_time_counts_about_once_in_either_arm(requests: tuple[int, int]) -> None:
+    burst, none = [0] * 5 + [100] + [0] * 6, [0] * 12
+    assert 75 < dispersion(burst, none, requests) <= 100
+    assert 75 < dispersion(none, burst, requests) <= 100
+
+
+def test_what_happens_to_both_arms_at_once_cancels() -> None:
+    waves = [10, 10, 100, 100, 10, 10, 100, 100, 10, 10, 100, 100]
+    assert dispersion(waves, waves) == 1.0
+    assert dispersion(waves, [one // 10 for one in waves], (250, 25)) == 1.0
+
+
+def test_a_candidate_that_is_worse_all_the_time_has_no_occasions() -> None:
+    assert dispersion([125] * 12, [1] * 12) == 1.0
+    assert dispersion([250] * 12, [0] * 12) == 1.0
+    assert dispersion([0] * 12, [0] * 12) == dispersion([5] * 3, [0] * 3, (250, 0)) == 1.0
+
+
+def test_until_there_is_a_past_what_lasts_for_ten_seconds_may_be_one_occasion() -> None:
+    requests, none = np.full((2, 1, 2), 250), [0, 0]
+    bad = np.stack([[50, 50], none], axis=-1)[:, None, :]
+    (first,), (second,) = (clustered(requests[:n], bad[:n], young=True).tolist() for n in (1, 2))
+    assert (first, second) == (pytest.approx(50 / 4), pytest.approx(50 * 2 / 9))
+
+
+def arm(bad: list[bool]) -> dict[str, InSequence]:
+    """One tick, of 50 requests a second."""
+    (found,) = sequences(np.zeros(len(bad)), np.array(bad), 1)
+    return {ERRORS: found}
+
+
+GOOD, DOWN, HALF = [False] * 250, [True] * 250, [True, False] * 125
+
+
+def test_a_full_queue_that_refuses_every_other_request_is_one_occasion() -> None:
+    recent = RecentSequences[int]()
+    for tick in range(6):
+        assert recent.take(tick * 5.0, 0, arm(GOOD), arm(GOOD)) == {}
+    found = recent.take(30.0, 0, arm(HALF), arm(GOOD))
+    assert 85 < found[ERRORS] <= 125
+
+
+def test_a_burst_is_remembered_for_five_minutes_so_that_single_errors_do_not_outweigh_it() -> None:
+    recent = RecentSequences[int]()
+    recent.take(0.0, 0, arm([False] * 100 + [True] * 150), arm(GOOD))
+    for tick in range(1, 60):
+        assert recent.take(tick * 5.0, 0, arm(GOOD), arm([*GOOD[1:], True]))[ERRORS] > 50, tick
+    assert recent.take(300.0, 0, arm(GOOD), arm([*GOOD[1:], True])) == {}
+
+
+def test_where_everything_is_bad_for_ten_seconds_neither_bursts_nor_clusters_matter() -> None:
+    recent = RecentSequences[int]()
+    for tick in range(20):
+        recent.take(tick * 5.0, 0, arm(GOOD), arm(GOOD))
+    assert recent.take(100.0, 0, arm(DOWN), arm(GOOD))[ERRORS] > 200
+    recent.take(105.0, 0, arm(DOWN), arm(GOOD))
+    assert recent.take(110.0, 0, arm(DOWN), arm(GOOD)) == {}
+
+
+def test_short_ticks_show_what_long_ones_do() -> None:
+    found = {}
+    for parts in (1, 50):
+        recent, rng = RecentSequences[int](), np.random.default_rng(3)
+        for tick in range(12):
+            bad = rng.random(250) < (0.4 if tick == 6 else 0.01)
+            for part, some in enumerate(np.split(bad, parts)):
+                at = tick * 5.0 + (part + 1) * 5.0 / parts
+                found[parts] = recent.take(at, 0, arm(list(some)), arm([False] * (250 // parts)))
+    assert found[50][ERRORS] == pytest.approx(found[1][ERRORS], rel=0.35)
+    assert found[1][ERRORS] > 50
+
+
+def test_recorded_ticks_of_two_servers_give_the_same_number_across_a_restart() -> None:
+    rng, recent = np.random.default_rng(4), (RecentSequences[int](), RecentSequences[int]())
+    metrics = (errors(1.0),)
+    seen = read = fresh = Evidence.start(metrics, 3600.0)
+    each = again = PerServer()
+    for tick in range(40):
+        strata = []
+        for server, known in enumerate(recent):
+            canary, baseline = (arm(list(rng.random(250) < (0.5 if rng.random() < 0.1 else 0.01))) for _ in range(2))
+            counts = [{ERRORS: Count(one[ERRORS].requests, one[ERRORS].bad)} for one in (canary, baseline)]
+            strata.append(
+                Stratum(f"{server}", *counts, dispersion=known.take(tick * 5.0, 0, canary, baseline)),
+            )
+        one = Tick(5.0, tuple(strata))
+        seen, each = seen.taken(one), each.with_tick(one, fresh)
+        recorded = Tick.from_json(json.loads(json.dumps(one.to_json())))
+        read, again = read.taken(recorded), again.with_tick(recorded, fresh)
+        if tick == 20:
+            read = Evidence.from_json(json.loads(json.dumps(read.to_json())), metrics)
+            again = PerServer.from_json(json.loads(json.dumps(again.to_json())), metrics)
+            recent = (RecentSequences[int](), RecentSequences[int]())
+    assert (read, again) == (seen, each)
+    assert any(stratum.dispersion for stratum in strata)
+
+
+CASES = {case.name: case for case in simulation.burst_cases()}
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.kind == "null"])
+def test_versions_that_do_not_differ_are_not_rolled_back_for_bursts(name: str) -> None:
+    found = [simulation.burst_rollback(CASES[name], np.random.default_rng(seed), hours=0.5) for seed in range(6)]
+    assert found == [None] * 6
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.kind == "detect"])
+def test_one_that_fails_is_rolled_back_and_never_called_fit(name: str) -> None:
+    case = CASES[name]
+    outcomes = [simulation.burst_outcome(case, np.random.default_rng(seed), hours=1.0) for seed in range(5)]
+    found = [minute for minute, _ in outcomes if minute is not None]
+    assert len(found) == 5
+    assert np.median(found) <= 1.35 * case.expected
+    if not case.canary.late:
+        assert not any(fit for _, fit in outcomes)
