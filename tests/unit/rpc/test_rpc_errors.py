@@ -39,6 +39,7 @@ TABLE = {
     "QueueFull": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "MemoryBudgetExceeded": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "NoRoom": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "RoomInUse": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "DeadlineExceededError": grpc.StatusCode.DEADLINE_EXCEEDED,
     "RequestCancelled": grpc.StatusCode.CANCELLED,
     "UnauthenticatedError": grpc.StatusCode.UNAUTHENTICATED,
