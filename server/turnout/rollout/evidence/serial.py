@@ -9,9 +9,9 @@ is (1 + q) / (1 - q), by which the estimate is divided.
 
 If every request of an arm was bad for ten seconds and fifty requests, or since the arm began, each request counts.
 
-The largest of three estimates is used: runs of the last ten seconds; runs of the last five minutes, so that an arm that
-fails in bursts is not compared burst by single error; and clusters of the last minute
-(`turnout.rollout.evidence.clusters`), which need not be consecutive.
+The largest of three estimates is used: runs of the last ten seconds; runs of the last five minutes, at times that are
+not bad themselves, so that an arm that fails in bursts is not compared burst by single error; and clusters of the last
+20 seconds (`turnout.rollout.evidence.clusters`), which need not be consecutive.
 """
 
 from collections import deque
@@ -30,7 +30,7 @@ stay the same. The time is extended up to the maximum if an arm had fewer reques
 _POOLED_SECONDS = 300.0
 """Time in seconds over which runs are also examined together."""
 
-_CLUSTER_SECONDS = 60.0
+_CLUSTER_SECONDS = 20.0
 """Time in seconds over which clusters are looked for."""
 
 _BLOCK_SECONDS = 1.0
@@ -138,9 +138,13 @@ class RecentSequences(Generic[K]):
         lately = blocks[-sum(ended - block.ended < _CLUSTER_SECONDS for block in recent) :]
         clusters = clustered(lately[..., 0], lately[..., 1], young=len(lately) == len(blocks))
         everything_bad = ((near[..., 1] == near[..., 0]) & (near[..., 1] > 0)).any(-1)
-        for other in (_dispersions(names, pooled), dict(zip(names, clusters.tolist(), strict=True))):
-            for name, bad in zip(names, everything_bad, strict=True):
-                if not bad and (value := round(other.get(name, 1.0), 3)) > found.get(name, 1.0):
+        # What is bad more often now than on the whole is a burst, and seen whole in its own runs.
+        quiet = _share_bad(near) <= _share_bad(pooled)
+        before, now = _dispersions(names, pooled), dict(zip(names, clusters.tolist(), strict=True))
+        for index, name in enumerate(names):
+            if not everything_bad[index]:
+                others = now[name], before.get(name, 1.0) if quiet[index] else 1.0
+                if (value := round(max(others), 3)) > found.get(name, 1.0):
                     found[name] = value
         return found
 
@@ -153,6 +157,13 @@ class RecentSequences(Generic[K]):
                 return taken
             requests += block.requests
         return len(self._recent)
+
+
+def _share_bad(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Returns the share of bad requests of both arms together, shape (metrics,); 0 if there were none."""
+    requests, bad = counts[..., 0].sum(-1), counts[..., 1].sum(-1)
+    share: NDArray[np.float64] = bad / np.maximum(requests, 1)
+    return share
 
 
 def _dispersions(names: tuple[str, ...], counts: NDArray[np.int64]) -> dict[str, float]:
