@@ -2,7 +2,7 @@
 
 Each key has a Poisson rate (Zipf) and its own share of bad events (lognormal), and stays with the candidate, its twin,
 or neither. The counts go to `turnout.rollout.evidence.keyed.KeyedTest`, which processes all runs of a case along a
-leading axis. `tests/unit/rollout/test_rollout_keyed.py` checks that it agrees with `Evidence` for the same ticks.
+leading axis. `tests/unit/evidence/test_rollout_keyed.py` checks that it agrees with `Evidence` for the same ticks.
 """
 
 import math

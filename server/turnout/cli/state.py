@@ -8,7 +8,7 @@ import typer
 
 from turnout.cli.options import DiskTarget, argument, flag
 from turnout.cli.output import facts, reporting
-from turnout.quantities import count_text, size_text
+from turnout.text.quantities import count_text, size_text
 
 if TYPE_CHECKING:
     from turnout.state.backup import Backup
@@ -51,7 +51,7 @@ def restore(
     file is not changed.
     """
     from turnout.cli.workspace import Workspace
-    from turnout.rollout.engine.peers import alive_seconds
+    from turnout.rollout.engine.exchange.peers import alive_seconds
     from turnout.state.backup import restore as restore_from
     from turnout.state.database.engine import Location
 

@@ -18,7 +18,7 @@ from turnout.config.settings import Settings
 from turnout.config.tls import LISTENERS
 from turnout.config.validation_errors import unknown_variable, validation_errors
 from turnout.errors import ConfigError, FieldViolation
-from turnout.toml import parse_toml
+from turnout.text.toml import parse_toml
 
 DEFAULT_FILE = Path("turnout.toml")
 PREFIX = "TURNOUT_"

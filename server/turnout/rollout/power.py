@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from turnout.rollout.evidence import ERRORS, GAMMA_0, GROUPS, LEAST_UNITS, Metric
 from turnout.rollout.evidence.dispersion import LEAST_SPREAD
 from turnout.rollout.plan import Plan, PlanStep
-from turnout.shares import share_text
+from turnout.text.shares import share_text
 
 ERROR_FACTORS = (2.0, 5.0, 10.0)
 SLOWDOWN = 1.2

@@ -14,8 +14,8 @@ from turnout.routing.policy import UNITS, Policy
 from turnout.routing.rollback import default_version
 from turnout.routing.selection.ranges import Range
 from turnout.routing.selection.selector import LATEST
-from turnout.shares import share_text
 from turnout.state.release_status import ReleaseStatus
+from turnout.text.shares import share_text
 
 _RANGES_IN_TEXT = 4
 

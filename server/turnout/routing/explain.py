@@ -13,7 +13,7 @@ from turnout.routing.split import Split
 from turnout.serving.data_plane.inference import Route
 from turnout.serving.versions.catalog import Catalog, ModelEntry
 from turnout.serving.versions.lifecycle import LifecycleState
-from turnout.shares import share_text
+from turnout.text.shares import share_text
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from rich.text import Text
 from turnout.cli.output import CommandOutput, ServerRefused, facts, reporting, table
 from turnout.cli.terminal_text import printable
 from turnout.errors import ConfigError, FieldViolation, InvalidTensor
-from turnout.quantities import size_text
+from turnout.text.quantities import size_text
 
 
 def test_json_output_is_json_whatever_the_numbers(capsys: pytest.CaptureFixture[str]) -> None:

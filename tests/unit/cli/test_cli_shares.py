@@ -3,7 +3,7 @@
 import pytest
 
 from turnout.errors import InvalidRequest
-from turnout.shares import read_part, read_share, share_text
+from turnout.text.shares import read_part, read_share, share_text
 
 
 @pytest.mark.parametrize(

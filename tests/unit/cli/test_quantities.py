@@ -2,7 +2,7 @@
 
 import pytest
 
-from turnout.quantities import count_text, number_text, seconds_text
+from turnout.text.quantities import count_text, number_text, seconds_text
 
 
 @pytest.mark.parametrize(

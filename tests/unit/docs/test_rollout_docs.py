@@ -19,7 +19,7 @@ from turnout.rollout.guards.guards import Guards
 from turnout.rollout.machine.attempt import Rollout
 from turnout.rollout.machine.measurements import ProbeOutcome
 from turnout.rollout.plan import ON_INSUFFICIENT, ON_NEWER, Plan, PlanStep, ShadowStage
-from turnout.shares import share_text
+from turnout.text.shares import share_text
 from turnout.web.report.formatting import duration_text
 
 DOCS = Path(__file__).parents[3] / "docs"

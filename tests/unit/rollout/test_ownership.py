@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 from rollout_values import BAD, GOOD, PLAN, begun, gone
 from turnout.rollout.clock import Instant
+from turnout.rollout.engine.exchange.server_ticks import ServerTick
 from turnout.rollout.engine.ownership import Ownership
-from turnout.rollout.engine.server_ticks import ServerTick
 from turnout.rollout.evidence import Count, Stratum
 from turnout.rollout.machine.attempt import Rollout
 from turnout.state.rollouts import RolloutRecord

@@ -8,7 +8,7 @@ import pytest
 from rollout_values import BAD, GOOD, S, begun, gone, reached
 from rollout_wire import replayed
 from turnout.rollout.engine.active_rollout import tick_records
-from turnout.rollout.engine.server_ticks import CollectedTicks
+from turnout.rollout.engine.exchange.server_ticks import CollectedTicks
 from turnout.rollout.machine.attempt import Rollout, RolloutState
 
 ENDS = replace(GOOD, in_force=True)

@@ -2,7 +2,7 @@
 
 import json
 
-from turnout.rollout.engine.server_ticks import ServerTick, gather
+from turnout.rollout.engine.exchange.server_ticks import ServerTick, gather
 from turnout.rollout.evidence import Count, Evidence, Stratum, Tick, errors
 from turnout.rollout.evidence.per_server import PerServer
 from turnout.rollout.guards.circuit_breaker import Outcomes, SlotRecord

@@ -23,7 +23,7 @@ from turnout.auth.identity import KINDS
 from turnout.auth.policy.policy import AccessPolicy, Grant, Limit
 from turnout.auth.roles import AccessRole, Scope, patterns
 from turnout.errors import ConfigError
-from turnout.toml import parse_toml
+from turnout.text.toml import parse_toml
 
 _TABLES = ("grant", "limit")
 _GRANT_KEYS = ("identities", "roles", "models")

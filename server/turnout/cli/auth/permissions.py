@@ -7,7 +7,7 @@ import typer
 
 from turnout.cli.options import ConfigOption, DiskTarget, JsonOption, argument, option
 from turnout.cli.output import facts, reporting
-from turnout.quantities import count_text
+from turnout.text.quantities import count_text
 
 if TYPE_CHECKING:
     from turnout.auth.identity import Identity

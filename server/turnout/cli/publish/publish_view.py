@@ -8,7 +8,6 @@ from rich.console import RenderableType
 from turnout.cli.output import facts
 from turnout.cli.publish.gates_view import gates_table
 from turnout.cli.releases.answers_view import answers_body, answers_line
-from turnout.quantities import size_text
 from turnout.registry.gates.gate import GateRefused, GateReport
 from turnout.registry.gates.reports import report_json
 from turnout.registry.publishing.publish import PublishResult
@@ -16,6 +15,7 @@ from turnout.registry.publishing.publish_options import PublishOptions
 from turnout.routing.default_answers import RoutingTable
 from turnout.serving.tensorrt.fallback import progress
 from turnout.state.release_status import ReleaseStatus
+from turnout.text.quantities import size_text
 
 if TYPE_CHECKING:  # these import SQLAlchemy, which a publish to a server does not need
     from turnout.cli.workspace import Workspace

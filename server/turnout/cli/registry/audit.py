@@ -8,13 +8,13 @@ from rich.text import Text
 
 from turnout.cli.workspace import Workspace
 from turnout.errors import ConfigError, UnavailableError
-from turnout.quantities import count_text
 from turnout.registry.storage.listing import Listing, Published
 from turnout.releases.adoption import adopt, unrecorded
 from turnout.state.audit import Audit
 from turnout.state.event_log.chain import Head
 from turnout.state.release_status import ReleaseStatus
 from turnout.state.store import StateStore
+from turnout.text.quantities import count_text
 
 
 @dataclass(frozen=True, slots=True)

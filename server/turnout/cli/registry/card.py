@@ -5,11 +5,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from turnout.cli.registry.description import Content, VersionDescription
-from turnout.quantities import size_text
 from turnout.registry.gates.reports import GateAttestation
 from turnout.registry.manifest.provenance import Provenance
 from turnout.registry.publishing.environment_record import SeenEnvironment
 from turnout.registry.publishing.evidence_records import EvidenceRecords
+from turnout.text.quantities import size_text
 
 _STATED = ("description", "authors", "licence", "notes")
 _ESCAPED = str.maketrans({c: f"\\{c}" for c in "\\`*_[]<>|#"})

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 from turnout.cli.cleanup import unwinding
 from turnout.cli.options import DiskTarget, argument
 from turnout.cli.output import facts, reporting, table
-from turnout.quantities import seconds_text, size_text
+from turnout.text.quantities import seconds_text, size_text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

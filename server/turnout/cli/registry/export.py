@@ -6,7 +6,7 @@ from typing import Annotated
 
 from turnout.cli.options import DiskTarget, argument, option
 from turnout.cli.output import facts, reporting
-from turnout.quantities import size_text
+from turnout.text.quantities import size_text
 
 
 def export(

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from turnout.cli.options import ServerTarget, VersionArgument, option
 from turnout.cli.output import CommandOutput, facts, reporting
-from turnout.quantities import size_text
+from turnout.text.quantities import size_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

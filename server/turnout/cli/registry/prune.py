@@ -7,7 +7,7 @@ import typer
 
 from turnout.cli.options import ActorOption, DiskTarget, argument, flag, option
 from turnout.cli.output import NO_VERSION, reporting, table
-from turnout.quantities import count_text, size_text
+from turnout.text.quantities import count_text, size_text
 
 if TYPE_CHECKING:
     from turnout.releases.prune_plan import PruningDecision

@@ -10,8 +10,8 @@ from turnout.cli.output import facts, table
 from turnout.cli.publish.gates_view import gates_table
 from turnout.cli.registry.card import latest_reports, provenance_lines, report_line, seen_line
 from turnout.cli.registry.description import VersionDescription
-from turnout.quantities import seconds_text, size_text
 from turnout.registry.manifest.manifest import metadata_text
+from turnout.text.quantities import seconds_text, size_text
 
 _STYLES = {"released": "green", "yanked": "red", "ready": "green", "failed": "bold red"}
 _DIGEST_SHOWN = len("sha256:") + 12

@@ -10,7 +10,7 @@ from rich.text import Text
 from turnout.cli.options import ActorOption, DiskTarget, argument, option
 from turnout.cli.output import NO_VERSION, reporting, table
 from turnout.errors import DigestMismatch, TurnoutError
-from turnout.quantities import count_text, size_text
+from turnout.text.quantities import count_text, size_text
 
 if TYPE_CHECKING:
     from turnout.cli.registry.audit import LogAudit

@@ -8,8 +8,8 @@ from rich.table import Table
 
 from turnout.cli.output import table
 from turnout.cli.traffic.policy_text import policy_text
-from turnout.quantities import size_text
 from turnout.routing.policy import UNITS, readable
+from turnout.text.quantities import size_text
 
 if TYPE_CHECKING:  # imports SQLAlchemy, which is not needed to ask a server
     from turnout.state.event_log.events import Event

@@ -89,7 +89,7 @@ def _command(
     from turnout.cli.releases.answers_view import read_answers, show_change
     from turnout.cli.rollout.view import rollout_body, sentence
     from turnout.cli.workspace import actor_or_login
-    from turnout.shares import read_share
+    from turnout.text.shares import read_share
     from turnout_proto.v1 import rollout_pb2 as pb
 
     with reporting(as_json=target.as_json) as out:

@@ -10,9 +10,9 @@ from rich.text import Text
 from turnout.cli.messages import message_body
 from turnout.cli.output import facts, table
 from turnout.cli.rollout.probe_view import configured_table
-from turnout.quantities import number_text
 from turnout.rollout.power import LEAST_ERROR_RATE
-from turnout.shares import share_text
+from turnout.text.quantities import number_text
+from turnout.text.shares import share_text
 from turnout.web.report.formatting import duration_text
 from turnout.web.report.replay import read_plan_json
 from turnout_proto.v1 import rollout_pb2 as pb

@@ -17,9 +17,9 @@ from turnout.cli.rollout.follow import FINAL, follow
 from turnout.cli.rollout.probe_view import measured_table
 from turnout.cli.rollout.view import bar, event_line, events_table, state_text
 from turnout.cli.terminal_text import escaped, printable
-from turnout.quantities import number_text
 from turnout.rollout.plan import Plan
-from turnout.shares import share_text
+from turnout.text.quantities import number_text
+from turnout.text.shares import share_text
 from turnout.web.report.formatting import duration_text
 from turnout.web.report.replay import read_plan_json
 from turnout_proto.v1 import rollout_pb2 as pb

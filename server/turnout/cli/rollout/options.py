@@ -76,7 +76,7 @@ class PlanOptions(OptionGroup):
         from turnout.cli.durations import read_duration
         from turnout.cli.rollout.plan_file import read_guard, read_plan_file, read_shadow, read_steps
         from turnout.errors import ConfigError
-        from turnout.shares import read_share
+        from turnout.text.shares import read_share
 
         body = {} if self.file is None else read_plan_file(self.file)
         plain = {

@@ -15,8 +15,8 @@ from turnout.registry.storage.files import read_named
 from turnout.rollout.guards.circuit_breaker import Breaker
 from turnout.rollout.guards.guards import Guards
 from turnout.rollout.plan import RETIRED, PlanStep, ShadowStage
-from turnout.shares import read_share
-from turnout.toml import parse_toml
+from turnout.text.shares import read_share
+from turnout.text.toml import parse_toml
 
 _UNKNOWN = "unknown; there are "
 

@@ -13,8 +13,8 @@ from turnout.cli.messages import message_body
 from turnout.cli.output import facts, table
 from turnout.cli.rollout.follow import FINAL
 from turnout.cli.rollout.probe_view import measured_table
-from turnout.quantities import number_text
-from turnout.shares import share_text
+from turnout.text.quantities import number_text
+from turnout.text.shares import share_text
 from turnout.web.report.explain import Finding, RolloutExplanation, status_sentence
 from turnout.web.report.formatting import duration_text
 from turnout.web.report.replay import Replay

@@ -29,10 +29,10 @@ from turnout.config.rendering import redacted
 from turnout.config.repository_url import NO_STATE, RepositoryUrl
 from turnout.errors import ConfigError, TurnoutError
 from turnout.host import cpu, memory
-from turnout.quantities import count_text, size_text
 from turnout.serving.sessions import cuda_driver as cuda
 from turnout.serving.sessions.providers import CPU, CUDA, TENSORRT, missing_cuda_libraries, probe, start_runtime
 from turnout.state.database.engine import Database, Location
+from turnout.text.quantities import count_text, size_text
 from turnout.tls.certificates import read_identity
 from turnout.tls.identity import utc_text
 

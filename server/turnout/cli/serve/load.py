@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from turnout.cli.options import ServerTarget, TimeoutOption, VersionArgument
 from turnout.cli.output import CommandOutput, reporting
-from turnout.quantities import seconds_text
+from turnout.text.quantities import seconds_text
 
 if TYPE_CHECKING:
     from turnout.cli.connection import Server

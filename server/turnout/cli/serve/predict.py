@@ -7,7 +7,7 @@ import typer
 
 from turnout.cli.options import ServerTarget, argument, option
 from turnout.cli.output import CommandOutput, facts, reporting, table
-from turnout.quantities import seconds_text
+from turnout.text.quantities import seconds_text
 
 if TYPE_CHECKING:
     from turnout_client import Prediction

@@ -10,8 +10,8 @@ from rich.text import Text
 from turnout.cli.output import table
 from turnout.cli.rollout.view import state_text
 from turnout.cli.top.rates import SHADOW, ActivityRow, Picture
-from turnout.quantities import number_text, seconds_text
-from turnout.shares import share_text
+from turnout.text.quantities import number_text, seconds_text
+from turnout.text.shares import share_text
 from turnout.web.report.formatting import duration_text
 from turnout_proto.v1.rollout_pb2 import Rollout
 

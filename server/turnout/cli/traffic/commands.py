@@ -63,7 +63,7 @@ def set_(
     canary stay with it.
     """
     from turnout.errors import InvalidRequest
-    from turnout.shares import read_part
+    from turnout.text.shares import read_part
     from turnout_proto.v1 import traffic_pb2 as pb
 
     def call(control: "ControlServiceStub", asked: "pb.TrafficChange") -> "pb.TrafficState":
@@ -90,7 +90,7 @@ def ramp(
     target: ServerTarget = ServerTarget(),
 ) -> None:
     """Change the share of one canary; everything else stays the same."""
-    from turnout.shares import read_part
+    from turnout.text.shares import read_part
     from turnout_proto.v1 import traffic_pb2 as pb
 
     def call(control: "ControlServiceStub", asked: "pb.TrafficChange") -> "pb.TrafficState":

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from turnout.shares import share_text
+from turnout.text.shares import share_text
 
 
 def policy_text(

@@ -10,7 +10,7 @@ from rich.text import Text
 from turnout.cli.messages import message_body
 from turnout.cli.output import facts, table
 from turnout.cli.serve.inputs import array_body, dtype_name, summary
-from turnout.shares import share_text
+from turnout.text.shares import share_text
 from turnout_proto import tensors
 from turnout_proto.v1 import traffic_pb2 as pb
 

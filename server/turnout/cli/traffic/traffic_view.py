@@ -10,7 +10,7 @@ from turnout.cli.messages import message_body
 from turnout.cli.output import table
 from turnout.cli.releases.answers_view import answers_body, answers_line, read_answers
 from turnout.cli.traffic.policy_text import policy_text
-from turnout.shares import share_text
+from turnout.text.shares import share_text
 from turnout_proto.v1 import prediction_pb2
 from turnout_proto.v1 import traffic_pb2 as pb
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from rich.console import RenderableType
 
 from turnout.cli.output import table
-from turnout.quantities import seconds_text
 from turnout.serving.tuning.comparison import ENDS, End, Findings, Result
+from turnout.text.quantities import seconds_text
 
 _SOURCES = {
     "golden": "its golden cases, one row per request",

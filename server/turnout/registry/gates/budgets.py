@@ -1,11 +1,11 @@
 """The gates `latency` and `memory`: compare a version's costs with its parent's, measured on the same machine."""
 
 from turnout.errors import TurnoutError
-from turnout.quantities import seconds_text
 from turnout.registry.gates.comparison import golden_files, parent_examined
 from turnout.registry.gates.gate import Candidate, GateOutcome, GateVerdict, failure_verdict
 from turnout.registry.gates.plan import LatencyOptions, MemoryOptions
 from turnout.registry.gates.running import SandboxGate, attempted
+from turnout.text.quantities import seconds_text
 
 _MIB = 1 << 20
 

@@ -23,7 +23,7 @@ from typing import Any
 
 from turnout.errors import ConfigError
 from turnout.registry.storage.files import explain, read_small
-from turnout.toml import parse_toml
+from turnout.text.toml import parse_toml
 
 PLAN_FILE = "gates.toml"
 MAX_PLAN_BYTES = 1 << 16

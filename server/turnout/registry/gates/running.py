@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from turnout.errors import TurnoutError
-from turnout.quantities import seconds_text
 from turnout.registry.compatibility.sandbox import Sandbox, SandboxReport
 from turnout.registry.gates.comparison import examined, golden_paths
 from turnout.registry.gates.gate import Candidate, GateOutcome, GateVerdict, failure_verdict
 from turnout.registry.gates.plan import BatchabilityOptions, DeterminismOptions, LoadOptions, OnFailure
+from turnout.text.quantities import seconds_text
 
 _MIB = 1 << 20
 

@@ -50,7 +50,7 @@ from turnout.registry.publishing.tables import (
     read_text,
 )
 from turnout.registry.storage.files import explain, open_outside, read_small
-from turnout.toml import parse_toml
+from turnout.text.toml import parse_toml
 
 MAX_METADATA_BYTES = 1 << 18
 MAX_LOCK_BYTES = 64 << 20

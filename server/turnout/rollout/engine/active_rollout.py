@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Self
 
 from turnout.rollout.counters import ClosedTick, Counters
-from turnout.rollout.engine.server_ticks import CollectedTicks, ServerTick, gather
+from turnout.rollout.engine.exchange.server_ticks import CollectedTicks, ServerTick, gather
 from turnout.rollout.evidence import Count
 from turnout.rollout.machine.attempt import Rollout, RolloutHistoryEntry
 from turnout.rollout.thresholds import rules_of

@@ -21,14 +21,14 @@ from turnout.rollout.clock import TickSchedule
 from turnout.rollout.engine.active_rollout import ActiveRollout, tick_records
 from turnout.rollout.engine.commits import RolloutCommits
 from turnout.rollout.engine.enforcement import Enforcement
+from turnout.rollout.engine.exchange.peers import OtherServer
+from turnout.rollout.engine.exchange.tick_exchange import TickExchange
 from turnout.rollout.engine.operators.commands import RolloutCommands
-from turnout.rollout.engine.peers import OtherServer
 from turnout.rollout.engine.policy_origin import accept_policy, set_by_rollout
 from turnout.rollout.engine.ports import ExternalChecks, LiveState, RolloutStore
 from turnout.rollout.engine.rollbacks import Rollbacks
 from turnout.rollout.engine.running_rollouts import RunningRollouts
 from turnout.rollout.engine.store_timeouts import TICK_WAIT, StoreTimeout
-from turnout.rollout.engine.tick_exchange import TickExchange
 from turnout.rollout.engine.unrecorded_rollbacks import DiversionFiles, Diversions
 from turnout.rollout.engine.writer import EventReporter, RolloutWriter
 from turnout.rollout.machine import machine, overrides

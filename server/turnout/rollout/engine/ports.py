@@ -13,7 +13,7 @@ from turnout.registry.manifest.signature import Signature
 from turnout.rollout.changes.model_snapshot import ModelSnapshot
 from turnout.rollout.counters import ClosedTick
 from turnout.rollout.engine.active_rollout import ActiveRollout
-from turnout.rollout.engine.server_ticks import CollectedTicks
+from turnout.rollout.engine.exchange.server_ticks import CollectedTicks
 from turnout.rollout.machine.analysis_verdict import Analysis
 from turnout.rollout.machine.attempt import Rollout
 from turnout.rollout.machine.machine import Facts

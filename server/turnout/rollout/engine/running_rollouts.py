@@ -10,8 +10,8 @@ from structlog.typing import FilteringBoundLogger
 
 from turnout.errors import TurnoutError
 from turnout.rollout.clock import Instant, TickSchedule
+from turnout.rollout.engine.exchange.peers import OtherServers
 from turnout.rollout.engine.ownership import Ownership
-from turnout.rollout.engine.peers import OtherServers
 from turnout.rollout.engine.ports import LiveState, RolloutStore
 from turnout.rollout.engine.store_timeouts import StoreTimeout
 from turnout.rollout.engine.unrecorded_rollbacks import Diversions

@@ -7,7 +7,7 @@ from turnout.rollout.machine.attempt import Moved, Pause, Rollout, RolloutHistor
 from turnout.rollout.machine.confirmation import Confirmation, Reply
 from turnout.rollout.machine.measurements import NOT_ASKED, Measurement, ProbeOutcome, ProbeRecord
 from turnout.rollout.machine.overrides import pause, step_to
-from turnout.shares import share_text
+from turnout.text.shares import share_text
 
 
 @dataclass(frozen=True, slots=True)

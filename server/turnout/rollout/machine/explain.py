@@ -2,11 +2,11 @@
 
 import math
 
-from turnout.quantities import number_text
 from turnout.rollout.evidence import LEAST_UNITS, Evidence
 from turnout.rollout.machine.analysis_verdict import unconfirmed, unmeasured
 from turnout.rollout.machine.attempt import STEPPING, Rollout
-from turnout.shares import share_text
+from turnout.text.quantities import number_text
+from turnout.text.shares import share_text
 
 _KEYED_REQUESTS, _KEYED_RATIO = 20, 20
 """An arm with less than a twentieth of the traffic that its share would give it is too small to compare with."""

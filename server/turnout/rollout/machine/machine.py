@@ -34,7 +34,7 @@ from turnout.rollout.machine.attempt import (
 from turnout.rollout.machine.confirmation import Confirmation
 from turnout.rollout.machine.explain import counts_text, server_verdict_text, unseen, verdict_text
 from turnout.rollout.machine.overrides import abort, pause, roll_back
-from turnout.shares import share_text
+from turnout.text.shares import share_text
 
 _S = RolloutState
 _NONE = Count()

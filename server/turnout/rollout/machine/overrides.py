@@ -16,7 +16,7 @@ from turnout.rollout.machine.attempt import (
     refuse_final,
 )
 from turnout.rollout.machine.confirmation import Reply
-from turnout.shares import share_text
+from turnout.text.shares import share_text
 
 _S = RolloutState
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 
 from turnout.rollout.engine.engine import RolloutEngine
-from turnout.rollout.engine.peers import OtherServer
+from turnout.rollout.engine.exchange.peers import OtherServer
 from turnout.rollout.reporting.messages import rollout_message, timestamp
 from turnout.rpc.catalog import RELEASE_STATUSES, STATES
 from turnout.rpc.control.pooled import pooled_activity

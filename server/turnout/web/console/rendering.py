@@ -8,8 +8,8 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
-from turnout.quantities import size_text
 from turnout.registry.manifest.manifest import metadata_text
+from turnout.text.quantities import size_text
 from turnout.web.report.page import templates
 
 HEADERS = {

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from turnout.rollout.machine.attempt import STEPPING
 from turnout.rollout.plan import Plan
-from turnout.shares import share_text
+from turnout.text.shares import share_text
 from turnout.web.report.formatting import duration_text
 from turnout_proto.v1 import rollout_pb2 as pb
 

@@ -4,12 +4,12 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from turnout.quantities import number_text, seconds_text
 from turnout.rollout.evidence import LEAST_BAD, Fitness, Metric
 from turnout.rollout.machine.attempt import STEPPING
 from turnout.rollout.machine.explain import few_units_text
 from turnout.rollout.plan import Plan
-from turnout.shares import share_text
+from turnout.text.quantities import number_text, seconds_text
+from turnout.text.shares import share_text
 from turnout.web.report.formatting import duration_text
 from turnout.web.report.replay import Seen
 from turnout_proto.v1 import rollout_pb2 as pb

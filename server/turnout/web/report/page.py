@@ -10,11 +10,11 @@ from typing import Any, Self
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from turnout.quantities import number_text, seconds_text
 from turnout.rollout.evidence import Evidence
 from turnout.rollout.plan import Plan
-from turnout.shares import share_text
 from turnout.telemetry.histogram import LATENCY_BOUNDS
+from turnout.text.quantities import number_text, seconds_text
+from turnout.text.shares import share_text
 from turnout.web.report.colours import version_colours
 from turnout.web.report.explain import explain
 from turnout.web.report.formatting import duration_text, ticked

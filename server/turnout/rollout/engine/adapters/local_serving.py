@@ -13,9 +13,9 @@ from turnout.registry.manifest.signature import Signature
 from turnout.rollout.changes.model_snapshot import ModelSnapshot, answers_with_rollouts
 from turnout.rollout.counters import ClosedTick, Place, SlotsInForce
 from turnout.rollout.engine.active_rollout import ActiveRollout
+from turnout.rollout.engine.exchange.server_ticks import CollectedTicks
 from turnout.rollout.engine.policy_origin import newer_baseline, policy_text, set_by_others
 from turnout.rollout.engine.ports import TrafficChange
-from turnout.rollout.engine.server_ticks import CollectedTicks
 from turnout.rollout.evidence import Count
 from turnout.rollout.machine.attempt import STEPPING, Rollout, RolloutState
 from turnout.rollout.machine.desired_policy import desired_policy

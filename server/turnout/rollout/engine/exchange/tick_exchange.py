@@ -10,7 +10,7 @@ from structlog.typing import FilteringBoundLogger
 
 from turnout.errors import UnavailableError
 from turnout.rollout.engine.active_rollout import ActiveRollout
-from turnout.rollout.engine.peers import read_parts
+from turnout.rollout.engine.exchange.peers import read_parts
 from turnout.rollout.engine.ports import LiveState, RolloutStore
 from turnout.rollout.engine.running_rollouts import RunningRollouts
 from turnout.rollout.engine.store_timeouts import StoreTimeout

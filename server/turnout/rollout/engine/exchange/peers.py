@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from turnout.rollout.engine.server_ticks import ServerTick
+from turnout.rollout.engine.exchange.server_ticks import ServerTick
 from turnout.rollout.machine.attempt import Rollout
 from turnout.state.servers import CountRecord, ServersSnapshot
 

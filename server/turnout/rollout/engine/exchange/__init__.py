@@ -1,0 +1,1 @@
+"""What servers on one state store tell one another about their rollouts."""

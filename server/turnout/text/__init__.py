@@ -1,0 +1,1 @@
+"""Numbers, shares and TOML documents as text."""
