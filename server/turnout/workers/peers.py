@@ -16,7 +16,7 @@ from turnout.workers.member import Member
 _LOAD_SECONDS = 3600.0
 """Timeout in seconds for a load. Practically unlimited, since the caller's deadline ends the wait."""
 
-_FOLLOW_SECONDS = 2.0
+_FOLLOW_SECONDS = 5.0
 """Timeout in seconds for the other workers to apply a change. They soon find it in the state store in any case."""
 
 _TELL_SECONDS = 2.0

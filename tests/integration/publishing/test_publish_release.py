@@ -36,12 +36,15 @@ def file(tmp_path):
 async def followed(server, models) -> None:
     """Waits until the server has followed its state store."""
     with StateStore.open(Settings(models=models).state_url) as store:
-        revision = store.revision()
+        revision, published = store.revision(), [version for model, version in store.published() if model == "m"]
     await settled(lambda: server.services.manager._inventory.revision >= revision)
     await server.services.traffic.refresh()
-    await settled(
-        lambda: all(e.handle for e in server.services.catalog.snapshot.model("m").versions.values()), limit=120
-    )
+
+    def loaded() -> bool:
+        known = server.services.catalog.snapshot.model("m").versions.values()
+        return len(known) == len(published) and all(entry.handle for entry in known)  # its files may be found later
+
+    await settled(loaded, limit=120)
 
 
 @pytest.mark.parametrize("local", [False, True], ids=["server", "store"])

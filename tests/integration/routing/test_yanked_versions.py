@@ -184,7 +184,7 @@ async def test_a_rollout_of_a_version_that_was_yanked_in_this_moment_is_not_begu
     await put(server, policy("1.0.0"))
     await asyncio.to_thread(services.release_writer.yank, "m", TWO, actor="ada", reason="it leaks")
     # What the server knew a moment before: it looks at its own snapshot first, which may be older than the yank.
-    monkeypatch.setattr(services.rollouts._serving, "refusals", lambda model, candidate: [])
+    monkeypatch.setattr(services.rollouts._serving, "_known_refusals", lambda model, candidate: [])
     with pytest.raises(ChangeRefused, match=r"^2\.0\.0 of m was yanked$"):
         await services.rollouts.commands.start("m", TWO, plan, "ada", "")
     assert services.rollouts.running == []

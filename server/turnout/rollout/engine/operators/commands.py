@@ -122,13 +122,12 @@ class RolloutCommands:
             async with self._rollouts.exclusive():
                 try:
                     await self._rollouts.reconcile(_COMMAND_WAIT, mine=model)
+                    await self._rollouts.follow(seconds_until(until))  # another server may have changed the policy
                 except UnavailableError:
                     self._ownership.take(model)  # in the state known here: a rollback does not wait for the store
                     if not self._ownership.of(model):
                         await self._rollouts.reconcile(seconds_until(until), mine=model, patient=True)
                 active = self._ownership.named(model, attempt)
-                if resume:  # the policy that it accepts may have been changed on another server
-                    await self._rollouts.follow(seconds_until(until))
                 before = active.rollout
                 refuse_stale(before.candidate, before.epoch, str(before.state), expected_epoch)
                 applied, _ = self._serving.in_force(model)
