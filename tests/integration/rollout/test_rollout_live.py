@@ -19,6 +19,8 @@ X = np.ones((1, 4), np.float32)
 SURE_SOONER = QUICK | {"alpha": 1e-6, "beta": 0.5}
 """A good candidate is sure enough of its p90 after some hundred requests instead of 2,600, and is never rolled back."""
 
+EVERY_STEP = ["start", "validating", *("ramping", "soaking", "deciding") * 2, "promoting", "watching", "succeeded"]
+
 
 @pytest.fixture
 def start_pair(publish_model, start_server):
@@ -48,13 +50,30 @@ async def test_a_good_candidate_is_promoted_through_every_step_with_no_failed_re
     assert last.state == "succeeded", last
     assert not seen.codes
     assert await baseline_of(server) == "1.1.0"
-    kinds = [event.kind for event in last.events]
-    assert kinds == [
-        "start", "validating", *("ramping", "soaking", "deciding") * 2, "promoting", "watching", "succeeded",
-    ]  # fmt: skip
+    assert [event.kind for event in last.events] == EVERY_STEP
     assert last.events[0].actor == "ann"
     metrics = await scrape(server)
     assert metrics["turnout_rollout_verdicts_total", "model=m", "verdict=succeeded"] == 1
+
+
+async def test_no_step_is_recorded_twice_although_a_change_of_the_traffic_holds_before_it_ends(
+    start_pair, monkeypatch
+) -> None:
+    """The tick that changed it has stopped waiting, and the rollout has moved on."""
+    server = await start_pair(scaled(2), scaled(2))
+    serving = server.services.rollouts._serving
+    apply = serving.apply
+
+    async def slowly(model, change) -> None:
+        await apply(model, change)
+        await asyncio.sleep(1.5)
+
+    monkeypatch.setattr(serving, "apply", slowly)
+    async with clients(server, lambda _: request("m", x=X), pause=0.005):
+        await start(server, "1.1.0", SURE_SOONER)
+        last = (await until(server, in_state(*FINAL)))[-1]
+    assert last.state == "succeeded", last
+    assert [event.kind for event in last.events] == EVERY_STEP
 
 
 async def rolled_back(server, make, plan=QUICK, **load):

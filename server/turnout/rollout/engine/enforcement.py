@@ -183,7 +183,8 @@ class Enforcement:
             statuses[rollout.candidate] = ReleaseStatus.CANDIDATE if aborting else ReleaseStatus.RELEASED
         wanted = TrafficChange(desired, change, rollout.attempt, active.number, statuses)
         await self._serving.apply(rollout.model, wanted)
-        active.rollout = accept_policy(rollout, self._serving.in_force(rollout.model)[0])
+        # If that took longer than a tick waits, the rollout has moved on meanwhile.
+        active.rollout = accept_policy(active.rollout, self._serving.in_force(rollout.model)[0])
 
     async def _redraw_twin(self, active: ActiveRollout, seconds: float) -> None:
         """Gives the twin other keys, because it gets hardly any requests with a key."""
