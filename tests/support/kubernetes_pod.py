@@ -156,6 +156,8 @@ def running(
     environment = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "TMPDIR": str(paths["/tmp"])}
     environment |= {key: here(value) for key, value in image_environment().items()}
     environment[KEEP_PRIORITY] = "1"  # as every server under test: see conftest.py
+    if not control:  # the default port is the container's own, and here two of them may run at the same time
+        environment["TURNOUT_CONTROL"] = f"127.0.0.1:{free_port()}"
     for variable in container.get("env", []):
         environment[variable["name"]] = here(_value(variable, secrets or {}, name))
     security = {**spec.get("securityContext", {}), **container["securityContext"]}
