@@ -94,9 +94,14 @@ def load(
     repository.verify(manifest.model, manifest.version, expected=published.digest)
     directory = repository.directory(manifest.model, manifest.version)
     names = _providers(runtime)
-    into_memory = functools.partial(
-        _into_memory, directory, published, settings, warmup_runs, supervision, processes, began
-    )
+
+    def into_memory(names: Sequence[str], on_loaded: Callable[[], None]) -> LoadedVersion:
+        with MEMORY_GROWTH.measuring(_devices(names, runtime), manifest.size) as growth:
+            loaded = _into_memory(
+                directory, published, settings, warmup_runs, supervision, processes, began, names, on_loaded
+            )
+        return replace(loaded, memory_bytes=growth.memory)
+
     if names[0] == providers.TENSORRT:
         return _with_engines(published, runtime, names, into_memory, LoadProgress(on_loaded, on_stage))
     return into_memory(names, on_loaded)
@@ -151,26 +156,9 @@ def _into_memory(
     names: Sequence[str],
     on_loaded: Callable[[], None],
 ) -> LoadedVersion:
-    """Loads a version with the given providers, and measures its memory. Arguments and errors are those of `load`."""
-    with MEMORY_GROWTH.measuring(_devices(names, settings.runtime), published.manifest.size) as growth:
-        loaded = _loaded(directory, published, settings, warmup_runs, supervision, processes, began, names, on_loaded)
-    return replace(loaded, memory_bytes=growth.memory)
-
-
-def _loaded(
-    directory: Path,
-    published: Published,
-    settings: ModelSettings,
-    warmup_runs: int,
-    supervision: Supervision,
-    processes: Processes,
-    began: float,
-    names: Sequence[str],
-    on_loaded: Callable[[], None],
-) -> LoadedVersion:
-    """Loads a version with the given providers. Arguments and errors are those of `load`."""
+    """Loads a version with the given providers. Arguments and errors are those of `load`, which measures the memory."""
     runtime, manifest = settings.runtime, published.manifest
-    on_gpu = names[0] != providers.CPU
+    on_gpu, devices = names[0] != providers.CPU, _devices(names, runtime)
     if on_gpu:
         _fit(manifest.size, int(runtime.arena_limit_bytes))
     graph = read_graph(directory / MODEL_FILE)
@@ -214,7 +202,7 @@ def _loaded(
             warm_up(run, plan, outputs, warmup_runs, pays)
         if pays:
             plan = paying_plan(plan, warmth)
-        parallel = len(_devices(names, runtime)) if on_gpu else _parallel_runs(runtime, count)
+        parallel = len(devices) if on_gpu else _parallel_runs(runtime, count)
         plan = divided_plan(plan, warmth, parallel)
         in_force = PlanInForce(plan)
         if sessions and sessions[0].captures:
@@ -236,7 +224,7 @@ def _loaded(
             inline_bytes = 0
         if pool is not None:
             pool.serve(None if plan.sample is None or not warmup_runs else (plan.sample, outputs))
-            runners = _pooled(pool, count * len(_devices(names, runtime)))
+            runners = _pooled(pool, count * len(devices))
         else:
             runners = prepared or _runners(sessions, on_gpu and bindable(manifest.signature), count)
     except BaseException:
