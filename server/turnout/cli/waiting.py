@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from turnout.serving.tensorrt.fallback import progress
+from turnout.text.quantities import progress_text
 
 
 @contextmanager
@@ -24,7 +24,7 @@ def progress_notes(say: Callable[[str], None], what: str, every: float) -> Itera
 
     def tell() -> None:
         while not ended.wait(every):
-            say(progress(what, time.monotonic() - began))
+            say(progress_text(what, time.monotonic() - began))
 
     telling = threading.Thread(target=tell, name="waiting", daemon=True)
     telling.start()

@@ -203,9 +203,8 @@ def listen(
         ConfigError: The address cannot be bound, or the transport does not support the TLS settings.
     """
     if address.port and not shared:
-        listening_socket.listen(
-            address
-        ).close()  # if the port is in use, the gRPC core would write a line of its own to standard error
+        # If the port is in use, the gRPC core would write a line of its own to standard error.
+        listening_socket.listen(address).close()
     return GrpcioListener(
         methods, address, [*_options(settings, shared), ("grpc.enable_channelz", int(channelz))], log, identity
     )

@@ -231,7 +231,7 @@ class ReleaseStore:
         return Version.parse(known[tag])
 
     def tag_history(self, model: str, tag: str) -> list[Event]:
-        """Returns the last changes of a tag, newest first; empty if the tag never existed."""
+        """Returns the last 100 changes of a tag, newest first; empty if the tag never existed."""
         with self._database.reading() as connection:
             return events.latest(connection, model, 100, _TAG_KINDS, tag)
 

@@ -19,6 +19,17 @@ def seconds_text(seconds: float) -> str:
     return f"{number_text(seconds / unit)} {name}"
 
 
+def progress_text(stage: str, seconds: float) -> str:
+    """Returns a stage in progress with its duration, such as `building TensorRT engines, for 2 min 10 s`."""
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{stage}, for {f'{minutes} min ' if minutes else ''}{rest} s"
+
+
+def rate_text(rate: float) -> str:
+    """Returns a number of requests per second, such as `0.25` or `25,900`, without an exponent from 100 on."""
+    return f"{rate:,.0f}" if rate >= 100 else number_text(rate)
+
+
 def count_text(count: int, noun: str) -> str:
     """Returns a count with its noun, such as `1 model` or `1,200 models`."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"

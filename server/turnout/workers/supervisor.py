@@ -271,10 +271,8 @@ class Supervisor:
             try:
                 await link.ask("ping", bound=_HUNG_SECONDS)
             except TurnoutError:
-                if (
-                    link.closed.done() or self._stopping.is_set()
-                ):  # it ends, or is killed when its time to drain is over
-                    continue
+                if link.closed.done() or self._stopping.is_set():
+                    continue  # it ends, or is killed when its time to drain is over
                 self._log.error("a worker hangs, and is killed", worker=worker.index, seconds=_HUNG_SECONDS)
                 process.kill()
 

@@ -13,7 +13,8 @@ from turnout.cancellation import Cancellation, WorkCancelled
 from turnout.errors import ModelFailure, ModelTimedOut, UnavailableError
 from turnout.serving.loading.progress import LoadProgress
 from turnout.serving.tensorrt.build import EngineBuilds
-from turnout.serving.tensorrt.fallback import Fallback, allowance, builds_engines, fallback, progress
+from turnout.serving.tensorrt.fallback import Fallback, allowance, builds_engines, fallback
+from turnout.text.quantities import progress_text
 
 BOUND = 30.0
 
@@ -147,7 +148,7 @@ def test_time_is_allowed_for_engines_only_where_they_are_built(wanted: list[str]
     ("seconds", "expected"), [(0.0, "0 s"), (59.9, "59 s"), (60.0, "1 min 0 s"), (3725.0, "62 min 5 s")]
 )
 def test_how_long_a_stage_goes_on_is_told(seconds: float, expected: str) -> None:
-    assert progress("building TensorRT engines", seconds) == f"building TensorRT engines, for {expected}"
+    assert progress_text("building TensorRT engines", seconds) == f"building TensorRT engines, for {expected}"
 
 
 def test_nothing_of_a_try_is_told_once_it_was_given_up_and_loaded_is_told_once() -> None:

@@ -13,9 +13,8 @@ from turnout.registry.gates.reports import report_json
 from turnout.registry.publishing.publish import PublishResult
 from turnout.registry.publishing.publish_options import PublishOptions
 from turnout.routing.default_answers import RoutingTable
-from turnout.serving.tensorrt.fallback import progress
 from turnout.state.release_status import ReleaseStatus
-from turnout.text.quantities import size_text
+from turnout.text.quantities import progress_text, size_text
 
 if TYPE_CHECKING:  # these import SQLAlchemy, which a publish to a server does not need
     from turnout.cli.workspace import Workspace
@@ -154,4 +153,4 @@ def gate_text(gate: str, seconds: float) -> str:
         seconds: How long it has run; not shown below a second.
     """
     stage = f"publishing: gate {gate}" if gate else "publishing"
-    return progress(stage, seconds) if seconds >= 1 else stage
+    return progress_text(stage, seconds) if seconds >= 1 else stage

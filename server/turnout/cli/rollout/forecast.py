@@ -11,7 +11,7 @@ from turnout.cli.messages import message_body
 from turnout.cli.output import facts, table
 from turnout.cli.rollout.probe_view import configured_table
 from turnout.rollout.power import LEAST_ERROR_RATE
-from turnout.text.quantities import number_text
+from turnout.text.quantities import number_text, rate_text
 from turnout.text.shares import share_text
 from turnout.web.report.formatting import duration_text
 from turnout.web.report.replay import read_plan_json
@@ -72,9 +72,8 @@ def forecast_lines(response: pb.PlanRolloutResponse, model: str, version: str) -
     yield ""
     least = response.error_rate <= LEAST_ERROR_RATE
     fails = f"{number_text(response.error_rate * 100)}%{' (the least that is assumed)' if least else ''}"
-    rate = response.requests_per_second
-    speed = f"{rate:,.0f}" if rate >= 100 else number_text(rate)
-    yield Text(f"What it could detect, at {speed} requests a second of which the baseline fails {fails}", "bold")
+    rate = rate_text(response.requests_per_second)
+    yield Text(f"What it could detect, at {rate} requests a second of which the baseline fails {fails}", "bold")
     effects = [d.effect for d in response.power[0].detections] if response.power else []
     yield table(("", "WEIGHT", "SOAK", *(e.upper() for e in effects)), map(_power_row, response.power))
     if response.power:

@@ -10,7 +10,7 @@ from rich.text import Text
 from turnout.cli.output import table
 from turnout.cli.rollout.view import state_text
 from turnout.cli.top.rates import SHADOW, ActivityRow, Picture
-from turnout.text.quantities import number_text, seconds_text
+from turnout.text.quantities import number_text, rate_text, seconds_text
 from turnout.text.shares import share_text
 from turnout.web.report.formatting import duration_text
 from turnout_proto.v1.rollout_pb2 import Rollout
@@ -188,16 +188,12 @@ _COLUMNS = (
 
 
 def _rate(rate: float | None) -> str:
-    if rate is None:
-        return _NOT_KNOWN
-    return f"{rate:,.0f}" if rate >= 100 else number_text(rate)
+    return _NOT_KNOWN if rate is None else rate_text(rate)
 
 
 def _time(seconds: float | None) -> str:
     """Returns a latency with three digits, such as `430 µs`, `12.5 ms` or `1.25 s`."""
-    if seconds is None:
-        return _NOT_KNOWN
-    return seconds_text(seconds)
+    return _NOT_KNOWN if seconds is None else seconds_text(seconds)
 
 
 def _percent(share: float) -> str:

@@ -140,12 +140,14 @@ class RecentSequences(Generic[K]):
         everything_bad = ((near[..., 1] == near[..., 0]) & (near[..., 1] > 0)).any(-1)
         # What is bad more often now than on the whole is a burst, and seen whole in its own runs.
         quiet = _share_bad(near) <= _share_bad(pooled)
-        before, now = _dispersions(names, pooled), dict(zip(names, clusters.tolist(), strict=True))
+        pooled_runs = _dispersions(names, pooled)
         for index, name in enumerate(names):
-            if not everything_bad[index]:
-                others = now[name], before.get(name, 1.0) if quiet[index] else 1.0
-                if (value := round(max(others), 3)) > found.get(name, 1.0):
-                    found[name] = value
+            if everything_bad[index]:
+                continue
+            runs = pooled_runs.get(name, 1.0) if quiet[index] else 1.0
+            largest = round(max(float(clusters[index]), runs, found.get(name, 1.0)), 3)
+            if largest > 1.0:
+                found[name] = largest
         return found
 
     def _near(self, ended: float) -> int:

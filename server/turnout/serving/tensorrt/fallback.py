@@ -46,10 +46,3 @@ def builds_engines(wanted: Sequence[str] | str) -> bool:
 def allowance(wanted: Sequence[str] | str, build_seconds: float) -> float:
     """Returns the additional seconds allowed for loading, or for a first run, if TensorRT builds engines."""
     return build_seconds if builds_engines(wanted) else 0.0
-
-
-def progress(stage: str, seconds: float) -> str:
-    """Formats a stage in progress: "building TensorRT engines, for 2 min 10 s"."""
-    whole = int(seconds)
-    minutes, rest = divmod(whole, 60)
-    return f"{stage}, for {f'{minutes} min ' if minutes else ''}{rest} s"

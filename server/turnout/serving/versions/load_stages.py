@@ -7,11 +7,11 @@ from dataclasses import replace
 from semver import Version
 from structlog.typing import FilteringBoundLogger
 
-from turnout.serving.tensorrt.fallback import progress
 from turnout.serving.versions.availability import Availability
 from turnout.serving.versions.inventory import Inventory
 from turnout.serving.versions.lifecycle import LifecycleState
 from turnout.serving.versions.presence import Key
+from turnout.text.quantities import progress_text
 
 _SHOWN_SECONDS = 1.0
 _LOGGED_TIMES = 30
@@ -58,7 +58,7 @@ class LoadStages:
         began, times = loop.time(), 0
         while (entry := self._inventory.versions(model).get(version)) is not None and entry.state in _UNDER_WAY:
             seconds = loop.time() - began
-            what = self._shown[model, version] = progress(stage, seconds)
+            what = self._shown[model, version] = progress_text(stage, seconds)
             self._inventory.put(replace(entry, reason=what))
             if times % _LOGGED_TIMES == 0:
                 self._log.info(stage, model=model, version=str(version), seconds=round(seconds, 1))

@@ -1,4 +1,4 @@
-"""Formats durations, sizes and commands as readable text."""
+"""Formats durations and commands as readable text."""
 
 import math
 
