@@ -90,7 +90,7 @@ class RolloutEngine:
         writer = RolloutWriter(store, ownership.driver, schedule.lease_seconds, writes, self._threads, reports)
         self._enforcement = Enforcement(serving, store, ownership, diversions, writes, log)
         self._commits = RolloutCommits(writer, self._enforcement, ownership, diversions, clock, log)
-        self.rollbacks = Rollbacks(serving, store, diversions, self._enforcement, clock)
+        self.rollbacks = Rollbacks(self._rollouts, store, diversions, self._enforcement, clock)
         self.commands = RolloutCommands(serving, store, outside, self._rollouts, self._commits, writes)
         self.last_tick = clock.monotonic()
         self.tick_duration = 0.0

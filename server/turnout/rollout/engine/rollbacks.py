@@ -3,11 +3,10 @@
 import asyncio
 from collections.abc import Sequence
 
-from turnout.errors import TurnoutError
 from turnout.rollout.clock import Clock
 from turnout.rollout.engine.enforcement import Enforcement
-from turnout.rollout.engine.ports import LiveState, RolloutStore
-from turnout.rollout.engine.store_timeouts import StoreTimeout
+from turnout.rollout.engine.ports import RolloutStore
+from turnout.rollout.engine.running_rollouts import RunningRollouts
 from turnout.rollout.engine.unrecorded_rollbacks import Diversion, Diversions
 from turnout.rollout.machine.attempt import Rollout
 from turnout.rollout.machine.records import read_record
@@ -24,18 +23,17 @@ class Rollbacks:
 
     def __init__(
         self,
-        serving: LiveState,
+        rollouts: RunningRollouts,
         store: RolloutStore,
         diversions: Diversions,
         enforcement: Enforcement,
         clock: Clock,
     ) -> None:
-        self._serving = serving
+        self._rollouts = rollouts
         self._store = store
         self._diversions = diversions
         self._enforcement = enforcement
         self._clock = clock
-        self._store_timeout = StoreTimeout()
         self._aborting: Sequence[Rollout] = ()
 
     @property
@@ -80,11 +78,7 @@ class Rollbacks:
 
     async def followed(self) -> bool:
         """Applies the recorded state; returns False if the state store does not respond."""
-        try:
-            await self._store_timeout.wait(self._serving.follow(), _STORE_WAIT)
-        except (TurnoutError, OSError):
-            return False
-        return True
+        return await self._rollouts.followed(_STORE_WAIT)
 
     def close(self) -> None:
         """Waits until everything that must survive the server is saved."""

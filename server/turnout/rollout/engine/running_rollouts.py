@@ -1,7 +1,6 @@
 """The running rollouts as this server knows them. Ticks and operators' commands change them, one at a time."""
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -54,6 +53,7 @@ class RunningRollouts:
         self.ownership = Ownership(schedule.lease_seconds, lambda: store.server)
         self.other_servers = OtherServers(schedule.seconds)
         self._reads = StoreTimeout()
+        self._follows = StoreTimeout()  # apart: a refresh may take long, and ticks read meanwhile
         self._lock = asyncio.Lock()
         self._changed = asyncio.Condition()
         self._needed: set[tuple[str, int, Version, Version]] = set()
@@ -96,10 +96,18 @@ class RunningRollouts:
         """
         return await self._reads.wait(self._store.of(model), seconds, patient=True)
 
-    async def follow(self, seconds: float) -> None:
-        """Applies releases and policies that other servers recorded, if the state store responds within `seconds`."""
-        with contextlib.suppress(TurnoutError, OSError):
-            await self._reads.wait(self._serving.follow(), seconds, patient=True)
+    async def followed(self, seconds: float, *, patient: bool = False) -> bool:
+        """Applies the recorded releases and policies; returns False if the state store does not respond in time.
+
+        Args:
+            seconds: Maximum time to wait for the store, in seconds.
+            patient: As in `StoreTimeout.wait`.
+        """
+        try:
+            await self._follows.wait(self._serving.follow(), seconds, patient=patient)
+        except (TurnoutError, OSError):
+            return False
+        return True
 
     async def refusals(self, model: str, candidate: Version, seconds: float) -> Sequence[str]:
         """Returns why a candidate cannot be rolled out, as `LiveState.refusals` does.
@@ -107,7 +115,7 @@ class RunningRollouts:
         Raises:
             UnavailableError: The state store does not respond within `seconds`, or as there.
         """
-        return await self._reads.wait(self._serving.refusals(model, candidate), seconds, patient=True)
+        return await self._follows.wait(self._serving.refusals(model, candidate), seconds, patient=True)
 
     def update(
         self, records: Sequence[RolloutRecord], servers_snapshot: ServersSnapshot, mine: str | None = None

@@ -160,7 +160,8 @@ class LocalServing:
             if not self._known_refusals(model, candidate):
                 return []
         with contextlib.suppress(TurnoutError, OSError):  # then what is known here decides
-            await self.follow()
+            await self._traffic.refresh()
+            await self._loader.finder.look()
         return self._known_refusals(model, candidate)
 
     def _known_refusals(self, model: str, candidate: Version) -> list[str]:

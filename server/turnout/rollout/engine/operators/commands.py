@@ -122,7 +122,8 @@ class RolloutCommands:
             async with self._rollouts.exclusive():
                 try:
                     await self._rollouts.reconcile(_COMMAND_WAIT, mine=model)
-                    await self._rollouts.follow(seconds_until(until))  # another server may have changed the policy
+                    # Another server may have changed the policy.
+                    await self._rollouts.followed(seconds_until(until), patient=True)
                 except UnavailableError:
                     self._ownership.take(model)  # in the state known here: a rollback does not wait for the store
                     if not self._ownership.of(model):
