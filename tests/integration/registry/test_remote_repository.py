@@ -35,6 +35,7 @@ from turnout.registry.remote import oci
 from turnout.registry.remote import repository as remote_module
 from turnout.registry.remote.repository import RemoteRepository
 from turnout.registry.storage import in_use
+from turnout.rollout.plan import Plan
 from turnout.state.database.engine import sqlite_url
 from turnout.state.release_status import ReleaseStatus
 from turnout.state.store import StateStore
@@ -285,6 +286,20 @@ async def test_a_server_serves_what_is_published_while_it_runs_and_goes_on_while
         proxy.away = False
         await _until_available(server, "1")
         assert ready
+
+
+async def test_a_rollout_is_started_as_soon_as_its_candidate_is_in_the_store(
+    store: RemoteStore, repository: RemoteRepository, tmp_path: Path, start_server: StartServer
+) -> None:
+    put(repository, V1, 2, tmp_path)
+    settings = store.settings(tmp_path / "served", sqlite_url(tmp_path / "state.db"), remote_poll_s=3600.0)
+    server = await start_server(**settings)
+    await asyncio.wait_for(server.services.catalog.wait_for(lambda s: _state(s, V1) == "ready"), 60)
+    await asyncio.to_thread(server.services.release_writer.release, "m", V1, actor="ann", reason="")
+    await server.services.manager.refresh()  # lists the store: the next listing is not due for long
+    put(repository, V2, 3, tmp_path)
+    rollout = await server.services.rollouts.commands.start("m", V2, Plan.from_json({}), "ann", "")
+    assert rollout.candidate == V2
 
 
 async def test_a_server_starts_from_its_cache_while_the_store_is_away_and_loads_the_rest_when_it_is_back(
