@@ -80,7 +80,7 @@ docs: $(STAMP)
 
 # The pictures of docs/console.md; needs Chromium and four minutes.
 pictures: $(STAMP)
-	$(BIN)/python tests/support/console_pictures.py
+	$(BIN)/python tests/support/docs/console_pictures.py
 
 serve: $(STAMP)
 	$(BIN)/turnout serve --grpc $(GRPC) --http $(HTTP)

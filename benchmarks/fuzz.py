@@ -3,8 +3,8 @@
     python benchmarks/fuzz.py [--messages 200000] [--seed 1]
 
 Faults are INTERNAL, UNKNOWN, DATA_LOSS and 500, a call without an answer, a traceback or an unexpected error in the
-log, a server that exits, and memory growth of more than 256 MiB after the first tenth. tests/support/fuzzing.py
-makes the messages.
+log, a server that exits, and memory growth of more than 256 MiB after the first tenth. The messages
+come from tests/support/requests/fuzzing.py.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from pathlib import Path
 import grpc
 import onnx
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "support"))
+sys.path.extend(map(str, (Path(__file__).resolve().parents[1] / "tests" / "support").iterdir()))
 
 from fuzzing import REGION, Sender, messages
 from onnx_models import scaled, string_identity

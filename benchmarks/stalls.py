@@ -25,7 +25,7 @@ import grpc
 import onnx
 from onnx import TensorProto
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "support"))
+sys.path.extend(map(str, (Path(__file__).resolve().parents[1] / "tests" / "support").iterdir()))
 
 from hostile import MIB, Hostile, issue, worst
 from onnx_models import identity

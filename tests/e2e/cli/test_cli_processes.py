@@ -1,6 +1,7 @@
 """Each command once as a process of its own: it prints and ends just as the tests' own runner of commands says it does.
 
-All other tests of commands run them inside the tests' process (`tests/support/command_line.py`), and rest on this.
+All other tests of commands run them inside the tests' process (`tests/support/servers/command_line.py`), and rely on
+this.
 """
 
 import os

@@ -1,6 +1,6 @@
 """Node's gRPC client, written in JavaScript from the HTTP/2 of Node's own, talks to a Turnout server.
 
-The rules stand in `tests/support/grpc_js_rules`; they are run once for each transport, and each rule is a test here.
+The rules are in `tests/support/products/grpc_js_rules`. All of them run once for each transport; each is a test here.
 """
 
 import json
@@ -29,7 +29,7 @@ from turnout.state.store import StateStore
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # the first run on a machine installs Node
 
 PACKAGES = ("@grpc/grpc-js@1.14.7", "@grpc/proto-loader@0.8.1")
-RULES = Path(__file__).parents[2] / "support" / "grpc_js_rules"
+RULES = Path(__file__).parents[2] / "support" / "products" / "grpc_js_rules"
 PROTOS = Path(__file__).parents[3] / "protos"
 NAMES = re.findall(r"^export async function (\w+)", (RULES / "rules.mjs").read_text(), re.MULTILINE)
 

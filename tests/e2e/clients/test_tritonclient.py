@@ -1,7 +1,7 @@
 """tritonclient talks to a Turnout server unchanged. It runs in an environment of its own, since it pins grpcio.
 
-The rules are in `tests/support/tritonclient_rules`. All of them run once for each transport, inside that environment,
-and each is a test here.
+The rules are in `tests/support/products/tritonclient_rules`. All of them run once for each transport, inside that
+environment, and each is a test here.
 """
 
 import ast

@@ -19,7 +19,7 @@ from turnout.registry.storage.repository import Repository
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 V1 = Version(1)
-SUPPORT = Path(__file__).parents[2] / "support"
+SUPPORT = Path(__file__).parents[2] / "support" / "servers"
 
 PUT = """
 import sys, boto3

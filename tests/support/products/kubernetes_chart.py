@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-KUBERNETES = Path(__file__).resolve().parents[2] / "deploy" / "kubernetes"
+KUBERNETES = Path(__file__).resolve().parents[3] / "deploy" / "kubernetes"
 CHART = KUBERNETES / "turnout"
 Document = dict[str, Any]
 

@@ -44,7 +44,7 @@ DATABASE_HOSTS = dict(zip(NAMES, ("127.0.0.2", "127.0.0.3", "127.0.0.4"), strict
 
 TICK_SECONDS = 0.4
 
-CONFIG = Path(__file__).parents[2] / "deploy" / "envoy" / "envoy.yaml"
+CONFIG = Path(__file__).parents[3] / "deploy" / "envoy" / "envoy.yaml"
 
 _PATIENCE = "30s"
 """How long Envoy waits for a server here, since the machine is busy."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-TESTS = Path(__file__).parents[1]
+TESTS = Path(__file__).parents[2]
 _FOLDERS = ("unit", "property", "integration", "e2e", "gpu")
 _BYTES_A_WORKER = 3 << 30
 """Approximate maximum memory of a test with its server and browser, in bytes."""

@@ -39,7 +39,7 @@ from turnout.web.console import recent
 from turnout_proto.v1.prediction_pb2_grpc import PredictionServiceStub
 from wire import request
 
-PICTURES = Path(__file__).parents[2] / "docs" / "images" / "console"
+PICTURES = Path(__file__).parents[3] / "docs" / "images" / "console"
 DESK = {"viewport": {"width": 1280, "height": 800}, "device_scale_factor": 1.25}
 PHONE = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 1.5, "has_touch": True}
 HIGHEST = 1480

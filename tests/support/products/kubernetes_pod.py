@@ -25,7 +25,7 @@ from typing import Any
 from ports import free_port
 from turnout.host.cpu import KEEP_PRIORITY
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 Document = dict[str, Any]
 
 _USER = 10001

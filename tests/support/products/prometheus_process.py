@@ -16,7 +16,7 @@ import yaml
 from debian import needs, program
 from ports import free_port
 
-RULES = Path(__file__).parents[2] / "deploy" / "prometheus" / "rules"
+RULES = Path(__file__).parents[3] / "deploy" / "prometheus" / "rules"
 PROMETHEUS = program("prometheus", "prometheus")
 needs_prometheus = needs(PROMETHEUS, "prometheus")
 
