@@ -163,7 +163,7 @@ def open_web(
     sessions = Sessions(
         settings.console.token.get_secret_value(),
         base.authority,
-        b"" if member is None else member.start.session_key,
+        b"" if member is None else member.start.session_key.get_secret_value().encode(),
         settings.workers,
     )
     bodies = BodyReceiver(int(settings.limits.http_max_body_bytes), budget)

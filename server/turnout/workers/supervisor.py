@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import json
 import os
-import pickle
 import secrets
 import signal
 import socket
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.process_collector import ProcessCollector
+from pydantic import SecretStr
 from structlog.typing import FilteringBoundLogger
 
 from turnout.config import Settings, SettingsSource, in_force
@@ -25,11 +25,12 @@ from turnout.telemetry.metrics.process import own_families
 from turnout.telemetry.metrics.workers import worker_families
 from turnout.workers.division import share_of
 from turnout.workers.link import Link
-from turnout.workers.member import SNAPSHOT_SECONDS, Start, pack_answers, read_gather
+from turnout.workers.member import SNAPSHOT_SECONDS, pack_answers, read_gather
 from turnout.workers.merging import Totals
 from turnout.workers.ports import KeptPort
 from turnout.workers.restarts import MOST_EARLY_DEATHS, Restarts
 from turnout.workers.snapshot import decode
+from turnout.workers.start import Start
 
 _TELL_SECONDS = 5.0
 
@@ -113,7 +114,7 @@ class Supervisor:
         self._exposition = Exposition()
         self._counting = asyncio.Lock()  # processing an older snapshot after a newer one would look like a reset
         self._asked: dict[tuple[str, str], bool] = {}
-        self._session_key = secrets.token_bytes(32)
+        self._session_key = SecretStr(secrets.token_hex(32))
         self._process = CollectorRegistry(auto_describe=False)
         ProcessCollector(registry=self._process)
         self._stopping = asyncio.Event()
@@ -280,7 +281,7 @@ class Supervisor:
         match topic:
             case "hello":
                 worker.joined = True
-                return pickle.dumps(self._start(worker))
+                return self._start(worker).encode()
             case "asked":
                 worker.follows = True
                 return json.dumps([(*version, load) for version, load in self._asked.items()]).encode()
@@ -305,8 +306,15 @@ class Supervisor:
     def _start(self, worker: Worker) -> Start:
         others = any(other.listening for other in self._workers if other is not worker)
         waits = others and worker.restarts.count > 0
-        own = share_of(self._settings, worker.index)
-        return Start(own, self._given, self._source, worker.index, worker.index == 0, waits, self._session_key)
+        return Start(
+            settings=share_of(self._settings, worker.index),
+            given=self._given,
+            source=self._source,
+            index=worker.index,
+            control=worker.index == 0,
+            waits=waits,
+            session_key=self._session_key,
+        )
 
     def _send_addresses(self) -> None:
         if not self._announced and all(worker.listening for worker in self._workers):
