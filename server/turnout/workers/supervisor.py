@@ -18,7 +18,8 @@ from pydantic import SecretStr
 from structlog.typing import FilteringBoundLogger
 
 from turnout.config import Settings, SettingsSource, in_force
-from turnout.errors import ConfigError, TurnoutError, UnavailableError
+from turnout.config.rereading import on_each_hangup, reread
+from turnout.errors import TurnoutError, UnavailableError
 from turnout.telemetry.exposition import Exposition, FamilyCollector
 from turnout.telemetry.families import Family
 from turnout.telemetry.metrics.process import own_families
@@ -118,6 +119,7 @@ class Supervisor:
         self._process = CollectorRegistry(auto_describe=False)
         ProcessCollector(registry=self._process)
         self._stopping = asyncio.Event()
+        self._hung_up = asyncio.Event()
         self._announced = False
         self._code = 0
 
@@ -134,9 +136,11 @@ class Supervisor:
         """
         with self._signals():
             keeping = [asyncio.create_task(self._keep(worker)) for worker in self._workers]
+            reloads = asyncio.create_task(on_each_hangup(self._hung_up, self._reload))
             stopping = asyncio.create_task(self._stopping.wait())
             await asyncio.wait([stopping, *keeping], return_when=asyncio.FIRST_COMPLETED)
             stopping.cancel()
+            reloads.cancel()
             failures = [task.exception() for task in keeping if task.done() and not task.cancelled()]
             self._stop(self._code)
             drain = self._settings.drain
@@ -157,7 +161,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_end_signal, number)
-        loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+        loop.add_signal_handler(signal.SIGHUP, self._hung_up.set)
         try:
             yield
         finally:
@@ -171,12 +175,11 @@ class Supervisor:
         self._log.info("draining", seconds=self._settings.drain.timeout_s)
         self._stop(0, number)
 
-    def _on_hangup(self) -> None:
+    async def _reload(self) -> None:
         """Reloads the settings for workers that start later, and makes every running worker reload its settings."""
-        try:
-            self._settings = in_force(self._settings, self._source.read())
-        except ConfigError as error:
-            self._log.error("the settings cannot be reloaded; the previous ones stay in force", reason=error.message)
+        after = await reread(self._source.read, self._log)
+        if after is not None:
+            self._settings = in_force(self._settings, after)
         self._signal_all(signal.SIGHUP, joined=True)
 
     def _stop(self, code: int, number: signal.Signals = signal.SIGTERM) -> None:
