@@ -48,16 +48,16 @@ class CatalogServicer:
         self._catalog = catalog
         self._router = router
 
-    async def ListModels(self, request: pb.ListModelsRequest) -> pb.ListModelsResponse:  # noqa: N802
+    async def ListModels(self, request: pb.ListModelsRequest) -> pb.ListModelsResponse:
         """Lists the models."""
         models = self._catalog.snapshot.models.values()
         return pb.ListModelsResponse(models=[self._model(entry) for entry in models])
 
-    async def GetModel(self, request: pb.GetModelRequest) -> pb.GetModelResponse:  # noqa: N802
+    async def GetModel(self, request: pb.GetModelRequest) -> pb.GetModelResponse:
         """Describes one model."""
         return pb.GetModelResponse(model=self._model(self._catalog.snapshot.model(request.model)))
 
-    async def GetVersion(self, request: pb.GetVersionRequest) -> pb.GetVersionResponse:  # noqa: N802
+    async def GetVersion(self, request: pb.GetVersionRequest) -> pb.GetVersionResponse:
         """Describes the version that a selector resolves to."""
         entry = self._router.describe(request.model, request.version)
         return pb.GetVersionResponse(version=version_message(entry, self._catalog.snapshot.model(request.model)))

@@ -20,11 +20,11 @@ class ProbeMethods:
         self._rollouts = rollouts
         self._catalog = catalog
 
-    async def ListProbes(self, _: pb.ListProbesRequest) -> pb.ListProbesResponse:  # noqa: N802 - gRPC's
+    async def ListProbes(self, _: pb.ListProbesRequest) -> pb.ListProbesResponse:
         """Lists the probes that plans can refer to."""
         return pb.ListProbesResponse(probes=[probe_message(*one) for one in self._analyses.probes.items()])
 
-    async def TryProbe(self, request: pb.TryProbeRequest) -> pb.TryProbeResponse:  # noqa: N802
+    async def TryProbe(self, request: pb.TryProbeRequest) -> pb.TryProbeResponse:
         """Runs a probe once."""
         version = parse_version(request.version)
         known = self._catalog.snapshot.model(request.model).versions

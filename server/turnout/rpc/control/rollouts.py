@@ -37,7 +37,7 @@ class RolloutMethods:
         self._previews = previews
         self._analyses = analyses
 
-    async def PlanRollout(self, request: pb.PlanRolloutRequest) -> pb.PlanRolloutResponse:  # noqa: N802 - gRPC's
+    async def PlanRollout(self, request: pb.PlanRolloutRequest) -> pb.PlanRolloutResponse:
         """Returns what a rollout would do, and what it could detect."""
         plan = read_plan(request.plan_json)
         self._analyses.check(plan)
@@ -61,7 +61,7 @@ class RolloutMethods:
             ],
         )  # fmt: skip
 
-    async def StartRollout(self, request: pb.StartRolloutRequest) -> pb.StartRolloutResponse:  # noqa: N802
+    async def StartRollout(self, request: pb.StartRolloutRequest) -> pb.StartRolloutResponse:
         """Starts a rollout."""
         check_record(request.change.actor, request.change.reason, "change.")
         plan = read_plan(request.plan_json)
@@ -73,7 +73,7 @@ class RolloutMethods:
             rollout=await self._message(rollout), answers=answers_message(self._rollouts.answers(request.model))
         )
 
-    async def CommandRollout(self, request: pb.CommandRolloutRequest) -> pb.CommandRolloutResponse:  # noqa: N802
+    async def CommandRollout(self, request: pb.CommandRolloutRequest) -> pb.CommandRolloutResponse:
         """Applies an operator's command to a rollout."""
         change = request.change
         check_record(change.actor, change.reason, "change.")
@@ -101,14 +101,14 @@ class RolloutMethods:
             rollout=await self._message(rollout), answers=answers_message(self._rollouts.answers(request.model))
         )
 
-    async def ListRollouts(self, request: pb.ListRolloutsRequest) -> pb.ListRolloutsResponse:  # noqa: N802
+    async def ListRollouts(self, request: pb.ListRolloutsRequest) -> pb.ListRolloutsResponse:
         """Lists active and earlier rollouts."""
         if request.limit > _MAX_LIMIT:
             raise InvalidRequest.at("limit", f"expected at most {_MAX_LIMIT}")
         known = await self._log.history(request.model or None, request.limit or 20)
         return pb.ListRolloutsResponse(rollouts=[found_message(found, record) for record, found in known])
 
-    async def WatchRollout(  # noqa: N802
+    async def WatchRollout(
         self, request: pb.WatchRolloutRequest, write: Callable[[pb.WatchRolloutResponse], Awaitable[None]]
     ) -> None:
         """Sends a rollout immediately and after each change, until it is final."""
@@ -124,7 +124,7 @@ class RolloutMethods:
                 return
             await self._rollouts.wait(_WATCH_SECONDS)
 
-    async def GetRolloutTicks(self, request: pb.GetRolloutTicksRequest) -> pb.GetRolloutTicksResponse:  # noqa: N802
+    async def GetRolloutTicks(self, request: pb.GetRolloutTicksRequest) -> pb.GetRolloutTicksResponse:
         """Returns the recorded counts of a rollout's ticks, one page at a time."""
         record, rollout = await self._log.latest(request.model, request.attempt)
         events = await self._log.events(request.model, rollout.attempt, _MAX_LIMIT)
@@ -138,7 +138,7 @@ class RolloutMethods:
             more=len(ticks) > len(page),
         )
 
-    async def RollBack(self, request: pb.RollBackRequest) -> pb.RollBackResponse:  # noqa: N802
+    async def RollBack(self, request: pb.RollBackRequest) -> pb.RollBackResponse:
         """Rolls a model back to an earlier version."""
         check_record(request.change.actor, request.change.reason, "change.")
         to = parse_version(request.version) if request.version else None

@@ -21,7 +21,7 @@ class ShadowMethods:
         if peers is not None:
             peers.answers("shadows", self._answer_shadows)
 
-    async def GetShadowReport(self, request: pb.GetShadowReportRequest) -> pb.GetShadowReportResponse:  # noqa: N802 - gRPC's
+    async def GetShadowReport(self, request: pb.GetShadowReportRequest) -> pb.GetShadowReportResponse:
         """Returns the reports of a model's shadows."""
         if request.worst > _MAX_WORST:
             raise InvalidRequest.at("worst", f"expected at most {_MAX_WORST}")

@@ -47,7 +47,7 @@ class TrafficMethods:
         if peers is not None:
             peers.answers("traffic", self._answer_traffic)
 
-    async def GetTraffic(self, request: pb.GetTrafficRequest) -> pb.GetTrafficResponse:  # noqa: N802 - gRPC's
+    async def GetTraffic(self, request: pb.GetTrafficRequest) -> pb.GetTrafficResponse:
         """Returns the traffic state of one model, or of all models."""
         names = [request.model] if request.model else list(self._catalog.snapshot.models)
         states = [self._state(name) for name in names]
@@ -58,45 +58,43 @@ class TrafficMethods:
                 pooled_traffic(state, others)
         return pb.GetTrafficResponse(models=states)
 
-    async def SetTraffic(self, request: pb.SetTrafficRequest) -> pb.SetTrafficResponse:  # noqa: N802
+    async def SetTraffic(self, request: pb.SetTrafficRequest) -> pb.SetTrafficResponse:
         """Replaces the policy in force."""
         await self._traffic.put(request.model, read_policy(request.policy), _change(request.change))
         return pb.SetTrafficResponse(state=self._state(request.model))
 
-    async def RampTraffic(self, request: pb.RampTrafficRequest) -> pb.RampTrafficResponse:  # noqa: N802
+    async def RampTraffic(self, request: pb.RampTrafficRequest) -> pb.RampTrafficResponse:
         """Changes the weight of one canary."""
         weight = read_share(request.canary.weight, "canary.weight")
         canary = Canary(parse_version(request.canary.version), weight)
         await self._traffic.ramp(request.model, canary, _change(request.change))
         return pb.RampTrafficResponse(state=self._state(request.model))
 
-    async def ClearTraffic(self, request: pb.ClearTrafficRequest) -> pb.ClearTrafficResponse:  # noqa: N802
+    async def ClearTraffic(self, request: pb.ClearTrafficRequest) -> pb.ClearTrafficResponse:
         """Removes the policy in force."""
         await self._traffic.clear(request.model, _change(request.change))
         return pb.ClearTrafficResponse(state=self._state(request.model))
 
-    async def FreezeTraffic(self, request: pb.FreezeTrafficRequest) -> pb.FreezeTrafficResponse:  # noqa: N802
+    async def FreezeTraffic(self, request: pb.FreezeTrafficRequest) -> pb.FreezeTrafficResponse:
         """Freezes a model's policy so that changes are refused, or unfreezes it."""
         await self._traffic.freeze(request.model, request.frozen, _change(request.change))
         return pb.FreezeTrafficResponse(state=self._state(request.model))
 
-    async def RevertTraffic(self, request: pb.RevertTrafficRequest) -> pb.RevertTrafficResponse:  # noqa: N802
+    async def RevertTraffic(self, request: pb.RevertTrafficRequest) -> pb.RevertTrafficResponse:
         """Reapplies the policy of an earlier epoch."""
         if not 1 <= request.epoch < 2**63:
             raise InvalidRequest.at("epoch", "expected the number of an epoch, 1 or more")
         await self._traffic.revert(request.model, request.epoch, _change(request.change))
         return pb.RevertTrafficResponse(state=self._state(request.model))
 
-    async def ListTrafficHistory(  # noqa: N802
-        self, request: pb.ListTrafficHistoryRequest
-    ) -> pb.ListTrafficHistoryResponse:
+    async def ListTrafficHistory(self, request: pb.ListTrafficHistoryRequest) -> pb.ListTrafficHistoryResponse:
         """Lists earlier policies."""
         if request.limit > _MAX_HISTORY:
             raise InvalidRequest.at("limit", f"expected at most {_MAX_HISTORY}")
         epochs = await self._traffic.history(request.model, request.limit or 100)
         return pb.ListTrafficHistoryResponse(epochs=[epoch_message(record, state) for record, state in epochs])
 
-    async def ExplainRoute(self, request: pb.ExplainRouteRequest) -> pb.ExplainRouteResponse:  # noqa: N802
+    async def ExplainRoute(self, request: pb.ExplainRouteRequest) -> pb.ExplainRouteResponse:
         """Explains step by step how a request would be routed."""
         if len(request.routing_key) > _MAX_KEY:
             raise InvalidRequest.at("routing_key", f"expected at most {_MAX_KEY} characters")

@@ -41,7 +41,7 @@ class FetchMethods:
         self._idle = idle_seconds
         self._fetches_left = max_fetches
 
-    async def FetchVersion(self, request: pb.FetchVersionRequest, write: Write) -> None:  # noqa: N802
+    async def FetchVersion(self, request: pb.FetchVersionRequest, write: Write) -> None:
         """Sends a version, no faster than the client receives it."""
         if not self._fetches_left:
             raise Exhausted("as many fetches are under way as may be", retry_after=_BUSY_SECONDS)

@@ -47,14 +47,14 @@ class PublishedVersionMethods:
         self._refresh = refresh
         self._threads = threads
 
-    async def SignVersion(self, request: pb.SignVersionRequest) -> pb.SignVersionResponse:  # noqa: N802
+    async def SignVersion(self, request: pb.SignVersionRequest) -> pb.SignVersionResponse:
         """Stores a signature for a version."""
         check_record(request.actor, request.reason)
         changed = await self._threads.run(self._sign, request)
         await self._refresh()
         return pb.SignVersionResponse(changed=changed)
 
-    async def DescribeVersion(self, request: pb.DescribeVersionRequest) -> pb.DescribeVersionResponse:  # noqa: N802
+    async def DescribeVersion(self, request: pb.DescribeVersionRequest) -> pb.DescribeVersionResponse:
         """Describes a version."""
         return await self._threads.run(self._described, request)
 

@@ -113,7 +113,7 @@ class Pages:
         history: Sequence[tuple[RolloutRecord, Rollout]] = ()
         trouble, unread = "", list[str]()
         try:
-            found = await self._tracked.history(known.name, _HISTORY)
+            found = await self._tracked.log.history(known.name, _HISTORY)
             history = [(record, rollout) for record, rollout in found if isinstance(rollout, Rollout)]
             unread = [one.sentence for _, one in found if isinstance(one, UnreadableRollout)]
         except TurnoutError as error:
