@@ -58,9 +58,7 @@ def model_config(entry: VersionEntry) -> ModelConfig:
     for spec in entry.manifest.signature.outputs:
         config.output.append(
             ModelOutput(
-                name=spec.name,
-                data_type=ELEMENT_TYPES[spec.dtype].config,
-                dims=_sizes(spec)[1 if rows else 0 :],
+                name=spec.name, data_type=ELEMENT_TYPES[spec.dtype].config, dims=_sizes(spec)[1 if rows else 0 :]
             )
         )
     config.parameters["turnout_version"].string_value = str(entry.version)

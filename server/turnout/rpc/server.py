@@ -145,10 +145,7 @@ def data_methods(services: Services, settings: Settings) -> Methods:
     None of them can change which models and versions are served, unless the settings allow it.
     """
     guard = _guard(services, settings)
-    methods = {
-        **_data_methods(guard, services, settings, settings.oip),
-        **_server_methods(guard, services, _DATA),
-    }
+    methods = {**_data_methods(guard, services, settings, settings.oip), **_server_methods(guard, services, _DATA)}
     return protected(methods, services.authority)
 
 

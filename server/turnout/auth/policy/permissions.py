@@ -81,11 +81,7 @@ _ADMIN = Need(ResourceKind.SERVER, (AccessRole.ADMIN,))
 
 _SERVICES: Mapping[str, Mapping[str, Need]] = {
     "turnout.v1.PredictionService": {"Predict": INFERENCE, "PredictStream": INFERENCE},
-    "turnout.v1.CatalogService": {
-        "ListModels": _listed("models.name"),
-        "GetModel": _READ,
-        "GetVersion": _READ,
-    },
+    "turnout.v1.CatalogService": {"ListModels": _listed("models.name"), "GetModel": _READ, "GetVersion": _READ},
     "turnout.v1.ControlService": {
         "LoadVersion": _OPERATE,
         "UnloadVersion": _OPERATE,

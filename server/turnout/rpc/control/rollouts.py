@@ -14,8 +14,9 @@ from turnout.rollout.plan import Plan
 from turnout.rollout.preview import Previews
 from turnout.rollout.reporting.log import RolloutLog
 from turnout.rollout.reporting.messages import found_message, probe_message, rollout_message, timestamp
-from turnout.rpc.control.calls import check_record
+from turnout.rpc.control.calls import read_change
 from turnout.rpc.control.messages import answers_message
+from turnout.state.rollouts import RolloutRecord
 from turnout_proto.v1 import rollout_pb2 as pb
 
 _MAX_PLAN = 64 << 10
@@ -63,9 +64,7 @@ class RolloutMethods:
 
     async def StartRollout(self, request: pb.StartRolloutRequest) -> pb.StartRolloutResponse:
         """Starts a rollout."""
-        check_record(request.change.actor, request.change.reason, "change.")
-        plan = read_plan(request.plan_json)
-        change = request.change
+        change, plan = read_change(request.change), read_plan(request.plan_json)
         rollout = await self._rollouts.commands.start(
             request.model, parse_version(request.version), plan, change.actor, change.reason
         )
@@ -75,27 +74,23 @@ class RolloutMethods:
 
     async def CommandRollout(self, request: pb.CommandRolloutRequest) -> pb.CommandRolloutResponse:
         """Applies an operator's command to a rollout."""
-        change = request.change
-        check_record(change.actor, change.reason, "change.")
-        expected = change.expected_epoch if change.HasField("expected_epoch") else None
+        change = read_change(request.change)
         if request.discard:
             if request.command != pb.ROLLOUT_COMMAND_ABORT:
                 raise InvalidRequest.at("discard", "expected with ROLLOUT_COMMAND_ABORT only")
             await self._releases.discard(request.model, request.attempt, change.actor, change.reason)
-            record, found = await self._log.found(request.model, request.attempt)
-            events = await self._log.events(request.model, record.attempt, _EVENTS)
-            message = found_message(found, record, events)
+            _, message = await self._found(request.model, request.attempt)
             return pb.CommandRolloutResponse(
                 rollout=message, answers=answers_message(self._rollouts.answers(request.model))
             )
         if request.command == pb.ROLLOUT_COMMAND_RETRY:
             _, last = await self._log.latest(request.model)
-            rollout = await self._rollouts.commands.retry(last, change.actor, change.reason, expected)
+            rollout = await self._rollouts.commands.retry(last, change.actor, change.reason, change.expected_epoch)
         else:
             decide = _decision(request, change.actor, change.reason)
             resume = request.command == pb.ROLLOUT_COMMAND_RESUME
             rollout = await self._rollouts.commands.command(
-                request.model, decide, expected, attempt=request.attempt, resume=resume
+                request.model, decide, change.expected_epoch, attempt=request.attempt, resume=resume
             )
         return pb.CommandRolloutResponse(
             rollout=await self._message(rollout), answers=answers_message(self._rollouts.answers(request.model))
@@ -114,9 +109,7 @@ class RolloutMethods:
         """Sends a rollout immediately and after each change, until it is final."""
         last = b""
         while True:
-            record, found = await self._log.found(request.model, request.attempt)
-            events = await self._log.events(request.model, record.attempt, _EVENTS)
-            message = found_message(found, record, events)
+            record, message = await self._found(request.model, request.attempt)
             if (text := message.SerializeToString(deterministic=True)) != last:
                 last = text
                 await write(pb.WatchRolloutResponse(rollout=message))
@@ -140,12 +133,10 @@ class RolloutMethods:
 
     async def RollBack(self, request: pb.RollBackRequest) -> pb.RollBackResponse:
         """Rolls a model back to an earlier version."""
-        check_record(request.change.actor, request.change.reason, "change.")
+        change = read_change(request.change)
         to = parse_version(request.version) if request.version else None
-        change = request.change
-        expected = change.expected_epoch if change.HasField("expected_epoch") else None
         done = await self._releases.rollback(
-            request.model, to, change.actor, change.reason, expected, keep_released=request.keep_released
+            request.model, to, change.actor, change.reason, change.expected_epoch, keep_released=request.keep_released
         )
         return pb.RollBackResponse(
             baseline=str(done.baseline or ""),
@@ -153,6 +144,10 @@ class RolloutMethods:
             answers=answers_message(self._rollouts.answers(request.model)),
             sentence=done.sentence,
         )
+
+    async def _found(self, model: str, attempt: int) -> tuple[RolloutRecord, pb.Rollout]:
+        record, found = await self._log.found(model, attempt)
+        return record, found_message(found, record, await self._log.events(model, record.attempt, _EVENTS))
 
     async def _message(self, rollout: Rollout) -> pb.Rollout:
         record = await self._log.record(rollout)

@@ -8,15 +8,9 @@ from turnout.routing.active_policies import Policies
 from turnout.routing.default_answers import RoutingTable
 from turnout.routing.explain import Explainer
 from turnout.routing.policy import Canary
-from turnout.routing.traffic import ChangeOrigin, Traffic
-from turnout.rpc.control.calls import check_record
-from turnout.rpc.control.messages import (
-    epoch_message,
-    explanation_message,
-    read_policy,
-    read_share,
-    state_message,
-)
+from turnout.routing.traffic import Traffic
+from turnout.rpc.control.calls import read_change
+from turnout.rpc.control.messages import epoch_message, explanation_message, read_policy, read_share, state_message
 from turnout.rpc.control.pooled import pooled_traffic
 from turnout.serving.versions.catalog import Catalog
 from turnout.workers.peers import Peers
@@ -60,31 +54,31 @@ class TrafficMethods:
 
     async def SetTraffic(self, request: pb.SetTrafficRequest) -> pb.SetTrafficResponse:
         """Replaces the policy in force."""
-        await self._traffic.put(request.model, read_policy(request.policy), _change(request.change))
+        await self._traffic.put(request.model, read_policy(request.policy), read_change(request.change))
         return pb.SetTrafficResponse(state=self._state(request.model))
 
     async def RampTraffic(self, request: pb.RampTrafficRequest) -> pb.RampTrafficResponse:
         """Changes the weight of one canary."""
         weight = read_share(request.canary.weight, "canary.weight")
         canary = Canary(parse_version(request.canary.version), weight)
-        await self._traffic.ramp(request.model, canary, _change(request.change))
+        await self._traffic.ramp(request.model, canary, read_change(request.change))
         return pb.RampTrafficResponse(state=self._state(request.model))
 
     async def ClearTraffic(self, request: pb.ClearTrafficRequest) -> pb.ClearTrafficResponse:
         """Removes the policy in force."""
-        await self._traffic.clear(request.model, _change(request.change))
+        await self._traffic.clear(request.model, read_change(request.change))
         return pb.ClearTrafficResponse(state=self._state(request.model))
 
     async def FreezeTraffic(self, request: pb.FreezeTrafficRequest) -> pb.FreezeTrafficResponse:
         """Freezes a model's policy so that changes are refused, or unfreezes it."""
-        await self._traffic.freeze(request.model, request.frozen, _change(request.change))
+        await self._traffic.freeze(request.model, request.frozen, read_change(request.change))
         return pb.FreezeTrafficResponse(state=self._state(request.model))
 
     async def RevertTraffic(self, request: pb.RevertTrafficRequest) -> pb.RevertTrafficResponse:
         """Reapplies the policy of an earlier epoch."""
         if not 1 <= request.epoch < 2**63:
             raise InvalidRequest.at("epoch", "expected the number of an epoch, 1 or more")
-        await self._traffic.revert(request.model, request.epoch, _change(request.change))
+        await self._traffic.revert(request.model, request.epoch, read_change(request.change))
         return pb.RevertTrafficResponse(state=self._state(request.model))
 
     async def ListTrafficHistory(self, request: pb.ListTrafficHistoryRequest) -> pb.ListTrafficHistoryResponse:
@@ -111,9 +105,3 @@ class TrafficMethods:
     def _state(self, model: str) -> pb.TrafficState:
         known, applied = self._catalog.snapshot.model(model), self._policies.current.get(model)
         return state_message(known, applied, self._answers_now(model), self._policies.diverted.get(model))
-
-
-def _change(message: pb.TrafficChange) -> ChangeOrigin:
-    check_record(message.actor, message.reason, "change.")
-    expected = message.expected_epoch if message.HasField("expected_epoch") else None
-    return ChangeOrigin(message.actor, message.reason, expected, message.force)

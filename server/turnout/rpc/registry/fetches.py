@@ -11,9 +11,7 @@ from turnout.registry.signing.trust import bundles
 from turnout.registry.storage.repository import Repository
 from turnout.registry.transfer.fetch import VersionReader
 from turnout.registry.transfer.upload import CHUNK
-from turnout.rpc.registry.messages import (
-    sent_bundles,
-)
+from turnout.rpc.registry.messages import sent_bundles
 from turnout.rpc.registry.threads import CancellableThreads
 from turnout_proto.v1 import registry_pb2 as pb
 

@@ -17,11 +17,7 @@ from turnout.rollout.changes.operations import ChangeResult, Operations
 from turnout.rpc.control.calls import check_record
 from turnout.rpc.control.messages import answers_message
 from turnout.rpc.errors import to_status
-from turnout.rpc.registry.messages import (
-    publish_options,
-    published_message,
-    refused_message,
-)
+from turnout.rpc.registry.messages import publish_options, published_message, refused_message
 from turnout.rpc.registry.threads import CancellableThreads
 from turnout.rpc.transport.port import StatusError
 from turnout.state.release_status import ModelReleaseState

@@ -9,10 +9,7 @@ from turnout.registry.storage.listing import Published
 from turnout.registry.storage.repository import Repository
 from turnout.releases.release import ReleaseStateWriter
 from turnout.rpc.control.calls import check_record
-from turnout.rpc.registry.messages import (
-    described_message,
-    signature,
-)
+from turnout.rpc.registry.messages import described_message, signature
 from turnout.rpc.registry.threads import CancellableThreads
 from turnout.state.release_status import ModelReleaseState
 from turnout_proto.v1 import registry_pb2 as pb

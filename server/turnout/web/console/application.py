@@ -21,11 +21,7 @@ _MODEL = "/console/models/{model}"
 
 
 def console_routes(
-    pages: Pages,
-    rollouts: RolloutEngine,
-    recorder: AuthRecorder,
-    log: FilteringBoundLogger,
-    peers: Peers | None,
+    pages: Pages, rollouts: RolloutEngine, recorder: AuthRecorder, log: FilteringBoundLogger, peers: Peers | None
 ) -> Sequence[Route]:
     """Returns the console's routes.
 
