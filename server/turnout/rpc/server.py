@@ -27,9 +27,7 @@ from turnout.rpc.authorization import protected
 from turnout.rpc.catalog import CatalogServicer
 from turnout.rpc.control.activity import ActivityMethods
 from turnout.rpc.control.following import followed
-from turnout.rpc.control.probes import ProbeMethods
 from turnout.rpc.control.rollouts import RolloutMethods
-from turnout.rpc.control.shadows import ShadowMethods
 from turnout.rpc.control.traffic import TrafficMethods
 from turnout.rpc.control.versions import VersionMethods
 from turnout.rpc.guard import MethodGuard
@@ -155,7 +153,7 @@ def control_methods(services: Services, settings: Settings) -> Methods:
     methods = {
         **_data_methods(guard, services, settings, settings.oip.model_copy(update=_EVERYTHING)),
         **followed(guard.methods(_CONTROL, *_control(services)), services.peers),
-        **followed(guard.methods(_REGISTRY, registry.uploads, registry.versions, registry.fetches), services.peers),
+        **followed(guard.methods(_REGISTRY, registry.uploads, registry.versions), services.peers),
         **guard.methods(_CHANNELZ, ChannelzServicer()),
         **_server_methods(guard, services, (*_DATA, *_OPERATORS)),
     }
@@ -239,10 +237,12 @@ def _control(services: Services) -> Sequence[object]:
 
     return (
         VersionMethods(services.loads, manager.refresh, catalog, services.release_writer, services.releases),
-        TrafficMethods(services.traffic, services.policies, catalog, services.explainer, rollouts.answers, peers),
-        ShadowMethods(services.shadows, catalog, peers),
-        RolloutMethods(rollouts, services.releases, services.rollout_log, services.previews, services.analyses),
-        ProbeMethods(services.analyses, rollouts, catalog),
+        TrafficMethods(
+            services.traffic, services.policies, catalog, services.explainer, rollouts.answers, services.shadows, peers
+        ),
+        RolloutMethods(
+            rollouts, services.releases, services.rollout_log, services.previews, services.analyses, catalog
+        ),
         ActivityMethods(sample, catalog, rollouts, services.metrics, services.accepting, peers),
     )
 

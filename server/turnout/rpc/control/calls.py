@@ -1,4 +1,4 @@
-"""Checks that the methods of the control service share."""
+"""Who asks for a change, and why: read and checked in the same way by all methods that change something."""
 
 from turnout.errors import InvalidRequest
 from turnout.rollout.machine.actors import check_person

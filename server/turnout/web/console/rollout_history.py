@@ -5,7 +5,7 @@ replaying all of them takes a second of the server's time.
 """
 
 import asyncio
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -45,7 +45,7 @@ class TrackedRollout:
         self.lock = asyncio.Lock()
         self.rollout = pb.Rollout()
         self._sums = {metric.name: (0.0, 0.0) for metric in plan.evidence_metrics}
-        self._arms: tuple[dict[int, int], dict[int, int]] = ({}, {})
+        self._arms: tuple[Counter[int], Counter[int]] = (Counter(), Counter())
         self._points: list[PlotPoint] = []
         self._latest: PlotPoint | None = None
         self._taken = 0
@@ -64,8 +64,7 @@ class TrackedRollout:
                 more, less = worse_and_better(recorded.tick, name)
                 self._sums[name] = worse + more, better + less
             for arm, counts in zip(self._arms, (recorded.canary, recorded.baseline), strict=True):
-                for bucket, count in counts.items():
-                    arm[bucket] = arm.get(bucket, 0) + count
+                arm.update(counts)
             self._draw(PlotPoint.of(recorded, self.last))
             self.after = number
 
