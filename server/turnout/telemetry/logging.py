@@ -228,19 +228,31 @@ class AccessLog:
         """Logs a successful request that took `took` seconds."""
         self._log.info(
             "request",
-            **_named(request, trace),
-            **_served_by(route),
+            request_id=request.request_id,
+            model=request.model,
+            selector=request.selector,
+            version=str(route.entry.version),
+            role=str(route.role),
             code="OK",
             seconds=round(took, 6),
             queue_seconds=round(answer.queue_seconds, 6),
             compute_seconds=round(answer.compute_seconds, 6),
             batch_rows=answer.batch_rows,
+            **_ids(trace),
         )
 
     def warned(self, request: Requested, route: Any, trace: Trace | None) -> None:
         """Logs that a request was answered with a warning."""
-        warning = route.warning
-        self._log.warning("answered with a warning", **_named(request, trace), **_served_by(route), reason=warning)
+        self._log.warning(
+            "answered with a warning",
+            request_id=request.request_id[:128],
+            model=request.model,
+            selector=request.selector,
+            version=str(route.entry.version),
+            role=str(route.role),
+            reason=route.warning,
+            **_ids(trace),
+        )
 
     def failed(
         self, request: Requested, route: Any, code: str, took: float, error: BaseException, trace: Trace | None
@@ -249,36 +261,38 @@ class AccessLog:
         write = self._log.error if code in _SERVER_FAULTS else self._log.warning
         write(
             "request",
-            **_named(request, trace),
-            **_served_by(route),
+            request_id=request.request_id[:128],
+            model=request.model[:64],
+            selector=request.selector[:256],
+            version=str(route.entry.version) if route is not None else "",
+            role=str(route.role) if route is not None else "",
             code=code,
             seconds=round(took, 6),
             error=str(error),
             cause=_cause(error),
+            **_ids(trace),
         )
 
     def unexpected(self, request: Requested, error: BaseException, trace: Trace | None) -> None:
         """Logs an unexpected error, with its traceback."""
-        self._log.error("unexpected error", **_named(request, trace), exc_info=error)
-
-
-def _named(request: Requested, trace: Trace | None) -> dict[str, str]:
-    """Returns what identifies a request, shortened since clients choose it, and its ids if it is traced."""
-    ids = {} if trace is None else {"trace_id": trace.trace_id.hex(), "span_id": trace.span_id.hex()}
-    about = {"model": request.model[:64], "selector": request.selector[:256]}
-    return {"request_id": request.request_id[:128], **about, **ids}
-
-
-def _served_by(route: Any) -> dict[str, str]:
-    """Returns the version and the role that a request was routed to; empty texts if it failed before that."""
-    return (
-        {"version": "", "role": ""} if route is None else {"version": str(route.entry.version), "role": str(route.role)}
-    )
+        self._log.error(
+            "unexpected error",
+            request_id=request.request_id[:128],
+            model=request.model[:64],
+            selector=request.selector[:256],
+            exc_info=error,
+            **_ids(trace),
+        )
 
 
 def _cause(error: BaseException) -> str | None:
     """Returns the cause of an error as text. It may be very long; it is truncated when it is written."""
     return None if error.__cause__ is None else f"{type(error.__cause__).__name__}: {error.__cause__}"
+
+
+def _ids(trace: Trace | None) -> dict[str, str]:
+    """Returns the trace and span ids of a request; empty if it is not traced."""
+    return {} if trace is None else {"trace_id": trace.trace_id.hex(), "span_id": trace.span_id.hex()}
 
 
 _SERVER_FAULTS = {"INTERNAL", "DATA_LOSS", "UNKNOWN"}
