@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from turnout.errors import InvalidRequest, VersionNotFound
 from turnout.registry.manifest.names import parse_version
@@ -11,7 +11,7 @@ from turnout.rollout.analysis.prober import ProbeContext
 from turnout.rollout.engine.engine import RolloutEngine
 from turnout.rollout.engine.operators.releases import Releases
 from turnout.rollout.machine import overrides
-from turnout.rollout.machine.attempt import Moved, Pause, Rollout
+from turnout.rollout.machine.attempt import Moved, Rollout
 from turnout.rollout.plan import Plan
 from turnout.rollout.preview import Previews
 from turnout.rollout.reporting.log import RolloutLog
@@ -27,6 +27,14 @@ _MAX_LIMIT = 1000
 _EVENTS = 200
 _WATCH_SECONDS = 30.0
 _TICKS_AT_ONCE = 2000
+
+_COMMANDS: Mapping[pb.RolloutCommand, str] = {
+    pb.ROLLOUT_COMMAND_PAUSE: "pause",
+    pb.ROLLOUT_COMMAND_RESUME: "resume",
+    pb.ROLLOUT_COMMAND_PROMOTE: "promote",
+    pb.ROLLOUT_COMMAND_PROMOTE_FULL: "promote-full",
+    pb.ROLLOUT_COMMAND_ABORT: "abort",
+}
 
 
 class RolloutMethods:
@@ -200,19 +208,10 @@ def read_plan(text: str) -> Plan:
 
 
 def _decision(request: pb.CommandRolloutRequest, actor: str, reason: str) -> Callable[[Rollout], Moved]:
-    match request.command:
-        case pb.ROLLOUT_COMMAND_PAUSE:
-            return lambda r: overrides.pause(r, Pause("operator", reason or "paused by hand", actor), by_hand=True)
-        case pb.ROLLOUT_COMMAND_RESUME:
-            return lambda r: overrides.resume(r, actor, reason)
-        case pb.ROLLOUT_COMMAND_PROMOTE | pb.ROLLOUT_COMMAND_PROMOTE_FULL:
-            full = request.command == pb.ROLLOUT_COMMAND_PROMOTE_FULL
-            return lambda r: overrides.promote(r, actor, reason, full=full)
-        case pb.ROLLOUT_COMMAND_ABORT:
-            return lambda r: overrides.abort(r, reason or "aborted by hand", kind="abort", actor=actor)
-        case pb.ROLLOUT_COMMAND_SET_WEIGHT:
-            if not 0.0001 <= request.weight <= 1:
-                raise InvalidRequest.at("weight", "expected 0.0001 to 1")
-            return lambda r: overrides.set_weight(r, request.weight, actor, reason)
-        case _:
-            raise InvalidRequest.at("command", "expected one of RolloutCommand")
+    if request.command == pb.ROLLOUT_COMMAND_SET_WEIGHT:
+        if not 0.0001 <= request.weight <= 1:
+            raise InvalidRequest.at("weight", "expected 0.0001 to 1")
+        return lambda r: overrides.set_weight(r, request.weight, actor, reason)
+    if request.command not in _COMMANDS:
+        raise InvalidRequest.at("command", "expected one of RolloutCommand")
+    return overrides.commands(actor, reason)[_COMMANDS[request.command]]
