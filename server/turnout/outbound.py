@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from urllib.parse import urlsplit
 
 from turnout.address import is_loopback
 
@@ -40,6 +41,14 @@ class Unanswered(OSError):
         self.kind = kind
 
 
+def uses_proxies(url: str) -> bool:
+    """Returns whether requests to `url` pass through the proxies that are configured in the environment.
+
+    Those to loopback addresses do not: plain text meant for this machine must not leave it.
+    """
+    return not is_loopback(urlsplit(url).hostname or "")
+
+
 def ask(
     method: str,
     url: str,
@@ -52,8 +61,7 @@ def ask(
 ) -> HttpAnswer:
     """Sends a request, and returns the response regardless of its status. Blocking.
 
-    Uses the proxies configured in the environment, except for loopback addresses: plain text meant for this machine
-    must not pass through a proxy. The connection is closed afterwards.
+    Uses the proxies of the environment as `uses_proxies` says. The connection is closed afterwards.
 
     Args:
         method: GET or POST.
@@ -75,7 +83,7 @@ def ask(
         with (
             httpx.Client(
                 verify=ssl.create_default_context(cafile=ca_file) if ca_file else system_authorities(),
-                trust_env=not is_loopback(httpx.URL(url).host),
+                trust_env=uses_proxies(url),
                 follow_redirects=False,
                 timeout=timeout_s,
                 limits=httpx.Limits(max_keepalive_connections=0),

@@ -29,7 +29,6 @@ from turnout.registry.transfer.uploads import UploadLimits, Uploads
 from turnout.releases.adoption import AdoptionStore
 from turnout.routing.request_metadata import PreferenceReader
 from turnout.rpc.codec import new_request_id, trailing_metadata
-from turnout.rpc.registry.fetches import FetchMethods
 from turnout.rpc.registry.service import RegistryServicer
 from turnout.rpc.registry.threads import CancellableThreads
 from turnout.rpc.registry.uploads import UploadMethods
@@ -163,7 +162,7 @@ def open_web(
     sessions = Sessions(
         settings.console.token.get_secret_value(),
         base.authority,
-        b"" if member is None else member.start.session_key,
+        b"" if member is None else member.start.session_key.get_secret_value().encode(),
         settings.workers,
     )
     bodies = BodyReceiver(int(settings.limits.http_max_body_bytes), budget)
@@ -232,7 +231,15 @@ def _registry(parts: EndpointParts, stack: AsyncExitStack) -> RegistryServicer:
 
     return RegistryServicer(
         UploadMethods(parts.uploads, rollouts.operations, release_state, parts.refresh, threads, transfers.idle_s),
-        PublishedVersionMethods(base.repository, rollouts.release_writer, release_state, trust, parts.refresh, threads),
-        FetchMethods(base.repository, threads, transfers.idle_s, transfers.max_fetches),
+        PublishedVersionMethods(
+            base.repository,
+            rollouts.release_writer,
+            release_state,
+            trust,
+            parts.refresh,
+            threads,
+            transfers.idle_s,
+            transfers.max_fetches,
+        ),
         threads,
     )

@@ -5,11 +5,12 @@ import gc
 import os
 import signal
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from turnout.app.reload import Reloader
 from turnout.app.server import running
 from turnout.config import Settings, misread_variables
+from turnout.config.rereading import on_each_hangup
 from turnout.host.memory import return_freed_memory
 from turnout.telemetry.logging import LogForm, Threshold, make_logger
 from turnout.workers.member import Member
@@ -79,7 +80,7 @@ async def run(settings: Settings, read: Callable[[], Settings], member: Member |
     if member is not None:
         member.on_parents_end(stop)
     async with running(settings, log, threshold=threshold, form=form, member=member) as server:
-        reloads = loop.create_task(_reload(server.reloader, read, hung_up))
+        reloads = loop.create_task(on_each_hangup(hung_up, partial(server.reloader.reload, read)))
         if member is None:
             log.info("listening", grpc=str(server.grpc), http=str(server.http), control=str(server.control))
         # Exclude the current, long-lived objects from garbage collections, which would stall the event loop.
@@ -98,10 +99,3 @@ async def run(settings: Settings, read: Callable[[], Settings], member: Member |
         log.info("draining", seconds=settings.drain.timeout_s)
     log.info("stopped")
     return 0 if failure is None else 1
-
-
-async def _reload(reloader: Reloader, read: Callable[[], Settings], hung_up: asyncio.Event) -> None:
-    while True:
-        await hung_up.wait()
-        hung_up.clear()
-        await reloader.reload(read)

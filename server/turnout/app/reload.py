@@ -8,14 +8,12 @@ from typing import Any
 from structlog.typing import FilteringBoundLogger
 
 from turnout.config import ModelTable, Settings, in_force
-from turnout.errors import ConfigError, TurnoutError
+from turnout.config.rereading import reread
+from turnout.errors import TurnoutError
 from turnout.telemetry.logging import Threshold
-from turnout.threads import Threads
 
 _AT_ONCE = ("false_alarm_meter", "load", "shadow", "signing", "trials")
 """Keys of `[model.<name>]` that take effect immediately. The others apply to versions that are loaded later."""
-
-_KEPT = "the settings cannot be reloaded; the previous ones stay in force"
 
 _Path = tuple[str, ...]
 """Path of a setting as a tuple. A dotted key would be ambiguous, since a model's name may contain dots."""
@@ -85,20 +83,12 @@ class Reloader:
         """Reads the settings, the certificates and the policy file again. Invalid settings are logged and not applied.
 
         Args:
-            read: Returns the settings. Raises ConfigError if they are invalid. Called in a thread.
+            read: Returns the settings, as for `reread`.
         """
         async with self._one:
-            threads = Threads("settings")  # the file system may hang, or the file may be a pipe without a writer
-            try:
-                after = await threads.run(read)
-            except ConfigError as error:
-                self._log.error(_KEPT, reason=error.message)
-            except Exception as error:  # noqa: BLE001 - later reloads must still be possible
-                self._log.error(_KEPT, exc_info=error)
-            else:
+            after = await reread(read, self._log)
+            if after is not None:
                 await self._apply(after)
-            finally:
-                threads.shutdown()
             await self._certificates()
 
     async def _apply(self, after: Settings) -> None:

@@ -36,7 +36,7 @@ def model_metadata(entry: VersionEntry, snapshot: CatalogSnapshot) -> ModelMetad
 
 def model_config(entry: VersionEntry) -> ModelConfig:
     """Describes a version as a Triton model configuration."""
-    rows = entry.max_batch_rows if batches_along_first_axis(entry) else 0
+    rows, signature = entry.max_batch_rows if batches_along_first_axis(entry) else 0, entry.manifest.signature
     config = ModelConfig(
         name=entry.model,
         platform=PLATFORM,
@@ -46,23 +46,13 @@ def model_config(entry: VersionEntry) -> ModelConfig:
         default_model_filename=MODEL_FILE,
         model_transaction_policy=ModelTransactionPolicy(decoupled=False),
     )
-    for spec in entry.manifest.signature.inputs:
-        config.input.append(
-            ModelInput(
-                name=spec.name,
-                data_type=ELEMENT_TYPES[spec.dtype].config,
-                dims=_sizes(spec)[1 if rows else 0 :],
-                optional=spec.has_default,
-            )
-        )
-    for spec in entry.manifest.signature.outputs:
-        config.output.append(
-            ModelOutput(
-                name=spec.name,
-                data_type=ELEMENT_TYPES[spec.dtype].config,
-                dims=_sizes(spec)[1 if rows else 0 :],
-            )
-        )
+    first = 1 if rows else 0  # the batch dimension, which Triton's configurations do not mention
+    for spec in signature.inputs:
+        kind, dims = ELEMENT_TYPES[spec.dtype].config, _sizes(spec)[first:]
+        config.input.append(ModelInput(name=spec.name, data_type=kind, dims=dims, optional=spec.has_default))
+    for spec in signature.outputs:
+        kind, dims = ELEMENT_TYPES[spec.dtype].config, _sizes(spec)[first:]
+        config.output.append(ModelOutput(name=spec.name, data_type=kind, dims=dims))
     config.parameters["turnout_version"].string_value = str(entry.version)
     config.parameters["turnout_digest"].string_value = entry.digest
     return config

@@ -1,5 +1,7 @@
 """`turnout.v1.CatalogService`: describes the served models and versions, from one snapshot of the catalog."""
 
+from typing import cast
+
 from turnout.errors import TurnoutError
 from turnout.registry.manifest.signature import DataType, Dimension, TensorSpec
 from turnout.serving.data_plane.inference import Router
@@ -7,38 +9,12 @@ from turnout.serving.versions.catalog import Catalog, ModelEntry, VersionEntry
 from turnout.serving.versions.lifecycle import LifecycleState
 from turnout.state.release_status import ReleaseStatus
 from turnout_proto.v1 import catalog_pb2 as pb
-from turnout_proto.v1 import prediction_pb2
+from turnout_proto.v1.prediction_pb2 import DataType as DataTypeValue
 
-STATES = {
-    LifecycleState.NEW: pb.VERSION_STATE_NEW,
-    LifecycleState.LOADING: pb.VERSION_STATE_LOADING,
-    LifecycleState.WARMING: pb.VERSION_STATE_WARMING,
-    LifecycleState.READY: pb.VERSION_STATE_READY,
-    LifecycleState.DRAINING: pb.VERSION_STATE_DRAINING,
-    LifecycleState.UNLOADED: pb.VERSION_STATE_UNLOADED,
-    LifecycleState.FAILED: pb.VERSION_STATE_FAILED,
-}
-RELEASE_STATUSES = {
-    ReleaseStatus.CANDIDATE: pb.STANDING_CANDIDATE,
-    ReleaseStatus.RELEASED: pb.STANDING_RELEASED,
-    ReleaseStatus.YANKED: pb.STANDING_YANKED,
-}
-_DATA_TYPES = {
-    DataType.BOOL: prediction_pb2.DATA_TYPE_BOOL,
-    DataType.UINT8: prediction_pb2.DATA_TYPE_UINT8,
-    DataType.UINT16: prediction_pb2.DATA_TYPE_UINT16,
-    DataType.UINT32: prediction_pb2.DATA_TYPE_UINT32,
-    DataType.UINT64: prediction_pb2.DATA_TYPE_UINT64,
-    DataType.INT8: prediction_pb2.DATA_TYPE_INT8,
-    DataType.INT16: prediction_pb2.DATA_TYPE_INT16,
-    DataType.INT32: prediction_pb2.DATA_TYPE_INT32,
-    DataType.INT64: prediction_pb2.DATA_TYPE_INT64,
-    DataType.FLOAT16: prediction_pb2.DATA_TYPE_FLOAT16,
-    DataType.BFLOAT16: prediction_pb2.DATA_TYPE_BFLOAT16,
-    DataType.FLOAT32: prediction_pb2.DATA_TYPE_FLOAT32,
-    DataType.FLOAT64: prediction_pb2.DATA_TYPE_FLOAT64,
-    DataType.STRING: prediction_pb2.DATA_TYPE_STRING,
-}
+# The protocol's enumerations have the same names, behind a prefix.
+STATES = {one: cast(pb.VersionState, pb.VersionState.Value(f"VERSION_STATE_{one.name}")) for one in LifecycleState}
+RELEASE_STATUSES = {one: cast(pb.Standing, pb.Standing.Value(f"STANDING_{one.name}")) for one in ReleaseStatus}
+_DATA_TYPES = {one: cast(DataTypeValue, DataTypeValue.Value(f"DATA_TYPE_{one.name}")) for one in DataType}
 
 
 class CatalogServicer:
@@ -48,16 +24,16 @@ class CatalogServicer:
         self._catalog = catalog
         self._router = router
 
-    async def ListModels(self, request: pb.ListModelsRequest) -> pb.ListModelsResponse:  # noqa: N802
+    async def ListModels(self, request: pb.ListModelsRequest) -> pb.ListModelsResponse:
         """Lists the models."""
         models = self._catalog.snapshot.models.values()
         return pb.ListModelsResponse(models=[self._model(entry) for entry in models])
 
-    async def GetModel(self, request: pb.GetModelRequest) -> pb.GetModelResponse:  # noqa: N802
+    async def GetModel(self, request: pb.GetModelRequest) -> pb.GetModelResponse:
         """Describes one model."""
         return pb.GetModelResponse(model=self._model(self._catalog.snapshot.model(request.model)))
 
-    async def GetVersion(self, request: pb.GetVersionRequest) -> pb.GetVersionResponse:  # noqa: N802
+    async def GetVersion(self, request: pb.GetVersionRequest) -> pb.GetVersionResponse:
         """Describes the version that a selector resolves to."""
         entry = self._router.describe(request.model, request.version)
         return pb.GetVersionResponse(version=version_message(entry, self._catalog.snapshot.model(request.model)))

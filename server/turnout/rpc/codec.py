@@ -2,7 +2,7 @@
 
 import itertools
 import uuid
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 
@@ -25,12 +25,7 @@ _MAX_WARNING = 512
 _SHORT_NAME = 16
 """Length in characters up to which a name satisfies any configured limit, so it need not be checked."""
 
-ROLES = {
-    ServingRole.PINNED: pb.ROLE_PINNED,
-    ServingRole.BASELINE: pb.ROLE_BASELINE,
-    ServingRole.CANARY: pb.ROLE_CANARY,
-    ServingRole.SHADOW: pb.ROLE_SHADOW,
-}
+ROLES = {role: cast(pb.Role, pb.Role.Value(f"ROLE_{role.name}")) for role in ServingRole}
 
 Befores: TypeAlias = dict[str, tuple[np.dtype[Any], tuple[int, ...], bytes]]
 """Numeric outputs by name: dtype, shape, and the bytes that precede the elements in a serialized response."""

@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
-from turnout.auth.authority import Authority
 from turnout.auth.policy.quotas import Quota
 from turnout.errors import Draining, Exhausted, InvalidRequest
 from turnout.rpc.transport.asgi.eager_tasks import begun_in_task
@@ -169,9 +168,9 @@ class Multiplexer:
             self._enter(self._plane.refuse(item, InvalidRequest.at("request.request_id", repeated)))
             return
         quota: Quota | None = None
-        if self._plane.authority is not None:
+        if (authority := self._plane.authority) is not None and (caller := self._stream.caller) is not None:
             try:
-                quota = self._entered(self._plane.authority)
+                quota = authority.enter(caller)
             except Exhausted as error:
                 self._enter(self._plane.refuse(item, error))
                 return
@@ -196,15 +195,7 @@ class Multiplexer:
             self._by_key[key] = task
             task.add_done_callback(lambda _: self._by_key.pop(key))
         self._ordering(task, self._enter)
-        task.add_done_callback(self._wake)
-
-    def _entered(self, authority: Authority) -> Quota | None:
-        """Counts a request against the caller's quota. Raises Exhausted if the caller exceeds the quota."""
-        caller = self._stream.caller
-        return None if caller is None else authority.enter(caller)
-
-    def _wake(self, _: Task) -> None:
-        self._wake_writer.set()
+        task.add_done_callback(lambda _: self._wake_writer.set())
 
     async def _write(self) -> None:
         """Writes the responses of tasks."""

@@ -27,9 +27,7 @@ from turnout.rpc.authorization import protected
 from turnout.rpc.catalog import CatalogServicer
 from turnout.rpc.control.activity import ActivityMethods
 from turnout.rpc.control.following import followed
-from turnout.rpc.control.probes import ProbeMethods
 from turnout.rpc.control.rollouts import RolloutMethods
-from turnout.rpc.control.shadows import ShadowMethods
 from turnout.rpc.control.traffic import TrafficMethods
 from turnout.rpc.control.versions import VersionMethods
 from turnout.rpc.guard import MethodGuard
@@ -65,11 +63,8 @@ _REGISTRY: ServiceDescriptor = registry_pb2.DESCRIPTOR.services_by_name["Registr
 _HEALTH: ServiceDescriptor = health_pb2.DESCRIPTOR.services_by_name["Health"]
 _CHANNELZ: ServiceDescriptor = channelz_pb2.DESCRIPTOR.services_by_name["Channelz"]
 
-PREDICTION = _PREDICTION.full_name
-CATALOG = _CATALOG.full_name
-CONTROL = _CONTROL.full_name
-REGISTRY = _REGISTRY.full_name
-HEALTH = _HEALTH.full_name
+_DATA = (_PREDICTION, _CATALOG, _HEALTH)
+_OPERATORS = (_CONTROL, _REGISTRY, _CHANNELZ)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,32 +143,19 @@ def data_methods(services: Services, settings: Settings) -> Methods:
     None of them can change which models and versions are served, unless the settings allow it.
     """
     guard = _guard(services, settings)
-    described = {PREDICTION: _PREDICTION, CATALOG: _CATALOG, OIP_SERVICE: OIP_DESCRIPTOR, HEALTH: _HEALTH}
-    methods = {
-        **_data_methods(guard, services, settings, settings.oip),
-        **_server_methods(guard, services, described),
-    }
+    methods = {**_data_methods(guard, services, settings, settings.oip), **_server_methods(guard, services, _DATA)}
     return protected(methods, services.authority)
 
 
 def control_methods(services: Services, settings: Settings) -> Methods:
     """Returns the methods for operators: the methods for clients, plus control, registry and channelz."""
     guard, registry = _guard(services, settings), services.registry
-    described = {
-        PREDICTION: _PREDICTION,
-        CATALOG: _CATALOG,
-        CONTROL: _CONTROL,
-        REGISTRY: _REGISTRY,
-        OIP_SERVICE: OIP_DESCRIPTOR,
-        _CHANNELZ.full_name: _CHANNELZ,
-        HEALTH: _HEALTH,
-    }
     methods = {
         **_data_methods(guard, services, settings, settings.oip.model_copy(update=_EVERYTHING)),
         **followed(guard.methods(_CONTROL, *_control(services)), services.peers),
-        **followed(guard.methods(_REGISTRY, registry.uploads, registry.versions, registry.fetches), services.peers),
+        **followed(guard.methods(_REGISTRY, registry.uploads, registry.versions), services.peers),
         **guard.methods(_CHANNELZ, ChannelzServicer()),
-        **_server_methods(guard, services, described),
+        **_server_methods(guard, services, (*_DATA, *_OPERATORS)),
     }
     return protected(methods, services.authority)
 
@@ -255,18 +237,21 @@ def _control(services: Services) -> Sequence[object]:
 
     return (
         VersionMethods(services.loads, manager.refresh, catalog, services.release_writer, services.releases),
-        TrafficMethods(services.traffic, services.policies, catalog, services.explainer, rollouts.answers, peers),
-        ShadowMethods(services.shadows, catalog, peers),
-        RolloutMethods(rollouts, services.releases, services.rollout_log, services.previews, services.analyses),
-        ProbeMethods(services.analyses, rollouts, catalog),
+        TrafficMethods(
+            services.traffic, services.policies, catalog, services.explainer, rollouts.answers, services.shadows, peers
+        ),
+        RolloutMethods(
+            rollouts, services.releases, services.rollout_log, services.previews, services.analyses, catalog
+        ),
         ActivityMethods(sample, catalog, rollouts, services.metrics, services.accepting, peers),
     )
 
 
 def _server_methods(
-    guard: MethodGuard, services: Services, described: Mapping[str, ServiceDescriptor]
+    guard: MethodGuard, services: Services, offered: Sequence[ServiceDescriptor]
 ) -> Mapping[str, Method]:
     """Returns the methods about the server itself: health and reflection."""
+    described = {OIP_SERVICE: OIP_DESCRIPTOR} | {service.full_name: service for service in offered}
     served = frozenset((*described, REFLECTION_ALPHA.full_name, REFLECTION_V1))
     health = HealthServicer(services.catalog, services.router, services.ready, served)
     reflection = ReflectionServicer(described)

@@ -1,20 +1,18 @@
 """Receives request bodies, compressed or not, up to a maximum size."""
 
-import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from starlette.requests import Request
 
 from turnout.admission import ReceiveBudget
 from turnout.chunks import add_chunk
+from turnout.decompression import WINDOWS, CompressionError, DecompressedTooLarge, decompress
 from turnout.errors import InvalidRequest
 from turnout.web.json_body import SMALL_BYTES
 
 _LENGTH_DIGITS = 19
 """Number of digits of a content-length that are parsed. No limit has more."""
-
-_WINDOWS: Mapping[str, int] = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +43,14 @@ class RequestBody:
             InvalidRequest: The body is too large, or is not validly encoded.
         """
         whole = b"".join(self.parts)
-        return whole if self.encoding == "identity" else _decompressed(whole, self.encoding, self.max_bytes)
+        if self.encoding == "identity":
+            return whole
+        try:
+            return decompress(whole, self.encoding, self.max_bytes)
+        except CompressionError as error:
+            raise InvalidRequest.at("body", str(error)) from None
+        except DecompressedTooLarge:
+            raise _too_large(self.max_bytes) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,22 +99,9 @@ def _encoding(values: Sequence[str]) -> str:
     named = [name.strip().lower() for value in values for name in value.split(",")]
     codings = [name for name in named if name not in ("", "identity")] or ["identity"]
     encoding = "gzip" if codings == ["x-gzip"] else codings[0]
-    if len(codings) > 1 or encoding not in ("identity", *_WINDOWS):
+    if len(codings) > 1 or encoding not in ("identity", *WINDOWS):
         raise InvalidRequest.at("header content-encoding", f"expected gzip or deflate, got {', '.join(named)[:64]!r}")
     return encoding
-
-
-def _decompressed(body: bytes, encoding: str, max_bytes: int) -> bytes:
-    decompressor = zlib.decompressobj(_WINDOWS[encoding])
-    try:
-        plain = decompressor.decompress(body, max_bytes + 1)
-    except zlib.error:
-        raise InvalidRequest.at("body", f"expected {encoding}") from None
-    if len(plain) > max_bytes:
-        raise _too_large(max_bytes)
-    if not decompressor.eof or decompressor.unused_data:
-        raise InvalidRequest.at("body", f"expected one whole {encoding} stream")
-    return plain
 
 
 def _too_large(max_bytes: int) -> InvalidRequest:

@@ -1,19 +1,16 @@
 """The worker's side of the link: reports to the supervisor, and requests to the supervisor and other workers."""
 
 import json
-import pickle
 import signal
 import socket
 import struct
 from asyncio import Event, get_running_loop
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 
-from turnout.config import Settings, SettingsSource
 from turnout.errors import TurnoutError, UnavailableError
 from turnout.telemetry.exposition import in_blocks
-from turnout.workers.division import share_of
 from turnout.workers.link import Link
+from turnout.workers.start import Start
 
 SCRAPE_SECONDS = 8.0
 """Timeout in seconds for the metrics of all workers. Prometheus waits 10 s by default."""
@@ -25,44 +22,6 @@ _HELLO_SECONDS = 30.0
 _TELL_SECONDS = 10.0
 
 _PART = struct.Struct(">I?I")
-
-_PORTS = ("grpc", "http", "control")
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """The data that a worker receives when it starts.
-
-    Attributes:
-        settings: The worker's settings, with the server's ports and the worker's share of divided limits.
-        given: The server's settings as read at its start.
-        source: Source from which to read the settings again.
-        index: Index of the worker, starting at 0.
-        control: Whether the worker has the control listener.
-        waits: Whether the worker accepts connections only after its versions are loaded, because other workers accept
-            connections in the meantime.
-        session_key: Signs the console's sessions: a browser's connections reach any worker.
-    """
-
-    settings: Settings
-    given: Settings
-    source: SettingsSource
-    index: int
-    control: bool
-    waits: bool
-    session_key: bytes = field(repr=False)
-
-    def read(self) -> Settings:
-        """Reads the settings again, and returns those of this worker, with its ports and its share of the limits.
-
-        Raises:
-            ConfigError: The settings are invalid.
-        """
-        fresh = self.source.read()
-        unchanged = [name for name in _PORTS if getattr(fresh, name) == getattr(self.given, name)]
-        same = {name: getattr(self.settings, name) for name in unchanged}
-        share = share_of(fresh.model_copy(update=same | {"workers": self.given.workers}), self.index)
-        return share.model_copy(update={"workers": fresh.workers})
 
 
 class Member:
@@ -98,8 +57,7 @@ class Member:
         member = cls()
         get_running_loop().add_signal_handler(signal.SIGHUP, member.hung_up.set)
         member._link = await Link.over(socket.socket(fileno=descriptor), member._answer)
-        reply = await member._link.ask("hello", bound=_HELLO_SECONDS)
-        member.start = pickle.loads(reply)  # noqa: S301 - from the supervisor, over a private socket
+        member.start = Start.decode(await member._link.ask("hello", bound=_HELLO_SECONDS))
         return member
 
     def on_parents_end(self, call: Callable[[], None]) -> None:

@@ -1,6 +1,6 @@
 """The rules for merging the series of several workers, by metric family. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import Enum, auto
 
 
@@ -29,65 +29,39 @@ COUNTERS: Mapping[str, Rule] = {
 }
 """Rules for counters that are not summed."""
 
-GAUGES: Mapping[str, Rule] = {
-    "turnout_isolated_processes": Rule.SUM,
-    "turnout_version_info": Rule.STATE,
-    "turnout_version_failed": Rule.MOST,
-    "turnout_inflight_requests": Rule.SUM,
-    "turnout_queue_depth": Rule.SUM,
-    "turnout_requests_under_way": Rule.SUM,
-    "turnout_unfinished_bytes": Rule.SUM,
-    "turnout_queue_fill_ratio": Rule.MOST,
-    "turnout_version_load_duration_seconds": Rule.MOST,
-    "turnout_version_cuda_graphs": Rule.MOST,
-    "turnout_version_tensorrt": Rule.MOST,
-    "turnout_version_tensorrt_fp16": Rule.MOST,
-    "turnout_version_memory_bytes": Rule.SUM,
-    "turnout_version_memory_budget_bytes": Rule.SUM,
-    "turnout_version_waiting_requests": Rule.SUM,
-    "turnout_traffic_weight": Rule.MEAN,
-    "turnout_traffic_share": Rule.SUM,  # a ratio, whose numerators and denominators are summed
-    "turnout_shadow_agreement_ratio": Rule.SUM,
-    "turnout_shadow_noise_ratio": Rule.SUM,
-    "turnout_rollout_state": Rule.MOST,
-    "turnout_rollout_step": Rule.MOST,
-    "turnout_rollout_weight": Rule.MOST,
-    "turnout_rollout_paused": Rule.MOST,
-    "turnout_rollout_e_value": Rule.MOST,
-    "turnout_rollout_threshold": Rule.MOST,
-    "turnout_rollout_unreadable": Rule.MOST,
-    "turnout_rollout_last_tick_seconds": Rule.MOST,
-    "turnout_rollout_false_alarm_e_value": Rule.MOST,
-    "turnout_rollout_false_alarm_requests": Rule.SUM,
-    "turnout_policy_epoch": Rule.MOST,
-    "turnout_rollout_tick_duration_seconds": Rule.MOST,
-    "turnout_rollout_unrecorded": Rule.MOST,
-    "turnout_probe_value": Rule.MOST,
-    "turnout_servers": Rule.MOST,
-    "turnout_server_epochs_behind": Rule.MOST,
-    "turnout_memory_used_bytes": Rule.DEVICE,
-    "turnout_memory_limit_bytes": Rule.MOST,
-    "turnout_repository_available": Rule.LEAST,
-    "turnout_cache_bytes": Rule.MOST,
-    "turnout_state_store_available": Rule.LEAST,
-    "turnout_missing_versions": Rule.MOST,
-    "turnout_tls_certificate_expiry_timestamp_seconds": Rule.LEAST,
-    "turnout_tls_reload_failing": Rule.MOST,
-    "turnout_auth_callers": Rule.SUM,
-    "turnout_auth_policy_reload_failing": Rule.MOST,
-    "turnout_auth_keys_failing": Rule.MOST,
-    "turnout_gpu_utilization_ratio": Rule.MOST,
-    "turnout_gpu_memory_used_bytes": Rule.MOST,
-    "turnout_gpu_memory_total_bytes": Rule.MOST,
-    "turnout_gpu_process_memory_bytes": Rule.SUM,
-    "python_info": Rule.MOST,
-    "process_virtual_memory_bytes": Rule.SUM,
-    "process_resident_memory_bytes": Rule.SUM,
-    "process_start_time_seconds": Rule.LEAST,
-    "process_open_fds": Rule.EACH,
-    "process_max_fds": Rule.EACH,
-}
-"""Rules for gauges. A gauge that is not listed is shown for each worker."""
+_BY_RULE: Mapping[Rule, Sequence[str]] = {
+    Rule.SUM: (
+        "turnout_isolated_processes", "turnout_inflight_requests", "turnout_queue_depth", "turnout_requests_under_way",
+        "turnout_unfinished_bytes", "turnout_version_memory_bytes", "turnout_version_memory_budget_bytes",
+        "turnout_version_waiting_requests", "turnout_traffic_share", "turnout_shadow_agreement_ratio",
+        "turnout_shadow_noise_ratio", "turnout_rollout_false_alarm_requests", "turnout_auth_callers",
+        "turnout_gpu_process_memory_bytes", "process_virtual_memory_bytes", "process_resident_memory_bytes",
+    ),
+    Rule.STATE: ("turnout_version_info",),
+    Rule.MOST: (
+        "turnout_version_failed", "turnout_queue_fill_ratio", "turnout_version_load_duration_seconds",
+        "turnout_version_cuda_graphs", "turnout_version_tensorrt", "turnout_version_tensorrt_fp16",
+        "turnout_rollout_state", "turnout_rollout_step", "turnout_rollout_weight", "turnout_rollout_paused",
+        "turnout_rollout_e_value", "turnout_rollout_threshold", "turnout_rollout_unreadable",
+        "turnout_rollout_last_tick_seconds", "turnout_rollout_false_alarm_e_value", "turnout_policy_epoch",
+        "turnout_rollout_tick_duration_seconds", "turnout_rollout_unrecorded", "turnout_probe_value", "turnout_servers",
+        "turnout_server_epochs_behind", "turnout_memory_limit_bytes", "turnout_cache_bytes", "turnout_missing_versions",
+        "turnout_tls_reload_failing", "turnout_auth_policy_reload_failing", "turnout_auth_keys_failing",
+        "turnout_gpu_utilization_ratio", "turnout_gpu_memory_used_bytes", "turnout_gpu_memory_total_bytes",
+        "python_info",
+    ),
+    Rule.MEAN: ("turnout_traffic_weight",),
+    Rule.DEVICE: ("turnout_memory_used_bytes",),
+    Rule.LEAST: (
+        "turnout_repository_available", "turnout_state_store_available",
+        "turnout_tls_certificate_expiry_timestamp_seconds", "process_start_time_seconds",
+    ),
+    Rule.EACH: ("process_open_fds", "process_max_fds"),
+}  # fmt: skip
+
+GAUGES: Mapping[str, Rule] = {name: rule for rule, names in _BY_RULE.items() for name in names}
+"""Rules for gauges. A gauge that is not listed is shown for each worker. Of ratios, numerators and denominators are
+summed."""
 
 STATES = ("ready", "unloaded", "draining", "new", "warming", "loading", "failed")
 """States of a version, the best first. A version is `ready` only if it is ready in every worker that knows it."""

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import json
 import os
-import pickle
 import secrets
 import signal
 import socket
@@ -15,21 +14,24 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.process_collector import ProcessCollector
+from pydantic import SecretStr
 from structlog.typing import FilteringBoundLogger
 
 from turnout.config import Settings, SettingsSource, in_force
-from turnout.errors import ConfigError, TurnoutError, UnavailableError
+from turnout.config.rereading import on_each_hangup, reread
+from turnout.errors import TurnoutError, UnavailableError
 from turnout.telemetry.exposition import Exposition, FamilyCollector
 from turnout.telemetry.families import Family
 from turnout.telemetry.metrics.process import own_families
 from turnout.telemetry.metrics.workers import worker_families
 from turnout.workers.division import share_of
 from turnout.workers.link import Link
-from turnout.workers.member import SNAPSHOT_SECONDS, Start, pack_answers, read_gather
+from turnout.workers.member import SNAPSHOT_SECONDS, pack_answers, read_gather
 from turnout.workers.merging import Totals
 from turnout.workers.ports import KeptPort
 from turnout.workers.restarts import MOST_EARLY_DEATHS, Restarts
 from turnout.workers.snapshot import decode
+from turnout.workers.start import Start
 
 _TELL_SECONDS = 5.0
 
@@ -113,10 +115,11 @@ class Supervisor:
         self._exposition = Exposition()
         self._counting = asyncio.Lock()  # processing an older snapshot after a newer one would look like a reset
         self._asked: dict[tuple[str, str], bool] = {}
-        self._session_key = secrets.token_bytes(32)
+        self._session_key = SecretStr(secrets.token_hex(32))
         self._process = CollectorRegistry(auto_describe=False)
         ProcessCollector(registry=self._process)
         self._stopping = asyncio.Event()
+        self._hung_up = asyncio.Event()
         self._announced = False
         self._code = 0
 
@@ -133,9 +136,11 @@ class Supervisor:
         """
         with self._signals():
             keeping = [asyncio.create_task(self._keep(worker)) for worker in self._workers]
+            reloads = asyncio.create_task(on_each_hangup(self._hung_up, self._reload))
             stopping = asyncio.create_task(self._stopping.wait())
             await asyncio.wait([stopping, *keeping], return_when=asyncio.FIRST_COMPLETED)
             stopping.cancel()
+            reloads.cancel()
             failures = [task.exception() for task in keeping if task.done() and not task.cancelled()]
             self._stop(self._code)
             drain = self._settings.drain
@@ -156,7 +161,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_end_signal, number)
-        loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+        loop.add_signal_handler(signal.SIGHUP, self._hung_up.set)
         try:
             yield
         finally:
@@ -170,12 +175,11 @@ class Supervisor:
         self._log.info("draining", seconds=self._settings.drain.timeout_s)
         self._stop(0, number)
 
-    def _on_hangup(self) -> None:
+    async def _reload(self) -> None:
         """Reloads the settings for workers that start later, and makes every running worker reload its settings."""
-        try:
-            self._settings = in_force(self._settings, self._source.read())
-        except ConfigError as error:
-            self._log.error("the settings cannot be reloaded; the previous ones stay in force", reason=error.message)
+        after = await reread(self._source.read, self._log)
+        if after is not None:
+            self._settings = in_force(self._settings, after)
         self._signal_all(signal.SIGHUP, joined=True)
 
     def _stop(self, code: int, number: signal.Signals = signal.SIGTERM) -> None:
@@ -280,7 +284,7 @@ class Supervisor:
         match topic:
             case "hello":
                 worker.joined = True
-                return pickle.dumps(self._start(worker))
+                return self._start(worker).encode()
             case "asked":
                 worker.follows = True
                 return json.dumps([(*version, load) for version, load in self._asked.items()]).encode()
@@ -305,8 +309,15 @@ class Supervisor:
     def _start(self, worker: Worker) -> Start:
         others = any(other.listening for other in self._workers if other is not worker)
         waits = others and worker.restarts.count > 0
-        own = share_of(self._settings, worker.index)
-        return Start(own, self._given, self._source, worker.index, worker.index == 0, waits, self._session_key)
+        return Start(
+            settings=share_of(self._settings, worker.index),
+            given=self._given,
+            source=self._source,
+            index=worker.index,
+            control=worker.index == 0,
+            waits=waits,
+            session_key=self._session_key,
+        )
 
     def _send_addresses(self) -> None:
         if not self._announced and all(worker.listening for worker in self._workers):

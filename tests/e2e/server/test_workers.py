@@ -344,6 +344,7 @@ def test_who_signs_in_to_the_console_is_signed_in_whichever_worker_answers(two_w
     headers = {"cookie": signed_in.headers["set-cookie"].partition(";")[0]}
     pages = [httpx.get(f"{base}/console/models/m", headers=headers).text for _ in range(24)]  # each its own connection
     assert all("Sign out" in page for page in pages)
+    assert CONSOLE_TOKEN not in two_workers.log.read_text()
 
 
 def test_sighup_reloads_in_every_worker_and_holds_for_those_started_later(two_workers) -> None:

@@ -9,6 +9,7 @@ import signal
 import struct
 import sys
 from collections.abc import MutableMapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -273,6 +274,52 @@ async def test_sighup_is_passed_on_and_ends_nobody(models, tmp_path) -> None:
     assert not running.done()
     os.kill(os.getpid(), signal.SIGTERM)
     assert await bounded(running) == 0
+
+
+async def test_settings_that_cannot_be_read_yet_delay_nothing_else(models, tmp_path) -> None:
+    notes = "    path = " + repr(str(tmp_path)) + " + f'/{index}'\n"
+    notes += "    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: open(path, 'a').close())\n"
+    parent, recorded_ticks = supervisor(models, notes + SERVES + WAITS, at_once)
+    file = tmp_path / "turnout.toml"
+    os.mkfifo(file)  # whoever opens it waits for a writer
+    parent._source = SettingsSource(file, {}, False)
+    running = asyncio.create_task(parent.run())
+    async with asyncio.timeout(100):
+        while not parent.serves:
+            await asyncio.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGHUP)
+        while (writer := _writer(file)) is None:
+            await asyncio.sleep(0.01)
+        os.kill(parent._workers[1].process.pid, signal.SIGKILL)
+        while not (parent._workers[1].restarts.count and parent.serves):
+            await asyncio.sleep(0.01)
+        assert not {path.name for path in tmp_path.iterdir()} & {"0", "1"}
+        os.write(writer, b"[model.m]\nslo_ms = [7]\n")
+        os.close(writer)
+        while {path.name for path in tmp_path.iterdir()} & {"0", "1"} != {"0", "1"}:
+            await asyncio.sleep(0.01)
+    assert parent._settings.model["m"].slo_ms == (7,)
+    with ThreadPoolExecutor(1) as threads:
+        written = threads.submit(file.write_text, "nonsense = 1\n")
+        os.kill(os.getpid(), signal.SIGHUP)
+        async with asyncio.timeout(100):
+            while "the settings cannot be reloaded; the previous ones stay in force" not in [
+                one["event"] for one in recorded_ticks
+            ]:
+                await asyncio.sleep(0.01)
+        written.result()
+    assert parent._settings.model["m"].slo_ms == (7,)
+    os.kill(os.getpid(), signal.SIGHUP)  # a read that hangs does not delay the end
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert await bounded(running) == 0
+
+
+def _writer(fifo: Path) -> int | None:
+    """Opens a named pipe for writing; None if nobody has opened it for reading."""
+    try:
+        return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError:
+        return None
 
 
 async def test_a_worker_that_is_killed_keeps_its_counts_in_the_sum(models) -> None:

@@ -281,6 +281,22 @@ async def test_compressed_bodies_are_read_within_the_bound(publish_model, start_
     assert (await post(compress(plain)[:-4])).status_code == 400
 
 
+async def test_a_gzip_body_may_have_several_members(publish_model, start_server) -> None:
+    publish_model("m", "1.0.0", scaled(2))
+    server = await start_server()
+
+    async def post(content: bytes) -> httpx.Response:
+        return await call(server, "POST", "/v2/models/m/infer", content=content, headers={"content-encoding": "gzip"})
+
+    plain = json.dumps(body()).encode()
+    members = gzip.compress(plain[:10]) + gzip.compress(plain[10:])
+    answer = await post(members)
+    assert (answer.status_code, answer.json()["outputs"][0]["data"]) == (200, [2, 4, 6, 8])
+    for wrong in (members[:-1], members + b"\0", b"", gzip.compress(b"") * 3000):
+        refused = await post(wrong)
+        assert (refused.status_code, "gzip" in refused.json()["error"]) == (400, True)
+
+
 async def test_bodies_are_bounded(publish_model, start_server) -> None:
     publish_model("m", "1.0.0", scaled(2))
     server = await start_server(limits=Limits(http_max_body_bytes=1000))

@@ -117,3 +117,29 @@ async def test_an_answer_that_drips_is_left_in_time(asked: Asks, call: tuple[Any
         expected = {"expect": (200,)} if call[0] == "ask" else {}
         with pytest.raises(StoreFault, match="takes more than"):
             await asyncio.wait_for(asked(registry, *call, seconds=1.0, **expected), 100)
+
+
+@pytest.mark.usefixtures("login")
+async def test_a_proxy_of_the_environment_is_asked_for_other_machines_only(
+    asked: Asks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with (
+        listening(Endpoint(answer(200, b"far"))) as proxy,
+        listening(Endpoint(answer(200, {"token": "t"}))) as tokens,
+        listening(Endpoint()) as registry,
+    ):
+        for name in ("http_proxy", "all_proxy", "HTTP_PROXY", "ALL_PROXY"):
+            monkeypatch.setenv(name, proxy.url)
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+
+        def says(request: Asked) -> bytes:
+            if request.headers.get("authorization") == "Bearer t":
+                return answer(307, Location="http://storage.example/blob")
+            return answer(401, WWW_Authenticate=f'Bearer realm="{tokens.url}/token",service="x",scope="y"')
+
+        registry.says = says
+        assert await asked(registry, "beginning", "blobs/x", 100) == b"far"
+        assert [request.target for request in proxy.asked] == ["http://storage.example/blob"]
+        assert len(registry.asked) == 2
+        assert tokens.asked

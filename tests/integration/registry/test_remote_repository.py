@@ -83,6 +83,40 @@ def test_what_one_machine_publishes_another_one_reads_byte_for_byte(
         assert other.cache.used_bytes == result.manifest.size
 
 
+@pytest.fixture
+def no_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has all requests that a proxy of the environment would be asked for fail."""
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        for spelled in (name, name.upper()):
+            monkeypatch.setenv(spelled, "http://127.0.0.1:1")  # nobody listens there
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.usefixtures("no_way_out")
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_no_proxy_of_the_environment_comes_between_a_server_and_a_store_of_its_own_machine(
+    store: RemoteStore, tmp_path: Path, host: str
+) -> None:
+    store.endpoint = store.endpoint.replace("127.0.0.1", host)
+    with closing(store.open(tmp_path / "cache")) as repository:
+        result = put(repository, V1, 2, tmp_path)
+    with closing(store.open(tmp_path / "elsewhere")) as other:
+        assert [one.digest for one in other.published()] == [result.digest]
+        assert (other.fetch("m", V1) / "model.onnx").is_file()
+
+
+@pytest.mark.usefixtures("no_way_out")
+@pytest.mark.parametrize("server", ["s3"], indirect=True)
+@pytest.mark.parametrize("variable", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"])
+def test_nor_where_the_environment_says_where_the_store_is(
+    store: RemoteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv(variable, store.endpoint)
+    with closing(store.open(tmp_path / "cache", endpoint_url="")) as repository:
+        assert put(repository, V1, 2, tmp_path).created
+
+
 def test_a_version_that_was_published_since_a_listing_of_just_now_is_found(
     store: RemoteStore, repository: RemoteRepository, tmp_path: Path
 ) -> None:

@@ -122,7 +122,7 @@ async def test_an_unknown_encoding_is_unimplemented(client: Http2Client) -> None
     ("body", "headers", "code", "message"),
     [
         (framed(b"x", 1), CALL, code_pb2.INTERNAL, "without grpc-encoding"),
-        (framed(b"x", 1), with_header("grpc-encoding", "gzip"), code_pb2.INTERNAL, "in gzip"),
+        (framed(b"x", 1), with_header("grpc-encoding", "gzip"), code_pb2.INTERNAL, "one whole gzip"),
         (framed(b"x", 2), CALL, code_pb2.INTERNAL, "0 or 1"),
         (framed(b"xyz")[:-1], CALL, code_pb2.INTERNAL, "within a message"),
         (framed(b"xyz")[:3], CALL, code_pb2.INTERNAL, "within a message"),
@@ -153,6 +153,15 @@ async def test_metadata_that_is_no_base64_is_refused(client: Http2Client) -> Non
 async def test_a_compressed_message_is_read(client: Http2Client) -> None:
     answer = await client.call(ECHO, framed(gzip.compress(b"x" * 9000), 1), with_header("grpc-encoding", "gzip"))
     assert answer.body == framed(b"x" * 9000)
+
+
+async def test_a_gzip_message_may_have_several_members(client: Http2Client) -> None:
+    members = gzip.compress(b"first, ") + gzip.compress(b"") + gzip.compress(b"x" * 9000)
+    answer = await client.call(ECHO, framed(members, 1), with_header("grpc-encoding", "gzip"))
+    assert answer.body == framed(b"first, " + b"x" * 9000)
+    for wrong in (members[:-1], members + b"\0", gzip.compress(b"") * 3000):
+        answer = await client.call(ECHO, framed(wrong, 1), with_header("grpc-encoding", "gzip"))
+        assert (answer.grpc_status, "gzip" in answer.grpc_message) == (code_pb2.INTERNAL, True)
 
 
 @pytest.mark.parametrize("method", ["Duplex", "DuplexTogether"])

@@ -81,11 +81,7 @@ _ADMIN = Need(ResourceKind.SERVER, (AccessRole.ADMIN,))
 
 _SERVICES: Mapping[str, Mapping[str, Need]] = {
     "turnout.v1.PredictionService": {"Predict": INFERENCE, "PredictStream": INFERENCE},
-    "turnout.v1.CatalogService": {
-        "ListModels": _listed("models.name"),
-        "GetModel": _READ,
-        "GetVersion": _READ,
-    },
+    "turnout.v1.CatalogService": {"ListModels": _listed("models.name"), "GetModel": _READ, "GetVersion": _READ},
     "turnout.v1.ControlService": {
         "LoadVersion": _OPERATE,
         "UnloadVersion": _OPERATE,
@@ -154,15 +150,7 @@ _SERVICES: Mapping[str, Mapping[str, Need]] = {
     "grpc.reflection.v1.ServerReflection": {"ServerReflectionInfo": KNOWN},
     "grpc.reflection.v1alpha.ServerReflection": {"ServerReflectionInfo": KNOWN},
     "grpc.channelz.v1.Channelz": dict.fromkeys(
-        (
-            "GetTopChannels",
-            "GetServers",
-            "GetServer",
-            "GetServerSockets",
-            "GetChannel",
-            "GetSubchannel",
-            "GetSocket",
-        ),
+        ("GetTopChannels", "GetServers", "GetServer", "GetServerSockets", "GetChannel", "GetSubchannel", "GetSocket"),
         _ADMIN,
     ),
 }
@@ -206,10 +194,8 @@ ROUTES: Mapping[str, Need] = {
         for kind, need in (("systemsharedmemory", _SHARED_MEMORY), ("cudasharedmemory", KNOWN))
         for path in (
             "/status",
-            "/region/{name}/status",
-            "/region/{name}/register",
-            "/region/{name}/unregister",
             "/unregister",
+            *(f"/region/{{name}}/{do}" for do in ("status", "register", "unregister")),
         )
     },
     "/v2/{rest:path}": KNOWN,
@@ -219,18 +205,8 @@ ROUTES: Mapping[str, Need] = {
     "/console/sign-in": PUBLIC,
     "/console/sign-out": PUBLIC,
     "/console/static/{name:path}": PUBLIC,
-    **{
-        f"{_CONSOLE_PAGE}{path}": _READ
-        for path in (
-            "",
-            "/series.json",
-            "/route",
-            "/shadow",
-            "/versions/{version}",
-            "/rollouts/{attempt}",
-            "/rollouts/{attempt}/plots.json",
-        )
-    },
+    **{f"{_CONSOLE_PAGE}{path}": _READ for path in ("", "/series.json", "/route", "/shadow", "/versions/{version}")},
+    **{f"{_CONSOLE_PAGE}/rollouts/{{attempt}}{path}": _READ for path in ("", "/plots.json")},
     f"{_CONSOLE_PAGE}/rollouts/{{attempt}}/{{command}}": _OPERATE,
     "/console/{rest:path}": KNOWN,
 }

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from turnout.errors import InvalidRequest, Unsupported
-
-Value = bool | int | str | None
+from turnout.oip.parameters import Value
 
 _FILE, _FORMAT, _VERBOSE = "log_file", "log_format", "log_verbose_level"
 _INFO, _WARNING, _ERROR = "log_info", "log_warning", "log_error"
@@ -83,7 +82,7 @@ def changed(state: LogState, settings: Mapping[str, Value], configured: LogState
     return replace(state, level=level, form=str(wanted[_FORMAT]))
 
 
-def _checked(name: str, value: bool | int | str, now: bool | int | str) -> bool | int | str:
+def _checked(name: str, value: Value, now: bool | int | str) -> bool | int | str:
     """Returns the value of a setting. Raises InvalidRequest if its type differs from that of the current value."""
     if type(value) is not type(now):
         kinds: Mapping[type, str] = {bool: "true or false", int: "a whole number", str: "text"}

@@ -10,6 +10,7 @@ from turnout.errors import ChangeRefused, PermissionDeniedError
 from turnout.oip.extensions import log_settings, trace_settings
 from turnout.oip.extensions.log_settings import LogState
 from turnout.oip.extensions.trace_settings import FOLLOWS, Sampling
+from turnout.oip.parameters import Value
 from turnout.serving.versions.catalog import Catalog
 from turnout.telemetry.logging import LogForm, Threshold
 from turnout.telemetry.tracing.tracer import Tracer
@@ -56,7 +57,7 @@ class ServerSettings:
         """Returns the log's settings by Triton's names."""
         return log_settings.as_triton(LogState(self._threshold.level, self._form.name))
 
-    async def change_log(self, settings: Mapping[str, log_settings.Value], actor: str) -> None:
+    async def change_log(self, settings: Mapping[str, Value], actor: str) -> None:
         """Changes the log's settings. A reload of the server's own settings resets the level.
 
         Args:

@@ -7,6 +7,7 @@ A document is created with `If-None-Match: *` (S3) or `ifGenerationMatch=0` (GCS
 one of two writers. Listing documents takes one request per thousand, and does not list blobs.
 """
 
+import os
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,7 @@ from typing import Any
 
 from turnout.config import RepositoryUrl
 from turnout.errors import ConfigError
+from turnout.outbound import uses_proxies
 from turnout.registry.remote.store import CHUNK, Blob, Document, StoreFault
 
 _PAGE = 1000
@@ -199,9 +201,11 @@ def _s3(endpoint: str, timeout: float) -> Any:
         from s3fs import S3FileSystem
     except ImportError as error:
         raise ConfigError("s3:// needs an extra that is not installed: pip install 'turnout[s3]'") from error
+    address = endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
     system = S3FileSystem(
         endpoint_url=endpoint or None,
         config_kwargs={
+            "proxies": None if uses_proxies(address) else {},  # None: those of the environment
             "connect_timeout": timeout / 4,
             "read_timeout": timeout,
             "retries": {"total_max_attempts": 1, "mode": "standard"},

@@ -12,15 +12,23 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from threading import Lock
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 
 from turnout.config import RepositoryUrl
 from turnout.errors import ConfigError
+from turnout.outbound import uses_proxies
 from turnout.registry.remote.oci_artifacts import MANIFEST_TYPE
 from turnout.registry.remote.store import StoreFault
 
 _MOST_TOKEN_BYTES = 128 << 10
+
+_LOOPBACK = ("all://localhost", "all://127.0.0.1", "all://[::1]")
+"""Patterns of httpx for the usual URLs of this machine, to which no proxy leads."""
+
+_NO_PROXIES = {"http": "", "https": "", "all": ""}
+"""Overrides the proxies of the environment for one request of `requests`."""
 
 Content = bytes | Callable[[], Iterator[bytes]]
 """Body of a request. If it is read from a file, it is a function that reads it from the beginning."""
@@ -43,10 +51,14 @@ class OciClient:
         self._name = url.path
         self._timeout = timeout
         self._login = _Login(url.host, timeout)
+        base = endpoint or f"https://{url.host}"
+        # Not `trust_env=False`: the registry may redirect to a host that only a proxy reaches.
+        direct = _LOOPBACK if uses_proxies(base) else (*_LOOPBACK, f"all://{urlsplit(base).netloc}")
         self._http = httpx.Client(
-            base_url=endpoint or f"https://{url.host}",
+            base_url=base,
             timeout=httpx.Timeout(timeout, connect=timeout / 4),
             follow_redirects=True,
+            mounts=dict.fromkeys(direct),
         )
 
     def close(self) -> None:
@@ -205,8 +217,9 @@ def _login_files() -> list[str]:
 
 
 def _limited(request: Any, timeout: float) -> Any:
-    def with_limits(*args: Any, **kwargs: Any) -> Any:
-        with request(*args, **{"timeout": timeout} | kwargs | {"stream": True}) as answer:
+    def with_limits(method: str, url: str, **kwargs: Any) -> Any:
+        direct = {} if uses_proxies(url) else {"proxies": _NO_PROXIES}
+        with request(method, url, **{"timeout": timeout} | kwargs | {"stream": True} | direct) as answer:
             # One byte at a time, since a larger block is awaited in full, however slowly it arrives.
             answer._content = _bounded(answer.iter_content(1), _MOST_TOKEN_BYTES, timeout)
         return answer

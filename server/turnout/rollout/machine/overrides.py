@@ -1,5 +1,6 @@
 """Interventions in a rollout by an operator or by the state machine. Pure."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from turnout.errors import ChangeRefused
@@ -200,3 +201,14 @@ def step_to(rollout: Rollout, number: int) -> Moved:
         return pause(rollout, Pause("gate", f"{name} ({share_text(step.weight)}) waits for an operator to promote"))
     text = f"{name}: {share_text(step.weight)}"
     return enter(replace(fresh_step(rollout), step=number, weight=None), _S.RAMPING, text)
+
+
+def commands(actor: str, reason: str) -> Mapping[str, Callable[[Rollout], Moved]]:
+    """Returns what an operator's commands do with a rollout, by the command's name. They raise ChangeRefused."""
+    return {
+        "pause": lambda r: pause(r, Pause("operator", reason or "paused by hand", actor), by_hand=True),
+        "resume": lambda r: resume(r, actor, reason),
+        "promote": lambda r: promote(r, actor, reason, full=False),
+        "promote-full": lambda r: promote(r, actor, reason, full=True),
+        "abort": lambda r: abort(r, reason or "aborted by hand", kind="abort", actor=actor),
+    }

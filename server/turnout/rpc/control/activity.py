@@ -53,7 +53,7 @@ class ActivityMethods:
         if peers is not None:
             peers.answers("activity", self._answer_peer)
 
-    async def GetActivity(self, _: pb.GetActivityRequest) -> pb.GetActivityResponse:  # noqa: N802 - gRPC's
+    async def GetActivity(self, _: pb.GetActivityRequest) -> pb.GetActivityResponse:
         """Returns counters and gauges of every version. Does not count as a scrape for versions that were removed."""
         own = self._activity()
         if self._peers is None:
@@ -61,7 +61,7 @@ class ActivityMethods:
         replies = await self._peers.ask("activity")
         return pooled_activity(own, [pb.GetActivityResponse.FromString(other) for other in replies.values()])
 
-    async def ListServers(self, _: servers_pb2.ListServersRequest) -> servers_pb2.ListServersResponse:  # noqa: N802
+    async def ListServers(self, _: servers_pb2.ListServersRequest) -> servers_pb2.ListServersResponse:
         """Lists the servers that share the state store, and how far behind each of them is."""
         found = [_server(one) for one in self._rollouts.servers]
         return servers_pb2.ListServersResponse(servers=found, answered_by=self._rollouts.server)

@@ -1,13 +1,12 @@
 """Converts routing state to messages, and messages to policies."""
 
 import math
-from datetime import UTC, datetime
 
-from google.protobuf.timestamp_pb2 import Timestamp
 from semver import Version
 
 from turnout.errors import InvalidRequest
 from turnout.registry.manifest.names import parse_version
+from turnout.rollout.reporting.messages import timestamp
 from turnout.routing.active_policies import AppliedPolicy
 from turnout.routing.default_answers import RoutingTable
 from turnout.routing.explain import RouteExplanation
@@ -113,7 +112,7 @@ def state_message(
             )
             for share in ([] if policy is None else shares(known, applied, policy, diverted))
         ],
-        changed_at=_timestamp(applied.changed_at),
+        changed_at=timestamp(applied.changed_at),
         actor=applied.actor,
         reason=applied.reason,
         action=applied.action,
@@ -129,7 +128,7 @@ def epoch_message(record: PolicyRecord, state: PolicyState) -> pb.TrafficState:
         epoch=record.epoch,
         policy=_policy_message(state.policy),
         frozen=state.frozen,
-        changed_at=_timestamp(record.time),
+        changed_at=timestamp(record.time),
         actor=record.actor,
         reason=record.reason,
         action=record.action,
@@ -186,7 +185,7 @@ def _disagreement_message(disagreement: Disagreement) -> pb.Disagreement:
     assert worst is not None, "what disagrees does so in some output"
     message = pb.Disagreement(
         request_id=disagreement.request_id,
-        time=_timestamp(disagreement.time),
+        time=timestamp(disagreement.time),
         output=worst.name,
         kind=str(worst.kind),
         detail=worst.detail,
@@ -211,9 +210,3 @@ def _policy_message(policy: Policy | None) -> pb.Policy | None:
         shadows=[pb.Shadow(version=str(s.version), rate=s.rate / UNITS) for s in policy.shadows],
         twin=policy.twin / UNITS,
     )
-
-
-def _timestamp(time: datetime) -> Timestamp:
-    stamp = Timestamp()
-    stamp.FromDatetime(time.astimezone(UTC).replace(tzinfo=None))
-    return stamp

@@ -6,20 +6,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
 from turnout.telemetry.ratios import ShadowAgreement
+from turnout.workers.rules import STATES
 from turnout_proto.v1 import activity_pb2 as pb
 from turnout_proto.v1 import traffic_pb2
 from turnout_proto.v1.catalog_pb2 import VersionState
 from turnout_proto.v1.prediction_pb2 import Role
 
-_WORST_LAST = (
-    VersionState.VERSION_STATE_READY,
-    VersionState.VERSION_STATE_UNLOADED,
-    VersionState.VERSION_STATE_DRAINING,
-    VersionState.VERSION_STATE_NEW,
-    VersionState.VERSION_STATE_WARMING,
-    VersionState.VERSION_STATE_LOADING,
-    VersionState.VERSION_STATE_FAILED,
-)
+_WORST_LAST = [VersionState.Value(f"VERSION_STATE_{state.upper()}") for state in STATES]
 
 
 def pooled_activity(own: pb.GetActivityResponse, others: Sequence[pb.GetActivityResponse]) -> pb.GetActivityResponse:

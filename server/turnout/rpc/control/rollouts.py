@@ -1,21 +1,25 @@
-"""Methods of the control service for rollouts: commands, status and history."""
+"""Methods of the control service for rollouts: commands, status, history and probes."""
 
 import json
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Mapping
 
-from turnout.errors import InvalidRequest
+from turnout.errors import InvalidRequest, VersionNotFound
 from turnout.registry.manifest.names import parse_version
 from turnout.rollout.analysis.analyses import Analyses
+from turnout.rollout.analysis.prober import ProbeContext
 from turnout.rollout.engine.engine import RolloutEngine
 from turnout.rollout.engine.operators.releases import Releases
 from turnout.rollout.machine import overrides
-from turnout.rollout.machine.attempt import Moved, Pause, Rollout
+from turnout.rollout.machine.attempt import Moved, Rollout
 from turnout.rollout.plan import Plan
 from turnout.rollout.preview import Previews
 from turnout.rollout.reporting.log import RolloutLog
 from turnout.rollout.reporting.messages import found_message, probe_message, rollout_message, timestamp
-from turnout.rpc.control.calls import check_record
+from turnout.rpc.control.calls import read_change
 from turnout.rpc.control.messages import answers_message
+from turnout.serving.versions.catalog import Catalog
+from turnout.state.rollouts import RolloutRecord
 from turnout_proto.v1 import rollout_pb2 as pb
 
 _MAX_PLAN = 64 << 10
@@ -24,20 +28,35 @@ _EVENTS = 200
 _WATCH_SECONDS = 30.0
 _TICKS_AT_ONCE = 2000
 
+_COMMANDS: Mapping[pb.RolloutCommand, str] = {
+    pb.ROLLOUT_COMMAND_PAUSE: "pause",
+    pb.ROLLOUT_COMMAND_RESUME: "resume",
+    pb.ROLLOUT_COMMAND_PROMOTE: "promote",
+    pb.ROLLOUT_COMMAND_PROMOTE_FULL: "promote-full",
+    pb.ROLLOUT_COMMAND_ABORT: "abort",
+}
+
 
 class RolloutMethods:
-    """Controls rollouts and reports on them."""
+    """Controls rollouts, reports on them, and tries probes, whose URLs come from the configuration only."""
 
     def __init__(
-        self, rollouts: RolloutEngine, releases: Releases, log: RolloutLog, previews: Previews, analyses: Analyses
+        self,
+        rollouts: RolloutEngine,
+        releases: Releases,
+        log: RolloutLog,
+        previews: Previews,
+        analyses: Analyses,
+        catalog: Catalog,
     ) -> None:
         self._rollouts = rollouts
         self._releases = releases
         self._log = log
         self._previews = previews
         self._analyses = analyses
+        self._catalog = catalog
 
-    async def PlanRollout(self, request: pb.PlanRolloutRequest) -> pb.PlanRolloutResponse:  # noqa: N802 - gRPC's
+    async def PlanRollout(self, request: pb.PlanRolloutRequest) -> pb.PlanRolloutResponse:
         """Returns what a rollout would do, and what it could detect."""
         plan = read_plan(request.plan_json)
         self._analyses.check(plan)
@@ -61,11 +80,9 @@ class RolloutMethods:
             ],
         )  # fmt: skip
 
-    async def StartRollout(self, request: pb.StartRolloutRequest) -> pb.StartRolloutResponse:  # noqa: N802
+    async def StartRollout(self, request: pb.StartRolloutRequest) -> pb.StartRolloutResponse:
         """Starts a rollout."""
-        check_record(request.change.actor, request.change.reason, "change.")
-        plan = read_plan(request.plan_json)
-        change = request.change
+        change, plan = read_change(request.change), read_plan(request.plan_json)
         rollout = await self._rollouts.commands.start(
             request.model, parse_version(request.version), plan, change.actor, change.reason
         )
@@ -73,50 +90,44 @@ class RolloutMethods:
             rollout=await self._message(rollout), answers=answers_message(self._rollouts.answers(request.model))
         )
 
-    async def CommandRollout(self, request: pb.CommandRolloutRequest) -> pb.CommandRolloutResponse:  # noqa: N802
+    async def CommandRollout(self, request: pb.CommandRolloutRequest) -> pb.CommandRolloutResponse:
         """Applies an operator's command to a rollout."""
-        change = request.change
-        check_record(change.actor, change.reason, "change.")
-        expected = change.expected_epoch if change.HasField("expected_epoch") else None
+        change = read_change(request.change)
         if request.discard:
             if request.command != pb.ROLLOUT_COMMAND_ABORT:
                 raise InvalidRequest.at("discard", "expected with ROLLOUT_COMMAND_ABORT only")
             await self._releases.discard(request.model, request.attempt, change.actor, change.reason)
-            record, found = await self._log.found(request.model, request.attempt)
-            events = await self._log.events(request.model, record.attempt, _EVENTS)
-            message = found_message(found, record, events)
+            _, message = await self._found(request.model, request.attempt)
             return pb.CommandRolloutResponse(
                 rollout=message, answers=answers_message(self._rollouts.answers(request.model))
             )
         if request.command == pb.ROLLOUT_COMMAND_RETRY:
             _, last = await self._log.latest(request.model)
-            rollout = await self._rollouts.commands.retry(last, change.actor, change.reason, expected)
+            rollout = await self._rollouts.commands.retry(last, change.actor, change.reason, change.expected_epoch)
         else:
             decide = _decision(request, change.actor, change.reason)
             resume = request.command == pb.ROLLOUT_COMMAND_RESUME
             rollout = await self._rollouts.commands.command(
-                request.model, decide, expected, attempt=request.attempt, resume=resume
+                request.model, decide, change.expected_epoch, attempt=request.attempt, resume=resume
             )
         return pb.CommandRolloutResponse(
             rollout=await self._message(rollout), answers=answers_message(self._rollouts.answers(request.model))
         )
 
-    async def ListRollouts(self, request: pb.ListRolloutsRequest) -> pb.ListRolloutsResponse:  # noqa: N802
+    async def ListRollouts(self, request: pb.ListRolloutsRequest) -> pb.ListRolloutsResponse:
         """Lists active and earlier rollouts."""
         if request.limit > _MAX_LIMIT:
             raise InvalidRequest.at("limit", f"expected at most {_MAX_LIMIT}")
         known = await self._log.history(request.model or None, request.limit or 20)
         return pb.ListRolloutsResponse(rollouts=[found_message(found, record) for record, found in known])
 
-    async def WatchRollout(  # noqa: N802
+    async def WatchRollout(
         self, request: pb.WatchRolloutRequest, write: Callable[[pb.WatchRolloutResponse], Awaitable[None]]
     ) -> None:
         """Sends a rollout immediately and after each change, until it is final."""
         last = b""
         while True:
-            record, found = await self._log.found(request.model, request.attempt)
-            events = await self._log.events(request.model, record.attempt, _EVENTS)
-            message = found_message(found, record, events)
+            record, message = await self._found(request.model, request.attempt)
             if (text := message.SerializeToString(deterministic=True)) != last:
                 last = text
                 await write(pb.WatchRolloutResponse(rollout=message))
@@ -124,7 +135,7 @@ class RolloutMethods:
                 return
             await self._rollouts.wait(_WATCH_SECONDS)
 
-    async def GetRolloutTicks(self, request: pb.GetRolloutTicksRequest) -> pb.GetRolloutTicksResponse:  # noqa: N802
+    async def GetRolloutTicks(self, request: pb.GetRolloutTicksRequest) -> pb.GetRolloutTicksResponse:
         """Returns the recorded counts of a rollout's ticks, one page at a time."""
         record, rollout = await self._log.latest(request.model, request.attempt)
         events = await self._log.events(request.model, rollout.attempt, _MAX_LIMIT)
@@ -138,14 +149,12 @@ class RolloutMethods:
             more=len(ticks) > len(page),
         )
 
-    async def RollBack(self, request: pb.RollBackRequest) -> pb.RollBackResponse:  # noqa: N802
+    async def RollBack(self, request: pb.RollBackRequest) -> pb.RollBackResponse:
         """Rolls a model back to an earlier version."""
-        check_record(request.change.actor, request.change.reason, "change.")
+        change = read_change(request.change)
         to = parse_version(request.version) if request.version else None
-        change = request.change
-        expected = change.expected_epoch if change.HasField("expected_epoch") else None
         done = await self._releases.rollback(
-            request.model, to, change.actor, change.reason, expected, keep_released=request.keep_released
+            request.model, to, change.actor, change.reason, change.expected_epoch, keep_released=request.keep_released
         )
         return pb.RollBackResponse(
             baseline=str(done.baseline or ""),
@@ -153,6 +162,28 @@ class RolloutMethods:
             answers=answers_message(self._rollouts.answers(request.model)),
             sentence=done.sentence,
         )
+
+    async def ListProbes(self, _: pb.ListProbesRequest) -> pb.ListProbesResponse:
+        """Lists the probes that plans can refer to."""
+        return pb.ListProbesResponse(probes=[probe_message(*one) for one in self._analyses.probes.items()])
+
+    async def TryProbe(self, request: pb.TryProbeRequest) -> pb.TryProbeResponse:
+        """Runs a probe once."""
+        version = parse_version(request.version)
+        known = self._catalog.snapshot.model(request.model).versions
+        if version not in known:
+            raise VersionNotFound.of(request.model, request.version, [str(one) for one in known])
+        baseline = str(self._rollouts.baseline(request.model) or "")
+        began = time.perf_counter()
+        found = await self._analyses.measure(request.probe, ProbeContext(request.model, str(version), baseline))
+        return pb.TryProbeResponse(
+            outcome=found.outcome, value=found.value, detail=found.detail, seconds=time.perf_counter() - began,
+            baseline=baseline, asked=probe_message(request.probe, self._analyses.probes[request.probe]),
+        )  # fmt: skip
+
+    async def _found(self, model: str, attempt: int) -> tuple[RolloutRecord, pb.Rollout]:
+        record, found = await self._log.found(model, attempt)
+        return record, found_message(found, record, await self._log.events(model, record.attempt, _EVENTS))
 
     async def _message(self, rollout: Rollout) -> pb.Rollout:
         record = await self._log.record(rollout)
@@ -177,19 +208,10 @@ def read_plan(text: str) -> Plan:
 
 
 def _decision(request: pb.CommandRolloutRequest, actor: str, reason: str) -> Callable[[Rollout], Moved]:
-    match request.command:
-        case pb.ROLLOUT_COMMAND_PAUSE:
-            return lambda r: overrides.pause(r, Pause("operator", reason or "paused by hand", actor), by_hand=True)
-        case pb.ROLLOUT_COMMAND_RESUME:
-            return lambda r: overrides.resume(r, actor, reason)
-        case pb.ROLLOUT_COMMAND_PROMOTE | pb.ROLLOUT_COMMAND_PROMOTE_FULL:
-            full = request.command == pb.ROLLOUT_COMMAND_PROMOTE_FULL
-            return lambda r: overrides.promote(r, actor, reason, full=full)
-        case pb.ROLLOUT_COMMAND_ABORT:
-            return lambda r: overrides.abort(r, reason or "aborted by hand", kind="abort", actor=actor)
-        case pb.ROLLOUT_COMMAND_SET_WEIGHT:
-            if not 0.0001 <= request.weight <= 1:
-                raise InvalidRequest.at("weight", "expected 0.0001 to 1")
-            return lambda r: overrides.set_weight(r, request.weight, actor, reason)
-        case _:
-            raise InvalidRequest.at("command", "expected one of RolloutCommand")
+    if request.command == pb.ROLLOUT_COMMAND_SET_WEIGHT:
+        if not 0.0001 <= request.weight <= 1:
+            raise InvalidRequest.at("weight", "expected 0.0001 to 1")
+        return lambda r: overrides.set_weight(r, request.weight, actor, reason)
+    if request.command not in _COMMANDS:
+        raise InvalidRequest.at("command", "expected one of RolloutCommand")
+    return overrides.commands(actor, reason)[_COMMANDS[request.command]]

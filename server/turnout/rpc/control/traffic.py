@@ -1,4 +1,4 @@
-"""Methods of the control service for routing: policies, their history, and explanations."""
+"""Methods of the control service for routing: policies, their history, explanations, and shadows."""
 
 from collections.abc import Callable
 
@@ -8,26 +8,29 @@ from turnout.routing.active_policies import Policies
 from turnout.routing.default_answers import RoutingTable
 from turnout.routing.explain import Explainer
 from turnout.routing.policy import Canary
-from turnout.routing.traffic import ChangeOrigin, Traffic
-from turnout.rpc.control.calls import check_record
+from turnout.routing.shadow.service import Shadows
+from turnout.routing.traffic import Traffic
+from turnout.rpc.control.calls import read_change
 from turnout.rpc.control.messages import (
     epoch_message,
     explanation_message,
     read_policy,
     read_share,
+    shadow_message,
     state_message,
 )
-from turnout.rpc.control.pooled import pooled_traffic
+from turnout.rpc.control.pooled import pooled_shadows, pooled_traffic
 from turnout.serving.versions.catalog import Catalog
 from turnout.workers.peers import Peers
 from turnout_proto.v1 import traffic_pb2 as pb
 
 _MAX_KEY = 1024
 _MAX_HISTORY = 1000
+_MAX_WORST = 100
 
 
 class TrafficMethods:
-    """Shows and changes how requests are routed."""
+    """Shows and changes how requests are routed, and reports how shadows compare with the baseline."""
 
     def __init__(
         self,
@@ -36,6 +39,7 @@ class TrafficMethods:
         catalog: Catalog,
         explainer: Explainer,
         answers: Callable[[str], RoutingTable],
+        shadows: Shadows,
         peers: Peers | None,
     ) -> None:
         self._traffic = traffic
@@ -43,11 +47,13 @@ class TrafficMethods:
         self._catalog = catalog
         self._explainer = explainer
         self._answers_now = answers
+        self._shadows = shadows
         self._peers = peers
         if peers is not None:
             peers.answers("traffic", self._answer_traffic)
+            peers.answers("shadows", self._answer_shadows)
 
-    async def GetTraffic(self, request: pb.GetTrafficRequest) -> pb.GetTrafficResponse:  # noqa: N802 - gRPC's
+    async def GetTraffic(self, request: pb.GetTrafficRequest) -> pb.GetTrafficResponse:
         """Returns the traffic state of one model, or of all models."""
         names = [request.model] if request.model else list(self._catalog.snapshot.models)
         states = [self._state(name) for name in names]
@@ -58,45 +64,43 @@ class TrafficMethods:
                 pooled_traffic(state, others)
         return pb.GetTrafficResponse(models=states)
 
-    async def SetTraffic(self, request: pb.SetTrafficRequest) -> pb.SetTrafficResponse:  # noqa: N802
+    async def SetTraffic(self, request: pb.SetTrafficRequest) -> pb.SetTrafficResponse:
         """Replaces the policy in force."""
-        await self._traffic.put(request.model, read_policy(request.policy), _change(request.change))
+        await self._traffic.put(request.model, read_policy(request.policy), read_change(request.change))
         return pb.SetTrafficResponse(state=self._state(request.model))
 
-    async def RampTraffic(self, request: pb.RampTrafficRequest) -> pb.RampTrafficResponse:  # noqa: N802
+    async def RampTraffic(self, request: pb.RampTrafficRequest) -> pb.RampTrafficResponse:
         """Changes the weight of one canary."""
         weight = read_share(request.canary.weight, "canary.weight")
         canary = Canary(parse_version(request.canary.version), weight)
-        await self._traffic.ramp(request.model, canary, _change(request.change))
+        await self._traffic.ramp(request.model, canary, read_change(request.change))
         return pb.RampTrafficResponse(state=self._state(request.model))
 
-    async def ClearTraffic(self, request: pb.ClearTrafficRequest) -> pb.ClearTrafficResponse:  # noqa: N802
+    async def ClearTraffic(self, request: pb.ClearTrafficRequest) -> pb.ClearTrafficResponse:
         """Removes the policy in force."""
-        await self._traffic.clear(request.model, _change(request.change))
+        await self._traffic.clear(request.model, read_change(request.change))
         return pb.ClearTrafficResponse(state=self._state(request.model))
 
-    async def FreezeTraffic(self, request: pb.FreezeTrafficRequest) -> pb.FreezeTrafficResponse:  # noqa: N802
+    async def FreezeTraffic(self, request: pb.FreezeTrafficRequest) -> pb.FreezeTrafficResponse:
         """Freezes a model's policy so that changes are refused, or unfreezes it."""
-        await self._traffic.freeze(request.model, request.frozen, _change(request.change))
+        await self._traffic.freeze(request.model, request.frozen, read_change(request.change))
         return pb.FreezeTrafficResponse(state=self._state(request.model))
 
-    async def RevertTraffic(self, request: pb.RevertTrafficRequest) -> pb.RevertTrafficResponse:  # noqa: N802
+    async def RevertTraffic(self, request: pb.RevertTrafficRequest) -> pb.RevertTrafficResponse:
         """Reapplies the policy of an earlier epoch."""
         if not 1 <= request.epoch < 2**63:
             raise InvalidRequest.at("epoch", "expected the number of an epoch, 1 or more")
-        await self._traffic.revert(request.model, request.epoch, _change(request.change))
+        await self._traffic.revert(request.model, request.epoch, read_change(request.change))
         return pb.RevertTrafficResponse(state=self._state(request.model))
 
-    async def ListTrafficHistory(  # noqa: N802
-        self, request: pb.ListTrafficHistoryRequest
-    ) -> pb.ListTrafficHistoryResponse:
+    async def ListTrafficHistory(self, request: pb.ListTrafficHistoryRequest) -> pb.ListTrafficHistoryResponse:
         """Lists earlier policies."""
         if request.limit > _MAX_HISTORY:
             raise InvalidRequest.at("limit", f"expected at most {_MAX_HISTORY}")
         epochs = await self._traffic.history(request.model, request.limit or 100)
         return pb.ListTrafficHistoryResponse(epochs=[epoch_message(record, state) for record, state in epochs])
 
-    async def ExplainRoute(self, request: pb.ExplainRouteRequest) -> pb.ExplainRouteResponse:  # noqa: N802
+    async def ExplainRoute(self, request: pb.ExplainRouteRequest) -> pb.ExplainRouteResponse:
         """Explains step by step how a request would be routed."""
         if len(request.routing_key) > _MAX_KEY:
             raise InvalidRequest.at("routing_key", f"expected at most {_MAX_KEY} characters")
@@ -104,6 +108,20 @@ class TrafficMethods:
             request.model, request.selector, request.routing_key, baseline_only=request.baseline_only
         )
         return explanation_message(explanation)
+
+    async def GetShadowReport(self, request: pb.GetShadowReportRequest) -> pb.GetShadowReportResponse:
+        """Returns the reports of a model's shadows."""
+        if request.worst > _MAX_WORST:
+            raise InvalidRequest.at("worst", f"expected at most {_MAX_WORST}")
+        self._catalog.snapshot.model(request.model)
+        reports = self._reports(request)
+        if self._peers is not None:
+            replies = await self._peers.ask("shadows", request.SerializeToString())
+            others = [
+                report for one in replies.values() for report in pb.GetShadowReportResponse.FromString(one).shadows
+            ]
+            reports = pooled_shadows(reports, others, request.worst)
+        return pb.GetShadowReportResponse(shadows=reports)
 
     async def _answer_traffic(self, body: bytes) -> bytes:
         request = pb.GetTrafficRequest.FromString(body)
@@ -114,8 +132,9 @@ class TrafficMethods:
         known, applied = self._catalog.snapshot.model(model), self._policies.current.get(model)
         return state_message(known, applied, self._answers_now(model), self._policies.diverted.get(model))
 
+    async def _answer_shadows(self, body: bytes) -> bytes:
+        reports = self._reports(pb.GetShadowReportRequest.FromString(body))
+        return pb.GetShadowReportResponse(shadows=reports).SerializeToString()
 
-def _change(message: pb.TrafficChange) -> ChangeOrigin:
-    check_record(message.actor, message.reason, "change.")
-    expected = message.expected_epoch if message.HasField("expected_epoch") else None
-    return ChangeOrigin(message.actor, message.reason, expected, message.force)
+    def _reports(self, request: pb.GetShadowReportRequest) -> list[pb.ShadowReport]:
+        return [shadow_message(lane, request.worst) for lane in self._shadows.of(request.model)]

@@ -39,20 +39,20 @@ class VersionMethods:
         self._release_writer = release_writer
         self._releases = releases
 
-    async def LoadVersion(self, request: pb.LoadVersionRequest) -> pb.LoadVersionResponse:  # noqa: N802
+    async def LoadVersion(self, request: pb.LoadVersionRequest) -> pb.LoadVersionResponse:
         """Loads a version and waits until it is ready."""
         entry = await self._loads.load(request.model, parse_version(request.version))
         message = version_message(entry, self._catalog.snapshot.model(request.model))
         return pb.LoadVersionResponse(version=message)
 
-    async def UnloadVersion(self, request: pb.UnloadVersionRequest) -> pb.UnloadVersionResponse:  # noqa: N802
+    async def UnloadVersion(self, request: pb.UnloadVersionRequest) -> pb.UnloadVersionResponse:
         """Unloads a version and waits until its memory is freed."""
         entry = await self._loads.unload(request.model, parse_version(request.version))
         model = self._catalog.snapshot.models.get(request.model)  # it is gone if these were its last files
         message = version_message(entry, model or ModelEntry(request.model, {}))
         return pb.UnloadVersionResponse(version=message)
 
-    async def ReleaseVersion(self, request: pb.ReleaseVersionRequest) -> pb.ReleaseVersionResponse:  # noqa: N802
+    async def ReleaseVersion(self, request: pb.ReleaseVersionRequest) -> pb.ReleaseVersionResponse:
         """Releases a version for general traffic. The change is in force when the call returns."""
         check_record(request.actor, request.reason)
         done = await self._releases.release(
@@ -66,7 +66,7 @@ class VersionMethods:
         answers = self._answers_of(request.model)
         return pb.ReleaseVersionResponse(changed=done.changed, sentence=done.sentence, answers=answers)
 
-    async def WithdrawVersion(self, request: pb.WithdrawVersionRequest) -> pb.WithdrawVersionResponse:  # noqa: N802
+    async def WithdrawVersion(self, request: pb.WithdrawVersionRequest) -> pb.WithdrawVersionResponse:
         """Withdraws a release. The change is in force when the call returns."""
         check_record(request.actor, request.reason)
         version = parse_version(request.version)
@@ -74,7 +74,7 @@ class VersionMethods:
         answers = self._answers_of(request.model)
         return pb.WithdrawVersionResponse(changed=done.changed, sentence=done.sentence, answers=answers)
 
-    async def YankVersion(self, request: pb.YankVersionRequest) -> pb.YankVersionResponse:  # noqa: N802
+    async def YankVersion(self, request: pb.YankVersionRequest) -> pb.YankVersionResponse:
         """Yanks a version. The change is in force when the call returns."""
         version = parse_version(request.version)
         before = await self._declare(self._release_writer.yank, request, version)
@@ -88,14 +88,14 @@ class VersionMethods:
             warnings=[warning] if warning else [],
         )
 
-    async def UnyankVersion(self, request: pb.UnyankVersionRequest) -> pb.UnyankVersionResponse:  # noqa: N802
+    async def UnyankVersion(self, request: pb.UnyankVersionRequest) -> pb.UnyankVersionResponse:
         """Undoes a yank. The change is in force when the call returns."""
         if not request.i_know_why:
             raise InvalidRequest.at("i_know_why", "expected true: what was withdrawn for a reason comes back")
         changed = await self._declare(self._release_writer.unyank, request, parse_version(request.version))
         return pb.UnyankVersionResponse(changed=changed, answers=self._answers_of(request.model))
 
-    async def SetTag(self, request: pb.SetTagRequest) -> pb.SetTagResponse:  # noqa: N802
+    async def SetTag(self, request: pb.SetTagRequest) -> pb.SetTagResponse:
         """Points a tag at a version. The change is in force when the call returns."""
         version = parse_version(request.version)
         previous = await self._declare(
@@ -104,7 +104,7 @@ class VersionMethods:
         before = "" if previous is None else str(previous)
         return pb.SetTagResponse(previous_version=before, answers=self._answers_of(request.model))
 
-    async def DeleteTag(self, request: pb.DeleteTagRequest) -> pb.DeleteTagResponse:  # noqa: N802
+    async def DeleteTag(self, request: pb.DeleteTagRequest) -> pb.DeleteTagResponse:
         """Removes a tag. The change is in force when the call returns."""
         previous = await self._declare(self._release_writer.delete_tag, request, request.tag, expect=_expected(request))
         return pb.DeleteTagResponse(previous_version=str(previous), answers=self._answers_of(request.model))

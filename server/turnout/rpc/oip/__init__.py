@@ -1,5 +1,5 @@
 """The Open Inference Protocol, version 2, over gRPC, with the Triton extensions that clients use.
 
-`service` assembles the methods. `exchange`, `codec` and `answer` convert inference requests and responses. The other
-modules implement the remaining methods.
+`service` assembles the methods. `exchange`, `codec` and `answer` convert inference requests and responses. `methods`
+has the remaining methods.
 """

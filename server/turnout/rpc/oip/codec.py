@@ -10,15 +10,7 @@ from turnout.errors import InvalidTensor
 from turnout.oip.elements import BY_NAME, ElementType
 from turnout.oip.extensions.shared_memory import NO_MEMORY, STORED_INPUT, CallerMemory
 from turnout.oip.parameters import REGION, place_of
-from turnout.oip.tensors import (
-    check_shape,
-    decode_raw,
-    element_type,
-    filled,
-    repeated,
-    shaped,
-    text,
-)
+from turnout.oip.tensors import check_shape, decode_raw, element_type, filled, repeated, shaped, text
 from turnout.rpc.oip.parameters import plain
 from turnout.rpc.parsing.templates import Fields
 from turnout.serving.inputs.limits import DEFAULT_LIMITS, InputLimits, counted

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from turnout.oip.parameters import NO_PARAMETERS, Parameters, Value, check_parameter_count
 from turnout.serving.inputs.limits import InputLimits
-from turnout_proto.oip.inference_pb2 import InferParameter, ModelInferRequest
+from turnout_proto.oip.inference_pb2 import InferParameter, LogSettingsRequest, ModelInferRequest
 
 
 def plain(parameters: Mapping[str, InferParameter], field: str = "parameters") -> Parameters:
@@ -16,7 +16,7 @@ def plain(parameters: Mapping[str, InferParameter], field: str = "parameters") -
     if not parameters:
         return NO_PARAMETERS
     check_parameter_count(field, len(parameters))
-    return {key: _value(parameters[key]) for key in parameters}
+    return {key: value_of(parameters[key]) for key in parameters}
 
 
 def wanted_outputs(
@@ -35,7 +35,8 @@ def wanted_outputs(
     return wanted
 
 
-def _value(parameter: InferParameter) -> Value:
+def value_of(parameter: InferParameter | LogSettingsRequest.SettingValue) -> Value:
+    """Returns the value of a parameter or setting; None if it has none."""
     choice = parameter.WhichOneof("parameter_choice")
     value: Value = getattr(parameter, choice) if choice else None
     return value

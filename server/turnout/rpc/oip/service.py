@@ -11,12 +11,8 @@ from turnout.rpc.exchange import Opened
 from turnout.rpc.guard import MethodGuard
 from turnout.rpc.multiplex import Multiplexer, in_order
 from turnout.rpc.oip.codec import FIELDS, InputDecoder
-from turnout.rpc.oip.description import DescriptionMethods
 from turnout.rpc.oip.exchange import InferEndpoint, InferExchange, InferItem
-from turnout.rpc.oip.repository import RepositoryMethods
-from turnout.rpc.oip.settings import SettingsMethods
-from turnout.rpc.oip.shared_memory import SharedMemoryMethods
-from turnout.rpc.oip.statistics import StatisticsMethods
+from turnout.rpc.oip.methods import CallerMethods, DescriptionMethods
 from turnout.rpc.parsing.templates import Templates
 from turnout.rpc.transport.port import Methods, Response, RpcCall, Stream
 from turnout.serving.data_plane.data_plane import DataPlane, Pending
@@ -53,13 +49,11 @@ def oip_methods(
         max_stream_items: Maximum number of unanswered requests on a ModelStreamInfer stream.
         guard: Guard that wraps the methods.
     """
-    describes = DescriptionMethods(oip.description)
-    statistics = StatisticsMethods(oip.statistics)
-    repository = RepositoryMethods(oip.repository, allow_control=allow_repository_control)
-    called = SettingsMethods(oip.settings, allow_changes=allow_settings_changes), SharedMemoryMethods(oip.memory)
+    described = DescriptionMethods(oip, allow_control=allow_repository_control)
+    called = CallerMethods(oip, allow_changes=allow_settings_changes)
     apart = _INFER, _STREAM_INFER
     return {
-        **guard.methods(DESCRIPTOR, describes, statistics, repository, called=called, name=SERVICE_NAME, apart=apart),
+        **guard.methods(DESCRIPTOR, described, called=[called], name=SERVICE_NAME, apart=apart),
         **_inference_methods(plane, preferences, max_stream_items, guard, oip.memory),
     }
 

@@ -206,15 +206,8 @@ class Templates:
     ) -> None:
         """Caches a checked request, unless its elements must be checked each time.
 
-        Args:
-            outlined: Positions of the variable fields.
-            model: As for `Template`.
-            selector: As for `Template`.
-            inputs: Arrays by name, in the order of the message.
-            outputs: As for `Template`.
-            classes: As for `Template`.
-            timeout: As for `Template`.
-            routing_key: As for `Template`.
+        `outlined` has the positions of the variable fields, `inputs` the arrays by name, in the order of the message.
+        The other arguments are attributes of `Template`.
         """
         if len(inputs) != len(outlined.elements) or any(array.dtype.kind in "Ob" for array in inputs.values()):
             return

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from turnout.errors import TurnoutError
-from turnout.rpc.registry.fetches import FetchMethods
 from turnout.rpc.registry.threads import CancellableThreads
 from turnout.rpc.registry.uploads import UploadMethods
 from turnout.rpc.registry.versions import PublishedVersionMethods
@@ -15,14 +14,12 @@ class RegistryServicer:
 
     Attributes:
         uploads: Methods that receive versions.
-        versions: Methods that describe versions and store their signatures.
-        fetches: Methods that send versions.
+        versions: Methods that describe and send versions, and store their signatures.
         threads: Threads for disk work.
     """
 
     uploads: UploadMethods
     versions: PublishedVersionMethods
-    fetches: FetchMethods
     threads: CancellableThreads
 
     def stop(self, cause: TurnoutError) -> None:

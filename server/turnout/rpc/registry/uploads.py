@@ -17,11 +17,7 @@ from turnout.rollout.changes.operations import ChangeResult, Operations
 from turnout.rpc.control.calls import check_record
 from turnout.rpc.control.messages import answers_message
 from turnout.rpc.errors import to_status
-from turnout.rpc.registry.messages import (
-    publish_options,
-    published_message,
-    refused_message,
-)
+from turnout.rpc.registry.messages import publish_options, published_message, refused_message
 from turnout.rpc.registry.threads import CancellableThreads
 from turnout.rpc.transport.port import StatusError
 from turnout.state.release_status import ModelReleaseState
@@ -61,7 +57,7 @@ class UploadMethods:
         """Returns the model of an upload; None if the upload does not exist."""
         return self._uploads.model_of(upload_id)
 
-    async def BeginUpload(self, request: pb.BeginUploadRequest) -> pb.BeginUploadResponse:  # noqa: N802 - gRPC's
+    async def BeginUpload(self, request: pb.BeginUploadRequest) -> pb.BeginUploadResponse:
         """Opens an upload, or resumes an existing one."""
         upload_manifest = UploadManifest(
             request.model,
@@ -74,9 +70,7 @@ class UploadMethods:
             return pb.BeginUploadResponse(published=await self._message(begun.existing))
         return pb.BeginUploadResponse(upload_id=begun.upload_id, received=begun.received)
 
-    async def UploadFiles(  # noqa: N802
-        self, requests: AsyncIterator[pb.UploadFilesRequest]
-    ) -> pb.UploadFilesResponse:
+    async def UploadFiles(self, requests: AsyncIterator[pb.UploadFilesRequest]) -> pb.UploadFilesResponse:
         """Stores the file chunks that a client sends."""
         first = await self._next(requests)
         if first is None:
@@ -90,7 +84,7 @@ class UploadMethods:
                 message = await self._next(requests)
         return pb.UploadFilesResponse(received=self._uploads.received(first.upload_id))
 
-    async def DescribeUpload(self, request: pb.DescribeUploadRequest) -> pb.DescribeUploadResponse:  # noqa: N802
+    async def DescribeUpload(self, request: pb.DescribeUploadRequest) -> pb.DescribeUploadResponse:
         """Describes the version that an upload would become, or what its publish is doing."""
         if request.progress:  # not in a thread: publishes may occupy all of them
             now = self._uploads.progress(request.upload_id)
@@ -98,7 +92,7 @@ class UploadMethods:
         result = await self._threads.run(self._uploads.describe, request.upload_id)
         return pb.DescribeUploadResponse(version=await self._message(result))
 
-    async def PublishUpload(self, request: pb.PublishUploadRequest) -> pb.PublishUploadResponse:  # noqa: N802
+    async def PublishUpload(self, request: pb.PublishUploadRequest) -> pb.PublishUploadResponse:
         """Runs the gates on an upload and publishes it as a version."""
         check_record(request.actor, request.reason)
         try:
@@ -112,7 +106,7 @@ class UploadMethods:
             response.answers.CopyFrom(answers_message(released.answers))
         return response
 
-    async def AbandonUpload(self, request: pb.AbandonUploadRequest) -> pb.AbandonUploadResponse:  # noqa: N802
+    async def AbandonUpload(self, request: pb.AbandonUploadRequest) -> pb.AbandonUploadResponse:
         """Discards an upload."""
         await self._threads.run(self._uploads.abandon, request.upload_id)
         return pb.AbandonUploadResponse()

@@ -20,32 +20,32 @@ MessageT = TypeVar("MessageT", bound=Message)
 class ChannelzServicer:
     """Describes channels, servers and sockets."""
 
-    async def GetTopChannels(self, request: Any) -> Any:  # noqa: N802 - gRPC's
+    async def GetTopChannels(self, request: Any) -> Any:
         """Lists channels."""
         return _read(pb.GetTopChannelsResponse(), cygrpc.channelz_get_top_channels, request.start_channel_id)
 
-    async def GetServers(self, request: Any) -> Any:  # noqa: N802
+    async def GetServers(self, request: Any) -> Any:
         """Lists servers."""
         return _read(pb.GetServersResponse(), cygrpc.channelz_get_servers, request.start_server_id)
 
-    async def GetServer(self, request: Any) -> Any:  # noqa: N802
+    async def GetServer(self, request: Any) -> Any:
         """Describes one server."""
         return _read(pb.GetServerResponse(), cygrpc.channelz_get_server, request.server_id)
 
-    async def GetServerSockets(self, request: Any) -> Any:  # noqa: N802
+    async def GetServerSockets(self, request: Any) -> Any:
         """Lists the sockets of a server."""
         asked = request.server_id, request.start_socket_id, request.max_results
         return _read(pb.GetServerSocketsResponse(), cygrpc.channelz_get_server_sockets, *asked)
 
-    async def GetChannel(self, request: Any) -> Any:  # noqa: N802
+    async def GetChannel(self, request: Any) -> Any:
         """Describes one channel."""
         return _read(pb.GetChannelResponse(), cygrpc.channelz_get_channel, request.channel_id)
 
-    async def GetSubchannel(self, request: Any) -> Any:  # noqa: N802
+    async def GetSubchannel(self, request: Any) -> Any:
         """Describes one subchannel."""
         return _read(pb.GetSubchannelResponse(), cygrpc.channelz_get_subchannel, request.subchannel_id)
 
-    async def GetSocket(self, request: Any) -> Any:  # noqa: N802
+    async def GetSocket(self, request: Any) -> Any:
         """Describes one socket."""
         return _read(pb.GetSocketResponse(), cygrpc.channelz_get_socket, request.socket_id)
 

@@ -37,11 +37,11 @@ class HealthServicer:
         self._ready = ready
         self._services = services
 
-    async def Check(self, request: Any) -> Any:  # noqa: N802 - gRPC's
+    async def Check(self, request: Any) -> Any:
         """Returns the current status; NOT_FOUND for an unknown name."""
         return _Status(status=self._status(request.service))
 
-    async def Watch(self, request: Any, write: Callable[[Any], Awaitable[None]]) -> None:  # noqa: N802 - gRPC's
+    async def Watch(self, request: Any, write: Callable[[Any], Awaitable[None]]) -> None:
         """Sends the current status and then each change; SERVICE_UNKNOWN while the name is unknown."""
         last = -1
         while True:

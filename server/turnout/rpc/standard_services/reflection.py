@@ -57,9 +57,7 @@ class ReflectionServicer:
             for extension in (*file.extension, *(e for _, message in _messages(file) for e in message.extension))
         }
 
-    async def ServerReflectionInfo(  # noqa: N802 - gRPC's
-        self, requests: AsyncIterator[pb.ServerReflectionRequest], write: Write
-    ) -> None:
+    async def ServerReflectionInfo(self, requests: AsyncIterator[pb.ServerReflectionRequest], write: Write) -> None:
         """Answers each request in turn."""
         async for request in requests:
             await write(self._answer(request))

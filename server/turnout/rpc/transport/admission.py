@@ -1,5 +1,8 @@
 """Applies admission control to methods, for a transport that does not do so itself."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from turnout.admission import Admission
 from turnout.errors import TurnoutError
 from turnout.rpc.errors import to_status
@@ -25,34 +28,31 @@ def admitted(methods: Methods, admission: Admission) -> Methods:
 
 
 def _admitted(method: Method, admission: Admission) -> Method:
-    def check() -> None:
+    @contextmanager
+    def counted() -> Iterator[None]:
         try:
             admission.check()
         except TurnoutError as error:
             raise StatusError(to_status(error)) from None
+        admission.begun += 1
+        admission.under_way += 1
+        try:
+            yield
+        finally:
+            admission.under_way -= 1
 
     if isinstance(method, Unary):
 
         async def answer(message: bytes, call: RpcCall) -> Response:
-            check()
-            admission.begun += 1
-            admission.under_way += 1
-            try:
+            with counted():
                 return await method.respond(message, call)
-            finally:
-                admission.under_way -= 1
 
         return Unary(answer)
 
     serving = method.serve
 
     async def serve(stream: Stream) -> None:
-        check()
-        admission.begun += 1
-        admission.under_way += 1
-        try:
+        with counted():
             await serving(stream)
-        finally:
-            admission.under_way -= 1
 
     return Streaming(serve)

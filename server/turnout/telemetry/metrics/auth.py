@@ -52,10 +52,7 @@ class AuthRecorder:
 def auth_families(recorder: AuthRecorder) -> Iterator[Family]:
     """Returns the families of one scrape."""
     enabled = recorder.enabled
-    sign_in = {
-        str(RefusalReason.SIGN_IN),
-        str(RefusalReason.SIGN_IN_THROTTLED),
-    }  # console.token works without [auth]
+    sign_in = {str(RefusalReason.SIGN_IN), str(RefusalReason.SIGN_IN_THROTTLED)}  # console.token works without [auth]
     yield Family(
         "turnout_auth_refused_total", "counter", "Calls refused because of their caller, by reason.",
         [({"reason": reason}, float(n)) for reason, n in recorder.refused.items() if enabled or reason in sign_in],

@@ -15,7 +15,6 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationSc
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, Status
 
-from turnout import wire_format
 from turnout.telemetry.tracing.context import RANDOM, SAMPLED
 from turnout.telemetry.tracing.spans import (
     MAX_MESSAGE,
@@ -29,7 +28,7 @@ from turnout.telemetry.tracing.spans import (
     steps,
 )
 from turnout.telemetry.tracing.trace import ShadowCopy, Trace
-from turnout.wire_format import LENGTH_DELIMITED
+from turnout.wire_format import delimited, tag
 
 NewIds = Callable[[int], bytes]
 """A function that returns the given number of new span ids, concatenated."""
@@ -42,26 +41,12 @@ _COMMON_SETS = 4096
 
 _FIXED64, _FIXED32 = 1, 5
 
-_varint = lru_cache(_COMMON_SETS)(wire_format.varint)
-
-
-@lru_cache
-def _tag(number: int, wire_type: int) -> bytes:
-    return _varint(number << 3 | wire_type)
-
-
-def _field(number: int, data: bytes) -> bytes:
-    """Returns a length-delimited field."""
-    return _tag(number, LENGTH_DELIMITED) + _varint(len(data)) + data
-
-
-_TRACE_ID = _tag(Span.TRACE_ID_FIELD_NUMBER, LENGTH_DELIMITED) + b"\x10"
-_SPAN_ID = _tag(Span.SPAN_ID_FIELD_NUMBER, LENGTH_DELIMITED) + b"\x08"
-_PARENT_ID = _tag(Span.PARENT_SPAN_ID_FIELD_NUMBER, LENGTH_DELIMITED) + b"\x08"
-_BEGIN = _tag(Span.START_TIME_UNIX_NANO_FIELD_NUMBER, _FIXED64)
-_END = _tag(Span.END_TIME_UNIX_NANO_FIELD_NUMBER, _FIXED64)
-_FLAGS = _tag(Span.FLAGS_FIELD_NUMBER, _FIXED32)
-_SPANS = _tag(ScopeSpans.SPANS_FIELD_NUMBER, LENGTH_DELIMITED)
+_TRACE_ID = tag(Span.TRACE_ID_FIELD_NUMBER) + b"\x10"
+_SPAN_ID = tag(Span.SPAN_ID_FIELD_NUMBER) + b"\x08"
+_PARENT_ID = tag(Span.PARENT_SPAN_ID_FIELD_NUMBER) + b"\x08"
+_BEGIN = tag(Span.START_TIME_UNIX_NANO_FIELD_NUMBER, _FIXED64)
+_END = tag(Span.END_TIME_UNIX_NANO_FIELD_NUMBER, _FIXED64)
+_FLAGS = tag(Span.FLAGS_FIELD_NUMBER, _FIXED32)
 _HEAD = Struct("<2s16s2s8ssQsQ2sI").pack
 
 
@@ -75,7 +60,7 @@ def encode_request(trace: Trace, new_ids: NewIds) -> tuple[bytes, int]:
         flags, state, caller, remote = SAMPLED | RANDOM | _REMOTE_KNOWN, b"", b"", 0
     else:
         flags, caller, remote = parent.flags | _REMOTE_KNOWN, _PARENT_ID + parent.span_id, _REMOTE
-        state = _field(Span.TRACE_STATE_FIELD_NUMBER, parent.trace_state.encode()) if parent.trace_state else b""
+        state = delimited(Span.TRACE_STATE_FIELD_NUMBER, parent.trace_state.encode()) if parent.trace_state else b""
     begin, end = int(trace.begun * 1e9) + offset, int(trace.finished * 1e9) + offset
     head = _HEAD(_TRACE_ID, trace_id, _SPAN_ID, span_id, _BEGIN, begin, _END, end, _FLAGS, flags | remote)
     body = _named(trace.operation.name, OtlpSpanKind.SERVER) + _common(trace)
@@ -100,7 +85,7 @@ def encode_copy(copy: ShadowCopy, trace_id: bytes, span_id: bytes) -> bytes:
     flags = SAMPLED | RANDOM | _REMOTE_KNOWN
     head = _HEAD(_TRACE_ID, trace_id, _SPAN_ID, span_id, _BEGIN, begin, _END, end, _FLAGS, flags)
     request = Span.Link(trace_id=trace.trace_id, span_id=trace.span_id, flags=SAMPLED | _REMOTE_KNOWN)
-    link = _field(Span.LINKS_FIELD_NUMBER, request.SerializeToString())
+    link = delimited(Span.LINKS_FIELD_NUMBER, request.SerializeToString())
     fault = _fault(copy.message) if copy.error else b""
     return _item(head + _named(SHADOW, OtlpSpanKind.INTERNAL) + _encode(copy_attributes(copy)) + link + fault)
 
@@ -154,8 +139,8 @@ def encode_export(beginnings: tuple[bytes, bytes], spans: bytes) -> bytes:
         spans: Concatenated results of `encode_request` and `encode_copy`.
     """
     resource, scope = beginnings
-    scoped = resource + _field(ResourceSpans.SCOPE_SPANS_FIELD_NUMBER, scope + spans)
-    return _field(ExportTraceServiceRequest.RESOURCE_SPANS_FIELD_NUMBER, scoped)
+    scoped = resource + delimited(ResourceSpans.SCOPE_SPANS_FIELD_NUMBER, scope + spans)
+    return delimited(ExportTraceServiceRequest.RESOURCE_SPANS_FIELD_NUMBER, scoped)
 
 
 def _wall_offset() -> int:
@@ -164,7 +149,7 @@ def _wall_offset() -> int:
 
 
 def _item(span: bytes) -> bytes:
-    return _SPANS + _varint(len(span)) + span
+    return delimited(ScopeSpans.SPANS_FIELD_NUMBER, span)
 
 
 @lru_cache
@@ -183,8 +168,8 @@ def _encode(attributes: Attributes) -> bytes:
 
 def _text(key: str, value: str) -> bytes:
     """Returns an encoded string attribute, for which the protobuf library would take 6 us."""
-    text = _field(AnyValue.STRING_VALUE_FIELD_NUMBER, _utf8(value).encode())
-    return _field(Span.ATTRIBUTES_FIELD_NUMBER, _key(key) + _field(KeyValue.VALUE_FIELD_NUMBER, text))
+    text = delimited(AnyValue.STRING_VALUE_FIELD_NUMBER, _utf8(value).encode())
+    return delimited(Span.ATTRIBUTES_FIELD_NUMBER, _key(key) + delimited(KeyValue.VALUE_FIELD_NUMBER, text))
 
 
 @lru_cache

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from turnout.errors import kind_of
+from turnout.telemetry.metrics.versions import RoleRecorder
 from turnout.telemetry.tracing.context import SpanContext
 
 
@@ -59,16 +60,6 @@ class Requested(Protocol):
     @property
     def arrived(self) -> float:
         """`time.monotonic()` when the request arrived."""
-        ...
-
-
-class ExemplarRecorder(Protocol):
-    """A recorder that stores exemplars of the requests it has counted."""
-
-    def remember(
-        self, trace_id: str, duration: float, queue: float | None = None, compute: float | None = None
-    ) -> None:
-        """Stores the times of a request, in seconds, as exemplars of their buckets."""
         ...
 
 
@@ -141,7 +132,7 @@ class Trace:
     status: str | int = ""
     fault: bool = False
     message: str = ""
-    recorder: ExemplarRecorder | None = None
+    recorder: RoleRecorder | None = None
     took: float = 0.0
 
     def __init__(

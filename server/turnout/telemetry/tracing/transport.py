@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
-from urllib.parse import urlsplit
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -15,9 +14,8 @@ from google.rpc.error_details_pb2 import RetryInfo
 from grpc_status import rpc_status
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
-from turnout.address import is_loopback
 from turnout.config import Tracing
-from turnout.outbound import Unanswered, ask
+from turnout.outbound import Unanswered, ask, uses_proxies
 from turnout.threads import Threads
 
 _HTTP_PATH = "/v1/traces"
@@ -122,9 +120,7 @@ class GrpcTransport:
         if scheme == "https":
             self._channel = grpc.aio.secure_channel(target, grpc.ssl_channel_credentials())
         else:
-            # A collector on this machine is not behind a proxy of the environment, which would see the headers.
-            local = is_loopback(urlsplit(endpoint).hostname or "")
-            options = (("grpc.enable_http_proxy", 0),) if local else ()
+            options = () if uses_proxies(endpoint) else (("grpc.enable_http_proxy", 0),)
             self._channel = grpc.aio.insecure_channel(target, options=options)
         self._call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(_GRPC_METHOD)
         self._metadata = tuple(headers.items())

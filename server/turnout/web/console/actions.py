@@ -3,7 +3,6 @@
 import math
 import re
 import time
-from collections.abc import Callable
 from urllib.parse import parse_qsl
 
 from starlette.requests import ClientDisconnect, Request
@@ -15,7 +14,6 @@ from turnout.errors import InvalidRequest, PermissionDeniedError, TurnoutError
 from turnout.rollout.engine.engine import RolloutEngine
 from turnout.rollout.machine import overrides
 from turnout.rollout.machine.actors import check_person
-from turnout.rollout.machine.attempt import Moved, Pause, Rollout
 from turnout.telemetry.metrics.auth import RefusalReason
 from turnout.web.console.pages import Pages, attempt_of
 from turnout.web.console.rendering import HEADERS, page
@@ -30,26 +28,6 @@ _MAX_EPOCH_DIGITS = 18
 
 _INSIDE = re.compile(r"/console(/(?!\.{1,2}(/|$))[A-Za-z0-9_~+.-]+)*")
 """Paths that a sign-in may redirect to: only those of the console."""
-
-Decide = Callable[[Rollout], Moved]
-
-
-def decision(command: str, actor: str, reason: str) -> Decide:
-    """Returns the decision for a button's command.
-
-    Raises:
-        InvalidRequest: The button does not exist.
-    """
-    decisions: dict[str, Decide] = {
-        "pause": lambda r: overrides.pause(r, Pause("operator", reason or "paused by hand", actor), by_hand=True),
-        "resume": lambda r: overrides.resume(r, actor, reason),
-        "promote": lambda r: overrides.promote(r, actor, reason, full=False),
-        "promote-full": lambda r: overrides.promote(r, actor, reason, full=True),
-        "abort": lambda r: overrides.abort(r, reason or "aborted by hand", kind="abort", actor=actor),
-    }
-    if command not in decisions:
-        raise InvalidRequest.at("command", f"expected one of {', '.join(decisions)}")
-    return decisions[command]
 
 
 class Actions:
@@ -83,9 +61,14 @@ class Actions:
             if len(reason.encode()) > _MAX_REASON:
                 raise InvalidRequest.at("reason", f"expected at most {_MAX_REASON} bytes")
             reason = with_remark(reason, visitor.name, actor)
-            decide, epoch = decision(command, actor, reason), _epoch(fields.get("epoch", ""))
+            decisions = overrides.commands(actor, reason)
+            if command not in decisions:
+                raise InvalidRequest.at("command", f"expected one of {', '.join(decisions)}")
+            epoch = _epoch(fields.get("epoch", ""))
             back = f"/console/models/{model}/rollouts/{attempt}"
-            await self._rollouts.commands.command(model, decide, epoch, attempt=attempt, resume=command == "resume")
+            await self._rollouts.commands.command(
+                model, decisions[command], epoch, attempt=attempt, resume=command == "resume"
+            )
             if self._peers is not None:
                 await self._peers.follow()
         except ClientDisconnect:

@@ -21,11 +21,7 @@ _MODEL = "/console/models/{model}"
 
 
 def console_routes(
-    pages: Pages,
-    rollouts: RolloutEngine,
-    recorder: AuthRecorder,
-    log: FilteringBoundLogger,
-    peers: Peers | None,
+    pages: Pages, rollouts: RolloutEngine, recorder: AuthRecorder, log: FilteringBoundLogger, peers: Peers | None
 ) -> Sequence[Route]:
     """Returns the console's routes.
 
@@ -58,18 +54,15 @@ def console_routes(
 
 def console_refusal(request: Request, error: TurnoutError) -> Response:
     """Responds to a request for a page that the caller may not see. Unauthenticated callers are sent to the sign-in."""
+    unknown = isinstance(error, UnauthenticatedError) and "authorization" not in request.headers
     if request.url.path.endswith(".json"):
         response = json_error(error)
-        response.headers.update(headers_of(error))
-        return response
-    if isinstance(error, UnauthenticatedError) and request.method == "GET" and "authorization" not in request.headers:
+    elif unknown and request.method == "GET":
         return RedirectResponse(f"/console/sign-in?next={quote(request.url.path)}", 303, HEADERS)
-    again, headers = False, headers_of(error)
-    response = page(
-        "problem.html", request, status_of(error), actor=None, possible=True, message=error.message, back="",
-        again=again,
-    )  # fmt: skip
-    response.headers.update(headers)
+    else:
+        about = {"actor": None, "possible": True, "message": error.message, "back": "", "again": False}
+        response = page("problem.html", request, status_of(error), **about)
+    response.headers.update(headers_of(error))
     return response
 
 

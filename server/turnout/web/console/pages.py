@@ -65,13 +65,10 @@ class Pages:
         self._comparison = comparison
         self.sessions = sessions
 
-    def _page(self, template: str, request: Request, **context: Any) -> Response:
-        return page(template, request, actor=self._name(request), possible=self.sessions.possible, **context)
-
-    def _name(self, request: Request) -> str | None:
-        """Returns the name of the signed-in user; None if there is none."""
+    def _page(self, template: str, request: Request, status: int = 200, **context: Any) -> Response:
         visitor = self.sessions.visitor(request)
-        return None if visitor is None else visitor.name
+        actor = None if visitor is None else visitor.name
+        return page(template, request, status, actor=actor, possible=self.sessions.possible, **context)
 
     def problem(self, request: Request, error: TurnoutError, back: str = "") -> Response:
         """Returns an error page.
@@ -81,12 +78,8 @@ class Pages:
             error: The error, whose message is shown.
             back: Path of a page to link to; "" for only the list of models.
         """
-        actor, possible = self._name(request), self.sessions.possible
         again = request.method == "GET" and isinstance(error, UnavailableError)
-        return page(
-            "problem.html", request, status_of(error), actor=actor, possible=possible, message=error.message,
-            back=back, again=again,
-        )  # fmt: skip
+        return self._page("problem.html", request, status_of(error), message=error.message, back=back, again=again)
 
     @explained
     async def overview(self, request: Request) -> Response:
@@ -113,7 +106,7 @@ class Pages:
         history: Sequence[tuple[RolloutRecord, Rollout]] = ()
         trouble, unread = "", list[str]()
         try:
-            found = await self._tracked.history(known.name, _HISTORY)
+            found = await self._tracked.log.history(known.name, _HISTORY)
             history = [(record, rollout) for record, rollout in found if isinstance(rollout, Rollout)]
             unread = [one.sentence for _, one in found if isinstance(one, UnreadableRollout)]
         except TurnoutError as error:

@@ -5,19 +5,16 @@ replaying all of them takes a second of the server's time.
 """
 
 import asyncio
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
 
 from turnout.rollout.evidence import Evidence, Metric
-from turnout.rollout.machine.attempt import Rollout
-from turnout.rollout.machine.records import UnreadableRollout
 from turnout.rollout.plan import Plan
 from turnout.rollout.reporting.log import RolloutLog
 from turnout.rollout.reporting.messages import rollout_message
-from turnout.state.rollouts import RolloutRecord
 from turnout.threads import Threads
 from turnout.web.report.page import MOST_POINTS, PlotPoint, drawing
 from turnout.web.report.replay import RecordedTick, ratio_of, worse_and_better
@@ -35,6 +32,7 @@ class TrackedRollout:
 
     Attributes:
         plan: Plan of the rollout.
+        rollout: State of the rollout.
         last: The current evidence.
         after: Number of the last tick that was replayed.
         lock: Held while the history is read or updated.
@@ -45,22 +43,13 @@ class TrackedRollout:
         self.last = Evidence.start(plan.evidence_metrics, plan.max_duration_s)
         self.after = 0
         self.lock = asyncio.Lock()
-        self._rollout = pb.Rollout()
+        self.rollout = pb.Rollout()
         self._sums = {metric.name: (0.0, 0.0) for metric in plan.evidence_metrics}
-        self._arms: tuple[dict[int, int], dict[int, int]] = ({}, {})
+        self._arms: tuple[Counter[int], Counter[int]] = (Counter(), Counter())
         self._points: list[PlotPoint] = []
         self._latest: PlotPoint | None = None
         self._taken = 0
         self._stride = 1
-
-    @property
-    def rollout(self) -> pb.Rollout:
-        """The state of the rollout at the last update."""
-        return self._rollout
-
-    def update(self, rollout: pb.Rollout) -> None:
-        """Updates the state of the rollout."""
-        self._rollout = rollout
 
     def take(self, ticks: Sequence[_Tick]) -> None:
         """Replays further ticks, in order.
@@ -75,8 +64,7 @@ class TrackedRollout:
                 more, less = worse_and_better(recorded.tick, name)
                 self._sums[name] = worse + more, better + less
             for arm, counts in zip(self._arms, (recorded.canary, recorded.baseline), strict=True):
-                for bucket, count in counts.items():
-                    arm[bucket] = arm.get(bucket, 0) + count
+                arm.update(counts)
             self._draw(PlotPoint.of(recorded, self.last))
             self.after = number
 
@@ -88,7 +76,7 @@ class TrackedRollout:
         """Returns the data of the plots as JSON values, with the colours of the versions."""
         latest = self._latest
         points = [*self._points, *([latest] if latest is not None and latest is not self._points[-1] else [])]
-        return drawing(self._rollout, self.plan, points, self._arms, colours)
+        return drawing(self.rollout, self.plan, points, self._arms, colours)
 
     def _draw(self, point: PlotPoint) -> None:
         """Adds a point to the plots. Halves their resolution when they have more points than a screen has columns."""
@@ -102,20 +90,16 @@ class TrackedRollout:
 
 
 class TrackedRollouts:
-    """A cache of recently viewed rollouts. Used on the event loop only."""
+    """A cache of recently viewed rollouts. Used on the event loop only.
+
+    Attributes:
+        log: Reads recorded rollouts.
+    """
 
     def __init__(self, log: RolloutLog) -> None:
-        self._log = log
+        self.log = log
         self._threads = Threads("console")
         self._kept: OrderedDict[tuple[str, int], TrackedRollout] = OrderedDict()
-
-    async def history(self, model: str, most: int) -> Sequence[tuple[RolloutRecord, Rollout | UnreadableRollout]]:
-        """Returns a model's rollouts, latest first.
-
-        Raises:
-            UnavailableError: The state store does not answer.
-        """
-        return await self._log.history(model, most)
 
     @asynccontextmanager
     async def of(self, model: str, attempt: int) -> AsyncIterator[TrackedRollout]:
@@ -126,8 +110,8 @@ class TrackedRollouts:
             UnavailableError: The state store does not answer.
             InvalidRequest, Unsupported: The rollout was written by a later release of Turnout.
         """
-        record, rollout = await self._log.latest(model, attempt)
-        events = await self._log.events(model, attempt, _EVENTS)
+        record, rollout = await self.log.latest(model, attempt)
+        events = await self.log.events(model, attempt, _EVENTS)
         key = (model, attempt)
         tracked = self._kept.setdefault(key, TrackedRollout(rollout.plan))
         self._kept.move_to_end(key)
@@ -135,12 +119,12 @@ class TrackedRollouts:
             self._kept.popitem(last=False)
         async with tracked.lock:
             try:
-                while ticks := await self._log.ticks(model, attempt, tracked.after, _TICKS_AT_ONCE):
+                while ticks := await self.log.ticks(model, attempt, tracked.after, _TICKS_AT_ONCE):
                     await self._threads.run(tracked.take, ticks)
                     if len(ticks) < _TICKS_AT_ONCE:
                         break
             except BaseException:
                 self._kept.pop(key, None)  # it may have replayed only some of the ticks
                 raise
-            tracked.update(rollout_message(rollout, record, events))
+            tracked.rollout = rollout_message(rollout, record, events)
             yield tracked

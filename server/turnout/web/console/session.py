@@ -59,13 +59,7 @@ class Sessions:
         throttle: Limits the rate of sign-ins after failures, against guessing.
     """
 
-    def __init__(
-        self,
-        token: str,
-        authority: Authority | None = None,
-        key: bytes = b"",
-        share: int = 1,
-    ) -> None:
+    def __init__(self, token: str, authority: Authority | None = None, key: bytes = b"", share: int = 1) -> None:
         """Prepares.
 
         Args:

@@ -15,11 +15,8 @@ from turnout.web.exchange import HttpInference
 from turnout.web.oip.answers import error_answer
 from turnout.web.oip.description import VERSIONS, DescriptionEndpoints
 from turnout.web.oip.endpoints import JsonBodies
+from turnout.web.oip.extensions import ExtensionEndpoints
 from turnout.web.oip.inference import RestExchange, RouteHeaders
-from turnout.web.oip.repository import RepositoryEndpoints
-from turnout.web.oip.settings import SettingsEndpoints
-from turnout.web.oip.shared_memory import SharedMemoryEndpoints
-from turnout.web.oip.statistics import StatisticsEndpoints
 
 
 def oip_routes(
@@ -34,17 +31,10 @@ def oip_routes(
         route_headers: Returns the response headers with the version that answered and its role.
         limits: Limits on a request's size and contents.
     """
-    bodies = JsonBodies.of(http.bodies, limits)
-    parts = (
-        StatisticsEndpoints(oip.statistics),
-        RepositoryEndpoints(oip.repository, bodies, allow_control=allowed.allow_repository_control),
-        SettingsEndpoints(oip.settings, bodies, allow_changes=allowed.allow_settings_changes),
-        SharedMemoryEndpoints(oip.memory, bodies),
-        DescriptionEndpoints(oip.description),  # the last: `stats` is not a model's name
-    )
     exchange = partial(RestExchange, route_headers, limits, oip.memory)
     return [
-        *(route for endpoints in parts for route in endpoints.routes()),
+        *ExtensionEndpoints(oip, allowed, JsonBodies.of(http.bodies, limits)).routes(),
+        *DescriptionEndpoints(oip.description).routes(),  # behind the others: `stats` is not a model's name
         *(http.route(f"{base}/infer", exchange) for base in VERSIONS),
         Route("/v2/{rest:path}", _refused, methods=["GET", "POST"]),
     ]

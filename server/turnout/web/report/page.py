@@ -1,6 +1,7 @@
 """Renders a rollout's report: a self-contained HTML page that needs no network, and JavaScript only for its plots."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -134,10 +135,9 @@ def latencies(replay: Replay) -> tuple[Latency, Latency]:
 
 
 def _summed(parts: Iterable[Latency]) -> Latency:
-    total: dict[int, int] = {}
+    total: Counter[int] = Counter()
     for part in parts:
-        for bucket, count in part.items():
-            total[bucket] = total.get(bucket, 0) + count
+        total.update(part)
     return total
 
 

@@ -1,16 +1,15 @@
 """Compression and decompression of gRPC messages."""
 
 import zlib
-from collections.abc import Mapping
 
+from turnout.decompression import WINDOWS, CompressionError, DecompressedTooLarge
+from turnout.decompression import decompress as decompress_data
 from turnout.rpc.transport.asgi.framing import FramingError, MessageTooLarge
 
 IDENTITY = b"identity"
 """The name of the encoding without compression."""
 
-_WINDOWS: Mapping[bytes, int] = {b"gzip": 16 + zlib.MAX_WBITS, b"deflate": zlib.MAX_WBITS}
-
-ENCODINGS: tuple[bytes, ...] = (IDENTITY, *_WINDOWS)
+ENCODINGS: tuple[bytes, ...] = (IDENTITY, *(name.encode() for name in WINDOWS))
 """Names of the encodings that are accepted in requests."""
 
 ENCODING_NAMES = b", ".join(ENCODINGS).decode()
@@ -33,25 +32,19 @@ def decompress(message: bytes, encoding: bytes, limit: int) -> bytes:
         FramingError: The message is not in that encoding.
         MessageTooLarge: The decompressed message exceeds the limit.
     """
-    window = _WINDOWS.get(encoding)
-    if window is None:
+    if encoding == IDENTITY:
         raise FramingError("expected no compressed message from a call without grpc-encoding")
-    decompressor = zlib.decompressobj(window)
     try:
-        plain = decompressor.decompress(message, limit + 1)
-    except zlib.error:
-        raise FramingError(f"expected a message in {encoding.decode()}") from None
-    if len(plain) > limit:
-        raise MessageTooLarge(limit)
-    if not decompressor.eof or decompressor.unused_data:
-        raise FramingError(f"expected one whole message in {encoding.decode()}")
-    return plain
+        return decompress_data(message, encoding.decode(), limit)
+    except CompressionError as error:
+        raise FramingError(f"the message: {error}") from None
+    except DecompressedTooLarge:
+        raise MessageTooLarge(limit) from None
 
 
 def compress(message: bytes) -> bytes:
     """Compresses a message with gzip."""
-    compressor = zlib.compressobj(_LEVEL, wbits=_WINDOWS[b"gzip"])
-    return compressor.compress(message) + compressor.flush()
+    return zlib.compress(message, _LEVEL, wbits=WINDOWS["gzip"])
 
 
 def accepts_gzip(header: bytes) -> bool:

@@ -1,0 +1,198 @@
+"""Triton's extensions over HTTP: statistics, the model repository, settings and shared memory."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from starlette.requests import Request
+from starlette.routing import Route
+
+from turnout.auth.caller import actor_of
+from turnout.config import Oip
+from turnout.errors import InvalidRequest
+from turnout.oip.extensions.repository import check_control
+from turnout.oip.extensions.settings import check_changes
+from turnout.oip.extensions.shared_memory import no_cuda, no_cuda_region
+from turnout.oip.parameters import whole
+from turnout.oip.services import OipServices
+from turnout.web.authorization import caller_of
+from turnout.web.oip.endpoints import JsonBodies, parameters_of, route, sees
+from turnout_proto.oip.inference_pb2 import InferStatistics, ModelStatistics, StatisticDuration
+
+_COMPUTE = ("compute_input", "compute_infer", "compute_output")
+
+_LOAD = '{"parameters": {...}}'
+_REGION = '{"key": "/name", "offset": 0, "byte_size": 64}'
+"""Examples of bodies, for error messages."""
+
+_LISTED = "trace_level"
+"""The only trace setting that is a list in JSON."""
+
+
+class ExtensionEndpoints:
+    """Endpoints of the extensions."""
+
+    def __init__(self, oip: OipServices, allowed: Oip, bodies: JsonBodies) -> None:
+        """Initializes the endpoints; `allowed` says what clients may change."""
+        self._statistics = oip.statistics
+        self._repository = oip.repository
+        self._settings = oip.settings
+        self._memory = oip.memory
+        self._allowed = allowed
+        self._bodies = bodies
+
+    def routes(self) -> Sequence[Route]:
+        """Returns the routes."""
+        statistics = ("/v2/models/stats", "/v2/models/{model}/stats", "/v2/models/{model}/versions/{selector}/stats")
+        regions = (
+            ("/v2/systemsharedmemory", self.regions, self.register, self.unregister),
+            ("/v2/cudasharedmemory", self.cuda_regions, self.cuda_register, self.cuda_unregister),
+        )
+        return [
+            *(route(path, "GET", answer=self.statistics) for path in statistics),
+            route("/v2/models", "GET", answer=self.models),
+            route("/v2/repository/index", "POST", answer=self.index),
+            route("/v2/repository/models/{model}/load", "POST", answer=self.load),
+            route("/v2/repository/models/{model}/unload", "POST", answer=self.unload),
+            route("/v2/logging", "GET", "POST", answer=self.log),
+            route("/v2/trace/setting", "GET", "POST", answer=self.trace),
+            route("/v2/models/{model}/trace/setting", "GET", "POST", answer=self.trace),
+            *(
+                one
+                for base, listed, register, unregister in regions
+                for one in (
+                    route(f"{base}/status", "GET", answer=listed),
+                    route(f"{base}/region/{{name}}/status", "GET", answer=listed),
+                    route(f"{base}/region/{{name}}/register", "POST", answer=register),
+                    route(f"{base}/region/{{name}}/unregister", "POST", answer=unregister),
+                    route(f"{base}/unregister", "POST", answer=unregister),
+                )
+            ),
+        ]
+
+    async def statistics(self, request: Request) -> Mapping[str, Any]:
+        """Returns statistics of one version, all loaded versions of a model, or all models that the caller may see."""
+        model, selector = (request.path_params.get(name, "") for name in ("model", "selector"))
+        found = (await self._statistics.of(model, selector)).model_stats
+        seen = (lambda _: True) if model else sees(request)
+        return {"model_stats": [statistics_document(one) for one in found if seen(one.name)]}
+
+    async def models(self, request: Request) -> Mapping[str, Any]:
+        """Lists the models that the caller may see."""
+        return {"models": list(filter(sees(request), self._repository.names()))}
+
+    async def index(self, request: Request) -> list[Any]:
+        """Lists all versions of the models that the caller may see, with their states."""
+        ready = (await self._bodies.read(request, '{"ready": true}')).get("ready", False)
+        if not isinstance(ready, bool):
+            raise InvalidRequest.at("ready", "expected true or false")
+        seen = sees(request)
+        return [
+            {
+                "name": one.name,
+                "version": one.version,
+                "state": one.state,
+                **({"reason": one.reason} if one.reason else {}),
+            }
+            for one in self._repository.index(ready=ready)
+            if seen(one.name)
+        ]
+
+    async def load(self, request: Request) -> None:
+        """Loads the version that `NAME` or `NAME@SELECTOR` resolves to."""
+        check_control(allowed=self._allowed.allow_repository_control)
+        parameters = parameters_of(await self._bodies.read(request, _LOAD))
+        await self._repository.load(request.path_params["model"], parameters)
+
+    async def unload(self, request: Request) -> None:
+        """Unloads the version that `NAME@SELECTOR` resolves to, or all loaded versions of `NAME`."""
+        check_control(allowed=self._allowed.allow_repository_control)
+        parameters_of(await self._bodies.read(request, _LOAD))
+        await self._repository.unload(request.path_params["model"])
+
+    async def log(self, request: Request) -> Mapping[str, Any]:
+        """Applies the log settings in the body, if any, and returns all log settings."""
+        if settings := await self._changes(request):
+            await self._settings.change_log(settings, actor_of(caller_of(request.scope)))
+        return self._settings.log()
+
+    async def trace(self, request: Request) -> Mapping[str, Any]:
+        """Applies the trace settings in the body, if any, to one model or all models, and returns the settings."""
+        model = request.path_params.get("model", "")
+        if settings := await self._changes(request):
+            values = {name: _values(name, value) for name, value in settings.items()}
+            await self._settings.change_trace(model, values, actor_of(caller_of(request.scope)))
+        in_force = self._settings.trace(model)
+        return {name: values if name == _LISTED else values[0] for name, values in in_force.items()}
+
+    async def _changes(self, request: Request) -> Mapping[str, Any]:
+        if request.method != "POST":
+            return {}
+        settings = await self._bodies.read(request, '{"log_verbose_level": 1}')
+        if settings:
+            check_changes(allowed=self._allowed.allow_settings_changes)
+        return settings
+
+    async def regions(self, request: Request) -> list[Any]:
+        """Lists all of the caller's regions, or one."""
+        regions = self._memory.status(caller_of(request.scope), request.path_params.get("name", ""))
+        return [{"name": one.name, "key": one.key, "offset": one.offset, "byte_size": one.size} for one in regions]
+
+    async def register(self, request: Request) -> None:
+        """Registers a region."""
+        body = await self._bodies.read(request, _REGION)
+        key = body.get("key")
+        if not isinstance(key, str):
+            raise InvalidRequest.at("key", "expected text")
+        offset, size = whole(body.get("offset", 0), "offset"), whole(body.get("byte_size"), "byte_size")
+        host = request.client.host if request.client is not None else ""
+        name = request.path_params["name"]
+        await self._memory.register(caller_of(request.scope), host, name, key, offset, size)
+
+    async def unregister(self, request: Request) -> None:
+        """Unregisters one of the caller's regions, or all of them."""
+        await self._memory.unregister(caller_of(request.scope), request.path_params.get("name", ""))
+
+    async def cuda_regions(self, request: Request) -> list[Any]:
+        """Returns an empty list, since CUDA memory is not supported."""
+        if name := request.path_params.get("name", ""):
+            raise no_cuda_region(name)
+        return []
+
+    async def cuda_register(self, _: Request) -> None:
+        """Raises an error, since CUDA memory is not supported."""
+        raise no_cuda()
+
+    async def cuda_unregister(self, _: Request) -> None:
+        """Does nothing, since CUDA memory is never registered."""
+
+
+def statistics_document(statistics: ModelStatistics) -> Mapping[str, Any]:
+    """Returns a version's statistics in Triton's JSON form."""
+    batches = statistics.batch_stats
+    return {
+        "name": statistics.name,
+        "version": statistics.version,
+        "last_inference": statistics.last_inference,
+        "inference_count": statistics.inference_count,
+        "execution_count": statistics.execution_count,
+        "inference_stats": _durations(statistics.inference_stats, [f.name for f in InferStatistics.DESCRIPTOR.fields]),
+        "response_stats": {},
+        "batch_stats": [{"batch_size": batch.batch_size, **_durations(batch, _COMPUTE)} for batch in batches],
+        "memory_usage": [
+            {"type": usage.type, "id": usage.id, "byte_size": usage.byte_size} for usage in statistics.memory_usage
+        ],
+    }
+
+
+def _durations(holder: Any, names: Sequence[str]) -> dict[str, Any]:
+    def duration(one: StatisticDuration) -> dict[str, int]:
+        return {"count": one.count, "ns": one.ns}
+
+    return {name: duration(getattr(holder, name)) for name in names}
+
+
+def _values(name: str, value: Any) -> Sequence[str]:
+    values: list[Any] = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(isinstance(one, str) for one in values):
+        raise InvalidRequest.at(f"settings.{name[:64]}", "expected text, a list of text, or null")
+    return values
