@@ -4,6 +4,7 @@ gRPC reports "Socket closed" if only one side uses TLS, if the server requires a
 trust the one it gets. So this module connects once more, with Python's `ssl`, which gives the reason.
 """
 
+import contextlib
 import re
 import socket
 import ssl
@@ -35,6 +36,9 @@ _SETTINGS = 4
 """Frame type of SETTINGS, a server's first frame."""
 
 _HOW = "tls=Tls(ca=...), or --tls-ca or TURNOUT_TLS_CA of the command"
+
+_DISCONNECTED = (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
+"""Errors of a TLS socket whose peer disconnected without a reason."""
 
 _EXPIRED, _NOT_YET, _NAME, _ADDRESS = 10, 9, 62, 64
 _UNTRUSTED = (2, 18, 19, 20, 21)
@@ -90,9 +94,7 @@ def _of_handshake(host: str, port: int, where: str, tls: Tls) -> str:
     with socket.create_connection((host, port), _SECONDS) as plain:
         try:
             with tls.context().wrap_socket(plain, server_hostname=name) as encrypted:
-                # In TLS 1.3 a server rejects the client's certificate only after the client's handshake is complete.
-                encrypted.sendall(_PREFACE)
-                if encrypted.recv(1):
+                if _answers(encrypted):
                     return ""
                 return f"the server at {where} ended the connection after the handshake; {_own_certificate(tls)}"
         except ssl.SSLCertVerificationError as error:
@@ -104,6 +106,19 @@ def _of_handshake(host: str, port: int, where: str, tls: Tls) -> str:
         except (ConnectionError, TimeoutError):
             pass  # a plain-text server may not answer a TLS handshake
     return _plain_server(host, port, where)
+
+
+def _answers(encrypted: ssl.SSLSocket) -> bool:
+    """Returns whether the server answers after the handshake.
+
+    In TLS 1.3 a server rejects the client's certificate only after the client's handshake is complete. The reason it
+    gives is an `SSLError`. Depending on OpenSSL, a server that only disconnects is noticed by the write or by the read.
+    """
+    with contextlib.suppress(*_DISCONNECTED):
+        encrypted.sendall(_PREFACE)
+    with contextlib.suppress(*_DISCONNECTED):
+        return bool(encrypted.recv(1))
+    return False
 
 
 def _refused(error: ssl.SSLCertVerificationError, name: str, tls: Tls) -> str:

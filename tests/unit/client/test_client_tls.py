@@ -4,6 +4,7 @@ import contextlib
 import gc
 import select
 import socket
+import ssl
 import struct
 import threading
 import warnings
@@ -96,3 +97,31 @@ def test_a_server_that_resets_connections_leaves_no_socket_open(
         resetting.join()
         gc.collect()
     assert [str(one.message) for one in caught] == []
+
+
+@pytest.mark.parametrize("how", ["orderly", "reset"])
+@pytest.mark.parametrize("when", ["before it reads", "after it read"])
+def test_a_server_that_disconnects_after_the_handshake_may_require_a_certificate(
+    how: str, when: str, tmp_path: Path
+) -> None:
+    certificate, key = AUTHORITY.issue().write(tmp_path, "server")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+
+    def disconnect() -> None:
+        accepted, _ = listener.accept()
+        with context.wrap_socket(accepted, server_side=True) as encrypted:
+            if when == "after it read":
+                encrypted.recv(1)
+            if how == "reset":
+                encrypted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        disconnecting = threading.Thread(target=disconnect)
+        disconnecting.start()
+        tls = Tls(ca=put(tmp_path / "ca.pem", AUTHORITY.pem))
+        obstacle = find_obstacle(f"127.0.0.1:{listener.getsockname()[1]}", tls, plain=False)
+        disconnecting.join()
+    assert obstacle.endswith(
+        "after the handshake; it may require a client certificate (cert and key of Tls, --tls-cert and --tls-key)"
+    )
