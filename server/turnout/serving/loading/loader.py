@@ -41,10 +41,11 @@ from turnout.serving.sessions.io_binding import BoundRunner, bindable, pinned_al
 from turnout.serving.sessions.prepared_runner import PreparedRunner
 from turnout.serving.sessions.session import MakeRunner, Run, Session
 from turnout.serving.tensorrt.build import ENGINE_BUILDS
-from turnout.serving.tensorrt.engine_cache import engine_caches, keep_within, provider_options
+from turnout.serving.tensorrt.engine_cache import keep_within
 from turnout.serving.tensorrt.fallback import BUILDING, fallback
-from turnout.serving.tensorrt.precision import FULL, Precision, beforehand
-from turnout.serving.tensorrt.sessions import engine_sessions
+from turnout.serving.tensorrt.precision import FULL
+from turnout.serving.tensorrt.sessions import Engines
+from turnout.serving.tensorrt.shapes import NO_PROFILE, shape_profile
 
 _INLINE_MODEL_BYTES = 16 * 1024 * 1024
 _UNBOUNDED_OPERATORS = frozenset({"Loop", "Scan", "SequenceMap", "If"})
@@ -170,14 +171,18 @@ def _into_memory(
     make = functools.partial(_sessions, directory / MODEL_FILE, published, names, runtime)
     not_captured = _not_captured(runtime, names, isolation, manifest, graph)
     graphs = not_captured or NO_GRAPHS
-    precision = FULL
+    precision, shapes, on_tensorrt = FULL, NO_PROFILE, names[0] == providers.TENSORRT
+    if on_tensorrt:
+        shapes = shape_profile(manifest, graph, _max_rows(settings.batching), runtime.tensorrt_sizes)
+    engines = Engines(directory, published, names, runtime, shapes)
     if isolation.process:
-        if names[0] == providers.TENSORRT:
-            precision = beforehand(runtime.tensorrt_fp16, manifest, isolated=True) or FULL
-        pool = _pool(directory / MODEL_FILE, published, names, runtime, on_gpu, count, supervision)
+        options: Mapping[int, Mapping[str, str]] = {}
+        if on_tensorrt:
+            options, precision = engines.options_of_children()
+        pool = _pool(directory / MODEL_FILE, manifest, names, runtime, options, on_gpu, count, supervision)
         pool.open()
-    elif names[0] == providers.TENSORRT:
-        sessions, precision = engine_sessions(directory, published, names, runtime)
+    elif on_tensorrt:
+        sessions, precision = engines.sessions()
     elif not_captured is not None:
         sessions = make(captures=False)
     else:
@@ -186,14 +191,11 @@ def _into_memory(
         except ModelFailure as error:
             sessions, graphs = make(captures=False), off(error.message)
     try:
-        if names[0] == providers.TENSORRT and pool is not None and pool.providers[0] != providers.TENSORRT:
-            raise ModelFailure(f"ONNX Runtime runs it on {pool.providers[0]}")
         on_loaded()
         runs: Sequence[Run] = [session.run for session in sessions] if pool is None else [pool]
         sandbox = ProcessSandbox(settings, processes)
-        plan = prove_at_load(runs[0], manifest, directory, graph, _max_rows(settings.batching), sandbox)
-        if names[0] == providers.TENSORRT and plan.sample is None and fallback(runtime.providers, ""):
-            # Engines for free dimensions are built by the first run, which may be what failed.
+        plan = prove_at_load(runs[0], manifest, directory, graph, _max_rows(settings.batching), sandbox, shapes)
+        if on_tensorrt and plan.sample is None and fallback(runtime.providers, ""):
             raise ModelFailure(f"no inputs were found that it runs on there: {plan.reason}")
         outputs = [spec.name for spec in manifest.signature.outputs]
         pays = settings.batching.only_where_it_pays
@@ -246,14 +248,11 @@ def _into_memory(
         graphs=graphs,
         in_force=in_force,
         precision=precision,
-        tensorrt=_tensorrt_sentence(precision) if names[0] == providers.TENSORRT else "",
+        tensorrt=f"used, {precision.reason or 'full precision'}" if on_tensorrt else "",
+        shapes=shapes,
         in_step=in_step(graph, manifest.signature),
         never_empty=never_empty(graph),
     )
-
-
-def _tensorrt_sentence(precision: Precision) -> str:
-    return f"used, {precision.reason or 'full precision'}"
 
 
 def devices_of(runtime: Runtime) -> list[str]:
@@ -310,18 +309,15 @@ def _not_captured(
 
 def _pool(
     model: Path,
-    published: Published,
+    manifest: Manifest,
     names: Sequence[str],
     runtime: Runtime,
+    tensorrt: Mapping[int, Mapping[str, str]],
     on_gpu: bool,
     runners: int,
     supervision: Supervision,
 ) -> ChildPool:
-    manifest, devices = published.manifest, runtime.device_ids if on_gpu else (0,)
-    options: Mapping[int, Mapping[str, str]] = {}
-    if names[0] == providers.TENSORRT:
-        caches = engine_caches(published.digest, runtime)
-        options = {device: provider_options(caches.get(device), fp16=False) for device in devices}
+    devices = runtime.device_ids if on_gpu else (0,)
 
     def make(number: int, first: bool) -> IsolatedSession:
         priority: Priority = "low_while_loading" if first and runtime.intra_op_threads == 1 else "ordinary"
@@ -333,7 +329,7 @@ def _pool(
             device,
             runtime,
             ChildResources(int(runtime.memory_limit_bytes), priority),
-            options.get(device, {}),
+            tensorrt.get(device, {}),
             manifest.files,
         )
 

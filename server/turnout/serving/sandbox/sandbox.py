@@ -71,7 +71,7 @@ class ProcessSandbox:
         runtime = settings.runtime
         engines = allowance(runtime.providers, runtime.tensorrt_build_timeout_s)
         self._timeout = settings.trials.timeout_s + engines
-        self._run_seconds = settings.trials.run_timeout_s + engines  # a run builds the engines for free dimensions
+        self._run_seconds = settings.trials.run_timeout_s
         self._processes = processes
         self._seen: dict[tuple[Path, tuple[Path, ...]], SandboxReport | TurnoutError] = {}
 

@@ -20,6 +20,7 @@ from turnout.serving.sessions.cuda_driver import CudaDevice, cuda_driver
 from turnout.serving.sessions.providers import tensorrt_version
 from turnout.serving.tensorrt.cache import TensorrtCache
 from turnout.serving.tensorrt.precision_record import PrecisionRecord
+from turnout.serving.tensorrt.shapes import ShapeProfile
 
 _OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
@@ -35,19 +36,22 @@ class EngineCache:
     paths: TensorrtCache
 
     @classmethod
-    def open(cls, root: str, digest: str, device: CudaDevice) -> "EngineCache":
+    def open(cls, root: str, digest: str, device: CudaDevice, shapes: str) -> "EngineCache":
         """Creates the folders.
 
         Args:
             root: Path of a folder on a local disk.
             digest: Digest of the version.
             device: Device that the version will run on.
+            shapes: Key of the shapes that engines are built for.
 
         Raises:
             ConfigError: The folders cannot be created, belong to another user, or others can write to them.
         """
         top = Path(root).absolute()
-        paths = TensorrtCache.of(str(top), digest, device.name, device.capability, ort.__version__, tensorrt_version())
+        paths = TensorrtCache.of(
+            str(top), digest, device.name, device.capability, ort.__version__, tensorrt_version(), shapes
+        )
         for folder in map(Path, (paths.engines_in(fp16=False), paths.engines_in(fp16=True), paths.timings)):
             try:
                 top.parent.mkdir(parents=True, exist_ok=True)
@@ -75,22 +79,22 @@ class EngineCache:
         return removed
 
 
-def engine_caches(digest: str, runtime: Runtime) -> Mapping[int, EngineCache]:
+def engine_caches(digest: str, runtime: Runtime, shapes: ShapeProfile) -> Mapping[int, EngineCache]:
     """Opens the cache folders of a version by device. Raises ConfigError."""
     if not runtime.tensorrt_cache:
         return {}
     found = {device.index: device for device in cuda_driver().devices}
     return {
-        index: EngineCache.open(runtime.tensorrt_cache, digest, found[index])
+        index: EngineCache.open(runtime.tensorrt_cache, digest, found[index], shapes.key)
         for index in runtime.device_ids
         if index in found  # for missing devices, creating the session reports the error
     }
 
 
-def provider_options(cache: EngineCache | None, *, fp16: bool) -> Mapping[str, str]:
+def provider_options(cache: EngineCache | None, shapes: ShapeProfile, *, fp16: bool) -> Mapping[str, str]:
     """Returns the options of ONNX Runtime's TensorRT provider for one precision, with `cache` if it is not None."""
     precision = {"trt_fp16_enable": str(fp16)}  # always set, since environment variables may set it too
-    return {**({} if cache is None else cache.paths.options(fp16=fp16)), **precision}
+    return {**({} if cache is None else cache.paths.options(fp16=fp16)), **shapes.options, **precision}
 
 
 def forget(root: str, digest: str) -> None:

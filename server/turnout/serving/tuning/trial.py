@@ -265,7 +265,7 @@ class TuningTrial:
             return _Requests(list(rows), "golden")
         graph = read_graph(directory / MODEL_FILE).graph
         given = {spec.name for spec in manifest.signature.inputs if not spec.has_default}
-        tried = recipes(values_become_sizes=values_become_sizes(graph, given))
+        tried = recipes(values_become_sizes=values_become_sizes(graph, given), sizes=loaded.shapes.usual)
         sample = find_sample(loaded.run, manifest.signature, axes, None, tried, most=FEW_ELEMENTS)
         if sample.inputs is None:
             raise ModelFailure(
