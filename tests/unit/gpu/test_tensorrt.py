@@ -1,16 +1,19 @@
 """TensorRT where it is not there, and where its caches would lie where it is."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnxruntime as ort
 import pytest
 from semver import Version
 
-from onnx_models import matmul
+from onnx_models import identity, matmul
 from turnout.config import Runtime, Settings
 from turnout.errors import ConfigError, ModelFailure
+from turnout.host import memory
 from turnout.registry.manifest.digest import manifest_digest
 from turnout.registry.manifest.manifest import MODEL_FILE, FileEntry, Manifest
 from turnout.registry.manifest.signature import Signature
@@ -21,6 +24,7 @@ from turnout.serving.sandbox.request import SandboxRequest
 from turnout.serving.sandbox.sandbox import ProcessSandbox
 from turnout.serving.sessions import providers
 from turnout.serving.sessions.cuda_driver import CudaDevice, CudaDriver
+from turnout.serving.sessions.providers import ProviderReport
 from turnout.serving.sessions.session import Session, _with_options
 from turnout.serving.tensorrt import engine_cache
 from turnout.serving.tensorrt.cache import TensorrtCache
@@ -229,6 +233,43 @@ def test_gates_keep_engines_where_the_load_of_the_version_finds_them(tmp_path, m
     assert found == provider_options(caches[0], PROFILE, fp16=False)
     (tmp_path / "cache").chmod(0o777)  # it cannot be used: the gates go on without
     assert trial_session._kept_engines(asked, 0, PROFILE) == provider_options(None, PROFILE, fp16=False)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"), [({}, "the sizes of time are not known"), ({"time": {"max": 8}}, "the engine cannot be built")]
+)
+def test_gates_try_a_version_that_tensorrt_cannot_serve_on_the_provider_that_will_serve_it(
+    tmp_path, monkeypatch: pytest.MonkeyPatch, given: dict[str, object], told: str
+) -> None:
+    proto = identity(shape=("batch", "time"))
+    onnx.save(proto, tmp_path / MODEL_FILE)
+    signature = read_model(tmp_path / MODEL_FILE).signature
+    manifest = Manifest("m", Version(1), (FileEntry(MODEL_FILE, 1, DIGEST),), signature, {"": 17}, 8)
+    tried: list[str] = []
+
+    def session(model: Path, signature: Signature, names: Sequence[str], *more: Any, **named: Any) -> Session:
+        tried.append(names[0])
+        if names[0] == providers.TENSORRT:
+            raise ModelFailure("the engine cannot be built")
+        return Session(model, signature, names, *more, **named)
+
+    reports = [ProviderReport(name, True, True) for name in (providers.TENSORRT, providers.CPU)]
+    monkeypatch.setattr(providers, "probe", lambda: reports)
+    monkeypatch.setattr(trial_session, "Session", session)
+    for limit in ("limit_data", "unlimit_data"):
+        monkeypatch.setattr(memory, limit, lambda *_: None)  # of this process
+    attempts = RunAttempts(tmp_path, {})
+
+    def asked(*names: str) -> SandboxRequest:
+        runtime = Runtime(providers=names, tensorrt_sizes=given)
+        return SandboxRequest(
+            "sample", tmp_path, 0, [(tmp_path, manifest)], (), runtime, 32, 1 << 30, 0, 0, tmp_path, attempts
+        )
+
+    assert trial_session.load(asked("tensorrt", "cpu")).session.providers == (providers.CPU,)
+    assert tried == [*([providers.TENSORRT] if given else []), providers.CPU]
+    with pytest.raises(ModelFailure, match=told):
+        trial_session.load(asked("tensorrt"))
 
 
 @pytest.mark.parametrize(
