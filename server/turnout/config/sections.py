@@ -134,6 +134,11 @@ class BatchingSettings(Section):
     max_delay_ms: Duration = 0.0
     only_where_it_pays: bool = True
 
+    @property
+    def most_rows(self) -> int:
+        """Maximum number of rows in a batch; 0 if versions are not batched."""
+        return self.max_rows if self.enabled else 0
+
 
 class DimensionSizes(Section):
     """Sizes of a free dimension for which TensorRT builds engines.

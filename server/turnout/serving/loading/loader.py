@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
-from turnout.config import BatchingSettings, ModelSettings, Runtime
+from turnout.config import ModelSettings, Runtime
 from turnout.errors import MemoryBudgetExceeded, ModelFailure
 from turnout.host.cpu import lower_priority, whole_cores
 from turnout.registry.manifest.manifest import MODEL_FILE, Manifest
@@ -42,7 +42,7 @@ from turnout.serving.sessions.prepared_runner import PreparedRunner
 from turnout.serving.sessions.session import MakeRunner, Run, Session
 from turnout.serving.tensorrt.build import ENGINE_BUILDS
 from turnout.serving.tensorrt.engine_cache import keep_within
-from turnout.serving.tensorrt.fallback import BUILDING, fallback
+from turnout.serving.tensorrt.fallback import BUILDING, next_providers
 from turnout.serving.tensorrt.precision import FULL
 from turnout.serving.tensorrt.sessions import Engines
 from turnout.serving.tensorrt.shapes import NO_PROFILE, shape_profile
@@ -94,7 +94,7 @@ def load(
     Trust.of(settings.signing).check(repository, published)  # first, since it reads only small files
     repository.verify(manifest.model, manifest.version, expected=published.digest)
     directory = repository.directory(manifest.model, manifest.version)
-    names = _providers(runtime)
+    names = providers.choose(runtime.providers)
 
     def into_memory(names: Sequence[str], on_loaded: Callable[[], None]) -> LoadedVersion:
         with MEMORY_GROWTH.measuring(_devices(names, runtime), manifest.size) as growth:
@@ -130,17 +130,16 @@ def _with_engines(
             LoadedVersion.discard,
         )
     except (ModelFailure, MemoryBudgetExceeded) as error:
-        instead = fallback([str(name) for name in runtime.providers], error.message)
-        if instead is None:
+        if not next_providers(runtime.providers):
             raise
-        loaded = None
+        loaded, why = None, error.message
     finally:
         progress.close()
     if loaded is None:  # the error is gone, and with it the sessions that its traceback kept in memory
-        assert instead is not None, "it is set where the build failed"
         on_loaded, on_stage = progress.begin()
         on_stage("")
-        return replace(into_memory(providers.choose(instead.providers), on_loaded), tensorrt=instead.reason)
+        names = providers.choose(next_providers(runtime.providers))
+        return replace(into_memory(names, on_loaded), tensorrt=f"not used: {why}")
     if runtime.tensorrt_cache and runtime.tensorrt_cache_max_bytes:
         keep_within(runtime.tensorrt_cache, int(runtime.tensorrt_cache_max_bytes), [published.digest])
     return loaded
@@ -173,7 +172,7 @@ def _into_memory(
     graphs = not_captured or NO_GRAPHS
     precision, shapes, on_tensorrt = FULL, NO_PROFILE, names[0] == providers.TENSORRT
     if on_tensorrt:
-        shapes = shape_profile(manifest, graph, _max_rows(settings.batching), runtime.tensorrt_sizes)
+        shapes = shape_profile(manifest, graph, settings.batching.most_rows, runtime.tensorrt_sizes)
     engines = Engines(directory, published, names, runtime, shapes)
     if isolation.process:
         options: Mapping[int, Mapping[str, str]] = {}
@@ -194,8 +193,8 @@ def _into_memory(
         on_loaded()
         runs: Sequence[Run] = [session.run for session in sessions] if pool is None else [pool]
         sandbox = ProcessSandbox(settings, processes)
-        plan = prove_at_load(runs[0], manifest, directory, graph, _max_rows(settings.batching), sandbox, shapes)
-        if on_tensorrt and plan.sample is None and fallback(runtime.providers, ""):
+        plan = prove_at_load(runs[0], manifest, directory, graph, settings.batching.most_rows, sandbox, shapes)
+        if on_tensorrt and plan.sample is None and next_providers(runtime.providers):
             raise ModelFailure(f"no inputs were found that it runs on there: {plan.reason}")
         outputs = [spec.name for spec in manifest.signature.outputs]
         pays = settings.batching.only_where_it_pays
@@ -261,7 +260,7 @@ def devices_of(runtime: Runtime) -> list[str]:
     Raises:
         ConfigError: A requested provider cannot be used here.
     """
-    return _devices(_providers(runtime), runtime)
+    return _devices(providers.choose(runtime.providers), runtime)
 
 
 def _devices(names: Sequence[str], runtime: Runtime) -> list[str]:
@@ -272,10 +271,6 @@ def on_devices(settings: ModelSettings, devices: Sequence[str]) -> ModelSettings
     """Returns a model's settings restricted to the given GPUs, each `cuda:N`."""
     numbers = tuple(int(device.partition(":")[2]) for device in devices)
     return replace(settings, runtime=settings.runtime.model_copy(update={"device_ids": numbers}))
-
-
-def _providers(runtime: Runtime) -> tuple[str, ...]:
-    return providers.choose([] if runtime.providers == "auto" else [str(p) for p in runtime.providers])
 
 
 def _sessions(
@@ -379,10 +374,6 @@ def _pooled(pool: ChildPool, count: int) -> Sequence[MakeRunner]:
 def _shared(session: Session) -> AbstractContextManager[Run]:
     """Creates a runner that shares the thread-safe `run` of its session."""
     return contextlib.nullcontext(session.run)
-
-
-def _max_rows(batching: BatchingSettings) -> int:
-    return batching.max_rows if batching.enabled else 0
 
 
 def _inline_bytes(warmth: WarmUp, threshold: float) -> int:

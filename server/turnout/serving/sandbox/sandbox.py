@@ -179,7 +179,7 @@ class ProcessSandbox:
                 "runtime": self._settings.runtime.model_dump(mode="json"),
                 "run_seconds": self._run_seconds,
                 "memory_limit": memory_limit(int(self._settings.trials.memory_limit_bytes)),
-                "max_rows": self._settings.batching.max_rows if self._settings.batching.enabled else 0,
+                "max_rows": self._settings.batching.most_rows,
             }
             yield self._child(scratch, job), scratch
 

@@ -13,7 +13,7 @@ from turnout.serving.sandbox.request import SandboxRequest
 from turnout.serving.sessions import providers
 from turnout.serving.sessions.session import Session
 from turnout.serving.tensorrt.engine_cache import engine_caches, provider_options
-from turnout.serving.tensorrt.fallback import fallback
+from turnout.serving.tensorrt.fallback import next_providers
 from turnout.serving.tensorrt.shapes import NO_PROFILE, ShapeProfile, shape_profile
 
 PREPACKED_LIMIT = 1 << 30
@@ -56,7 +56,7 @@ def load(request: SandboxRequest, index: int = 0, *, arena: bool = True, prepack
     _, manifest = request.versions[index]
     wanted = request.runtime
     memory.unlimit_data()  # for CUDA, which is tried first
-    names = providers.choose([] if wanted.providers == "auto" else [str(p) for p in wanted.providers])
+    names = providers.choose(wanted.providers)
     began = time.perf_counter()
     if names[0] == providers.TENSORRT:
         try:
@@ -64,11 +64,10 @@ def load(request: SandboxRequest, index: int = 0, *, arena: bool = True, prepack
             tensorrt = _kept_engines(request, index, shapes)
             session = _session(request, index, names, tensorrt, arena=arena, prepack=prepack)
             return TrialSession(session, time.perf_counter() - began, shapes)
-        except (ModelFailure, MemoryBudgetExceeded) as error:
-            instead = fallback([str(name) for name in wanted.providers], error.message)
-            if instead is None:
+        except (ModelFailure, MemoryBudgetExceeded):
+            if not (others := next_providers(wanted.providers)):
                 raise
-        names = providers.choose(instead.providers)
+        names = providers.choose(others)
     session = _session(request, index, names, {}, arena=arena, prepack=prepack)
     return TrialSession(session, time.perf_counter() - began, NO_PROFILE)
 
