@@ -6,7 +6,7 @@ loaded versions and starts loads and unloads beside the traffic. The state of a 
 """
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -31,7 +31,8 @@ from turnout.serving.isolation.supervision import supervision
 from turnout.serving.loading.environment_check import check_environment
 from turnout.serving.loading.loaded_version import LoadedVersion
 from turnout.serving.loading.loader import devices_of, load, on_devices
-from turnout.serving.loading.memory_room import MemoryRoom, Use, use_of
+from turnout.serving.loading.memory_budget import Occupant
+from turnout.serving.loading.memory_room import MemoryRoom, occupant
 from turnout.serving.loading.trust import doubt_of, trusted
 from turnout.serving.sandbox.processes import Processes
 from turnout.serving.sessions.capture_gate import GATED
@@ -99,7 +100,7 @@ class Manager:
         self._builds = Threads("build")  # one at a time, since TensorRT chooses kernels by their measured time
         self._freeing = Threads("unload")
         self._supervision = supervision(telemetry.log)
-        self._room = MemoryRoom(settings.loading, self._use_of, self._evict)
+        self._room = MemoryRoom(settings.loading, self._occupant, self._evict)
         self._loop = asyncio.get_running_loop()
         self._closing = False
         if any(settings.for_model(name).runtime.cuda_graphs != "off" for name in ("", *settings.model)):
@@ -279,9 +280,9 @@ class Manager:
                 raise load_failure(entry, "" if self._inventory.presence.reachable(model) else away)
             await asyncio.wait([task])
 
-    def _use_of(self, key: Key) -> Use:
-        """Returns how a version that takes memory is used."""
-        return use_of(self._inventory.versions(key[0]).get(key[1]), waited_for=self.on_demand.waits(*key))
+    def _occupant(self, key: Key, memory: Mapping[str, int]) -> Occupant:
+        entry = self._inventory.versions(key[0]).get(key[1])
+        return occupant(key, memory, entry, waited_for=self.on_demand.waits(*key))
 
     def _evict(self, key: Key) -> None:
         """Unloads a version to make room for another."""
