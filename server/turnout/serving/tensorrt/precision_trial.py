@@ -23,7 +23,7 @@ CASE_BYTES = 64 << 20
 _BFLOAT16 = NUMPY_DTYPES[DataType.BFLOAT16]
 
 
-class TrialSession(Protocol):
+class EngineSession(Protocol):
     """A session on TensorRT, in this process or in a child process."""
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str], /) -> list[Array]:
@@ -33,7 +33,7 @@ class TrialSession(Protocol):
         """Frees the memory."""
 
 
-SessionT = TypeVar("SessionT", bound=TrialSession)
+SessionT = TypeVar("SessionT", bound=EngineSession)
 
 
 @dataclass(frozen=True, slots=True)
