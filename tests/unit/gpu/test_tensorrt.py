@@ -28,7 +28,7 @@ from turnout.serving.sessions.providers import ProviderReport
 from turnout.serving.sessions.session import Session, _with_options
 from turnout.serving.tensorrt import engine_cache
 from turnout.serving.tensorrt.cache import TensorrtCache
-from turnout.serving.tensorrt.engine_cache import EngineCache, forget, keep_within, provider_options
+from turnout.serving.tensorrt.engine_cache import clear, forget, keep_within, open_cache, provider_options
 from turnout.serving.tensorrt.shapes import NO_PROFILE, ShapeProfile
 
 DIGEST = "sha256:" + "ab" * 32
@@ -88,7 +88,7 @@ def test_what_is_no_digest_or_device_is_refused(other) -> None:
 @pytest.mark.skipif(not LIBRARY.exists(), reason="this build of ONNX Runtime has no TensorRT provider")
 def test_the_provider_knows_each_option(tmp_path) -> None:
     names, known = (
-        provider_options(EngineCache.open(str(tmp_path), DIGEST, H200, "fixed"), PROFILE, fp16=True),
+        provider_options(open_cache(str(tmp_path), DIGEST, H200, "fixed"), PROFILE, fp16=True),
         LIBRARY.read_bytes(),
     )
     assert [name for name in names if b"\0" + name.encode() + b"\0" not in known] == []
@@ -125,12 +125,12 @@ def test_who_asks_for_it_where_it_is_not_is_told_what_is_missing_and_what_to_cha
 
 
 def test_folders_of_a_version_are_made_for_the_server_alone_and_the_provider_is_told_of_them(tmp_path) -> None:
-    options = provider_options(EngineCache.open(str(tmp_path / "cache"), DIGEST, H200, "fixed"), PROFILE, fp16=False)
+    options = provider_options(open_cache(str(tmp_path / "cache"), DIGEST, H200, "fixed"), PROFILE, fp16=False)
     for key in ("trt_engine_cache_path", "trt_timing_cache_path"):
         folder = Path(options[key])
         assert folder.is_dir()
         assert folder.stat().st_mode & 0o777 == 0o700
-    again = EngineCache.open(str(tmp_path / "cache"), DIGEST, H200, "fixed")  # as at the next load
+    again = open_cache(str(tmp_path / "cache"), DIGEST, H200, "fixed")  # as at the next load
     assert provider_options(again, PROFILE, fp16=False) == options
     names = [providers.TENSORRT, providers.CUDA, providers.CPU]
     given = dict(_with_options(names, 1, Runtime(), options, captures=False))
@@ -139,7 +139,7 @@ def test_folders_of_a_version_are_made_for_the_server_alone_and_the_provider_is_
 
 
 def test_precisions_share_timings_and_no_engines(tmp_path) -> None:
-    cache = EngineCache.open(str(tmp_path), DIGEST, H200, "fixed")
+    cache = open_cache(str(tmp_path), DIGEST, H200, "fixed")
     full, fp16 = (dict(provider_options(cache, PROFILE, fp16=fp16)) for fp16 in (False, True))
     assert (full.pop("trt_fp16_enable"), fp16.pop("trt_fp16_enable")) == ("False", "True")
     assert full.pop("trt_engine_cache_path") != fp16.pop("trt_engine_cache_path")
@@ -150,16 +150,16 @@ def test_precisions_share_timings_and_no_engines(tmp_path) -> None:
 @pytest.mark.parametrize("below", [".", "tensorrt", "tensorrt/engines"])
 def test_folders_that_others_may_write_to_are_refused_since_engines_are_code(tmp_path, below: str) -> None:
     root = tmp_path / "cache"
-    EngineCache.open(str(root), DIGEST, H200, "fixed")
+    open_cache(str(root), DIGEST, H200, "fixed")
     (root / below).chmod(0o770)
     with pytest.raises(ConfigError, match=f"other users may write to .*{(root / below).name}"):
-        EngineCache.open(str(root), DIGEST, H200, "fixed")
+        open_cache(str(root), DIGEST, H200, "fixed")
 
 
 def test_a_folder_that_cannot_be_made_is_a_fault_of_the_configuration(tmp_path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="tensorrt_cache"):
-        EngineCache.open(str(tmp_path / "file"), DIGEST, H200, "fixed")
+        open_cache(str(tmp_path / "file"), DIGEST, H200, "fixed")
 
 
 def _digest(number: int) -> str:
@@ -168,8 +168,8 @@ def _digest(number: int) -> str:
 
 def _kept(root: Path, number: int, size: int, *, loaded: float) -> Path:
     """Keeps an engine of a version that was loaded last at a moment; returns its file."""
-    cache = EngineCache.open(str(root), _digest(number), H200, "fixed")
-    file = Path(cache.paths.engines_in(fp16=False)) / "one.engine"
+    cache = open_cache(str(root), _digest(number), H200, "fixed")
+    file = Path(cache.engines_in(fp16=False)) / "one.engine"
     file.write_bytes(bytes(size))
     os.utime(root / "tensorrt" / "engines" / f"{number:064x}", (loaded, loaded))
     return file
@@ -186,7 +186,7 @@ def test_engines_of_the_versions_that_were_loaded_least_recently_go_first(tmp_pa
 def test_a_load_makes_a_version_the_latest(tmp_path) -> None:
     for number in range(2):
         _kept(tmp_path, number, 100, loaded=number)
-    EngineCache.open(str(tmp_path), _digest(0), H200, "fixed")
+    open_cache(str(tmp_path), _digest(0), H200, "fixed")
     assert keep_within(str(tmp_path), 100, []) == [_digest(1)]
 
 
@@ -199,12 +199,12 @@ def test_engines_of_a_version_that_is_gone_go_and_others_stay(tmp_path) -> None:
 
 
 def test_what_may_be_damaged_is_removed_at_one_precision(tmp_path) -> None:
-    cache = EngineCache.open(str(tmp_path), DIGEST, H200, "fixed")
+    cache = open_cache(str(tmp_path), DIGEST, H200, "fixed")
     for fp16 in (False, True):
-        (Path(cache.paths.engines_in(fp16=fp16)) / "one.engine").write_bytes(b"damaged")
-    assert cache.clear(fp16=True)
-    assert not cache.clear(fp16=True)
-    assert list(Path(cache.paths.engines_in(fp16=False)).iterdir())
+        (Path(cache.engines_in(fp16=fp16)) / "one.engine").write_bytes(b"damaged")
+    assert clear(cache, fp16=True)
+    assert not clear(cache, fp16=True)
+    assert list(Path(cache.engines_in(fp16=False)).iterdir())
 
 
 def _session(tmp_path: Path, *names: str) -> Session:

@@ -16,8 +16,9 @@ from turnout.serving.isolation.session import ChildResources, IsolatedSession
 from turnout.serving.sessions import providers
 from turnout.serving.sessions.session import Session
 from turnout.serving.sessions.tensor import Array
-from turnout.serving.tensorrt.engine_cache import engine_caches, provider_options
+from turnout.serving.tensorrt.engine_cache import clear, engine_caches, provider_options
 from turnout.serving.tensorrt.precision import Precision, beforehand
+from turnout.serving.tensorrt.precision_record import PrecisionRecord
 from turnout.serving.tensorrt.precision_trial import PrecisionTrial, SessionT
 from turnout.serving.tensorrt.shapes import ShapeProfile
 
@@ -95,7 +96,7 @@ class Engines:
             try:
                 return made(fp16)
             except ModelFailure:
-                if sum(cache.clear(fp16=fp16) for cache in caches.values()) == 0:
+                if sum(clear(cache, fp16=fp16) for cache in caches.values()) == 0:
                     raise
                 return made(fp16)  # a cached engine may have been damaged, so they are built again
 
@@ -103,7 +104,7 @@ class Engines:
         if decided is not None:
             return make(False), decided
         settings = {"optimization_level": self.runtime.optimization_level, "turnout": __version__}
-        records = [caches[device].record(settings) for device in devices if device in caches]
+        records = [PrecisionRecord(Path(caches[n].precision), settings) for n in devices if n in caches]
         return PrecisionTrial(manifest, self.directory, make, records).sessions()
 
 
