@@ -15,7 +15,7 @@ from turnout.config.auth import JwtIssuer
 from turnout.config.rendering import value_text
 from turnout.config.repository_url import RepositoryUrl
 from turnout.config.rollouts import Probe
-from turnout.config.sections import OutputTolerance
+from turnout.config.sections import DimensionSizes, OutputTolerance
 from turnout.config.settings import ModelOverrides, Settings
 from turnout.config.values import Address, LoadAll
 
@@ -45,6 +45,7 @@ def settings_page() -> str:
         _table_of(ModelOverrides, own),
         f"Its tables {', '.join(f'`{name}`' for name in sections)} have the keys of the tables of the same name above, "
         "`limits` those of queues only.",
+        *_section("Sizes of a dimension", DimensionSizes),
         *_section("Tolerances of an output", OutputTolerance),
         *_section("[auth.jwt.NAME]", JwtIssuer),
     ]

@@ -5,7 +5,6 @@ and the components are closed in reverse order.
 """
 
 import asyncio
-import functools
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -28,7 +27,6 @@ from turnout.config import Address, Settings
 from turnout.rollout.clock import SYSTEM_CLOCK, Clock
 from turnout.routing.active_policies import Policies
 from turnout.rpc.server import Services
-from turnout.serving.data_plane.history_bounds import fold_histories
 from turnout.serving.versions.hold import Hold
 from turnout.telemetry.logging import LogForm, Threshold
 from turnout.web.console.recent import Recent
@@ -131,8 +129,12 @@ async def running(
         if peers is not None and member is not None:
             await member.listening()
             side_tasks.start("readiness", peers.report_ready())
-        fold = functools.partial(fold_histories, base.catalog)
-        beside = (fold, rollouts.previews.tick, rollouts.meters.tick, rollouts.releases.record_diversions)
+        beside = (
+            base.catalog.fold_histories,
+            rollouts.previews.tick,
+            rollouts.meters.tick,
+            rollouts.releases.record_diversions,
+        )
         side_tasks.start("rollouts", rollouts.engine.run(*beside))
         side_tasks.start("webhook", rollouts.webhook.run())
         side_tasks.start("retention", keep_retention(base.store, base.settings.retention, log))

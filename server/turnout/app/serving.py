@@ -16,7 +16,6 @@ from turnout.routing.selection.load_selectors import named
 from turnout.routing.shadow.service import Shadows
 from turnout.routing.traffic import Traffic
 from turnout.rpc.errors import code_name
-from turnout.serving.data_plane.conversion import ConversionThread
 from turnout.serving.data_plane.data_plane import DataPlane, RequestTelemetry
 from turnout.serving.versions.availability import Availability
 from turnout.serving.versions.demand import VersionDemand
@@ -28,6 +27,7 @@ from turnout.state.release_status import ReleaseState
 from turnout.telemetry.logging import AccessLog
 from turnout.telemetry.tracing.setup import tracing
 from turnout.telemetry.tracing.tracer import Tracer
+from turnout.threads import Threads
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Serving:
     router: PolicyRouter
     explainer: Explainer
     tracer: Tracer | None
-    conversions: ConversionThread
+    conversions: Threads
     inference: DataPlane
     availability: Availability
     manager: Manager
@@ -84,8 +84,10 @@ async def open_serving(
     router = PolicyRouter(catalog, policies, serve_yanked=settings.routing.yanked_pins == "warn")
     access = AccessLog(log, settings.log.access_sample_rate)
     tracer = await stack.enter_async_context(tracing(settings.tracing, metrics.server.spans, log))
-    conversions = ConversionThread()
-    stack.callback(conversions.close)
+    # One thread: several would compete for the GIL, which a call into C holds until it returns, and the event loop
+    # would wait for each of them. Limits on the contents of a request keep each such call short.
+    conversions = Threads("conversion")
+    stack.callback(conversions.shutdown)
     availability = Availability(metrics.server, log)
     if base.new_store:
         availability.note(

@@ -11,6 +11,7 @@ from turnout.config.repository_url import RepositoryUrl
 from turnout.config.rollouts import Probe, RolloutSettings
 from turnout.config.sections import (
     BatchingSettings,
+    DimensionSizes,
     Drain,
     Limits,
     Log,
@@ -39,6 +40,7 @@ __all__ = [
     "BatchingSettings",
     "ClientCertificates",
     "Console",
+    "DimensionSizes",
     "Drain",
     "JwtIssuer",
     "Limits",

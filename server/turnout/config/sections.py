@@ -134,6 +134,31 @@ class BatchingSettings(Section):
     max_delay_ms: Duration = 0.0
     only_where_it_pays: bool = True
 
+    @property
+    def most_rows(self) -> int:
+        """Maximum number of rows in a batch; 0 if versions are not batched."""
+        return self.max_rows if self.enabled else 0
+
+
+class DimensionSizes(Section):
+    """Sizes of a free dimension for which TensorRT builds engines.
+
+    Attributes:
+        min: Smallest size.
+        opt: Size for which the engines are fastest; 0 for `max`.
+        max: Largest size.
+    """
+
+    min: CountOrNone = 1
+    opt: CountOrNone = 0
+    max: Annotated[Count, Field(le=2**31 - 1)]
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not self.min <= (self.opt or self.max) <= self.max:
+            raise ValueError("expected min <= opt <= max")
+        return self
+
 
 class Runtime(Section):
     """How models run in ONNX Runtime.
@@ -157,12 +182,16 @@ class Runtime(Section):
         arena_extend_strategy: Whether an arena grows by doubling, or by the requested size.
         tf32: Allow a GPU to multiply float32 values with ten bits of mantissa (TF32), which is faster but less precise.
         tensorrt_cache: Directory on a local disk in which built TensorRT engines are cached by version, GPU model, ONNX
-            Runtime and TensorRT; "" builds them at each load. Other users must not be able to write to it, since
-            engines are code.
+            Runtime, TensorRT and sizes; "" builds them at each load, and does not use TensorRT for versions in child
+            processes. Other users must not be able to write to it, since engines are code.
         tensorrt_cache_max_bytes: Maximum size of the engines in that cache. The engines of the versions that were
             loaded least recently are removed first. 0 for no limit.
         tensorrt_fp16: `golden` lets TensorRT use FP16 for a version whose golden cases pass with FP16, within its
             tolerances; `off` never uses FP16.
+        tensorrt_sizes: Sizes of free dimensions for which TensorRT builds engines, by the dimension's name; a dimension
+            without a name is called INPUT.AXIS. The number of rows needs no entry if the version is batched: it is 1 to
+            `batching.max_rows`. TensorRT is not used for a version with a free dimension of unknown sizes, and requests
+            of other sizes are rejected.
         tensorrt_build_timeout_s: Time limit for building the TensorRT engines of a version. If it passes, or the build
             fails, the version is loaded with the next of `providers`; if there is none, the version is Failed.
         cuda_graphs: `auto` captures the runs of a version on a GPU as CUDA graphs, one for each batch size (1, 2, 4, 8,
@@ -197,6 +226,7 @@ class Runtime(Section):
     tensorrt_cache: FilePath = ""
     tensorrt_cache_max_bytes: SizeOrNone = ByteSize(20 * 1024 * _MIB)
     tensorrt_fp16: Literal["off", "golden"] = "off"
+    tensorrt_sizes: Mapping[str, DimensionSizes] = Field(default_factory=dict)
     tensorrt_build_timeout_s: Annotated[Duration, Field(gt=0, le=86_400)] = 1800.0
     cuda_graphs: Literal["off", "auto"] = "off"
     gpu_spin_us: Annotated[CountOrNone, Field(le=10_000)] = 0

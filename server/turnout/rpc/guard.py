@@ -30,9 +30,9 @@ from turnout.rpc.transport.port import (
     Streaming,
     Unary,
 )
-from turnout.serving.data_plane.conversion import ConversionThread
 from turnout.serving.inputs.limits import InputLimits
 from turnout.telemetry.metrics.faults import FaultRecorder
+from turnout.threads import Threads
 
 _UNEXPECTED = "the call failed inside the server; see the server's log"
 
@@ -53,7 +53,7 @@ class MethodGuard:
 
     limits: InputLimits
     max_message_bytes: int
-    thread: ConversionThread
+    thread: Threads
     faults: FaultRecorder
     log: FilteringBoundLogger
     authority: Authority | None = None

@@ -44,7 +44,6 @@ from turnout.rpc.standard_services.reflection import ReflectionServicer
 from turnout.rpc.transport import listening_socket
 from turnout.rpc.transport.grpcio import GrpcioListener
 from turnout.rpc.transport.port import CallListener, Method, Methods
-from turnout.serving.data_plane.conversion import ConversionThread
 from turnout.serving.data_plane.data_plane import DataPlane
 from turnout.serving.data_plane.inference import Router
 from turnout.serving.inputs.limits import InputLimits
@@ -52,6 +51,7 @@ from turnout.serving.versions.availability import Availability
 from turnout.serving.versions.catalog import Catalog
 from turnout.serving.versions.manager import Manager
 from turnout.telemetry.metrics.versions import Metrics
+from turnout.threads import Threads
 from turnout.tls.identity import IdentitySource
 from turnout.workers.peers import Peers
 from turnout_proto.v1 import catalog_pb2, control_pb2, prediction_pb2, registry_pb2
@@ -114,7 +114,7 @@ class Services:
     analyses: Analyses
     metrics: Metrics
     accepting: Callable[[], bool]
-    conversions: ConversionThread
+    conversions: Threads
     oip: OipServices
     log: FilteringBoundLogger
     availability: Availability

@@ -40,6 +40,7 @@ NOT_RUN = [
     ("gpu.md", "needs an NVIDIA GPU and TensorRT"),
     ("gpu.md", "needs an NVIDIA GPU and TensorRT"),
     ("gpu.md", "needs an NVIDIA GPU and TensorRT"),
+    ("gpu.md", "needs an NVIDIA GPU and TensorRT"),
     ("gpu.md", "needs an NVIDIA GPU"),
     ("tune.md", "takes half a minute, and says other numbers on each machine"),
 ]

@@ -16,7 +16,8 @@ from turnout.errors import NoRoom, NotLoaded
 from turnout.registry.manifest.manifest import FileEntry, Manifest
 from turnout.registry.manifest.signature import Signature
 from turnout.serving.loading.loaded_version import LoadedVersion
-from turnout.serving.loading.memory_room import MemoryRoom, Use
+from turnout.serving.loading.memory_budget import Occupant
+from turnout.serving.loading.memory_room import MemoryRoom
 from turnout.serving.versions import manager as manager_module
 from turnout.serving.versions.lifecycle import LifecycleState
 from wire import refusal, request, stub_of
@@ -116,7 +117,7 @@ async def test_a_gpu_that_can_make_room_is_chosen_before_one_that_cannot(
 
 async def test_what_a_load_took_on_one_gpu_is_reserved_on_another() -> None:
     room = MemoryRoom(
-        Loading(gpu_memory_budget_bytes=100), lambda _: Use(0.0, evictable=False, in_use=True, leaving=False), print
+        Loading(gpu_memory_budget_bytes=100), lambda key, memory: Occupant(key, memory, in_use=True), print
     )
     both = ["cuda:0", "cuda:1"]
     one, other, third = (("m", Version(major)) for major in (1, 2, 3))

@@ -23,7 +23,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 from semver import Version
 from typer.testing import CliRunner
 
-from onnx_models import matmul, scaled
+from onnx_models import matmul, model, scaled, tensor
 from started_servers import make_settings
 from turnout.app.server import running
 from turnout.cli.main import application
@@ -35,10 +35,12 @@ from turnout.errors import ModelFailure
 from turnout.registry.manifest.manifest import Tolerance
 from turnout.registry.publishing.metadata import VersionMetadata
 from turnout.routing.shadow import service as shadows
+from turnout.serving.isolation.session import IsolatedSession
 from turnout.serving.loading import loader
 from turnout.serving.sessions import providers
 from turnout.serving.sessions.cuda_driver import CudaDevice, CudaDriver
 from turnout.serving.sessions.providers import CPU, TENSORRT, ProviderReport
+from turnout.serving.sessions.runtime_errors import run_failure
 from turnout.serving.sessions.session import Session, _with_options
 from turnout.serving.tensorrt import build, engine_cache
 from turnout.serving.tensorrt import sessions as tensorrt_sessions
@@ -47,6 +49,38 @@ from wire import outputs_of, refusal, request, stub_of
 
 BOUND = 60.0
 ONE = Version(1)
+
+
+Shape = tuple[int, ...]
+
+
+def _ranges(options: Mapping[str, str]) -> Mapping[str, tuple[Shape, Shape]]:
+    """Reads the smallest and the largest shape of each input from the provider's options, as ONNX Runtime does."""
+    sides = [
+        dict(pair.split(":") for pair in options.get(f"trt_profile_{side}_shapes", "").split(",") if pair)
+        for side in ("min", "opt", "max")
+    ]
+    least, usual, most = ({name: tuple(map(int, s.split("x"))) for name, s in side.items()} for side in sides)
+    assert least.keys() == usual.keys() == most.keys()
+    for name in least:
+        assert all(a <= b <= c for a, b, c in zip(least[name], usual[name], most[name], strict=True))
+    return {name: (least[name], most[name]) for name in least}
+
+
+class ProfiledSession(Session):
+    """A session on the CPU that refuses shapes outside its profile, with ONNX Runtime's words."""
+
+    ranges: Mapping[str, tuple[Shape, Shape]]
+
+    def run(self, inputs: Any, outputs: Any, stop: Any = None) -> Any:
+        for name, array in inputs.items():
+            least, most = self.ranges.get(name, (array.shape, array.shape))
+            if not all(a <= b <= c for a, b, c in zip(least, array.shape, most, strict=True)):
+                call = f"nvinfer1::IExecutionContext::setInputShape() for input '{name}'"
+                raise run_failure(
+                    RuntimeError(f"[ONNXRuntimeError] : 11 : EP_FAIL : TensorRT EP failed to call {call}")
+                )
+        return super().run(inputs, outputs, stop)
 
 
 @dataclass
@@ -84,13 +118,18 @@ class Machine:
             raise ModelFailure(why)
         self.built.append(given)
         if fp16:
-            half = self.scratch / "half.onnx"
-            onnx.save(convert_float_to_float16(onnx.load(model), keep_io_types=True), half)
-            model = half
-        session = Session(model, signature, [CPU], device, runtime)
+            model = self.in_half(model)
+        session = ProfiledSession(model, signature, [CPU], device, runtime)
         session.providers, session.tensorrt = (TENSORRT, CPU), tensorrt
+        session.ranges = _ranges(given)
         self.sessions.append(session)
         return session
+
+    def in_half(self, model: Path) -> Path:
+        """Converts a model to FP16."""
+        half = self.scratch / "half.onnx"
+        onnx.save(convert_float_to_float16(onnx.load(model), keep_io_types=True), half)
+        return half
 
     @property
     def precisions(self) -> list[str]:
@@ -390,8 +429,6 @@ async def test_engines_that_are_damaged_are_built_once_more(
 async def test_a_version_that_tensorrt_runs_on_no_input_is_served_by_the_next_provider(
     publish_model, start_server, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Engines of free dimensions are built by the first run."""
-
     def fails(self: Session, *_: object) -> None:
         raise ModelFailure("the engine cannot be built for this shape")
 
@@ -438,3 +475,144 @@ async def test_a_shadow_runs_as_the_version_itself_does(
     assert names == (TENSORRT, CPU)
     assert options["trt_fp16_enable"] == str(fp16)
     assert options["trt_engine_cache_path"] == machine.built[-1]["trt_engine_cache_path"]
+
+
+def _steps(batch: Any = "batch", time: Any = "time") -> onnx.ModelProto:
+    """y = x + x, of shape (batch, time)."""
+    inputs, outputs = ([tensor(name, onnx.TensorProto.FLOAT, [batch, time])] for name in "xy")
+    return model([onnx.helper.make_node("Add", ["x", "x"], ["y"])], inputs, outputs)
+
+
+async def test_engines_are_built_for_the_rows_of_batches_and_other_requests_are_refused(
+    publish_model, start_server, machine: Machine
+) -> None:
+    publish_model("m", "1.0.0", scaled(2))
+    server = await start_server(runtime=tensorrt(), batching={"max_rows": 8, "only_where_it_pays": False})
+    (options,) = machine.built
+    shapes = [options[f"trt_profile_{side}_shapes"] for side in ("min", "opt", "max")]
+    assert shapes == ["x:1x4", "x:8x4", "x:8x4"]
+    assert _entry(server).handle.loaded.plan.max_rows == 8
+    for rows in (1, 8):
+        x = np.ones((rows, 4), np.float32)
+        np.testing.assert_array_equal(await _answer(server, "m", x), 2 * x)
+    async with stub_of(server) as stub:
+        for rows in (0, 9):
+            refused = await refusal(stub.Predict(request("m", x=np.ones((rows, 4), np.float32))))
+            assert refused.code is StatusCode.INVALID_ARGUMENT
+            assert "inputs.x: expected 1 to 8 along axis 0, for which TensorRT has built engines" in refused.message
+    assert len(machine.built) == 1
+
+
+async def test_a_version_of_unknown_sizes_is_served_by_the_next_provider_until_they_are_given(
+    publish_model, start_server, machine: Machine
+) -> None:
+    publish_model("m", "1.0.0", _steps())
+    server = await start_server(runtime=tensorrt())
+    told = "not used: the sizes of time are not known, and an engine for one size would be built anew for the next"
+    assert _entry(server).tensorrt.startswith(told)
+    assert "[model.m.runtime.tensorrt_sizes]" in _entry(server).tensorrt
+    assert machine.built == []
+    x = np.ones((40, 700), np.float32)
+    np.testing.assert_array_equal(await _answer(server, "m", x), 2 * x)  # the CPU takes all sizes
+    # None of the sizes that are tried elsewhere is in this range.
+    sizes = {"time": {"min": 200, "opt": 250, "max": 300}, "batch": {"max": 4}}
+    server = await start_server(runtime=tensorrt(tensorrt_sizes=sizes), batching={"only_where_it_pays": False})
+    assert _entry(server).tensorrt == "used, full precision"
+    assert _entry(server).handle.loaded.plan.max_rows == 4  # of the 32 that the settings of batches allow
+    x = np.ones((4, 200), np.float32)
+    np.testing.assert_array_equal(await _answer(server, "m", x), 2 * x)
+    async with stub_of(server) as stub:
+        for shape in ((5, 200), (1, 199), (1, 301)):
+            refused = await refusal(stub.Predict(request("m", x=np.ones(shape, np.float32))))
+            assert refused.code is StatusCode.INVALID_ARGUMENT, shape
+    assert len(machine.built) == 1
+
+
+async def test_a_free_dimension_of_which_there_is_never_one_is_no_number_of_rows(
+    publish_model, start_server, machine: Machine
+) -> None:
+    publish_model("m", "1.0.0", _steps(batch=1, time="height"))
+    sizes = {"height": {"min": 200, "opt": 250, "max": 300}}
+    server = await start_server(runtime=tensorrt(tensorrt_sizes=sizes))
+    assert _entry(server).tensorrt == "used, full precision"
+    plan = _entry(server).handle.loaded.plan
+    assert (plan.max_rows, plan.reason) == (0, "unbatched: its TensorRT engines take no single row")
+    x = np.ones((1, 200), np.float32)
+    np.testing.assert_array_equal(await _answer(server, "m", x), 2 * x)
+
+
+@pytest.fixture
+def children(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Mapping[str, str]]]:
+    """Children as on a machine with TensorRT, whose sessions are on the CPU here; returns who started which."""
+    started: list[tuple[str, Mapping[str, str]]] = []
+
+    def standing_in(who: str) -> type[IsolatedSession]:
+        class Child(IsolatedSession):
+            def __init__(self, model, signature, names, device, runtime, resources, tensorrt, files) -> None:
+                model = machine.in_half(model) if tensorrt.get("trt_fp16_enable") == "True" else model
+                super().__init__(model, signature, [CPU], device, runtime, resources, tensorrt, files)
+                self.names = tuple(names)
+
+            def start(self, *arguments: Any, **named: Any) -> None:
+                if why := machine.fails(self.tensorrt):
+                    raise ModelFailure(why)
+                started.append((who, self.tensorrt))
+                super().start(*arguments, **named)
+                self.providers = self.names
+
+        return Child
+
+    monkeypatch.setattr(tensorrt_sessions, "IsolatedSession", standing_in("builds"))
+    monkeypatch.setattr(loader, "IsolatedSession", standing_in("serves"))
+    return started
+
+
+async def test_a_version_in_child_processes_runs_in_fp16_if_its_golden_cases_allow_it(
+    publish_model, start_server, tmp_path, machine: Machine, children
+) -> None:
+    case = _case(tmp_path, inputs__x=X)
+    publish_model(
+        "wide", "1.0.0", matmul(), golden=(case,), metadata=VersionMetadata(tolerances={"y": Tolerance(0.1, 0.0)})
+    )
+    publish_model("exact", "1.0.0", matmul(), golden=(case,))
+    runtime = tensorrt(isolation="process", tensorrt_fp16="golden", tensorrt_cache=str(tmp_path / "cache"))
+    server = await start_server(runtime=runtime)
+    assert _entry(server, "wide").tensorrt == "used, FP16: 1 golden case answered as expected, within tolerance"
+    assert _entry(server, "exact").tensorrt.startswith("used, full precision: FP16 was tried, and case one: ")
+    precisions = [(who, options["trt_fp16_enable"]) for who, options in children]
+    assert sorted(precisions) == sorted(
+        [("builds", "False"), ("builds", "True")] * 2 + [("serves", "True"), ("serves", "False")]
+    )
+    for who, options in children:
+        assert options["trt_profile_max_shapes"] == "x:32x64", who
+        assert Path(options["trt_engine_cache_path"]).is_dir()
+    exact = X @ onnx.numpy_helper.to_array(matmul().graph.initializer[0])
+    assert 1e-4 < np.abs(await _answer(server, "wide", X) - exact).max() < 0.1  # it really is less exact
+    np.testing.assert_allclose(await _answer(server, "exact", X), exact, rtol=1e-4, atol=1e-4)
+    children.clear()
+    await server.services.manager.unload("wide", ONE)
+    await server.services.manager.load("wide", ONE)  # what was found out is not found out again
+    assert [(who, options["trt_fp16_enable"]) for who, options in children] == [("builds", "True"), ("serves", "True")]
+    assert _families(server)["turnout_version_tensorrt_fp16"] == {"wide": 1, "exact": 0}
+
+
+async def test_a_version_in_child_processes_needs_a_cache_or_each_child_would_build(
+    publish_model, start_server, machine: Machine, children
+) -> None:
+    publish_model("m", "1.0.0", scaled(2))
+    server = await start_server(runtime=tensorrt(isolation="process"))
+    assert _entry(server).tensorrt.startswith(
+        "not used: it runs in child processes, and each would build its own engines"
+    )
+    assert [who for who, _ in children] == ["serves"]
+    np.testing.assert_array_equal(await _answer(server, "m", np.ones((1, 4), np.float32)), [[2.0] * 4])
+
+
+async def test_engines_that_no_child_can_build_have_the_next_provider_serve(
+    publish_model, start_server, tmp_path, machine: Machine, children
+) -> None:
+    machine.fails = lambda options: "the engine cannot be built" if "trt_engine_cache_path" in options else ""
+    publish_model("m", "1.0.0", scaled(2))
+    server = await start_server(runtime=tensorrt(isolation="process", tensorrt_cache=str(tmp_path / "cache")))
+    assert _entry(server).tensorrt == "not used: the engine cannot be built"
+    np.testing.assert_array_equal(await _answer(server, "m", np.ones((1, 4), np.float32)), [[2.0] * 4])

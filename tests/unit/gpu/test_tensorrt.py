@@ -1,32 +1,40 @@
 """TensorRT where it is not there, and where its caches would lie where it is."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnxruntime as ort
 import pytest
 from semver import Version
 
-from onnx_models import matmul
+from onnx_models import identity, matmul
 from turnout.config import Runtime, Settings
 from turnout.errors import ConfigError, ModelFailure
+from turnout.host import memory
 from turnout.registry.manifest.digest import manifest_digest
 from turnout.registry.manifest.manifest import MODEL_FILE, FileEntry, Manifest
 from turnout.registry.manifest.signature import Signature
 from turnout.registry.onnx.model import read_model
-from turnout.serving.sandbox import child
+from turnout.serving.inputs.attempts import RunAttempts
+from turnout.serving.sandbox import trial_session
+from turnout.serving.sandbox.request import SandboxRequest
 from turnout.serving.sandbox.sandbox import ProcessSandbox
 from turnout.serving.sessions import providers
 from turnout.serving.sessions.cuda_driver import CudaDevice, CudaDriver
+from turnout.serving.sessions.providers import ProviderReport
 from turnout.serving.sessions.session import Session, _with_options
 from turnout.serving.tensorrt import engine_cache
 from turnout.serving.tensorrt.cache import TensorrtCache
-from turnout.serving.tensorrt.engine_cache import EngineCache, forget, keep_within, provider_options
+from turnout.serving.tensorrt.engine_cache import clear, forget, keep_within, open_cache, provider_options
+from turnout.serving.tensorrt.shapes import NO_PROFILE, ShapeProfile
 
 DIGEST = "sha256:" + "ab" * 32
 CACHE = "/var/cache/turnout"
 H200 = CudaDevice(0, "NVIDIA H200", 1 << 37, "9.0")
+PROFILE = ShapeProfile(options={f"trt_profile_{which}_shapes": "x:1x64" for which in ("min", "opt", "max")})
 LIBRARY = Path(ort.__file__).parent / "capi" / "libonnxruntime_providers_tensorrt.so"
 
 
@@ -37,13 +45,14 @@ def _of(**other: str) -> TensorrtCache:
         "capability": "9.0",
         "runtime": "1.31.1",
         "tensorrt": "10.8.0",
+        "shapes": "fixed",
     } | other
     return TensorrtCache.of(CACHE, **message)
 
 
 def test_engines_lie_by_digest_gpu_and_runtime_and_timings_are_shared() -> None:
     cache = _of()
-    assert cache.engines == f"{CACHE}/tensorrt/engines/{'ab' * 32}/nvidia-h200-sm90/ort-1.31.1-trt-10.8.0"
+    assert cache.engines == f"{CACHE}/tensorrt/engines/{'ab' * 32}/nvidia-h200-sm90/ort-1.31.1-trt-10.8.0/fixed"
     assert cache.timings == f"{CACHE}/tensorrt/timings/nvidia-h200-sm90/ort-1.31.1-trt-10.8.0"
     assert _of(digest="sha256:" + "cd" * 32).timings == cache.timings
 
@@ -56,6 +65,7 @@ def test_engines_lie_by_digest_gpu_and_runtime_and_timings_are_shared() -> None:
         {"capability": "8.0"},
         {"runtime": "1.32.0"},
         {"tensorrt": "10.9.0"},
+        {"shapes": "0123456789abcdef"},
     ],
 )
 def test_what_an_engine_depends_on_gives_it_another_folder(other) -> None:
@@ -65,7 +75,7 @@ def test_what_an_engine_depends_on_gives_it_another_folder(other) -> None:
 @pytest.mark.parametrize("gpu", ["../../etc", "a/b", "Tesla T4\n", "NVIDIA RTX 6000 Ada (48 GB)"])
 def test_a_device_s_name_leads_nowhere_else(gpu) -> None:
     engines = Path(_of(gpu=gpu).engines)
-    assert len(engines.relative_to(CACHE).parts) == 5
+    assert len(engines.relative_to(CACHE).parts) == 6
     assert ".." not in engines.parts
 
 
@@ -77,7 +87,10 @@ def test_what_is_no_digest_or_device_is_refused(other) -> None:
 
 @pytest.mark.skipif(not LIBRARY.exists(), reason="this build of ONNX Runtime has no TensorRT provider")
 def test_the_provider_knows_each_option(tmp_path) -> None:
-    names, known = provider_options(EngineCache.open(str(tmp_path), DIGEST, H200), fp16=True), LIBRARY.read_bytes()
+    names, known = (
+        provider_options(open_cache(str(tmp_path), DIGEST, H200, "fixed"), PROFILE, fp16=True),
+        LIBRARY.read_bytes(),
+    )
     assert [name for name in names if b"\0" + name.encode() + b"\0" not in known] == []
 
 
@@ -112,13 +125,13 @@ def test_who_asks_for_it_where_it_is_not_is_told_what_is_missing_and_what_to_cha
 
 
 def test_folders_of_a_version_are_made_for_the_server_alone_and_the_provider_is_told_of_them(tmp_path) -> None:
-    options = provider_options(EngineCache.open(str(tmp_path / "cache"), DIGEST, H200), fp16=False)
+    options = provider_options(open_cache(str(tmp_path / "cache"), DIGEST, H200, "fixed"), PROFILE, fp16=False)
     for key in ("trt_engine_cache_path", "trt_timing_cache_path"):
         folder = Path(options[key])
         assert folder.is_dir()
         assert folder.stat().st_mode & 0o777 == 0o700
-    again = EngineCache.open(str(tmp_path / "cache"), DIGEST, H200)  # as at the next load
-    assert provider_options(again, fp16=False) == options
+    again = open_cache(str(tmp_path / "cache"), DIGEST, H200, "fixed")  # as at the next load
+    assert provider_options(again, PROFILE, fp16=False) == options
     names = [providers.TENSORRT, providers.CUDA, providers.CPU]
     given = dict(_with_options(names, 1, Runtime(), options, captures=False))
     assert given[providers.TENSORRT] == {"device_id": "1", **options}
@@ -126,27 +139,27 @@ def test_folders_of_a_version_are_made_for_the_server_alone_and_the_provider_is_
 
 
 def test_precisions_share_timings_and_no_engines(tmp_path) -> None:
-    cache = EngineCache.open(str(tmp_path), DIGEST, H200)
-    full, fp16 = (dict(provider_options(cache, fp16=fp16)) for fp16 in (False, True))
+    cache = open_cache(str(tmp_path), DIGEST, H200, "fixed")
+    full, fp16 = (dict(provider_options(cache, PROFILE, fp16=fp16)) for fp16 in (False, True))
     assert (full.pop("trt_fp16_enable"), fp16.pop("trt_fp16_enable")) == ("False", "True")
     assert full.pop("trt_engine_cache_path") != fp16.pop("trt_engine_cache_path")
     assert full == fp16
-    assert provider_options(None, fp16=True) == {"trt_fp16_enable": "True"}
+    assert provider_options(None, NO_PROFILE, fp16=True) == {"trt_fp16_enable": "True"}
 
 
 @pytest.mark.parametrize("below", [".", "tensorrt", "tensorrt/engines"])
 def test_folders_that_others_may_write_to_are_refused_since_engines_are_code(tmp_path, below: str) -> None:
     root = tmp_path / "cache"
-    EngineCache.open(str(root), DIGEST, H200)
+    open_cache(str(root), DIGEST, H200, "fixed")
     (root / below).chmod(0o770)
     with pytest.raises(ConfigError, match=f"other users may write to .*{(root / below).name}"):
-        EngineCache.open(str(root), DIGEST, H200)
+        open_cache(str(root), DIGEST, H200, "fixed")
 
 
 def test_a_folder_that_cannot_be_made_is_a_fault_of_the_configuration(tmp_path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="tensorrt_cache"):
-        EngineCache.open(str(tmp_path / "file"), DIGEST, H200)
+        open_cache(str(tmp_path / "file"), DIGEST, H200, "fixed")
 
 
 def _digest(number: int) -> str:
@@ -155,8 +168,8 @@ def _digest(number: int) -> str:
 
 def _kept(root: Path, number: int, size: int, *, loaded: float) -> Path:
     """Keeps an engine of a version that was loaded last at a moment; returns its file."""
-    cache = EngineCache.open(str(root), _digest(number), H200)
-    file = Path(cache.paths.engines_in(fp16=False)) / "one.engine"
+    cache = open_cache(str(root), _digest(number), H200, "fixed")
+    file = Path(cache.engines_in(fp16=False)) / "one.engine"
     file.write_bytes(bytes(size))
     os.utime(root / "tensorrt" / "engines" / f"{number:064x}", (loaded, loaded))
     return file
@@ -173,7 +186,7 @@ def test_engines_of_the_versions_that_were_loaded_least_recently_go_first(tmp_pa
 def test_a_load_makes_a_version_the_latest(tmp_path) -> None:
     for number in range(2):
         _kept(tmp_path, number, 100, loaded=number)
-    EngineCache.open(str(tmp_path), _digest(0), H200)
+    open_cache(str(tmp_path), _digest(0), H200, "fixed")
     assert keep_within(str(tmp_path), 100, []) == [_digest(1)]
 
 
@@ -186,12 +199,12 @@ def test_engines_of_a_version_that_is_gone_go_and_others_stay(tmp_path) -> None:
 
 
 def test_what_may_be_damaged_is_removed_at_one_precision(tmp_path) -> None:
-    cache = EngineCache.open(str(tmp_path), DIGEST, H200)
+    cache = open_cache(str(tmp_path), DIGEST, H200, "fixed")
     for fp16 in (False, True):
-        (Path(cache.paths.engines_in(fp16=fp16)) / "one.engine").write_bytes(b"damaged")
-    assert cache.clear(fp16=True)
-    assert not cache.clear(fp16=True)
-    assert list(Path(cache.paths.engines_in(fp16=False)).iterdir())
+        (Path(cache.engines_in(fp16=fp16)) / "one.engine").write_bytes(b"damaged")
+    assert clear(cache, fp16=True)
+    assert not clear(cache, fp16=True)
+    assert list(Path(cache.engines_in(fp16=False)).iterdir())
 
 
 def _session(tmp_path: Path, *names: str) -> Session:
@@ -213,11 +226,50 @@ def test_gates_keep_engines_where_the_load_of_the_version_finds_them(tmp_path, m
     monkeypatch.setattr(engine_cache, "cuda_driver", lambda: CudaDriver("13.0", (H200,)))
     manifest = Manifest("m", Version(1), (FileEntry(MODEL_FILE, 1, DIGEST),), Signature((), ()), {"": 17}, 8)
     runtime = Runtime(providers=("tensorrt", "cpu"), tensorrt_cache=str(tmp_path / "cache"))
-    found = child._kept_engines(manifest, runtime, 0)
-    caches = engine_cache.engine_caches(manifest_digest(manifest), runtime)
-    assert found == provider_options(caches[0], fp16=False)
+    attempts = RunAttempts(tmp_path, {})
+    asked = SandboxRequest("sample", tmp_path, 0, [(tmp_path, manifest)], (), runtime, 32, 0, 0, 0, tmp_path, attempts)
+    found = trial_session._kept_engines(asked, 0, PROFILE)
+    caches = engine_cache.engine_caches(manifest_digest(manifest), runtime, PROFILE)
+    assert found == provider_options(caches[0], PROFILE, fp16=False)
     (tmp_path / "cache").chmod(0o777)  # it cannot be used: the gates go on without
-    assert child._kept_engines(manifest, runtime, 0) == {"trt_fp16_enable": "False"}
+    assert trial_session._kept_engines(asked, 0, PROFILE) == provider_options(None, PROFILE, fp16=False)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"), [({}, "the sizes of time are not known"), ({"time": {"max": 8}}, "the engine cannot be built")]
+)
+def test_gates_try_a_version_that_tensorrt_cannot_serve_on_the_provider_that_will_serve_it(
+    tmp_path, monkeypatch: pytest.MonkeyPatch, given: dict[str, object], told: str
+) -> None:
+    proto = identity(shape=("batch", "time"))
+    onnx.save(proto, tmp_path / MODEL_FILE)
+    signature = read_model(tmp_path / MODEL_FILE).signature
+    manifest = Manifest("m", Version(1), (FileEntry(MODEL_FILE, 1, DIGEST),), signature, {"": 17}, 8)
+    tried: list[str] = []
+
+    def session(model: Path, signature: Signature, names: Sequence[str], *more: Any, **named: Any) -> Session:
+        tried.append(names[0])
+        if names[0] == providers.TENSORRT:
+            raise ModelFailure("the engine cannot be built")
+        return Session(model, signature, names, *more, **named)
+
+    reports = [ProviderReport(name, True, True) for name in (providers.TENSORRT, providers.CPU)]
+    monkeypatch.setattr(providers, "probe", lambda: reports)
+    monkeypatch.setattr(trial_session, "Session", session)
+    for limit in ("limit_data", "unlimit_data"):
+        monkeypatch.setattr(memory, limit, lambda *_: None)  # of this process
+    attempts = RunAttempts(tmp_path, {})
+
+    def asked(*names: str) -> SandboxRequest:
+        runtime = Runtime(providers=names, tensorrt_sizes=given)
+        return SandboxRequest(
+            "sample", tmp_path, 0, [(tmp_path, manifest)], (), runtime, 32, 1 << 30, 0, 0, tmp_path, attempts
+        )
+
+    assert trial_session.load(asked("tensorrt", "cpu")).session.providers == (providers.CPU,)
+    assert tried == [*([providers.TENSORRT] if given else []), providers.CPU]
+    with pytest.raises(ModelFailure, match=told):
+        trial_session.load(asked("tensorrt"))
 
 
 @pytest.mark.parametrize(
@@ -228,4 +280,4 @@ def test_trials_have_time_for_engines_where_they_are_built(runtime: Runtime) -> 
     sandbox = ProcessSandbox(settings, None)  # type: ignore[arg-type] # nothing is started
     more = runtime.tensorrt_build_timeout_s if runtime.providers == ("tensorrt",) else 0.0
     assert sandbox._timeout == settings.trials.timeout_s + more
-    assert sandbox._run_seconds == settings.trials.run_timeout_s + more
+    assert sandbox._run_seconds == settings.trials.run_timeout_s  # engines are built when the session is made

@@ -7,8 +7,8 @@ from google.protobuf.message import DecodeError, Message
 
 from turnout.errors import MalformedMessage
 from turnout.rpc.parsing.wire_scan import check_message, is_light
-from turnout.serving.data_plane.conversion import ConversionThread
 from turnout.serving.inputs.limits import InputLimits
+from turnout.threads import Threads
 
 MessageT = TypeVar("MessageT", bound=Message)
 
@@ -27,7 +27,7 @@ _STRINGS_MARK = b"BYTES"
 class MessageReader(Generic[MessageT]):
     """Parses messages of one type."""
 
-    def __init__(self, message: type[MessageT], limits: InputLimits, thread: ConversionThread) -> None:
+    def __init__(self, message: type[MessageT], limits: InputLimits, thread: Threads) -> None:
         self._message = message
         self._parse = message.FromString
         self._descriptor = cast(Descriptor, message.DESCRIPTOR)

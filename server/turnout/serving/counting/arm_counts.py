@@ -188,7 +188,13 @@ class ArmMeter:
             counts.take(passed)
             if took > counts.rules.stalled:
                 marks = BAD
-        asked = not late and self._asked(counts, slot, marks, error, request, fault)
+        asked = (  # another version might succeed, and the baseline decides who is to blame
+            not late
+            and self.baseline is not None
+            and isinstance(error, _OF_A_RUN)
+            and not isinstance(error, _ENDED)
+            and self._ask(FailureQuestion(counts, slot, marks, fault), request)
+        )
         if late or fault or asked:
             counts.error_runs.add()
         if late or (fault and not asked):
@@ -201,23 +207,6 @@ class ArmMeter:
                 self.compare(counts, slot, request)
         if slot >= 0:
             counts.keyed.add(slot | marks, took)
-
-    def _asked(
-        self,
-        counts: TickCounts,
-        slot: int,
-        marks: int,
-        error: BaseException,
-        request: "FailedRequest",
-        otherwise: bool,
-    ) -> bool:
-        """Runs a failed request on the baseline to decide whether the version is to blame; returns False if it cannot.
-
-        `otherwise` is the verdict if the baseline gives no result.
-        """
-        if self.baseline is None or not isinstance(error, _OF_A_RUN) or isinstance(error, _ENDED):
-            return False
-        return self._ask(FailureQuestion(counts, slot, marks, otherwise), request)
 
     def _ask(self, question: "BaselineQuestion", request: "FailedRequest") -> bool:
         """Schedules a request on the baseline; returns False if the queue is full."""

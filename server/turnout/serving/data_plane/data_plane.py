@@ -18,7 +18,6 @@ from turnout.auth.authority import Authority
 from turnout.auth.roles import AccessRole
 from turnout.errors import DeadlineExceededError, MalformedMessage, ModelFailure, TurnoutError, VersionOnDemand
 from turnout.serving.batching.answer import BatchedAnswer
-from turnout.serving.data_plane.conversion import ConversionThread
 from turnout.serving.data_plane.inference import InferenceExchange, InferenceRequest, InferenceResult, Route, Router
 from turnout.serving.data_plane.request_counting import CountedRequest
 from turnout.serving.versions.catalog import Catalog
@@ -27,6 +26,7 @@ from turnout.telemetry.logging import AccessLog
 from turnout.telemetry.metrics.versions import Metrics
 from turnout.telemetry.tracing.trace import Trace
 from turnout.telemetry.tracing.tracer import Tracer
+from turnout.threads import Threads
 
 _WARNED = "warning logged"
 
@@ -91,7 +91,7 @@ class DataPlane:
         router: Router,
         catalog: Catalog,
         telemetry: RequestTelemetry,
-        conversions: ConversionThread,
+        conversions: Threads,
         authority: Authority | None = None,
         on_demand: OnDemand | None = None,
     ) -> None:
@@ -129,7 +129,7 @@ class DataPlane:
 
     def begin(self, exchange: InferenceExchange[T]) -> T | Pending[T]:
         """Answers a request if it need not wait; otherwise returns it for `finish`."""
-        trace = None if self._tracer is None else self._traced(self._tracer, exchange)
+        trace = self._traced(exchange)
         if exchange.heavy:
             return Pending(self, exchange, trace)
         try:
@@ -148,11 +148,9 @@ class DataPlane:
         try:
             await self._conversions.run(exchange.read)
         except Exception as error:  # noqa: BLE001 - classified by `_undecoded`
-            trace = None if self._tracer is None else self._traced(self._tracer, exchange)
-            return self._undecoded(exchange, trace, error)
+            return self.refuse(exchange, error)
         except asyncio.CancelledError as error:
-            trace = None if self._tracer is None else self._traced(self._tracer, exchange)
-            self._given_up(exchange, trace, exchange.envelope(), None, None, error)
+            self._given_up(exchange, self._traced(exchange), exchange.envelope(), None, None, error)
             raise
         return None
 
@@ -161,14 +159,12 @@ class DataPlane:
         try:
             exchange.read()
         except Exception as error:  # noqa: BLE001 - classified by `_undecoded`
-            trace = None if self._tracer is None else self._traced(self._tracer, exchange)
-            return self._undecoded(exchange, trace, error)
+            return self.refuse(exchange, error)
         return None
 
-    def refuse(self, exchange: InferenceExchange[T], error: TurnoutError) -> T:
-        """Counts a request that its protocol could not read, and returns its refusal."""
-        trace = None if self._tracer is None else self._traced(self._tracer, exchange)
-        return self._undecoded(exchange, trace, error)
+    def refuse(self, exchange: InferenceExchange[T], error: Exception) -> T:
+        """Counts a request that could not be read, and returns its refusal."""
+        return self._undecoded(exchange, self._traced(exchange), error)
 
     async def finish(self, pending: Pending[T]) -> T:
         """Returns the answer to a request that `begin` did not complete, or the exchange's refusal."""
@@ -404,9 +400,11 @@ class DataPlane:
             trace.note_failure(route, error, code, took)
         self._access.failed(request, route, code, took, error, trace)
 
-    def _traced(self, tracer: Tracer, exchange: InferenceExchange[Any]) -> Trace | None:
+    def _traced(self, exchange: InferenceExchange[Any]) -> Trace | None:
         """Returns the trace of a new request; None if it is not traced."""
-        trace = tracer.begin(exchange.operation, exchange.parent())
+        if self._tracer is None:
+            return None
+        trace = self._tracer.begin(exchange.operation, exchange.parent())
         if trace is not None and trace.sampled and exchange.details:
             trace.details = exchange.details
         return trace

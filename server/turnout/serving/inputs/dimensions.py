@@ -1,11 +1,35 @@
-"""Traces tensors and dimensions of a graph back to the model's inputs. Pure."""
+"""Dimensions of inputs: their names and sizes, and which tensors of a graph follow from them. Pure."""
 
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 
+from turnout.registry.manifest.signature import TensorSpec
 from turnout.registry.onnx.graph import Graph
 
 InputDimension = tuple[str, int]
 """A dimension of an input: name and axis."""
+
+
+@dataclass(frozen=True, slots=True)
+class SizeRange:
+    """Sizes that a free dimension may have.
+
+    Attributes:
+        min: Smallest size.
+        opt: Usual size.
+        max: Largest size.
+    """
+
+    min: int
+    opt: int
+    max: int
+
+
+def free_dimensions(spec: TensorSpec) -> Iterator[tuple[int, str]]:
+    """Yields the axis and the name of each free dimension of an input; one without a name is called INPUT.AXIS."""
+    for axis, size in enumerate(spec.shape):
+        if not isinstance(size, int):
+            yield axis, size or f"{spec.name}.{axis}"
 
 
 def computed_from(graph: Graph) -> Mapping[str, frozenset[str]]:

@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 
 from turnout.registry.manifest.signature import DataType, Signature, TensorSpec
+from turnout.serving.inputs.dimensions import free_dimensions
 from turnout.serving.sessions.tensor import NUMPY_DTYPES, Array
 
 FREE_SIZES = (1, 8, 32, 128, 512)
@@ -39,28 +41,32 @@ class Recipe:
     """How synthetic inputs are made.
 
     Attributes:
-        free_size: Size of every free dimension except the batch axes.
+        free_size: Size of every free dimension except the batch axes and those in `sizes`.
         lowest: Lowest integer.
         below: Upper bound of integers, exclusive.
+        sizes: Sizes of free dimensions by name.
     """
 
     free_size: int
     lowest: int
     below: int
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
         integers = f"{self.lowest} to {self.below - 1}" if self.lowest else f"below {self.below}"
-        return f"free sizes {self.free_size}, integers {integers}"
+        sizes = "".join(f"{name} {size}, " for name, size in self.sizes.items())
+        return f"{sizes}free sizes {self.free_size}, integers {integers}"
 
 
-def recipes(*, values_become_sizes: bool) -> list[Recipe]:
+def recipes(*, values_become_sizes: bool, sizes: Mapping[str, int] = MappingProxyType({})) -> list[Recipe]:
     """Returns the recipes to try, in order.
 
     Args:
         values_become_sizes: Whether small integers come first, since large ones may become tensors of any size.
+        sizes: Sizes of free dimensions by name, as far as they are known.
     """
     ranges = (_SIZES, _BITS, _ZEROS, _BYTES) if values_become_sizes else (_BYTES, _BITS)
-    return [Recipe(size, *integers) for integers in ranges for size in FREE_SIZES]
+    return [Recipe(size, *integers, dict(sizes)) for integers in ranges for size in FREE_SIZES]
 
 
 def synthetic_by_recipe(
@@ -71,7 +77,7 @@ def synthetic_by_recipe(
     integers = any(spec.dtype in _INTEGERS for spec in needed)
     known = set()
     for recipe in tried:
-        shapes = tuple(_shape(spec, recipe.free_size, axes.get(spec.name)) for spec in needed)
+        shapes = tuple(_shape(spec, recipe, axes.get(spec.name)) for spec in needed)
         kind = shapes, (recipe.lowest, recipe.below) if integers else ()
         if kind in known or sum(map(math.prod, shapes)) > most:
             continue
@@ -90,14 +96,16 @@ def synthetic_inputs(signature: Signature, recipe: Recipe, axes: Mapping[str, in
     """
     random = np.random.default_rng(seed)
     return {
-        spec.name: _values(random, spec, _shape(spec, recipe.free_size, axes.get(spec.name)), recipe)
+        spec.name: _values(random, spec, _shape(spec, recipe, axes.get(spec.name)), recipe)
         for spec in signature.inputs
         if not spec.has_default
     }
 
 
-def _shape(spec: TensorSpec, free_size: int, axis: int | None) -> tuple[int, ...]:
-    sizes = [d if isinstance(d, int) else free_size for d in spec.shape]
+def _shape(spec: TensorSpec, recipe: Recipe, axis: int | None) -> tuple[int, ...]:
+    sizes = [d if isinstance(d, int) else 1 for d in spec.shape]
+    for free, name in free_dimensions(spec):
+        sizes[free] = recipe.sizes.get(name, recipe.free_size)
     if axis is not None:
         sizes[axis] = 1
     return tuple(sizes)

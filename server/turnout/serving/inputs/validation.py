@@ -4,11 +4,12 @@ Runs for every request, so it is prepared once per version; a check takes about 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 from turnout.errors import FieldViolation, InvalidTensor
 from turnout.registry.manifest.signature import Signature, TensorSpec
-from turnout.serving.inputs.dimensions import InputDimension
+from turnout.serving.inputs.dimensions import InputDimension, SizeRange
 from turnout.serving.sessions.tensor import NUMPY_DTYPES, Array
 
 MAX_BESIDE_ZERO = 1 << 26
@@ -30,6 +31,7 @@ class Validator:
         signature: Signature,
         in_step: Sequence[Sequence[InputDimension]] = (),
         never_empty: frozenset[InputDimension] = frozenset(),
+        sizes: Mapping[InputDimension, SizeRange] = MappingProxyType({}),
     ) -> None:
         """Prepares the checks.
 
@@ -37,8 +39,10 @@ class Validator:
             signature: Signature of the model.
             in_step: Groups of dimensions of inputs, by name and axis, that must be 0 together or not at all.
             never_empty: Dimensions of inputs, by name and axis, that must not be 0.
+            sizes: Sizes for which TensorRT has built engines; it cannot run others.
         """
         self._in_step = in_step
+        self._sizes = sizes
         self._never_empty = never_empty
         self.output_names = [spec.name for spec in signature.outputs]
         self._outputs = frozenset(self.output_names)
@@ -47,7 +51,7 @@ class Validator:
                 spec,
                 NUMPY_DTYPES[spec.dtype],
                 len(spec.shape),
-                [(axis, size) for axis, size in enumerate(spec.shape) if isinstance(size, int)],
+                list(_bounds(spec, sizes)),
             )
             for spec in signature.inputs
         }
@@ -62,9 +66,9 @@ class Validator:
             outputs: Names of the requested outputs; empty means all.
 
         Raises:
-            InvalidTensor: An input is unknown or missing, has a wrong dtype, rank or fixed dimension, or is empty with
-                excessive other dimensions; an input is empty that the model must not get empty, or not unless another
-                is; or an output is unknown or requested twice. The error lists everything that is wrong.
+            InvalidTensor: An input is unknown or missing, has a wrong dtype, rank, fixed dimension or size, or is empty
+                with excessive other dimensions; an input is empty that the model must not get empty, or not unless
+                another is; or an output is unknown or requested twice. The error lists everything that is wrong.
         """
         known, empty = self._inputs, False
         if not self._required <= inputs.keys():
@@ -73,12 +77,12 @@ class Validator:
             expected = known.get(name)
             if expected is None:
                 raise _invalid(self._faults(inputs, outputs))
-            _, dtype, rank, fixed = expected
+            _, dtype, rank, bounds = expected
             shape = array.shape
             if array.dtype != dtype or len(shape) != rank:
                 raise _invalid(self._faults(inputs, outputs))
-            for axis, size in fixed:
-                if shape[axis] != size:
+            for axis, least, most in bounds:
+                if not least <= shape[axis] <= most:
                     raise _invalid(self._faults(inputs, outputs))
             if 0 in shape:
                 empty = True
@@ -139,6 +143,8 @@ class Validator:
                 faults.append(FieldViolation(f"inputs.{name[:64]}", f"unknown; expected {', '.join(self._inputs)}"))
             elif not _fits(entry[0], array):
                 faults.append(FieldViolation(f"inputs.{name}", f"expected {entry[0]}, got {_described(array)}"))
+            elif wrong := self._beyond_engines(name, array):
+                faults.append(wrong)
             elif _hides_too_much(array.shape):
                 sizes = f"at most {MAX_BESIDE_ZERO} elements beside its dimension of 0"
                 faults.append(FieldViolation(f"inputs.{name}", f"expected {sizes}, got {_described(array)}"))
@@ -149,6 +155,16 @@ class Validator:
         if len(set(outputs)) != len(outputs):
             faults.append(FieldViolation("outputs", "an output is requested twice"))
         return faults
+
+    def _beyond_engines(self, name: str, array: Array) -> FieldViolation | None:
+        for axis, size in enumerate(array.shape):
+            bounds = self._sizes.get((name, axis))
+            if bounds is not None and not bounds.min <= size <= bounds.max:
+                expected = f"{bounds.min} to {bounds.max} along axis {axis}, for which TensorRT has built engines"
+                return FieldViolation(
+                    f"inputs.{name}", f"expected {expected} (runtime.tensorrt_sizes), got {_described(array)}"
+                )
+        return None
 
 
 def shared_symbols(signature: Signature) -> dict[str, list[tuple[str, int]]]:
@@ -163,6 +179,15 @@ def shared_symbols(signature: Signature) -> dict[str, list[tuple[str, int]]]:
 
 def _invalid(faults: Sequence[FieldViolation]) -> InvalidTensor:
     return InvalidTensor("; ".join(f"{fault.field}: {fault.description}" for fault in faults), violations=faults)
+
+
+def _bounds(spec: TensorSpec, sizes: Mapping[InputDimension, SizeRange]) -> Iterator[tuple[int, int, int]]:
+    """Yields the axis, smallest and largest size of each dimension that does not accept all sizes."""
+    for axis, size in enumerate(spec.shape):
+        if isinstance(size, int):
+            yield axis, size, size
+        elif found := sizes.get((spec.name, axis)):
+            yield axis, found.min, found.max
 
 
 def _fits(spec: TensorSpec, array: Array) -> bool:

@@ -5,6 +5,7 @@ remain to be tried, a separate process tries them first, and only what ran there
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from turnout.errors import TurnoutError
@@ -19,13 +20,20 @@ from turnout.serving.inputs.synthetic import FEW_ELEMENTS, recipes, synthetic_by
 from turnout.serving.sandbox.sandbox import ProcessSandbox
 from turnout.serving.sessions.session import Run
 from turnout.serving.sessions.tensor import Array
+from turnout.serving.tensorrt.shapes import NO_PROFILE, ShapeProfile
 
 CASE_BYTES = 64 << 20
 """Maximum memory of a golden case that is run at each load; larger cases are not used."""
 
 
 def prove_at_load(
-    run: Run, manifest: Manifest, directory: Path, graph: ModelGraph, max_rows: int, sandbox: ProcessSandbox
+    run: Run,
+    manifest: Manifest,
+    directory: Path,
+    graph: ModelGraph,
+    max_rows: int,
+    sandbox: ProcessSandbox,
+    shapes: ShapeProfile = NO_PROFILE,
 ) -> BatchPlan:
     """Returns how requests of a version are batched.
 
@@ -36,31 +44,53 @@ def prove_at_load(
         graph: Graph of the version's model.
         max_rows: Maximum number of rows that the server allows.
         sandbox: Runs the version in another process.
+        shapes: Shapes that the version's engines take; inputs of other shapes are not tried.
     """
-    case = first_case(directory, CASE_BYTES)
+    declared = shapes.batchable(manifest)
+    plan = _proved(run, declared, SandboxVersion(directory, manifest), graph, max_rows, sandbox, shapes)
+    if declared is not manifest:
+        return replace(plan, reason="unbatched: its TensorRT engines take no single row")
+    return replace(plan, max_rows=shapes.most_rows(plan.input_axes, plan.max_rows))
+
+
+def _proved(
+    run: Run,
+    manifest: Manifest,
+    version: SandboxVersion,
+    graph: ModelGraph,
+    max_rows: int,
+    sandbox: ProcessSandbox,
+    shapes: ShapeProfile,
+) -> BatchPlan:
+    case = first_case(version.directory, CASE_BYTES)
     golden = None if case is None else case.inputs
     given = {spec.name for spec in manifest.signature.inputs if not spec.has_default} | set(golden or ())
     if not values_become_sizes(graph.graph, given):
-        cases, tried = [] if golden is None else [golden], recipes(values_become_sizes=False)
+        cases = [] if golden is None else [golden]
+        tried = recipes(values_become_sizes=False, sizes=shapes.usual)
         plan = prove(run, manifest, max_rows, cases, graph, tried, FEW_ELEMENTS)
         if plan.sample is not None or all(isinstance(d, int) for spec in manifest.signature.inputs for d in spec.shape):
             return plan
-    path = None if case is None else directory / GOLDEN_DIRECTORY / f"{case.name}.npz"
-    found = _tried_elsewhere(manifest, directory, path, golden, sandbox)
+    path = None if case is None else version.directory / GOLDEN_DIRECTORY / f"{case.name}.npz"
+    found = _tried_elsewhere(version, sample_axes(manifest), path, golden, sandbox)
     rows = [] if found.inputs is None else [found.inputs]
     return prove(run, manifest, max_rows, rows, graph, (), trouble=found.trouble)
 
 
 def _tried_elsewhere(
-    manifest: Manifest, directory: Path, case: Path | None, golden: Mapping[str, Array] | None, sandbox: ProcessSandbox
+    version: SandboxVersion,
+    axes: Mapping[str, int],
+    case: Path | None,
+    golden: Mapping[str, Array] | None,
+    sandbox: ProcessSandbox,
 ) -> SampleInputs:
     try:
-        recipe, trouble = sandbox.sample(SandboxVersion(directory, manifest), [] if case is None else [case])
+        recipe, trouble = sandbox.sample(version, [] if case is None else [case])
     except TurnoutError as error:
         return SampleInputs(None, trouble=error.message)
-    axes = sample_axes(manifest)
     if trouble:
         return SampleInputs(None, trouble=trouble)
     if recipe is None:
         return SampleInputs(None if golden is None else one_row(golden, axes))
-    return SampleInputs(next(inputs for _, inputs in synthetic_by_recipe(manifest.signature, [recipe], axes)), recipe)
+    signature = version.manifest.signature
+    return SampleInputs(next(inputs for _, inputs in synthetic_by_recipe(signature, [recipe], axes)), recipe)

@@ -13,6 +13,7 @@ from turnout.serving.isolation.decision import IN_THIS_PROCESS, Isolation
 from turnout.serving.isolation.pool import ChildPool
 from turnout.serving.sessions.session import MakeRunner, Run, Session
 from turnout.serving.tensorrt.precision import FULL, Precision
+from turnout.serving.tensorrt.shapes import NO_PROFILE, ShapeProfile
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,7 @@ class LoadedVersion:
         in_force: Batch plan in force while the version serves; None to start with `plan`.
         precision: Precision at which the version runs.
         tensorrt: Whether the version runs on TensorRT, at which precision, and why; "" if TensorRT was not requested.
+        shapes: Shapes for which TensorRT has built engines.
         in_step: Groups of dimensions of inputs that must be 0 together or not at all.
         never_empty: Dimensions of inputs, by name and axis, that must not be 0.
     """
@@ -53,6 +55,7 @@ class LoadedVersion:
     in_force: PlanInForce | None = None
     precision: Precision = FULL
     tensorrt: str = ""
+    shapes: ShapeProfile = NO_PROFILE
     in_step: Sequence[Sequence[InputDimension]] = ()
     never_empty: frozenset[InputDimension] = frozenset()
 

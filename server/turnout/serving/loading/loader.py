@@ -8,11 +8,10 @@ import contextlib
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from turnout.config import BatchingSettings, ModelSettings, Runtime
+from turnout.config import ModelSettings, Runtime
 from turnout.errors import MemoryBudgetExceeded, ModelFailure
 from turnout.host.cpu import lower_priority, whole_cores
 from turnout.registry.manifest.manifest import MODEL_FILE, Manifest
@@ -41,10 +40,11 @@ from turnout.serving.sessions.io_binding import BoundRunner, bindable, pinned_al
 from turnout.serving.sessions.prepared_runner import PreparedRunner
 from turnout.serving.sessions.session import MakeRunner, Run, Session
 from turnout.serving.tensorrt.build import ENGINE_BUILDS
-from turnout.serving.tensorrt.engine_cache import engine_caches, keep_within, provider_options
-from turnout.serving.tensorrt.fallback import BUILDING, fallback
-from turnout.serving.tensorrt.precision import FULL, Precision, beforehand
-from turnout.serving.tensorrt.sessions import engine_sessions
+from turnout.serving.tensorrt.engine_cache import keep_within
+from turnout.serving.tensorrt.fallback import BUILDING, next_providers
+from turnout.serving.tensorrt.precision import FULL
+from turnout.serving.tensorrt.sessions import Engines
+from turnout.serving.tensorrt.shapes import NO_PROFILE, shape_profile
 
 _INLINE_MODEL_BYTES = 16 * 1024 * 1024
 _UNBOUNDED_OPERATORS = frozenset({"Loop", "Scan", "SequenceMap", "If"})
@@ -85,175 +85,195 @@ def load(
         ModelFailure, MemoryBudgetExceeded: ONNX Runtime cannot load the model.
         ConfigError: A requested provider cannot be used here.
     """
-    began = time.monotonic()
-    runtime = settings.runtime
-    if runtime.intra_op_threads == 1:  # a thread pool of the session would inherit the low priority
+    if settings.runtime.intra_op_threads == 1:  # a thread pool of the session would inherit the low priority
         lower_priority()
     manifest = published.manifest
+    began = time.monotonic()
     Trust.of(settings.signing).check(repository, published)  # first, since it reads only small files
     repository.verify(manifest.model, manifest.version, expected=published.digest)
     directory = repository.directory(manifest.model, manifest.version)
-    names = _providers(runtime)
+    loading = _Load(directory, published, settings, warmup_runs, supervision, processes, began)
+    names = providers.choose(settings.runtime.providers)
+    if names[0] == providers.TENSORRT:
+        return loading.with_engines(names, LoadProgress(on_loaded, on_stage))
+    return loading.into_memory(names, on_loaded)
 
-    def into_memory(names: Sequence[str], on_loaded: Callable[[], None]) -> LoadedVersion:
-        with MEMORY_GROWTH.measuring(_devices(names, runtime), manifest.size) as growth:
-            loaded = _into_memory(
-                directory, published, settings, warmup_runs, supervision, processes, began, names, on_loaded
+
+@dataclass(frozen=True, slots=True)
+class _Load:
+    """A load in progress. Its methods raise as `load`.
+
+    Attributes:
+        directory: Directory with the verified files of the version.
+        published, settings, warmup_runs, supervision, processes: As in `load`.
+        began: `time.monotonic()` when the load began.
+    """
+
+    directory: Path
+    published: Published
+    settings: ModelSettings
+    warmup_runs: int
+    supervision: Supervision
+    processes: Processes
+    began: float
+
+    def with_engines(self, names: Sequence[str], progress: LoadProgress) -> LoadedVersion:
+        """Loads a version whose engines TensorRT builds; falls back to the next providers if that fails."""
+        runtime = self.settings.runtime
+        on_loaded, on_stage = progress.begin()
+        on_stage(BUILDING)
+        try:
+            loaded: LoadedVersion | None = ENGINE_BUILDS.within(
+                runtime.tensorrt_build_timeout_s,
+                self.published.digest,
+                functools.partial(self.into_memory, names, on_loaded),
+                LoadedVersion.discard,
             )
+        except (ModelFailure, MemoryBudgetExceeded) as error:
+            if not next_providers(runtime.providers):
+                raise
+            loaded, why = None, error.message
+        finally:
+            progress.close()
+        if loaded is None:  # the error is gone, and with it the sessions that its traceback kept in memory
+            on_loaded, on_stage = progress.begin()
+            on_stage("")
+            names = providers.choose(next_providers(runtime.providers))
+            return replace(self.into_memory(names, on_loaded), tensorrt=f"not used: {why}")
+        if runtime.tensorrt_cache and runtime.tensorrt_cache_max_bytes:
+            keep_within(runtime.tensorrt_cache, int(runtime.tensorrt_cache_max_bytes), [self.published.digest])
+        return loaded
+
+    def into_memory(self, names: Sequence[str], on_loaded: Callable[[], None]) -> LoadedVersion:
+        """Loads the version with the given providers, and measures the memory that it takes."""
+        devices = _devices(names, self.settings.runtime)
+        with MEMORY_GROWTH.measuring(devices, self.published.manifest.size) as growth:
+            loaded = self._loaded(names, devices, on_loaded)
         return replace(loaded, memory_bytes=growth.memory)
 
-    if names[0] == providers.TENSORRT:
-        return _with_engines(published, runtime, names, into_memory, LoadProgress(on_loaded, on_stage))
-    return into_memory(names, on_loaded)
-
-
-def _with_engines(
-    published: Published,
-    runtime: Runtime,
-    names: Sequence[str],
-    into_memory: Callable[[Sequence[str], Callable[[], None]], LoadedVersion],
-    progress: LoadProgress,
-) -> LoadedVersion:
-    """Loads a version whose engines TensorRT builds; falls back to the next providers if that fails.
-
-    Raises:
-        TurnoutError: As `load`.
-    """
-    on_loaded, on_stage = progress.begin()
-    on_stage(BUILDING)
-    try:
-        loaded: LoadedVersion | None = ENGINE_BUILDS.within(
-            runtime.tensorrt_build_timeout_s,
-            published.digest,
-            functools.partial(into_memory, names, on_loaded),
-            LoadedVersion.discard,
-        )
-    except (ModelFailure, MemoryBudgetExceeded) as error:
-        instead = fallback([str(name) for name in runtime.providers], error.message)
-        if instead is None:
-            raise
-        loaded = None
-    finally:
-        progress.close()
-    if loaded is None:  # the error is gone, and with it the sessions that its traceback kept in memory
-        assert instead is not None, "it is set where the build failed"
-        on_loaded, on_stage = progress.begin()
-        on_stage("")
-        return replace(into_memory(providers.choose(instead.providers), on_loaded), tensorrt=instead.reason)
-    if runtime.tensorrt_cache and runtime.tensorrt_cache_max_bytes:
-        keep_within(runtime.tensorrt_cache, int(runtime.tensorrt_cache_max_bytes), [published.digest])
-    return loaded
-
-
-def _into_memory(
-    directory: Path,
-    published: Published,
-    settings: ModelSettings,
-    warmup_runs: int,
-    supervision: Supervision,
-    processes: Processes,
-    began: float,
-    names: Sequence[str],
-    on_loaded: Callable[[], None],
-) -> LoadedVersion:
-    """Loads a version with the given providers. Arguments and errors are those of `load`, which measures the memory."""
-    runtime, manifest = settings.runtime, published.manifest
-    on_gpu, devices = names[0] != providers.CPU, _devices(names, runtime)
-    if on_gpu:
-        _fit(manifest.size, int(runtime.arena_limit_bytes))
-    graph = read_graph(directory / MODEL_FILE)
-    isolation = decide(runtime.isolation, graph)
-    count = _runner_count(runtime, on_gpu, settings.workers)
-    pool: ChildPool | None = None
-    sessions: Sequence[Session] = ()
-    prepared: Sequence[PreparedRunner] = ()
-    make = functools.partial(_sessions, directory / MODEL_FILE, published, names, runtime)
-    not_captured = _not_captured(runtime, names, isolation, manifest, graph)
-    graphs = not_captured or NO_GRAPHS
-    precision = FULL
-    if isolation.process:
-        if names[0] == providers.TENSORRT:
-            precision = beforehand(runtime.tensorrt_fp16, manifest, isolated=True) or FULL
-        pool = _pool(directory / MODEL_FILE, published, names, runtime, on_gpu, count, supervision)
-        pool.open()
-    elif names[0] == providers.TENSORRT:
-        sessions, precision = engine_sessions(directory, published, names, runtime)
-    elif not_captured is not None:
-        sessions = make(captures=False)
-    else:
-        try:
-            sessions = make(captures=True)
-        except ModelFailure as error:
-            sessions, graphs = make(captures=False), off(error.message)
-    try:
-        if names[0] == providers.TENSORRT and pool is not None and pool.providers[0] != providers.TENSORRT:
-            raise ModelFailure(f"ONNX Runtime runs it on {pool.providers[0]}")
-        on_loaded()
-        runs: Sequence[Run] = [session.run for session in sessions] if pool is None else [pool]
-        sandbox = ProcessSandbox(settings, processes)
-        plan = prove_at_load(runs[0], manifest, directory, graph, _max_rows(settings.batching), sandbox)
-        if names[0] == providers.TENSORRT and plan.sample is None and fallback(runtime.providers, ""):
-            # Engines for free dimensions are built by the first run, which may be what failed.
-            raise ModelFailure(f"no inputs were found that it runs on there: {plan.reason}")
-        outputs = [spec.name for spec in manifest.signature.outputs]
-        pays = settings.batching.only_where_it_pays
-        warmth = warm_up(runs[0], plan, outputs, warmup_runs, pays)
-        for run in runs[1:]:
-            warm_up(run, plan, outputs, warmup_runs, pays)
-        if pays:
-            plan = paying_plan(plan, warmth)
-        parallel = len(devices) if on_gpu else _parallel_runs(runtime, count)
-        plan = divided_plan(plan, warmth, parallel)
-        in_force = PlanInForce(plan)
-        if sessions and sessions[0].captures:
-            graphs, prepared = preparation.prepare(
-                sessions, manifest, in_force, pinned_allocator(gated=True), supervision.start_thread
-            )
-            if not prepared:
-                for session in sessions:
-                    session.close()
-                sessions = make(captures=False)
-                runs = [session.run for session in sessions]
-                for run in runs:
-                    warm_up(run, plan, outputs, warmup_runs, pays)
-        in_force.plan = replace(plan, sample=None)
-        inline_bytes = (
-            0 if on_gpu or pool is not None or prepared else _inline_bytes(warmth, runtime.inline_threshold_us * 1e-6)
-        )
-        if inline_bytes and not _bounded(directory / MODEL_FILE, graph.graph):
-            inline_bytes = 0
-        if pool is not None:
-            pool.serve(None if plan.sample is None or not warmup_runs else (plan.sample, outputs))
-            runners = _pooled(pool, count * len(devices))
+    def _loaded(self, names: Sequence[str], devices: Sequence[str], on_loaded: Callable[[], None]) -> LoadedVersion:
+        settings, runtime, manifest = self.settings, self.settings.runtime, self.published.manifest
+        on_gpu, on_tensorrt = names[0] != providers.CPU, names[0] == providers.TENSORRT
+        if on_gpu:
+            _fit(manifest.size, int(runtime.arena_limit_bytes))
+        graph = read_graph(self.directory / MODEL_FILE)
+        isolation = decide(runtime.isolation, graph)
+        count = _runner_count(runtime, on_gpu, settings.workers)
+        pool: ChildPool | None = None
+        sessions: Sequence[Session] = ()
+        prepared: Sequence[PreparedRunner] = ()
+        not_captured = _not_captured(runtime, names, isolation, manifest, graph)
+        graphs = not_captured or NO_GRAPHS
+        precision, shapes = FULL, NO_PROFILE
+        if on_tensorrt:
+            shapes = shape_profile(manifest, graph, settings.batching.most_rows, runtime.tensorrt_sizes)
+        engines = Engines(self.directory, self.published, names, runtime, shapes)
+        if isolation.process:
+            options: Mapping[int, Mapping[str, str]] = {}
+            if on_tensorrt:
+                options, precision = engines.options_of_children()
+            pool = self._pool(names, options, count)
+            pool.open()
+        elif on_tensorrt:
+            sessions, precision = engines.sessions()
+        elif not_captured is not None:
+            sessions = self._sessions(names, captures=False)
         else:
-            runners = prepared or _runners(sessions, on_gpu and bindable(manifest.signature), count)
-    except BaseException:
-        if pool is not None:
-            pool.close()
-        preparation.close(prepared)
-        raise
-    return LoadedVersion(
-        sessions=sessions,
-        runners=runners,
-        run=runs[0],
-        plan=replace(plan, sample=None),
-        warmth=warmth,
-        inline_bytes=inline_bytes,
-        memory_bytes={},
-        seconds=time.monotonic() - began,
-        pool=pool,
-        isolation=isolation,
-        graphs=graphs,
-        in_force=in_force,
-        precision=precision,
-        tensorrt=_tensorrt_sentence(precision) if names[0] == providers.TENSORRT else "",
-        in_step=in_step(graph, manifest.signature),
-        never_empty=never_empty(graph),
-    )
+            try:
+                sessions = self._sessions(names, captures=True)
+            except ModelFailure as error:
+                sessions, graphs = self._sessions(names, captures=False), off(error.message)
+        try:
+            on_loaded()
+            runs: Sequence[Run] = [session.run for session in sessions] if pool is None else [pool]
+            sandbox = ProcessSandbox(settings, self.processes)
+            most = settings.batching.most_rows
+            plan = prove_at_load(runs[0], manifest, self.directory, graph, most, sandbox, shapes)
+            if on_tensorrt and plan.sample is None and next_providers(runtime.providers):
+                raise ModelFailure(f"no inputs were found that it runs on there: {plan.reason}")
+            outputs = [spec.name for spec in manifest.signature.outputs]
+            pays = settings.batching.only_where_it_pays
+            warmth, *_ = [warm_up(run, plan, outputs, self.warmup_runs, pays) for run in runs]
+            if pays:
+                plan = paying_plan(plan, warmth)
+            plan = divided_plan(plan, warmth, len(devices) if on_gpu else _parallel_runs(runtime, count))
+            in_force = PlanInForce(plan)
+            if sessions and sessions[0].captures:
+                graphs, prepared = preparation.prepare(
+                    sessions, manifest, in_force, pinned_allocator(gated=True), self.supervision.start_thread
+                )
+                if not prepared:
+                    for session in sessions:
+                        session.close()
+                    sessions = self._sessions(names, captures=False)
+                    runs = [session.run for session in sessions]
+                    for run in runs:
+                        warm_up(run, plan, outputs, self.warmup_runs, pays)
+            in_force.plan = replace(plan, sample=None)
+            runners: Sequence[MakeRunner]
+            if pool is not None:
+                pool.serve(None if plan.sample is None or not self.warmup_runs else (plan.sample, outputs))
+                runners = [_shared(pool)] * (count * len(devices))
+            else:
+                runners = prepared or _runners(sessions, on_gpu and bindable(manifest.signature), count)
+        except BaseException:
+            if pool is not None:
+                pool.close()
+            preparation.close(prepared)
+            raise
+        inline_bytes = 0
+        if not on_gpu and pool is None and not prepared and _bounded(self.directory / MODEL_FILE, graph.graph):
+            inline_bytes = _inline_bytes(warmth, runtime.inline_threshold_us * 1e-6)
+        return LoadedVersion(
+            sessions=sessions,
+            runners=runners,
+            run=runs[0],
+            plan=in_force.plan,
+            warmth=warmth,
+            inline_bytes=inline_bytes,
+            memory_bytes={},
+            seconds=time.monotonic() - self.began,
+            pool=pool,
+            isolation=isolation,
+            graphs=graphs,
+            in_force=in_force,
+            precision=precision,
+            tensorrt=f"used, {precision.reason or 'full precision'}" if on_tensorrt else "",
+            shapes=shapes,
+            in_step=in_step(graph, manifest.signature),
+            never_empty=never_empty(graph),
+        )
 
+    def _sessions(self, names: Sequence[str], *, captures: bool) -> Sequence[Session]:
+        """Creates a session for each device."""
+        runtime, signature = self.settings.runtime, self.published.manifest.signature
+        return [
+            Session(self.directory / MODEL_FILE, signature, names, device, runtime, captures=captures)
+            for device in (runtime.device_ids if names[0] != providers.CPU else (0,))
+        ]
 
-def _tensorrt_sentence(precision: Precision) -> str:
-    return f"used, {precision.reason or 'full precision'}"
+    def _pool(self, names: Sequence[str], tensorrt: Mapping[int, Mapping[str, str]], runners: int) -> ChildPool:
+        """Prepares child processes; `tensorrt` has options by device, and `runners` is their number on each."""
+        runtime, manifest = self.settings.runtime, self.published.manifest
+        devices = runtime.device_ids if names[0] != providers.CPU else (0,)
+
+        def make(number: int, first: bool) -> IsolatedSession:
+            priority: Priority = "low_while_loading" if first and runtime.intra_op_threads == 1 else "ordinary"
+            device = devices[number % len(devices)]
+            return IsolatedSession(
+                self.directory / MODEL_FILE,
+                manifest.signature,
+                names,
+                device,
+                runtime,
+                ChildResources(int(runtime.memory_limit_bytes), priority),
+                tensorrt.get(device, {}),
+                manifest.files,
+            )
+
+        processes = runtime.processes or runners * len(devices)
+        name = f"{manifest.model}@{manifest.version}"
+        return ChildPool(name, make, processes, runtime.kill_after_s, self.supervision)
 
 
 def devices_of(runtime: Runtime) -> list[str]:
@@ -262,7 +282,7 @@ def devices_of(runtime: Runtime) -> list[str]:
     Raises:
         ConfigError: A requested provider cannot be used here.
     """
-    return _devices(_providers(runtime), runtime)
+    return _devices(providers.choose(runtime.providers), runtime)
 
 
 def _devices(names: Sequence[str], runtime: Runtime) -> list[str]:
@@ -273,21 +293,6 @@ def on_devices(settings: ModelSettings, devices: Sequence[str]) -> ModelSettings
     """Returns a model's settings restricted to the given GPUs, each `cuda:N`."""
     numbers = tuple(int(device.partition(":")[2]) for device in devices)
     return replace(settings, runtime=settings.runtime.model_copy(update={"device_ids": numbers}))
-
-
-def _providers(runtime: Runtime) -> tuple[str, ...]:
-    return providers.choose([] if runtime.providers == "auto" else [str(p) for p in runtime.providers])
-
-
-def _sessions(
-    model: Path, published: Published, names: Sequence[str], runtime: Runtime, *, captures: bool
-) -> Sequence[Session]:
-    """Creates a session for each device. Raises ModelFailure, MemoryBudgetExceeded and ConfigError as `load`."""
-    signature = published.manifest.signature
-    return [
-        Session(model, signature, names, device, runtime, captures=captures)
-        for device in (runtime.device_ids if names[0] != providers.CPU else (0,))
-    ]
 
 
 def _not_captured(
@@ -306,40 +311,6 @@ def _not_captured(
         )
     why = obstacle(manifest.signature, graph)
     return off(why) if why else None
-
-
-def _pool(
-    model: Path,
-    published: Published,
-    names: Sequence[str],
-    runtime: Runtime,
-    on_gpu: bool,
-    runners: int,
-    supervision: Supervision,
-) -> ChildPool:
-    manifest, devices = published.manifest, runtime.device_ids if on_gpu else (0,)
-    options: Mapping[int, Mapping[str, str]] = {}
-    if names[0] == providers.TENSORRT:
-        caches = engine_caches(published.digest, runtime)
-        options = {device: provider_options(caches.get(device), fp16=False) for device in devices}
-
-    def make(number: int, first: bool) -> IsolatedSession:
-        priority: Priority = "low_while_loading" if first and runtime.intra_op_threads == 1 else "ordinary"
-        device = devices[number % len(devices)]
-        return IsolatedSession(
-            model,
-            manifest.signature,
-            names,
-            device,
-            runtime,
-            ChildResources(int(runtime.memory_limit_bytes), priority),
-            options.get(device, {}),
-            manifest.files,
-        )
-
-    processes = runtime.processes or runners * len(devices)
-    name = f"{manifest.model}@{manifest.version}"
-    return ChildPool(name, make, processes, runtime.kill_after_s, supervision)
 
 
 def _fit(size: int, limit: int) -> None:
@@ -370,23 +341,15 @@ def _parallel_runs(runtime: Runtime, runners: int) -> int:
 
 
 def _runners(sessions: Sequence[Session], bound: bool, count: int) -> Sequence[MakeRunner]:
-    if bound:
-        allocate = pinned_allocator(gated=sessions[0].gated)
-        return [functools.partial(BoundRunner, session, allocate) for _ in range(count) for session in sessions]
-    return [functools.partial(_shared, session) for _ in range(count) for session in sessions]
+    if not bound:
+        return [_shared(session.run) for session in sessions] * count
+    allocate = pinned_allocator(gated=sessions[0].gated)
+    return [functools.partial(BoundRunner, session, allocate) for session in sessions] * count
 
 
-def _pooled(pool: ChildPool, count: int) -> Sequence[MakeRunner]:
-    return [lambda: contextlib.nullcontext(pool)] * count
-
-
-def _shared(session: Session) -> AbstractContextManager[Run]:
-    """Creates a runner that shares the thread-safe `run` of its session."""
-    return contextlib.nullcontext(session.run)
-
-
-def _max_rows(batching: BatchingSettings) -> int:
-    return batching.max_rows if batching.enabled else 0
+def _shared(run: Run) -> MakeRunner:
+    """Returns a maker of runners that share a thread-safe `run`."""
+    return lambda: contextlib.nullcontext(run)
 
 
 def _inline_bytes(warmth: WarmUp, threshold: float) -> int:

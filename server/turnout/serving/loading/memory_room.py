@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from turnout.config import Loading
 from turnout.errors import NoRoom, RoomInUse
@@ -26,42 +25,39 @@ _NAMED = 3
 _SETTING = {"cpu": "memory_budget_bytes"}
 
 
-@dataclass(frozen=True, slots=True)
-class Use:
-    """How a version that takes memory is used; see `Occupant`."""
-
-    used_at: float
-    evictable: bool
-    in_use: bool
-    leaving: bool
-
-
-def use_of(entry: VersionEntry | None, *, waited_for: bool) -> Use:
+def occupant(key: Key, memory: Mapping[str, int], entry: VersionEntry | None, *, waited_for: bool) -> Occupant:
     """Returns how a version that takes memory is used.
 
     Args:
-        entry: The version; None if it has been forgotten but its memory is not yet freed.
+        key: The version.
+        memory: Bytes that it takes, by device.
+        entry: Its entry; None if it has been forgotten but its memory is not yet freed.
         waited_for: Whether requests wait for its load, or have waited and are not answered yet.
     """
     if entry is None or entry.state is not LifecycleState.READY or entry.handle is None:  # being loaded or unloaded
         leaving = entry is None or entry.state is LifecycleState.DRAINING
-        return Use(0.0, evictable=entry is not None and entry.on_demand, in_use=True, leaving=leaving)
-    return Use(entry.handle.used_at, entry.on_demand, entry.handle.in_use or waited_for, leaving=False)
+        return Occupant(key, memory, 0.0, entry is not None and entry.on_demand, in_use=True, leaving=leaving)
+    return Occupant(key, memory, entry.handle.used_at, entry.on_demand, entry.handle.in_use or waited_for)
 
 
 class MemoryRoom:
     """Tracks the memory of all versions of a server. Used on the event loop only."""
 
-    def __init__(self, loading: Loading, use_of: Callable[[Key], Use], evict: Callable[[Key], None]) -> None:
+    def __init__(
+        self,
+        loading: Loading,
+        occupant: Callable[[Key, Mapping[str, int]], Occupant],
+        evict: Callable[[Key], None],
+    ) -> None:
         """Starts without versions.
 
         Args:
             loading: Settings with the memory budgets.
-            use_of: Returns how a version that takes memory is used.
+            occupant: Returns how a version is used that takes this memory, by device.
             evict: Starts to unload a version.
         """
         self._cpu, self._gpu = int(loading.memory_budget_bytes), int(loading.gpu_memory_budget_bytes)
-        self._use_of = use_of
+        self._occupant = occupant
         self._evict = evict
         self._taken: dict[Key, Mapping[str, int]] = {}
         self._measured: dict[Key, Mapping[str, int]] = {}
@@ -149,12 +145,7 @@ class MemoryRoom:
         return max([size, *(taken for other, taken in measured.items() if (other == "cpu") == (device == "cpu"))])
 
     def _occupants(self, but: Key) -> list[Occupant]:
-        occupants = []
-        for key, memory in self._taken.items():
-            if key != but:
-                use = self._use_of(key)
-                occupants.append(Occupant(key, memory, use.used_at, use.evictable, use.in_use, use.leaving))
-        return occupants
+        return [self._occupant(key, memory) for key, memory in self._taken.items() if key != but]
 
     def _refusal(
         self, need: Mapping[str, int], budgets: Mapping[str, int], occupants: Sequence[Occupant], room: Room

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -19,39 +19,32 @@ import numpy as np
 import onnxruntime as ort
 from google.protobuf.message import DecodeError
 
-from turnout.config import Runtime
-from turnout.errors import ConfigError, InvalidModel, MemoryBudgetExceeded, ModelCrashed, ModelFailure, TurnoutError
+from turnout.errors import InvalidModel, MemoryBudgetExceeded, ModelCrashed, ModelFailure, TurnoutError
 from turnout.host import memory, process
 from turnout.registry.compatibility.agreement import differs, largest_difference, tolerance_of
-from turnout.registry.manifest.digest import manifest_digest
 from turnout.registry.manifest.manifest import MODEL_FILE, Manifest
 from turnout.registry.onnx.graph import ModelGraph
-from turnout.registry.onnx.graph_reader import read_graph
 from turnout.registry.onnx.model import read_model
 from turnout.registry.onnx.value_sizes import values_become_sizes
 from turnout.serving.batching.batchability import BatchPlan, prove, sample_axes
 from turnout.serving.batching.warmup import warm_up
-from turnout.serving.inputs.attempts import LeftOut, RunAttempts
-from turnout.serving.inputs.sample import GOLDEN, SampleInputs, find_sample
+from turnout.serving.inputs.attempts import LeftOut
+from turnout.serving.inputs.sample import SampleInputs, find_sample
 from turnout.serving.inputs.synthetic import Recipe, recipes, synthetic_by_recipe, synthetic_inputs
 from turnout.serving.sandbox.answers import AnswerArchiveWriter
 from turnout.serving.sandbox.examples import Example, check_fit, first_row, golden_examples
 from turnout.serving.sandbox.messages import failure_body
 from turnout.serving.sandbox.processes import ANSWER_FILE, ANSWERS_FILE, JOB_FILE
+from turnout.serving.sandbox.request import AT_LIMIT, SandboxRequest
+from turnout.serving.sandbox.trial_session import LOADING, PREPACKED_LIMIT, TrialSession, load
 from turnout.serving.sandbox.zipmap_check import without_zipmap
 from turnout.serving.sessions import providers
 from turnout.serving.sessions.runtime_errors import load_failure
 from turnout.serving.sessions.session import Session
 from turnout.serving.sessions.tensor import Array
-from turnout.serving.tensorrt.engine_cache import engine_caches, provider_options
 
 SYNTHETIC_INPUTS = 8
 """Number of synthetic inputs that a version answers besides golden cases."""
-
-PREPACKED_LIMIT = 1 << 30
-"""Size in bytes from which a version's weights are not copied into the kernels' own layout. With that copy a MatMul of
-2 GiB took 4.1 GiB, without it 2.1 GiB, all of it mapped from the file. Such a version therefore runs a little slower,
-and takes less memory, in measurements than when served."""
 
 _PROOF_CASES = 4
 """Number of golden cases whose rows are batched with others. All cases are answered, but few need be in memory."""
@@ -62,10 +55,6 @@ _PROOF_RUNS = 4
 DESCRIBED_BYTES = 512 << 20
 """Memory that the nodes and texts of an ONNX file may take when it is read, in addition to a multiple of its size."""
 
-_LOADING = 4
-"""Number of copies of a version held while it is loaded: as protobuf, as tensors, and in the kernels' layout."""
-
-_AT_LIMIT = "a memory limit was reached"
 _WARM_RUNS = 3
 _LEAST_ROUNDS, _MOST_ROUNDS = 5, 400
 
@@ -87,7 +76,7 @@ def answer(scratch: Path) -> None:
     memory.raise_oom_score(1000)
     request = SandboxRequest.of(json.loads((scratch / JOB_FILE).read_bytes()), scratch)
     memory.limit_data(
-        request.memory_limit + _LOADING * max((manifest.size for _, manifest in request.versions), default=0)
+        request.memory_limit + LOADING * max((manifest.size for _, manifest in request.versions), default=0)
     )
     questions = {"describe": describe, "examine": examine, "sample": sample, "compare_latency": compare_latency,
                  "optimise": optimise, "drop zipmap": drop}  # fmt: skip
@@ -96,75 +85,14 @@ def answer(scratch: Path) -> None:
     except TurnoutError as error:
         report = {"error": failure_body(error) | {"message": request.client_message(error)}}
     except MemoryError:
-        failure = MemoryBudgetExceeded(_AT_LIMIT)
+        failure = MemoryBudgetExceeded(AT_LIMIT)
         report = {"error": failure_body(failure) | {"message": request.client_message(failure)}}
     (scratch / ANSWER_FILE).write_text(json.dumps(report))
 
 
-@dataclass(frozen=True, slots=True)
-class SandboxRequest:
-    """A question and the bounds for answering it.
-
-    Attributes:
-        question: Name of the question.
-        model, size: ONNX file to describe or change, and its size in bytes.
-        versions: Directory and manifest of each version concerned.
-        golden: Golden cases.
-        runtime: Settings for sessions.
-        max_rows: Maximum number of rows in a batch.
-        memory_limit: Bytes that may be used in addition to the models.
-        seconds: Duration of a latency comparison in seconds.
-        run_seconds: Time limit in seconds for a run on synthetic inputs.
-        scratch: Directory for answers.
-        attempts: Guards runs that the process may not survive.
-    """
-
-    question: str
-    model: Path
-    size: int
-    versions: Sequence[tuple[Path, Manifest]]
-    golden: Sequence[Path]
-    runtime: Runtime
-    max_rows: int
-    memory_limit: int
-    seconds: float
-    run_seconds: float
-    scratch: Path
-    attempts: RunAttempts
-
-    @classmethod
-    def of(cls, job: Mapping[str, Any], scratch: Path) -> "SandboxRequest":
-        """Reads the request that the parent process wrote."""
-        return cls(
-            question=job["question"],
-            model=Path(job.get("model", "")),
-            size=job.get("size", 0),
-            versions=[(Path(one["directory"]), Manifest.from_json(one["manifest"])) for one in job["subjects"]],
-            golden=[Path(path) for path in job["golden"]],
-            runtime=Runtime(**job["runtime"]),
-            max_rows=job["max_rows"],
-            memory_limit=job["memory_limit"],
-            seconds=job.get("seconds", 0.0),
-            run_seconds=job["run_seconds"],
-            scratch=scratch,
-            attempts=RunAttempts(scratch, job["deadly"]),
-        )
-
-    def client_message(self, error: TurnoutError) -> str:
-        """Returns an error's message, with the value of the memory limit if that was met."""
-        limit = f"a memory limit of {self.memory_limit >> 20:,} MiB was reached"
-        return error.message.replace(_AT_LIMIT, limit) if isinstance(error, MemoryBudgetExceeded) else error.message
-
-    def trying(self, what: str) -> AbstractContextManager[None]:
-        """Guards a run for a sample. Runs of golden cases are not guarded, since their failures are findings."""
-        if what == GOLDEN:
-            return contextlib.nullcontext()
-        return self.attempts.attempt(f"synthetic inputs ({what})", self.run_seconds)
-
-
 def describe(request: SandboxRequest) -> dict[str, Any]:
     """Reads an ONNX file. Protobuf makes hundreds of bytes of an empty message, which takes two bytes in the file."""
-    limit = DESCRIBED_BYTES + _LOADING * request.size
+    limit = DESCRIBED_BYTES + LOADING * request.size
     memory.limit_data(limit)
     before = memory.reset_peak()
     try:
@@ -184,7 +112,7 @@ def describe(request: SandboxRequest) -> dict[str, Any]:
 
 def drop(request: SandboxRequest) -> dict[str, Any]:
     """Removes the ZipMap from an ONNX file and verifies that the answers are the same."""
-    memory.limit_data(DESCRIBED_BYTES + request.memory_limit + _LOADING * request.size)
+    memory.limit_data(DESCRIBED_BYTES + request.memory_limit + LOADING * request.size)
     return without_zipmap(request.model, request.scratch, request.golden, request.trying)
 
 
@@ -192,15 +120,16 @@ def examine(request: SandboxRequest) -> dict[str, Any]:
     """Loads one version, proves how it batches, warms it up and runs it on examples."""
     ((_, manifest),) = request.versions
     before = memory.reset_peak()
-    graph = _graph(request)
+    graph = request.graph()
     sizes = _values_become_sizes(graph, manifest)
-    session, load_seconds = _load(request, arena=not sizes)
-    found = _sample(request, session, sizes=sizes)
-    plan = _proved(request, session, found, graph, sizes=sizes)
+    loaded = load(request, arena=not sizes)
+    session = loaded.session
+    tried = recipes(values_become_sizes=sizes, sizes=loaded.shapes.usual)
+    found = _sample(request, loaded, tried)
+    plan = _proved(request, loaded, found, graph, sizes=sizes)
     names = [spec.name for spec in manifest.signature.outputs]
     # One row only: which batch sizes pay off depends on the load of the machine, and the peak of memory would too.
     warmth = warm_up(session.run, replace(plan, max_rows=0), names, _WARM_RUNS, only_where_it_pays=True)
-    tried = recipes(values_become_sizes=sizes)
     examples = golden_examples(request.golden, manifest.signature)
     if found.inputs is not None:  # otherwise another search for synthetic inputs would be in vain
         examples = chain(examples, _synthetic(request, session, found.recipe, tried))
@@ -212,7 +141,7 @@ def examine(request: SandboxRequest) -> dict[str, Any]:
     nothing = f"no inputs were found that it runs on: {found.trouble}; a golden case would give them"
     return {
         "provider": session.providers[0],
-        "load_seconds": load_seconds,
+        "load_seconds": loaded.seconds,
         "run_seconds": warmth.seconds_by_rows.get(1, 0.0),
         "peak_bytes": max(memory.peak_bytes() - before, 0),
         "warning": warmth.warning if found.inputs is not None else nothing,
@@ -226,43 +155,40 @@ def examine(request: SandboxRequest) -> dict[str, Any]:
 
 def sample(request: SandboxRequest) -> dict[str, Any]:
     """Finds inputs that a version runs on, for processes that must not try themselves because they serve."""
-    sizes = _values_become_sizes(_graph(request), request.versions[0][1])
-    session, _ = _load(request, arena=not sizes)
-    found = _sample(request, session, sizes=sizes)
+    sizes = _values_become_sizes(request.graph(), request.versions[0][1])
+    loaded = load(request, arena=not sizes)
+    found = _sample(request, loaded, recipes(values_become_sizes=sizes, sizes=loaded.shapes.usual))
     recipe = None if found.recipe is None else astuple(found.recipe)
     return {"found": found.inputs is not None, "recipe": recipe, "trouble": found.trouble}
 
 
-def _sample(request: SandboxRequest, session: Session, *, sizes: bool) -> SampleInputs:
+def _sample(request: SandboxRequest, loaded: TrialSession, tried: Sequence[Recipe]) -> SampleInputs:
     ((_, manifest),) = request.versions
     sound = next((e.inputs for e in golden_examples(request.golden, manifest.signature) if not e.fault), None)
-    tried = recipes(values_become_sizes=sizes)
-    found = find_sample(session.run, manifest.signature, sample_axes(manifest), sound, tried, request.trying)
+    axes = sample_axes(loaded.shapes.batchable(manifest))
+    found = find_sample(loaded.session.run, manifest.signature, axes, sound, tried, request.trying)
     if found.deadly:
         raise ModelCrashed(f"{found.trouble}, for all synthetic inputs; a golden case would show what it runs on")
-    at_limit = request.client_message(MemoryBudgetExceeded(_AT_LIMIT))
-    return replace(found, trouble=found.trouble.replace(_AT_LIMIT, at_limit))
+    at_limit = request.client_message(MemoryBudgetExceeded(AT_LIMIT))
+    return replace(found, trouble=found.trouble.replace(AT_LIMIT, at_limit))
 
 
 def _proved(
-    request: SandboxRequest, session: Session, found: SampleInputs, graph: ModelGraph, *, sizes: bool
+    request: SandboxRequest, loaded: TrialSession, found: SampleInputs, graph: ModelGraph, *, sizes: bool
 ) -> BatchPlan:
     """Proves how a version batches. Guarded, since values other than the sample's may crash the process."""
     ((_, manifest),) = request.versions
     sound = (example.inputs for example in golden_examples(request.golden, manifest.signature) if not example.fault)
     rows = [*islice(sound, _PROOF_CASES), *([] if found.recipe is None or found.inputs is None else [found.inputs])]
     # Where values become sizes, the sample is known to be small.
-    tried = [] if sizes or found.inputs is None else recipes(values_become_sizes=False)
+    tried = [] if sizes or found.inputs is None else recipes(values_become_sizes=False, sizes=loaded.shapes.usual)
+    declared = loaded.shapes.batchable(manifest)
     try:
         with request.attempts.attempt("other values than those it ran on", _PROOF_RUNS * request.run_seconds):
-            return prove(session.run, manifest, request.max_rows, rows, graph, tried, trouble=found.trouble)
+            return prove(loaded.session.run, declared, request.max_rows, rows, graph, tried, trouble=found.trouble)
     except LeftOut as error:
         reason = f"unbatched: on values other than those that it first ran on, {error.message}"
         return BatchPlan(0, reason=reason, sample=found.inputs)
-
-
-def _graph(request: SandboxRequest, index: int = 0) -> ModelGraph:
-    return read_graph(request.versions[index][0] / MODEL_FILE)
 
 
 def _values_become_sizes(graph: ModelGraph, manifest: Manifest) -> bool:
@@ -274,9 +200,10 @@ def compare_latency(request: SandboxRequest) -> dict[str, Any]:
     """Runs two versions in alternation on one input that both accept."""
     manifests = [manifest for _, manifest in request.versions]
     prepack = max(manifest.size for manifest in manifests) < PREPACKED_LIMIT  # the same for both, or it would decide
-    sessions = [_load(request, index, prepack=prepack)[0] for index in range(len(manifests))]
+    loaded = [load(request, index, prepack=prepack) for index in range(len(manifests))]
+    sessions = [one.session for one in loaded]
     outputs = [[spec.name for spec in manifest.signature.outputs] for manifest in manifests]
-    example = _common_example(request, sessions, outputs)
+    example = _common_example(request, loaded, outputs)
     taken: tuple[list[float], list[float]] = ([], [])
     computed: tuple[list[float], list[float]] = ([], [])
     until = time.perf_counter() + request.seconds
@@ -302,7 +229,7 @@ def compare_latency(request: SandboxRequest) -> dict[str, Any]:
 
 def optimise(request: SandboxRequest) -> dict[str, Any]:
     """Writes two versions as optimised by ONNX Runtime, each to a directory named by its index."""
-    memory.limit_data(request.memory_limit + sum(_LOADING * manifest.size for _, manifest in request.versions))
+    memory.limit_data(request.memory_limit + sum(LOADING * manifest.size for _, manifest in request.versions))
     for index, (source, _) in enumerate(request.versions):
         directory = request.scratch / str(index)
         directory.mkdir()
@@ -314,54 +241,6 @@ def optimise(request: SandboxRequest) -> dict[str, Any]:
         except Exception as error:
             raise load_failure(error) from error
     return {}
-
-
-def _load(
-    request: SandboxRequest, index: int = 0, *, arena: bool = True, prepack: bool | None = None
-) -> tuple[Session, float]:
-    """Loads a version within the memory limits.
-
-    Args:
-        request: The question.
-        index: Index of the version.
-        arena: Whether to keep freed memory if the settings say so; memory of one run then counts for the next.
-        prepack: As in `Session`; None for small versions only.
-    """
-    directory, manifest = request.versions[index]
-    wanted = request.runtime
-    memory.unlimit_data()  # for CUDA, which is tried first
-    names = providers.choose([] if wanted.providers == "auto" else [str(p) for p in wanted.providers])
-    on_gpu = names[0] != providers.CPU
-    device = wanted.device_ids[0] if on_gpu else 0
-    limit = manifest.size + request.memory_limit
-    changed = {
-        "cpu_arena": wanted.cpu_arena and arena,
-        "arena_limit_bytes": min(int(wanted.arena_limit_bytes) or limit, limit),
-    }
-    if not on_gpu:
-        memory.limit_data(_LOADING * manifest.size + request.memory_limit)
-    began = time.perf_counter()
-    session = Session(
-        directory / MODEL_FILE,
-        manifest.signature,
-        names,
-        device,
-        wanted.model_copy(update=changed),
-        prepack=manifest.size < PREPACKED_LIMIT if prepack is None else prepack,
-        tensorrt=_kept_engines(manifest, wanted, device) if names[0] == providers.TENSORRT else {},
-    )
-    seconds = time.perf_counter() - began
-    if not on_gpu:
-        memory.limit_data(request.memory_limit)
-    return session, seconds
-
-
-def _kept_engines(manifest: Manifest, runtime: Runtime, device: int) -> Mapping[str, str]:
-    """Returns options that keep engines for the next load of the version; none if that is not possible."""
-    with contextlib.suppress(ConfigError):  # the publisher may lack access to the server's cache
-        cache = engine_caches(manifest_digest(manifest), runtime).get(device)
-        return provider_options(cache, fp16=False)
-    return provider_options(None, fp16=False)
 
 
 def _synthetic(
@@ -391,7 +270,9 @@ def _synthetic(
         return
 
 
-def _common_example(request: SandboxRequest, sessions: Sequence[Session], outputs: Sequence[Sequence[str]]) -> Example:
+def _common_example(
+    request: SandboxRequest, loaded: Sequence[TrialSession], outputs: Sequence[Sequence[str]]
+) -> Example:
     """Returns the first example that both versions answer.
 
     Raises:
@@ -400,13 +281,14 @@ def _common_example(request: SandboxRequest, sessions: Sequence[Session], output
     (_, first), (_, second) = request.versions
     case = next((e for e in golden_examples(request.golden, first.signature) if not e.fault), None)
     cases = [] if case is None else [first_row(case, first.signature), case]
-    sizes = _values_become_sizes(_graph(request), first)
-    for example in chain(cases, _synthetic(request, sessions[0], None, recipes(values_become_sizes=sizes))):
+    sizes = _values_become_sizes(request.graph(), first)
+    tried = recipes(values_become_sizes=sizes, sizes=loaded[0].shapes.usual)
+    for example in chain(cases, _synthetic(request, loaded[0].session, None, tried)):
         with contextlib.suppress(TurnoutError):
             check_fit(example.inputs, second.signature)
-            for session, names in zip(sessions, outputs, strict=True):
+            for one, names in zip(loaded, outputs, strict=True):
                 with _guarded(request, example):
-                    session.run(example.inputs, names)
+                    one.session.run(example.inputs, names)
             return example
     raise ModelFailure("no input was found that both accept")
 

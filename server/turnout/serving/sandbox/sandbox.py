@@ -71,7 +71,7 @@ class ProcessSandbox:
         runtime = settings.runtime
         engines = allowance(runtime.providers, runtime.tensorrt_build_timeout_s)
         self._timeout = settings.trials.timeout_s + engines
-        self._run_seconds = settings.trials.run_timeout_s + engines  # a run builds the engines for free dimensions
+        self._run_seconds = settings.trials.run_timeout_s
         self._processes = processes
         self._seen: dict[tuple[Path, tuple[Path, ...]], SandboxReport | TurnoutError] = {}
 
@@ -179,7 +179,7 @@ class ProcessSandbox:
                 "runtime": self._settings.runtime.model_dump(mode="json"),
                 "run_seconds": self._run_seconds,
                 "memory_limit": memory_limit(int(self._settings.trials.memory_limit_bytes)),
-                "max_rows": self._settings.batching.max_rows if self._settings.batching.enabled else 0,
+                "max_rows": self._settings.batching.most_rows,
             }
             yield self._child(scratch, job), scratch
 

@@ -1,5 +1,6 @@
-"""Lists the CUDA devices of this machine as reported by the driver, without starting anything on them."""
+"""CUDA without ONNX Runtime: the devices of this machine as the driver reports them, and CUDA's runtime library."""
 
+import contextlib
 import ctypes
 from dataclasses import dataclass
 
@@ -54,6 +55,14 @@ def cuda_driver() -> CudaDriver:
     if not count.value:
         return CudaDriver(named, (), "the NVIDIA driver is installed but reports no device")
     return CudaDriver(named, tuple(_device(cuda, index) for index in range(count.value)))
+
+
+def cuda_runtime() -> ctypes.CDLL | None:
+    """Returns CUDA's runtime library; None if it is not found."""
+    for name in ("libcudart.so.13", "libcudart.so.12", "libcudart.so"):
+        with contextlib.suppress(OSError):
+            return ctypes.CDLL(name)
+    return None
 
 
 def _device(cuda: ctypes.CDLL, index: int) -> CudaDevice:

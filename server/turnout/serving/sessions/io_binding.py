@@ -16,13 +16,13 @@ from onnx import TensorProto
 
 from turnout.registry.manifest.signature import DataType, Signature
 from turnout.serving.sessions.capture_gate import RUNS
+from turnout.serving.sessions.cuda_driver import cuda_runtime
 from turnout.serving.sessions.session import Session, host_array, ort_value
 from turnout.serving.sessions.tensor import Array
 
 Allocate = Callable[[int], "HostBuffer"]
 """Allocates a buffer of at least the given size in bytes."""
 
-_CUDART = ("libcudart.so.13", "libcudart.so.12", "libcudart.so")
 _PORTABLE = 1  # cudaHostAllocPortable: pinned for every CUDA context of the process
 
 
@@ -67,14 +67,8 @@ def pinned_allocator(*, gated: bool) -> Allocate:
     Args:
         gated: Whether to wait while a CUDA graph is captured, as the sessions that use the memory do.
     """
-    gate = RUNS if gated else nullcontext()
-    for name in _CUDART:
-        try:
-            cudart = ctypes.CDLL(name)
-        except OSError:
-            continue
-        return lambda size: _pinned(cudart, size, gate)
-    return pageable
+    gate, cudart = RUNS if gated else nullcontext(), cuda_runtime()
+    return pageable if cudart is None else lambda size: _pinned(cudart, size, gate)
 
 
 def _pinned(cudart: ctypes.CDLL, size: int, gate: AbstractContextManager[None]) -> HostBuffer:

@@ -1,14 +1,13 @@
 """Reports the memory in use by the process and on GPUs, and returns unused memory to the system."""
 
-import contextlib
 import ctypes
 import gc
 from collections.abc import Iterable
 
 from turnout.host.memory import memory_limit, resident_bytes
+from turnout.serving.sessions.cuda_driver import cuda_runtime
 from turnout.telemetry.metrics.server import DeviceMemory
 
-_CUDART = ("libcudart.so.13", "libcudart.so.12")
 _PCI_ADDRESS_BYTES = 32
 
 
@@ -19,7 +18,7 @@ def cuda_used_bytes(device_id: int) -> int:
 
 def cuda_bytes(device_id: int) -> tuple[int, int]:
     """Returns the memory in use on a CUDA device by all processes and its total, in bytes; 0 if there is no device."""
-    cudart = _cudart()
+    cudart = cuda_runtime()
     free, total = ctypes.c_size_t(), ctypes.c_size_t()
     if cudart is None or cudart.cudaSetDevice(device_id):
         return 0, 0
@@ -33,7 +32,7 @@ def pci_addresses(devices: Iterable[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for device in devices:
         text = ctypes.create_string_buffer(_PCI_ADDRESS_BYTES)
-        if device == "cpu" or (cudart := _cudart()) is None:
+        if device == "cpu" or (cudart := cuda_runtime()) is None:
             continue
         if not cudart.cudaDeviceGetPCIBusId(text, len(text), int(device.partition(":")[2])):
             found[text.value.decode()] = device
@@ -59,13 +58,6 @@ def device_memory(devices: Iterable[str], children: int = 0) -> dict[str, Device
         for device in devices
     }
     return {device: memory for device, memory in found.items() if memory.limit}
-
-
-def _cudart() -> ctypes.CDLL | None:
-    for name in _CUDART:
-        with contextlib.suppress(OSError):
-            return ctypes.CDLL(name)
-    return None
 
 
 def release_memory() -> None:

@@ -99,15 +99,15 @@ def choose(wanted: Sequence[str]) -> tuple[str, ...]:
     """Returns the providers for a session, in order, ending with the CPU.
 
     Args:
-        wanted: Short names (`cpu`, `cuda`, `tensorrt`) in order of preference; empty for all usable providers.
+        wanted: Short names (`cpu`, `cuda`, `tensorrt`) in order of preference, or `auto` for all usable providers.
 
     Raises:
         ConfigError: A named provider cannot be used here.
     """
-    if not wanted:
+    if wanted == "auto":
         return usable_providers()
     chosen: list[str] = []
-    for short in wanted:
+    for short in map(str, wanted):
         name = _SHORT_NAMES.get(short)
         if name is None:
             raise ConfigError(f"provider {short!r} is unknown; there are: {', '.join(_SHORT_NAMES)}")

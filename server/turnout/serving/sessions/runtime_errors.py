@@ -27,6 +27,10 @@ The status codes are inconsistent: sizes that do not match are INVALID_ARGUMENT 
 `GatherElements` (see tests/unit/serving/test_runtime_errors.py).
 """
 
+_NO_PROFILE = re.compile(r"Following input\(s\) has no associated shape profiles provided: (.+)", re.DOTALL)
+_OUTSIDE_PROFILE = re.compile(r"nvinfer1::IExecutionContext::setInputShape\(\) for input '([^']*)'")
+"""The TensorRT provider's messages for tensors whose shapes no profile states, and for a shape outside the profile."""
+
 _MAX_SENTENCE = 400
 
 
@@ -42,6 +46,8 @@ def run_failure(error: Exception) -> TurnoutError:
     text = str(error)
     if "terminate flag" in text:
         return ModelTimedOut("the run was stopped")
+    if outside := _OUTSIDE_PROFILE.search(text):
+        return InputsRefused.at(f"inputs.{outside[1][:64]}", "expected a shape for which TensorRT has built engines")
     failure = _failure(error, "the model raised")
     if isinstance(failure, ModelFailure) and _inputs_are_at_fault(text):
         return InputsRefused.at("inputs", f"the model cannot run on them: {sentence(text)}")
@@ -50,6 +56,9 @@ def run_failure(error: Exception) -> TurnoutError:
 
 def load_failure(error: Exception) -> TurnoutError:
     """Converts an exception raised when a session is created: MemoryBudgetExceeded or ModelFailure."""
+    if unknown := _NO_PROFILE.search(str(error)):
+        names = " ".join(unknown[1].split())[:_MAX_SENTENCE]
+        return ModelFailure(f"the sizes of {names} are known in a run only, and TensorRT would build engines for them")
     return _failure(error, "ONNX Runtime cannot load it")
 
 

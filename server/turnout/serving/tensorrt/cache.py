@@ -1,12 +1,13 @@
 """Layout of the TensorRT cache, and the options that make ONNX Runtime use it. Pure.
 
-    <cache>/tensorrt/engines/<digest>/<GPU>/<libraries>/full    engines of one version at full precision
-                                                       /fp16    the same in FP16
-                                                       /precision.json    which of them is used, and why
-    <cache>/tensorrt/timings/<GPU>/<libraries>/                 timings of kernels, shared by all versions
+    <cache>/tensorrt/engines/<digest>/<GPU>/<libraries>/<shapes>/full    engines of one version at full precision
+                                                                /fp16    the same in FP16
+                                                                /precision.json    which of them is used, and why
+    <cache>/tensorrt/timings/<GPU>/<libraries>/                          timings of kernels, shared by all versions
 
-An engine is valid for the model, GPU and libraries that it was built with. ONNX Runtime does not check these, so each
-combination has its own folder. The cache is never in the repository, whose versions do not change.
+An engine is valid for the model, GPU and libraries that it was built with, which ONNX Runtime does not check, and for
+the shapes that it was built for: ONNX Runtime replaces the engines of other shapes. So each combination has its own
+folder. The cache is never in the repository, whose versions do not change.
 
 The setting `[runtime] tensorrt_cache` is the path of the cache; sessions get these options if it is set. This has not
 been tested on a GPU yet. The options are documented in "TensorRT EP Caches" on
@@ -26,7 +27,7 @@ class TensorrtCache:
     """The folders of one version on one kind of GPU.
 
     Attributes:
-        engines: Path of the version's own folder for that GPU and those libraries.
+        engines: Path of the version's own folder for that GPU, those libraries and those shapes.
         timings: Path of the folder that all versions share.
     """
 
@@ -34,7 +35,9 @@ class TensorrtCache:
     timings: str
 
     @classmethod
-    def of(cls, cache: str, digest: str, gpu: str, capability: str, runtime: str, tensorrt: str) -> "TensorrtCache":
+    def of(
+        cls, cache: str, digest: str, gpu: str, capability: str, runtime: str, tensorrt: str, shapes: str
+    ) -> "TensorrtCache":
         """Returns the folders without creating them.
 
         Args:
@@ -44,6 +47,7 @@ class TensorrtCache:
             capability: Compute capability of the device, such as `9.0`.
             runtime: Version of ONNX Runtime.
             tensorrt: Version of TensorRT, of which ONNX Runtime fixes only the major version; "" if it is unknown.
+            shapes: Key of the shapes that engines are built for (`turnout.serving.tensorrt.shapes`).
 
         Raises:
             ValueError: The digest is invalid, or the device has no name.
@@ -55,7 +59,7 @@ class TensorrtCache:
         kind = f"{device}-sm{_UNFIT.sub('', capability).replace('.', '')}/ort-{_UNFIT.sub('-', runtime)}"
         if tensorrt:
             kind += f"-trt-{_UNFIT.sub('-', tensorrt)}"
-        return cls(f"{cache}/tensorrt/engines/{matched[1]}/{kind}", f"{cache}/tensorrt/timings/{kind}")
+        return cls(f"{cache}/tensorrt/engines/{matched[1]}/{kind}/{shapes}", f"{cache}/tensorrt/timings/{kind}")
 
     def engines_in(self, *, fp16: bool) -> str:
         """Returns the path of the engines at one precision."""

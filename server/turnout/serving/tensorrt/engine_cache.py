@@ -9,7 +9,6 @@ import os
 import shutil
 import stat
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import onnxruntime as ort
@@ -19,78 +18,66 @@ from turnout.errors import ConfigError
 from turnout.serving.sessions.cuda_driver import CudaDevice, cuda_driver
 from turnout.serving.sessions.providers import tensorrt_version
 from turnout.serving.tensorrt.cache import TensorrtCache
-from turnout.serving.tensorrt.precision_record import PrecisionRecord
+from turnout.serving.tensorrt.shapes import ShapeProfile
 
 _OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
-@dataclass(frozen=True, slots=True)
-class EngineCache:
-    """The existing cache folders of one version on one device.
+def open_cache(root: str, digest: str, device: CudaDevice, shapes: str) -> TensorrtCache:
+    """Creates the folders of one version on one device.
 
-    Attributes:
-        paths: Paths of the folders.
+    Args:
+        root: Path of a folder on a local disk.
+        digest: Digest of the version.
+        device: Device that the version will run on.
+        shapes: Key of the shapes that engines are built for.
+
+    Raises:
+        ConfigError: The folders cannot be created, belong to another user, or others can write to them.
     """
-
-    paths: TensorrtCache
-
-    @classmethod
-    def open(cls, root: str, digest: str, device: CudaDevice) -> "EngineCache":
-        """Creates the folders.
-
-        Args:
-            root: Path of a folder on a local disk.
-            digest: Digest of the version.
-            device: Device that the version will run on.
-
-        Raises:
-            ConfigError: The folders cannot be created, belong to another user, or others can write to them.
-        """
-        top = Path(root).absolute()
-        paths = TensorrtCache.of(str(top), digest, device.name, device.capability, ort.__version__, tensorrt_version())
-        for folder in map(Path, (paths.engines_in(fp16=False), paths.engines_in(fp16=True), paths.timings)):
-            try:
-                top.parent.mkdir(parents=True, exist_ok=True)
-                for path in reversed([folder, *(parent for parent in folder.parents if parent.is_relative_to(top))]):
-                    path.mkdir(mode=0o700, exist_ok=True)  # one by one, since `parents=True` uses the umask
-                    _refuse_if_shared(path, path.stat())
-            except OSError as error:
-                raise ConfigError(f"[runtime] tensorrt_cache: {error.strerror}: {folder}") from error
-        with contextlib.suppress(OSError):  # on a read-only disk, from which nothing can be removed either
-            os.utime(_engines(top) / _name(digest))
-        return cls(paths)
-
-    def record(self, settings: Mapping[str, str]) -> PrecisionRecord:
-        """Returns the record of whether FP16 is exact enough with the given settings."""
-        return PrecisionRecord(Path(self.paths.precision), settings)
-
-    def clear(self, *, fp16: bool) -> bool:
-        """Removes the engines of one precision, such as damaged ones; returns whether there were any."""
-        folder = Path(self.paths.engines_in(fp16=fp16))
-        removed = False
-        with contextlib.suppress(OSError):
-            for path in folder.iterdir():
-                path.unlink()
-                removed = True
-        return removed
+    top = Path(root).absolute()
+    cache = TensorrtCache.of(
+        str(top), digest, device.name, device.capability, ort.__version__, tensorrt_version(), shapes
+    )
+    for folder in map(Path, (cache.engines_in(fp16=False), cache.engines_in(fp16=True), cache.timings)):
+        try:
+            top.parent.mkdir(parents=True, exist_ok=True)
+            for path in reversed([folder, *(parent for parent in folder.parents if parent.is_relative_to(top))]):
+                path.mkdir(mode=0o700, exist_ok=True)  # one by one, since `parents=True` uses the umask
+                _refuse_if_shared(path, path.stat())
+        except OSError as error:
+            raise ConfigError(f"[runtime] tensorrt_cache: {error.strerror}: {folder}") from error
+    with contextlib.suppress(OSError):  # on a read-only disk, from which nothing can be removed either
+        os.utime(_engines(top) / _name(digest))
+    return cache
 
 
-def engine_caches(digest: str, runtime: Runtime) -> Mapping[int, EngineCache]:
+def clear(cache: TensorrtCache, *, fp16: bool) -> bool:
+    """Removes the engines of one precision, such as damaged ones; returns whether there were any."""
+    removed = False
+    with contextlib.suppress(OSError):
+        for path in Path(cache.engines_in(fp16=fp16)).iterdir():
+            path.unlink()
+            removed = True
+    return removed
+
+
+def engine_caches(digest: str, runtime: Runtime, shapes: ShapeProfile) -> Mapping[int, TensorrtCache]:
     """Opens the cache folders of a version by device. Raises ConfigError."""
     if not runtime.tensorrt_cache:
         return {}
     found = {device.index: device for device in cuda_driver().devices}
     return {
-        index: EngineCache.open(runtime.tensorrt_cache, digest, found[index])
+        index: open_cache(runtime.tensorrt_cache, digest, found[index], shapes.key)
         for index in runtime.device_ids
         if index in found  # for missing devices, creating the session reports the error
     }
 
 
-def provider_options(cache: EngineCache | None, *, fp16: bool) -> Mapping[str, str]:
+def provider_options(cache: TensorrtCache | None, shapes: ShapeProfile, *, fp16: bool) -> Mapping[str, str]:
     """Returns the options of ONNX Runtime's TensorRT provider for one precision, with `cache` if it is not None."""
     precision = {"trt_fp16_enable": str(fp16)}  # always set, since environment variables may set it too
-    return {**({} if cache is None else cache.paths.options(fp16=fp16)), **precision}
+    return {**({} if cache is None else cache.options(fp16=fp16)), **shapes.options, **precision}
 
 
 def forget(root: str, digest: str) -> None:

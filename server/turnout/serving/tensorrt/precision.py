@@ -55,19 +55,18 @@ class Compared:
     reduced: ExampleResult
 
 
-def beforehand(setting: Literal["off", "golden"], manifest: Manifest, *, isolated: bool) -> Precision | None:
+def beforehand(setting: Literal["off", "golden"], manifest: Manifest) -> Precision | None:
     """Returns the precision of a version if it is known without a trial; None if a trial is necessary.
 
     Args:
         setting: The setting `runtime.tensorrt_fp16`.
         manifest: Manifest of the version.
-        isolated: Whether the version runs in child processes.
     """
     if setting == "off":
         return FULL
     if not any(entry.path.startswith(f"{GOLDEN_DIRECTORY}/") for entry in manifest.files):
         return full("it has no golden cases, which would show whether FP16 is exact enough")
-    return full("it runs in child processes") if isolated else None
+    return None
 
 
 def decide(manifest: Manifest, compared: Iterable[Compared]) -> Precision:

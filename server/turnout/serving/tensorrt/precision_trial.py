@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -12,7 +13,6 @@ from turnout.registry.manifest.manifest import Manifest
 from turnout.registry.manifest.signature import DataType
 from turnout.registry.storage.golden import GOLDEN_DIRECTORY, read_case
 from turnout.serving.sandbox.examples import check_fit
-from turnout.serving.sessions.session import Session
 from turnout.serving.sessions.tensor import NUMPY_DTYPES, Array
 from turnout.serving.tensorrt.precision import Compared, Precision, decide, full
 from turnout.serving.tensorrt.precision_record import PrecisionRecord
@@ -22,27 +22,37 @@ CASE_BYTES = 64 << 20
 
 _BFLOAT16 = NUMPY_DTYPES[DataType.BFLOAT16]
 
-MakeSessions = Callable[[bool], Sequence[Session]]
-"""Creates a session for each device, in FP16 if the argument is True; raises TurnoutError."""
+
+class EngineSession(Protocol):
+    """A session on TensorRT, in this process or in a child process."""
+
+    def run(self, inputs: Mapping[str, Array], outputs: Sequence[str], /) -> list[Array]:
+        """Runs the model once. Raises TurnoutError."""
+
+    def close(self) -> None:
+        """Frees the memory."""
+
+
+SessionT = TypeVar("SessionT", bound=EngineSession)
 
 
 @dataclass(frozen=True, slots=True)
-class PrecisionTrial:
+class PrecisionTrial(Generic[SessionT]):
     """A version whose precision is to be determined.
 
     Attributes:
         manifest: Manifest of the version.
         directory: Directory with the version's files.
-        make: Creates its sessions.
+        make: Creates a session for each device, in FP16 if the argument is True; raises TurnoutError.
         records: Records of earlier trials, one for each device.
     """
 
     manifest: Manifest
     directory: Path
-    make: MakeSessions
+    make: Callable[[bool], Sequence[SessionT]]
     records: Sequence[PrecisionRecord] = ()
 
-    def sessions(self) -> tuple[Sequence[Session], Precision]:
+    def sessions(self) -> tuple[Sequence[SessionT], Precision]:
         """Creates the sessions to serve with, and returns them with their precision.
 
         Raises:
@@ -74,7 +84,7 @@ class PrecisionTrial:
         found = {record.read() for record in self.records}
         return found.pop() if len(found) == 1 else None
 
-    def _compared(self, exact: Sequence[Session], reduced: Sequence[Session]) -> Precision:
+    def _compared(self, exact: Sequence[SessionT], reduced: Sequence[SessionT]) -> Precision:
         found = full("there is no device")
         for one, other in zip(exact, reduced, strict=True):
             try:
@@ -85,7 +95,7 @@ class PrecisionTrial:
                 break
         return found
 
-    def _answered(self, exact: Session, reduced: Session) -> Iterator[Compared]:
+    def _answered(self, exact: SessionT, reduced: SessionT) -> Iterator[Compared]:
         """Runs the golden cases one by one. Raises InvalidModel if a case cannot be read or is too large."""
         for entry in self.manifest.files:
             if not entry.path.startswith(f"{GOLDEN_DIRECTORY}/"):
@@ -94,7 +104,7 @@ class PrecisionTrial:
             inputs = check_fit(case.inputs, self.manifest.signature)
             yield Compared(case, self._answer(exact, case.name, inputs), self._answer(reduced, case.name, inputs))
 
-    def _answer(self, session: Session, name: str, inputs: Mapping[str, Array]) -> ExampleResult:
+    def _answer(self, session: SessionT, name: str, inputs: Mapping[str, Array]) -> ExampleResult:
         names = [spec.name for spec in self.manifest.signature.outputs]
         try:
             values = session.run(inputs, names)

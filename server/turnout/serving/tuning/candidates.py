@@ -36,7 +36,7 @@ class Tuned:
     def of(cls, settings: ModelSettings) -> Self:
         """Extracts the tuned settings from a model's settings."""
         batching, runtime = settings.batching, settings.runtime
-        rows = batching.max_rows if batching.enabled else 0
+        rows = batching.most_rows
         return cls(
             runtime.intra_op_threads, runtime.runners, rows, batching.max_delay_ms, cuda_graphs=runtime.cuda_graphs
         )

@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -43,10 +44,6 @@ _MOST_REQUESTS = 64
 """Maximum number of different requests, sent in turn."""
 
 _WARMUP_RUNS = 1
-
-_KINDS = ("threads and runners", "batch sizes", "delays")
-_SHARES = (0.3, 0.5, 0.65)
-"""Cumulative shares of the time for each group of settings; the rest is for the second trial."""
 
 Request = Mapping[str, Array]
 
@@ -137,15 +134,19 @@ class TuningTrial:
             findings = Findings(Result(present))
             on_gpu = devices_of(subject.settings.runtime) != ["cpu"]
             most = _most_rows(subject.settings, subject.published, loaded)
-            for kind, share in zip(_KINDS, _SHARES, strict=True):
-                best = findings.best_so_far()
-                if kind == _KINDS[0]:
-                    wanted = candidates.threads_and_runners(best, whole_cores(), on_gpu=on_gpu)
-                else:
-                    wanted = (candidates.batch_sizes if kind == _KINDS[1] else candidates.delays)(best, most)
+            # Each group has its share of the time, which is added up here; the rest is for the second trial.
+            for kind, until_share, others in (
+                (
+                    "threads and runners",
+                    0.3,
+                    partial(candidates.threads_and_runners, cores=whole_cores(), on_gpu=on_gpu),
+                ),
+                ("batch sizes", 0.5, partial(candidates.batch_sizes, most_rows=most)),
+                ("delays", 0.65, partial(candidates.delays, most_rows=most)),
+            ):
                 tried = [present, *(result.tuned for result in findings.candidates)]
-                until = began + subject.seconds * share
-                left = candidates.untried(wanted, tried)
+                until = began + subject.seconds * until_share
+                left = candidates.untried(others(findings.best_so_far()), tried)
                 for number, tuned in enumerate(left):
                     now = time.monotonic()
                     if number and now >= until:  # at least one candidate of each group is tried
@@ -265,7 +266,7 @@ class TuningTrial:
             return _Requests(list(rows), "golden")
         graph = read_graph(directory / MODEL_FILE).graph
         given = {spec.name for spec in manifest.signature.inputs if not spec.has_default}
-        tried = recipes(values_become_sizes=values_become_sizes(graph, given))
+        tried = recipes(values_become_sizes=values_become_sizes(graph, given), sizes=loaded.shapes.usual)
         sample = find_sample(loaded.run, manifest.signature, axes, None, tried, most=FEW_ELEMENTS)
         if sample.inputs is None:
             raise ModelFailure(

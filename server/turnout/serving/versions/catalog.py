@@ -152,3 +152,14 @@ class Catalog:
         while not condition(self.snapshot):
             await self._changed.wait()
         return self.snapshot
+
+    def fold_histories(self, now: float) -> None:
+        """Folds newly logged requests into the history of each version, which bounds it. Called once per tick.
+
+        Args:
+            now: `time.monotonic()`.
+        """
+        for model in self.snapshot.models.values():
+            for entry in model.versions.values():
+                if entry.handle is not None:
+                    entry.handle.history.fold(now)

@@ -114,7 +114,7 @@ class VersionHandle:
         self._restarts_before = recorder.isolated_restarts or 0
         if loaded.pool is not None:
             recorder.isolated_restarts = self._restarts_before
-        self._validator = Validator(manifest.signature, loaded.in_step, loaded.never_empty)
+        self._validator = Validator(manifest.signature, loaded.in_step, loaded.never_empty, loaded.shapes.sizes)
         self._checked: dict[object, _Checked] = {}
         self._bound_kinds = 0
         self._run = loaded.run

@@ -6,9 +6,9 @@ loaded versions and starts loads and unloads beside the traffic. The state of a 
 """
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from semver import Version
 
@@ -28,11 +28,10 @@ from turnout.registry.storage.listing import Published
 from turnout.registry.storage.repository import Repository
 from turnout.registry.storage.timed_scan import TimedScanner
 from turnout.serving.isolation.supervision import supervision
-from turnout.serving.loading.environment_check import check_environment
-from turnout.serving.loading.loaded_version import LoadedVersion
+from turnout.serving.loading.checks import check_environment, doubt_of, trusted
 from turnout.serving.loading.loader import devices_of, load, on_devices
-from turnout.serving.loading.memory_room import MemoryRoom, Use, use_of
-from turnout.serving.loading.trust import doubt_of, trusted
+from turnout.serving.loading.memory_budget import Occupant
+from turnout.serving.loading.memory_room import MemoryRoom, occupant
 from turnout.serving.sandbox.processes import Processes
 from turnout.serving.sessions.capture_gate import GATED
 from turnout.serving.sessions.memory import release_memory
@@ -52,6 +51,9 @@ from turnout.serving.versions.on_demand import OnDemand
 from turnout.serving.versions.presence import Key, RepositoryPresence
 from turnout.state.release_status import ReleaseState
 from turnout.threads import Threads
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Manager:
@@ -99,7 +101,7 @@ class Manager:
         self._builds = Threads("build")  # one at a time, since TensorRT chooses kernels by their measured time
         self._freeing = Threads("unload")
         self._supervision = supervision(telemetry.log)
-        self._room = MemoryRoom(settings.loading, self._use_of, self._evict)
+        self._room = MemoryRoom(settings.loading, self._occupant, self._evict)
         self._loop = asyncio.get_running_loop()
         self._closing = False
         if any(settings.for_model(name).runtime.cuda_graphs != "off" for name in ("", *settings.model)):
@@ -279,9 +281,9 @@ class Manager:
                 raise load_failure(entry, "" if self._inventory.presence.reachable(model) else away)
             await asyncio.wait([task])
 
-    def _use_of(self, key: Key) -> Use:
-        """Returns how a version that takes memory is used."""
-        return use_of(self._inventory.versions(key[0]).get(key[1]), waited_for=self.on_demand.waits(*key))
+    def _occupant(self, key: Key, memory: Mapping[str, int]) -> Occupant:
+        entry = self._inventory.versions(key[0]).get(key[1])
+        return occupant(key, memory, entry, waited_for=self.on_demand.waits(*key))
 
     def _evict(self, key: Key) -> None:
         """Unloads a version to make room for another."""
@@ -340,19 +342,20 @@ class Manager:
     async def _load(self, model: str, version: Version) -> None:
         entry = self._inventory.entry(model, version)
         settings = self._settings.for_model(model)
-        loop = asyncio.get_running_loop()
 
         def warming() -> None:
-            loop.call_soon_threadsafe(self._inventory.move, model, version, LifecycleState.WARMING)
+            self._loop.call_soon_threadsafe(self._inventory.move, model, version, LifecycleState.WARMING)
 
         def on_stage(stage: str) -> None:
-            loop.call_soon_threadsafe(self._stages.begin, model, version, stage)
+            self._loop.call_soon_threadsafe(self._stages.begin, model, version, stage)
 
         stated = self._inventory.model_releases(model).digests.get(version, entry.digest)
         try:
             if stated != entry.digest:
                 raise DigestMismatch(f"{model} {version}: {MANIFEST_FILE} is not what was published")
-            self._in_use[model, version] = await self._loads.run(self._cancellable_hold, model, version)
+            self._in_use[model, version] = await self._loads.run(
+                self._cancellable, in_use.hold, self._repository, model, version
+            )
             strictness = self._settings.loading.environment
             for difference in await self._loads.run(check_environment, entry.manifest, strictness):
                 self._log.warning("environment differs", model=model, version=str(version), reason=difference)
@@ -365,7 +368,8 @@ class Manager:
                 threads = self._builds
                 self._stages.begin(model, version, WAITING)
             loaded = await threads.run(
-                self._cancellable_load,
+                self._cancellable,
+                load,
                 self._repository,
                 published,
                 settings,
@@ -394,13 +398,10 @@ class Manager:
         self._inventory.move(model, version, LifecycleState.READY, handle=handle, **load_outcomes.of_loaded(loaded))
         load_outcomes.tell_loaded(self._log, entry, loaded)
 
-    def _cancellable_hold(self, model: str, version: Version) -> int | None:
+    def _cancellable(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Calls a function in a thread, so that it ends early when the server stops."""
         with self._cancellation.applies():
-            return in_use.hold(self._repository, model, version)
-
-    def _cancellable_load(self, *args: Any) -> LoadedVersion:
-        with self._cancellation.applies():
-            return load(*args)
+            return call(*args, **kwargs)
 
     async def _unload(self, model: str, version: Version) -> None:
         handle = self._inventory.entry(model, version).handle

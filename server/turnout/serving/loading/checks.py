@@ -1,11 +1,16 @@
-"""Compares the environment that a version declares with that of the machine that loads it."""
+"""Checks a version before it is loaded: its signatures, and the environment that it declares."""
 
 from typing import Literal
 
+from turnout.config import Signing
 from turnout.errors import ConfigError
 from turnout.registry.manifest.environment import differences
 from turnout.registry.manifest.manifest import Manifest
 from turnout.registry.publishing.local_environment import this_environment
+from turnout.registry.signing.trust import Trust
+from turnout.registry.storage.listing import Published
+from turnout.registry.storage.repository import Repository
+from turnout.serving.versions.catalog import VersionEntry
 
 Strictness = Literal["warn", "refuse", "ignore"]
 
@@ -25,3 +30,15 @@ def check_environment(manifest: Manifest, strictness: Strictness) -> tuple[str, 
             " (loading.environment is refuse)"
         )
     return found
+
+
+def trusted(repository: Repository, entry: VersionEntry, signing: Signing) -> bool:
+    """Returns whether a version may be served."""
+    trust = Trust.of(signing)
+    return not trust.required or not trust.doubt(repository, Published(entry.manifest, entry.digest))
+
+
+def doubt_of(repository: Repository, published: Published, signing: Signing) -> str:
+    """Returns why a version's signatures are insufficient although it is served; "" if there is no such reason."""
+    trust = Trust.of(signing)
+    return "" if trust.required else trust.doubt(repository, published)

@@ -1,0 +1,82 @@
+"""The question that a sandbox's child process answers, as its parent process wrote it."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from turnout.config import Runtime
+from turnout.errors import MemoryBudgetExceeded, TurnoutError
+from turnout.registry.manifest.manifest import MODEL_FILE, Manifest
+from turnout.registry.onnx.graph import ModelGraph
+from turnout.registry.onnx.graph_reader import read_graph
+from turnout.serving.inputs.attempts import RunAttempts
+from turnout.serving.inputs.sample import GOLDEN
+
+AT_LIMIT = "a memory limit was reached"
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxRequest:
+    """A question and the bounds for answering it.
+
+    Attributes:
+        question: Name of the question.
+        model, size: ONNX file to describe or change, and its size in bytes.
+        versions: Directory and manifest of each version concerned.
+        golden: Golden cases.
+        runtime: Settings for sessions.
+        max_rows: Maximum number of rows in a batch.
+        memory_limit: Bytes that may be used in addition to the models.
+        seconds: Duration of a latency comparison in seconds.
+        run_seconds: Time limit in seconds for a run on synthetic inputs.
+        scratch: Directory for answers.
+        attempts: Guards runs that the process may not survive.
+    """
+
+    question: str
+    model: Path
+    size: int
+    versions: Sequence[tuple[Path, Manifest]]
+    golden: Sequence[Path]
+    runtime: Runtime
+    max_rows: int
+    memory_limit: int
+    seconds: float
+    run_seconds: float
+    scratch: Path
+    attempts: RunAttempts
+
+    @classmethod
+    def of(cls, job: Mapping[str, Any], scratch: Path) -> "SandboxRequest":
+        """Reads the request that the parent process wrote."""
+        return cls(
+            question=job["question"],
+            model=Path(job.get("model", "")),
+            size=job.get("size", 0),
+            versions=[(Path(one["directory"]), Manifest.from_json(one["manifest"])) for one in job["subjects"]],
+            golden=[Path(path) for path in job["golden"]],
+            runtime=Runtime(**job["runtime"]),
+            max_rows=job["max_rows"],
+            memory_limit=job["memory_limit"],
+            seconds=job.get("seconds", 0.0),
+            run_seconds=job["run_seconds"],
+            scratch=scratch,
+            attempts=RunAttempts(scratch, job["deadly"]),
+        )
+
+    def client_message(self, error: TurnoutError) -> str:
+        """Returns an error's message, with the value of the memory limit if that was met."""
+        limit = f"a memory limit of {self.memory_limit >> 20:,} MiB was reached"
+        return error.message.replace(AT_LIMIT, limit) if isinstance(error, MemoryBudgetExceeded) else error.message
+
+    def trying(self, what: str) -> AbstractContextManager[None]:
+        """Guards a run for a sample. Runs of golden cases are not guarded, since their failures are findings."""
+        if what == GOLDEN:
+            return nullcontext()
+        return self.attempts.attempt(f"synthetic inputs ({what})", self.run_seconds)
+
+    def graph(self, index: int = 0) -> ModelGraph:
+        """Reads the graph of a version by its index."""
+        return read_graph(self.versions[index][0] / MODEL_FILE)
