@@ -28,14 +28,14 @@ from turnout_proto.v1.control_pb2 import (
     LoadVersionRequest,
     ReleaseVersionRequest,
     UnloadVersionRequest,
-    WithdrawVersionRequest,
 )
 from turnout_proto.v1.control_pb2_grpc import ControlServiceStub
 from turnout_proto.v1.registry_pb2_grpc import RegistryServiceStub
 
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where to connect if a server listens on all addresses
 
-_RELEASE_SECONDS = 60.0
+CHANGE_SECONDS = 60.0
+"""How long a change of releases or tags may take."""
 
 
 def _given_tls(given: CallOptions) -> Tls | None:
@@ -168,18 +168,7 @@ class Server:
             request = ReleaseVersionRequest(
                 model=model, version=version, actor=actor, reason=reason, no_traffic=no_traffic, supersede=supersede
             )
-            response = control.ReleaseVersion(request, timeout=_RELEASE_SECONDS)
-        return response.changed, response.sentence, read_answers(response.answers)
-
-    def withdraw(self, model: str, version: str, actor: str, reason: str) -> tuple[bool, str, RoutingTable]:
-        """Withdraws a release. Returns the same as `release`.
-
-        Raises:
-            ServerRefused: The version does not exist, something depends on it, or no server answers.
-        """
-        with self.control() as control:
-            request = WithdrawVersionRequest(model=model, version=version, actor=actor, reason=reason)
-            response = control.WithdrawVersion(request, timeout=_RELEASE_SECONDS)
+            response = control.ReleaseVersion(request, timeout=CHANGE_SECONDS)
         return response.changed, response.sentence, read_answers(response.answers)
 
     @contextmanager

@@ -22,7 +22,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "withdraw": ("turnout withdraw magika@3.3.0 --reason 'too slow'",),
     "tag": ("turnout tag magika stable 3.2.0", "turnout tag magika stable --history"),
     "yank": ("turnout yank magika@3.2.1 --reason 'wrong labels'",),
-    "unyank": ("turnout unyank magika@3.2.1 --reason 'the labels were right'",),
+    "unyank": ("turnout unyank magika@3.2.1 --reason 'the labels were right' --i-know-why",),
     "prune": ("turnout prune magika --keep-releases 3",),
     "models": ("turnout models",),
     "show": ("turnout show magika@^3.2", "turnout show magika@3.3.0 --markdown"),

@@ -133,6 +133,14 @@ class TargetOptions(DiskTarget):
     call: CallOptions = CallOptions()
 
 
+class ChangeTarget(TargetOptions):
+    """A running server if `--server` is given, else the state store."""
+
+    server: Annotated[
+        str | None, server_option("Use the server with this control listener. (default: write to the state store)")
+    ] = None
+
+
 def expand_groups(app: typer.Typer) -> None:
     """Replaces option groups with their options, for every command of `app` and of its groups."""
     for command in app.registered_commands:

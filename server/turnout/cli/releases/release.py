@@ -1,29 +1,9 @@
 """`turnout release` and `turnout withdraw`."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
-from turnout.cli.options import (
-    ActorOption,
-    ChangeOptions,
-    DiskTarget,
-    RequiredReasonOption,
-    TargetOptions,
-    VersionArgument,
-    flag,
-    server_option,
-)
+from turnout.cli.options import ActorOption, ChangeOptions, ChangeTarget, RequiredReasonOption, VersionArgument, flag
 from turnout.cli.output import reporting
-
-if TYPE_CHECKING:
-    from turnout.rollout.changes.operations import Operations
-
-
-class _ReleaseTarget(TargetOptions):
-    server: Annotated[
-        str | None, server_option("Use the server with this control listener. (default: write to the state store)")
-    ] = None
 
 
 def release(
@@ -33,7 +13,7 @@ def release(
     ] = False,
     supersede: Annotated[bool, flag("--supersede", "End a rollout that prevents the release.")] = False,
     change: ChangeOptions = ChangeOptions(),
-    target: _ReleaseTarget = _ReleaseTarget(),
+    target: ChangeTarget = ChangeTarget(),
 ) -> None:
     """Declare a version fit for general traffic: ranges, and plain requests if it is higher than the version they get.
 
@@ -41,7 +21,7 @@ def release(
     rollout is active whose traffic the version would take. Running servers follow within a second.
     """
     from turnout.cli.releases.answers_view import show_change
-    from turnout.cli.workspace import actor_or_login, exact_reference
+    from turnout.cli.workspace import Workspace, actor_or_login, exact_reference
 
     with reporting(as_json=target.as_json) as out:
         name, exact = exact_reference(version)
@@ -53,7 +33,7 @@ def release(
                 name, str(exact), who, change.reason, no_traffic=no_traffic, supersede=supersede
             )
         else:
-            with _operations(target) as operations:
+            with Workspace.open(target).changes() as (_, operations):
                 done = operations.release(
                     name, exact, actor=who, reason=change.reason, traffic=not no_traffic, supersede=supersede
                 )
@@ -65,35 +45,28 @@ def withdraw(
     version: VersionArgument,
     reason: RequiredReasonOption,
     actor: ActorOption = None,
-    target: _ReleaseTarget = _ReleaseTarget(),
+    target: ChangeTarget = ChangeTarget(),
 ) -> None:
     """Withdraw a release: ranges and `latest` skip the version, but pins still reach it.
 
     Refused for the baseline (use `turnout rollback`) and for versions that a rollout needs.
     """
-    from turnout.cli.releases.answers_view import show_change
-    from turnout.cli.workspace import actor_or_login, exact_reference
+    from turnout.cli.releases.answers_view import read_answers, show_change
+    from turnout.cli.workspace import Workspace, actor_or_login, exact_reference
 
     with reporting(as_json=target.as_json) as out:
         name, exact = exact_reference(version)
         who = actor_or_login(actor)
         if target.server is not None:
-            from turnout.cli.connection import Server
+            from turnout.cli.connection import CHANGE_SECONDS, Server
+            from turnout_proto.v1 import control_pb2 as pb
 
-            changed, sentence, answers = Server.named(target).withdraw(name, str(exact), who, reason)
+            request = pb.WithdrawVersionRequest(model=name, version=str(exact), actor=who, reason=reason)
+            with Server.named(target).control() as control:
+                response = control.WithdrawVersion(request, timeout=CHANGE_SECONDS)
+            changed, sentence, answers = response.changed, response.sentence, read_answers(response.answers)
         else:
-            with _operations(target) as operations:
+            with Workspace.open(target).changes() as (_, operations):
                 done = operations.withdraw(name, exact, actor=who, reason=reason)
             changed, sentence, answers = done.changed, done.sentence, done.answers
         show_change(out, {"model": name, "version": str(exact), "changed": changed}, answers, sentence)
-
-
-@contextmanager
-def _operations(target: DiskTarget) -> "Iterator[Operations]":
-    from turnout.cli.workspace import Workspace
-    from turnout.rollout.changes.operations import Operations
-
-    workspace = Workspace.open(target)
-    workspace.require_repository()
-    with workspace.store() as store:
-        yield Operations(workspace.repository, store)

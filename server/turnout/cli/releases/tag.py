@@ -4,13 +4,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from turnout.cli.options import ChangeOptions, DiskTarget, NameArgument, argument, flag, option
+from turnout.cli.options import ChangeOptions, ChangeTarget, NameArgument, argument, flag, option
 from turnout.cli.output import CommandOutput, reporting
 
 if TYPE_CHECKING:
     from semver import Version
 
-    from turnout.cli.workspace import Workspace
+    from turnout.routing.default_answers import RoutingTable
 
 _NONE = "none"
 
@@ -25,17 +25,15 @@ def tag(
     delete: Annotated[bool, flag("--delete", "Remove the tag.")] = False,
     history: Annotated[bool, flag("--history", "Show which versions the tag has named.")] = False,
     change: ChangeOptions = ChangeOptions(),
-    target: DiskTarget = DiskTarget(),
+    target: ChangeTarget = ChangeTarget(),
 ) -> None:
     """Point a tag to a version, remove it, or show its history. Running servers follow within a second.
 
     With --expect, the move is refused if the tag was moved meanwhile; the error names the version it points to now.
     """
     from turnout.cli.releases.answers_view import show_change
-    from turnout.cli.workspace import Workspace, actor_or_login
+    from turnout.cli.workspace import actor_or_login
     from turnout.registry.manifest.names import check_model_name, parse_version
-    from turnout.releases.release import ReleaseStateWriter
-    from turnout.rollout.changes.operations import Operations
 
     if (delete or history) and version is not None:
         raise typer.BadParameter(f"{'--delete' if delete else '--history'} takes no VERSION")
@@ -47,42 +45,62 @@ def tag(
         check_model_name(name)
         exact = None if version is None else parse_version(version)
         expected = None if expect is None else "" if expect == _NONE else str(parse_version(expect))
-        who = actor_or_login(change.actor)
-        workspace = Workspace.open(target)
-        workspace.require_repository()
         if history:
-            _show_history(out, workspace, name, tag)
+            _show_history(out, target, name, tag)
             return
-        with workspace.store() as store:
-            release_writer, operations = (
-                ReleaseStateWriter(workspace.repository, store),
-                Operations(workspace.repository, store),
+        move = _moved_here if target.server is None else _moved_there
+        before, answers = move(target, name, tag, exact, expected, actor_or_login(change.actor), change.reason)
+        if exact is None:
+            sentence = f"{name}@{tag} is removed; it was {before}"
+        else:
+            was = "" if before is None else "; unchanged" if before == str(exact) else f"; it was {before}"
+            sentence = f"{name}@{tag} is {exact}{was}"
+        now = None if exact is None else str(exact)
+        show_change(out, {"model": name, "tag": tag, "version": now, "previous_version": before}, answers, sentence)
+
+
+def _moved_here(
+    target: ChangeTarget, name: str, tag: str, exact: "Version | None", expected: str | None, actor: str, reason: str
+) -> "tuple[str | None, RoutingTable]":
+    """Moves or, without a version, removes a tag. Returns the version it named before, and which versions answer."""
+    from turnout.cli.workspace import Workspace
+
+    with Workspace.open(target).changes() as (release_writer, operations):
+        if exact is None:
+            before: Version | None = release_writer.delete_tag(name, tag, actor=actor, reason=reason, expect=expected)
+        else:
+            before = release_writer.set_tag(name, tag, exact, actor=actor, reason=reason, expect=expected)
+        return None if before is None else str(before), operations.answers(name)
+
+
+def _moved_there(
+    target: ChangeTarget, name: str, tag: str, exact: "Version | None", expected: str | None, actor: str, reason: str
+) -> "tuple[str | None, RoutingTable]":
+    """Does the same as `_moved_here` through a server."""
+    from turnout.cli.connection import CHANGE_SECONDS, Server
+    from turnout.cli.releases.answers_view import read_answers
+    from turnout_proto.v1 import control_pb2 as pb
+
+    done: pb.SetTagResponse | pb.DeleteTagResponse
+    with Server.named(target).control() as control:
+        if exact is None:
+            removal = pb.DeleteTagRequest(model=name, tag=tag, actor=actor, reason=reason, expected_version=expected)
+            done = control.DeleteTag(removal, timeout=CHANGE_SECONDS)
+        else:
+            move = pb.SetTagRequest(
+                model=name, tag=tag, version=str(exact), actor=actor, reason=reason, expected_version=expected
             )
-            if exact is None:
-                before: Version | None = release_writer.delete_tag(
-                    name, tag, actor=who, reason=change.reason, expect=expected
-                )
-                sentence = f"{name}@{tag} is removed; it was {before}"
-            else:
-                before = release_writer.set_tag(name, tag, exact, actor=who, reason=change.reason, expect=expected)
-                was = "" if before is None else "; unchanged" if before == exact else f"; it was {before}"
-                sentence = f"{name}@{tag} is {exact}{was}"
-            answers = operations.answers(name)
-        body = {"model": name, "tag": tag, "version": _text(exact), "previous_version": _text(before)}
-        show_change(out, body, answers, sentence)
+            done = control.SetTag(move, timeout=CHANGE_SECONDS)
+    return done.previous_version or None, read_answers(done.answers)
 
 
-def _show_history(out: CommandOutput, workspace: "Workspace", name: str, tag: str) -> None:
-    from turnout.cli.releases.event_view import events_table
-    from turnout.cli.releases.log import event_json
+def _show_history(out: CommandOutput, target: ChangeTarget, name: str, tag: str) -> None:
+    from turnout.cli.releases.event_view import event_json, events_table
+    from turnout.cli.releases.log import read_log
+    from turnout.cli.workspace import Workspace
 
-    events = []
-    if workspace.has_store():
-        with workspace.store() as store:
-            events = store.tag_history(name, tag)
+    if target.server is None:
+        Workspace.open(target).require_repository()
+    _, events = read_log(target, name, tag=tag)
     body = {"model": name, "tag": tag, "events": [event_json(event) for event in events]}
     out.show(body, events_table(events) if events else f"{name} never had a tag {tag}")
-
-
-def _text(version: "Version | None") -> str | None:
-    return None if version is None else str(version)
