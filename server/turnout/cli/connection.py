@@ -1,6 +1,7 @@
 """Calls a running server for commands."""
 
 import os
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from turnout.cli.output import ServerRefused
 from turnout.cli.releases.answers_view import read_answers
 from turnout.errors import ConfigError, FieldViolation
 from turnout.routing.default_answers import RoutingTable
-from turnout_client import Client, Tls, TurnoutClientError, Unauthenticated, Unavailable
+from turnout_client import Client, Tls, TurnoutClientError, Unauthenticated, Unavailable, Unimplemented
 from turnout_client.config import channel_options
 from turnout_client.errors import FailedCall, error_of_call
 from turnout_client.model import VersionInfo
@@ -33,6 +34,9 @@ from turnout_proto.v1.control_pb2_grpc import ControlServiceStub
 from turnout_proto.v1.registry_pb2_grpc import RegistryServiceStub
 
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where to connect if a server listens on all addresses
+
+_NO_METHOD = re.compile("Method not found!|no method is named|http2 header with status: 404")
+"""Matches what the listeners of a server answer that do not serve a method."""
 
 CHANGE_SECONDS = 60.0
 """How long a change of releases or tags may take."""
@@ -82,11 +86,13 @@ class Server:
         address: Address of its control listener, which also serves everything that the data listener serves.
         tls: TLS settings; None for plain text.
         call: Other call options of the command.
+        given: Whether the command names the server with --server.
     """
 
     address: Address
     tls: Tls | None = None
     call: CallOptions = CallOptions()  # noqa: RUF009 - a frozen value
+    given: bool = False
 
     @classmethod
     def named(cls, target: ServerTarget | TargetOptions) -> "Server":
@@ -98,7 +104,7 @@ class Server:
         given = _given_tls(target.call)
         if target.server is not None:
             try:
-                return cls(Address.parse(target.server), given, target.call)
+                return cls(Address.parse(target.server), given, target.call, given=True)
             except ValueError as error:
                 raise ConfigError(f"--server: {error}, got {target.server!r}") from None
         from turnout.config import load_settings
@@ -238,16 +244,18 @@ class Server:
             message = error.message
             if isinstance(error, Unauthenticated):
                 message = f"{message} (TURNOUT_TOKEN, --token-file; --tls-cert and --tls-key)"
-            if isinstance(error, Unavailable) and not self._listens():
-                message = (
-                    f"no server answers at {self.address}; start one with `turnout serve`, or name it with --server"
-                )
+            if isinstance(error, Unimplemented) and _NO_METHOD.search(message):
+                message = f"{self.address} is not a control listener, which this command needs (by default, port 8003)"
+            if isinstance(error, Unavailable) and (obstacle := self._obstacle()):
+                hint = "" if self.given else "; start one with `turnout serve`, or name it with --server"
+                message = f"no server answers at {self.address} ({obstacle}){hint}"
             violations = [FieldViolation(v.field, v.description) for v in error.violations]
             raise ServerRefused(type(error).__name__, message, violations=violations) from error
 
-    def _listens(self) -> bool:
+    def _obstacle(self) -> str:
+        """Returns why nobody can connect to the address; "" if somebody listens there."""
         try:
             socket.create_connection((self.address.host, self.address.port), timeout=1.0).close()
-        except OSError:
-            return False
-        return True
+        except OSError as error:
+            return error.strerror or str(error)
+        return ""

@@ -77,7 +77,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "rollout freeze": ("turnout rollout freeze magika --reason 'release freeze'",),
     "rollout abort": ("turnout rollout abort magika --reason 'complaints'",),
     "rollout retry": ("turnout rollout retry magika",),
-    "rollout probe": ("turnout rollout probe complaints --model magika",),
+    "rollout probe": ("turnout rollout probe complaints --model magika@3.3.0",),
 }
 """Example command lines, by command name without `turnout`."""
 

@@ -149,6 +149,7 @@ def table(
     *,
     right: Sequence[str] = (),
     whole: Sequence[str] = (),
+    cut: Sequence[str] = (),
 ) -> Table:
     """Returns a table without borders. Cells are plain text, not markup.
 
@@ -157,11 +158,15 @@ def table(
         rows: Cells of each row.
         right: Columns that are right-aligned.
         whole: Columns whose cells stay on one line where others can give way, such as times.
+        cut: Columns whose cells are cut where a terminal is too narrow, since their beginning is enough.
     """
     grid = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold", show_header=any(columns))
     for column in columns:
         grid.add_column(
-            column, justify="right" if column in right else "left", overflow="fold", no_wrap=column in whole
+            column,
+            justify="right" if column in right else "left",
+            overflow="ellipsis" if column in cut else "fold",
+            no_wrap=column in whole,
         )
     for row in rows:
         grid.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))

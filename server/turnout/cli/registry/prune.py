@@ -30,7 +30,7 @@ class _Planned:
 
 
 def prune(
-    name: Annotated[str | None, argument("[NAME]", "One model. (default: all)")] = None,
+    name: Annotated[str | None, argument("NAME", "One model. (default: all)")] = None,
     yes: Annotated[bool, flag("--yes", "Remove the versions. Without it, only the plan is shown.")] = False,
     keep_releases: Annotated[
         int | None,
@@ -112,7 +112,7 @@ def prune(
              size_text(one.decision.size_bytes), "; ".join(one.decision.reasons))
             for one in planned
         ]  # fmt: skip
-        view = table(("VERSION", "", "SIZE", "WHY"), rows, right=("SIZE",)) if rows else NO_VERSION
+        view = table(("VERSION", "PLAN", "SIZE", "WHY"), rows, right=("SIZE",)) if rows else NO_VERSION
         if yes:
             lines = [f"{one.model} {one.version} is not removed: {one.refused}" for one in refused]
             lines.append(f"{len(removals) - len(refused)} removed, {size_text(freed)} freed")

@@ -35,7 +35,7 @@ def versions_table(versions: Sequence[VersionDescription]) -> Table:
         if live:
             row.insert(4, _styled(version.live.state if version.live else ""))
         rows.append(row)
-    return table(columns, rows, right=["SIZE"])
+    return table(columns, rows, right=["SIZE"], cut=["DIGEST"])
 
 
 def details(version: VersionDescription) -> Table:

@@ -42,7 +42,7 @@ def log(
             out.show(place, str(last))
             return
         body = {"head": place, "events": [event_json(one) for one in events]}
-        out.show(body, log_table(events) if events else "no events yet")
+        out.show(body, log_table(events) if events else f"{name} has no events" if name else "no events yet")
 
 
 def read_log(target: TargetOptions, name: str | None, limit: int = 100, *, tag: str = "") -> "tuple[Head, list[Event]]":
@@ -69,6 +69,7 @@ def read_log(target: TargetOptions, name: str | None, limit: int = 100, *, tag: 
 
     workspace = Workspace.open(target)
     if not workspace.has_store():
+        workspace.require_repository()  # otherwise it looks as if nothing has ever happened
         return Head(), []
     with workspace.store() as store:
         events = store.tag_history(name, tag) if name and tag else store.events(name, limit)

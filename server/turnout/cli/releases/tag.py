@@ -97,10 +97,7 @@ def _moved_there(
 def _show_history(out: CommandOutput, target: ChangeTarget, name: str, tag: str) -> None:
     from turnout.cli.releases.event_view import event_json, events_table
     from turnout.cli.releases.log import read_log
-    from turnout.cli.workspace import Workspace
 
-    if target.server is None:
-        Workspace.open(target).require_repository()
     _, events = read_log(target, name, tag=tag)
     body = {"model": name, "tag": tag, "events": [event_json(event) for event in events]}
     out.show(body, events_table(events) if events else f"{name} never had a tag {tag}")

@@ -99,7 +99,7 @@ def start(
 
 @application.command()
 def status(
-    name: Annotated[str | None, argument("[NAME]", "One model. (default: all)")] = None,
+    name: Annotated[str | None, argument("NAME", "One model. (default: all)")] = None,
     target: ServerTarget = ServerTarget(),
 ) -> None:
     """Show the latest rollout of one model, or of every model."""

@@ -30,7 +30,7 @@ application = typer.Typer(no_args_is_help=True, help="Decide which versions answ
 
 @application.command()
 def show(
-    name: Annotated[str | None, argument("[NAME]", "One model. (default: all)")] = None,
+    name: Annotated[str | None, argument("NAME", "One model. (default: all)")] = None,
     target: ServerTarget = ServerTarget(),
 ) -> None:
     """Show how traffic is routed, and whether the actual split matches the policy."""
