@@ -2,18 +2,12 @@
 
 from typing import TYPE_CHECKING, Annotated
 
-from turnout.cli.options import TargetOptions, argument, flag, option, server_option
+from turnout.cli.options import TargetOptions, argument, flag, option
 from turnout.cli.output import reporting
 
 if TYPE_CHECKING:
     from turnout.state.event_log.chain import Head
     from turnout.state.event_log.events import Event
-
-
-class _LogTarget(TargetOptions):
-    server: Annotated[
-        str | None, server_option("Ask the server with this control listener. (default: read the state store)")
-    ] = None
 
 
 def log(
@@ -22,7 +16,7 @@ def log(
         int, option("--limit", "N", "Number of events to show, with --server up to 1,000.", min=1, max=100_000)
     ] = 50,
     head: Annotated[bool, flag("--head", "Print only the last event's number and hash, to keep elsewhere.")] = False,
-    target: _LogTarget = _LogTarget(),
+    target: TargetOptions = TargetOptions(),
 ) -> None:
     """Show who changed what, when and why, newest first.
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from turnout.cli.options import ActorOption, ChangeOptions, ChangeTarget, RequiredReasonOption, VersionArgument, flag
+from turnout.cli.options import ActorOption, ChangeOptions, RequiredReasonOption, TargetOptions, VersionArgument, flag
 from turnout.cli.output import reporting
 
 
@@ -13,7 +13,7 @@ def release(
     ] = False,
     supersede: Annotated[bool, flag("--supersede", "End a rollout that prevents the release.")] = False,
     change: ChangeOptions = ChangeOptions(),
-    target: ChangeTarget = ChangeTarget(),
+    target: TargetOptions = TargetOptions(),
 ) -> None:
     """Declare a version fit for general traffic: ranges, and plain requests if it is higher than the version they get.
 
@@ -45,7 +45,7 @@ def withdraw(
     version: VersionArgument,
     reason: RequiredReasonOption,
     actor: ActorOption = None,
-    target: ChangeTarget = ChangeTarget(),
+    target: TargetOptions = TargetOptions(),
 ) -> None:
     """Withdraw a release: ranges and `latest` skip the version, but pins still reach it.
 

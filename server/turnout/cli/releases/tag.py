@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from turnout.cli.options import ChangeOptions, ChangeTarget, NameArgument, argument, flag, option
+from turnout.cli.options import ChangeOptions, NameArgument, TargetOptions, argument, flag, option
 from turnout.cli.output import CommandOutput, reporting
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def tag(
     delete: Annotated[bool, flag("--delete", "Remove the tag.")] = False,
     history: Annotated[bool, flag("--history", "Show which versions the tag has named.")] = False,
     change: ChangeOptions = ChangeOptions(),
-    target: ChangeTarget = ChangeTarget(),
+    target: TargetOptions = TargetOptions(),
 ) -> None:
     """Point a tag to a version, remove it, or show its history. Running servers follow within a second.
 
@@ -60,7 +60,7 @@ def tag(
 
 
 def _moved_here(
-    target: ChangeTarget, name: str, tag: str, exact: "Version | None", expected: str | None, actor: str, reason: str
+    target: TargetOptions, name: str, tag: str, exact: "Version | None", expected: str | None, actor: str, reason: str
 ) -> "tuple[str | None, RoutingTable]":
     """Moves or, without a version, removes a tag. Returns the version it named before, and which versions answer."""
     from turnout.cli.workspace import Workspace
@@ -74,7 +74,7 @@ def _moved_here(
 
 
 def _moved_there(
-    target: ChangeTarget, name: str, tag: str, exact: "Version | None", expected: str | None, actor: str, reason: str
+    target: TargetOptions, name: str, tag: str, exact: "Version | None", expected: str | None, actor: str, reason: str
 ) -> "tuple[str | None, RoutingTable]":
     """Does the same as `_moved_here` through a server."""
     from turnout.cli.connection import CHANGE_SECONDS, Server
@@ -94,7 +94,7 @@ def _moved_there(
     return done.previous_version or None, read_answers(done.answers)
 
 
-def _show_history(out: CommandOutput, target: ChangeTarget, name: str, tag: str) -> None:
+def _show_history(out: CommandOutput, target: TargetOptions, name: str, tag: str) -> None:
     from turnout.cli.releases.event_view import event_json, events_table
     from turnout.cli.releases.log import read_log
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from turnout.cli.options import ActorOption, ChangeTarget, VersionArgument, flag, option
+from turnout.cli.options import ActorOption, TargetOptions, VersionArgument, flag, option
 from turnout.cli.output import reporting
 
 _WhyOption = Annotated[str, option("--reason", "WHY", "Reason to record, and to show to clients that pin the version.")]
@@ -12,7 +12,7 @@ def yank(
     version: VersionArgument,
     reason: _WhyOption,
     actor: ActorOption = None,
-    target: ChangeTarget = ChangeTarget(),
+    target: TargetOptions = TargetOptions(),
 ) -> None:
     """Withdraw a version: ranges and the empty selector skip it, and its number is never used again.
 
@@ -66,7 +66,7 @@ def unyank(
     reason: _WhyOption,
     i_know_why: Annotated[bool, flag("--i-know-why", "Required, because the version was yanked for a reason.")] = False,
     actor: ActorOption = None,
-    target: ChangeTarget = ChangeTarget(),
+    target: TargetOptions = TargetOptions(),
 ) -> None:
     """Make a yanked version a candidate again. To give it general traffic again, release it."""
     from turnout.cli.releases.answers_view import read_answers, show_change
