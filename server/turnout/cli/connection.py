@@ -21,15 +21,9 @@ from turnout.routing.default_answers import RoutingTable
 from turnout_client import Client, Tls, TurnoutClientError, Unauthenticated, Unavailable, Unimplemented
 from turnout_client.config import channel_options
 from turnout_client.errors import FailedCall, error_of_call
-from turnout_client.model import VersionInfo
 from turnout_client.obstacles import explained
 from turnout_client.token import Bearer, TokenFile, bearer_of, token_from_environ
-from turnout_client.wire import read_version
-from turnout_proto.v1.control_pb2 import (
-    LoadVersionRequest,
-    ReleaseVersionRequest,
-    UnloadVersionRequest,
-)
+from turnout_proto.v1.control_pb2 import ReleaseVersionRequest
 from turnout_proto.v1.control_pb2_grpc import ControlServiceStub
 from turnout_proto.v1.registry_pb2_grpc import RegistryServiceStub
 
@@ -131,26 +125,6 @@ class Server:
             Client(target, timeout=timeout, retries=0, tls=tls, token=bearer.token, plaintext_token=True) as client,
         ):
             yield client
-
-    def load(self, model: str, version: str, timeout: float) -> VersionInfo:
-        """Loads a version and returns it once it is ready.
-
-        Raises:
-            ServerRefused: The version cannot be loaded, or no server answers.
-        """
-        with self.control() as control:
-            request = LoadVersionRequest(model=model, version=version)
-            return read_version(control.LoadVersion(request, timeout=timeout).version)
-
-    def unload(self, model: str, version: str, timeout: float) -> VersionInfo:
-        """Unloads a version and returns it once that is done.
-
-        Raises:
-            ServerRefused: The version does not exist, or no server answers.
-        """
-        with self.control() as control:
-            request = UnloadVersionRequest(model=model, version=version)
-            return read_version(control.UnloadVersion(request, timeout=timeout).version)
 
     def release(
         self,

@@ -19,9 +19,8 @@ from turnout.cli.publish.sign import sign
 from turnout.cli.registry.diff import diff
 from turnout.cli.registry.export import export
 from turnout.cli.registry.fetch import fetch
-from turnout.cli.registry.models import models
 from turnout.cli.registry.prune import prune
-from turnout.cli.registry.show import show
+from turnout.cli.registry.show import models, show
 from turnout.cli.registry.verify import verify
 from turnout.cli.releases.log import log
 from turnout.cli.releases.release import release, withdraw

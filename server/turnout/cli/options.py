@@ -74,6 +74,14 @@ class ChangeOptions(OptionGroup):
     reason: RequiredReasonOption = ""
 
 
+class EpochChangeOptions(ChangeOptions):
+    """Who makes a change, why, and the epoch that the decision was based on."""
+
+    epoch: Annotated[
+        int | None, option("--epoch", "N", "Only if the traffic, or the rollout, is still at this epoch.", min=0)
+    ] = None
+
+
 class CallOptions(OptionGroup):
     """How to call a server. There is no option for the token itself: other users can see a process's options."""
 

@@ -5,7 +5,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from turnout.cli.options import ChangeOptions, HistoryLimitOption, NameArgument, ServerTarget, argument, flag, option
+from turnout.cli.options import (
+    EpochChangeOptions,
+    HistoryLimitOption,
+    NameArgument,
+    ServerTarget,
+    argument,
+    flag,
+    option,
+)
 from turnout.cli.output import NO_VERSION, reporting, table
 
 if TYPE_CHECKING:
@@ -17,12 +25,6 @@ _TIMEOUT = 30.0
 ForceOption = Annotated[bool, flag("--force", "Do it even if a signature does not fit the baseline's clients.")]
 CanaryOption = Annotated[list[str] | None, option("--canary", "VERSION=SHARE", "Such as 3.3.0=5%; may be repeated.")]
 ShadowOption = Annotated[list[str] | None, option("--shadow", "VERSION=SHARE", "Such as 3.4.0=10%; may be repeated.")]
-
-
-class TrafficChangeOptions(ChangeOptions):
-    """Options of a change of the traffic: actor, reason, and the expected epoch."""
-
-    epoch: Annotated[int | None, option("--epoch", "N", "Only if this epoch is still in force.", min=0)] = None
 
 
 application = typer.Typer(no_args_is_help=True, help="Decide which versions answer requests that do not pin one.")
@@ -53,7 +55,7 @@ def set_(
     ] = None,
     canary: CanaryOption = None,
     shadow: ShadowOption = None,
-    change: TrafficChangeOptions = TrafficChangeOptions(),
+    change: EpochChangeOptions = EpochChangeOptions(),
     force: ForceOption = False,
     target: ServerTarget = ServerTarget(),
 ) -> None:
@@ -85,7 +87,7 @@ def set_(
 def ramp(
     name: NameArgument,
     canary: Annotated[str, argument("VERSION=SHARE", "For example 3.3.0=25%.")],
-    change: TrafficChangeOptions = TrafficChangeOptions(),
+    change: EpochChangeOptions = EpochChangeOptions(),
     force: ForceOption = False,
     target: ServerTarget = ServerTarget(),
 ) -> None:
@@ -104,7 +106,7 @@ def ramp(
 @application.command()
 def clear(
     name: NameArgument,
-    change: TrafficChangeOptions = TrafficChangeOptions(),
+    change: EpochChangeOptions = EpochChangeOptions(),
     target: ServerTarget = ServerTarget(),
 ) -> None:
     """End the policy: the highest released version answers."""
@@ -120,7 +122,7 @@ def clear(
 def freeze(
     name: NameArgument,
     off: Annotated[bool, flag("--off", "Accept changes again.")] = False,
-    change: TrafficChangeOptions = TrafficChangeOptions(),
+    change: EpochChangeOptions = EpochChangeOptions(),
     target: ServerTarget = ServerTarget(),
 ) -> None:
     """Refuse all changes except those that take traffic back. An active rollout can only roll back."""
@@ -137,7 +139,7 @@ def freeze(
 def revert(
     name: NameArgument,
     to: Annotated[int, argument("EPOCH", "As listed by `history`.", min=1)],
-    change: TrafficChangeOptions = TrafficChangeOptions(),
+    change: EpochChangeOptions = EpochChangeOptions(),
     force: ForceOption = False,
     target: ServerTarget = ServerTarget(),
 ) -> None:
@@ -197,7 +199,7 @@ def explain(
 
 def _change(
     call: "Callable[[ControlServiceStub, pb.TrafficChange], pb.TrafficState]",
-    options: TrafficChangeOptions,
+    options: EpochChangeOptions,
     target: ServerTarget,
     *,
     force: bool = False,
