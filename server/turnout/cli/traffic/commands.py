@@ -1,6 +1,7 @@
 """`turnout traffic`: which versions answer requests that do not pin one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -68,7 +69,7 @@ def set_(
     from turnout.text.shares import read_part
     from turnout_proto.v1 import traffic_pb2 as pb
 
-    def call(control: "ControlServiceStub", asked: "pb.TrafficChange") -> "pb.TrafficState":
+    with _changing(change, target, force=force) as (control, asked, show_state):
         canaries = [pb.Canary(version=v, weight=w) for v, w in (read_part(c, "--canary") for c in canary or ())]
         shadows = [pb.Shadow(version=v, rate=r) for v, r in (read_part(s, "--shadow") for s in shadow or ())]
         present = baseline
@@ -78,9 +79,8 @@ def set_(
                 raise InvalidRequest(f"{name} has no policy yet: name a version with --baseline")
             present = known.policy.baseline
         policy = pb.Policy(baseline=present, canaries=canaries, shadows=shadows)
-        return control.SetTraffic(pb.SetTrafficRequest(model=name, policy=policy, change=asked), timeout=_TIMEOUT).state
-
-    _change(call, change, target, force=force)
+        request = pb.SetTrafficRequest(model=name, policy=policy, change=asked)
+        show_state(control.SetTraffic(request, timeout=_TIMEOUT).state)
 
 
 @application.command()
@@ -95,12 +95,10 @@ def ramp(
     from turnout.text.shares import read_part
     from turnout_proto.v1 import traffic_pb2 as pb
 
-    def call(control: "ControlServiceStub", asked: "pb.TrafficChange") -> "pb.TrafficState":
+    with _changing(change, target, force=force) as (control, asked, show_state):
         version, weight = read_part(canary, "VERSION=SHARE")
         request = pb.RampTrafficRequest(model=name, canary=pb.Canary(version=version, weight=weight), change=asked)
-        return control.RampTraffic(request, timeout=_TIMEOUT).state
-
-    _change(call, change, target, force=force)
+        show_state(control.RampTraffic(request, timeout=_TIMEOUT).state)
 
 
 @application.command()
@@ -112,10 +110,8 @@ def clear(
     """End the policy: the highest released version answers."""
     from turnout_proto.v1 import traffic_pb2 as pb
 
-    def call(control: "ControlServiceStub", asked: "pb.TrafficChange") -> "pb.TrafficState":
-        return control.ClearTraffic(pb.ClearTrafficRequest(model=name, change=asked), timeout=_TIMEOUT).state
-
-    _change(call, change, target)
+    with _changing(change, target) as (control, asked, show_state):
+        show_state(control.ClearTraffic(pb.ClearTrafficRequest(model=name, change=asked), timeout=_TIMEOUT).state)
 
 
 @application.command()
@@ -128,11 +124,9 @@ def freeze(
     """Refuse all changes except those that take traffic back. An active rollout can only roll back."""
     from turnout_proto.v1 import traffic_pb2 as pb
 
-    def call(control: "ControlServiceStub", asked: "pb.TrafficChange") -> "pb.TrafficState":
+    with _changing(change, target) as (control, asked, show_state):
         request = pb.FreezeTrafficRequest(model=name, frozen=not off, change=asked)
-        return control.FreezeTraffic(request, timeout=_TIMEOUT).state
-
-    _change(call, change, target)
+        show_state(control.FreezeTraffic(request, timeout=_TIMEOUT).state)
 
 
 @application.command()
@@ -146,11 +140,9 @@ def revert(
     """Put the policy of an earlier epoch in force again, with exactly the same keys on each canary."""
     from turnout_proto.v1 import traffic_pb2 as pb
 
-    def call(control: "ControlServiceStub", asked: "pb.TrafficChange") -> "pb.TrafficState":
+    with _changing(change, target, force=force) as (control, asked, show_state):
         request = pb.RevertTrafficRequest(model=name, epoch=to, change=asked)
-        return control.RevertTraffic(request, timeout=_TIMEOUT).state
-
-    _change(call, change, target, force=force)
+        show_state(control.RevertTraffic(request, timeout=_TIMEOUT).state)
 
 
 @application.command()
@@ -197,14 +189,11 @@ def explain(
         raise typer.Exit(1)
 
 
-def _change(
-    call: "Callable[[ControlServiceStub, pb.TrafficChange], pb.TrafficState]",
-    options: EpochChangeOptions,
-    target: ServerTarget,
-    *,
-    force: bool = False,
-) -> None:
-    """Makes a change, and prints the resulting policy."""
+@contextmanager
+def _changing(
+    options: EpochChangeOptions, target: ServerTarget, *, force: bool = False
+) -> "Iterator[tuple[ControlServiceStub, pb.TrafficChange, Callable[[pb.TrafficState], None]]]":
+    """Yields a server's control service, what a request for a change contains, and what prints the resulting policy."""
     from turnout.cli.connection import Server
     from turnout.cli.traffic.traffic_view import change_lines, state_body
     from turnout.cli.workspace import actor_or_login
@@ -215,5 +204,4 @@ def _change(
             actor=actor_or_login(options.actor), reason=options.reason, expected_epoch=options.epoch, force=force
         )
         with Server.named(target).control() as control:
-            state = call(control, change)
-        out.show(state_body(state), *change_lines(state))
+            yield control, change, lambda state: out.show(state_body(state), *change_lines(state))
