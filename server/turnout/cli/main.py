@@ -23,8 +23,7 @@ from turnout.cli.registry.prune import prune
 from turnout.cli.registry.show import models, show
 from turnout.cli.registry.verify import verify
 from turnout.cli.releases.log import log
-from turnout.cli.releases.release import release, withdraw
-from turnout.cli.releases.rollback import rollback
+from turnout.cli.releases.release import release, rollback, withdraw
 from turnout.cli.releases.tag import tag
 from turnout.cli.releases.yank import unyank, yank
 from turnout.cli.rollout.commands import application as rollout
@@ -36,7 +35,7 @@ from turnout.cli.serve.servers import servers
 from turnout.cli.state import application as state
 from turnout.cli.top.command import top
 from turnout.cli.traffic.commands import application as traffic
-from turnout.cli.traffic.shadow import shadow
+from turnout.cli.traffic.commands import shadow
 from turnout.cli.tune.tune import tune
 
 _REPOSITORY = "The repository, with or without a server"

@@ -50,6 +50,7 @@ def show(
     """
     from turnout.cli.registry.card import markdown as card
     from turnout.cli.registry.survey import details_from_disk
+    from turnout.cli.registry.tables import details
     from turnout.cli.workspace import Workspace, split_reference
     from turnout.errors import InvalidRequest
 
@@ -72,14 +73,8 @@ def show(
         elif selector is None:
             _show_model(out, found)
         else:
-            _show_version(out, found)
-
-
-def _show_version(out: CommandOutput, found: "Details") -> None:
-    from turnout.cli.registry.tables import details
-
-    assert found.chosen is not None, "a selector resolves to a version or raises an error"
-    out.show(found.chosen.to_json(), details(found.chosen))
+            assert found.chosen is not None, "a selector resolves to a version or raises an error"
+            out.show(found.chosen.to_json(), details(found.chosen))
 
 
 def _show_model(out: CommandOutput, found: "Details") -> None:

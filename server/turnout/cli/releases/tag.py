@@ -1,16 +1,11 @@
 """`turnout tag`."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from turnout.cli.options import ChangeOptions, NameArgument, TargetOptions, argument, flag, option
 from turnout.cli.output import CommandOutput, reporting
-
-if TYPE_CHECKING:
-    from semver import Version
-
-    from turnout.routing.default_answers import RoutingTable
 
 _NONE = "none"
 
@@ -31,8 +26,8 @@ def tag(
 
     With --expect, the move is refused if the tag was moved meanwhile; the error names the version it points to now.
     """
-    from turnout.cli.releases.answers_view import show_change
-    from turnout.cli.workspace import actor_or_login
+    from turnout.cli.releases.answers_view import read_answers, show_change
+    from turnout.cli.workspace import Workspace, actor_or_login
     from turnout.registry.manifest.names import check_model_name, parse_version
 
     if (delete or history) and version is not None:
@@ -48,50 +43,38 @@ def tag(
         if history:
             _show_history(out, target, name, tag)
             return
-        move = _moved_here if target.server is None else _moved_there
-        before, answers = move(target, name, tag, exact, expected, actor_or_login(change.actor), change.reason)
+        who, why = actor_or_login(change.actor), change.reason
+        if target.server is not None:
+            from turnout.cli.connection import CHANGE_SECONDS, Server
+            from turnout_proto.v1 import control_pb2 as pb
+
+            done: pb.SetTagResponse | pb.DeleteTagResponse
+            with Server.named(target).control() as control:
+                if exact is None:
+                    removal = pb.DeleteTagRequest(model=name, tag=tag, actor=who, reason=why, expected_version=expected)
+                    done = control.DeleteTag(removal, timeout=CHANGE_SECONDS)
+                else:
+                    move = pb.SetTagRequest(
+                        model=name, tag=tag, version=str(exact), actor=who, reason=why, expected_version=expected
+                    )
+                    done = control.SetTag(move, timeout=CHANGE_SECONDS)
+            before, answers = done.previous_version, read_answers(done.answers)
+        else:
+            with Workspace.open(target).changes() as (release_writer, operations):
+                if exact is None:
+                    before = str(release_writer.delete_tag(name, tag, actor=who, reason=why, expect=expected))
+                else:
+                    set_tag = release_writer.set_tag
+                    before = str(set_tag(name, tag, exact, actor=who, reason=why, expect=expected) or "")
+                answers = operations.answers(name)
         if exact is None:
             sentence = f"{name}@{tag} is removed; it was {before}"
         else:
-            was = "" if before is None else "; unchanged" if before == str(exact) else f"; it was {before}"
+            was = "; unchanged" if before == str(exact) else f"; it was {before}" if before else ""
             sentence = f"{name}@{tag} is {exact}{was}"
         now = None if exact is None else str(exact)
-        show_change(out, {"model": name, "tag": tag, "version": now, "previous_version": before}, answers, sentence)
-
-
-def _moved_here(
-    target: TargetOptions, name: str, tag: str, exact: "Version | None", expected: str | None, actor: str, reason: str
-) -> "tuple[str | None, RoutingTable]":
-    """Moves or, without a version, removes a tag. Returns the version it named before, and which versions answer."""
-    from turnout.cli.workspace import Workspace
-
-    with Workspace.open(target).changes() as (release_writer, operations):
-        if exact is None:
-            before: Version | None = release_writer.delete_tag(name, tag, actor=actor, reason=reason, expect=expected)
-        else:
-            before = release_writer.set_tag(name, tag, exact, actor=actor, reason=reason, expect=expected)
-        return None if before is None else str(before), operations.answers(name)
-
-
-def _moved_there(
-    target: TargetOptions, name: str, tag: str, exact: "Version | None", expected: str | None, actor: str, reason: str
-) -> "tuple[str | None, RoutingTable]":
-    """Does the same as `_moved_here` through a server."""
-    from turnout.cli.connection import CHANGE_SECONDS, Server
-    from turnout.cli.releases.answers_view import read_answers
-    from turnout_proto.v1 import control_pb2 as pb
-
-    done: pb.SetTagResponse | pb.DeleteTagResponse
-    with Server.named(target).control() as control:
-        if exact is None:
-            removal = pb.DeleteTagRequest(model=name, tag=tag, actor=actor, reason=reason, expected_version=expected)
-            done = control.DeleteTag(removal, timeout=CHANGE_SECONDS)
-        else:
-            move = pb.SetTagRequest(
-                model=name, tag=tag, version=str(exact), actor=actor, reason=reason, expected_version=expected
-            )
-            done = control.SetTag(move, timeout=CHANGE_SECONDS)
-    return done.previous_version or None, read_answers(done.answers)
+        body = {"model": name, "tag": tag, "version": now, "previous_version": before or None}
+        show_change(out, body, answers, sentence)
 
 
 def _show_history(out: CommandOutput, target: TargetOptions, name: str, tag: str) -> None:

@@ -1,4 +1,4 @@
-"""`turnout traffic`: which versions answer requests that do not pin one."""
+"""`turnout traffic`, which decides the versions that answer requests that do not pin one; and `turnout shadow`."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -187,6 +187,29 @@ def explain(
         out.show(explanation_body(explained), table(("", "", ""), explanation_rows(explained)))
     if explained.refusal:
         raise typer.Exit(1)
+
+
+def shadow(
+    name: NameArgument,
+    worst: Annotated[
+        int, option("--worst", "N", "How many of the worst disagreements to show for each shadow.", min=0, max=100)
+    ] = 5,
+    target: ServerTarget = ServerTarget(),
+) -> None:
+    """Show where the shadows of a model answer differently from its baseline."""
+    from turnout.cli.connection import Server
+    from turnout.cli.traffic.shadow_view import report_body, report_lines
+    from turnout_proto.v1 import traffic_pb2 as pb
+
+    with reporting(as_json=target.as_json) as out, Server.named(target).control() as control:
+        request = pb.GetShadowReportRequest(model=name, worst=worst)
+        reports = control.GetShadowReport(request, timeout=_TIMEOUT).shadows
+        lines = [line for report in reports for line in (*report_lines(report), "")]
+        nothing = (
+            f"{name} has had no shadow since this server started; `turnout traffic set {name} --shadow VERSION=10%`"
+            " starts one"
+        )
+        out.show({"model": name, "shadows": [report_body(r) for r in reports]}, *(lines[:-1] or [nothing]))
 
 
 @contextmanager
