@@ -27,6 +27,7 @@ import onnx
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 sys.path.extend(map(str, (Path(__file__).resolve().parents[1] / "tests" / "support").iterdir()))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support" / "rollouts"))  # before benchmarks/
 
 from fleet import NAMES
 from rolling import Outcomes, Rolling, load, rolling

@@ -15,14 +15,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 PACKAGE = ROOT / "turnout_client"
-GENERATED = ("client.py", "readiness.py", "unary.py")
+GENERATED = ("client.py", "readiness.py")
 
 NAMES = {
     "AsyncClient": "Client",
     "AsyncConnection": "Connection",
     "AsyncStreamTransport": "StreamTransport",
     "AsyncStubs": "Stubs",
-    "AsyncUnaryTransport": "UnaryTransport",
     "__aenter__": "__enter__",
     "__aexit__": "__exit__",
     "_async": "_sync",
@@ -33,6 +32,7 @@ PROSE = {
     "grpc.aio.": "grpc.",  # the types have the same names; annotations with them are strings
     "async with ": "with ",
     "await ": "",
+    "Awaitable[ResponseT]": "ResponseT",
     "shared by the tasks of one event loop": "shared by the threads of a process",
 }
 
@@ -73,7 +73,7 @@ def generate(name: str) -> str:
     ruff = [sys.executable, "-m", "ruff"]
     file = PACKAGE / "_sync" / name
     text = header + to_sync((PACKAGE / "_async" / name).read_text())
-    for command in (["check", "--fix-only", "--select=I", "-"], ["format", "-"]):
+    for command in (["check", "--fix-only", "--select=I,F401", "-"], ["format", "-"]):
         run = subprocess.run(  # noqa: S603 - fixed arguments
             [*ruff, *command, f"--stdin-filename={file}", "--quiet"],
             input=text, capture_output=True, text=True, check=True, cwd=ROOT.parent,

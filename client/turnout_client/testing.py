@@ -21,7 +21,6 @@ from typing import Any, Self, TypeAlias
 
 import grpc
 import numpy as np
-from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import BadRequest, RequestInfo, RetryInfo
 from google.rpc.status_pb2 import Status
@@ -264,7 +263,5 @@ def _status(error: TurnoutClientError, request_id: str) -> Status:
         details.append(RetryInfo(retry_delay=delay))
     status = Status(code=error.code.value[0], message=error.message)
     for detail in details:
-        packed = AnyMessage()
-        packed.Pack(detail)
-        status.details.append(packed)
+        status.details.add().Pack(detail)
     return status

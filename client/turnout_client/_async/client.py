@@ -1,6 +1,7 @@
 """The client: predictions, the model catalog and readiness."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -10,7 +11,6 @@ from numpy.typing import ArrayLike
 from turnout_client._async.connection import AsyncConnection, sleep
 from turnout_client._async.readiness import wait_until_serving
 from turnout_client._async.stream import AsyncStreamTransport
-from turnout_client._async.unary import AsyncUnaryTransport
 from turnout_client.config import Metadata, Options, Transport, channel_options, checked_target
 from turnout_client.errors import TurnoutClientError
 from turnout_client.model import ModelInfo, Prediction, VersionInfo
@@ -19,6 +19,7 @@ from turnout_client.tls import Security, Tls
 from turnout_client.token import Token, bearer_of
 from turnout_client.wire import PredictCall, read_model, read_prediction, read_version
 from turnout_proto.v1.catalog_pb2 import GetModelRequest, GetVersionRequest, ListModelsRequest
+from turnout_proto.v1.prediction_pb2 import PredictRequest, PredictResponse
 
 RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT")
@@ -82,7 +83,7 @@ class AsyncClient:
         target = checked_target(target)
         bearer = bearer_of(token, target, metadata, plain=security.plain, plaintext_token=plaintext_token)
         self._connection = AsyncConnection(target, security, options, metadata, bearer)
-        self._transport = (AsyncStreamTransport if transport == "stream" else AsyncUnaryTransport)(self._connection)
+        self._stream = AsyncStreamTransport(self._connection) if transport == "stream" else None
 
     async def predict(
         self,
@@ -122,15 +123,8 @@ class AsyncClient:
             raise TypeError(f"expected a sequence of output names, got the string {outputs!r}")
         selector = self._version if version is None else version
         call = PredictCall(model, selector, inputs, outputs, request_id, routing_key)
-        attempts = self._attempts(timeout)
-        while True:
-            try:
-                return read_prediction(await self._transport.predict(call, attempts.remaining()))
-            except TurnoutClientError as error:
-                pause = attempts.pause_after(error)
-                if pause is None:
-                    raise await self._connection.explained(error)  # noqa: B904 - the cause is already set
-            await sleep(pause)
+        send = self._call if self._stream is None else self._stream.predict
+        return read_prediction(await self._retried(send, call, timeout))
 
     async def models(self, *, timeout: float | None = None) -> tuple[ModelInfo, ...]:
         """Returns all models on the server, sorted by name.
@@ -187,7 +181,8 @@ class AsyncClient:
 
     async def aclose(self) -> None:
         """Closes the channel. Pending calls end with `Cancelled`. Closing a closed client does nothing."""
-        await self._transport.aclose()
+        if self._stream is not None:
+            await self._stream.aclose()
         await self._connection.aclose()
 
     async def __aenter__(self) -> Self:
@@ -198,8 +193,12 @@ class AsyncClient:
     ) -> None:
         await self.aclose()
 
-    def _attempts(self, timeout: float | None) -> RetryAttempts:
-        return RetryAttempts(self._policy, self._timeout if timeout is None else timeout)
+    async def _call(self, call: PredictCall, timeout: float | None) -> PredictResponse:
+        """Sends a prediction as a call of its own, which gRPC balances over the servers."""
+        request = PredictRequest()
+        call.write(request)
+        method = self._connection.stubs.prediction.Predict
+        return await self._connection.invoke(method, request, timeout, call.request_id)
 
     async def _fetch(
         self,
@@ -207,10 +206,18 @@ class AsyncClient:
         request: RequestT,
         timeout: float | None,
     ) -> ResponseT:
-        attempts = self._attempts(timeout)
+        return await self._retried(partial(self._connection.invoke, method), request, timeout)
+
+    async def _retried(
+        self,
+        send: "Callable[[RequestT, float | None], Awaitable[ResponseT]]",
+        request: RequestT,
+        timeout: float | None,
+    ) -> ResponseT:
+        attempts = RetryAttempts(self._policy, self._timeout if timeout is None else timeout)
         while True:
             try:
-                return await self._connection.invoke(method, request, attempts.remaining())
+                return await send(request, attempts.remaining())
             except TurnoutClientError as error:
                 pause = attempts.pause_after(error)
                 if pause is None:

@@ -1,7 +1,8 @@
 # Generated from _async/client.py by client/unasync.py: change that one.
 """The client: predictions, the model catalog and readiness."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -11,7 +12,6 @@ from numpy.typing import ArrayLike
 from turnout_client._sync.connection import Connection, sleep
 from turnout_client._sync.readiness import wait_until_serving
 from turnout_client._sync.stream import StreamTransport
-from turnout_client._sync.unary import UnaryTransport
 from turnout_client.config import Metadata, Options, Transport, channel_options, checked_target
 from turnout_client.errors import TurnoutClientError
 from turnout_client.model import ModelInfo, Prediction, VersionInfo
@@ -20,6 +20,7 @@ from turnout_client.tls import Security, Tls
 from turnout_client.token import Token, bearer_of
 from turnout_client.wire import PredictCall, read_model, read_prediction, read_version
 from turnout_proto.v1.catalog_pb2 import GetModelRequest, GetVersionRequest, ListModelsRequest
+from turnout_proto.v1.prediction_pb2 import PredictRequest, PredictResponse
 
 RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT")
@@ -83,7 +84,7 @@ class Client:
         target = checked_target(target)
         bearer = bearer_of(token, target, metadata, plain=security.plain, plaintext_token=plaintext_token)
         self._connection = Connection(target, security, options, metadata, bearer)
-        self._transport = (StreamTransport if transport == "stream" else UnaryTransport)(self._connection)
+        self._stream = StreamTransport(self._connection) if transport == "stream" else None
 
     def predict(
         self,
@@ -123,15 +124,8 @@ class Client:
             raise TypeError(f"expected a sequence of output names, got the string {outputs!r}")
         selector = self._version if version is None else version
         call = PredictCall(model, selector, inputs, outputs, request_id, routing_key)
-        attempts = self._attempts(timeout)
-        while True:
-            try:
-                return read_prediction(self._transport.predict(call, attempts.remaining()))
-            except TurnoutClientError as error:
-                pause = attempts.pause_after(error)
-                if pause is None:
-                    raise self._connection.explained(error)  # noqa: B904 - the cause is already set
-            sleep(pause)
+        send = self._call if self._stream is None else self._stream.predict
+        return read_prediction(self._retried(send, call, timeout))
 
     def models(self, *, timeout: float | None = None) -> tuple[ModelInfo, ...]:
         """Returns all models on the server, sorted by name.
@@ -188,7 +182,8 @@ class Client:
 
     def close(self) -> None:
         """Closes the channel. Pending calls end with `Cancelled`. Closing a closed client does nothing."""
-        self._transport.close()
+        if self._stream is not None:
+            self._stream.close()
         self._connection.close()
 
     def __enter__(self) -> Self:
@@ -199,8 +194,12 @@ class Client:
     ) -> None:
         self.close()
 
-    def _attempts(self, timeout: float | None) -> RetryAttempts:
-        return RetryAttempts(self._policy, self._timeout if timeout is None else timeout)
+    def _call(self, call: PredictCall, timeout: float | None) -> PredictResponse:
+        """Sends a prediction as a call of its own, which gRPC balances over the servers."""
+        request = PredictRequest()
+        call.write(request)
+        method = self._connection.stubs.prediction.Predict
+        return self._connection.invoke(method, request, timeout, call.request_id)
 
     def _fetch(
         self,
@@ -208,10 +207,18 @@ class Client:
         request: RequestT,
         timeout: float | None,
     ) -> ResponseT:
-        attempts = self._attempts(timeout)
+        return self._retried(partial(self._connection.invoke, method), request, timeout)
+
+    def _retried(
+        self,
+        send: "Callable[[RequestT, float | None], ResponseT]",
+        request: RequestT,
+        timeout: float | None,
+    ) -> ResponseT:
+        attempts = RetryAttempts(self._policy, self._timeout if timeout is None else timeout)
         while True:
             try:
-                return self._connection.invoke(method, request, attempts.remaining())
+                return send(request, attempts.remaining())
             except TurnoutClientError as error:
                 pause = attempts.pause_after(error)
                 if pause is None:

@@ -22,6 +22,7 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from turnout_proto.v1 import activity_pb2 as turnout__proto_dot_v1_dot_activity__pb2
 from turnout_proto.v1 import catalog_pb2 as turnout__proto_dot_v1_dot_catalog__pb2
 from turnout_proto.v1 import rollout_pb2 as turnout__proto_dot_v1_dot_rollout__pb2
@@ -29,7 +30,7 @@ from turnout_proto.v1 import servers_pb2 as turnout__proto_dot_v1_dot_servers__p
 from turnout_proto.v1 import traffic_pb2 as turnout__proto_dot_v1_dot_traffic__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eturnout_proto/v1/control.proto\x12\nturnout.v1\x1a\x1fturnout_proto/v1/activity.proto\x1a\x1eturnout_proto/v1/catalog.proto\x1a\x1eturnout_proto/v1/rollout.proto\x1a\x1eturnout_proto/v1/servers.proto\x1a\x1eturnout_proto/v1/traffic.proto\"4\n\x12LoadVersionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"@\n\x13LoadVersionResponse\x12)\n\x07version\x18\x01 \x01(\x0b\x32\x18.turnout.v1.ModelVersion\"6\n\x14UnloadVersionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"B\n\x15UnloadVersionResponse\x12)\n\x07version\x18\x01 \x01(\x0b\x32\x18.turnout.v1.ModelVersion\"}\n\x15ReleaseVersionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x12\n\nno_traffic\x18\x05 \x01(\x08\x12\x11\n\tsupersede\x18\x06 \x01(\x08\"a\n\x16ReleaseVersionResponse\x12\x0f\n\x07\x63hanged\x18\x01 \x01(\x08\x12\x10\n\x08sentence\x18\x02 \x01(\t\x12$\n\x07\x61nswers\x18\x03 \x01(\x0b\x32\x13.turnout.v1.Answers\"W\n\x16WithdrawVersionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"b\n\x17WithdrawVersionResponse\x12\x0f\n\x07\x63hanged\x18\x01 \x01(\x08\x12\x10\n\x08sentence\x18\x02 \x01(\t\x12$\n\x07\x61nswers\x18\x03 \x01(\x0b\x32\x13.turnout.v1.Answers\"S\n\x12YankVersionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"^\n\x13YankVersionResponse\x12\x0f\n\x07\x63hanged\x18\x01 \x01(\x08\x12$\n\x07\x61nswers\x18\x02 \x01(\x0b\x32\x13.turnout.v1.Answers\x12\x10\n\x08warnings\x18\x03 \x03(\t\"i\n\x14UnyankVersionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x12\n\ni_know_why\x18\x05 \x01(\x08\"N\n\x15UnyankVersionResponse\x12\x0f\n\x07\x63hanged\x18\x01 \x01(\x08\x12$\n\x07\x61nswers\x18\x02 \x01(\x0b\x32\x13.turnout.v1.Answers\"\x8f\x01\n\rSetTagRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0b\n\x03tag\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x1d\n\x10\x65xpected_version\x18\x06 \x01(\tH\x00\x88\x01\x01\x42\x13\n\x11_expected_version\"P\n\x0eSetTagResponse\x12\x18\n\x10previous_version\x18\x01 \x01(\t\x12$\n\x07\x61nswers\x18\x02 \x01(\x0b\x32\x13.turnout.v1.Answers\"\x81\x01\n\x10\x44\x65leteTagRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0b\n\x03tag\x18\x02 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x1d\n\x10\x65xpected_version\x18\x05 \x01(\tH\x00\x88\x01\x01\x42\x13\n\x11_expected_version\"S\n\x11\x44\x65leteTagResponse\x12\x18\n\x10previous_version\x18\x01 \x01(\t\x12$\n\x07\x61nswers\x18\x02 \x01(\x0b\x32\x13.turnout.v1.Answers2\x94\x12\n\x0e\x43ontrolService\x12N\n\x0bLoadVersion\x12\x1e.turnout.v1.LoadVersionRequest\x1a\x1f.turnout.v1.LoadVersionResponse\x12T\n\rUnloadVersion\x12 .turnout.v1.UnloadVersionRequest\x1a!.turnout.v1.UnloadVersionResponse\x12W\n\x0eReleaseVersion\x12!.turnout.v1.ReleaseVersionRequest\x1a\".turnout.v1.ReleaseVersionResponse\x12Z\n\x0fWithdrawVersion\x12\".turnout.v1.WithdrawVersionRequest\x1a#.turnout.v1.WithdrawVersionResponse\x12N\n\x0bYankVersion\x12\x1e.turnout.v1.YankVersionRequest\x1a\x1f.turnout.v1.YankVersionResponse\x12T\n\rUnyankVersion\x12 .turnout.v1.UnyankVersionRequest\x1a!.turnout.v1.UnyankVersionResponse\x12?\n\x06SetTag\x12\x19.turnout.v1.SetTagRequest\x1a\x1a.turnout.v1.SetTagResponse\x12H\n\tDeleteTag\x12\x1c.turnout.v1.DeleteTagRequest\x1a\x1d.turnout.v1.DeleteTagResponse\x12N\n\x0bGetActivity\x12\x1e.turnout.v1.GetActivityRequest\x1a\x1f.turnout.v1.GetActivityResponse\x12N\n\x0bListServers\x12\x1e.turnout.v1.ListServersRequest\x1a\x1f.turnout.v1.ListServersResponse\x12K\n\nGetTraffic\x12\x1d.turnout.v1.GetTrafficRequest\x1a\x1e.turnout.v1.GetTrafficResponse\x12K\n\nSetTraffic\x12\x1d.turnout.v1.SetTrafficRequest\x1a\x1e.turnout.v1.SetTrafficResponse\x12N\n\x0bRampTraffic\x12\x1e.turnout.v1.RampTrafficRequest\x1a\x1f.turnout.v1.RampTrafficResponse\x12Q\n\x0c\x43learTraffic\x12\x1f.turnout.v1.ClearTrafficRequest\x1a .turnout.v1.ClearTrafficResponse\x12T\n\rFreezeTraffic\x12 .turnout.v1.FreezeTrafficRequest\x1a!.turnout.v1.FreezeTrafficResponse\x12T\n\rRevertTraffic\x12 .turnout.v1.RevertTrafficRequest\x1a!.turnout.v1.RevertTrafficResponse\x12\x63\n\x12ListTrafficHistory\x12%.turnout.v1.ListTrafficHistoryRequest\x1a&.turnout.v1.ListTrafficHistoryResponse\x12Q\n\x0c\x45xplainRoute\x12\x1f.turnout.v1.ExplainRouteRequest\x1a .turnout.v1.ExplainRouteResponse\x12Z\n\x0fGetShadowReport\x12\".turnout.v1.GetShadowReportRequest\x1a#.turnout.v1.GetShadowReportResponse\x12N\n\x0bPlanRollout\x12\x1e.turnout.v1.PlanRolloutRequest\x1a\x1f.turnout.v1.PlanRolloutResponse\x12Q\n\x0cStartRollout\x12\x1f.turnout.v1.StartRolloutRequest\x1a .turnout.v1.StartRolloutResponse\x12W\n\x0e\x43ommandRollout\x12!.turnout.v1.CommandRolloutRequest\x1a\".turnout.v1.CommandRolloutResponse\x12Q\n\x0cListRollouts\x12\x1f.turnout.v1.ListRolloutsRequest\x1a .turnout.v1.ListRolloutsResponse\x12S\n\x0cWatchRollout\x12\x1f.turnout.v1.WatchRolloutRequest\x1a .turnout.v1.WatchRolloutResponse0\x01\x12Z\n\x0fGetRolloutTicks\x12\".turnout.v1.GetRolloutTicksRequest\x1a#.turnout.v1.GetRolloutTicksResponse\x12K\n\nListProbes\x12\x1d.turnout.v1.ListProbesRequest\x1a\x1e.turnout.v1.ListProbesResponse\x12\x45\n\x08TryProbe\x12\x1b.turnout.v1.TryProbeRequest\x1a\x1c.turnout.v1.TryProbeResponse\x12\x45\n\x08RollBack\x12\x1b.turnout.v1.RollBackRequest\x1a\x1c.turnout.v1.RollBackResponseB\x16Z\x14turnout/v1;turnoutv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eturnout_proto/v1/control.proto\x12\nturnout.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fturnout_proto/v1/activity.proto\x1a\x1eturnout_proto/v1/catalog.proto\x1a\x1eturnout_proto/v1/rollout.proto\x1a\x1eturnout_proto/v1/servers.proto\x1a\x1eturnout_proto/v1/traffic.proto\"4\n\x12LoadVersionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"@\n\x13LoadVersionResponse\x12)\n\x07version\x18\x01 \x01(\x0b\x32\x18.turnout.v1.ModelVersion\"6\n\x14UnloadVersionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"B\n\x15UnloadVersionResponse\x12)\n\x07version\x18\x01 \x01(\x0b\x32\x18.turnout.v1.ModelVersion\"}\n\x15ReleaseVersionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x12\n\nno_traffic\x18\x05 \x01(\x08\x12\x11\n\tsupersede\x18\x06 \x01(\x08\"a\n\x16ReleaseVersionResponse\x12\x0f\n\x07\x63hanged\x18\x01 \x01(\x08\x12\x10\n\x08sentence\x18\x02 \x01(\t\x12$\n\x07\x61nswers\x18\x03 \x01(\x0b\x32\x13.turnout.v1.Answers\"W\n\x16WithdrawVersionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"b\n\x17WithdrawVersionResponse\x12\x0f\n\x07\x63hanged\x18\x01 \x01(\x08\x12\x10\n\x08sentence\x18\x02 \x01(\t\x12$\n\x07\x61nswers\x18\x03 \x01(\x0b\x32\x13.turnout.v1.Answers\"S\n\x12YankVersionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"\x8f\x01\n\x13YankVersionResponse\x12\x0f\n\x07\x63hanged\x18\x01 \x01(\x08\x12$\n\x07\x61nswers\x18\x02 \x01(\x0b\x32\x13.turnout.v1.Answers\x12\x10\n\x08warnings\x18\x03 \x03(\t\x12/\n\x11previous_standing\x18\x04 \x01(\x0e\x32\x14.turnout.v1.Standing\"i\n\x14UnyankVersionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x12\n\ni_know_why\x18\x05 \x01(\x08\"N\n\x15UnyankVersionResponse\x12\x0f\n\x07\x63hanged\x18\x01 \x01(\x08\x12$\n\x07\x61nswers\x18\x02 \x01(\x0b\x32\x13.turnout.v1.Answers\"\x8f\x01\n\rSetTagRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0b\n\x03tag\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x1d\n\x10\x65xpected_version\x18\x06 \x01(\tH\x00\x88\x01\x01\x42\x13\n\x11_expected_version\"P\n\x0eSetTagResponse\x12\x18\n\x10previous_version\x18\x01 \x01(\t\x12$\n\x07\x61nswers\x18\x02 \x01(\x0b\x32\x13.turnout.v1.Answers\"\x81\x01\n\x10\x44\x65leteTagRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0b\n\x03tag\x18\x02 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x1d\n\x10\x65xpected_version\x18\x05 \x01(\tH\x00\x88\x01\x01\x42\x13\n\x11_expected_version\"S\n\x11\x44\x65leteTagResponse\x12\x18\n\x10previous_version\x18\x01 \x01(\t\x12$\n\x07\x61nswers\x18\x02 \x01(\x0b\x32\x13.turnout.v1.Answers\">\n\x11ListEventsRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\r\x12\x0b\n\x03tag\x18\x03 \x01(\t\"W\n\x12ListEventsResponse\x12!\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x11.turnout.v1.Event\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x0c\n\x04hash\x18\x03 \x01(\t\"\xc0\x01\n\x05\x45vent\x12\n\n\x02id\x18\x01 \x01(\x04\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0c\n\x04kind\x18\x04 \x01(\t\x12\x0f\n\x07subject\x18\x05 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x06 \x01(\t\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x14\n\x0cpayload_json\x18\x08 \x01(\t\x12\x10\n\x08previous\x18\t \x01(\t\x12\x0c\n\x04hash\x18\n \x01(\t2\xe1\x12\n\x0e\x43ontrolService\x12N\n\x0bLoadVersion\x12\x1e.turnout.v1.LoadVersionRequest\x1a\x1f.turnout.v1.LoadVersionResponse\x12T\n\rUnloadVersion\x12 .turnout.v1.UnloadVersionRequest\x1a!.turnout.v1.UnloadVersionResponse\x12W\n\x0eReleaseVersion\x12!.turnout.v1.ReleaseVersionRequest\x1a\".turnout.v1.ReleaseVersionResponse\x12Z\n\x0fWithdrawVersion\x12\".turnout.v1.WithdrawVersionRequest\x1a#.turnout.v1.WithdrawVersionResponse\x12N\n\x0bYankVersion\x12\x1e.turnout.v1.YankVersionRequest\x1a\x1f.turnout.v1.YankVersionResponse\x12T\n\rUnyankVersion\x12 .turnout.v1.UnyankVersionRequest\x1a!.turnout.v1.UnyankVersionResponse\x12?\n\x06SetTag\x12\x19.turnout.v1.SetTagRequest\x1a\x1a.turnout.v1.SetTagResponse\x12H\n\tDeleteTag\x12\x1c.turnout.v1.DeleteTagRequest\x1a\x1d.turnout.v1.DeleteTagResponse\x12K\n\nListEvents\x12\x1d.turnout.v1.ListEventsRequest\x1a\x1e.turnout.v1.ListEventsResponse\x12N\n\x0bGetActivity\x12\x1e.turnout.v1.GetActivityRequest\x1a\x1f.turnout.v1.GetActivityResponse\x12N\n\x0bListServers\x12\x1e.turnout.v1.ListServersRequest\x1a\x1f.turnout.v1.ListServersResponse\x12K\n\nGetTraffic\x12\x1d.turnout.v1.GetTrafficRequest\x1a\x1e.turnout.v1.GetTrafficResponse\x12K\n\nSetTraffic\x12\x1d.turnout.v1.SetTrafficRequest\x1a\x1e.turnout.v1.SetTrafficResponse\x12N\n\x0bRampTraffic\x12\x1e.turnout.v1.RampTrafficRequest\x1a\x1f.turnout.v1.RampTrafficResponse\x12Q\n\x0c\x43learTraffic\x12\x1f.turnout.v1.ClearTrafficRequest\x1a .turnout.v1.ClearTrafficResponse\x12T\n\rFreezeTraffic\x12 .turnout.v1.FreezeTrafficRequest\x1a!.turnout.v1.FreezeTrafficResponse\x12T\n\rRevertTraffic\x12 .turnout.v1.RevertTrafficRequest\x1a!.turnout.v1.RevertTrafficResponse\x12\x63\n\x12ListTrafficHistory\x12%.turnout.v1.ListTrafficHistoryRequest\x1a&.turnout.v1.ListTrafficHistoryResponse\x12Q\n\x0c\x45xplainRoute\x12\x1f.turnout.v1.ExplainRouteRequest\x1a .turnout.v1.ExplainRouteResponse\x12Z\n\x0fGetShadowReport\x12\".turnout.v1.GetShadowReportRequest\x1a#.turnout.v1.GetShadowReportResponse\x12N\n\x0bPlanRollout\x12\x1e.turnout.v1.PlanRolloutRequest\x1a\x1f.turnout.v1.PlanRolloutResponse\x12Q\n\x0cStartRollout\x12\x1f.turnout.v1.StartRolloutRequest\x1a .turnout.v1.StartRolloutResponse\x12W\n\x0e\x43ommandRollout\x12!.turnout.v1.CommandRolloutRequest\x1a\".turnout.v1.CommandRolloutResponse\x12Q\n\x0cListRollouts\x12\x1f.turnout.v1.ListRolloutsRequest\x1a .turnout.v1.ListRolloutsResponse\x12S\n\x0cWatchRollout\x12\x1f.turnout.v1.WatchRolloutRequest\x1a .turnout.v1.WatchRolloutResponse0\x01\x12Z\n\x0fGetRolloutTicks\x12\".turnout.v1.GetRolloutTicksRequest\x1a#.turnout.v1.GetRolloutTicksResponse\x12K\n\nListProbes\x12\x1d.turnout.v1.ListProbesRequest\x1a\x1e.turnout.v1.ListProbesResponse\x12\x45\n\x08TryProbe\x12\x1b.turnout.v1.TryProbeRequest\x1a\x1c.turnout.v1.TryProbeResponse\x12\x45\n\x08RollBack\x12\x1b.turnout.v1.RollBackRequest\x1a\x1c.turnout.v1.RollBackResponseB\x16Z\x14turnout/v1;turnoutv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,38 +38,44 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'turnout_proto.v1.control_pb
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'Z\024turnout/v1;turnoutv1'
-  _globals['_LOADVERSIONREQUEST']._serialized_start=207
-  _globals['_LOADVERSIONREQUEST']._serialized_end=259
-  _globals['_LOADVERSIONRESPONSE']._serialized_start=261
-  _globals['_LOADVERSIONRESPONSE']._serialized_end=325
-  _globals['_UNLOADVERSIONREQUEST']._serialized_start=327
-  _globals['_UNLOADVERSIONREQUEST']._serialized_end=381
-  _globals['_UNLOADVERSIONRESPONSE']._serialized_start=383
-  _globals['_UNLOADVERSIONRESPONSE']._serialized_end=449
-  _globals['_RELEASEVERSIONREQUEST']._serialized_start=451
-  _globals['_RELEASEVERSIONREQUEST']._serialized_end=576
-  _globals['_RELEASEVERSIONRESPONSE']._serialized_start=578
-  _globals['_RELEASEVERSIONRESPONSE']._serialized_end=675
-  _globals['_WITHDRAWVERSIONREQUEST']._serialized_start=677
-  _globals['_WITHDRAWVERSIONREQUEST']._serialized_end=764
-  _globals['_WITHDRAWVERSIONRESPONSE']._serialized_start=766
-  _globals['_WITHDRAWVERSIONRESPONSE']._serialized_end=864
-  _globals['_YANKVERSIONREQUEST']._serialized_start=866
-  _globals['_YANKVERSIONREQUEST']._serialized_end=949
-  _globals['_YANKVERSIONRESPONSE']._serialized_start=951
-  _globals['_YANKVERSIONRESPONSE']._serialized_end=1045
-  _globals['_UNYANKVERSIONREQUEST']._serialized_start=1047
-  _globals['_UNYANKVERSIONREQUEST']._serialized_end=1152
-  _globals['_UNYANKVERSIONRESPONSE']._serialized_start=1154
-  _globals['_UNYANKVERSIONRESPONSE']._serialized_end=1232
-  _globals['_SETTAGREQUEST']._serialized_start=1235
-  _globals['_SETTAGREQUEST']._serialized_end=1378
-  _globals['_SETTAGRESPONSE']._serialized_start=1380
-  _globals['_SETTAGRESPONSE']._serialized_end=1460
-  _globals['_DELETETAGREQUEST']._serialized_start=1463
-  _globals['_DELETETAGREQUEST']._serialized_end=1592
-  _globals['_DELETETAGRESPONSE']._serialized_start=1594
-  _globals['_DELETETAGRESPONSE']._serialized_end=1677
-  _globals['_CONTROLSERVICE']._serialized_start=1680
-  _globals['_CONTROLSERVICE']._serialized_end=4004
+  _globals['_LOADVERSIONREQUEST']._serialized_start=240
+  _globals['_LOADVERSIONREQUEST']._serialized_end=292
+  _globals['_LOADVERSIONRESPONSE']._serialized_start=294
+  _globals['_LOADVERSIONRESPONSE']._serialized_end=358
+  _globals['_UNLOADVERSIONREQUEST']._serialized_start=360
+  _globals['_UNLOADVERSIONREQUEST']._serialized_end=414
+  _globals['_UNLOADVERSIONRESPONSE']._serialized_start=416
+  _globals['_UNLOADVERSIONRESPONSE']._serialized_end=482
+  _globals['_RELEASEVERSIONREQUEST']._serialized_start=484
+  _globals['_RELEASEVERSIONREQUEST']._serialized_end=609
+  _globals['_RELEASEVERSIONRESPONSE']._serialized_start=611
+  _globals['_RELEASEVERSIONRESPONSE']._serialized_end=708
+  _globals['_WITHDRAWVERSIONREQUEST']._serialized_start=710
+  _globals['_WITHDRAWVERSIONREQUEST']._serialized_end=797
+  _globals['_WITHDRAWVERSIONRESPONSE']._serialized_start=799
+  _globals['_WITHDRAWVERSIONRESPONSE']._serialized_end=897
+  _globals['_YANKVERSIONREQUEST']._serialized_start=899
+  _globals['_YANKVERSIONREQUEST']._serialized_end=982
+  _globals['_YANKVERSIONRESPONSE']._serialized_start=985
+  _globals['_YANKVERSIONRESPONSE']._serialized_end=1128
+  _globals['_UNYANKVERSIONREQUEST']._serialized_start=1130
+  _globals['_UNYANKVERSIONREQUEST']._serialized_end=1235
+  _globals['_UNYANKVERSIONRESPONSE']._serialized_start=1237
+  _globals['_UNYANKVERSIONRESPONSE']._serialized_end=1315
+  _globals['_SETTAGREQUEST']._serialized_start=1318
+  _globals['_SETTAGREQUEST']._serialized_end=1461
+  _globals['_SETTAGRESPONSE']._serialized_start=1463
+  _globals['_SETTAGRESPONSE']._serialized_end=1543
+  _globals['_DELETETAGREQUEST']._serialized_start=1546
+  _globals['_DELETETAGREQUEST']._serialized_end=1675
+  _globals['_DELETETAGRESPONSE']._serialized_start=1677
+  _globals['_DELETETAGRESPONSE']._serialized_end=1760
+  _globals['_LISTEVENTSREQUEST']._serialized_start=1762
+  _globals['_LISTEVENTSREQUEST']._serialized_end=1824
+  _globals['_LISTEVENTSRESPONSE']._serialized_start=1826
+  _globals['_LISTEVENTSRESPONSE']._serialized_end=1913
+  _globals['_EVENT']._serialized_start=1916
+  _globals['_EVENT']._serialized_end=2108
+  _globals['_CONTROLSERVICE']._serialized_start=2111
+  _globals['_CONTROLSERVICE']._serialized_end=4512
 # @@protoc_insertion_point(module_scope)

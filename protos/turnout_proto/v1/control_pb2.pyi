@@ -1,3 +1,6 @@
+import datetime
+
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from turnout_proto.v1 import activity_pb2 as _activity_pb2
 from turnout_proto.v1 import catalog_pb2 as _catalog_pb2
 from turnout_proto.v1 import rollout_pb2 as _rollout_pb2
@@ -100,14 +103,16 @@ class YankVersionRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class YankVersionResponse(_message.Message):
-    __slots__ = ("changed", "answers", "warnings")
+    __slots__ = ("changed", "answers", "warnings", "previous_standing")
     CHANGED_FIELD_NUMBER: _ClassVar[int]
     ANSWERS_FIELD_NUMBER: _ClassVar[int]
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_STANDING_FIELD_NUMBER: _ClassVar[int]
     changed: bool
     answers: _traffic_pb2.Answers
     warnings: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, changed: bool = ..., answers: _Optional[_Union[_traffic_pb2.Answers, _Mapping]] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
+    previous_standing: _catalog_pb2.Standing
+    def __init__(self, changed: bool = ..., answers: _Optional[_Union[_traffic_pb2.Answers, _Mapping]] = ..., warnings: _Optional[_Iterable[str]] = ..., previous_standing: _Optional[_Union[_catalog_pb2.Standing, str]] = ...) -> None: ...
 
 class UnyankVersionRequest(_message.Message):
     __slots__ = ("model", "version", "actor", "reason", "i_know_why")
@@ -176,3 +181,47 @@ class DeleteTagResponse(_message.Message):
     previous_version: str
     answers: _traffic_pb2.Answers
     def __init__(self, previous_version: _Optional[str] = ..., answers: _Optional[_Union[_traffic_pb2.Answers, _Mapping]] = ...) -> None: ...
+
+class ListEventsRequest(_message.Message):
+    __slots__ = ("model", "limit", "tag")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    TAG_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    limit: int
+    tag: str
+    def __init__(self, model: _Optional[str] = ..., limit: _Optional[int] = ..., tag: _Optional[str] = ...) -> None: ...
+
+class ListEventsResponse(_message.Message):
+    __slots__ = ("events", "revision", "hash")
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    HASH_FIELD_NUMBER: _ClassVar[int]
+    events: _containers.RepeatedCompositeFieldContainer[Event]
+    revision: int
+    hash: str
+    def __init__(self, events: _Optional[_Iterable[_Union[Event, _Mapping]]] = ..., revision: _Optional[int] = ..., hash: _Optional[str] = ...) -> None: ...
+
+class Event(_message.Message):
+    __slots__ = ("id", "time", "model", "kind", "subject", "actor", "reason", "payload_json", "previous", "hash")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    TIME_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    SUBJECT_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_JSON_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_FIELD_NUMBER: _ClassVar[int]
+    HASH_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    time: _timestamp_pb2.Timestamp
+    model: str
+    kind: str
+    subject: str
+    actor: str
+    reason: str
+    payload_json: str
+    previous: str
+    hash: str
+    def __init__(self, id: _Optional[int] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., model: _Optional[str] = ..., kind: _Optional[str] = ..., subject: _Optional[str] = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ..., payload_json: _Optional[str] = ..., previous: _Optional[str] = ..., hash: _Optional[str] = ...) -> None: ...

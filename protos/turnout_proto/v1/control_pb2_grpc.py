@@ -80,6 +80,11 @@ class ControlServiceStub(object):
                 request_serializer=turnout__proto_dot_v1_dot_control__pb2.DeleteTagRequest.SerializeToString,
                 response_deserializer=turnout__proto_dot_v1_dot_control__pb2.DeleteTagResponse.FromString,
                 _registered_method=True)
+        self.ListEvents = channel.unary_unary(
+                '/turnout.v1.ControlService/ListEvents',
+                request_serializer=turnout__proto_dot_v1_dot_control__pb2.ListEventsRequest.SerializeToString,
+                response_deserializer=turnout__proto_dot_v1_dot_control__pb2.ListEventsResponse.FromString,
+                _registered_method=True)
         self.GetActivity = channel.unary_unary(
                 '/turnout.v1.ControlService/GetActivity',
                 request_serializer=turnout__proto_dot_v1_dot_activity__pb2.GetActivityRequest.SerializeToString,
@@ -244,6 +249,13 @@ class ControlServiceServicer(object):
 
     def DeleteTag(self, request, context):
         """Removes a tag. NOT_FOUND if the tag does not exist, ABORTED if it does not point at the expected version.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListEvents(self, request, context):
+        """Lists the recorded changes of a model or, without a model, of all models and of the server's tokens.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -438,6 +450,11 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     servicer.DeleteTag,
                     request_deserializer=turnout__proto_dot_v1_dot_control__pb2.DeleteTagRequest.FromString,
                     response_serializer=turnout__proto_dot_v1_dot_control__pb2.DeleteTagResponse.SerializeToString,
+            ),
+            'ListEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListEvents,
+                    request_deserializer=turnout__proto_dot_v1_dot_control__pb2.ListEventsRequest.FromString,
+                    response_serializer=turnout__proto_dot_v1_dot_control__pb2.ListEventsResponse.SerializeToString,
             ),
             'GetActivity': grpc.unary_unary_rpc_method_handler(
                     servicer.GetActivity,
@@ -758,6 +775,33 @@ class ControlService(object):
             '/turnout.v1.ControlService/DeleteTag',
             turnout__proto_dot_v1_dot_control__pb2.DeleteTagRequest.SerializeToString,
             turnout__proto_dot_v1_dot_control__pb2.DeleteTagResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/turnout.v1.ControlService/ListEvents',
+            turnout__proto_dot_v1_dot_control__pb2.ListEventsRequest.SerializeToString,
+            turnout__proto_dot_v1_dot_control__pb2.ListEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,

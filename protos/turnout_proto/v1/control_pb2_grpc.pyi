@@ -65,6 +65,8 @@ class ControlServiceStub:
     """Points a new or existing tag at a version. ABORTED if the tag does not point at the expected version."""
     DeleteTag: _grpc.UnaryUnaryMultiCallable[_control_pb2.DeleteTagRequest, _control_pb2.DeleteTagResponse]
     """Removes a tag. NOT_FOUND if the tag does not exist, ABORTED if it does not point at the expected version."""
+    ListEvents: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListEventsRequest, _control_pb2.ListEventsResponse]
+    """Lists the recorded changes of a model or, without a model, of all models and of the server's tokens."""
     GetActivity: _grpc.UnaryUnaryMultiCallable[_activity_pb2.GetActivityRequest, _activity_pb2.GetActivityResponse]
     """Returns the current activity of the server. Costs about as much as a scrape of the metrics, but does not affect
     what later scrapes show.
@@ -150,6 +152,8 @@ class ControlServiceAsyncStub(ControlServiceStub):
     """Points a new or existing tag at a version. ABORTED if the tag does not point at the expected version."""
     DeleteTag: _aio.UnaryUnaryMultiCallable[_control_pb2.DeleteTagRequest, _control_pb2.DeleteTagResponse]  # type: ignore[assignment]
     """Removes a tag. NOT_FOUND if the tag does not exist, ABORTED if it does not point at the expected version."""
+    ListEvents: _aio.UnaryUnaryMultiCallable[_control_pb2.ListEventsRequest, _control_pb2.ListEventsResponse]  # type: ignore[assignment]
+    """Lists the recorded changes of a model or, without a model, of all models and of the server's tokens."""
     GetActivity: _aio.UnaryUnaryMultiCallable[_activity_pb2.GetActivityRequest, _activity_pb2.GetActivityResponse]  # type: ignore[assignment]
     """Returns the current activity of the server. Costs about as much as a scrape of the metrics, but does not affect
     what later scrapes show.
@@ -280,6 +284,14 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.DeleteTagResponse, _abc.Awaitable[_control_pb2.DeleteTagResponse]]:
         """Removes a tag. NOT_FOUND if the tag does not exist, ABORTED if it does not point at the expected version."""
+
+    @_abc_1.abstractmethod
+    def ListEvents(
+        self,
+        request: _control_pb2.ListEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.ListEventsResponse, _abc.Awaitable[_control_pb2.ListEventsResponse]]:
+        """Lists the recorded changes of a model or, without a model, of all models and of the server's tokens."""
 
     @_abc_1.abstractmethod
     def GetActivity(

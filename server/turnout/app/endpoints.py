@@ -130,6 +130,7 @@ def open_services(parts: EndpointParts, threshold: Threshold, form: LogForm, sta
         accepting=parts.accepting,
         conversions=serving.conversions,
         oip=_oip(parts, threshold, form, stack),
+        store=base.store,
         log=base.log,
         availability=serving.availability,
         peers=parts.peers,

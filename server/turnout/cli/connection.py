@@ -1,6 +1,7 @@
 """Calls a running server for commands."""
 
 import os
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,25 +18,22 @@ from turnout.cli.output import ServerRefused
 from turnout.cli.releases.answers_view import read_answers
 from turnout.errors import ConfigError, FieldViolation
 from turnout.routing.default_answers import RoutingTable
-from turnout_client import Client, Tls, TurnoutClientError, Unauthenticated, Unavailable
+from turnout_client import Client, Tls, TurnoutClientError, Unauthenticated, Unavailable, Unimplemented
 from turnout_client.config import channel_options
 from turnout_client.errors import FailedCall, error_of_call
-from turnout_client.model import VersionInfo
 from turnout_client.obstacles import explained
 from turnout_client.token import Bearer, TokenFile, bearer_of, token_from_environ
-from turnout_client.wire import read_version
-from turnout_proto.v1.control_pb2 import (
-    LoadVersionRequest,
-    ReleaseVersionRequest,
-    UnloadVersionRequest,
-    WithdrawVersionRequest,
-)
+from turnout_proto.v1.control_pb2 import ReleaseVersionRequest
 from turnout_proto.v1.control_pb2_grpc import ControlServiceStub
 from turnout_proto.v1.registry_pb2_grpc import RegistryServiceStub
 
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where to connect if a server listens on all addresses
 
-_RELEASE_SECONDS = 60.0
+_NO_METHOD = re.compile("Method not found!|no method is named|http2 header with status: 404")
+"""Matches what the listeners of a server answer that do not serve a method."""
+
+CHANGE_SECONDS = 60.0
+"""How long a change of releases or tags may take."""
 
 
 def _given_tls(given: CallOptions) -> Tls | None:
@@ -82,11 +80,13 @@ class Server:
         address: Address of its control listener, which also serves everything that the data listener serves.
         tls: TLS settings; None for plain text.
         call: Other call options of the command.
+        given: Whether the command names the server with --server.
     """
 
     address: Address
     tls: Tls | None = None
     call: CallOptions = CallOptions()  # noqa: RUF009 - a frozen value
+    given: bool = False
 
     @classmethod
     def named(cls, target: ServerTarget | TargetOptions) -> "Server":
@@ -98,7 +98,7 @@ class Server:
         given = _given_tls(target.call)
         if target.server is not None:
             try:
-                return cls(Address.parse(target.server), given, target.call)
+                return cls(Address.parse(target.server), given, target.call, given=True)
             except ValueError as error:
                 raise ConfigError(f"--server: {error}, got {target.server!r}") from None
         from turnout.config import load_settings
@@ -126,26 +126,6 @@ class Server:
         ):
             yield client
 
-    def load(self, model: str, version: str, timeout: float) -> VersionInfo:
-        """Loads a version and returns it once it is ready.
-
-        Raises:
-            ServerRefused: The version cannot be loaded, or no server answers.
-        """
-        with self.control() as control:
-            request = LoadVersionRequest(model=model, version=version)
-            return read_version(control.LoadVersion(request, timeout=timeout).version)
-
-    def unload(self, model: str, version: str, timeout: float) -> VersionInfo:
-        """Unloads a version and returns it once that is done.
-
-        Raises:
-            ServerRefused: The version does not exist, or no server answers.
-        """
-        with self.control() as control:
-            request = UnloadVersionRequest(model=model, version=version)
-            return read_version(control.UnloadVersion(request, timeout=timeout).version)
-
     def release(
         self,
         model: str,
@@ -168,18 +148,7 @@ class Server:
             request = ReleaseVersionRequest(
                 model=model, version=version, actor=actor, reason=reason, no_traffic=no_traffic, supersede=supersede
             )
-            response = control.ReleaseVersion(request, timeout=_RELEASE_SECONDS)
-        return response.changed, response.sentence, read_answers(response.answers)
-
-    def withdraw(self, model: str, version: str, actor: str, reason: str) -> tuple[bool, str, RoutingTable]:
-        """Withdraws a release. Returns the same as `release`.
-
-        Raises:
-            ServerRefused: The version does not exist, something depends on it, or no server answers.
-        """
-        with self.control() as control:
-            request = WithdrawVersionRequest(model=model, version=version, actor=actor, reason=reason)
-            response = control.WithdrawVersion(request, timeout=_RELEASE_SECONDS)
+            response = control.ReleaseVersion(request, timeout=CHANGE_SECONDS)
         return response.changed, response.sentence, read_answers(response.answers)
 
     @contextmanager
@@ -249,16 +218,18 @@ class Server:
             message = error.message
             if isinstance(error, Unauthenticated):
                 message = f"{message} (TURNOUT_TOKEN, --token-file; --tls-cert and --tls-key)"
-            if isinstance(error, Unavailable) and not self._listens():
-                message = (
-                    f"no server answers at {self.address}; start one with `turnout serve`, or name it with --server"
-                )
+            if isinstance(error, Unimplemented) and _NO_METHOD.search(message):
+                message = f"{self.address} is not a control listener, which this command needs (by default, port 8003)"
+            if isinstance(error, Unavailable) and (obstacle := self._obstacle()):
+                hint = "" if self.given else "; start one with `turnout serve`, or name it with --server"
+                message = f"no server answers at {self.address} ({obstacle}){hint}"
             violations = [FieldViolation(v.field, v.description) for v in error.violations]
             raise ServerRefused(type(error).__name__, message, violations=violations) from error
 
-    def _listens(self) -> bool:
+    def _obstacle(self) -> str:
+        """Returns why nobody can connect to the address; "" if somebody listens there."""
         try:
             socket.create_connection((self.address.host, self.address.port), timeout=1.0).close()
-        except OSError:
-            return False
-        return True
+        except OSError as error:
+            return error.strerror or str(error)
+        return ""

@@ -1,7 +1,5 @@
 """Examples of each command, shown in its help and in the reference. A test parses each with its command."""
 
-import typer
-
 from turnout.cli.help_text import literal
 
 EXAMPLES: dict[str, tuple[str, ...]] = {
@@ -22,7 +20,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "withdraw": ("turnout withdraw magika@3.3.0 --reason 'too slow'",),
     "tag": ("turnout tag magika stable 3.2.0", "turnout tag magika stable --history"),
     "yank": ("turnout yank magika@3.2.1 --reason 'wrong labels'",),
-    "unyank": ("turnout unyank magika@3.2.1 --reason 'the labels were right'",),
+    "unyank": ("turnout unyank magika@3.2.1 --reason 'the labels were right' --i-know-why",),
     "prune": ("turnout prune magika --keep-releases 3",),
     "models": ("turnout models",),
     "show": ("turnout show magika@^3.2", "turnout show magika@3.3.0 --markdown"),
@@ -77,18 +75,12 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "rollout freeze": ("turnout rollout freeze magika --reason 'release freeze'",),
     "rollout abort": ("turnout rollout abort magika --reason 'complaints'",),
     "rollout retry": ("turnout rollout retry magika",),
-    "rollout probe": ("turnout rollout probe complaints --model magika",),
+    "rollout probe": ("turnout rollout probe complaints --model magika@3.3.0",),
 }
 """Example command lines, by command name without `turnout`."""
 
 
-def add_examples(app: typer.Typer, path: str = "") -> None:
-    """Adds the examples to the help of every command of `app` and of its groups."""
-    for command in app.registered_commands:
-        name = command.name or getattr(command.callback, "__name__", "").replace("_", "-")
-        # One paragraph each, since an epilog turns newlines into spaces.
-        lines = EXAMPLES.get(f"{path}{name}", ())
-        command.epilog = literal("\n\n".join(["Examples:" if len(lines) > 1 else "Example:", *lines]))
-    for group in app.registered_groups:
-        if group.typer_instance is not None:
-            add_examples(group.typer_instance, f"{path}{group.name} ")
+def epilog(command: str) -> str:
+    """Returns the text below a command's options: its examples, each in a paragraph, since Typer joins lines."""
+    lines = EXAMPLES.get(command, ())
+    return literal("\n\n".join(["Examples:" if len(lines) > 1 else "Example:", *lines]))

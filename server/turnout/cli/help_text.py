@@ -2,19 +2,8 @@
 
 import inspect
 
-import typer
-
 _ONE_PER_LINE = "Exit codes"
 """How a paragraph starts whose lines are kept."""
-
-
-def prepare_help(app: typer.Typer) -> None:
-    """Sets the help of every command of `app` and of its groups to the text of its docstring."""
-    for command in app.registered_commands:
-        command.help = prepared(inspect.getdoc(command.callback) or "")
-    for group in app.registered_groups:
-        if group.typer_instance is not None:
-            prepare_help(group.typer_instance)
 
 
 def prepared(docstring: str) -> str:

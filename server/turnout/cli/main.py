@@ -1,15 +1,17 @@
 """The `turnout` command. Each command does its imports inside its function: imports slow the start of all commands."""
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterator
 from typing import Annotated
 
 import typer
+from typer.models import CommandInfo
 
 from turnout.cli.auth.permissions import application as auth
 from turnout.cli.auth.token import application as token
-from turnout.cli.examples import add_examples
-from turnout.cli.help_text import prepare_help
-from turnout.cli.options import expand_groups, flag
+from turnout.cli.examples import epilog
+from turnout.cli.help_text import prepared
+from turnout.cli.options import expanded, flag
 from turnout.cli.publish.command import publish
 from turnout.cli.publish.imports import application as imports
 from turnout.cli.publish.key import application as key
@@ -17,13 +19,11 @@ from turnout.cli.publish.sign import sign
 from turnout.cli.registry.diff import diff
 from turnout.cli.registry.export import export
 from turnout.cli.registry.fetch import fetch
-from turnout.cli.registry.models import models
 from turnout.cli.registry.prune import prune
-from turnout.cli.registry.show import show
+from turnout.cli.registry.show import models, show
 from turnout.cli.registry.verify import verify
 from turnout.cli.releases.log import log
-from turnout.cli.releases.release import release, withdraw
-from turnout.cli.releases.rollback import rollback
+from turnout.cli.releases.release import release, rollback, withdraw
 from turnout.cli.releases.tag import tag
 from turnout.cli.releases.yank import unyank, yank
 from turnout.cli.rollout.commands import application as rollout
@@ -35,7 +35,7 @@ from turnout.cli.serve.servers import servers
 from turnout.cli.state import application as state
 from turnout.cli.top.command import top
 from turnout.cli.traffic.commands import application as traffic
-from turnout.cli.traffic.shadow import shadow
+from turnout.cli.traffic.commands import shadow
 from turnout.cli.tune.tune import tune
 
 _REPOSITORY = "The repository, with or without a server"
@@ -87,18 +87,29 @@ def application(wanted: str = "") -> typer.Typer:
     app.add_typer(state, name="state", rich_help_panel=_REPOSITORY)
     app.add_typer(traffic, name="traffic", rich_help_panel=_SERVER)
     app.add_typer(rollout, name="rollout", rich_help_panel=_SERVER)
-    _leave_out_all_but(app, wanted)
-    expand_groups(app)
-    prepare_help(app)
-    add_examples(app)
+    only = [one for one in app.registered_commands if _name(one) == wanted]
+    groups = [one for one in app.registered_groups if one.name == wanted]
+    if only or groups:
+        app.registered_commands, app.registered_groups = only, groups
+    for path, one in _commands_of(app):
+        assert one.callback is not None
+        one.help = prepared(inspect.getdoc(one.callback) or "")
+        one.callback, one.epilog = expanded(one.callback), epilog(path)
     return app
 
 
-def _leave_out_all_but(app: typer.Typer, wanted: str) -> None:
-    commands = [one for one in app.registered_commands if wanted == (one.name or getattr(one.callback, "__name__", ""))]
-    groups = [one for one in app.registered_groups if wanted == one.name]
-    if commands or groups:
-        app.registered_commands, app.registered_groups = commands, groups
+def _commands_of(app: typer.Typer, path: str = "") -> Iterator[tuple[str, CommandInfo]]:
+    """Yields every command of `app` and of its groups, with its name without `turnout`."""
+    for command in app.registered_commands:
+        command.name = _name(command)
+        yield f"{path}{command.name}", command
+    for group in app.registered_groups:
+        assert group.typer_instance is not None
+        yield from _commands_of(group.typer_instance, f"{path}{group.name} ")
+
+
+def _name(command: CommandInfo) -> str:
+    return command.name or getattr(command.callback, "__name__", "").replace("_", "-")
 
 
 def _print_version(value: bool) -> None:

@@ -27,7 +27,10 @@ def message_body(message: Message, *, null: Collection[str] = (), without: Colle
             return dict(value)
         if isinstance(value, Sequence) and not isinstance(value, str | bytes):
             return [value_of(one, enum) for one in value]
-        return value if enum is None else _enum_text(enum, value)
+        if enum is None:
+            return value
+        prefix = enum.values_by_number[0].name.removesuffix("UNSPECIFIED")
+        return enum.values_by_number[value].name.removeprefix(prefix).lower()
 
     body = {}
     for field in message.DESCRIPTOR.fields:
@@ -40,8 +43,3 @@ def message_body(message: Message, *, null: Collection[str] = (), without: Colle
             missing = field.name in null and isinstance(value, str | float) and not value
         body[field.name] = None if missing else value_of(value, field.enum_type)
     return body
-
-
-def _enum_text(enum: Any, number: int) -> str:
-    prefix = enum.values_by_number[0].name.removesuffix("UNSPECIFIED")
-    return str(enum.values_by_number[number].name.removeprefix(prefix).lower())

@@ -1,7 +1,7 @@
 """Declares the options that several commands share.
 
-A command takes related options as one argument of type `OptionGroup`: `expand_groups` shows the fields of the group to
-Typer as options, and passes the group to the command.
+A command takes related options as one argument of type `OptionGroup`: `expanded` shows the fields of the group to Typer
+as options, and passes the group to the command.
 """
 
 import functools
@@ -46,11 +46,6 @@ def flag(name: str, text: str, **more: Any) -> Any:
     return option(name, "", text, **more)
 
 
-def server_option(text: str) -> Any:
-    """Returns the option `--server` of a command, with `text` as its help."""
-    return option("--server", "HOST:PORT", text)
-
-
 def _tls_option(name: str, metavar: str, text: str) -> Any:
     return option(f"--tls-{name}", metavar, text, envvar=f"TURNOUT_TLS_{name.upper().replace('-', '_')}")
 
@@ -77,6 +72,14 @@ class ChangeOptions(OptionGroup):
 
     actor: ActorOption = None
     reason: RequiredReasonOption = ""
+
+
+class EpochChangeOptions(ChangeOptions):
+    """Who makes a change, why, and the epoch that the decision was based on."""
+
+    epoch: Annotated[
+        int | None, option("--epoch", "N", "Only if the traffic, or the rollout, is still at this epoch.", min=0)
+    ] = None
 
 
 class CallOptions(OptionGroup):
@@ -108,7 +111,8 @@ class ServerTarget(OptionGroup):
     """A running server."""
 
     server: Annotated[
-        str | None, server_option("The server's control listener. (default: as configured, 127.0.0.1:8003)")
+        str | None,
+        option("--server", "HOST:PORT", "The server's control listener. (default: as configured, 127.0.0.1:8003)"),
     ] = None
     config: ConfigOption = None
     as_json: JsonOption = False
@@ -128,23 +132,14 @@ class TargetOptions(DiskTarget):
     """A running server if `--server` is given, else the disk."""
 
     server: Annotated[
-        str | None, server_option("Ask the server with this control listener. (default: read the disk)")
+        str | None,
+        option("--server", "HOST:PORT", "Use the server with this control listener. (default: use the disk)"),
     ] = None
     call: CallOptions = CallOptions()
 
 
-def expand_groups(app: typer.Typer) -> None:
-    """Replaces option groups with their options, for every command of `app` and of its groups."""
-    for command in app.registered_commands:
-        if command.callback is not None:
-            command.name = command.name or command.callback.__name__.replace("_", "-")
-            command.callback = _expanded(command.callback)
-    for group in app.registered_groups:
-        if group.typer_instance is not None:
-            expand_groups(group.typer_instance)
-
-
-def _expanded(command: Callable[..., None]) -> Callable[..., None]:
+def expanded(command: Callable[..., None]) -> Callable[..., None]:
+    """Returns a command with options in place of its option groups, so that Typer can read it."""
     own = inspect.signature(command)
     groups = {one.name: one.annotation for one in own.parameters.values() if _is_group(one.annotation)}
     if not groups:  # or it is already expanded: a process may build the application more than once

@@ -72,7 +72,7 @@ class CommandOutput:
     def show(self, body: Any, *renderables: RenderableType) -> None:
         """Prints `body` if JSON output was requested, else the renderables."""
         if self.as_json:
-            typer.echo(escaped(_json(_finite(body))))
+            typer.echo(escaped(_json(body)))
             return
         for renderable in renderables:
             with self._unpadded():
@@ -149,6 +149,7 @@ def table(
     *,
     right: Sequence[str] = (),
     whole: Sequence[str] = (),
+    cut: Sequence[str] = (),
 ) -> Table:
     """Returns a table without borders. Cells are plain text, not markup.
 
@@ -157,11 +158,15 @@ def table(
         rows: Cells of each row.
         right: Columns that are right-aligned.
         whole: Columns whose cells stay on one line where others can give way, such as times.
+        cut: Columns whose cells are cut where a terminal is too narrow, since their beginning is enough.
     """
     grid = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold", show_header=any(columns))
     for column in columns:
         grid.add_column(
-            column, justify="right" if column in right else "left", overflow="fold", no_wrap=column in whole
+            column,
+            justify="right" if column in right else "left",
+            overflow="ellipsis" if column in cut else "fold",
+            no_wrap=column in whole,
         )
     for row in rows:
         grid.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
@@ -180,23 +185,20 @@ def _console(*, stderr: bool) -> Console:
     return console
 
 
-def _finite(body: Any) -> Any:
-    """Returns `body` with "NaN", "Infinity" and "-Infinity" as strings, like protobuf: JSON has no such numbers."""
-    if isinstance(body, float) and not math.isfinite(body):
-        return "NaN" if math.isnan(body) else ("Infinity" if body > 0 else "-Infinity")
-    if isinstance(body, Mapping):
-        return {key: _finite(value) for key, value in body.items()}
-    if isinstance(body, list | tuple):
-        return [_finite(value) for value in body]
-    return body
-
-
 def _json(body: Any, indent: str = "") -> str:
-    """Returns `body` as JSON: objects over several lines, lists of plain values, such as tensors, on one line."""
+    """Returns `body` as JSON: objects over several lines, lists of plain values, such as tensors, on one line.
+
+    Numbers that JSON lacks are strings, as protobuf writes them: "NaN", "Infinity" and "-Infinity".
+    """
     deeper = indent + "  "
     if isinstance(body, Mapping) and body:
         items = [f"{json.dumps(key, ensure_ascii=False)}: {_json(value, deeper)}" for key, value in body.items()]
         return f"{{\n{deeper}" + f",\n{deeper}".join(items) + f"\n{indent}}}"
-    if isinstance(body, list) and any(isinstance(value, Mapping) for value in body):
-        return f"[\n{deeper}" + f",\n{deeper}".join(_json(value, deeper) for value in body) + f"\n{indent}]"
-    return json.dumps(body, ensure_ascii=False, allow_nan=False)
+    if isinstance(body, list | tuple):
+        items = [_json(value, deeper) for value in body]
+        if any(isinstance(value, Mapping) for value in body):
+            return f"[\n{deeper}" + f",\n{deeper}".join(items) + f"\n{indent}]"
+        return f"[{', '.join(items)}]"
+    if isinstance(body, float) and not math.isfinite(body):
+        body = "NaN" if math.isnan(body) else "Infinity" if body > 0 else "-Infinity"
+    return json.dumps(body, ensure_ascii=False)

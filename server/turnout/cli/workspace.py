@@ -27,6 +27,8 @@ from turnout.state.release_status import ReleaseState
 
 if TYPE_CHECKING:  # importing SQLAlchemy takes 0.1 s, and commands that ask a server do not need it
     from turnout.publishing import Publisher
+    from turnout.releases.release import ReleaseStateWriter
+    from turnout.rollout.changes.operations import Operations
     from turnout.state.store import StateStore
 
 _ACTOR_BYTES = 256
@@ -100,6 +102,20 @@ class Workspace:
         if made and self._holds_versions():
             typer.echo(_MADE, err=True)
         return store
+
+    @contextmanager
+    def changes(self) -> "Iterator[tuple[ReleaseStateWriter, Operations]]":
+        """Yields the objects that record changes of releases and tags, and of which versions answer.
+
+        Raises:
+            ConfigError: The repository does not exist, or the store cannot be used.
+        """
+        from turnout.releases.release import ReleaseStateWriter
+        from turnout.rollout.changes.operations import Operations
+
+        self.require_repository()
+        with self.store() as store:
+            yield ReleaseStateWriter(self.repository, store), Operations(self.repository, store)
 
     @contextmanager
     def publisher(self, store: "StateStore") -> "Iterator[Publisher]":

@@ -23,13 +23,14 @@ def check_exposure(settings: Settings) -> None:
         return
     listener = found[0]
     address: Address = getattr(settings, listener)
-    lacks = " and ".join(_lacks(settings, listener))
+    lacks = _lacks(settings, listener)
+    remedies = {"TLS": '[tls] cert = "server.pem" and key = "server.key"', "identities": "[auth] enabled = true"}
     every = ", ".join(f"{one} ({getattr(settings, one)})" for one in found)
     raise ConfigError(
-        f"{every}: other machines reach {'it' if len(found) == 1 else 'them'}, and {listener} has no {lacks}, so "
-        "anybody there could use it. Write one of these: "
+        f"{every}: other machines reach {'it' if len(found) == 1 else 'them'}, and {listener} has no "
+        f"{' and '.join(lacks)}, so anybody there could use it. Write one of these: "
         f"--{listener} 127.0.0.1:{address.port}, for this machine alone; "
-        f"{_how(settings, listener)}, for clients that prove who they are (docs/security.md); "
+        f"{' and '.join(remedies[one] for one in lacks)}, for clients that prove who they are (docs/security.md); "
         "--insecure (or insecure = true, or TURNOUT_INSECURE=true), to accept unauthenticated callers"
     )
 
@@ -43,13 +44,3 @@ def _lacks(settings: Settings, listener: ListenerName) -> list[str]:
     if not settings.auth.enabled and (tls is None or tls.client_certificates != "required"):
         lacks.append("identities")
     return lacks
-
-
-def _how(settings: Settings, listener: ListenerName) -> str:
-    lacks = _lacks(settings, listener)
-    parts = []
-    if "TLS" in lacks:
-        parts.append('[tls] cert = "server.pem" and key = "server.key"')
-    if "identities" in lacks:
-        parts.append("[auth] enabled = true")
-    return " and ".join(parts)

@@ -108,13 +108,7 @@ def read_secret(setting: str, file: str) -> str:
     Raises:
         ConfigError: The file cannot be read, is empty, is not text, or is larger than 64 KiB.
     """
-    try:
-        with open_regular(file) as opened:
-            data = opened.read(_MOST_SECRET_BYTES + 1)
-    except NoRegularFileError:
-        raise ConfigError(f"{setting}: {file} is not a regular file") from None
-    except OSError as error:
-        raise ConfigError(f"{setting}: {file} cannot be read: {error.strerror}") from None
+    data = read_setting_file(setting, file, 1)
     try:
         text = data.decode().strip()
     except UnicodeDecodeError:

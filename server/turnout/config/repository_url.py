@@ -10,6 +10,8 @@ from typing import Annotated, Any, Self
 
 from pydantic import PlainSerializer, PlainValidator
 
+from turnout.config.values import plain_text
+
 SCHEMES = ("s3", "gs", "oci")
 
 NO_STATE = (
@@ -98,13 +100,7 @@ def parse_models(value: Any) -> Path | RepositoryUrl:
     # A URL that passed through `Path` has lost one of its two slashes. `c:/models` is a directory.
     if (match := _URL.fullmatch(text)) and (len(match[1]) > 1 and (match[1].lower() in SCHEMES or "://" in text)):
         return RepositoryUrl.parse(text)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ValueError("expected text in UTF-8") from None
-    if "\0" in text:
-        raise ValueError("expected text without NUL bytes")
-    return Path(text)
+    return Path(plain_text(text))
 
 
 ModelsField = Annotated[Path | RepositoryUrl, PlainValidator(parse_models), PlainSerializer(str)]

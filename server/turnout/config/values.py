@@ -87,10 +87,6 @@ def _parse_load(value: Any) -> Load:
     raise ValueError('expected "all", "latest:N" with N of 1 or more, "on_demand", or a list of selectors')
 
 
-def _load_text(load: Load) -> str | list[str]:
-    return list(load.selectors) if isinstance(load, LoadSelectors) else str(load)
-
-
 def listed(value: Any) -> Any:
     """Parses a list given as text, `a,b` or `["a", "b"]`, as in an environment variable. Other values are kept."""
     if not isinstance(value, str):
@@ -110,10 +106,6 @@ def _parse_providers(value: Any) -> Literal["auto"] | tuple[Provider, ...]:
     if isinstance(names, list | tuple) and names and all(name in list(Provider) for name in names):
         return tuple(Provider(name) for name in names)
     raise ValueError(f'expected "auto" or a list of {", ".join(Provider)}')
-
-
-def _providers_text(providers: Literal["auto"] | tuple[Provider, ...]) -> str | list[str]:
-    return providers if providers == "auto" else [str(provider) for provider in providers]
 
 
 def plain_text(value: ValueT) -> ValueT:
@@ -145,10 +137,6 @@ def _parse_networks(value: Any) -> tuple[Network, ...]:
         return tuple(ip_network(str(name)) for name in names)
     except ValueError as error:
         raise ValueError(f"expected networks, such as 127.0.0.0/8 or ::1: {error}") from None
-
-
-def _networks_text(networks: tuple[Network, ...]) -> list[str]:
-    return [str(network) for network in networks]
 
 
 def _each_once(values: tuple[int, ...]) -> tuple[int, ...]:
@@ -233,7 +221,12 @@ LEAST_TOKEN = 16
 
 FilePath = Annotated[str, Field(max_length=4096), AfterValidator(plain_text)]
 AddressField = Annotated[Address, NoDecode, PlainValidator(_parse_address), PlainSerializer(str)]
-LoadField = Annotated[Load, NoDecode, PlainValidator(_parse_load), PlainSerializer(_load_text)]
+LoadField = Annotated[
+    Load,
+    NoDecode,
+    PlainValidator(_parse_load),
+    PlainSerializer(lambda load: list(load.selectors) if isinstance(load, LoadSelectors) else str(load)),
+]
 Count = Annotated[int, BeforeValidator(_no_bool), Field(ge=1)]
 CountOrNone = Annotated[int, BeforeValidator(_no_bool), Field(ge=0)]
 Number = Annotated[float, BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
@@ -242,9 +235,17 @@ Share = Annotated[float, BeforeValidator(_no_bool), Field(ge=0, le=1)]
 Size = Annotated[ByteSize, BeforeValidator(_no_bool), Field(ge=1)]
 SizeOrNone = Annotated[ByteSize, BeforeValidator(_no_bool), Field(ge=0)]
 Providers = Annotated[
-    Literal["auto"] | tuple[Provider, ...], NoDecode, PlainValidator(_parse_providers), PlainSerializer(_providers_text)
+    Literal["auto"] | tuple[Provider, ...],
+    NoDecode,
+    PlainValidator(_parse_providers),
+    PlainSerializer(lambda providers: providers if providers == "auto" else list(map(str, providers))),
 ]
-Networks = Annotated[tuple[Network, ...], NoDecode, PlainValidator(_parse_networks), PlainSerializer(_networks_text)]
+Networks = Annotated[
+    tuple[Network, ...],
+    NoDecode,
+    PlainValidator(_parse_networks),
+    PlainSerializer(lambda networks: list(map(str, networks))),
+]
 Token = Annotated[SecretStr, AfterValidator(_long_enough)]
 HttpUrl = Annotated[str, PlainValidator(_parse_http_url)]
 OtlpEndpoint = Annotated[str, PlainValidator(_parse_endpoint)]

@@ -7,7 +7,7 @@ from typing import ParamSpec, TypeVar
 
 from semver import Version
 
-from turnout.errors import ChangeRefused
+from turnout.errors import ChangeRefused, InvalidRequest
 from turnout.registry.signing.signer import Signer
 from turnout.registry.signing.trust import keep
 from turnout.registry.storage.files import storage_errors
@@ -158,7 +158,7 @@ class ReleaseStateWriter:
         present = [p.manifest.version for p in self._repository.scan().versions(model)]
         return RollbackTarget(answered(entries), self._store.release_state().of(model).release_statuses, tuple(present))
 
-    def unyank(self, model: str, version: Version, *, actor: str, reason: str) -> bool:
+    def unyank(self, model: str, version: Version, *, actor: str, reason: str, i_know_why: bool) -> bool:
         """Reverts a yank: the version becomes a candidate again.
 
         Returns:
@@ -166,10 +166,14 @@ class ReleaseStateWriter:
 
         Raises:
             ModelNotFound, VersionNotFound: The version does not exist.
-            InvalidRequest: No reason was given.
+            InvalidRequest: No reason was given, or the version is yanked and `i_know_why` is false.
         """
-        found = self._repository.find(model, version)
-        return self._store.unyank(model, found.manifest.version, actor=actor, reason=reason)
+        exact = self._repository.find(model, version).manifest.version
+        state = self._store.release_state().of(model)
+        if not i_know_why and state.release_status(exact) is ReleaseStatus.YANKED:
+            why = f" ({state.reasons[exact]})" if state.reasons.get(exact) else ""
+            raise InvalidRequest.at("i_know_why", f"{model} {exact} was yanked for a reason{why}")
+        return self._store.unyank(model, exact, actor=actor, reason=reason)
 
     def set_tag(
         self, model: str, tag: str, version: Version, *, actor: str, reason: str, expect: str | None = None

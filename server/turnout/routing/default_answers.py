@@ -67,6 +67,12 @@ class RoutingTable:
         """The versions that answer plain requests."""
         return next((one.parts for one in self.selectors if not one.selector), ())
 
+    @property
+    def latest(self) -> Version | None:
+        """The version that answers `latest`: the highest released one; None if nothing is released."""
+        parts = next((one.parts for one in self.selectors if one.selector == LATEST), ())
+        return parts[0].version if parts else None
+
 
 def answers_of(
     policy: Policy | None, statuses: Mapping[Version, ReleaseStatus], rollouts: Mapping[Version, int] | None = None

@@ -26,6 +26,7 @@ from turnout.routing.traffic_shares import record_weights
 from turnout.rpc.authorization import protected
 from turnout.rpc.catalog import CatalogServicer
 from turnout.rpc.control.activity import ActivityMethods
+from turnout.rpc.control.events import EventMethods
 from turnout.rpc.control.following import followed
 from turnout.rpc.control.rollouts import RolloutMethods
 from turnout.rpc.control.traffic import TrafficMethods
@@ -50,6 +51,7 @@ from turnout.serving.inputs.limits import InputLimits
 from turnout.serving.versions.availability import Availability
 from turnout.serving.versions.catalog import Catalog
 from turnout.serving.versions.manager import Manager
+from turnout.state.store import StateStore
 from turnout.telemetry.metrics.versions import Metrics
 from turnout.threads import Threads
 from turnout.tls.identity import IdentitySource
@@ -91,6 +93,7 @@ class Services:
         accepting: Returns whether the server accepts requests; False once it drains.
         conversions: Thread that parses large messages.
         oip: Services of the Open Inference Protocol other than inference.
+        store: The state store.
         log: Logger for rejected messages and unexpected errors.
         availability: Dependencies that are currently unreachable.
         peers: The other workers; None if this is the only one.
@@ -116,6 +119,7 @@ class Services:
     accepting: Callable[[], bool]
     conversions: Threads
     oip: OipServices
+    store: StateStore
     log: FilteringBoundLogger
     availability: Availability
     peers: Peers | None = None
@@ -236,6 +240,7 @@ def _control(services: Services) -> Sequence[object]:
         record_weights(catalog, services.policies, services.router)
 
     return (
+        EventMethods(services.store),
         VersionMethods(services.loads, manager.refresh, catalog, services.release_writer, services.releases),
         TrafficMethods(
             services.traffic, services.policies, catalog, services.explainer, rollouts.answers, services.shadows, peers

@@ -62,6 +62,14 @@ def shell(published: Path, tmp_path: Path) -> Shell:
     return Shell(tmp_path)
 
 
+def test_a_log_without_events_says_whose_and_a_missing_repository_is_no_empty_log(shell: Shell) -> None:
+    assert shell.run("log", "fares").stdout == "fares has no events\n"
+    assert "there is no model repository at model: " in shell.error("log", "--models", "model")
+    assert "there is no model repository at model: " in shell.error(
+        "tag", "m", "stable", "--history", "--models", "model"
+    )
+
+
 def test_the_log_tells_who_did_what_and_verify_names_the_event_that_was_changed(shell: Shell) -> None:
     body = shell.json("log")
     assert [(e["id"], e["kind"], e["subject"], e["reason"]) for e in body["events"]] == [

@@ -161,7 +161,13 @@ def test_a_running_server_follows_publishes_releases_and_tags(repository: Path, 
     assert answer("predict", "scale", "-i", "x=random", *to)["version"] == "5.0.0"
 
 
-def test_where_no_server_answers_a_command_says_how_to_start_one() -> None:
+def test_where_no_server_answers_a_command_says_how_to_start_one(tmp_path: Path) -> None:
+    configured = tmp_path / "turnout.toml"
+    configured.write_text('control = "127.0.0.1:1"\n')
+    assert refusal("load", "m@1.0.0", "--config", configured)[1] == (
+        "no server answers at 127.0.0.1:1 (Connection refused); start one with `turnout serve`,"
+        " or name it with --server"
+    )
     for command in (
         ["models"],
         ["show", "m"],
@@ -171,8 +177,18 @@ def test_where_no_server_answers_a_command_says_how_to_start_one() -> None:
     ):
         kind, sentence = refusal(*command, "--server", "127.0.0.1:1")
         assert kind == "Unavailable"
-        assert sentence.startswith("no server answers at 127.0.0.1:1; start one with `turnout serve`")
+        assert sentence == "no server answers at 127.0.0.1:1 (Connection refused)"
     assert "--server: expected HOST:PORT" in refusal("load", "m@1.0.0", "--server", "nowhere")[1]
+
+
+def test_a_command_for_operators_says_that_another_listener_is_not_theirs(server: Server) -> None:
+    for address in (server.grpc, server.http):
+        for command in (["log"], ["tag", "scale", "stable", "1.0.0"], ["traffic", "show"], ["load", "scale@1.0.0"]):
+            kind, sentence = refusal(*command, "--server", address)
+            assert (kind, sentence) == (
+                "Unimplemented",
+                f"{address} is not a control listener, which this command needs (by default, port 8003)",
+            )
 
 
 def test_the_configured_control_listener_is_the_one_that_commands_talk_to(server: Server, tmp_path: Path) -> None:

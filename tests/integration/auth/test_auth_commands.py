@@ -97,6 +97,7 @@ def test_a_token_that_was_changed_past_the_log_is_found(folder: Path, tmp_path: 
         (["token", "create", "ci", "--role", "read", "--model", "m", "--expires", "soon"], "expected a time such as"),
         (["token", "revoke", "nobody"], "no token has the name or id 'nobody'"),
         (["auth", "explain", "ann", "read", "m"], "identity: expected one that begins with spiffe://"),
+        (["auth", "explain", "group:search", "read", "m"], "console, local, anonymous, got 'group:search'"),
         (["auth", "explain", "dns:a", "write", "m"], "action: expected one of predict"),
     ],
 )  # fmt: skip
@@ -203,7 +204,7 @@ def test_secrets_come_from_files(tmp_path: Path) -> None:
         ({"token_file": str(short)}, "console.token_file: expected at least 16 characters"),
         ({"token_file": str(file), "token": "x" * 16}, "console.token and console.token_file: expected one of them"),
         ({"token_file": str(tmp_path)}, "cannot be read: Is a directory"),
-        ({"token_file": str(tmp_path / "none")}, "cannot be read: No such file"),
+        ({"token_file": str(tmp_path / "none")}, "there is no file"),
     ]:
         with pytest.raises(ConfigError, match=message):
             with_secrets(Settings(console=console))

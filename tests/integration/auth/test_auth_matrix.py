@@ -73,7 +73,7 @@ METHOD_RULES: Mapping[str, Rule] = {
             "SetTag DeleteTag SetTraffic RampTraffic ClearTraffic FreezeTraffic RevertTraffic StartRollout",
             "CommandRollout RollBack GetShadowReport",
         )
-        | on("model", READ, "ListTrafficHistory ExplainRoute PlanRollout WatchRollout GetRolloutTicks")
+        | on("model", READ, "ListEvents ListTrafficHistory ExplainRoute PlanRollout WatchRollout GetRolloutTicks")
         | on("model", READ, "GetTraffic ListRollouts")  # where they name one
         | on("some", READ, "GetActivity ListServers ListProbes")
         | on("model", OPERATE, "TryProbe"),

@@ -13,6 +13,7 @@ import httpx
 import pytest
 from semver import Version
 
+from answer_wire import run
 from onnx_models import scaled
 from routing_wire import control_of, policy
 from turnout.config import RepositorySettings, Settings
@@ -112,6 +113,7 @@ async def test_a_store_that_is_lost_is_told_refuses_changes_and_serving_goes_on(
             control.YankVersion(pb.YankVersionRequest(model="m", version="2.0.0", reason="it leaks")),
             control.SetTag(pb.SetTagRequest(model="m", tag="stable", version="1.0.0")),
             control.SetTraffic(traffic_pb2.SetTrafficRequest(model="m", policy=policy("1.0.0"))),
+            control.ListEvents(pb.ListEventsRequest(model="m")),
         ):
             message = await refusal(change)
             assert message.code is grpc.StatusCode.UNAVAILABLE
@@ -119,6 +121,8 @@ async def test_a_store_that_is_lost_is_told_refuses_changes_and_serving_goes_on(
             assert str(database) not in message.message
         assert (await stub.Predict(request("m", x=X))).route.version == "1.0.0"
         assert (await stub.Predict(request("m", "2.0.0", x=X))).route.version == "2.0.0"
+    shown = await run(server, database, "show", "m")
+    assert (shown.code, "2.0.0" in shown.out) == (0, True), shown.err
     async with httpx.AsyncClient() as client:
         ready = await client.get(f"http://{server.http}/readyz")
         metrics = (await client.get(f"http://{server.http}/metrics")).text

@@ -59,7 +59,7 @@ def printed(text: str) -> dict[str, dict[str, int]]:
     found: dict[str, dict[str, int]] = {}
     for name, parts in re.findall(r"(plain requests|latest|\^[0-9.]+): ([^;]*)", line):
         several = re.findall(r"([0-9][^ ,]*) \(([0-9]+)%", parts)
-        whole = {} if parts == "nobody" else {parts: 100}
+        whole = {} if parts == "no version" else {parts: 100}
         found["" if name == "plain requests" else name] = {v: int(n) for v, n in several} or whole
     return found
 

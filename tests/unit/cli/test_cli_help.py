@@ -9,7 +9,7 @@ import shlex
 import numpy as np
 import pytest
 
-from command_line import commands, turnout
+from command_line import commands, run, turnout
 from turnout.cli.examples import EXAMPLES
 from turnout.cli.help_text import plain
 from turnout.registry.publishing import metadata
@@ -32,6 +32,23 @@ def test_each_example_is_one_that_the_command_takes(line) -> None:
     given = terms[name.count(" ") + 1 :]
     with COMMANDS[name].make_context(name, list(given), resilient_parsing=False) as context:
         assert context.params
+
+
+def _of_a_server(line: str) -> bool:
+    name = next(name for name, lines in EXAMPLES.items() if line in lines)
+    return name != "publish" and any("--server" in param.opts for param in COMMANDS[name].params)
+
+
+@pytest.mark.parametrize("line", [line for lines in EXAMPLES.values() for line in lines if _of_a_server(line)])
+def test_each_example_of_a_command_that_calls_a_server_gets_that_far(line, tmp_path) -> None:
+    done = run(*shlex.split(line)[1:], "--server", "127.0.0.1:1", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (1, "error: no server answers at 127.0.0.1:1 (Connection refused)\n")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_what_may_be_left_out_is_in_one_pair_of_brackets(name, capsys) -> None:
+    usage = next(line for line in shown(name, capsys) if "Usage:" in line)
+    assert "[[" not in usage
 
 
 def test_inputs_of_examples_can_be_read() -> None:

@@ -30,6 +30,14 @@ def test_a_cell_is_never_read_as_markup(capsys: pytest.CaptureFixture[str]) -> N
     assert "[bold]plain[/bold]" in printed
 
 
+def test_what_may_be_cut_stays_on_its_line_on_a_narrow_terminal(monkeypatch, capsys) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "20")
+    CommandOutput(as_json=False).show({}, table(("A", "DIGEST"), [("1.0.0", "sha256:0123456789ab")], cut=("DIGEST",)))
+    _, row = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
+    assert row == "1.0.0   sha256:0123…"
+
+
 TRICKS = "\x1b]0;title\x07 \x1b[31mred\x1b[0m \x9b31m \rover \u202eesrever\u202c \u2028 \x08"
 
 

@@ -91,6 +91,7 @@ _SERVICES: Mapping[str, Mapping[str, Need]] = {
         "UnyankVersion": _OPERATE,
         "SetTag": _OPERATE,
         "DeleteTag": _OPERATE,
+        "ListEvents": _READ,  # without a model: on `*`
         "GetActivity": _listed("versions.model", "rollouts.model"),
         "ListServers": _listed("servers.models.model"),
         "GetTraffic": _listed("models.model"),

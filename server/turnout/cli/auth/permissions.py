@@ -1,6 +1,5 @@
 """`turnout auth`: what a caller may do, and why."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,7 +11,7 @@ from turnout.text.quantities import count_text
 if TYPE_CHECKING:
     from turnout.auth.identity import Identity
     from turnout.auth.policy.policy import AccessDecision, AccessPolicy
-    from turnout.auth.roles import Scope
+    from turnout.auth.roles import AccessRole, Scope
     from turnout.cli.workspace import Workspace
 
 application = typer.Typer(no_args_is_help=True, help="Explain what a caller may do, and check the policy file.")
@@ -32,20 +31,20 @@ def explain(
     target: DiskTarget = DiskTarget(),
 ) -> None:
     """Show whether a caller may do something with a model, and which rule decides. Exits with 1 if not."""
+    from turnout.auth.identity import Identity
     from turnout.auth.policy.policy_file import load_policy
     from turnout.auth.roles import AccessRole
     from turnout.cli.workspace import Workspace
     from turnout.errors import InvalidRequest
 
     with reporting(as_json=target.as_json) as out:
-        known = {str(role): role for role in AccessRole}
-        if action not in known:
-            raise InvalidRequest.at("action", f"expected one of {', '.join(known)}, got {action[:32]!r}")
-        workspace = Workspace.open(target)
+        if action not in list(AccessRole):
+            raise InvalidRequest.at("action", f"expected one of {', '.join(AccessRole)}, got {action[:32]!r}")
+        workspace, caller = Workspace.open(target), Identity(identity, tuple(also or ()))
         auth = workspace.settings.auth
         policy = load_policy(auth.policy)
-        decision = _decide(workspace, policy, identity, also or (), known[action], model)
-        limit = policy.limit_of(_identity(identity, also or ()))
+        decision = _decide(workspace, policy, caller, AccessRole(action), model)
+        limit = policy.limit_of(caller)
         outcome = "allowed" if decision.allowed else "denied"
         if not auth.enabled:
             out.note("auth.enabled is false: servers allow every call; this is what the policy would decide")
@@ -75,23 +74,16 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
         )
 
 
-def _identity(name: str, also: Sequence[str]) -> "Identity":
-    from turnout.auth.identity import Identity
-
-    return Identity(name, tuple(also))
-
-
 def _decide(
-    workspace: "Workspace", policy: "AccessPolicy", name: str, also: Sequence[str], action: str, model: str
+    workspace: "Workspace", policy: "AccessPolicy", caller: "Identity", role: "AccessRole", model: str
 ) -> "AccessDecision":
     from turnout.auth.identity import KINDS
     from turnout.auth.policy.policy import AccessDecision, decide
-    from turnout.auth.roles import AccessRole
     from turnout.errors import InvalidRequest
 
-    if not any(name.startswith(kind) for kind in KINDS if kind not in ("*", "group:")):
-        raise InvalidRequest.at("identity", f"expected one that begins with {', '.join(KINDS)}, got {name[:64]!r}")
-    role = AccessRole(action)
+    name, kinds = caller.name, [kind for kind in KINDS if kind not in ("*", "group:")]
+    if not name.startswith(tuple(kinds)):
+        raise InvalidRequest.at("identity", f"expected one that begins with {', '.join(kinds)}, got {name[:64]!r}")
     if name.startswith("token:"):
         scopes = _scopes_of_tokens(workspace, name.removeprefix("token:"))
         if not scopes:
@@ -99,7 +91,7 @@ def _decide(
         return decide(scopes, role, model)
     if name == "local" and not workspace.settings.auth.loopback:
         return AccessDecision(False, "auth.loopback is false")
-    return decide(policy.scopes_of(_identity(name, also)), role, model)
+    return decide(policy.scopes_of(caller), role, model)
 
 
 def _scopes_of_tokens(workspace: "Workspace", name: str) -> "list[Scope]":

@@ -28,24 +28,9 @@ class TokenInterceptor(
     def __init__(self, bearer: Bearer) -> None:
         self._bearer = bearer
 
-    def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+    def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
         """Makes a call with the token."""
-        return continuation(self._authorized(client_call_details), request)
-
-    def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
-        """Makes a call with the token."""
-        return continuation(self._authorized(client_call_details), request)
-
-    def intercept_stream_unary(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
-        """Makes a call with the token."""
-        return continuation(self._authorized(client_call_details), request_iterator)
-
-    def intercept_stream_stream(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
-        """Makes a call with the token."""
-        return continuation(self._authorized(client_call_details), request_iterator)
-
-    def _authorized(self, details: Any) -> _CallDetails:
-        return _CallDetails(
+        authorized = _CallDetails(
             details.method,
             details.timeout,
             self._bearer.with_token(details.metadata or ()),
@@ -53,3 +38,8 @@ class TokenInterceptor(
             details.wait_for_ready,
             details.compression,
         )
+        return continuation(authorized, request)
+
+    intercept_unary_stream: Any = intercept_unary_unary
+    intercept_stream_unary: Any = intercept_unary_unary
+    intercept_stream_stream: Any = intercept_unary_unary

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from turnout.cli.cleanup import unwinding
-from turnout.cli.options import ChangeOptions, ReleaseOption, TargetOptions, argument, flag, option, server_option
+from turnout.cli.options import ChangeOptions, ReleaseOption, TargetOptions, argument, flag, option
 from turnout.cli.output import CommandOutput, reporting
 from turnout.cli.publish.signers import CertificateOption, PassphraseOption, key_signer
 from turnout.errors import TurnoutError
@@ -28,12 +28,6 @@ _ENGINES = "gates run it on TensorRT, which may have to build engines"
 
 _META = """Metadata of the version, in TOML or JSON. Texts: description, licence, notes. Lists: authors, parents.
 Tables: training, dependencies, environment, metadata, preprocessing, batching, tolerances, scores, labels."""
-
-
-class _PublishTarget(TargetOptions):
-    server: Annotated[
-        str | None, server_option("Upload to the server with this control listener. (default: write to the disk)")
-    ] = None
 
 
 def publish(
@@ -65,7 +59,7 @@ def publish(
     ] = False,
     dry_run: Annotated[bool, flag("--dry-run", "Run all gates, but publish nothing.")] = False,
     change: ChangeOptions = ChangeOptions(),
-    target: _PublishTarget = _PublishTarget(),
+    target: TargetOptions = TargetOptions(),
 ) -> None:
     """Check an ONNX model and put it into the repository as an immutable version.
 

@@ -1,7 +1,6 @@
 """`turnout prune`."""
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,27 +9,11 @@ from turnout.cli.output import NO_VERSION, reporting, table
 from turnout.text.quantities import count_text, size_text
 
 if TYPE_CHECKING:
-    from turnout.releases.prune_plan import PruningDecision
     from turnout.releases.pruner import Removal
 
 
-@dataclass(frozen=True, slots=True)
-class _Planned:
-    model: str
-    decision: "PruningDecision"
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "model": self.model,
-            "version": str(self.decision.version),
-            "goes": self.decision.goes,
-            "reasons": list(self.decision.reasons),
-            "bytes": self.decision.size_bytes,
-        }
-
-
 def prune(
-    name: Annotated[str | None, argument("[NAME]", "One model. (default: all)")] = None,
+    name: Annotated[str | None, argument("NAME", "One model. (default: all)")] = None,
     yes: Annotated[bool, flag("--yes", "Remove the versions. Without it, only the plan is shown.")] = False,
     keep_releases: Annotated[
         int | None,
@@ -84,19 +67,28 @@ def prune(
                 adopt(workspace.repository, store, actor=who)
             pruner = Pruner(workspace.repository, store, workspace.settings)
             plans = {model: pruner.plan(model, keep, datetime.now(UTC)) for model in known if name in (None, model)}
-            planned = [_Planned(model, decision) for model, decisions in plans.items() for decision in decisions]
+            planned = [(model, one) for model, decisions in plans.items() for one in decisions]
             if yes:
                 for model, decisions in plans.items():
                     removals += pruner.prune(model, decisions, keep, wait, actor=who, reason=reason)
                 expired = expire(store, retention)
                 unused = workspace.repository.unused_files()
                 freed_unused = workspace.repository.remove_unused(unused) if unused.digests else 0
-        going = [one for one in planned if one.decision.goes]
-        size = sum(one.decision.size_bytes for one in going)
+        going = [one for _, one in planned if one.goes]
+        size = sum(one.size_bytes for one in going)
         freed = sum(one.freed_bytes for one in removals)
         refused = [one for one in removals if one.refused]
         body = {
-            "plan": [one.to_json() for one in planned],
+            "plan": [
+                {
+                    "model": model,
+                    "version": str(one.version),
+                    "goes": one.goes,
+                    "reasons": list(one.reasons),
+                    "bytes": one.size_bytes,
+                }
+                for model, one in planned
+            ],
             "bytes": size,
             "done": yes,
             "freed_bytes": freed,
@@ -108,11 +100,15 @@ def prune(
             "freed_unused_bytes": freed_unused,
         }
         rows = [
-            (f"{one.model} {one.decision.version}", "goes" if one.decision.goes else "stays",
-             size_text(one.decision.size_bytes), "; ".join(one.decision.reasons))
-            for one in planned
-        ]  # fmt: skip
-        view = table(("VERSION", "", "SIZE", "WHY"), rows, right=("SIZE",)) if rows else NO_VERSION
+            (
+                f"{model} {one.version}",
+                "goes" if one.goes else "stays",
+                size_text(one.size_bytes),
+                "; ".join(one.reasons),
+            )
+            for model, one in planned
+        ]
+        view = table(("VERSION", "PLAN", "SIZE", "WHY"), rows, right=("SIZE",)) if rows else NO_VERSION
         if yes:
             lines = [f"{one.model} {one.version} is not removed: {one.refused}" for one in refused]
             lines.append(f"{len(removals) - len(refused)} removed, {size_text(freed)} freed")

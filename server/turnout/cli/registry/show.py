@@ -1,15 +1,42 @@
-"""`turnout show`."""
+"""`turnout models` and `turnout show`."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from turnout.cli.options import TargetOptions, argument, flag
-from turnout.cli.output import CommandOutput, reporting
+from turnout.cli.output import NO_VERSION, CommandOutput, reporting
 from turnout.cli.terminal_text import printable
 
 if TYPE_CHECKING:
     from turnout.cli.registry.survey import Details
+
+_EXPLAINED = ("loading", "warming", "ready", "failed")
+"""States for which a server may give a reason: slow loads and failures."""
+
+
+def models(
+    target: TargetOptions = TargetOptions(),
+) -> None:
+    """List all models and their versions."""
+    from turnout.cli.registry.survey import survey_disk
+    from turnout.cli.registry.tables import versions_table
+    from turnout.cli.workspace import Workspace
+
+    with reporting(as_json=target.as_json) as out:
+        if target.server is not None:
+            from turnout.cli.connection import Server
+            from turnout.cli.registry.live import survey_server
+
+            survey = survey_server(Server.named(target))
+        else:
+            survey = survey_disk(Workspace.open(target))
+        out.show(survey.to_json(), versions_table(survey.versions) if survey.versions else NO_VERSION)
+        for version in survey.versions:
+            if version.live and version.live.state in _EXPLAINED and version.live.reason:
+                out.note(f"note: {version.model} {version.version}: {version.live.reason}")
+        for problem in survey.problems:
+            out.note(f"note: {problem}")
 
 
 def show(
@@ -23,6 +50,7 @@ def show(
     """
     from turnout.cli.registry.card import markdown as card
     from turnout.cli.registry.survey import details_from_disk
+    from turnout.cli.registry.tables import details
     from turnout.cli.workspace import Workspace, split_reference
     from turnout.errors import InvalidRequest
 
@@ -45,14 +73,8 @@ def show(
         elif selector is None:
             _show_model(out, found)
         else:
-            _show_version(out, found)
-
-
-def _show_version(out: CommandOutput, found: "Details") -> None:
-    from turnout.cli.registry.tables import details
-
-    assert found.chosen is not None, "a selector resolves to a version or raises an error"
-    out.show(found.chosen.to_json(), details(found.chosen))
+            assert found.chosen is not None, "a selector resolves to a version or raises an error"
+            out.show(found.chosen.to_json(), details(found.chosen))
 
 
 def _show_model(out: CommandOutput, found: "Details") -> None:

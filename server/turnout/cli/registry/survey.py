@@ -13,7 +13,8 @@ from turnout.routing.selection.selector import parse
 if TYPE_CHECKING:  # imports SQLAlchemy, which is not needed to ask a server
     from turnout.state.event_log.events import Event
 
-_EVENTS = 10
+EVENTS = 10
+"""Number of a model's latest changes that are shown with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class Details:
     Attributes:
         versions: All versions, highest precedence first.
         chosen: Version that the selector names; None if no selector was given and there is no default version.
-        events: The latest changes, newest first; None from a server, which does not list them.
+        events: The latest changes, newest first; None if a server does not tell them.
     """
 
     versions: tuple[VersionDescription, ...]
@@ -100,5 +101,5 @@ def details_from_disk(workspace: Workspace, name: str, selector: str | None) -> 
     events: tuple[Event, ...] = ()
     if release_state.revision:
         with workspace.store() as store:
-            events = tuple(store.events(name, limit=_EVENTS))
+            events = tuple(store.events(name, limit=EVENTS))
     return Details(tuple(described.values()), None if chosen is None else described[chosen], events)

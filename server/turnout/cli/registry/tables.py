@@ -35,15 +35,16 @@ def versions_table(versions: Sequence[VersionDescription]) -> Table:
         if live:
             row.insert(4, _styled(version.live.state if version.live else ""))
         rows.append(row)
-    return table(columns, rows, right=["SIZE"])
+    return table(columns, rows, right=["SIZE"], cut=["DIGEST"])
 
 
 def details(version: VersionDescription) -> Table:
     """Returns a table with all details of one version."""
+    because = f": {version.content.yanked}" if version.content and version.content.yanked else ""
     pairs: list[tuple[str, RenderableType]] = [
         ("version", f"{version.model} {version.version}"),
         ("digest", version.digest),
-        ("release status", Text.assemble(_styled(version.release_status), _because(version))),
+        ("release status", Text.assemble(_styled(version.release_status), because)),
         ("tags", ", ".join(version.tags) or "none"),
     ]
     if live := version.live:
@@ -81,10 +82,6 @@ def details(version: VersionDescription) -> Table:
     else:
         pairs.append(("size", size_text(version.size_bytes)))
     return facts(pairs)
-
-
-def _because(version: VersionDescription) -> str:
-    return f": {version.content.yanked}" if version.content and version.content.yanked else ""
 
 
 def _styled(word: str) -> Text:

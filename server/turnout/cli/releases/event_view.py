@@ -1,6 +1,8 @@
-"""Shows events of the log as tables."""
+"""Shows events of the log as tables and JSON."""
 
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +15,32 @@ from turnout.text.quantities import size_text
 
 if TYPE_CHECKING:  # imports SQLAlchemy, which is not needed to ask a server
     from turnout.state.event_log.events import Event
+    from turnout_proto.v1 import control_pb2 as pb
 
 WHEN = "WHEN (UTC)"
+
+
+def read_event(message: "pb.Event") -> "Event":
+    """Converts a server's message to an event."""
+    from turnout.state.event_log.events import Event
+
+    return Event(
+        id=message.id,
+        time=message.time.ToDatetime(UTC),
+        model=message.model,
+        kind=message.kind,
+        subject=message.subject,
+        actor=message.actor,
+        reason=message.reason,
+        payload=json.loads(message.payload_json),
+        previous=message.previous,
+        hash=message.hash,
+    )
+
+
+def event_json(event: "Event") -> dict[str, Any]:
+    """Returns an event as JSON values."""
+    return asdict(event) | {"time": event.time.isoformat()}
 
 
 def events_table(events: "Sequence[Event]") -> Table:

@@ -1,19 +1,22 @@
 """`turnout log`."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-from turnout.cli.options import DiskTarget, argument, flag, option
+from turnout.cli.options import TargetOptions, argument, flag, option
 from turnout.cli.output import reporting
 
 if TYPE_CHECKING:
+    from turnout.state.event_log.chain import Head
     from turnout.state.event_log.events import Event
 
 
 def log(
     name: Annotated[str | None, argument("NAME", "One model. (default: all)")] = None,
-    limit: Annotated[int, option("--limit", "N", "Number of events to show.", min=1, max=100_000)] = 50,
+    limit: Annotated[
+        int, option("--limit", "N", "Number of events to show, with --server up to 1,000.", min=1, max=100_000)
+    ] = 50,
     head: Annotated[bool, flag("--head", "Print only the last event's number and hash, to keep elsewhere.")] = False,
-    target: DiskTarget = DiskTarget(),
+    target: TargetOptions = TargetOptions(),
 ) -> None:
     """Show who changed what, when and why, newest first.
 
@@ -21,39 +24,47 @@ def log(
     output of --head in a place that cannot be changed by those who can write to the store, and pass it to
     `turnout verify --head`: this also detects a log whose end was cut off.
     """
-    from turnout.cli.releases.event_view import log_table
-    from turnout.cli.workspace import Workspace
+    from turnout.cli.releases.event_view import event_json, log_table
     from turnout.registry.manifest.names import check_model_name
-    from turnout.state.event_log.chain import Head
 
     with reporting(as_json=target.as_json) as out:
         if name is not None:
             check_model_name(name)
-        workspace = Workspace.open(target)
-        if not workspace.has_store():
-            last, events = Head(), []
-        else:
-            with workspace.store() as store:
-                last = store.head()
-                events = [] if head else store.events(name, limit)
+        last, events = read_log(target, name, 1 if head else limit)
+        place = {"revision": last.revision, "hash": last.hash}
         if head:
-            out.show({"revision": last.revision, "hash": last.hash}, str(last))
+            out.show(place, str(last))
             return
-        body = {"head": {"revision": last.revision, "hash": last.hash}, "events": [event_json(one) for one in events]}
-        out.show(body, log_table(events) if events else "no events yet")
+        body = {"head": place, "events": [event_json(one) for one in events]}
+        out.show(body, log_table(events) if events else f"{name} has no events" if name else "no events yet")
 
 
-def event_json(event: "Event") -> dict[str, Any]:
-    """Returns an event as JSON values."""
-    return {
-        "id": event.id,
-        "time": event.time.isoformat(),
-        "model": event.model,
-        "kind": event.kind,
-        "subject": event.subject,
-        "actor": event.actor,
-        "reason": event.reason,
-        "payload": dict(event.payload),
-        "previous": event.previous,
-        "hash": event.hash,
-    }
+def read_log(target: TargetOptions, name: str | None, limit: int = 100, *, tag: str = "") -> "tuple[Head, list[Event]]":
+    """Returns the last event's number and hash, and the last events, newest first, from the store or a server.
+
+    Args:
+        target: Where to read.
+        name: One model; None for all.
+        limit: Maximum number of events.
+        tag: A tag of the model, to read only its changes; "" for all changes.
+    """
+    from turnout.state.event_log.chain import Head
+
+    if target.server is not None:
+        from turnout.cli.connection import Server
+        from turnout.cli.releases.event_view import read_event
+        from turnout_proto.v1 import control_pb2 as pb
+
+        request = pb.ListEventsRequest(model=name or "", limit=limit, tag=tag)
+        with Server.named(target).control() as control:
+            response = control.ListEvents(request, timeout=30.0)
+        return Head(response.revision, response.hash), [read_event(one) for one in response.events]
+    from turnout.cli.workspace import Workspace
+
+    workspace = Workspace.open(target)
+    if not workspace.has_store():
+        workspace.require_repository()  # otherwise it looks as if nothing has ever happened
+        return Head(), []
+    with workspace.store() as store:
+        events = store.tag_history(name, tag) if name and tag else store.events(name, limit)
+        return store.head(), events

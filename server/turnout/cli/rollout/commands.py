@@ -1,15 +1,25 @@
 """`turnout rollout`: makes a candidate the baseline step by step, as the evidence allows."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from turnout.cli.options import ChangeOptions, HistoryLimitOption, NameArgument, ServerTarget, argument, flag, option
+from turnout.cli.options import (
+    ChangeOptions,
+    EpochChangeOptions,
+    HistoryLimitOption,
+    NameArgument,
+    ServerTarget,
+    argument,
+    flag,
+    option,
+)
 from turnout.cli.output import CommandOutput, reporting, table
-from turnout.cli.rollout.controls import COMMANDS
 from turnout.cli.rollout.options import PlanOptions
 from turnout.cli.rollout.probe import probe
+from turnout.cli.traffic.commands import freeze
 
 if TYPE_CHECKING:
     from turnout.cli.connection import Server
@@ -19,6 +29,13 @@ _RUNNING, _INTERRUPTED = 3, 130
 
 AttemptOption = Annotated[int, option("--attempt", "N", "Number of the attempt. (default: the latest)", min=0)]
 ToOption = Annotated[str, option("--to", "VERSION", "The candidate.")]
+
+
+class _CommandOptions(EpochChangeOptions):
+    """Options of a command on a rollout."""
+
+    attempt: Annotated[int, option("--attempt", "N", "Number of the attempt. (default: the active one)", min=0)] = 0
+
 
 application = typer.Typer(
     no_args_is_help=True, help="Make a candidate the baseline step by step, and roll it back on evidence."
@@ -99,7 +116,7 @@ def start(
 
 @application.command()
 def status(
-    name: Annotated[str | None, argument("[NAME]", "One model. (default: all)")] = None,
+    name: Annotated[str | None, argument("NAME", "One model. (default: all)")] = None,
     target: ServerTarget = ServerTarget(),
 ) -> None:
     """Show the latest rollout of one model, or of every model."""
@@ -224,16 +241,77 @@ def report(
         )
 
 
-for _command in (*COMMANDS, probe):
-    application.command(name=_command.__name__.replace("_", "-"))(_command)
+@application.command()
+def pause(
+    name: NameArgument, change: _CommandOptions = _CommandOptions(), target: ServerTarget = ServerTarget()
+) -> None:
+    """Pause at the current weight. Evidence is still collected, and may still roll the candidate back."""
+    _command("PAUSE", name, change, target, attempt=change.attempt)
+
+
+@application.command()
+def resume(
+    name: NameArgument, change: _CommandOptions = _CommandOptions(), target: ServerTarget = ServerTarget()
+) -> None:
+    """Resume a paused rollout. A gate stays closed: `promote` opens it."""
+    _command("RESUME", name, change, target, attempt=change.attempt)
+
+
+@application.command()
+def promote(
+    name: NameArgument,
+    full: Annotated[bool, flag("--full", "Skip all steps, and make the candidate the baseline.")] = False,
+    change: _CommandOptions = _CommandOptions(),
+    target: ServerTarget = ServerTarget(),
+) -> None:
+    """Take the next step now, regardless of the evidence, or open the gate at which the rollout waits."""
+    _command("PROMOTE_FULL" if full else "PROMOTE", name, change, target, attempt=change.attempt)
+
+
+@application.command()
+def set_weight(
+    name: NameArgument,
+    share: Annotated[str, argument("SHARE", "For example 10%.")],
+    change: _CommandOptions = _CommandOptions(),
+    target: ServerTarget = ServerTarget(),
+) -> None:
+    """Set the candidate's weight until its next step."""
+    _command("SET_WEIGHT", name, change, target, attempt=change.attempt, share=share)
+
+
+application.command()(freeze)
+
+
+@application.command()
+def abort(
+    name: NameArgument,
+    discard: Annotated[
+        bool, flag("--discard", "End a rollout that this release cannot read; keep its record.")
+    ] = False,
+    change: _CommandOptions = _CommandOptions(),
+    target: ServerTarget = ServerTarget(),
+) -> None:
+    """Roll the candidate back and end the rollout."""
+    _command("ABORT", name, change, target, attempt=change.attempt, discard=discard)
+
+
+@application.command()
+def retry(
+    name: NameArgument, change: EpochChangeOptions = EpochChangeOptions(), target: ServerTarget = ServerTarget()
+) -> None:
+    """Start another attempt with the candidate and the plan of the last one."""
+    _command("RETRY", name, change, target)
+
+
+application.command()(probe)
 
 
 def _plan_json(out: CommandOutput, options: PlanOptions) -> str:
     """Returns the plan as JSON. Warns about fields that no longer have an effect."""
-    from turnout.cli.rollout.plan_file import retired_fields
+    from turnout.rollout.plan import RETIRED
 
     plan_json = options.to_json()
-    for field in retired_fields(plan_json):
+    for field in filter(json.loads(plan_json).__contains__, RETIRED):
         out.note(f"{field} no longer has an effect, and can be removed from the plan")
     return plan_json
 
@@ -241,7 +319,7 @@ def _plan_json(out: CommandOutput, options: PlanOptions) -> str:
 def _watch_to_the_end(out: CommandOutput, server: "Server", name: str, attempt: int, timeout: float | None) -> None:
     """Shows a rollout until it ends, then exits with the code for its result."""
     from turnout.cli.rollout.follow import TimedOut
-    from turnout.cli.rollout.live import exit_code, watch
+    from turnout.cli.rollout.live import watch
 
     again = f"`turnout rollout watch {name}` follows it"
     try:
@@ -252,4 +330,41 @@ def _watch_to_the_end(out: CommandOutput, server: "Server", name: str, attempt: 
     except KeyboardInterrupt:
         out.note(f"the rollout continues: {again}")
         raise typer.Exit(_INTERRUPTED) from None
-    raise typer.Exit(exit_code(last))
+    raise typer.Exit(0 if last.state == "succeeded" else 1)
+
+
+def _command(
+    what: str,
+    name: str,
+    options: EpochChangeOptions,
+    target: ServerTarget,
+    *,
+    attempt: int = 0,
+    share: str | None = None,
+    discard: bool = False,
+) -> None:
+    """Sends an operator's command, and prints the rollout's new state and the versions that answer."""
+    from turnout.cli.connection import Server
+    from turnout.cli.releases.answers_view import read_answers, show_change
+    from turnout.cli.rollout.view import rollout_body, sentence
+    from turnout.cli.workspace import actor_or_login
+    from turnout.text.shares import read_share
+    from turnout_proto.v1 import rollout_pb2 as pb
+
+    with reporting(as_json=target.as_json) as out:
+        change = pb.RolloutChange(
+            actor=actor_or_login(options.actor), reason=options.reason, expected_epoch=options.epoch
+        )
+        weight = 0.0 if share is None else read_share(share)
+        request = pb.CommandRolloutRequest(
+            model=name,
+            attempt=attempt,
+            command=f"ROLLOUT_COMMAND_{what}",
+            weight=weight,
+            change=change,
+            discard=discard,
+        )
+        with Server.named(target).control() as control:
+            response = control.CommandRollout(request, timeout=_TIMEOUT)
+        rollout = response.rollout
+        show_change(out, rollout_body(rollout), read_answers(response.answers), sentence(rollout))

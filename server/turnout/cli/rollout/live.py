@@ -13,7 +13,7 @@ from rich.text import Text
 from turnout.cli.connection import Server
 from turnout.cli.messages import message_body
 from turnout.cli.output import CommandOutput, table
-from turnout.cli.rollout.follow import FINAL, follow
+from turnout.cli.rollout.follow import follow
 from turnout.cli.rollout.probe_view import measured_table
 from turnout.cli.rollout.view import bar, event_line, events_table, state_text
 from turnout.cli.terminal_text import escaped, printable
@@ -199,9 +199,3 @@ def _in_lines(out: CommandOutput, server: Server, model: str, attempt: int, time
                 escaped(json.dumps(body, ensure_ascii=False)) if out.as_json else printable(event_line(last, event))
             )
     return last
-
-
-def exit_code(rollout: pb.Rollout) -> int:
-    """Returns the exit code of a command that waited for a rollout to end: 0 if it succeeded, else 1."""
-    assert rollout.state in FINAL
-    return 0 if rollout.state == "succeeded" else 1

@@ -1,6 +1,5 @@
 """Reads a rollout's plan from a file and from command line options."""
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
@@ -14,7 +13,7 @@ from turnout.errors import ConfigError, FieldViolation, InvalidRequest
 from turnout.registry.storage.files import read_named
 from turnout.rollout.guards.circuit_breaker import Breaker
 from turnout.rollout.guards.guards import Guards
-from turnout.rollout.plan import RETIRED, PlanStep, ShadowStage
+from turnout.rollout.plan import PlanStep, ShadowStage
 from turnout.text.shares import read_share
 from turnout.text.toml import parse_toml
 
@@ -61,11 +60,6 @@ def read_guard(text: str) -> tuple[str, float]:
         return name, float(limit)
     except ValueError:
         raise InvalidRequest(f"--guard: expected milliseconds such as {name}=250, got {text!r}") from None
-
-
-def retired_fields(plan_json: str) -> list[str]:
-    """Returns the fields in a plan that no longer have an effect."""
-    return [name for name in RETIRED if name in json.loads(plan_json)]
 
 
 def read_steps(text: str) -> list[dict[str, Any]]:

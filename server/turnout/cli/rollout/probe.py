@@ -12,7 +12,7 @@ _TIMEOUT = 90.0
 
 
 def probe(
-    probe: Annotated[str | None, argument("[PROBE]", "The probe to try. (default: list them)")] = None,
+    probe: Annotated[str | None, argument("PROBE", "The probe to try. (default: list them)")] = None,
     model: Annotated[str | None, option("--model", "NAME@VERSION", "The candidate to ask about.")] = None,
     target: ServerTarget = ServerTarget(),
 ) -> None:

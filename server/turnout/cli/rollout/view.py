@@ -95,10 +95,8 @@ def status_lines(rollout: pb.Rollout) -> Iterator[RenderableType]:
     pairs += [("lacking", what) for what in rollout.lacking]
     if rollout.verdict:
         pairs.append(("verdict", rollout.verdict))
-    by = rollout.actor or "an unnamed caller"
-    pairs.append(
-        ("started", f"{rollout.started_at.ToDatetime():%Y-%m-%d %H:%M:%S} UTC by {by}{_colon(rollout.reason)}")
-    )
+    by, why = rollout.actor or "an unnamed caller", f": {rollout.reason}" if rollout.reason else ""
+    pairs.append(("started", f"{rollout.started_at.ToDatetime():%Y-%m-%d %H:%M:%S} UTC by {by}{why}"))
     yield facts(pairs)
     yield table(("METRIC", "CANDIDATE", "PREVIOUS", "EVIDENCE"), (_metric_row(m) for m in rollout.metrics))
     if rollout.probes:
@@ -132,7 +130,8 @@ def event_line(rollout: pb.Rollout, event: pb.RolloutEvent) -> str:
 def explanation_lines(explanation: RolloutExplanation, rollout: pb.Rollout) -> Iterator[RenderableType]:
     """Yields the lines and tables of an explanation."""
     yield Text(explanation.title, "bold")
-    yield Text(_capital(explanation.status_sentence) + ".", STYLES.get(rollout.state, ""))
+    status = explanation.status_sentence
+    yield Text(f"{status[:1].upper()}{status[1:]}.", STYLES.get(rollout.state, ""))
     if explanation.verdict:
         yield Text.assemble(("Verdict: ", "bold"), explanation.verdict + ".")
     yield ""
@@ -215,11 +214,3 @@ def _proof(finding: Finding) -> Text:
 
 def _text(event: pb.RolloutEvent) -> str:
     return event.text + (f" ({event.actor})" if event.actor else "")
-
-
-def _colon(text: str) -> str:
-    return f": {text}" if text else ""
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]

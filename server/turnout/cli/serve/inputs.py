@@ -84,14 +84,11 @@ def _random(spec: TensorSpec, written: str | None) -> Array:
 def json_elements(array: Array) -> Any:
     """Returns `array` as nested lists of JSON values."""
     if array.dtype.kind in "OSU":
-        return np.vectorize(_as_text, otypes=[object])(array).tolist() if array.size else array.tolist()
+        texts = [item.decode("utf-8", "replace") if isinstance(item, bytes) else str(item) for item in array.flat]
+        return np.array(texts, object).reshape(array.shape).tolist()
     if array.dtype.kind == "V":  # ml_dtypes' bfloat16
         return array.astype(np.float32).tolist()
     return array.tolist()
-
-
-def _as_text(item: Any) -> str:
-    return item.decode("utf-8", "replace") if isinstance(item, bytes) else str(item)
 
 
 def array_body(array: Array) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from turnout.text.quantities import seconds_text
 
 if TYPE_CHECKING:
     from turnout.cli.connection import Server
-    from turnout_client import VersionInfo
+    from turnout_proto.v1 import catalog_pb2
+    from turnout_proto.v1.control_pb2 import LoadVersionRequest
 
 _LOOK_SECONDS = 1.0
 """Seconds between two checks of a load in progress."""
@@ -28,11 +29,12 @@ def load(
     """Load a version into a running server, and wait until it is ready."""
     from turnout.cli.connection import Server
     from turnout.cli.workspace import exact_reference
+    from turnout_proto.v1.control_pb2 import LoadVersionRequest
 
     with reporting(as_json=target.as_json) as out:
         name, exact = exact_reference(version)
-        server = Server.named(target)
-        _print(out, name, _loaded(out, server, name, str(exact), timeout))
+        request = LoadVersionRequest(model=name, version=str(exact))
+        _print(out, name, _loaded(out, Server.named(target), request, timeout))
 
 
 def unload(
@@ -43,35 +45,45 @@ def unload(
     """Unload a version from a running server, once requests in progress are answered."""
     from turnout.cli.connection import Server
     from turnout.cli.workspace import exact_reference
+    from turnout_proto.v1.control_pb2 import UnloadVersionRequest
 
     with reporting(as_json=target.as_json) as out:
         name, exact = exact_reference(version)
-        _print(out, name, Server.named(target).unload(name, str(exact), timeout))
+        with Server.named(target).control() as control:
+            request = UnloadVersionRequest(model=name, version=str(exact))
+            unloaded = control.UnloadVersion(request, timeout=timeout).version
+        _print(out, name, unloaded)
 
 
-def _loaded(out: CommandOutput, server: "Server", name: str, version: str, timeout: float) -> "VersionInfo":
-    """Loads a version, and shows its progress if that takes long. Raises ServerRefused like `Server.load`."""
+def _loaded(
+    out: CommandOutput, server: "Server", request: "LoadVersionRequest", timeout: float
+) -> "catalog_pb2.ModelVersion":
+    """Loads a version, and shows its progress if that takes long."""
     import time
-    from concurrent.futures import wait
     from contextlib import suppress
 
+    from grpc import FutureTimeoutError
+
     from turnout.cli.output import ServerRefused
-    from turnout.threads import Threads
 
-    threads, shown_at = Threads("load"), 0.0
-    loading = threads.submit(server.load, name, version, timeout)
-    threads.shutdown(cancel_futures=False)
-    while not wait([loading], _LOOK_SECONDS).done:
-        if shown_at and time.monotonic() - shown_at < _SHOWN_SECONDS:
-            continue
-        with suppress(ServerRefused), server.client(_CALL_SECONDS) as client:
-            if reason := client.get_version(name, version).reason:
-                out.note(f"{name} {version}: {reason}")
-                shown_at = time.monotonic()
-    return loading.result()
+    shown_at = 0.0
+    with server.control() as control:
+        loading = control.LoadVersion.future(request, timeout=timeout)
+        while True:
+            with suppress(FutureTimeoutError):
+                return loading.result(_LOOK_SECONDS).version
+            if shown_at and time.monotonic() - shown_at < _SHOWN_SECONDS:
+                continue
+            with suppress(ServerRefused), server.client(_CALL_SECONDS) as client:
+                if reason := client.get_version(request.model, request.version).reason:
+                    out.note(f"{request.model} {request.version}: {reason}")
+                    shown_at = time.monotonic()
 
 
-def _print(out: CommandOutput, name: str, version: "VersionInfo") -> None:
+def _print(out: CommandOutput, name: str, message: "catalog_pb2.ModelVersion") -> None:
+    from turnout_client.wire import read_version
+
+    version = read_version(message)
     providers = f" on {', '.join(version.providers)}" if version.providers else ""
     took = f" in {seconds_text(version.load_seconds)}" if version.load_seconds else ""
     reason = f": {version.reason}" if version.reason else ""

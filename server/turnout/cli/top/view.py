@@ -10,7 +10,7 @@ from rich.text import Text
 from turnout.cli.output import table
 from turnout.cli.rollout.view import state_text
 from turnout.cli.top.rates import SHADOW, ActivityRow, Picture
-from turnout.text.quantities import number_text, rate_text, seconds_text
+from turnout.text.quantities import count_text, number_text, rate_text, seconds_text
 from turnout.text.shares import share_text
 from turnout.web.report.formatting import duration_text
 from turnout_proto.v1.rollout_pb2 import Rollout
@@ -84,7 +84,7 @@ def _head(current: Picture, server: str, columns: int) -> Sequence[Text]:
     models = len({row.model for row in current.rows})
     ready = sum(row.state == "ready" for row in current.rows)
     name = Text.assemble(("turnout", "bold"), f" {server}", (", draining", "bold yellow") if current.draining else "")
-    facts = [f"{_number(models, 'model')}, {ready} of {_number(len(current.rows), 'version')} ready"]
+    facts = [f"{count_text(models, 'model')}, {ready} of {count_text(len(current.rows), 'version')} ready"]
     facts.append(f"up {duration_text(float(round(current.up)))}")
     traffic = Text.assemble((f"{_rate(current.rate)} requests/s", "bold"))
     if current.rate:
@@ -201,7 +201,3 @@ def _percent(share: float) -> str:
     if share == 0:
         return "0%"
     return f"{share:.1%}" if share >= 0.001 else "<0.1%"
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"

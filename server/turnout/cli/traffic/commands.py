@@ -1,11 +1,20 @@
-"""`turnout traffic`: which versions answer requests that do not pin one."""
+"""`turnout traffic`, which decides the versions that answer requests that do not pin one; and `turnout shadow`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from turnout.cli.options import ChangeOptions, HistoryLimitOption, NameArgument, ServerTarget, argument, flag, option
+from turnout.cli.options import (
+    EpochChangeOptions,
+    HistoryLimitOption,
+    NameArgument,
+    ServerTarget,
+    argument,
+    flag,
+    option,
+)
 from turnout.cli.output import NO_VERSION, reporting, table
 
 if TYPE_CHECKING:
@@ -19,18 +28,12 @@ CanaryOption = Annotated[list[str] | None, option("--canary", "VERSION=SHARE", "
 ShadowOption = Annotated[list[str] | None, option("--shadow", "VERSION=SHARE", "Such as 3.4.0=10%; may be repeated.")]
 
 
-class TrafficChangeOptions(ChangeOptions):
-    """Options of a change of the traffic: actor, reason, and the expected epoch."""
-
-    epoch: Annotated[int | None, option("--epoch", "N", "Only if this epoch is still in force.", min=0)] = None
-
-
 application = typer.Typer(no_args_is_help=True, help="Decide which versions answer requests that do not pin one.")
 
 
 @application.command()
 def show(
-    name: Annotated[str | None, argument("[NAME]", "One model. (default: all)")] = None,
+    name: Annotated[str | None, argument("NAME", "One model. (default: all)")] = None,
     target: ServerTarget = ServerTarget(),
 ) -> None:
     """Show how traffic is routed, and whether the actual split matches the policy."""
@@ -53,7 +56,7 @@ def set_(
     ] = None,
     canary: CanaryOption = None,
     shadow: ShadowOption = None,
-    change: TrafficChangeOptions = TrafficChangeOptions(),
+    change: EpochChangeOptions = EpochChangeOptions(),
     force: ForceOption = False,
     target: ServerTarget = ServerTarget(),
 ) -> None:
@@ -66,7 +69,7 @@ def set_(
     from turnout.text.shares import read_part
     from turnout_proto.v1 import traffic_pb2 as pb
 
-    def call(control: "ControlServiceStub", asked: "pb.TrafficChange") -> "pb.TrafficState":
+    with _changing(change, target, force=force) as (control, asked, show_state):
         canaries = [pb.Canary(version=v, weight=w) for v, w in (read_part(c, "--canary") for c in canary or ())]
         shadows = [pb.Shadow(version=v, rate=r) for v, r in (read_part(s, "--shadow") for s in shadow or ())]
         present = baseline
@@ -76,16 +79,15 @@ def set_(
                 raise InvalidRequest(f"{name} has no policy yet: name a version with --baseline")
             present = known.policy.baseline
         policy = pb.Policy(baseline=present, canaries=canaries, shadows=shadows)
-        return control.SetTraffic(pb.SetTrafficRequest(model=name, policy=policy, change=asked), timeout=_TIMEOUT).state
-
-    _change(call, change, target, force=force)
+        request = pb.SetTrafficRequest(model=name, policy=policy, change=asked)
+        show_state(control.SetTraffic(request, timeout=_TIMEOUT).state)
 
 
 @application.command()
 def ramp(
     name: NameArgument,
     canary: Annotated[str, argument("VERSION=SHARE", "For example 3.3.0=25%.")],
-    change: TrafficChangeOptions = TrafficChangeOptions(),
+    change: EpochChangeOptions = EpochChangeOptions(),
     force: ForceOption = False,
     target: ServerTarget = ServerTarget(),
 ) -> None:
@@ -93,62 +95,54 @@ def ramp(
     from turnout.text.shares import read_part
     from turnout_proto.v1 import traffic_pb2 as pb
 
-    def call(control: "ControlServiceStub", asked: "pb.TrafficChange") -> "pb.TrafficState":
+    with _changing(change, target, force=force) as (control, asked, show_state):
         version, weight = read_part(canary, "VERSION=SHARE")
         request = pb.RampTrafficRequest(model=name, canary=pb.Canary(version=version, weight=weight), change=asked)
-        return control.RampTraffic(request, timeout=_TIMEOUT).state
-
-    _change(call, change, target, force=force)
+        show_state(control.RampTraffic(request, timeout=_TIMEOUT).state)
 
 
 @application.command()
 def clear(
     name: NameArgument,
-    change: TrafficChangeOptions = TrafficChangeOptions(),
+    change: EpochChangeOptions = EpochChangeOptions(),
     target: ServerTarget = ServerTarget(),
 ) -> None:
     """End the policy: the highest released version answers."""
     from turnout_proto.v1 import traffic_pb2 as pb
 
-    def call(control: "ControlServiceStub", asked: "pb.TrafficChange") -> "pb.TrafficState":
-        return control.ClearTraffic(pb.ClearTrafficRequest(model=name, change=asked), timeout=_TIMEOUT).state
-
-    _change(call, change, target)
+    with _changing(change, target) as (control, asked, show_state):
+        show_state(control.ClearTraffic(pb.ClearTrafficRequest(model=name, change=asked), timeout=_TIMEOUT).state)
 
 
 @application.command()
 def freeze(
     name: NameArgument,
     off: Annotated[bool, flag("--off", "Accept changes again.")] = False,
-    change: TrafficChangeOptions = TrafficChangeOptions(),
+    change: EpochChangeOptions = EpochChangeOptions(),
     target: ServerTarget = ServerTarget(),
 ) -> None:
     """Refuse all changes except those that take traffic back. An active rollout can only roll back."""
     from turnout_proto.v1 import traffic_pb2 as pb
 
-    def call(control: "ControlServiceStub", asked: "pb.TrafficChange") -> "pb.TrafficState":
+    with _changing(change, target) as (control, asked, show_state):
         request = pb.FreezeTrafficRequest(model=name, frozen=not off, change=asked)
-        return control.FreezeTraffic(request, timeout=_TIMEOUT).state
-
-    _change(call, change, target)
+        show_state(control.FreezeTraffic(request, timeout=_TIMEOUT).state)
 
 
 @application.command()
 def revert(
     name: NameArgument,
     to: Annotated[int, argument("EPOCH", "As listed by `history`.", min=1)],
-    change: TrafficChangeOptions = TrafficChangeOptions(),
+    change: EpochChangeOptions = EpochChangeOptions(),
     force: ForceOption = False,
     target: ServerTarget = ServerTarget(),
 ) -> None:
     """Put the policy of an earlier epoch in force again, with exactly the same keys on each canary."""
     from turnout_proto.v1 import traffic_pb2 as pb
 
-    def call(control: "ControlServiceStub", asked: "pb.TrafficChange") -> "pb.TrafficState":
+    with _changing(change, target, force=force) as (control, asked, show_state):
         request = pb.RevertTrafficRequest(model=name, epoch=to, change=asked)
-        return control.RevertTraffic(request, timeout=_TIMEOUT).state
-
-    _change(call, change, target, force=force)
+        show_state(control.RevertTraffic(request, timeout=_TIMEOUT).state)
 
 
 @application.command()
@@ -195,14 +189,34 @@ def explain(
         raise typer.Exit(1)
 
 
-def _change(
-    call: "Callable[[ControlServiceStub, pb.TrafficChange], pb.TrafficState]",
-    options: TrafficChangeOptions,
-    target: ServerTarget,
-    *,
-    force: bool = False,
+def shadow(
+    name: NameArgument,
+    worst: Annotated[
+        int, option("--worst", "N", "How many of the worst disagreements to show for each shadow.", min=0, max=100)
+    ] = 5,
+    target: ServerTarget = ServerTarget(),
 ) -> None:
-    """Makes a change, and prints the resulting policy."""
+    """Show where the shadows of a model answer differently from its baseline."""
+    from turnout.cli.connection import Server
+    from turnout.cli.traffic.shadow_view import report_body, report_lines
+    from turnout_proto.v1 import traffic_pb2 as pb
+
+    with reporting(as_json=target.as_json) as out, Server.named(target).control() as control:
+        request = pb.GetShadowReportRequest(model=name, worst=worst)
+        reports = control.GetShadowReport(request, timeout=_TIMEOUT).shadows
+        lines = [line for report in reports for line in (*report_lines(report), "")]
+        nothing = (
+            f"{name} has had no shadow since this server started; `turnout traffic set {name} --shadow VERSION=10%`"
+            " starts one"
+        )
+        out.show({"model": name, "shadows": [report_body(r) for r in reports]}, *(lines[:-1] or [nothing]))
+
+
+@contextmanager
+def _changing(
+    options: EpochChangeOptions, target: ServerTarget, *, force: bool = False
+) -> "Iterator[tuple[ControlServiceStub, pb.TrafficChange, Callable[[pb.TrafficState], None]]]":
+    """Yields a server's control service, what a request for a change contains, and what prints the resulting policy."""
     from turnout.cli.connection import Server
     from turnout.cli.traffic.traffic_view import change_lines, state_body
     from turnout.cli.workspace import actor_or_login
@@ -213,5 +227,4 @@ def _change(
             actor=actor_or_login(options.actor), reason=options.reason, expected_epoch=options.epoch, force=force
         )
         with Server.named(target).control() as control:
-            state = call(control, change)
-        out.show(state_body(state), *change_lines(state))
+            yield control, change, lambda state: out.show(state_body(state), *change_lines(state))

@@ -18,11 +18,6 @@ _STRANGE = 4.0
 """Standard deviations from which a split is reported as wrong. By chance, one check in about 16,000 shows that."""
 
 
-def role_text(role: int) -> str:
-    """Returns the name of a role, such as `canary`."""
-    return prediction_pb2.Role.Name(role).removeprefix("ROLE_").lower()
-
-
 def _policy(policy: pb.Policy) -> str:
     canaries = [(canary.version, canary.weight) for canary in policy.canaries]
     return policy_text(
@@ -43,31 +38,26 @@ def change_lines(state: pb.TrafficState) -> list[str]:
 
 def state_lines(state: pb.TrafficState) -> Iterator[RenderableType]:
     """Yields the lines and tables that show a model's traffic and the versions that answer."""
-    yield from _policy_lines(state)
-    if line := answers_line(read_answers(state.answers)):
-        yield line
-
-
-def _diverted_lines(state: pb.TrafficState) -> Iterator[RenderableType]:
+    none = "no policy: the highest released version answers"
+    if not state.epoch:
+        yield Text.assemble((state.model, "bold"), f"  {none}")
+    else:
+        frozen = "  frozen: only changes that take traffic back are accepted" if state.frozen else ""
+        yield Text.assemble((state.model, "bold"), f"  epoch {state.epoch}, {_origin(state)}", (frozen, "bold yellow"))
+        if not state.HasField("policy"):
+            yield none
     if state.diverted:
         message = (
             f"{state.diverted} answers everything: a rollback is in force, and the state store has not recorded it yet"
         )
         yield Text(message, style="bold yellow")
+    if state.HasField("policy"):
+        yield from _shares(state)
+    if line := answers_line(read_answers(state.answers)):
+        yield line
 
 
-def _policy_lines(state: pb.TrafficState) -> Iterator[RenderableType]:
-    if not state.epoch:
-        yield Text.assemble((state.model, "bold"), "  no policy: the highest released version answers")
-        yield from _diverted_lines(state)
-        return
-    frozen = ("  frozen: only changes that take traffic back are accepted", "bold yellow") if state.frozen else ("", "")
-    yield Text.assemble((state.model, "bold"), f"  epoch {state.epoch}, {_origin(state)}", frozen)
-    if not state.HasField("policy"):
-        yield "no policy: the highest released version answers"
-        yield from _diverted_lines(state)
-        return
-    yield from _diverted_lines(state)
+def _shares(state: pb.TrafficState) -> Iterator[RenderableType]:
     decided = sum(share.decisions for share in state.shares)
     split = (
         sum(share.role != prediction_pb2.ROLE_SHADOW for share in state.shares) > 1
@@ -79,7 +69,7 @@ def _policy_lines(state: pb.TrafficState) -> Iterator[RenderableType]:
         rows.append(
             (
                 share.version,
-                role_text(share.role),
+                prediction_pb2.Role.Name(share.role).removeprefix("ROLE_").lower(),
                 share_text(share.desired),
                 share_text(round(share.applied, 4)),
                 seen,

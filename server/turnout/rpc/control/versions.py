@@ -4,11 +4,11 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from turnout.errors import InvalidRequest, ModelNotFound, UnavailableError
+from turnout.errors import ModelNotFound, UnavailableError
 from turnout.registry.manifest.names import parse_version
 from turnout.releases.release import ReleaseStateWriter
 from turnout.rollout.engine.operators.releases import Releases
-from turnout.rpc.catalog import version_message
+from turnout.rpc.catalog import RELEASE_STATUSES, version_message
 from turnout.rpc.control.calls import check_record
 from turnout.rpc.control.messages import answers_message
 from turnout.serving.versions.catalog import Catalog, ModelEntry
@@ -86,13 +86,14 @@ class VersionMethods:
             changed=before is not ReleaseStatus.YANKED,
             answers=self._answers_of(request.model),
             warnings=[warning] if warning else [],
+            previous_standing=RELEASE_STATUSES[before],
         )
 
     async def UnyankVersion(self, request: pb.UnyankVersionRequest) -> pb.UnyankVersionResponse:
         """Undoes a yank. The change is in force when the call returns."""
-        if not request.i_know_why:
-            raise InvalidRequest.at("i_know_why", "expected true: what was withdrawn for a reason comes back")
-        changed = await self._declare(self._release_writer.unyank, request, parse_version(request.version))
+        changed = await self._declare(
+            self._release_writer.unyank, request, parse_version(request.version), i_know_why=request.i_know_why
+        )
         return pb.UnyankVersionResponse(changed=changed, answers=self._answers_of(request.model))
 
     async def SetTag(self, request: pb.SetTagRequest) -> pb.SetTagResponse:
