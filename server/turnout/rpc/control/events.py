@@ -18,7 +18,7 @@ class EventMethods:
     def __init__(self, store: StateStore) -> None:
         self._store = store
 
-    async def ListEvents(self, request: pb.ListEventsRequest) -> pb.ListEventsResponse:  # noqa: N802 - gRPC's
+    async def ListEvents(self, request: pb.ListEventsRequest) -> pb.ListEventsResponse:
         """Lists recorded changes."""
         if request.limit > _MAX_EVENTS:
             raise InvalidRequest.at("limit", f"expected at most {_MAX_EVENTS:,}")
