@@ -1,6 +1,6 @@
 """The part of the state store for versions: publications, releases, signatures and tags."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,6 +11,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 from sqlalchemy.sql import ColumnElement
 
 from turnout.errors import Conflict, InvalidRequest, TagNotFound
+from turnout.registry.manifest.versions import known_version
 from turnout.state import model_changes, policies, rollouts
 from turnout.state.change import StateChange, check_model, check_text
 from turnout.state.database import schema
@@ -266,18 +267,10 @@ class ReleaseStore:
             yield StateChange(connection, int(number), model, actor, reason, self._now)
 
 
-def yank_reasons(connection: Connection, yanked: Iterable[tuple[str, Version]]) -> Mapping[tuple[str, Version], str]:
-    """Returns the most recent reason for which each version was yanked."""
-    reasons: dict[tuple[str, Version], str] = {}
-    for model, version in yanked:
-        found = (
-            event
-            for event in events.latest(connection, model, _ROLLOUTS, (EventKind.YANKED,))
-            if Version.parse(event.payload["version"]) == version
-        )
-        if (event := next(found, None)) is not None:
-            reasons[model, version] = event.reason
-    return reasons
+def yank_reasons(connection: Connection) -> Mapping[tuple[str, Version], str]:
+    """Returns the most recent reason for which each version was yanked, whether it is yanked now or not."""
+    yanks = events.latest(connection, None, None, (EventKind.YANKED,))
+    return {(event.model, known_version(event.payload["version"])): event.reason for event in reversed(yanks)}
 
 
 def _yank(change: StateChange, version: Version, before: ReleaseStatus) -> None:

@@ -121,11 +121,9 @@ class StateStore(Sharing):
                 standings.setdefault(row.model, {})[known_version(row.version)] = ReleaseStatus(row.standing)
             for row in connection.execute(select(schema.tags)):
                 tags.setdefault(row.model, {})[row.tag] = known_version(row.version)
-            yanked = [
-                (m, v) for m, known in standings.items() for v, is_so in known.items() if is_so is ReleaseStatus.YANKED
-            ]
-            for (model, version), reason in yank_reasons(connection, yanked).items():
-                reasons.setdefault(model, {})[version] = reason
+            for (model, version), reason in yank_reasons(connection).items():
+                if standings.get(model, {}).get(version) is ReleaseStatus.YANKED:
+                    reasons.setdefault(model, {})[version] = reason
             pruned = audit.pruned(connection)
             for (model, text), digest in audit.published(connection).items():
                 digests.setdefault(model, {})[known_version(text)] = digest
