@@ -3,11 +3,10 @@
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
 from semver import Version
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, select
 
 from turnout.state import policies, tokens
 from turnout.state.change import version_key
@@ -134,35 +133,6 @@ def _rollouts(connection: Connection, by_log: Mapping[tuple[str, str], str | Non
         elif logged is not None and logged != is_in:
             found.append(f"{name} is {_short(is_in)} in the store, but {_short(logged)} in the log")
     return found
-
-
-def published(connection: Connection) -> Mapping[tuple[str, str], str]:
-    """Returns the digest of every version whose publication was recorded, by model and version."""
-    columns = schema.events.c
-    query = select(columns.model, columns.payload).where(columns.kind == str(EventKind.PUBLISHED)).order_by(columns.id)
-    found: dict[tuple[str, str], str] = {}
-    for row in connection.execute(query):
-        payload = json.loads(row.payload)
-        found[row.model, payload["version"]] = payload["digest"]
-    return found
-
-
-def publish_times(connection: Connection) -> Mapping[tuple[str, str], datetime]:
-    """Returns when the publication of each version was last recorded, in UTC, by model and version."""
-    columns = schema.events.c
-    query = select(columns.model, columns.subject, func.max(columns.time).label("time"))
-    query = query.where(columns.kind == str(EventKind.PUBLISHED)).group_by(columns.model, columns.subject)
-    return {(row.model, row.subject): datetime.fromisoformat(row.time) for row in connection.execute(query)}
-
-
-def pruned(connection: Connection) -> Mapping[str, frozenset[Version]]:
-    """Returns the versions that were pruned, by model."""
-    columns = schema.events.c
-    query = select(columns.model, columns.payload).where(columns.kind == str(EventKind.PRUNED))
-    found: dict[str, set[Version]] = {}
-    for row in connection.execute(query):
-        found.setdefault(row.model, set()).add(Version.parse(json.loads(row.payload)["version"]))
-    return {model: frozenset(versions) for model, versions in found.items()}
 
 
 def _short(text: str | None) -> str:
