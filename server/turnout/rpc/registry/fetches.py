@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from typing import TypeAlias
 
 from turnout.errors import Conflict, Exhausted
@@ -9,7 +10,7 @@ from turnout.registry.manifest.digest import canonical_bytes
 from turnout.registry.manifest.names import parse_version
 from turnout.registry.signing.trust import bundles
 from turnout.registry.storage.repository import Repository
-from turnout.registry.transfer.fetch import VersionReader
+from turnout.registry.transfer.fetch import pieces
 from turnout.registry.transfer.upload import CHUNK
 from turnout.rpc.registry.messages import (
     sent_bundles,
@@ -62,13 +63,10 @@ class FetchMethods:
         )
         await self._send(write, pb.FetchVersionResponse(manifest=manifest))
         directory = await self._threads.run(self._repository.fetch, request.model, version)
-        reading = VersionReader(directory, found.manifest, CHUNK)
-        try:
-            while (piece := await self._threads.run(reading.next)) is not None:
+        with closing(pieces(directory, found.manifest, CHUNK)) as reading:
+            while (piece := await self._threads.run(next, reading, None)) is not None:
                 chunk = pb.FileChunk(file=piece.file, offset=piece.offset, data=piece.data)
                 await self._send(write, pb.FetchVersionResponse(chunk=chunk))
-        finally:
-            reading.close()
 
     async def _send(self, write: Write, message: pb.FetchVersionResponse) -> None:
         try:
