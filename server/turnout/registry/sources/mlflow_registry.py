@@ -15,7 +15,7 @@ from turnout.errors import ConfigError, InvalidRequest, TurnoutError
 from turnout.registry.manifest.manifest import is_plain_path
 from turnout.registry.manifest.provenance import COMMIT, MAX_ITEMS
 from turnout.registry.publishing.metadata import VersionMetadata, parse_metadata
-from turnout.registry.sources.local_model import ModelSource, fetch_model
+from turnout.registry.sources.source import ModelSource, fetch_model
 from turnout.registry.transfer.upload_manifest import Bounds
 
 _URI = re.compile(r"models:/(?P<name>[^/@]{1,256})(?:@(?P<alias>[^/@]{1,256})|/(?P<version>[^/@]{1,64}))")
