@@ -1,16 +1,26 @@
-"""Translates a Triton model's configuration to Turnout's terms. Without side effects.
+"""Parses a Triton model's configuration, and translates it to Turnout's terms. Without side effects.
 
 Each field that a config.pbtxt sets has one row in the result, so that nothing is dropped silently.
 """
 
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+import tomlkit
+from google.protobuf import text_format
+
 from turnout.errors import InvalidModel
 from turnout.registry.manifest.manifest import MODEL_FILE, BatchingDeclaration
 from turnout_proto.triton.model_config_pb2 import ModelConfig, ModelInstanceGroup
+
+CONFIG_FILE = "config.pbtxt"
+MAX_CONFIG_BYTES = 1 << 18
+"""Maximum size of a config.pbtxt in bytes. Those of Triton's own examples have a few kilobytes."""
+
+_UNKNOWN = re.compile(r'^(\d+):\d+ : .*has no field named "([^"]{1,64})"')
 
 _PLATFORMS = ("onnxruntime_onnx", "")
 _BACKENDS = ("onnxruntime", "")
@@ -35,6 +45,10 @@ _LEFT_OUT = {
 
 
 _GROUP_LEFT_OUT = ("profile", "rate_limiter", "passive", "secondary_devices", "host_policy")
+
+
+Settings = Mapping[str, Mapping[str, Any]]
+"""Settings of one model: plain values by table and key. Its own settings, outside any table, are under ""."""
 
 
 class FieldOutcome(StrEnum):
@@ -80,13 +94,43 @@ class Mapped:
     file: str = MODEL_FILE
     batching: BatchingDeclaration | None = None
     label_files: Mapping[str, tuple[str, int]] = field(default_factory=dict)
-    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    settings: Settings = field(default_factory=dict)
     rows: tuple[MappedField, ...] = ()
 
     @property
     def refusal(self) -> str:
         """Why the model is refused; "" if it is not."""
         return "; ".join(f"{row.path}: {row.note}" for row in self.rows if row.outcome is FieldOutcome.REFUSED)
+
+
+def parse_config(data: bytes) -> tuple[ModelConfig, str]:
+    """Parses a config.pbtxt.
+
+    Returns:
+        The configuration, and the first unknown field in it, as `NAME (line N)`; "" if all fields are known.
+
+    Raises:
+        InvalidModel: The configuration is too large or invalid.
+    """
+    if len(data) > MAX_CONFIG_BYTES:
+        raise InvalidModel(f"{CONFIG_FILE} is larger than {MAX_CONFIG_BYTES} bytes")
+    try:
+        text = data.decode()
+        try:
+            return text_format.Parse(text, ModelConfig()), ""
+        except text_format.ParseError as error:
+            unknown = _UNKNOWN.search(str(error))
+            if unknown is None:
+                raise
+            # Every release of Triton adds fields, so an unknown field is no reason to refuse a model.
+            lenient = text_format.Parse(text, ModelConfig(), allow_unknown_field=True)
+            return lenient, f"{unknown[2]} (line {unknown[1]})"
+    except text_format.ParseError as error:
+        raise InvalidModel(f"{CONFIG_FILE} is not a model configuration: line {str(error)[:200]}") from error
+    except UnicodeDecodeError as error:
+        raise InvalidModel(f"{CONFIG_FILE} is not UTF-8") from error
+    except RecursionError as error:
+        raise InvalidModel(f"{CONFIG_FILE} is nested too deeply") from error
 
 
 def map_config(name: str, config: ModelConfig, unknown: str = "") -> Mapped:
@@ -267,6 +311,16 @@ def _the_rest(config: ModelConfig) -> Iterator[MappedField]:
 
 def _setting(rows: list[MappedField], path: str, note: str) -> None:
     rows.append(MappedField(path, FieldOutcome.SETTING, note))
+
+
+def as_toml(models: Mapping[str, Settings]) -> str:
+    """Returns the settings of models, by model name, as TOML; "" if there are none."""
+    tables = {
+        name: {**settings.get("", {}), **{table: dict(values) for table, values in settings.items() if table}}
+        for name, settings in models.items()
+        if settings
+    }
+    return tomlkit.dumps({"model": tables}) if tables else ""
 
 
 Read = Callable[[str], bytes]

@@ -18,9 +18,17 @@ from turnout.registry.manifest.manifest import MODEL_FILE, is_plain_path
 from turnout.registry.manifest.names import model_name_fault, version_number
 from turnout.registry.publishing.metadata import VersionMetadata
 from turnout.registry.storage.files import explain, open_inside, read_small
-from turnout.registry.triton.config import CONFIG_FILE, MAX_CONFIG_BYTES, parse_config
-from turnout.registry.triton.mapping import Mapped, MappedField, labels_of, map_config, served_numbers
-from turnout.registry.triton.settings import Settings
+from turnout.registry.triton.mapping import (
+    CONFIG_FILE,
+    MAX_CONFIG_BYTES,
+    Mapped,
+    MappedField,
+    Settings,
+    labels_of,
+    map_config,
+    parse_config,
+    served_numbers,
+)
 from turnout_proto.triton.model_config_pb2 import ModelWarmup
 
 MAX_LABEL_BYTES = 16 << 20
