@@ -44,7 +44,7 @@ from turnout.registry.manifest.signature import Signature
 from turnout.registry.onnx.model import ReadModel, read_model
 from turnout.registry.onnx.model_files import copy_model, opened
 from turnout.registry.publishing.commit import Recorded, Yanked, check_number, commit, is_published, unrecorded
-from turnout.registry.publishing.local_environment import attest_environment
+from turnout.registry.publishing.environment_record import attest_environment
 from turnout.registry.publishing.manifest_builder import stated
 from turnout.registry.publishing.metadata import VersionMetadata
 from turnout.registry.storage import attestations

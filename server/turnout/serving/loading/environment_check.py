@@ -5,7 +5,7 @@ from typing import Literal
 from turnout.errors import ConfigError
 from turnout.registry.manifest.environment import differences
 from turnout.registry.manifest.manifest import Manifest
-from turnout.registry.publishing.local_environment import this_environment
+from turnout.registry.publishing.environment_record import this_environment
 
 Strictness = Literal["warn", "refuse", "ignore"]
 
