@@ -24,7 +24,7 @@ from turnout.cancellation import checkpoint
 from turnout.config import RepositoryUrl
 from turnout.errors import ConfigError, DigestMismatch, Exhausted
 from turnout.host import files
-from turnout.registry.manifest.digest import Progress, bytes_digest
+from turnout.registry.manifest.digest import Progress, blocks_digest, bytes_digest
 from turnout.registry.manifest.manifest import MANIFEST_FILE, FileEntry, Manifest
 from turnout.registry.storage.staging import STAGING, locked, staged
 
@@ -223,17 +223,10 @@ class Cache:
             with suppress(FileNotFoundError):  # removed in the meantime
                 os.link(self.blob(entry.digest), target)
                 return
-        digest, size = hashlib.sha256(), 0
         with target.open("xb") as file:
-            for block in read(entry):
-                checkpoint()
-                size += len(block)
-                digest.update(block)
-                file.write(block)
-                if progress is not None:
-                    progress(len(block))
+            digest, size = blocks_digest(read(entry), copy_to=file, progress=progress), file.tell()
             os.fchmod(file.fileno(), 0o444)
-        if size != entry.size or f"sha256:{digest.hexdigest()}" != entry.digest:
+        if (size, digest) != (entry.size, entry.digest):
             target.unlink()
             raise DigestMismatch(f"{entry.path} is not what was published, where it lives")
         fresh = self._blobs / f".{uuid4().hex}"

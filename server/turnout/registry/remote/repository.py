@@ -8,7 +8,6 @@ A publish that is killed before it writes the manifest leaves blobs and attestat
 not visible. The next publish of the same content reuses the blobs, and `turnout prune` removes the rest.
 """
 
-import hashlib
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
@@ -18,7 +17,7 @@ from semver import Version
 
 from turnout.cancellation import checkpoint
 from turnout.errors import AlreadyExistsError, ChangeRefused, DigestMismatch, Exhausted, StoreUnavailable
-from turnout.registry.manifest.digest import Progress, bytes_digest, canonical_bytes
+from turnout.registry.manifest.digest import Progress, blocks_digest, bytes_digest, canonical_bytes
 from turnout.registry.manifest.manifest import MANIFEST_FILE, FileEntry
 from turnout.registry.manifest.names import check_model_name
 from turnout.registry.remote.cache import Cache
@@ -228,16 +227,11 @@ class RemoteRepository(Repository):
             raise DigestMismatch(f"{entry.path} is missing where it lives") from error
 
     def _stored_fault(self, entry: FileEntry, progress: Progress | None) -> str:
-        digest = hashlib.sha256()
         try:
-            for block in self._read(entry):
-                checkpoint()
-                digest.update(block)
-                if progress is not None:
-                    progress(len(block))
+            digest = blocks_digest(self._read(entry), progress=progress)
         except DigestMismatch as error:
             return error.message.removeprefix(f"{entry.path} ")
-        return "" if f"sha256:{digest.hexdigest()}" == entry.digest else "is not what was published"
+        return "" if digest == entry.digest else "is not what was published"
 
     # Changes
 
