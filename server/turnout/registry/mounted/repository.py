@@ -18,7 +18,7 @@ from turnout.registry.mounted.discovery import find_places
 from turnout.registry.onnx.model import ModelFacts, ReadModel
 from turnout.registry.onnx.model_files import copy_model, opened
 from turnout.registry.publishing.manifest_builder import stated
-from turnout.registry.storage.files import explain, open_inside, walk
+from turnout.registry.storage.files import FileStamp, explain, file_stamp, open_inside, walk
 from turnout.registry.storage.listing import Listing, Problem, Published
 from turnout.registry.storage.manifests import manifest_fault, read_manifest
 from turnout.registry.storage.repository import Repository, not_found
@@ -27,7 +27,7 @@ from turnout.registry.triton.mapping import CONFIG_FILE, FieldOutcome, MappedFie
 from turnout.registry.triton.tree import TritonModel, version_of
 
 _Key = tuple[str, Version]
-_Stamp = tuple[tuple[int, int, int, int], ...]
+_Stamp = tuple[FileStamp, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,16 +298,7 @@ def _stamp(model: TritonModel, source: Path, published: Published | None) -> _St
         OSError: The model's file, or a file of its external data, does not exist.
     """
     beside = [model.directory / CONFIG_FILE, *(model.directory / file for file, _ in model.mapped.label_files.values())]
-    paths = (
-        [source] if published is None else [source, *(_external(source, entry) for entry in published.manifest.files)]
-    )
-    return (*(_of_file(path) for path in beside if path.exists()), *map(_of_file, paths))
-
-
-def _external(source: Path, entry: FileEntry) -> Path:
-    return source if entry.path == MODEL_FILE else source.parent / entry.path
-
-
-def _of_file(path: Path) -> tuple[int, int, int, int]:
-    status = path.stat()
-    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    paths = [path for path in beside if path.exists()] + [source]
+    if published is not None:
+        paths += [source.parent / entry.path for entry in published.manifest.files if entry.path != MODEL_FILE]
+    return tuple(file_stamp(path.stat()) for path in paths)

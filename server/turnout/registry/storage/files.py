@@ -32,6 +32,16 @@ _EXPECTED = ", expected a regular file"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+FileStamp = tuple[int, int, int, int]
+"""Values that change whenever a file does. They include the change time, which programs cannot set: some tools set the
+modification time back."""
+
+
+def file_stamp(status: os.stat_result) -> FileStamp:
+    """Returns the stamp of a file with this status."""
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
 @dataclass(frozen=True, slots=True)
 class DirectoryContents:
     """An entry found by a walk through a version's directory.
