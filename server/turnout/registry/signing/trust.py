@@ -155,8 +155,8 @@ class Trust:
 
         Publishers may sign with any number of keys, which must not hide a trusted signature.
         """
-        prefixes = [*(PREFIX + name for name in sorted(key.id for key in self.keys)), PREFIX]
-        return {file: data for prefix in prefixes for file, data in _files(repository, published, prefix).items()}
+        of_trusted = [PREFIX + name for name in sorted(key.id for key in self.keys)]
+        return _files(repository, published, *of_trusted, PREFIX)
 
     def worth(self, published: Published, file: str, data: bytes) -> Signed:
         """Determines the status of the signature in a file of that name."""
@@ -219,7 +219,7 @@ def bundles(repository: Repository, published: Published) -> dict[str, bytes]:
     """Returns the signatures beside a version that are about it, as bytes by file name."""
     return {
         name: data
-        for name, data in _files(repository, published, PREFIX, attestations.MAX_FILES).items()
+        for name, data in _files(repository, published, PREFIX, most=attestations.MAX_FILES).items()
         if name.endswith(SUFFIX) and is_about(published, data)
     }
 
@@ -232,9 +232,11 @@ def is_about(published: Published, data: bytes) -> bool:
         return False
 
 
-def _files(repository: Repository, published: Published, prefix: str, most: int = MAX_SIGNATURES) -> dict[str, bytes]:
+def _files(
+    repository: Repository, published: Published, *prefixes: str, most: int = MAX_SIGNATURES
+) -> dict[str, bytes]:
     manifest = published.manifest
     try:
-        return attestations.read(repository, manifest.model, manifest.version, prefix, most)
+        return attestations.read(repository, manifest.model, manifest.version, *prefixes, most=most)
     except OSError:
         return {}

@@ -81,9 +81,13 @@ def remove(repository: Repository, model: str, version: Version, name: str) -> N
     repository.delete_evidence_record(model, version, name)
 
 
-def read(repository: Repository, model: str, version: Version, prefix: str, most: int = MAX_FILES) -> dict[str, bytes]:
-    """Returns the first `most` attestations whose names begin with `prefix`, by name. Links and files that are too
-    large are left out.
+def read(
+    repository: Repository, model: str, version: Version, *prefixes: str, but: str = "/", most: int = MAX_FILES
+) -> dict[str, bytes]:
+    """Returns attestations whose names begin with one of `prefixes`, but not with `but`, by name. Links and files that
+    are too large are left out.
+
+    At most the first `most` of each prefix are read, so that many of one kind do not hide those of another.
 
     Raises:
         OSError: The directory cannot be read.
@@ -91,9 +95,10 @@ def read(repository: Repository, model: str, version: Version, prefix: str, most
     home = directory(repository, model, version)
     repository.refresh_evidence_records()
     try:
-        names = sorted(name for name in os.listdir(home) if name.startswith(prefix))[:most]
+        present = sorted(name for name in os.listdir(home) if not name.startswith(but))
     except FileNotFoundError:
         return {}
+    names = [name for prefix in prefixes for name in [name for name in present if name.startswith(prefix)][:most]]
     found: dict[str, bytes] = {}
     for name in names:
         try:

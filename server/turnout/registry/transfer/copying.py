@@ -173,7 +173,7 @@ def _evidence_records(source: Repository, published: Published) -> Mapping[str, 
     """Returns the attestations of a version by file name, except those about another digest and those not in JSON."""
     manifest = published.manifest
     try:
-        found = attestations.read(source, manifest.model, manifest.version, "")
+        found = attestations.read(source, manifest.model, manifest.version, "", but=PREFIX)
     except OSError:
         return {}
     about = {name: data for name, data in bundles(source, published).items() if _BUNDLE.fullmatch(name)}
