@@ -29,8 +29,7 @@ import botocore_models
 import debian
 from ports import free_port
 from turnout.config import RepositorySettings, RepositoryUrl
-from turnout.registry.remote.opening import open_remote
-from turnout.registry.remote.repository import RemoteRepository
+from turnout.registry.remote.repository import RemoteRepository, open_remote
 
 botocore_models.share()
 

@@ -16,16 +16,15 @@ from pathlib import Path
 from semver import Version
 
 from turnout.cancellation import checkpoint
+from turnout.config import RepositorySettings, RepositoryUrl
 from turnout.errors import AlreadyExistsError, ChangeRefused, DigestMismatch, Exhausted, StoreUnavailable
 from turnout.registry.manifest.digest import Progress, blocks_digest, bytes_digest, canonical_bytes
 from turnout.registry.manifest.manifest import MANIFEST_FILE, FileEntry
 from turnout.registry.manifest.names import check_model_name
-from turnout.registry.remote.cache import Cache
-from turnout.registry.remote.keys import (
-    evidence_record_key,
-    manifest_key,
-)
+from turnout.registry.remote.cache import Cache, default_home
+from turnout.registry.remote.keys import evidence_record_key, manifest_key
 from turnout.registry.remote.listing import FRESH_SECONDS, RemoteListing
+from turnout.registry.remote.objects import ObjectStore
 from turnout.registry.remote.store import Store, StoreFault
 from turnout.registry.storage.files import explain, walk
 from turnout.registry.storage.listing import CacheUse, Listing, Published, UnusedFiles
@@ -335,3 +334,21 @@ class RemoteRepository(Repository):
         why = error.strerror or type(error).__name__
         where = "the store" if isinstance(error, StoreFault) else "the cache cannot be used:"
         return StoreUnavailable(f"{what}: {where} {why}", retry_after=5.0)
+
+
+def open_remote(url: RepositoryUrl, settings: RepositorySettings, *, read_only: bool) -> RemoteRepository:
+    """Returns the repository at `url`, without sending a request.
+
+    Raises:
+        ConfigError: An extra is not installed, or the cache cannot be used.
+    """
+    home = Path(settings.cache).absolute() if settings.cache else default_home()
+    cache = Cache.open(home, url, settings.endpoint_url, int(settings.cache_max_bytes))
+    options = url, settings.endpoint_url, settings.timeout_s, settings.max_objects
+    if url.scheme == "oci":
+        from turnout.registry.remote.oci import OciStore
+
+        store: Store = OciStore(*options, settings.oci_settle_s)
+    else:
+        store = ObjectStore(*options)
+    return RemoteRepository(str(url), store, cache, settings.remote_poll_s, read_only=read_only)

@@ -12,10 +12,9 @@ from pathlib import Path
 
 from semver import Version
 
+from turnout.registry.manifest.names import ATTESTATIONS
 from turnout.registry.storage.files import open_inside, replace_file, sync_directory, write_file
 from turnout.registry.storage.repository import Repository
-
-ATTESTATIONS = ".attestations"
 
 IMPORTED = "imported-"
 """Prefix of the names of attestations that came with a version from another repository."""
