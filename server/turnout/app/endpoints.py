@@ -4,7 +4,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-from semver import Version
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
@@ -26,7 +25,6 @@ from turnout.publishing import Publisher
 from turnout.registry.signing.trust import Trust
 from turnout.registry.transfer.upload_manifest import Bounds
 from turnout.registry.transfer.uploads import UploadLimits, Uploads
-from turnout.releases.adoption import AdoptionStore
 from turnout.routing.request_metadata import PreferenceReader
 from turnout.rpc.codec import new_request_id, trailing_metadata
 from turnout.rpc.registry.fetches import FetchMethods
@@ -91,12 +89,9 @@ def open_uploads(base: Foundation, stack: AsyncExitStack) -> Uploads:
     transfers = base.settings.transfers
     publisher = Publisher(base.settings, base.repository, base.store, base.processes)
 
-    def yanked(model: str) -> list[Version]:
-        return AdoptionStore(base.repository, base.store, "", "").yanked(model)
-
     bounds = Bounds(int(transfers.max_file_bytes), int(transfers.max_upload_bytes))
     limits = UploadLimits(bounds, transfers.max_uploads, transfers.keep_s, transfers.idle_s)
-    uploads = Uploads(base.repository, publisher, yanked, limits)
+    uploads = Uploads(base.repository, publisher, limits)
     stack.callback(uploads.close)
     return uploads
 

@@ -11,7 +11,7 @@ import shutil
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -60,9 +60,8 @@ class Publishes(Protocol):
     def reader(self, model: str) -> ReadModel:
         """Returns a function that reads the ONNX file of a version of `model`."""
 
-
-Yanked = Callable[[str], Sequence[Version]]
-"""Returns the yanked versions of a model."""
+    def yanked(self, model: str) -> Sequence[Version]:
+        """Returns the yanked versions of a model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,24 +111,16 @@ class UploadLimits:
 class Uploads:
     """The uploads of one server. Methods block. Thread-safe."""
 
-    def __init__(
-        self,
-        repository: Repository,
-        publisher: Publishes,
-        yanked: Yanked,
-        limits: UploadLimits,
-    ) -> None:
+    def __init__(self, repository: Repository, publisher: Publishes, limits: UploadLimits) -> None:
         """Creates the manager, without writing to disk.
 
         Args:
             repository: Repository to publish to.
             publisher: Publishes complete uploads.
-            yanked: Returns the yanked versions of a model. Called before an upload begins; a publish checks again.
             limits: Limits on the uploads.
         """
         self._repository = repository
         self._publisher = publisher
-        self._yanked = yanked
         self._limits = limits
         self._lock = threading.Lock()
         self._uploads: dict[str, Upload] = {}
@@ -148,7 +139,7 @@ class Uploads:
         """
         self._repository.check_writable()
         upload_manifest.check_bounds(self._limits.each)
-        yanked = self._yanked(upload_manifest.model)
+        yanked = self._publisher.yanked(upload_manifest.model)  # a publish checks again
         if upload_manifest.version is not None:
             check_number(self._repository, upload_manifest.model, upload_manifest.version, yanked)
         if existing := self._existing(upload_manifest, yanked):
