@@ -128,9 +128,7 @@ def _rollouts(connection: Connection, by_log: Mapping[tuple[str, str], str | Non
         name = f"attempt {key[1]} of a rollout of {key[0]}"
         if is_in is None:
             found.append(f"{name} is missing from the store, but is in the log")
-        elif key not in by_log:
-            found.append(f"{name} is {_short(is_in)} in the store, but nothing in the log")
-        elif logged is not None and logged != is_in:
+        elif logged != is_in and (logged is not None or key not in by_log):
             found.append(f"{name} is {_short(is_in)} in the store, but {_short(logged)} in the log")
     return found
 
