@@ -23,17 +23,15 @@ from turnout.errors import (
     DigestMismatch,
     Exhausted,
     InvalidRequest,
-    ModelNotFound,
     NotFoundError,
     UnavailableError,
-    VersionNotFound,
 )
 from turnout.registry.gates.gate import GateReport, Watch
 from turnout.registry.gates.version_history import VersionHistory
 from turnout.registry.manifest.digest import manifest_digest
 from turnout.registry.manifest.manifest import Manifest
 from turnout.registry.onnx.model import ReadModel
-from turnout.registry.publishing.commit import check_number, is_published
+from turnout.registry.publishing.commit import check_number, is_published, with_number
 from turnout.registry.publishing.publish import PublishRequest, PublishResult
 from turnout.registry.publishing.publish_options import PublishOptions
 from turnout.registry.storage.files import storage_errors
@@ -312,22 +310,19 @@ class Uploads:
         Raises:
             AlreadyExistsError: The named version exists with other content.
         """
-        if upload_manifest.version is None:
+        model, version = upload_manifest.model, upload_manifest.version
+        if version is None:
             with storage_errors():
-                highest = VersionHistory.of(self._repository, upload_manifest.model, yanked).highest
-            if highest is None or _offered(upload_manifest, highest.manifest)[1] != highest.digest:
-                return None
-            found = highest.manifest
+                known = VersionHistory.of(self._repository, model, yanked).highest
         else:
-            try:
-                found = self._repository.find(upload_manifest.model, upload_manifest.version).manifest
-            except (ModelNotFound, VersionNotFound):
-                return None
-            except DigestMismatch as error:
-                raise AlreadyExistsError(f"a version that cannot be read has this number: {error.message}") from error
-        offered, digest = _offered(upload_manifest, found)
+            known = with_number(self._repository, model, version)
+        if known is None:
+            return None
+        offered, digest = _offered(upload_manifest, known.manifest)
+        if version is None and digest != known.digest:
+            return None
         assert is_published(self._repository, offered, digest), "it was just found"
-        return PublishResult(found, digest, created=False, report=GateReport())
+        return PublishResult(known.manifest, digest, created=False, report=GateReport())
 
     def _open(self, upload_manifest: UploadManifest) -> Upload:
         with storage_errors(), ExitStack() as stack:
