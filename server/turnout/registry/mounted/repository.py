@@ -131,15 +131,11 @@ class MountedRepository(Repository):
     @property
     def left_out(self) -> Mapping[str, Sequence[MappedField]]:
         """Configuration fields without an equivalent in Turnout, by model, as of the last scan."""
-        rows = {
-            name: [
-                *(row for row in model.rows if row.outcome is FieldOutcome.LEFT_OUT),
-                *[MappedField("model_warmup", FieldOutcome.LEFT_OUT, "an import makes golden cases of it")][
-                    : len(model.warm_up)
-                ],
-            ]
-            for name, model in self._models.items()
-        }
+        warm_up = MappedField("model_warmup", FieldOutcome.LEFT_OUT, "an import makes golden cases of it")
+        rows: dict[str, list[MappedField]] = {}
+        for name, model in self._models.items():
+            rows[name] = [row for row in model.rows if row.outcome is FieldOutcome.LEFT_OUT]
+            rows[name] += [warm_up] if model.warm_up else []
         return {name: found for name, found in rows.items() if found}
 
     def _scan(self, *, describes: bool) -> Listing:
@@ -160,13 +156,8 @@ class MountedRepository(Repository):
                 places.setdefault(_key(place.published), []).append(place)
         for file in found.loose:
             name = str(file.relative_to(self.root))
-            problems.append(
-                _unserved(
-                    file.stem,
-                    name,
-                    f"{name} is not in a version directory and is not served; expected {file.stem}/1/{MODEL_FILE}",
-                )
-            )
+            reason = f"{name} is not in a version directory and is not served; expected {file.stem}/1/{MODEL_FILE}"
+            problems.append(_unserved(file.stem, name, reason))
         kept = self._unambiguous(places, problems)
         if describes:
             self._places = kept
@@ -205,7 +196,8 @@ class MountedRepository(Repository):
             return
         for number, why in model.faults.items():
             problems.append(_unserved(model.name, str(number), f"{model.name} {number} is not served: {why}"))
-        for number, source in ((number, model.sources[number]) for number in model.served):
+        for number in model.served:
+            source = model.sources[number]
             known = before.get((model.name, version_of(number)))
             try:
                 if known is not None and (not describes or known.stamp == _stamp(model, source, known.published)):
@@ -213,9 +205,8 @@ class MountedRepository(Repository):
                 elif describes:
                     yield self._describe(model, number, source)
             except (InvalidModel, InvalidRequest) as error:
-                problems.append(
-                    _unserved(model.name, str(number), f"{model.name} {number} is not served: {error.message}")
-                )
+                reason = f"{model.name} {number} is not served: {error.message}"
+                problems.append(_unserved(model.name, str(number), reason))
             except OSError as error:
                 problems.append(_unserved(model.name, str(number), f"{model.name} {number}: a file {explain(error)}"))
 
@@ -261,9 +252,8 @@ class MountedRepository(Repository):
         for (model, version), found in places.items():
             if len({place.published.digest for place in found}) > 1:
                 where = " and ".join(str(place.directory.relative_to(self.root)) for place in found[:3])
-                problems.append(
-                    _unserved(model, str(version), f"{model} {version} is there with different content, in {where}")
-                )
+                reason = f"{model} {version} is there with different content, in {where}"
+                problems.append(_unserved(model, str(version), reason))
             elif model in twice:
                 reason = f"{model} differs from {twice[model]} in case only, and is not served: rename one"
                 problems.append(_unserved(model, str(version), reason))

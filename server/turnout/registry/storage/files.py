@@ -196,6 +196,12 @@ def walk(directory: Path) -> Iterator[DirectoryContents]:
                     yield DirectoryContents(path, entry.is_file(follow_symlinks=False))
 
 
+def visible(directory: Path) -> "list[os.DirEntry[str]]":
+    """Returns the entries of a directory that are not hidden, sorted by name. Raises OSError if it cannot be read."""
+    with os.scandir(directory) as entries:
+        return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+
+
 def sync_tree(directory: Path) -> None:
     """Waits until the entries of `directory` and of all directories below it are on disk."""
     for path, _, _ in os.walk(directory, topdown=False):

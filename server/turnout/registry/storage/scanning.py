@@ -7,7 +7,7 @@ from pathlib import Path
 from turnout.registry.manifest.manifest import MANIFEST_FILE
 from turnout.registry.manifest.names import differing_in_case, is_exact_version, model_name_fault
 from turnout.registry.manifest.versions import Precedence, precedence
-from turnout.registry.storage.files import FileStamp, explain, file_stamp
+from turnout.registry.storage.files import FileStamp, explain, file_stamp, visible
 from turnout.registry.storage.listing import Listing, Problem, Published, loose, unpublished
 from turnout.registry.storage.manifests import manifest_fault, read_version
 
@@ -76,8 +76,9 @@ class DirectoryScan:
             return f"directory {model!r} {fault}"
         if (self._root / model).is_symlink():
             return f"directory {model!r} is a link, and links are not followed"
-        if other is not None and _has_versions(self._root / other):
-            return f"directory {model!r} differs from {other!r} in case only: rename one"
+        with suppress(OSError):
+            if other is not None and directory_names(self._root / other):
+                return f"directory {model!r} differs from {other!r} in case only: rename one"
         return None
 
     def _examine(self, model: str, version: str, seen: _Seen) -> Published | Problem | None:
@@ -106,28 +107,16 @@ def directory_names(directory: Path) -> list[str]:
 
     Returns [] if `directory` does not exist.
     """
-    try:
-        with os.scandir(directory) as entries:
-            return [e.name for e in entries if not e.name.startswith(".") and e.is_dir()]
-    except FileNotFoundError:
-        return []
+    with suppress(FileNotFoundError):
+        return [entry.name for entry in visible(directory) if entry.is_dir()]
+    return []
 
 
 def loose_files(directory: Path) -> list[Path]:
     """Returns the ONNX files in `directory` sorted by name, except hidden ones; [] if it cannot be read."""
-    with suppress(OSError), os.scandir(directory) as entries:
-        names = sorted(
-            e.name for e in entries if e.name.endswith(".onnx") and not e.name.startswith(".") and e.is_file()
-        )
-        return [directory / name for name in names]
+    with suppress(OSError):
+        return [directory / e.name for e in visible(directory) if e.name.endswith(".onnx") and e.is_file()]
     return []
-
-
-def _has_versions(directory: Path) -> bool:
-    try:
-        return bool(directory_names(directory))
-    except OSError:
-        return False
 
 
 def _look(directory: Path, model: str, version: str) -> Published | Problem:
