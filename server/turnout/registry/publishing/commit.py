@@ -34,7 +34,6 @@ def check_number(repository: Repository, model: str, version: Version, yanked: C
         AlreadyExistsError: The version was yanked, or there is a version that differs only in build metadata, or a
             model whose name differs only in case.
     """
-    repository.check_case(model)
     taken = repository.numbers(model)
     # Versions compare by precedence, which ignores build metadata.
     if version in list(yanked):

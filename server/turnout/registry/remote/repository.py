@@ -10,7 +10,7 @@ not visible. The next publish of the same content reuses the blobs, and `turnout
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from semver import Version
@@ -29,7 +29,7 @@ from turnout.registry.remote.store import Store, StoreFault
 from turnout.registry.storage.files import explain, walk
 from turnout.registry.storage.listing import CacheUse, Listing, Published, UnusedFiles
 from turnout.registry.storage.manifests import MAX_MANIFEST_BYTES, file_fault
-from turnout.registry.storage.repository import Repository, not_found
+from turnout.registry.storage.repository import Repository, not_found, refuse_other_case
 
 UNUSED_SECONDS = 86_400.0
 """Age in seconds from which unused blobs are garbage: no publish takes that long."""
@@ -99,36 +99,32 @@ class RemoteRepository(Repository):
         self._listing.expect(keys)
 
     def numbers(self, model: str) -> list[Version]:  # noqa: D102 - as Repository
+        check_model_name(model)
         self._listing.look_now(FRESH_SECONDS)
-        return [key.version for key in self._listing.keys if key.model == check_model_name(model)]
+        keys = self._listing.keys
+        refuse_other_case(model, {key.model for key in keys})
+        return [key.version for key in keys if key.model == model]
 
-    def check_case(self, model: str) -> None:  # noqa: D102 - as Repository
-        self._listing.look_now(FRESH_SECONDS)
-        self.check_names(model, {key.model for key in self._listing.keys})
+    def find(self, model: str, version: Version) -> Published:
+        """Finds a version. If it is not in the last listing, the store is asked again.
 
-    def find(self, model: str, version: Version) -> Published:  # noqa: D102 - as Repository
+        Raises:
+            StoreUnavailable: The store does not answer, and there is no earlier listing.
+            TurnoutError: As in `Repository`.
+        """
         key = manifest_key(check_model_name(model), version)
-        for fresh in (False, True):
-            if fresh:
+        try:
+            self.scan()
+        except OSError as error:
+            raise StoreUnavailable(f"the model repository {explain(error)}", retry_after=1.0) from error
+        for listed in (True, False):
+            if not listed:
                 self._listing.look_for(key)
-            else:
-                self.scan_quietly()
             if (entry := self._listing.entry(key)) is not None:
                 return entry.published
             if fault := self._listing.fault(key):
                 raise DigestMismatch(fault)
         raise not_found(self.scan(), model, version)
-
-    def scan_quietly(self) -> None:
-        """Lists the store like `scan`.
-
-        Raises:
-            StoreUnavailable: The store does not answer, and there is no earlier listing.
-        """
-        try:
-            self.scan()
-        except OSError as error:
-            raise StoreUnavailable(f"the model repository {explain(error)}", retry_after=1.0) from error
 
     def being_published(self, published: Published) -> bool:  # noqa: D102 - as Repository
         key = manifest_key(published.manifest.model, published.manifest.version)
@@ -140,7 +136,7 @@ class RemoteRepository(Repository):
     # Files
 
     def fetch(self, model: str, version: Version) -> Path:  # noqa: D102 - as Repository
-        return self._fetch(self.find(model, version), None)
+        return self._fetch(self.find(model, version))
 
     def verify(  # noqa: D102 - as Repository
         self, model: str, version: Version, *, expected: str | None = None, progress: Progress | None = None
@@ -151,7 +147,7 @@ class RemoteRepository(Repository):
                 f"{model} {version}: {MANIFEST_FILE} is not what was published (expected {expected}, got"
                 f" {published.digest})"
             )
-        directory = self._fetch(published, None)
+        directory = self._fetch(published)
         faults = {e.path: fault for e in published.manifest.files if (fault := file_fault(directory, e, progress))}
         known = {MANIFEST_FILE, *(entry.path for entry in published.manifest.files)}
         strangers = [found.path for found in walk(directory) if found.path not in known]
@@ -176,38 +172,37 @@ class RemoteRepository(Repository):
             raise DigestMismatch(f"{model} {version}: {', '.join(faults[:5])}")
         return published
 
-    def _fetch(self, published: Published, progress: Progress | None) -> Path:
-        manifest, digest = published.manifest, published.digest
+    def _fetch(self, published: Published) -> Path:
+        manifest = published.manifest
         directory = self.directory(manifest.model, manifest.version)
-        if self._cache.has(directory, digest):
-            return directory
-        try:
-            with self._cache.fetching(directory):
-                if not self._cache.has(directory, digest):
-                    self._cache.put(directory, manifest, canonical_bytes(manifest), self._read, progress)
-        except DigestMismatch as error:
-            raise DigestMismatch(f"{manifest.model} {manifest.version}: {error.message}") from error
-        except OSError as error:
-            raise self._unavailable(f"{manifest.model} {manifest.version} cannot be fetched", error) from error
+        if not self._cache.has(directory, published.digest):
+            with self._fetching(published, directory, "cannot be fetched"):
+                if not self._cache.has(directory, published.digest):
+                    self._cache.put(directory, manifest, canonical_bytes(manifest), self._read)
         return directory
 
     def _mend(
         self, published: Published, directory: Path, faults: Mapping[str, str], strangers: Collection[str]
     ) -> None:
         """Fetches files again that have changed in the cache."""
-        manifest = published.manifest
-        name = f"{manifest.model} {manifest.version}"
+        with self._fetching(published, directory, "changed in the cache, and cannot be fetched again"):
+            for path in strangers:
+                (directory / path).unlink(missing_ok=True)
+            for entry in published.manifest.files:
+                if entry.path in faults and file_fault(directory, entry, None):
+                    self._cache.repair(directory, entry, self._read)
+
+    @contextmanager
+    def _fetching(self, published: Published, directory: Path, failure: str) -> Iterator[None]:
+        """Holds the lock for fetching a version. Errors say which version it is, and that it `failure`."""
+        name = f"{published.manifest.model} {published.manifest.version}"
         try:
             with self._cache.fetching(directory):
-                for path in strangers:
-                    (directory / path).unlink(missing_ok=True)
-                for entry in manifest.files:
-                    if entry.path in faults and file_fault(directory, entry, None):
-                        self._cache.repair(directory, entry, self._read)
+                yield
         except DigestMismatch as error:
             raise DigestMismatch(f"{name}: {error.message}") from error
         except OSError as error:
-            raise self._unavailable(f"{name} changed in the cache, and cannot be fetched again", error) from error
+            raise self._unavailable(f"{name} {failure}", error) from error
 
     def _read(self, entry: FileEntry) -> Iterator[bytes]:
         found = self._store.stat_blob(entry.digest)

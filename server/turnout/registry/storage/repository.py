@@ -8,7 +8,6 @@ A directory is a version if it contains a manifest, which is always written last
 
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -107,19 +106,20 @@ class Repository:
         """Returns the versions that are now in the repository, whether their manifests can be read or not.
 
         Raises:
-            AlreadyExistsError: The model's directory is a link.
+            AlreadyExistsError: The model's directory is a link, or another model with versions has the same name except
+                for case. The error names it, unless the caller may not know about it.
             OSError: The repository cannot be read.
         """
         home = self.root / check_model_name(model)
+        alike = [name for name in directory_names(self.root) if name.lower() == model.lower()]
+        refuse_other_case(model, [name for name in alike if directory_names(self.root / name)])
         if home.is_symlink():
             raise AlreadyExistsError(f"the directory of {model} is a link, and links are not followed")
-        with suppress(FileNotFoundError):
-            return [
-                Version.parse(entry.name)
-                for entry in os.scandir(home)
-                if is_exact_version(entry.name) and os.path.lexists(home / entry.name / MANIFEST_FILE)
-            ]
-        return []
+        return [
+            Version.parse(name)
+            for name in directory_names(home)
+            if is_exact_version(name) and os.path.lexists(home / name / MANIFEST_FILE)
+        ]
 
     def verify_stored(
         self, model: str, version: Version, *, expected: str | None = None, progress: Progress | None = None
@@ -290,38 +290,6 @@ class Repository:
         """
         return sweep(self.root)
 
-    def check_case(self, model: str) -> None:
-        """Checks that no other model with versions has the same name as `model` except for case.
-
-        Raises:
-            AlreadyExistsError: There is one. The error names it, unless the caller may not know about it.
-            OSError: The root cannot be read.
-        """
-        self.check_names(
-            model,
-            [
-                name
-                for name in directory_names(self.root)
-                if name.lower() == model.lower() and directory_names(self.root / name)
-            ],
-        )
-
-    @staticmethod
-    def check_names(model: str, others: Iterable[str]) -> None:
-        """Checks that none of `others`, which are models with versions, differs from `model` only in case.
-
-        Raises:
-            AlreadyExistsError: One does. The error names it, unless the caller may not know about it.
-        """
-        for other in sorted(others):
-            if other.lower() == model.lower() and other != model:
-                seen = MODEL_SEEN.get()
-                if seen is None or seen(other):
-                    raise AlreadyExistsError(
-                        f"{model!r} differs from the model {other} in case only: publish to {other}"
-                    )
-                raise AlreadyExistsError(f"{model!r} differs from another model's name in case only: use another name")
-
     def _paths(self, published: Published) -> Iterator[str]:
         """Yields the paths of all files in a version's directory. Raises OSError if it cannot be read."""
         manifest = published.manifest
@@ -333,3 +301,15 @@ def not_found(listing: Listing, model: str, version: Version) -> ModelNotFound |
     if versions := listing.versions(model):
         return VersionNotFound.of(model, str(version), [str(p.manifest.version) for p in versions])
     return ModelNotFound.named(model, listing.models)
+
+
+def refuse_other_case(model: str, others: Iterable[str]) -> None:
+    """Raises AlreadyExistsError if the name of one of `others`, which are models with versions, differs from `model`
+    only in case. The error names it, unless the caller may not know about it.
+    """
+    for other in sorted(others):
+        if other.lower() == model.lower() and other != model:
+            seen = MODEL_SEEN.get()
+            if seen is None or seen(other):
+                raise AlreadyExistsError(f"{model!r} differs from the model {other} in case only: publish to {other}")
+            raise AlreadyExistsError(f"{model!r} differs from another model's name in case only: use another name")
