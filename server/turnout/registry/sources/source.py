@@ -15,12 +15,12 @@ from typing import BinaryIO
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from turnout.config import Transfers
 from turnout.errors import ConfigError, InvalidModel, InvalidRequest, TurnoutError
 from turnout.registry.manifest.digest import BLOCK
 from turnout.registry.onnx.model import read_model
 from turnout.registry.publishing.metadata import VersionMetadata
 from turnout.registry.storage.files import explain, open_outside
-from turnout.registry.transfer.upload_manifest import Bounds
 
 MLFLOW = "mlflow:"
 
@@ -46,7 +46,7 @@ class ModelSource:
 
 
 @contextmanager
-def local_source(text: str, bounds: Bounds) -> Iterator[ModelSource]:
+def local_source(text: str, bounds: Transfers) -> Iterator[ModelSource]:
     """Provides the model at a path or URL on this machine while the context is entered.
 
     Raises:
@@ -87,7 +87,7 @@ def _existing(path: Path) -> Path:
         raise InvalidRequest.at("FILE", f"{path} {explain(error)}") from None
 
 
-def fetch_model(open_file: OpenFile, name: str, home: Path, bounds: Bounds) -> Path:
+def fetch_model(open_file: OpenFile, name: str, home: Path, bounds: Transfers) -> Path:
     """Copies the ONNX file `name`, and the external data that it refers to, to `home`.
 
     Returns:
@@ -106,7 +106,7 @@ def fetch_model(open_file: OpenFile, name: str, home: Path, bounds: Bounds) -> P
     return model
 
 
-def _fetch_stored(scheme: str, url: str, home: Path, bounds: Bounds) -> Path:
+def _fetch_stored(scheme: str, url: str, home: Path, bounds: Transfers) -> Path:
     """Copies the model at `url` to `home`. Credentials are found by the store's own library."""
     if url.endswith("/"):
         raise InvalidRequest.at("FILE", "expected the URL of an ONNX file, got that of a directory")
@@ -124,7 +124,7 @@ def _fetch_stored(scheme: str, url: str, home: Path, bounds: Bounds) -> Path:
     return fetch_model(lambda file: system.open(f"{directory}/{file}", "rb"), name, home, bounds)
 
 
-def _copy(open_file: OpenFile, name: str, target: Path, bounds: Bounds, copied: int, what: str) -> int:
+def _copy(open_file: OpenFile, name: str, target: Path, bounds: Transfers, copied: int, what: str) -> int:
     """Copies a file, after `copied` bytes of others; returns its size."""
     size = 0
     try:

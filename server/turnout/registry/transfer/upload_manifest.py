@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import rfc8785
 from semver import Version
 
+from turnout.config import Transfers
 from turnout.errors import InvalidRequest
 from turnout.registry.manifest.digest import bytes_digest
 from turnout.registry.manifest.manifest import MANIFEST_FILE, MODEL_FILE, FileEntry
@@ -27,19 +28,6 @@ MAX_PATH_BYTES = 1024
 MAX_NAME_BYTES = 255
 
 _GOLDEN = re.compile(rf"{GOLDEN_DIRECTORY}/[A-Za-z0-9][A-Za-z0-9._-]{{0,100}}\.npz")
-
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """Size limits for a client's upload.
-
-    Attributes:
-        max_file_bytes: Maximum size of one file.
-        max_upload_bytes: Maximum total size of the files of a version.
-    """
-
-    max_file_bytes: int
-    max_upload_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +82,7 @@ class UploadManifest:
         )
         return bytes_digest(rfc8785.dumps([self.model, version, [list(f) for f in files], self.metadata.to_meta()]))
 
-    def check_bounds(self, bounds: Bounds) -> None:
+    def check_bounds(self, bounds: Transfers) -> None:
         """Checks the announced sizes.
 
         Raises:

@@ -18,6 +18,7 @@ from typing import Protocol
 
 from semver import Version
 
+from turnout.config import Transfers
 from turnout.errors import (
     AlreadyExistsError,
     DigestMismatch,
@@ -38,7 +39,7 @@ from turnout.registry.storage.files import storage_errors
 from turnout.registry.storage.repository import Repository
 from turnout.registry.storage.staging import staged
 from turnout.registry.transfer.upload import Upload
-from turnout.registry.transfer.upload_manifest import Bounds, UploadManifest
+from turnout.registry.transfer.upload_manifest import UploadManifest
 
 _BUSY_SECONDS = 1.0
 _ENDING = "it is being deleted"
@@ -90,26 +91,10 @@ class PublishProgress:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class UploadLimits:
-    """Limits on the uploads of one server.
-
-    Attributes:
-        each: Size limits of one upload.
-        uploads: Maximum number of open uploads.
-        keep_seconds: Seconds after which an unused upload is deleted.
-    """
-
-    each: Bounds
-    uploads: int
-    keep_seconds: float
-    idle_seconds: float
-
-
 class Uploads:
     """The uploads of one server. Methods block. Thread-safe."""
 
-    def __init__(self, repository: Repository, publisher: Publishes, limits: UploadLimits) -> None:
+    def __init__(self, repository: Repository, publisher: Publishes, limits: Transfers) -> None:
         """Creates the manager, without writing to disk.
 
         Args:
@@ -136,7 +121,7 @@ class Uploads:
             ConfigError: The repository cannot be written to.
         """
         self._repository.check_writable()
-        upload_manifest.check_bounds(self._limits.each)
+        upload_manifest.check_bounds(self._limits)
         yanked = self._publisher.yanked(upload_manifest.model)  # a publish checks again
         if upload_manifest.version is not None:
             check_number(self._repository, upload_manifest.model, upload_manifest.version, yanked)
@@ -150,9 +135,9 @@ class Uploads:
                 upload = self._uploads[known]
                 upload.touched = time.monotonic()
                 return UploadStatus(upload.id, upload.received)
-            if len(self._uploads) >= self._limits.uploads:
+            if len(self._uploads) >= self._limits.max_uploads:
                 raise Exhausted(
-                    f"{self._limits.uploads} uploads are open, which is the maximum", retry_after=_BUSY_SECONDS
+                    f"{self._limits.max_uploads} uploads are open, which is the maximum", retry_after=_BUSY_SECONDS
                 )
             upload = self._open(upload_manifest)
             self._uploads[upload.id] = upload
@@ -265,7 +250,7 @@ class Uploads:
 
     def expire(self) -> int:
         """Deletes uploads that have not been used for too long, and returns their number."""
-        before = time.monotonic() - self._limits.keep_seconds
+        before = time.monotonic() - self._limits.keep_s
         with self._lock:
             old = [upload for upload in self._uploads.values() if not upload.busy and upload.touched <= before]
             for upload in old:
@@ -280,9 +265,9 @@ class Uploads:
         The one that was touched longest ago goes, of those that nothing has happened to for a while, and those of
         models that have at least two more of them than the new one's.
         """
-        before = time.monotonic() - self._limits.idle_seconds
+        before = time.monotonic() - self._limits.idle_s
         with self._lock:
-            if len(self._uploads) < self._limits.uploads or upload_manifest.key in self._by_key:
+            if len(self._uploads) < self._limits.max_uploads or upload_manifest.key in self._by_key:
                 return
             opened = Counter(upload.upload_manifest.model for upload in self._uploads.values())
             most = opened[upload_manifest.model] + 1
