@@ -6,6 +6,7 @@
 A directory is a version if it contains a manifest, which is always written last.
 """
 
+import errno
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -14,13 +15,12 @@ from typing import ParamSpec, TypeVar
 from semver import Version
 
 from turnout.errors import MODEL_SEEN, AlreadyExistsError, DigestMismatch, ModelNotFound, VersionNotFound
-from turnout.registry.manifest.digest import Progress
-from turnout.registry.manifest.manifest import MANIFEST_FILE
+from turnout.registry.manifest.digest import Progress, stream_digest
+from turnout.registry.manifest.manifest import MANIFEST_FILE, Manifest
 from turnout.registry.manifest.names import check_model_name, is_exact_version
-from turnout.registry.storage.files import explain, sync_directory, sync_tree, walk
+from turnout.registry.storage.files import explain, open_inside, seal, sync_directory, sync_tree, walk
 from turnout.registry.storage.listing import CacheUse, Listing, Published, UnusedFiles
 from turnout.registry.storage.manifests import file_fault, manifest_fault, read_version
-from turnout.registry.storage.placement import adopt_in_place, holds_same_files, move_in_place
 from turnout.registry.storage.scanning import DirectoryScan, directory_names
 from turnout.registry.storage.staging import sweep
 from turnout.threads import Threads
@@ -144,11 +144,11 @@ class Repository:
         manifest = published.manifest
         target = self.directory(manifest.model, manifest.version)
         sync_tree(staged)
-        in_place = holds_same_files(target, manifest)
+        in_place = _holds_same_files(target, manifest)
 
         def make_exist() -> bool:
             target.parent.mkdir(exist_ok=True)
-            (adopt_in_place if in_place else move_in_place)(staged, target)
+            (_adopt_in_place if in_place else _move_in_place)(staged, target)
             sync_directory(target.parent)
             sync_directory(self.root)
             return True
@@ -313,3 +313,60 @@ def refuse_other_case(model: str, others: Iterable[str]) -> None:
             if seen is None or seen(other):
                 raise AlreadyExistsError(f"{model!r} differs from the model {other} in case only: publish to {other}")
             raise AlreadyExistsError(f"{model!r} differs from another model's name in case only: use another name")
+
+
+def _move_in_place(staged: Path, target: Path) -> None:
+    """Renames a staged version to its final directory.
+
+    Raises:
+        AlreadyExistsError: Something else is in its place.
+        OSError: The directory cannot be written to.
+    """
+    # rename(2) replaces only empty directories, and a version is never empty. So this overwrites nothing, atomically,
+    # on every POSIX system; renameat2(RENAME_NOREPLACE) exists only on Linux and not in Python. The lock serializes
+    # publishes, but this is safe even if a publisher does not take it.
+    try:
+        staged.rename(target)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise
+        raise AlreadyExistsError(
+            f"{target.parent.name} {target.name}: something that is not a version is in its place; move it away, or"
+            " leave only the files there that are to be published"
+        ) from error
+
+
+def _adopt_in_place(staged: Path, target: Path) -> None:
+    """Turns a directory that was filled by hand, and only lacks the manifest, into a version.
+
+    The files stay in place, so that a crash loses nothing that exists only there. link(2) overwrites nothing.
+
+    Raises:
+        AlreadyExistsError: Another publisher has just done so.
+        OSError: The directory cannot be written to.
+    """
+    for found in walk(target):
+        with open_inside(target, found.path) as file:
+            seal(file.fileno())
+    sync_tree(target)
+    try:
+        os.link(staged / MANIFEST_FILE, target / MANIFEST_FILE, follow_symlinks=False)
+    except FileExistsError as error:
+        raise AlreadyExistsError(f"{target.parent.name} {target.name} was published at the same time") from error
+    sync_directory(target)
+
+
+def _holds_same_files(target: Path, manifest: Manifest) -> bool:
+    """Returns whether a directory that is not a version contains exactly the files to publish."""
+    if target.is_symlink() or os.path.lexists(target / MANIFEST_FILE):
+        return False
+    try:
+        if {found.path for found in walk(target)} != {entry.path for entry in manifest.files}:
+            return False
+        for entry in manifest.files:
+            with open_inside(target, entry.path) as file:
+                if stream_digest(file) != entry.digest:
+                    return False
+    except OSError:
+        return False
+    return True
