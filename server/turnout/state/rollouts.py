@@ -189,7 +189,7 @@ class RolloutStore(Transactions):
             return write(change.connection, model, wanted, self._now(), change.record)
 
     def rollouts(
-        self, model: str | None = None, *, running: bool = False, limit: int = 100, attempt: int | None = None
+        self, model: str | None = None, *, limit: int = 100, attempt: int | None = None
     ) -> list[RolloutRecord]:
         """Returns rollouts, newest first: of all models, of one model, or one attempt of it.
 
@@ -198,7 +198,7 @@ class RolloutStore(Transactions):
         """
         check_limit(limit)
         with self._database.reading() as connection:
-            return latest(connection, model, limit, running=running, attempt=attempt)
+            return latest(connection, model, limit, running=False, attempt=attempt)
 
     def running_rollouts(self, driver: str | None = None) -> tuple[list[RolloutRecord], ServersSnapshot]:
         """Returns the rollouts that have not ended, the known servers, and the counts not yet taken, as one snapshot.
