@@ -25,7 +25,7 @@ from turnout.errors import InvalidModel
 from turnout.registry.manifest.signature import Dimension
 from turnout.registry.onnx.functions import inlined
 from turnout.registry.onnx.graph import Attribute, Graph, GraphTensor, ModelGraph, Node, TensorType, UnreadAttribute
-from turnout.registry.onnx.messages import element_name, inner_graphs
+from turnout.registry.onnx.messages import FIRST_IR_WITH_DEFAULTS, NO_MODEL, domain_of, element_name, inner_graphs
 from turnout.registry.onnx.structure import without_weights
 
 KEPT_ELEMENTS = 1024
@@ -33,8 +33,6 @@ KEPT_ELEMENTS = 1024
 
 LONGEST_VECTOR = 1 << 16
 """Maximum length of a vector whose values are propagated through a graph. This serves shapes, which are short."""
-
-_FIRST_IR_WITH_DEFAULTS = 4
 
 
 def read_graph(path: Path) -> ModelGraph:
@@ -53,7 +51,7 @@ def read_graph(path: Path) -> ModelGraph:
     try:
         model.ParseFromString(structure)
     except DecodeError as error:
-        raise InvalidModel("the file is not an ONNX model: it does not parse as protobuf") from error
+        raise InvalidModel(NO_MODEL) from error
     return describe(model)
 
 
@@ -63,7 +61,7 @@ def describe(model: ModelProto) -> ModelGraph:
     copy.CopyFrom(model)
     _forget_claims(copy.graph)
     _name_dimensions(copy.graph)
-    opset = {_domain(entry.domain): entry.version for entry in copy.opset_import}
+    opset = {domain_of(entry.domain): entry.version for entry in copy.opset_import}
     return ModelGraph(_graph(_inferred(inlined(copy)).graph), opset, copy.ir_version)
 
 
@@ -92,7 +90,7 @@ def _name_dimensions(graph: GraphProto) -> None:
 
 def _inferred(model: ModelProto) -> ModelProto:
     # Values that a caller may set are unknown, even if they have defaults.
-    settable = {value.name for value in model.graph.input} if model.ir_version >= _FIRST_IR_WITH_DEFAULTS else set()
+    settable = {value.name for value in model.graph.input} if model.ir_version >= FIRST_IR_WITH_DEFAULTS else set()
     defaults = [tensor for tensor in model.graph.initializer if tensor.name in settable]
     fixed = [tensor for tensor in model.graph.initializer if tensor.name not in settable]
     del model.graph.initializer[:]
@@ -152,7 +150,7 @@ def _node(node: NodeProto) -> Node:
             attributes[attribute.name] = _attribute(attribute)
     return Node(
         node.op_type,
-        _domain(node.domain),
+        domain_of(node.domain),
         node.name,
         tuple(node.input),
         tuple(node.output),
@@ -219,10 +217,6 @@ def _dimension(dimension: onnx.TensorShapeProto.Dimension) -> Dimension:
             return str(dimension.dim_param) or None
         case _:
             return None
-
-
-def _domain(domain: str) -> str:
-    return "" if domain == "ai.onnx" else domain
 
 
 def _text(value: bytes) -> str:
