@@ -4,6 +4,7 @@ The arrays of a case are named `inputs/<name>`, `outputs/<name>` (expected value
 each row: a number, or one of the labels that the metadata declares for this output).
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,9 @@ from turnout.errors import InvalidModel
 from turnout.registry.storage.npz import NpzError, read_npz
 
 GOLDEN_DIRECTORY = "golden"
+GOLDEN_FILE = re.compile(rf"{GOLDEN_DIRECTORY}/[A-Za-z0-9][A-Za-z0-9._-]{{0,100}}\.npz")
+"""Path of a golden case in a version's directory, as it may be published."""
+
 SIDES = ("inputs", "outputs", "labels")
 
 MAX_CASE_BYTES = 256 << 20
@@ -75,6 +79,11 @@ def first_case(directory: Path, max_bytes: int) -> GoldenCase | None:
         return read_case(path, max_bytes=max_bytes, sides=("inputs",))
     except InvalidModel:
         return None
+
+
+def is_golden(path: str) -> bool:
+    """Returns whether a path in a version's directory is in the place of golden cases."""
+    return path.startswith(f"{GOLDEN_DIRECTORY}/")
 
 
 def class_numbers(labels: NDArray[Any], names: Sequence[str] | None) -> NDArray[np.int64]:

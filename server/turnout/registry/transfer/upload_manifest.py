@@ -5,7 +5,6 @@ staging directory of the upload.
 """
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,7 +17,7 @@ from turnout.registry.manifest.digest import bytes_digest
 from turnout.registry.manifest.manifest import MANIFEST_FILE, MODEL_FILE, FileEntry
 from turnout.registry.manifest.names import check_model_name, parse_version
 from turnout.registry.publishing.metadata import MAX_METADATA_BYTES, VersionMetadata, parse_metadata
-from turnout.registry.storage.golden import GOLDEN_DIRECTORY
+from turnout.registry.storage.golden import GOLDEN_DIRECTORY, GOLDEN_FILE, is_golden
 
 AUTO = "auto"
 """Used instead of a version to have it chosen."""
@@ -26,8 +25,6 @@ AUTO = "auto"
 MAX_FILES = 5000
 MAX_PATH_BYTES = 1024
 MAX_NAME_BYTES = 255
-
-_GOLDEN = re.compile(rf"{GOLDEN_DIRECTORY}/[A-Za-z0-9][A-Za-z0-9._-]{{0,100}}\.npz")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +68,7 @@ class UploadManifest:
     @property
     def golden(self) -> tuple[str, ...]:
         """Paths of the golden cases."""
-        return tuple(file.path for file in self.files if file.path.startswith(f"{GOLDEN_DIRECTORY}/"))
+        return tuple(file.path for file in self.files if is_golden(file.path))
 
     @property
     def key(self) -> str:
@@ -161,5 +158,5 @@ def _check_path(path: str, where: str) -> None:
         )
     if path == MANIFEST_FILE:
         raise InvalidRequest.at(where, f"{MANIFEST_FILE} is written by the server")
-    if path.startswith(f"{GOLDEN_DIRECTORY}/") and not _GOLDEN.fullmatch(path):
+    if is_golden(path) and not GOLDEN_FILE.fullmatch(path):
         raise InvalidRequest.at(where, f"expected golden cases as {GOLDEN_DIRECTORY}/NAME.npz, NAME a plain name")
