@@ -4,6 +4,7 @@ time and memory: the file is mapped, and only the pages with the graph's structu
 
 import math
 import mmap
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -138,9 +139,9 @@ def _graph(graph: GraphProto) -> Graph:
 def _node(node: NodeProto) -> Node:
     attributes: dict[str, Attribute] = {}
     subgraphs: dict[str, tuple[Graph, ...]] = {}
-    names = [attribute.name for attribute in node.attribute]
+    counts = Counter(attribute.name for attribute in node.attribute)
     for attribute in node.attribute:
-        if names.count(attribute.name) > 1:
+        if counts[attribute.name] > 1:
             attributes[attribute.name] = UnreadAttribute("stated twice")
         elif attribute.type == AttributeProto.GRAPH:
             subgraphs[attribute.name] = (_graph(attribute.g),)
