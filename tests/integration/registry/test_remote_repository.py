@@ -5,6 +5,7 @@ import base64
 import errno
 import json
 import os
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -190,6 +191,25 @@ def test_a_file_that_changed_in_the_cache_is_brought_anew_and_one_that_changed_w
                 other.verify("m", V1)
             assert not other.directory("m", V1).exists()
             assert other.cache.used_bytes == 0
+
+
+def test_a_version_that_leaves_the_cache_while_it_is_verified_is_brought_again(
+    repository: RemoteRepository, tmp_path: Path
+) -> None:
+    result = put(repository, V1, 2, tmp_path)
+    directory = repository.fetch("m", V1)
+    made_room: list[int] = []
+
+    def make_room(size: int) -> None:
+        """Does what another process does that needs the room."""
+        if not made_room:
+            made_room.append(size)
+            shutil.rmtree(directory)
+
+    assert repository.verify("m", V1, expected=result.digest, progress=make_room).digest == result.digest
+    assert made_room
+    assert repository.verify("m", V1).digest == result.digest
+    assert (directory / "manifest.json").exists()
 
 
 def test_the_cache_keeps_what_is_loaded_and_lets_go_of_what_was_used_longest_ago(

@@ -18,7 +18,7 @@ from turnout.registry.mounted.discovery import find_places
 from turnout.registry.onnx.model import ModelFacts, ReadModel
 from turnout.registry.onnx.model_files import copy_model, opened
 from turnout.registry.publishing.manifest_builder import stated
-from turnout.registry.storage.files import FileStamp, explain, file_stamp, open_inside, walk
+from turnout.registry.storage.files import FileStamp, explain, file_stamp, open_inside
 from turnout.registry.storage.listing import Listing, Problem, Published
 from turnout.registry.storage.manifests import manifest_fault, read_manifest
 from turnout.registry.storage.repository import Repository, not_found
@@ -168,11 +168,8 @@ class MountedRepository(Repository):
             problems.append(_unserved(self.root.name, ".", reason))
         return Listing(published, tuple(sorted(problems, key=lambda p: (p.model, p.version))))
 
-    def _paths(self, published: Published) -> Iterator[str]:
-        place = self._found()[_key(published)]
-        if place.triton:
-            return iter(())
-        return (found.path for found in walk(place.directory))
+    def _strangers(self, published: Published) -> list[str]:
+        return [] if self.is_triton(published) else super()._strangers(published)
 
     def _found(self) -> Mapping[_Key, _Place]:
         if self._places is None:

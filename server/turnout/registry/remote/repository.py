@@ -26,13 +26,16 @@ from turnout.registry.remote.keys import evidence_record_key, manifest_key
 from turnout.registry.remote.listing import FRESH_SECONDS, RemoteListing
 from turnout.registry.remote.objects import ObjectStore
 from turnout.registry.remote.store import Store, StoreFault
-from turnout.registry.storage.files import explain, walk
+from turnout.registry.storage.files import explain
 from turnout.registry.storage.listing import CacheUse, Listing, Published, UnusedFiles
 from turnout.registry.storage.manifests import MAX_MANIFEST_BYTES, file_fault
 from turnout.registry.storage.repository import Repository, not_found, refuse_other_case
 
 UNUSED_SECONDS = 86_400.0
 """Age in seconds from which unused blobs are garbage: no publish takes that long."""
+
+_FETCHES = 5
+"""Number of attempts to verify a version that other processes remove from the cache at the same time."""
 
 _RECORDING_SECONDS = 60.0
 """Maximum time in seconds between a publisher's manifest and its event, including differences between clocks."""
@@ -147,13 +150,17 @@ class RemoteRepository(Repository):
                 f"{model} {version}: {MANIFEST_FILE} is not what was published (expected {expected}, got"
                 f" {published.digest})"
             )
-        directory = self._fetch(published)
-        faults = {e.path: fault for e in published.manifest.files if (fault := file_fault(directory, e, progress))}
-        known = {MANIFEST_FILE, *(entry.path for entry in published.manifest.files)}
-        strangers = [found.path for found in walk(directory) if found.path not in known]
-        if faults or strangers:
-            self._mend(published, directory, faults, strangers)
-        return published
+        for _ in range(_FETCHES):
+            directory = self._fetch(published)
+            faults = {e.path: fault for e in published.manifest.files if (fault := file_fault(directory, e, progress))}
+            try:
+                strangers = self._strangers(published)
+            except FileNotFoundError:  # another process made room in the cache at the same time
+                continue
+            if faults or strangers:
+                self._mend(published, directory, faults, strangers)
+            return published
+        raise StoreUnavailable(f"{model} {version} leaves the cache before it is verified", retry_after=1.0)
 
     def verify_stored(  # noqa: D102 - as Repository
         self, model: str, version: Version, *, expected: str | None = None, progress: Progress | None = None

@@ -8,7 +8,7 @@ A directory is a version if it contains a manifest, which is always written last
 
 import errno
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -269,9 +269,8 @@ class Repository:
             faults.append(f"{MANIFEST_FILE} is not what was published (expected {expected}, got {published.digest})")
         checks = ((entry.path, file_fault(directory, entry, progress)) for entry in manifest.files)
         faults += [f"{path} {fault}" for path, fault in checks if fault]
-        known = {MANIFEST_FILE, *(entry.path for entry in manifest.files)}
         try:
-            faults += sorted(f"{path} does not belong to it" for path in self._paths(published) if path not in known)
+            faults += [f"{path} does not belong to it" for path in self._strangers(published)]
         except OSError as error:
             faults.append(f"a directory {explain(error)}")
         if faults:
@@ -290,10 +289,14 @@ class Repository:
         """
         return sweep(self.root)
 
-    def _paths(self, published: Published) -> Iterator[str]:
-        """Yields the paths of all files in a version's directory. Raises OSError if it cannot be read."""
+    def _strangers(self, published: Published) -> list[str]:
+        """Returns the paths of files in a version's directory that do not belong to it. Raises OSError if the directory
+        cannot be read.
+        """
         manifest = published.manifest
-        return (found.path for found in walk(self.directory(manifest.model, manifest.version)))
+        known = {MANIFEST_FILE, *(entry.path for entry in manifest.files)}
+        paths = (found.path for found in walk(self.directory(manifest.model, manifest.version)))
+        return sorted(path for path in paths if path not in known)
 
 
 def not_found(listing: Listing, model: str, version: Version) -> ModelNotFound | VersionNotFound:
