@@ -66,8 +66,7 @@ def as_kept(document: Mapping[str, Any]) -> dict[str, Any]:
         kept: dict[str, Any] = json.loads(data, parse_int=_whole)
     except ValueError:
         raise InvalidRequest.at(
-            "document",
-            "expected JSON values: text that UTF-8 can hold, finite numbers, whole numbers below 2^53",
+            "document", "expected JSON values: text that UTF-8 can hold, finite numbers, whole numbers below 2^53"
         ) from None
     if len(data) > DOCUMENT_SIZE:
         raise InvalidRequest.at("document", f"expected at most {DOCUMENT_SIZE} bytes of JSON, got {len(data)}")

@@ -97,13 +97,7 @@ class ReleaseStore(Transactions):
         return True
 
     def withdraw(
-        self,
-        model: str,
-        version: Version,
-        *,
-        actor: str,
-        reason: str,
-        rollout: tuple[int, int] | None = None,
+        self, model: str, version: Version, *, actor: str, reason: str, rollout: tuple[int, int] | None = None
     ) -> bool:
         """Makes a released version a candidate again. Returns False if it is not released.
 

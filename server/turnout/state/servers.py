@@ -13,10 +13,7 @@ from turnout.state.database import schema
 from turnout.state.event_log.events import time_text
 
 # Built once: every server runs these at every tick, and building a statement costs more than running it.
-_CLOCK = {
-    "sqlite": text("SELECT strftime('%Y-%m-%dT%H:%M:%f', 'now')"),
-    "postgresql": text("SELECT clock_timestamp()"),
-}
+_CLOCK = {"sqlite": text("SELECT strftime('%Y-%m-%dT%H:%M:%f', 'now')"), "postgresql": text("SELECT clock_timestamp()")}
 _SERVERS = select(schema.servers).order_by(schema.servers.c.name)
 _SERVER = select(schema.servers).where(schema.servers.c.name == bindparam("called"))
 _REPORTED = update(schema.servers).where(schema.servers.c.name == bindparam("called"))

@@ -150,13 +150,7 @@ def _node(node: NodeProto) -> Node:
         else:
             attributes[attribute.name] = _attribute(attribute)
     return Node(
-        node.op_type,
-        domain_of(node.domain),
-        node.name,
-        tuple(node.input),
-        tuple(node.output),
-        attributes,
-        subgraphs,
+        node.op_type, domain_of(node.domain), node.name, tuple(node.input), tuple(node.output), attributes, subgraphs
     )
 
 

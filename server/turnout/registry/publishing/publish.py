@@ -23,16 +23,7 @@ from turnout.registry.compatibility.compat import VersionBump
 from turnout.registry.compatibility.numbering import above, automatic
 from turnout.registry.gates.bump import BumpGate
 from turnout.registry.gates.comparison import ParentComparison
-from turnout.registry.gates.gate import (
-    Candidate,
-    Gate,
-    GateRefused,
-    GateReport,
-    Skip,
-    Watch,
-    check_skips,
-    run_gates,
-)
+from turnout.registry.gates.gate import Candidate, Gate, GateRefused, GateReport, Skip, Watch, check_skips, run_gates
 from turnout.registry.gates.integrity import IntegrityGate
 from turnout.registry.gates.reports import attest_gates
 from turnout.registry.gates.version_history import VersionHistory

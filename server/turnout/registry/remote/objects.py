@@ -209,10 +209,7 @@ def _gcs(endpoint: str, timeout: float) -> Any:
         raise ConfigError("gs:// needs an extra that is not installed: pip install 'turnout[gs]'") from error
     with _translated():
         return GCSFileSystem(
-            endpoint_url=endpoint or None,
-            requests_timeout=timeout,
-            use_listings_cache=False,
-            skip_instance_cache=True,
+            endpoint_url=endpoint or None, requests_timeout=timeout, use_listings_cache=False, skip_instance_cache=True
         )
 
 

@@ -5,18 +5,7 @@ retention.
 migration.
 """
 
-from sqlalchemy import (
-    BigInteger,
-    CheckConstraint,
-    Column,
-    Index,
-    Integer,
-    MetaData,
-    SmallInteger,
-    String,
-    Table,
-    Text,
-)
+from sqlalchemy import BigInteger, CheckConstraint, Column, Index, Integer, MetaData, SmallInteger, String, Table, Text
 
 VERSION_LENGTH = 255
 """Maximum length of a version in characters. It is the name of a directory, and file systems allow 255 bytes."""
