@@ -1,7 +1,7 @@
 """Checks the state store's tables against its event log, by replaying the log."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,37 +77,25 @@ def read(connection: Connection, kept: Head | None) -> Audit:
     replay = _LogReplay()
     report = chain.check(connection, kept, replay.visit)
     standings, tags, epochs = schema.standings, schema.tags, schema.policies
-    tables: list[tuple[Mapping[tuple[str, str], str], Mapping[tuple[str, str], str], Callable[[str, str], str]]] = [
+    token_texts = {
+        (one.name, one.id): f"{'revoked ' if one.revoked else ''}{_token_text(tokens.described(one))}"
+        for one in tokens.read(connection)
+    }
+    found = list(replay.unread)
+    for name, by_log, by_table in (
+        ("{} {}", replay.standings, {(r.model, r.version): r.standing for r in connection.execute(select(standings))}),
+        ("the tag {1} of {0}", replay.tags, {(r.model, r.tag): r.version for r in connection.execute(select(tags))}),
         (
-            replay.standings,
-            {(r.model, r.version): r.standing for r in connection.execute(select(standings))},
-            lambda model, version: f"{model} {version}",
-        ),
-        (
-            replay.tags,
-            {(r.model, r.tag): r.version for r in connection.execute(select(tags))},
-            lambda model, tag: f"the tag {tag} of {model}",
-        ),
-        (
+            "epoch {1} of the policy of {0}",
             replay.policies,
             {(r.model, str(r.epoch)): r.document for r in connection.execute(select(epochs))},
-            lambda model, epoch: f"epoch {epoch} of the policy of {model}",
         ),
-        (
-            replay.tokens,
-            {
-                (one.name, one.id): f"{'revoked ' if one.revoked else ''}{_token_text(tokens.described(one))}"
-                for one in tokens.read(connection)
-            },
-            lambda name, token_id: f"the token {token_id} of {name}",
-        ),
-    ]
-    found = list(replay.unread)
-    for by_log, by_table, name in tables:
+        ("the token {1} of {0}", replay.tokens, token_texts),
+    ):
         for key in sorted(by_log.keys() | by_table.keys()):
             logged, stored = by_log.get(key), by_table.get(key)
             if logged != stored:
-                found.append(f"{name(*key)} is {_short(stored)} in the store, but {_short(logged)} in the log")
+                found.append(f"{name.format(*key)} is {_short(stored)} in the store, but {_short(logged)} in the log")
     found += _rollouts(connection, replay.rollouts)
     return Audit(report, tuple(found[:_TOLD]), replay.published)
 

@@ -17,19 +17,12 @@ _CLOCK = {"sqlite": text("SELECT strftime('%Y-%m-%dT%H:%M:%f', 'now')"), "postgr
 _SERVERS = select(schema.servers).order_by(schema.servers.c.name)
 _SERVER = select(schema.servers).where(schema.servers.c.name == bindparam("called"))
 _REPORTED = update(schema.servers).where(schema.servers.c.name == bindparam("called"))
-_COUNTS = select(schema.rollout_counts).order_by(
-    schema.rollout_counts.c.model,
-    schema.rollout_counts.c.attempt,
-    schema.rollout_counts.c.tick,
-    schema.rollout_counts.c.server,
+_COUNTS = select(schema.rollout_counts).order_by(*schema.rollout_counts.primary_key.columns)
+_OF_COUNTED = and_(
+    schema.rollouts.c.model == schema.rollout_counts.c.model,
+    schema.rollouts.c.attempt == schema.rollout_counts.c.attempt,
 )
-_COUNTS_OF_DRIVER = _COUNTS.join(
-    schema.rollouts,
-    and_(
-        schema.rollouts.c.model == schema.rollout_counts.c.model,
-        schema.rollouts.c.attempt == schema.rollout_counts.c.attempt,
-    ),
-).where(schema.rollouts.c.driver == bindparam("driver"))
+_COUNTS_OF_DRIVER = _COUNTS.join(schema.rollouts, _OF_COUNTED).where(schema.rollouts.c.driver == bindparam("driver"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,9 +174,7 @@ class ServerStore(Transactions):
     def expire_servers(self, gone_seconds: float) -> int:
         """Removes servers that have been silent for so long, and counts of ended rollouts. Returns how many."""
         table, counts, running = schema.servers, schema.rollout_counts, schema.rollouts
-        alive = select(running.c.attempt).where(
-            running.c.model == counts.c.model, running.c.attempt == counts.c.attempt, running.c.final == 0
-        )
+        alive = select(running.c.attempt).where(_OF_COUNTED, running.c.final == 0)
         with self._database.writing() as connection:
             before = time_text(clock(connection) - timedelta(seconds=gone_seconds))
             removed = connection.execute(delete(table).where(table.c.seen < before)).rowcount
