@@ -263,8 +263,12 @@ class Cache:
         return [directory for _, directory in sorted(found)]
 
     def _stored(self) -> Iterator[tuple[str, int, int]]:
-        """Yields the path, size and number of links of each blob."""
-        with os.scandir(self._blobs) as entries:
+        """Yields the path, size and number of links of each blob; of none if the cache was emptied."""
+        try:
+            entries = os.scandir(self._blobs)
+        except FileNotFoundError:
+            return
+        with entries:
             for entry in entries:
                 with suppress(FileNotFoundError):
                     status = entry.stat(follow_symlinks=False)
