@@ -35,7 +35,7 @@ from turnout.registry.publishing.publish import PublishRequest, PublishResult, p
 from turnout.registry.remote import oci
 from turnout.registry.remote import repository as remote_module
 from turnout.registry.remote.repository import RemoteRepository
-from turnout.registry.storage import in_use
+from turnout.registry.storage import attestations, in_use
 from turnout.rollout.plan import Plan
 from turnout.state.database.engine import sqlite_url
 from turnout.state.release_status import ReleaseStatus
@@ -210,6 +210,30 @@ def test_a_version_that_leaves_the_cache_while_it_is_verified_is_brought_again(
     assert made_room
     assert repository.verify("m", V1).digest == result.digest
     assert (directory / "manifest.json").exists()
+
+
+def test_a_cache_that_somebody_emptied_is_empty_and_is_filled_again(
+    repository: RemoteRepository, tmp_path: Path
+) -> None:
+    result = put(repository, V1, 2, tmp_path)
+    assert repository.cache_use().bytes_kept == result.manifest.size
+    shutil.rmtree(tmp_path / "cache")
+    assert repository.cache_use().bytes_kept == 0, "so that metrics are still answered"
+    assert repository.verify("m", V1, expected=result.digest).digest == result.digest
+    assert repository.cache_use().bytes_kept == result.manifest.size
+
+
+def test_many_signatures_of_a_version_hide_no_other_record_and_are_hidden_by_none(
+    store: RemoteStore, repository: RemoteRepository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("turnout.registry.remote.listing.MAX_FILES", 4)
+    put(repository, V1, 2, tmp_path)
+    for number in range(5):
+        attestations.write(repository, "m", V1, f"bundle-{number:016x}.sigstore.json", b"{}")
+        attestations.write(repository, "m", V1, f"a-{number}.json", b"{}")
+    with closing(store.open(tmp_path / "elsewhere")) as other:
+        assert len(attestations.read(other, "m", V1, "bundle-")) == 4
+        assert len(attestations.read(other, "m", V1, "a-")) == 4
 
 
 def test_the_cache_keeps_what_is_loaded_and_lets_go_of_what_was_used_longest_ago(

@@ -19,7 +19,7 @@ from turnout.registry.manifest.names import ATTESTATIONS, PLAN_FILE, differing_i
 from turnout.registry.remote.index import Index, IndexEntry
 from turnout.registry.remote.keys import EvidenceRecordKey, ManifestKey, PlanKey, parse_key
 from turnout.registry.remote.store import Document, Store, StoreFault
-from turnout.registry.storage.attestations import MAX_BYTES, MAX_FILES
+from turnout.registry.storage.attestations import MAX_BYTES, MAX_FILES, SIGNATURE
 from turnout.registry.storage.files import replace_file
 from turnout.registry.storage.listing import Listing, Problem, Published
 from turnout.registry.storage.manifests import MAX_MANIFEST_BYTES, check_named, manifest_fault, parse_manifest
@@ -147,13 +147,14 @@ class RemoteListing:
         entries: dict[str, IndexEntry] = {}
         faults: dict[str, tuple[str, Problem]] = {}
         known = self._entries or self._index.load() or {}
-        beside: dict[tuple[str, Version], list[Document]] = {}
+        beside: dict[tuple[str, Version, bool], list[Document]] = {}  # signatures, and other records
         for text, document in documents.items():
             match parse_key(text):
                 case ManifestKey() as key:
                     self._take_manifest(key, document, known, entries, faults)
                 case EvidenceRecordKey() as key:
-                    beside.setdefault((key.model, key.version), []).append(document)
+                    kind = key.model, key.version, key.file.startswith(SIGNATURE)
+                    beside.setdefault(kind, []).append(document)
                 case PlanKey(model):
                     self._take_file(document, self._root / model / PLAN_FILE, MAX_PLAN_BYTES)
                 case _:

@@ -21,7 +21,7 @@ from turnout.registry.storage import attestations
 from turnout.registry.storage.listing import Published
 from turnout.registry.storage.repository import Repository
 
-PREFIX, SUFFIX = "bundle-", ".sigstore.json"
+PREFIX, SUFFIX = attestations.SIGNATURE, ".sigstore.json"
 MAX_SIGNATURES = 32
 """Maximum number of signatures that are read of a version, in addition to those of trusted keys. Each may have
 megabytes."""

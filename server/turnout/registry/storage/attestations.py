@@ -19,6 +19,9 @@ from turnout.registry.storage.repository import Repository
 IMPORTED = "imported-"
 """Prefix of the names of attestations that came with a version from another repository."""
 
+SIGNATURE = "bundle-"
+"""Prefix of the names of signatures. Anyone who may publish can store any number of them."""
+
 MAX_BYTES = 4 << 20
 """Maximum size of an attestation in bytes."""
 MAX_FILES = 256
