@@ -169,5 +169,5 @@ def without_zipmap(
         labels = sandbox.drop_zipmap(request.source, target, request.golden)
     except OSError as error:
         raise InvalidModel(f"the ONNX file {explain(error)}") from error
-    metadata_given = request.metadata
-    return replace(request, source=target, metadata=replace(metadata_given, labels={**labels, **metadata_given.labels}))
+    metadata = replace(request.metadata, labels={**labels, **request.metadata.labels})
+    return replace(request, source=target, metadata=metadata)

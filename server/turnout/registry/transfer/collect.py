@@ -68,10 +68,8 @@ class Collected:
         Raises:
             InvalidModel: Its manifest would be invalid.
         """
-        metadata_given = self.upload_manifest
-        return Published(
-            *stated(metadata_given.model, version, metadata_given.files, self.facts, metadata_given.metadata)
-        )
+        upload = self.upload_manifest
+        return Published(*stated(upload.model, version, upload.files, self.facts, upload.metadata))
 
 
 def collect(request: PublishRequest) -> Collected:

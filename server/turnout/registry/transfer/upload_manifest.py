@@ -73,11 +73,8 @@ class UploadManifest:
     @property
     def key(self) -> str:
         """Key that is the same for equal upload manifests of all clients."""
-        files, version = (
-            sorted((file.path, file.size, file.digest) for file in self.files),
-            written_version(self.version),
-        )
-        return bytes_digest(rfc8785.dumps([self.model, version, [list(f) for f in files], self.metadata.to_meta()]))
+        files = sorted((file.path, file.size, file.digest) for file in self.files)
+        return bytes_digest(rfc8785.dumps([self.model, written_version(self.version), files, self.metadata.to_meta()]))
 
     def check_bounds(self, bounds: Transfers) -> None:
         """Checks the announced sizes.
