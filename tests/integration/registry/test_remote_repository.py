@@ -236,6 +236,21 @@ def test_many_signatures_of_a_version_hide_no_other_record_and_are_hidden_by_non
         assert len(attestations.read(other, "m", V1, "a-")) == 4
 
 
+def test_a_record_that_cannot_be_copied_here_keeps_no_version_from_being_found(
+    store: RemoteStore, repository: RemoteRepository, tmp_path: Path
+) -> None:
+    result = put(repository, V1, 2, tmp_path)
+    with closing(store.open(tmp_path / "elsewhere")) as other:
+        in_the_way = attestations.directory(other, "m", V1) / "environment.json"
+        in_the_way.mkdir(parents=True)  # as with a full disk, nothing can be written there
+        listing = other.scan()
+        assert [one.digest for one in listing.published] == [result.digest]
+        assert listing.away == "", "the store answers"
+        in_the_way.rmdir()
+        other.look_soon()
+        assert in_the_way.name in attestations.read(other, "m", V1, "environment"), "it is copied once that works"
+
+
 def test_the_cache_keeps_what_is_loaded_and_lets_go_of_what_was_used_longest_ago(
     store: RemoteStore, repository: RemoteRepository, tmp_path: Path
 ) -> None:

@@ -214,8 +214,9 @@ class RemoteListing:
             data = self._store.read(document, most)
         except FileNotFoundError:
             return
-        replace_file(target, data)
-        self._evidence_records[document.key] = document.stamp
+        with suppress(OSError):  # the next listing tries again; a full disk must not pass for a store that is away
+            replace_file(target, data)
+            self._evidence_records[document.key] = document.stamp
 
     def _drop_files(self, documents: Mapping[str, Document]) -> None:
         """Removes local copies of deleted documents, except those that another process may have just written."""
