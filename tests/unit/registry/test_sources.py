@@ -136,3 +136,9 @@ def test_what_the_publisher_says_comes_before_what_the_source_knows() -> None:
     both = message.over(known)
     assert (both.description, both.provenance.training.seed, both.free) == ("mine", 1, {"a": 1, "b": 2})
     assert message.over(VersionMetadata()) is message
+
+
+@pytest.mark.parametrize("path", ["x" * 300, "a\0b"])
+def test_what_is_no_path_is_a_file_that_does_not_exist(path: str) -> None:
+    with pytest.raises(InvalidRequest, match="there is no "), local_source(path, WIDE):
+        pass

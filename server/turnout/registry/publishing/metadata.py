@@ -204,7 +204,9 @@ def _with_lock(table: Mapping[str, Any], directory: Path) -> dict[str, Any]:
                 raise InvalidRequest.at(where, f"{path.name} is larger than {MAX_LOCK_BYTES} bytes")
             return others | {"lock": {"name": path.name, "digest": stream_digest(file)}}
     except OSError as error:
-        raise InvalidRequest.at(where, f"{path.name} {explain(error)}") from error
+        raise InvalidRequest.at(where, f"{path.name[:64]} {explain(error)}") from error
+    except ValueError as error:  # a NUL character
+        raise InvalidRequest.at(where, "is not a path") from error
 
 
 def _json(text: str) -> object:

@@ -5,6 +5,7 @@ s3://, gs://, hf://             copied through fsspec; the extras s3, gs and hf
 mlflow:models:/name@alias       copied from an MLflow registry; the extra mlflow
 """
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -54,7 +55,7 @@ def local_source(text: str, bounds: Transfers) -> Iterator[ModelSource]:
         ConfigError: The extra for it is not installed.
     """
     scheme = found[0].removesuffix(":") if (found := _SCHEME.match(text)) else ""
-    if scheme == "" or Path(text).exists():
+    if scheme == "" or os.path.exists(text):
         yield ModelSource(_existing(Path(text)))
     elif scheme == "file":
         parts = urlsplit(text)
@@ -78,8 +79,8 @@ def local_source(text: str, bounds: Transfers) -> Iterator[ModelSource]:
 
 
 def _existing(path: Path) -> Path:
-    if not path.exists():
-        raise InvalidRequest.at("FILE", f"there is no {path}")
+    if not os.path.exists(path):  # nor if it is no path at all, for which Path.exists fails
+        raise InvalidRequest.at("FILE", f"there is no {str(path)[:1024]}")
     try:
         with open_outside(path):
             return path
