@@ -1,8 +1,10 @@
 """A read-only repository. Versions are served from where they are, and Triton models get manifests in memory."""
 
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -210,15 +212,17 @@ class MountedRepository(Repository):
     def _describe(self, model: TritonModel, number: int, source: Path) -> _Place:
         version = version_of(number)
         began = _stamp(model, source, None)
-        directory, files, facts = self._where_it_lies(source) or self._copied(model.name, version, source)
-        metadata = model.metadata
-        metadata.check_against(facts.signature)
-        manifest, digest = stated(model.name, version, files, facts, metadata)
-        published = Published(manifest, digest)
-        stamp = _stamp(model, source, published)
-        if stamp[: len(began)] != began:
-            raise InvalidModel("its files are changing; it will be read again")
-        return _Place(directory, published, triton=True, stamp=stamp)
+        with ExitStack() as undo:
+            directory, files, facts = self._where_it_lies(source) or self._copied(model.name, version, source, undo)
+            metadata = model.metadata
+            metadata.check_against(facts.signature)
+            manifest, digest = stated(model.name, version, files, facts, metadata)
+            published = Published(manifest, digest)
+            stamp = _stamp(model, source, published)
+            if stamp[: len(began)] != began:
+                raise InvalidModel("its files are changing; it will be read again")
+            undo.pop_all()
+            return _Place(directory, published, triton=True, stamp=stamp)
 
     def _where_it_lies(self, source: Path) -> tuple[Path, list[FileEntry], ModelFacts] | None:
         """Reads a model in place; returns None if it cannot be served from there."""
@@ -235,9 +239,12 @@ class MountedRepository(Repository):
                 files.append(FileEntry(path, os.fstat(file.fileno()).st_size, stream_digest(file)))
         return directory, files, facts
 
-    def _copied(self, model: str, version: Version, source: Path) -> tuple[Path, list[FileEntry], ModelFacts]:
+    def _copied(
+        self, model: str, version: Version, source: Path, undo: ExitStack
+    ) -> tuple[Path, list[FileEntry], ModelFacts]:
         # A new directory each time, since the previous one may be mapped into memory.
         directory = self._scratch() / f"{model}-{version}-{uuid4().hex}"
+        undo.callback(shutil.rmtree, directory, ignore_errors=True)  # a refused model is read again by the next scan
         directory.mkdir()
         files, facts = copy_model(source, directory, self._read)
         return directory, files, facts
