@@ -42,33 +42,24 @@ _RECORDING_SECONDS = 60.0
 
 
 class RemoteRepository(Repository):
-    """The versions in a store, with a cache on this machine. Thread-safe."""
+    """The versions in a store, with a cache on this machine. Thread-safe.
+
+    Attributes:
+        cache: The cache of files on this machine.
+    """
+
+    remote = True
 
     def __init__(self, place: str, store: Store, cache: Cache, poll_seconds: float, *, read_only: bool) -> None:
         """Creates the repository without sending a request. `place` is the URL to display."""
         super().__init__(cache.root)
-        self._place = place
+        self.place = place
+        self.cache = cache
         self._store = store
-        self._cache = cache
         self._read_only = read_only
         self._listing = RemoteListing(cache.root, store, poll_seconds)
         self._ours: set[str] = set()
         self._fetched = 0
-
-    @property
-    def place(self) -> str:
-        """The URL to display."""
-        return self._place
-
-    @property
-    def remote(self) -> bool:
-        """True."""
-        return True
-
-    @property
-    def cache(self) -> Cache:
-        """The cache of files on this machine."""
-        return self._cache
 
     def close(self) -> None:
         """Closes the connections to the store."""
@@ -182,10 +173,10 @@ class RemoteRepository(Repository):
     def _fetch(self, published: Published) -> Path:
         manifest = published.manifest
         directory = self.directory(manifest.model, manifest.version)
-        if not self._cache.has(directory, published.digest):
+        if not self.cache.has(directory, published.digest):
             with self._fetching(published, directory, "cannot be fetched"):
-                if not self._cache.has(directory, published.digest):
-                    self._cache.put(directory, manifest, canonical_bytes(manifest), self._read)
+                if not self.cache.has(directory, published.digest):
+                    self.cache.put(directory, manifest, canonical_bytes(manifest), self._read)
         return directory
 
     def _mend(
@@ -197,14 +188,14 @@ class RemoteRepository(Repository):
                 (directory / path).unlink(missing_ok=True)
             for entry in published.manifest.files:
                 if entry.path in faults and file_fault(directory, entry, None):
-                    self._cache.repair(directory, entry, self._read)
+                    self.cache.repair(directory, entry, self._read)
 
     @contextmanager
     def _fetching(self, published: Published, directory: Path, failure: str) -> Iterator[None]:
         """Holds the lock for fetching a version. Errors say which version it is, and that it `failure`."""
         name = f"{published.manifest.model} {published.manifest.version}"
         try:
-            with self._cache.fetching(directory):
+            with self.cache.fetching(directory):
                 yield
         except DigestMismatch as error:
             raise DigestMismatch(f"{name}: {error.message}") from error
@@ -256,7 +247,7 @@ class RemoteRepository(Repository):
             with suppress(OSError, Exhausted):  # the version exists, even if this fails
                 for entry in manifest.files:  # a blob may have been removed as unused just before it was used
                     self._send(entry, staged, lost_only=True)
-                self._cache.adopt(staged, self.directory(model, version), manifest)
+                self.cache.adopt(staged, self.directory(model, version), manifest)
             return True
 
         return make_exist
@@ -277,7 +268,7 @@ class RemoteRepository(Repository):
         self.scan()
 
     def cache_use(self) -> CacheUse:  # noqa: D102 - as Repository
-        return CacheUse(self._cache.used_bytes, self._fetched)
+        return CacheUse(self.cache.used_bytes, self._fetched)
 
     def unused_files(self) -> UnusedFiles:  # noqa: D102 - as Repository
         try:

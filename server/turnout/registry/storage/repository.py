@@ -35,23 +35,22 @@ T = TypeVar("T")
 
 
 class Repository:
-    """A directory of models. Safe to use from several threads and processes."""
+    """A directory of models. Safe to use from several threads and processes.
+
+    Attributes:
+        root: The directory.
+        place: Location of the versions for display: the directory or the URL.
+        remote: Whether versions are stored elsewhere, so that the files under the root are only a cache.
+    """
+
+    remote = False
 
     def __init__(self, root: Path) -> None:
         """Creates the repository. Nothing is read or created before it is needed, and `root` need not exist."""
         self.root = root
+        self.place = str(root)
         self._directory_scan = DirectoryScan(root)
         self._threads = Threads("repository", _THREADS)
-
-    @property
-    def place(self) -> str:
-        """Location of the versions for display: the directory or the URL."""
-        return str(self.root)
-
-    @property
-    def remote(self) -> bool:
-        """Whether versions are stored elsewhere, so that the files under the root are only a cache."""
-        return False
 
     def close(self) -> None:
         """Closes connections to remote storage, if any."""
