@@ -29,7 +29,7 @@ from turnout.registry.remote.store import Store, StoreFault
 from turnout.registry.storage.files import explain
 from turnout.registry.storage.listing import CacheUse, Listing, Published, UnusedFiles
 from turnout.registry.storage.manifests import MAX_MANIFEST_BYTES, file_fault
-from turnout.registry.storage.repository import Repository, not_found, refuse_other_case
+from turnout.registry.storage.repository import Repository, not_found, refuse_faults, refuse_other_case
 
 UNUSED_SECONDS = 86_400.0
 """Age in seconds from which unused blobs are garbage: no publish takes that long."""
@@ -137,10 +137,8 @@ class RemoteRepository(Repository):
     ) -> Published:
         published = self.find(model, version)
         if expected is not None and published.digest != expected:
-            raise DigestMismatch(
-                f"{model} {version}: {MANIFEST_FILE} is not what was published (expected {expected}, got"
-                f" {published.digest})"
-            )
+            changed = f"{MANIFEST_FILE} is not what was published (expected {expected}, got {published.digest})"
+            refuse_faults(model, version, [changed])
         for _ in range(_FETCHES):
             directory = self._fetch(published)
             faults = {e.path: fault for e in published.manifest.files if (fault := file_fault(directory, e, progress))}
@@ -166,8 +164,7 @@ class RemoteRepository(Repository):
             faults += [f"{e.path} {fault}" for e in manifest.files if (fault := self._stored_fault(e, progress))]
         except OSError as error:
             raise self._unavailable(f"{model} {version} cannot be verified", error) from error
-        if faults:
-            raise DigestMismatch(f"{model} {version}: {', '.join(faults[:5])}")
+        refuse_faults(model, version, faults)
         return published
 
     def _fetch(self, published: Published) -> Path:

@@ -272,9 +272,7 @@ class Repository:
             faults += [f"{path} does not belong to it" for path in self._strangers(published)]
         except OSError as error:
             faults.append(f"a directory {explain(error)}")
-        if faults:
-            more = f" (and {len(faults) - _NAMED_FILES} more)" if len(faults) > _NAMED_FILES else ""
-            raise DigestMismatch(f"{model} {version}: {', '.join(faults[:_NAMED_FILES])}{more}")
+        refuse_faults(model, version, faults)
         return published
 
     def sweep(self) -> tuple[str, ...]:
@@ -303,6 +301,13 @@ def not_found(listing: Listing, model: str, version: Version) -> ModelNotFound |
     if versions := listing.versions(model):
         return VersionNotFound.of(model, str(version), [str(p.manifest.version) for p in versions])
     return ModelNotFound.named(model, listing.models)
+
+
+def refuse_faults(model: str, version: Version, faults: Sequence[str]) -> None:
+    """Raises DigestMismatch if a version has faults; the message names the first of them."""
+    if faults:
+        more = f" (and {len(faults) - _NAMED_FILES} more)" if len(faults) > _NAMED_FILES else ""
+        raise DigestMismatch(f"{model} {version}: {', '.join(faults[:_NAMED_FILES])}{more}")
 
 
 def refuse_other_case(model: str, others: Iterable[str]) -> None:
