@@ -246,7 +246,7 @@ class ReleaseStore(Transactions):
                 version = known_version(event.payload["version"])
                 if event.kind == EventKind.PRUNED:
                     pruned[event.model].add(version)
-                elif statuses[event.model].get(version) is ReleaseStatus.YANKED:
+                elif statuses.get(event.model, {}).get(version) is ReleaseStatus.YANKED:
                     reasons[event.model][version] = event.reason  # the most recent yank's
             for (model, text), digest in _published(connection).items():
                 digests[model][known_version(text)] = digest
