@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from semver import Version
+
 from turnout.config import Settings
 from turnout.errors import InvalidModel
 from turnout.registry.gates.comparison import ParentComparison
@@ -59,7 +61,7 @@ class Publisher:
             read=self.reader(request.model),
             dry_run=how.dry_run,
             attest=lambda candidate: self._sign(candidate, how),
-            yanked=lambda: recorder.yanked(request.model),
+            yanked=lambda: self.yanked(request.model),
             recorded=recorder.record,
             progress=progress,
             watch=watch,
@@ -83,12 +85,16 @@ class Publisher:
             comparison=ParentComparison(self._sandbox(request.model)),
             read=self.reader(request.model),
             dry_run=True,
-            yanked=lambda: self._recorder(PublishOptions("", "")).yanked(request.model),
+            yanked=lambda: self.yanked(request.model),
         )
 
     def reader(self, model: str) -> ReadModel:
         """Returns a function that reads the ONNX file of a version of `model`, in a separate process."""
         return self._sandbox(model).describe
+
+    def yanked(self, model: str) -> list[Version]:
+        """Returns the yanked versions of a model, whose numbers must not be used again."""
+        return self._store.release_state().of(model).yanked
 
     def import_version(
         self, source: Repository, published: Published, how: PublishOptions, progress: Progress | None = None
@@ -101,7 +107,7 @@ class Publisher:
             source,
             published,
             gates=self._gates(model, ParentComparison(self._sandbox(model)), None, source),
-            yanked=lambda: recorder.yanked(model),
+            yanked=lambda: self.yanked(model),
             recorded=recorder.record,
             progress=progress,
         )
@@ -163,5 +169,5 @@ def without_zipmap(
         labels = sandbox.drop_zipmap(request.source, target, request.golden)
     except OSError as error:
         raise InvalidModel(f"the ONNX file {explain(error)}") from error
-    metadata_given = request.metadata
-    return replace(request, source=target, metadata=replace(metadata_given, labels={**labels, **metadata_given.labels}))
+    metadata = replace(request.metadata, labels={**labels, **request.metadata.labels})
+    return replace(request, source=target, metadata=metadata)

@@ -4,7 +4,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-from semver import Version
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
@@ -24,9 +23,7 @@ from turnout.oip.extensions.statistics import Statistics
 from turnout.oip.services import OipServices
 from turnout.publishing import Publisher
 from turnout.registry.signing.trust import Trust
-from turnout.registry.transfer.upload_manifest import Bounds
-from turnout.registry.transfer.uploads import UploadLimits, Uploads
-from turnout.releases.adoption import AdoptionStore
+from turnout.registry.transfer.uploads import Uploads
 from turnout.routing.request_metadata import PreferenceReader
 from turnout.rpc.codec import new_request_id, trailing_metadata
 from turnout.rpc.registry.service import RegistryServicer
@@ -87,15 +84,8 @@ class EndpointParts:
 
 def open_uploads(base: Foundation, stack: AsyncExitStack) -> Uploads:
     """Creates the manager of uploads, which `stack` closes."""
-    transfers = base.settings.transfers
     publisher = Publisher(base.settings, base.repository, base.store, base.processes)
-
-    def yanked(model: str) -> list[Version]:
-        return AdoptionStore(base.repository, base.store, "", "").yanked(model)
-
-    bounds = Bounds(int(transfers.max_file_bytes), int(transfers.max_upload_bytes))
-    limits = UploadLimits(bounds, transfers.max_uploads, transfers.keep_s, transfers.idle_s)
-    uploads = Uploads(base.repository, publisher, yanked, limits)
+    uploads = Uploads(base.repository, publisher, base.settings.transfers)
     stack.callback(uploads.close)
     return uploads
 

@@ -11,7 +11,7 @@ from turnout.config.repository_url import NO_STATE
 from turnout.errors import ConfigError
 from turnout.registry.mounted.repository import MountedRepository
 from turnout.registry.onnx.model import ReadModel
-from turnout.registry.remote.opening import open_remote
+from turnout.registry.remote.repository import open_remote
 from turnout.registry.storage.listing import Published
 from turnout.registry.storage.repository import Repository
 from turnout.scratch import Scratch

@@ -4,16 +4,12 @@ This happens if a publisher dies between renaming the version into place and rec
 release of Turnout.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-
-from semver import Version
 
 from turnout.errors import TurnoutError, UnavailableError
 from turnout.registry.storage.listing import Published
 from turnout.registry.storage.repository import Repository
 from turnout.registry.storage.staging import LOCK_TIMEOUT, STAGING, locked
-from turnout.state.release_status import ReleaseStatus
 from turnout.state.store import StateStore
 
 FOUND = "found in the repository; its publisher left no event"
@@ -26,7 +22,8 @@ def unrecorded(repository: Repository, store: StateStore) -> list[Published]:
         OSError: The repository cannot be read.
         UnavailableError: The state store does not answer.
     """
-    return _unrecorded(repository.published(), store)
+    published, known = repository.published(), store.published()
+    return [one for one in published if (one.manifest.model, str(one.manifest.version)) not in known]
 
 
 def adopt(
@@ -84,13 +81,6 @@ class AdoptionStore:
     actor: str
     reason: str
 
-    def yanked(self, model: str) -> list[Version]:
-        """Returns the yanked versions of a model, whose numbers must not be used again."""
-        release_statuses = self.store.release_state().of(model).release_statuses
-        return [
-            version for version, release_status in release_statuses.items() if release_status is ReleaseStatus.YANKED
-        ]
-
     def record(self, published: Published) -> None:
         """Records the publication of a version that was just created.
 
@@ -112,8 +102,3 @@ class AdoptionStore:
         """Records existing versions without an event if `created` is false: their publisher may have died before."""
         if not created:
             adopt(self.repository, self.store, actor=self.actor, surely=published)
-
-
-def _unrecorded(published: Sequence[Published], store: StateStore) -> list[Published]:
-    known = store.published()
-    return [one for one in published if (one.manifest.model, str(one.manifest.version)) not in known]

@@ -150,32 +150,15 @@ def expire(store: StateStore, retention: Retention) -> Expired:
         UnavailableError: The state store does not answer.
     """
     store.expire_servers(_GONE_SECONDS)
-    return Expired(expire_ticks(store, retention.ticks_days), expire_events(store, retention.events_days))
-
-
-def expire_events(store: StateStore, days: int) -> int:
-    """Removes events of policies and ended rollouts that are older than `days`, and returns their number.
-
-    Raises:
-        UnavailableError: The state store does not answer.
-    """
-    before, removed = store.now() - timedelta(days=days), 0
-    for model in store.logged_models() if days else ():
-        while count := store.remove_events(model, before, _EVENTS_AT_ONCE):
-            removed += count
-    return removed
-
-
-def expire_ticks(store: StateStore, days: int) -> int:
-    """Removes ticks of ended rollouts that are older than `days`, in short transactions, and returns their number.
-
-    Raises:
-        UnavailableError: The state store does not answer.
-    """
-    before, removed = store.now() - timedelta(days=days), 0
-    while days:
-        count = store.expire_ticks(before, _TICKS_AT_ONCE)
-        removed += count
-        if count < _TICKS_AT_ONCE:
-            break
-    return removed
+    ticks = events = 0
+    if retention.ticks_days:
+        before, count = store.now() - timedelta(days=retention.ticks_days), _TICKS_AT_ONCE
+        while count == _TICKS_AT_ONCE:
+            count = store.expire_ticks(before, _TICKS_AT_ONCE)
+            ticks += count
+    if retention.events_days:
+        before = store.now() - timedelta(days=retention.events_days)
+        for model in store.logged_models():
+            while count := store.remove_events(model, before, _EVENTS_AT_ONCE):
+                events += count
+    return Expired(ticks, events)

@@ -1,13 +1,12 @@
 """Checks the state store's tables against its event log, by replaying the log."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
 from semver import Version
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, select
 
 from turnout.state import policies, tokens
 from turnout.state.change import version_key
@@ -78,37 +77,25 @@ def read(connection: Connection, kept: Head | None) -> Audit:
     replay = _LogReplay()
     report = chain.check(connection, kept, replay.visit)
     standings, tags, epochs = schema.standings, schema.tags, schema.policies
-    tables: list[tuple[Mapping[tuple[str, str], str], Mapping[tuple[str, str], str], Callable[[str, str], str]]] = [
+    token_texts = {
+        (one.name, one.id): f"{'revoked ' if one.revoked else ''}{_token_text(tokens.described(one))}"
+        for one in tokens.read(connection)
+    }
+    found = list(replay.unread)
+    for name, by_log, by_table in (
+        ("{} {}", replay.standings, {(r.model, r.version): r.standing for r in connection.execute(select(standings))}),
+        ("the tag {1} of {0}", replay.tags, {(r.model, r.tag): r.version for r in connection.execute(select(tags))}),
         (
-            replay.standings,
-            {(r.model, r.version): r.standing for r in connection.execute(select(standings))},
-            lambda model, version: f"{model} {version}",
-        ),
-        (
-            replay.tags,
-            {(r.model, r.tag): r.version for r in connection.execute(select(tags))},
-            lambda model, tag: f"the tag {tag} of {model}",
-        ),
-        (
+            "epoch {1} of the policy of {0}",
             replay.policies,
             {(r.model, str(r.epoch)): r.document for r in connection.execute(select(epochs))},
-            lambda model, epoch: f"epoch {epoch} of the policy of {model}",
         ),
-        (
-            replay.tokens,
-            {
-                (one.name, one.id): f"{'revoked ' if one.revoked else ''}{_token_text(tokens.described(one))}"
-                for one in tokens.read(connection)
-            },
-            lambda name, token_id: f"the token {token_id} of {name}",
-        ),
-    ]
-    found = list(replay.unread)
-    for by_log, by_table, name in tables:
+        ("the token {1} of {0}", replay.tokens, token_texts),
+    ):
         for key in sorted(by_log.keys() | by_table.keys()):
             logged, stored = by_log.get(key), by_table.get(key)
             if logged != stored:
-                found.append(f"{name(*key)} is {_short(stored)} in the store, but {_short(logged)} in the log")
+                found.append(f"{name.format(*key)} is {_short(stored)} in the store, but {_short(logged)} in the log")
     found += _rollouts(connection, replay.rollouts)
     return Audit(report, tuple(found[:_TOLD]), replay.published)
 
@@ -129,40 +116,9 @@ def _rollouts(connection: Connection, by_log: Mapping[tuple[str, str], str | Non
         name = f"attempt {key[1]} of a rollout of {key[0]}"
         if is_in is None:
             found.append(f"{name} is missing from the store, but is in the log")
-        elif key not in by_log:
-            found.append(f"{name} is {_short(is_in)} in the store, but nothing in the log")
-        elif logged is not None and logged != is_in:
+        elif logged != is_in and (logged is not None or key not in by_log):
             found.append(f"{name} is {_short(is_in)} in the store, but {_short(logged)} in the log")
     return found
-
-
-def published(connection: Connection) -> Mapping[tuple[str, str], str]:
-    """Returns the digest of every version whose publication was recorded, by model and version."""
-    columns = schema.events.c
-    query = select(columns.model, columns.payload).where(columns.kind == str(EventKind.PUBLISHED)).order_by(columns.id)
-    found: dict[tuple[str, str], str] = {}
-    for row in connection.execute(query):
-        payload = json.loads(row.payload)
-        found[row.model, payload["version"]] = payload["digest"]
-    return found
-
-
-def publish_times(connection: Connection) -> Mapping[tuple[str, str], datetime]:
-    """Returns when the publication of each version was last recorded, in UTC, by model and version."""
-    columns = schema.events.c
-    query = select(columns.model, columns.subject, func.max(columns.time).label("time"))
-    query = query.where(columns.kind == str(EventKind.PUBLISHED)).group_by(columns.model, columns.subject)
-    return {(row.model, row.subject): datetime.fromisoformat(row.time) for row in connection.execute(query)}
-
-
-def pruned(connection: Connection) -> Mapping[str, frozenset[Version]]:
-    """Returns the versions that were pruned, by model."""
-    columns = schema.events.c
-    query = select(columns.model, columns.payload).where(columns.kind == str(EventKind.PRUNED))
-    found: dict[str, set[Version]] = {}
-    for row in connection.execute(query):
-        found.setdefault(row.model, set()).add(Version.parse(json.loads(row.payload)["version"]))
-    return {model: frozenset(versions) for model, versions in found.items()}
 
 
 def _short(text: str | None) -> str:

@@ -1,6 +1,7 @@
-"""A change in progress: access to the current state, recording of events, and checks of arguments."""
+"""Transactions of the state store: changes in progress, recording of events, and checks of arguments."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from textwrap import shorten
@@ -12,14 +13,12 @@ from sqlalchemy.sql import ColumnElement
 
 from turnout.errors import Conflict, InvalidRequest
 from turnout.registry.manifest.names import MODEL_NAME
-from turnout.state import policies
 from turnout.state.database import schema
+from turnout.state.database.engine import Database
 from turnout.state.database.notifications import notify
 from turnout.state.event_log import events
 from turnout.state.event_log.events import Event, EventKind
 from turnout.state.release_status import ReleaseStatus
-
-_REASON_QUOTED = 200  # characters of another change's reason that an error message quotes, to stay on one line
 
 
 @dataclass(slots=True)
@@ -50,6 +49,21 @@ class StateChange:
             row = {"model": self.model, "version": version_key(version), "standing": status.value}
             self.connection.execute(insert(schema.standings).values(row))
 
+    def set_statuses(self, statuses: Mapping[Version, ReleaseStatus]) -> None:
+        """Releases versions, or makes released ones candidates again, and records it.
+
+        Raises:
+            InvalidRequest: A version that is to be released is yanked.
+        """
+        for version, status in statuses.items():
+            before = self.standing(version)
+            if before is status or (status is ReleaseStatus.CANDIDATE and before is ReleaseStatus.YANKED):
+                continue
+            self.refuse_yanked(version)
+            self.set_status(version, status)
+            kind = EventKind.RELEASED if status is ReleaseStatus.RELEASED else EventKind.WITHDRAWN
+            self.record(kind, str(version), {"version": str(version)})
+
     def refuse_yanked(self, version: Version) -> None:
         """Raises InvalidRequest if the version is yanked."""
         if self.standing(version) is ReleaseStatus.YANKED:
@@ -59,18 +73,6 @@ class StateChange:
         """Returns the versions that the model's tags refer to, by tag."""
         query = select(schema.tags.c.tag, schema.tags.c.version).where(schema.tags.c.model == self.model)
         return {row.tag: row.version for row in self.connection.execute(query)}
-
-    def refuse_other_epoch(self, expected: int) -> None:
-        """Raises Conflict if the policy's current epoch is not `expected`, on which the change was based."""
-        last = policies.latest(self.connection, self.model, limit=1)
-        if not last and expected != 0:
-            raise Conflict(f"{self.model} has never had a policy, so none of epoch {expected} is in force; look again")
-        if last and last[0].epoch != expected:
-            is_at = f"the policy of {self.model} is at epoch {last[0].epoch}"
-            by_now = " by now" if last[0].epoch > expected else ""
-            by = last[0].actor or "an unnamed caller"
-            why = f": {shorten(last[0].reason, _REASON_QUOTED, placeholder=' ...')}" if last[0].reason else ""
-            raise Conflict(f"{is_at}{by_now}, not {expected} (set by {by}{why}); look again")
 
     def refuse_moved_rollout(self, attempt: int, number: int) -> None:
         """Raises Conflict if the rollout has ended, or was written since `number`."""
@@ -96,6 +98,45 @@ class StateChange:
 def version_key(version: Version) -> str:
     """Returns the key of a version, which leaves out its build metadata."""
     return str(version.replace(build=None))
+
+
+class Transactions:
+    """Transactions that change the store. Base of the classes with the methods for each kind of data."""
+
+    def __init__(self, database: Database, now: Callable[[], datetime]) -> None:
+        self._database = database
+        self._now = now
+
+    @contextmanager
+    def _change(
+        self, model: str, actor: str, reason: str, version: Version | None = None, *, explained: bool = False
+    ) -> Iterator[StateChange]:
+        """Opens a transaction that can record a change of a model or its `version`. No other change runs meanwhile.
+
+        If it is `explained`, the reason must not be empty.
+        """
+        check_model(model)
+        if version is not None:
+            check_text("version", str(version), schema.VERSION_LENGTH)
+        check_text("reason", reason.strip(), schema.REASON_LENGTH, least=1 if explained else 0)
+        with self._change_of_any(model, actor, reason) as change:
+            yield change
+
+    @contextmanager
+    def _change_of_any(self, model: str, actor: str, reason: str) -> Iterator[StateChange]:
+        """Opens such a transaction for any change; `model` is "" if the change does not concern a model."""
+        check_text("actor", actor, schema.ACTOR_LENGTH)
+        check_text("reason", reason, schema.REASON_LENGTH)
+        with self._database.writing() as connection:
+            # SQLite has no FOR UPDATE, and SQLAlchemy leaves it out there: BEGIN IMMEDIATE has locked the database.
+            number = connection.execute(select(schema.revision.c.number).with_for_update()).scalar_one()
+            yield StateChange(connection, int(number), model, actor, reason, self._now)
+
+
+def set_by(actor: str, reason: str) -> str:
+    """Returns who made another change and why, for an error message: the reason is shortened to fit on one line."""
+    why = f": {shorten(reason, 200, placeholder=' ...')}" if reason else ""
+    return f"set by {actor or 'an unnamed caller'}{why}"
 
 
 def check_model(model: str) -> None:

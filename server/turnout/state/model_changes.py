@@ -5,14 +5,13 @@ read (`StoredModel`) -> decide, outside of this package -> `ModelChange` -> reco
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
 from semver import Version
 from sqlalchemy import Connection, select
 
 from turnout.state import policies, rollouts
-from turnout.state.change import StateChange, check_text
+from turnout.state.change import StateChange
 from turnout.state.database import schema
 from turnout.state.event_log import events
 from turnout.state.event_log.events import EventKind
@@ -106,41 +105,3 @@ class ModelChange:
     action: str = ""
     statuses: Mapping[Version, ReleaseStatus] = field(default_factory=dict)
     rollouts: Sequence[RolloutWrite] = ()
-
-
-def record(change: StateChange, wanted: ModelChange, now: datetime) -> tuple[PolicyRecord | None, list[RolloutRecord]]:
-    """Records a change. Raises the errors of `StateStore.decide`."""
-    written = [rollouts.write(change.connection, change.model, one, now, change.record) for one in wanted.rollouts]
-    policy = None
-    if wanted.policy is not None:
-        check_text("action", wanted.action, schema.ACTION_LENGTH, least=1)
-        epoch = policies.last_epoch(change.connection, change.model) + 1
-        # Before the release statuses, so that no other version seems to have answered plain requests in between.
-        policy = put_policy(change, epoch, wanted.action, policies.as_kept(wanted.policy))
-    set_statuses(change, wanted.statuses)
-    return policy, written
-
-
-def put_policy(change: StateChange, epoch: int, action: str, kept: Mapping[str, Any]) -> PolicyRecord:
-    """Writes the next epoch of a policy. `kept` must come from `policies.as_kept`."""
-    payload = {"epoch": epoch, "action": action, "document": kept}
-    event = change.record(EventKind.POLICY_CHANGED, f"epoch {epoch}", payload)
-    made = PolicyRecord(change.model, epoch, event.id, event.time, action, change.actor, change.reason, kept)
-    policies.append(change.connection, made)
-    return made
-
-
-def set_statuses(change: StateChange, statuses: Mapping[Version, ReleaseStatus]) -> None:
-    """Releases versions, or makes released ones candidates again.
-
-    Raises:
-        InvalidRequest: A version that is to be released is yanked.
-    """
-    for version, status in statuses.items():
-        before = change.standing(version)
-        if before is status or (status is ReleaseStatus.CANDIDATE and before is ReleaseStatus.YANKED):
-            continue
-        change.refuse_yanked(version)
-        change.set_status(version, status)
-        kind = EventKind.RELEASED if status is ReleaseStatus.RELEASED else EventKind.WITHDRAWN
-        change.record(kind, str(version), {"version": str(version)})

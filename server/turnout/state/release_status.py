@@ -39,6 +39,11 @@ class ModelReleaseState:
         """Returns the release status of `version`."""
         return self.release_statuses.get(version, ReleaseStatus.CANDIDATE)
 
+    @property
+    def yanked(self) -> list[Version]:
+        """The yanked versions, whose numbers must not be used again."""
+        return [version for version, status in self.release_statuses.items() if status is ReleaseStatus.YANKED]
+
 
 @dataclass(frozen=True, slots=True)
 class ReleaseState:

@@ -1,29 +1,28 @@
 """The part of the state store for versions: publications, releases, signatures and tags."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+import json
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from textwrap import shorten
 
 from semver import Version
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 from sqlalchemy.sql import ColumnElement
 
 from turnout.errors import Conflict, InvalidRequest, TagNotFound
-from turnout.state import model_changes, policies, rollouts
-from turnout.state.change import StateChange, check_model, check_text
+from turnout.registry.manifest.versions import known_version
+from turnout.state import policies, rollouts
+from turnout.state.change import StateChange, Transactions, check_text, set_by
 from turnout.state.database import schema
-from turnout.state.database.engine import Database
 from turnout.state.event_log import events
 from turnout.state.event_log.events import Event, EventKind
 from turnout.state.policies import PolicyRecord
-from turnout.state.release_status import ReleaseStatus
+from turnout.state.release_status import ModelReleaseState, ReleaseState, ReleaseStatus
 from turnout.state.rollouts import RolloutRecord
 
 _ROLLOUTS = 1000
 _SIGNATURES = 10_000
-_REASON_QUOTED = 200
 _HISTORY = 10_000
 _ANSWER_KINDS = (
     EventKind.RELEASED,
@@ -50,17 +49,13 @@ class VersionUses:
     tags: tuple[str, ...]
 
 
-class ReleaseStore:
-    """Releases, withdraws, yanks and tags versions. Base class of the store.
+class ReleaseStore(Transactions):
+    """Publications, releases, yanks, prunes, signatures and tags of versions.
 
     A change takes the `model`, the exact `version`, the `actor` (at most 256 bytes) and the `reason` (at most 1,024
     bytes). The caller must make sure that the version was published. A method that changes nothing logs nothing. Each
     raises InvalidRequest if an argument is too long.
     """
-
-    def __init__(self, database: Database, now: Callable[[], datetime]) -> None:
-        self._database = database
-        self._now = now
 
     def record_published(
         self, model: str, version: Version, digest: str, *, actor: str, reason: str, found: bool
@@ -98,17 +93,11 @@ class ReleaseStore:
         with self._change(model, actor, reason, version) as change:
             if change.standing(version) is ReleaseStatus.RELEASED:
                 return False
-            model_changes.set_statuses(change, {version: ReleaseStatus.RELEASED})
+            change.set_statuses({version: ReleaseStatus.RELEASED})
         return True
 
     def withdraw(
-        self,
-        model: str,
-        version: Version,
-        *,
-        actor: str,
-        reason: str,
-        rollout: tuple[int, int] | None = None,
+        self, model: str, version: Version, *, actor: str, reason: str, rollout: tuple[int, int] | None = None
     ) -> bool:
         """Makes a released version a candidate again. Returns False if it is not released.
 
@@ -122,7 +111,7 @@ class ReleaseStore:
                 change.refuse_moved_rollout(*rollout)
             if change.standing(version) is not ReleaseStatus.RELEASED:
                 return False
-            model_changes.set_statuses(change, {version: ReleaseStatus.CANDIDATE})
+            change.set_statuses({version: ReleaseStatus.CANDIDATE})
         return True
 
     def yank(
@@ -139,7 +128,7 @@ class ReleaseStore:
         with self._change(model, actor, reason, version, explained=True) as change:
             before = change.standing(version)
             if before is not ReleaseStatus.YANKED:
-                refuse(uses(change.connection, model, version))
+                refuse(_uses(change.connection, model, version))
                 _yank(change, version, before)
         return before
 
@@ -164,7 +153,7 @@ class ReleaseStore:
         with self._change(model, actor, reason, version, explained=True) as change:
             if events.latest(change.connection, model, 1, (EventKind.PRUNED,), str(version)):
                 return False
-            refuse(uses(change.connection, model, version))
+            refuse(_uses(change.connection, model, version))
             before = change.standing(version)
             if before is not ReleaseStatus.YANKED:
                 _yank(change, version, before)
@@ -240,44 +229,59 @@ class ReleaseStore:
         with self._database.reading() as connection:
             return events.latest(connection, model, _HISTORY, _ANSWER_KINDS)[::-1]
 
-    @contextmanager
-    def _change(
-        self, model: str, actor: str, reason: str, version: Version | None = None, *, explained: bool = False
-    ) -> Iterator[StateChange]:
-        """Opens a transaction that can record a change of a model or its `version`. No other change runs meanwhile.
+    def release_state(self) -> ReleaseState:
+        """Returns the release status and tags of all models, as of one revision."""
+        statuses: defaultdict[str, dict[Version, ReleaseStatus]] = defaultdict(dict)
+        tags: defaultdict[str, dict[str, Version]] = defaultdict(dict)
+        reasons: defaultdict[str, dict[Version, str]] = defaultdict(dict)
+        digests: defaultdict[str, dict[Version, str]] = defaultdict(dict)
+        pruned: defaultdict[str, set[Version]] = defaultdict(set)
+        with self._database.reading() as connection:
+            number = int(connection.execute(select(schema.revision.c.number)).scalar_one())
+            for row in connection.execute(select(schema.standings)):
+                statuses[row.model][known_version(row.version)] = ReleaseStatus(row.standing)
+            for row in connection.execute(select(schema.tags)):
+                tags[row.model][row.tag] = known_version(row.version)
+            for event in reversed(events.latest(connection, None, None, (EventKind.YANKED, EventKind.PRUNED))):
+                version = known_version(event.payload["version"])
+                if event.kind == EventKind.PRUNED:
+                    pruned[event.model].add(version)
+                elif statuses.get(event.model, {}).get(version) is ReleaseStatus.YANKED:
+                    reasons[event.model][version] = event.reason  # the most recent yank's
+            for (model, text), digest in _published(connection).items():
+                digests[model][known_version(text)] = digest
+        models = {
+            model: ModelReleaseState(
+                statuses[model], tags[model], reasons[model], digests[model], frozenset(pruned[model])
+            )
+            for model in statuses.keys() | tags.keys() | digests.keys()
+        }
+        return ReleaseState(number, models)
 
-        If it is `explained`, the reason must not be empty.
-        """
-        check_model(model)
-        if version is not None:
-            check_text("version", str(version), schema.VERSION_LENGTH)
-        check_text("reason", reason.strip(), schema.REASON_LENGTH, least=1 if explained else 0)
-        with self._change_of_any(model, actor, reason) as change:
-            yield change
+    def published(self) -> Mapping[tuple[str, str], str]:
+        """Returns the digest of every version whose publication was recorded, by model and version."""
+        with self._database.reading() as connection:
+            return _published(connection)
 
-    @contextmanager
-    def _change_of_any(self, model: str, actor: str, reason: str) -> Iterator[StateChange]:
-        """Opens such a transaction for any change; `model` is "" if the change does not concern a model."""
-        check_text("actor", actor, schema.ACTOR_LENGTH)
-        check_text("reason", reason, schema.REASON_LENGTH)
-        with self._database.writing() as connection:
-            # SQLite has no FOR UPDATE, and SQLAlchemy leaves it out there: BEGIN IMMEDIATE has locked the database.
-            number = connection.execute(select(schema.revision.c.number).with_for_update()).scalar_one()
-            yield StateChange(connection, int(number), model, actor, reason, self._now)
+    def publish_times(self) -> Mapping[tuple[str, str], datetime]:
+        """Returns when the publication of each version was last recorded, in UTC, by model and version."""
+        columns = schema.events.c
+        query = select(columns.model, columns.subject, func.max(columns.time).label("time"))
+        query = query.where(columns.kind == str(EventKind.PUBLISHED)).group_by(columns.model, columns.subject)
+        with self._database.reading() as connection:
+            return {(row.model, row.subject): datetime.fromisoformat(row.time) for row in connection.execute(query)}
+
+    def uses(self, model: str, version: Version) -> VersionUses:
+        """Returns what refers to a version."""
+        with self._database.reading() as connection:
+            return _uses(connection, model, version)
 
 
-def yank_reasons(connection: Connection, yanked: Iterable[tuple[str, Version]]) -> Mapping[tuple[str, Version], str]:
-    """Returns the most recent reason for which each version was yanked."""
-    reasons: dict[tuple[str, Version], str] = {}
-    for model, version in yanked:
-        found = (
-            event
-            for event in events.latest(connection, model, _ROLLOUTS, (EventKind.YANKED,))
-            if Version.parse(event.payload["version"]) == version
-        )
-        if (event := next(found, None)) is not None:
-            reasons[model, version] = event.reason
-    return reasons
+def _published(connection: Connection) -> Mapping[tuple[str, str], str]:
+    columns = schema.events.c
+    query = select(columns.model, columns.payload).where(columns.kind == str(EventKind.PUBLISHED)).order_by(columns.id)
+    payloads = [(row.model, json.loads(row.payload)) for row in connection.execute(query)]
+    return {(model, payload["version"]): payload["digest"] for model, payload in payloads}
 
 
 def _yank(change: StateChange, version: Version, before: ReleaseStatus) -> None:
@@ -285,8 +289,7 @@ def _yank(change: StateChange, version: Version, before: ReleaseStatus) -> None:
     change.record(EventKind.YANKED, str(version), {"version": str(version), "previous": str(before)})
 
 
-def uses(connection: Connection, model: str, version: Version) -> VersionUses:
-    """Returns what refers to a version."""
+def _uses(connection: Connection, model: str, version: Version) -> VersionUses:
     in_force = policies.latest(connection, model, limit=1)
     running = rollouts.latest(connection, model, _ROLLOUTS, running=True)
     query = select(schema.tags.c.tag, schema.tags.c.version).where(schema.tags.c.model == model)
@@ -300,10 +303,9 @@ def _refuse_unexpected(change: StateChange, tag: str, is_at: str | None, expect:
     if is_at is None:
         raise Conflict(f"{change.model} has no tag {tag!r} now, and it was expected to name {expect}; look again")
     last = events.latest(change.connection, change.model, 1, (EventKind.TAG_SET,), tag)
-    by = (last[0].actor if last else "") or "an unnamed caller"
-    why = f": {shorten(last[0].reason, _REASON_QUOTED, placeholder=' ...')}" if last and last[0].reason else ""
+    by = set_by(last[0].actor, last[0].reason) if last else set_by("", "")
     expected = f", not {expect}" if expect else " already"
-    raise Conflict(f"the tag {tag!r} of {change.model} names {is_at}{expected} (set by {by}{why}); look again")
+    raise Conflict(f"the tag {tag!r} of {change.model} names {is_at}{expected} ({by}); look again")
 
 
 def _is_tag(model: str, tag: str) -> tuple[ColumnElement[bool], ColumnElement[bool]]:

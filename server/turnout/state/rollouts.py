@@ -5,16 +5,20 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 from semver import Version
 from sqlalchemy import Connection, Integer, Row, Select, and_, bindparam, delete, func, insert, select, tuple_, update
 
-from turnout.errors import Conflict
+from turnout.errors import ChangeRefused, Conflict
 from turnout.state import servers
+from turnout.state.change import Transactions, check_limit
 from turnout.state.database import schema
 from turnout.state.event_log.events import EventKind, time_text
+from turnout.state.release_status import ReleaseStatus
+from turnout.state.servers import ServersSnapshot
 
+_MOST_RUNNING = 10_000
 _KEYS_AT_ONCE = 200
 """Number of rows that one statement names. SQLite allows 32,766 parameters, earlier versions 999."""
 
@@ -123,7 +127,9 @@ def write(
     if wanted.final or wanted.counted:
         servers.take(connection, model, wanted.attempt, None if wanted.final else wanted.counted)
     if wanted.ticks:
-        first = _last_tick(connection, model, wanted.attempt) + 1
+        table = schema.rollout_ticks.c
+        last = select(func.max(table.number)).where(table.model == model, table.attempt == wanted.attempt)
+        first = int(connection.execute(last).scalar_one() or 0) + 1
         rows = [
             {"model": model, "attempt": wanted.attempt, "number": first + n, "time": time_text(now),
              "document": json.dumps(tick, separators=(",", ":"), allow_nan=False)}
@@ -165,34 +171,100 @@ def _latest(columns: tuple[str, ...]) -> Select[Any]:
     return query.order_by(table.c.started.desc(), table.c.attempt.desc()).limit(bindparam("most", type_=Integer))
 
 
-def ticks(
-    connection: Connection, model: str, attempt: int, after: int, limit: int
-) -> list[tuple[int, datetime, dict[str, Any]]]:
-    """Returns ticks of a rollout, in order: number, time of writing, and counts."""
-    table = schema.rollout_ticks
-    own = (table.c.model == model, table.c.attempt == attempt, table.c.number > after)
-    query = select(table).where(*own).order_by(table.c.number).limit(limit)
-    rows = connection.execute(query)
-    return [(row.number, datetime.fromisoformat(row.time), json.loads(row.document)) for row in rows]
+class RolloutStore(Transactions):
+    """The rollouts of models, and the counts of their ticks."""
+
+    def put_rollout(self, model: str, wanted: RolloutWrite, *, actor: str, reason: str) -> RolloutRecord:
+        """Writes a rollout, the counts of its ticks and its events, in one transaction.
+
+        Raises:
+            Conflict: Another server wrote it in the meantime.
+            ChangeRefused: A version that it needs is yanked.
+            InvalidRequest: An argument is too long.
+        """
+        with self._change(model, actor, reason) as change:
+            for version in wanted.needs:
+                if change.standing(version) is ReleaseStatus.YANKED:
+                    raise ChangeRefused(f"{version} of {model} was yanked")
+            return write(change.connection, model, wanted, self._now(), change.record)
+
+    def rollouts(
+        self, model: str | None = None, *, limit: int = 100, attempt: int | None = None
+    ) -> list[RolloutRecord]:
+        """Returns rollouts, newest first: of all models, of one model, or one attempt of it.
+
+        Raises:
+            InvalidRequest: `limit` is below 1.
+        """
+        check_limit(limit)
+        with self._database.reading() as connection:
+            return latest(connection, model, limit, running=False, attempt=attempt)
+
+    def running_rollouts(self, driver: str | None = None) -> tuple[list[RolloutRecord], ServersSnapshot]:
+        """Returns the rollouts that have not ended, the known servers, and the counts not yet taken, as one snapshot.
+
+        With `driver`, only the counts of rollouts that this server drives, according to their records.
+        """
+        with self._database.reading() as connection:
+            records = latest(connection, None, _MOST_RUNNING, running=True)
+            return records, servers.servers_snapshot(connection, driver)
+
+    def rollouts_in(self, state: str) -> list[RolloutRecord]:
+        """Returns the running rollouts in a state, newest first."""
+        with self._database.reading() as connection:
+            return latest(connection, None, _MOST_RUNNING, running=True, state=state)
+
+    def put_counts(self, several: Sequence[tuple[str, RolloutWrite]]) -> list[RolloutRecord | None]:
+        """Writes several rollouts for which nothing changed except counts, in one transaction.
+
+        No event is logged and the revision does not change.
+
+        Returns:
+            The new record of each; None for a rollout that was not changed, since another server wrote it meanwhile.
+        """
+        found: list[RolloutRecord | None] = []
+        with self._database.writing() as connection:
+            # As for every change: on PostgreSQL, this lock makes concurrent writers of a rollout wait for one another.
+            connection.execute(select(schema.revision.c.number).with_for_update())
+            for model, wanted in several:
+                try:
+                    found.append(write(connection, model, wanted, self._now(), _no_event))
+                except Conflict:  # raised before anything is written
+                    found.append(None)
+        return found
+
+    def rollout_ticks(
+        self, model: str, attempt: int, after: int = 0, limit: int = 10_000
+    ) -> list[tuple[int, datetime, dict[str, Any]]]:
+        """Returns the ticks of a rollout after number `after`: number, time of writing, and counts.
+
+        Raises:
+            InvalidRequest: `limit` is below 1.
+        """
+        check_limit(limit)
+        table = schema.rollout_ticks
+        own = (table.c.model == model, table.c.attempt == attempt, table.c.number > after)
+        query = select(table).where(*own).order_by(table.c.number).limit(limit)
+        with self._database.reading() as connection:
+            rows = connection.execute(query)
+            return [(row.number, datetime.fromisoformat(row.time), json.loads(row.document)) for row in rows]
+
+    def expire_ticks(self, before: datetime, most: int = 5000) -> int:
+        """Removes at most `most` old ticks of ended rollouts in one short transaction; returns the number removed."""
+        table, ended = schema.rollout_ticks, schema.rollouts
+        of_ended = and_(ended.c.model == table.c.model, ended.c.attempt == table.c.attempt, ended.c.final == 1)
+        old = select(table.c.model, table.c.attempt, table.c.number).join(ended, of_ended)
+        old = old.where(table.c.time < time_text(before)).limit(most)
+        keys = tuple_(table.c.model, table.c.attempt, table.c.number)
+        with self._database.writing() as connection:
+            rows = [tuple(row) for row in connection.execute(old)]
+            for first in range(0, len(rows), _KEYS_AT_ONCE):
+                connection.execute(delete(table).where(keys.in_(rows[first : first + _KEYS_AT_ONCE])))
+        return len(rows)
 
 
-def expire_ticks(connection: Connection, before: datetime, most: int) -> int:
-    """Removes at most `most` ticks of ended rollouts that were written before a time; returns the number removed."""
-    table, ended = schema.rollout_ticks, schema.rollouts
-    of_ended = and_(ended.c.model == table.c.model, ended.c.attempt == table.c.attempt, ended.c.final == 1)
-    old = select(table.c.model, table.c.attempt, table.c.number).join(ended, of_ended)
-    old = old.where(table.c.time < time_text(before)).limit(most)
-    keys = tuple_(table.c.model, table.c.attempt, table.c.number)
-    rows = [tuple(row) for row in connection.execute(old)]
-    for first in range(0, len(rows), _KEYS_AT_ONCE):
-        connection.execute(delete(table).where(keys.in_(rows[first : first + _KEYS_AT_ONCE])))
-    return len(rows)
-
-
-def _last_tick(connection: Connection, model: str, attempt: int) -> int:
-    table = schema.rollout_ticks
-    query = select(func.max(table.c.number)).where(table.c.model == model, table.c.attempt == attempt)
-    return int(connection.execute(query).scalar_one() or 0)
+def _no_event(kind: EventKind, subject: str, payload: Mapping[str, Any]) -> NoReturn:
+    raise ValueError(f"{subject} has to be told: it is written by itself")
 
 
 def _record(row: Row[Any]) -> RolloutRecord:

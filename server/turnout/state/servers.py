@@ -1,37 +1,28 @@
 """The servers that share the store: which of them are alive, and their counts. Times are by the database's clock."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
 from sqlalchemy import Connection, TextClause, and_, bindparam, delete, select, text, update
 
+from turnout.state.change import Transactions
 from turnout.state.database import schema
 from turnout.state.event_log.events import time_text
 
 # Built once: every server runs these at every tick, and building a statement costs more than running it.
-_CLOCK = {
-    "sqlite": text("SELECT strftime('%Y-%m-%dT%H:%M:%f', 'now')"),
-    "postgresql": text("SELECT clock_timestamp()"),
-}
+_CLOCK = {"sqlite": text("SELECT strftime('%Y-%m-%dT%H:%M:%f', 'now')"), "postgresql": text("SELECT clock_timestamp()")}
 _SERVERS = select(schema.servers).order_by(schema.servers.c.name)
 _SERVER = select(schema.servers).where(schema.servers.c.name == bindparam("called"))
 _REPORTED = update(schema.servers).where(schema.servers.c.name == bindparam("called"))
-_COUNTS = select(schema.rollout_counts).order_by(
-    schema.rollout_counts.c.model,
-    schema.rollout_counts.c.attempt,
-    schema.rollout_counts.c.tick,
-    schema.rollout_counts.c.server,
+_COUNTS = select(schema.rollout_counts).order_by(*schema.rollout_counts.primary_key.columns)
+_OF_COUNTED = and_(
+    schema.rollouts.c.model == schema.rollout_counts.c.model,
+    schema.rollouts.c.attempt == schema.rollout_counts.c.attempt,
 )
-_COUNTS_OF_DRIVER = _COUNTS.join(
-    schema.rollouts,
-    and_(
-        schema.rollouts.c.model == schema.rollout_counts.c.model,
-        schema.rollouts.c.attempt == schema.rollout_counts.c.attempt,
-    ),
-).where(schema.rollouts.c.driver == bindparam("driver"))
+_COUNTS_OF_DRIVER = _COUNTS.join(schema.rollouts, _OF_COUNTED).where(schema.rollouts.c.driver == bindparam("driver"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,32 +104,6 @@ def clock(connection: Connection) -> datetime:
     return datetime.fromisoformat(str(now)).replace(tzinfo=UTC)
 
 
-def report(connection: Connection, server: ServerReport, counts: Iterable[CountRecord]) -> datetime | None:
-    """Writes a server's report and counts. Counts that exist already are not changed.
-
-    Returns:
-        The database's time; None if another server with this name is alive, in which case nothing is written.
-    """
-    now = clock(connection)
-    row = connection.execute(_SERVER, {"called": server.name}).one_or_none()
-    values = {"instance": server.instance, "seen": time_text(now), "document": _text(server.document)}
-    if row is None:
-        fresh = {"name": server.name, "started": time_text(now), **values}
-        connection.execute(_inserted("servers", fresh), fresh)
-    elif row.instance == server.instance:
-        connection.execute(_REPORTED, {"called": server.name, **values})
-    elif now - datetime.fromisoformat(row.seen) < timedelta(seconds=server.alive_seconds):
-        return None
-    else:
-        connection.execute(_REPORTED, {"called": server.name, "started": time_text(now), **values})
-    rows = [
-        {"model": c.model, "attempt": c.attempt, "tick": c.tick, "server": c.server, "document": c.text} for c in counts
-    ]
-    if rows:
-        connection.execute(_inserted("rollout_counts", rows[0]), rows)
-    return now
-
-
 def servers_snapshot(connection: Connection, driver: str | None) -> ServersSnapshot:
     """Reads the servers' reports, and the counts of rollouts that `driver` drives; of all rollouts if it is None."""
     servers = [
@@ -166,21 +131,54 @@ def take(connection: Connection, model: str, attempt: int, taken: Mapping[str, i
         connection.execute(delete(table).where(and_(own, table.c.server == server, table.c.tick <= tick)))
 
 
-def leave(connection: Connection, name: str, instance: str) -> None:
-    """Removes a server that has stopped."""
-    table = schema.servers
-    connection.execute(delete(table).where(and_(table.c.name == name, table.c.instance == instance)))
+class ServerStore(Transactions):
+    """The servers that share the store. What they report is not logged, and changes no revision."""
 
+    def listen(self, heard: Callable[[], None]) -> None:
+        """Calls `heard` in a thread at each change, if the database announces changes."""
+        self._database.listen(heard)
 
-def expire(connection: Connection, gone_seconds: float) -> int:
-    """Removes servers that have been silent for too long, and counts of ended rollouts; returns the number of rows."""
-    table, counts, running = schema.servers, schema.rollout_counts, schema.rollouts
-    before = time_text(clock(connection) - timedelta(seconds=gone_seconds))
-    removed = connection.execute(delete(table).where(table.c.seen < before)).rowcount
-    alive = select(running.c.attempt).where(
-        running.c.model == counts.c.model, running.c.attempt == counts.c.attempt, running.c.final == 0
-    )
-    return int(removed + connection.execute(delete(counts).where(~alive.exists())).rowcount)
+    def report_server(self, report: ServerReport, counts: Sequence[CountRecord]) -> bool:
+        """Writes a server's report and its counts in one transaction. Counts that exist already are not changed.
+
+        Returns:
+            False if another server with this name is alive, in which case nothing is written.
+        """
+        with self._database.writing() as connection:
+            now = clock(connection)
+            row = connection.execute(_SERVER, {"called": report.name}).one_or_none()
+            values = {"instance": report.instance, "seen": time_text(now), "document": _text(report.document)}
+            if row is None:
+                fresh = {"name": report.name, "started": time_text(now), **values}
+                connection.execute(_inserted("servers", fresh), fresh)
+            elif row.instance == report.instance:
+                connection.execute(_REPORTED, {"called": report.name, **values})
+            elif now - datetime.fromisoformat(row.seen) < timedelta(seconds=report.alive_seconds):
+                return False
+            else:
+                connection.execute(_REPORTED, {"called": report.name, "started": time_text(now), **values})
+            rows = [
+                {"model": c.model, "attempt": c.attempt, "tick": c.tick, "server": c.server, "document": c.text}
+                for c in counts
+            ]
+            if rows:
+                connection.execute(_inserted("rollout_counts", rows[0]), rows)
+        return True
+
+    def leave_server(self, name: str, instance: str) -> None:
+        """Removes a server that is stopping."""
+        table = schema.servers
+        with self._database.writing() as connection:
+            connection.execute(delete(table).where(table.c.name == name, table.c.instance == instance))
+
+    def expire_servers(self, gone_seconds: float) -> int:
+        """Removes servers that have been silent for so long, and counts of ended rollouts. Returns how many."""
+        table, counts, running = schema.servers, schema.rollout_counts, schema.rollouts
+        alive = select(running.c.attempt).where(_OF_COUNTED, running.c.final == 0)
+        with self._database.writing() as connection:
+            before = time_text(clock(connection) - timedelta(seconds=gone_seconds))
+            removed = connection.execute(delete(table).where(table.c.seen < before)).rowcount
+            return int(removed + connection.execute(delete(counts).where(~alive.exists())).rowcount)
 
 
 def _inserted(table: str, columns: Mapping[str, object]) -> TextClause:

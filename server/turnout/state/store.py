@@ -3,29 +3,26 @@
 The state is in a database that several servers can share.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, ParamSpec, Self, TypeVar
+from typing import ParamSpec, Self, TypeVar
 
-from semver import Version
-from sqlalchemy import Connection, select
+from sqlalchemy import select
 
-from turnout.errors import ChangeRefused, NotFoundError
-from turnout.registry.manifest.versions import known_version
-from turnout.state import audit, model_changes, policies, rollouts
+from turnout.state import audit, policies, rollouts
 from turnout.state.audit import Audit
-from turnout.state.change import check_limit, check_model, check_text
-from turnout.state.coordination import Sharing
+from turnout.state.change import check_limit, check_text
 from turnout.state.database import migrations, schema
 from turnout.state.database.engine import LOCK_WAIT, Database, Location
 from turnout.state.event_log import chain, events, retention
 from turnout.state.event_log.chain import Head
 from turnout.state.event_log.events import Event, EventKind
 from turnout.state.model_changes import ModelChange, StatusChange, StoredModel, status_changes
-from turnout.state.policies import PolicyRecord
-from turnout.state.release_status import ModelReleaseState, ReleaseState, ReleaseStatus
-from turnout.state.releases import VersionUses, uses, yank_reasons
-from turnout.state.rollouts import RolloutRecord, RolloutWrite
+from turnout.state.policies import PolicyRecord, PolicyStore
+from turnout.state.releases import ReleaseStore
+from turnout.state.rollouts import RolloutRecord, RolloutStore
+from turnout.state.servers import ServerStore
+from turnout.state.tokens import TokenStore
 from turnout.threads import Threads
 
 _THREADS = 4
@@ -37,7 +34,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class StateStore(Sharing):
+class StateStore(ReleaseStore, PolicyStore, RolloutStore, ServerStore, TokenStore):
     """Releases, tags, policies and rollouts of all models, and the log of all changes.
 
     Methods block, and can be called from any thread. Any number of processes can open the same store. Every change
@@ -96,7 +93,7 @@ class StateStore(Sharing):
         """Returns the number of the latest change; 0 before the first. Cheap: it reads two rows."""
         with self._database.reading() as connection:
             head = chain.head(connection)
-            number = _revision(connection)
+            number = int(connection.execute(_REVISION).scalar_one())
         if head.revision:
             self._database.mark(head.revision, head.hash)
         return number
@@ -108,124 +105,6 @@ class StateStore(Sharing):
             UnavailableError: The check failed; the message says why and what to do.
         """
         self._database.check()
-
-    def release_state(self) -> ReleaseState:
-        """Returns the release status and tags of all models, as of one revision."""
-        standings: dict[str, dict[Version, ReleaseStatus]] = {}
-        tags: dict[str, dict[str, Version]] = {}
-        reasons: dict[str, dict[Version, str]] = {}
-        digests: dict[str, dict[Version, str]] = {}
-        with self._database.reading() as connection:
-            number = _revision(connection)
-            for row in connection.execute(select(schema.standings)):
-                standings.setdefault(row.model, {})[known_version(row.version)] = ReleaseStatus(row.standing)
-            for row in connection.execute(select(schema.tags)):
-                tags.setdefault(row.model, {})[row.tag] = known_version(row.version)
-            yanked = [
-                (m, v) for m, known in standings.items() for v, is_so in known.items() if is_so is ReleaseStatus.YANKED
-            ]
-            for (model, version), reason in yank_reasons(connection, yanked).items():
-                reasons.setdefault(model, {})[version] = reason
-            pruned = audit.pruned(connection)
-            for (model, text), digest in audit.published(connection).items():
-                digests.setdefault(model, {})[known_version(text)] = digest
-        return ReleaseState(
-            number,
-            {
-                model: ModelReleaseState(
-                    standings.get(model, {}),
-                    tags.get(model, {}),
-                    reasons.get(model, {}),
-                    digests.get(model, {}),
-                    pruned.get(model, frozenset()),
-                )
-                for model in standings.keys() | tags.keys() | digests.keys()
-            },
-        )
-
-    def policies(self) -> dict[str, PolicyRecord]:
-        """Returns the policy in force of each model that ever had one. Its document is empty if it has none now."""
-        with self._database.reading() as connection:
-            return {record.model: record for record in policies.in_force(connection)}
-
-    def policy_history(self, model: str, limit: int = 100) -> list[PolicyRecord]:
-        """Returns the last epochs of a model's policy, newest first; none if it never had a policy.
-
-        Raises:
-            InvalidRequest: `limit` is below 1, or `model` is not a valid name.
-        """
-        check_model(model)
-        check_limit(limit)
-        with self._database.reading() as connection:
-            return policies.latest(connection, model, limit)
-
-    def policy_at(self, model: str, epoch: int) -> PolicyRecord:
-        """Returns one epoch of a model's policy.
-
-        Raises:
-            NotFoundError: The epoch does not exist; the message says which do.
-            InvalidRequest: `model` is not a valid name.
-        """
-        check_model(model)
-        with self._database.reading() as connection:
-            last = policies.last_epoch(connection, model)
-            if 1 <= epoch <= last:
-                if (found := policies.at(connection, model, epoch)) is None:
-                    raise NotFoundError(f"epoch {epoch} of the policy of {model} was removed by the retention")
-                return found
-        if last == 0:
-            raise NotFoundError(f"{model} has never had a policy")
-        were = "epoch 1 only" if last == 1 else f"epochs 1 to {last}"
-        raise NotFoundError(f"there is no epoch {epoch}: the policy of {model} has had {were}")
-
-    def put_policy(
-        self,
-        model: str,
-        document: Mapping[str, Any],
-        *,
-        expected_epoch: int,
-        action: str,
-        actor: str,
-        reason: str,
-        needs: Iterable[Version] = (),
-        statuses: Mapping[Version, ReleaseStatus] | None = None,
-        rollout: tuple[int, int] | None = None,
-    ) -> PolicyRecord:
-        """Puts the next epoch of a model's policy into force, if the current epoch is the expected one.
-
-        Args:
-            model: Name of the model.
-            document: The policy as a JSON object of at most 256 KiB in canonical form; empty to have none from now on.
-                The caller must make sure that it is valid.
-            expected_epoch: Epoch that the new one follows; 0 if there is none.
-            action: One word for what is done, of 1 to 32 bytes.
-            actor: Who makes the change, at most 256 bytes.
-            reason: Why, at most 1,024 bytes.
-            needs: Versions that must not be yanked at the moment of the change.
-            statuses: Versions to release, or to make candidates again, with the change.
-            rollout: Attempt and number of the rollout that makes the change. It must not have ended, or have been
-                written since.
-
-        Returns:
-            The record now in force, with its document as it will be read from the store.
-
-        Raises:
-            Conflict: Another epoch is in force; the message says which, who set it, and why. Or the rollout has ended
-                or was written since.
-            InvalidRequest: The document is too large, too deep, or not valid as JSON; another argument is too long; or
-                a version that it needs is yanked.
-        """
-        check_text("action", action, schema.ACTION_LENGTH, least=1)
-        kept = policies.as_kept(document)
-        with self._change(model, actor, reason) as change:
-            change.refuse_other_epoch(expected_epoch)
-            if rollout is not None:
-                change.refuse_moved_rollout(*rollout)
-            for version in needs:
-                change.refuse_yanked(version)
-            record = model_changes.put_policy(change, expected_epoch + 1, action, kept)
-            model_changes.set_statuses(change, statuses or {})
-        return record
 
     def decide(
         self, model: str, make: Callable[[StoredModel], ModelChange], *, actor: str, reason: str
@@ -242,45 +121,18 @@ class StateStore(Sharing):
             InvalidRequest: A version that is to be released is yanked.
         """
         with self._change(model, actor, reason) as change:
-            return model_changes.record(change, make(StoredModel(change)), self._now())
-
-    def put_rollout(self, model: str, wanted: RolloutWrite, *, actor: str, reason: str) -> RolloutRecord:
-        """Writes a rollout, the counts of its ticks and its events, in one transaction.
-
-        Raises:
-            Conflict: Another server wrote it in the meantime.
-            ChangeRefused: A version that it needs is yanked.
-            InvalidRequest: An argument is too long.
-        """
-        with self._change(model, actor, reason) as change:
-            for version in wanted.needs:
-                if change.standing(version) is ReleaseStatus.YANKED:
-                    raise ChangeRefused(f"{version} of {model} was yanked")
-            return rollouts.write(change.connection, model, wanted, self._now(), change.record)
-
-    def rollouts(
-        self, model: str | None = None, *, running: bool = False, limit: int = 100, attempt: int | None = None
-    ) -> list[RolloutRecord]:
-        """Returns rollouts, newest first: of all models, of one model, or one attempt of it.
-
-        Raises:
-            InvalidRequest: `limit` is below 1.
-        """
-        check_limit(limit)
-        with self._database.reading() as connection:
-            return rollouts.latest(connection, model, limit, running=running, attempt=attempt)
-
-    def rollout_ticks(
-        self, model: str, attempt: int, after: int = 0, limit: int = 10_000
-    ) -> list[tuple[int, datetime, dict[str, Any]]]:
-        """Returns the ticks of a rollout after number `after`: number, time of writing, and counts.
-
-        Raises:
-            InvalidRequest: `limit` is below 1.
-        """
-        check_limit(limit)
-        with self._database.reading() as connection:
-            return rollouts.ticks(connection, model, attempt, after, limit)
+            wanted = make(StoredModel(change))
+            written = [
+                rollouts.write(change.connection, model, one, self._now(), change.record) for one in wanted.rollouts
+            ]
+            policy = None
+            if wanted.policy is not None:
+                check_text("action", wanted.action, schema.ACTION_LENGTH, least=1)
+                epoch = policies.last_epoch(change.connection, model) + 1
+                # Before the statuses, so that no other version seems to have answered plain requests in between.
+                policy = policies.put(change, epoch, wanted.action, policies.as_kept(wanted.policy))
+            change.set_statuses(wanted.statuses)
+            return policy, written
 
     def events(self, model: str | None = None, limit: int = 100, *, rollout: int | None = None) -> list[Event]:
         """Returns the last changes, newest first: of all models, of one model, or of one rollout of it.
@@ -314,21 +166,6 @@ class StateStore(Sharing):
         with self._database.reading() as connection:
             return audit.read(connection, kept)
 
-    def publish_times(self) -> Mapping[tuple[str, str], datetime]:
-        """Returns when the publication of each version was last recorded, in UTC, by model and version."""
-        with self._database.reading() as connection:
-            return audit.publish_times(connection)
-
-    def uses(self, model: str, version: Version) -> VersionUses:
-        """Returns what refers to a version."""
-        with self._database.reading() as connection:
-            return uses(connection, model, version)
-
-    def expire_ticks(self, before: datetime, most: int = 5000) -> int:
-        """Removes at most `most` old ticks of ended rollouts in one short transaction; returns the number removed."""
-        with self._database.writing() as connection:
-            return rollouts.expire_ticks(connection, before, most)
-
     def remove_events(self, model: str, before: datetime, most: int = 1000) -> int:
         """Removes a model's old events about policies and ended rollouts, in one transaction.
 
@@ -354,12 +191,3 @@ class StateStore(Sharing):
         """Returns the models that have events in the log."""
         with self._database.reading() as connection:
             return list(connection.execute(select(schema.events.c.model).distinct()).scalars())
-
-    def published(self) -> Mapping[tuple[str, str], str]:
-        """Returns the digest of every version whose publication was recorded, by model and version."""
-        with self._database.reading() as connection:
-            return audit.published(connection)
-
-
-def _revision(connection: Connection) -> int:
-    return int(connection.execute(_REVISION).scalar_one())

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, insert, select, update
 
 from turnout.errors import Conflict, NotFoundError
-from turnout.state.change import StateChange
+from turnout.state.change import Transactions
 from turnout.state.database import schema
 from turnout.state.event_log.events import EventKind, time_text
 
@@ -48,47 +48,6 @@ class TokenRecord:
         return "expired" if self.expires is not None and self.expires <= now else "active"
 
 
-def create(change: StateChange, token: TokenRecord) -> None:
-    """Stores a new token.
-
-    Raises:
-        Conflict: The maximum number of active tokens has been reached.
-    """
-    if len(read(change.connection, active_at=token.created)) >= MOST_TOKENS:
-        raise Conflict(f"{MOST_TOKENS} tokens are active, which is as many as may be: revoke some")
-    change.connection.execute(
-        insert(schema.tokens).values(
-            id=token.id,
-            name=token.name,
-            digest=token.digest,
-            roles=json.dumps(token.roles),
-            models=json.dumps(token.models),
-            created=time_text(token.created),
-            expires=_text(token.expires),
-            revoked="",
-            actor=change.actor,
-        )
-    )
-    change.record(EventKind.TOKEN_CREATED, token.id, described(token))
-
-
-def revoke(change: StateChange, name_or_id: str, now: datetime) -> list[TokenRecord]:
-    """Revokes the token with an id, or all tokens with a name. Returns those that were not revoked before.
-
-    Raises:
-        NotFoundError: No token has this name or id.
-    """
-    found = [token for token in read(change.connection) if name_or_id in (token.id, token.name)]
-    if not found:
-        raise NotFoundError(f"no token has the name or id {name_or_id[:64]!r}")
-    revoked = [token for token in found if token.revoked is None]
-    for token in revoked:
-        row = schema.tokens.c.id == token.id
-        change.connection.execute(update(schema.tokens).where(row).values(revoked=time_text(now)))
-        change.record(EventKind.TOKEN_REVOKED, token.id, {"id": token.id, "name": token.name})
-    return revoked
-
-
 def read(connection: Connection, *, revoked: bool = True, active_at: datetime | None = None) -> list[TokenRecord]:
     """Returns tokens, oldest first: all, those that are not revoked, or those that are active at a time."""
     table = schema.tokens
@@ -111,6 +70,52 @@ def read(connection: Connection, *, revoked: bool = True, active_at: datetime | 
         )
         for row in connection.execute(query)
     ]
+
+
+class TokenStore(Transactions):
+    """Bearer tokens."""
+
+    def tokens(self, *, revoked: bool = True) -> list[TokenRecord]:
+        """Returns bearer tokens, oldest first: all, or only those that are not revoked."""
+        with self._database.reading() as connection:
+            return read(connection, revoked=revoked)
+
+    def create_token(self, token: TokenRecord, *, actor: str, reason: str) -> None:
+        """Stores a new token. Servers accept it as soon as they see the change.
+
+        Raises:
+            Conflict: The maximum number of active tokens has been reached.
+            InvalidRequest: An argument is too long.
+        """
+        with self._change_of_any("", actor, reason) as change:
+            if len(read(change.connection, active_at=token.created)) >= MOST_TOKENS:
+                raise Conflict(f"{MOST_TOKENS} tokens are active, which is as many as may be: revoke some")
+            row = {
+                "id": token.id, "name": token.name, "digest": token.digest, "roles": json.dumps(token.roles),
+                "models": json.dumps(token.models), "created": time_text(token.created),
+                "expires": _text(token.expires), "revoked": "", "actor": actor,
+            }  # fmt: skip
+            change.connection.execute(insert(schema.tokens).values(row))
+            change.record(EventKind.TOKEN_CREATED, token.id, described(token))
+
+    def revoke_token(self, name_or_id: str, *, actor: str, reason: str) -> list[TokenRecord]:
+        """Revokes the token with an id, or all tokens with a name. Returns those that were not revoked before.
+
+        Raises:
+            NotFoundError: No token has this name or id.
+            InvalidRequest: An argument is too long.
+        """
+        with self._change_of_any("", actor, reason) as change:
+            found = [token for token in read(change.connection) if name_or_id in (token.id, token.name)]
+            if not found:
+                raise NotFoundError(f"no token has the name or id {name_or_id[:64]!r}")
+            revoked = [token for token in found if token.revoked is None]
+            now = time_text(self._now())
+            for token in revoked:
+                row = schema.tokens.c.id == token.id
+                change.connection.execute(update(schema.tokens).where(row).values(revoked=now))
+                change.record(EventKind.TOKEN_REVOKED, token.id, {"id": token.id, "name": token.name})
+        return revoked
 
 
 def described(token: TokenRecord) -> dict[str, Any]:

@@ -32,12 +32,12 @@ for key, path in zip(sys.argv[1::2], sys.argv[2::2]):
 REFUSED = """
 import json, sys
 from turnout.errors import TurnoutError
-from turnout.registry.transfer.upload_manifest import Bounds
+from turnout.config import Transfers
 from turnout.registry.sources.source import local_source
 terms = []
 for url in sys.argv[1:]:
     try:
-        with local_source(url, Bounds(1000, 1000)):
+        with local_source(url, Transfers(max_file_bytes=1000, max_upload_bytes=1000)):
             terms.append("")
     except TurnoutError as error:
         terms.append(error.message)

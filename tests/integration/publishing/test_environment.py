@@ -9,11 +9,13 @@ import pytest
 from semver import Version
 
 import onnx_models
+from turnout.registry.gates.reports import gate_attestations
 from turnout.registry.manifest.digest import manifest_digest
 from turnout.registry.publishing.environment_record import recorded_environment
 from turnout.registry.publishing.metadata import parse_metadata
 from turnout.registry.publishing.publish import PublishRequest, publish
 from turnout.registry.storage.repository import Repository
+from turnout.registry.transfer.copying import copy_version
 from turnout.serving.versions.lifecycle import LifecycleState
 
 V1 = Version(1)
@@ -46,6 +48,21 @@ def test_a_record_that_is_none_is_not_believed(models: Path, tmp_path: Path, dat
     assert recorded_environment(repository, "m", V1, result.digest) is None
     path.write_bytes(json.dumps(body | {"digest": "sha256:" + "0" * 64}).encode())
     assert recorded_environment(repository, "m", V1, result.digest) is None
+
+
+def test_any_number_of_signatures_hide_no_other_record(models: Path, tmp_path: Path) -> None:
+    repository = Repository(models)
+    source = onnx_models.save(onnx_models.scaled(2), tmp_path / "m.onnx")
+    result = publish(repository, PublishRequest("m", V1, source))
+    home = models / "m" / ".attestations" / "1.0.0"
+    for number in range(300):
+        (home / f"bundle-{number:016x}.sigstore.json").write_bytes(b"{}")
+    assert recorded_environment(repository, "m", V1, result.digest) is not None
+    assert len(gate_attestations(repository, "m", V1, result.digest)) == 1
+    copied = Repository(tmp_path / "export")
+    copy_version(repository, "m", V1, copied.root, None)
+    assert recorded_environment(copied, "m", V1, result.digest) is not None
+    assert len(gate_attestations(copied, "m", V1, result.digest)) == 1
 
 
 async def test_a_difference_is_warned_of_and_the_version_serves(start_server, publish_model, capsys) -> None:

@@ -19,7 +19,6 @@ from turnout.config import Runtime, Settings
 from turnout.errors import AlreadyExistsError
 from turnout.registry.publishing.publish import PublishRequest, publish
 from turnout.registry.storage.repository import Repository
-from turnout.releases.adoption import AdoptionStore
 from turnout.serving.versions.lifecycle import LifecycleState
 from turnout.state.release_status import ReleaseStatus
 from turnout.state.rollouts import RolloutWrite
@@ -85,7 +84,7 @@ def test_a_pruned_number_is_never_used_again_and_the_log_says_who_and_still_veri
 
         onnx.save(scaled(9), offered.source)
         with pytest.raises(AlreadyExistsError, match="was yanked; publish under another version"):
-            publish(repository, offered, yanked=lambda: AdoptionStore(repository, store, "", "").yanked("m"))
+            publish(repository, offered, yanked=lambda: store.release_state().of("m").yanked)
     assert CliRunner().invoke(application(), ["verify", "--models", str(models)]).exit_code == 0
     back = ["unyank", "m@1.0.0", "--i-know-why", "--reason", "x", "--models", str(models)]
     assert CliRunner().invoke(application(), back).exit_code == 1

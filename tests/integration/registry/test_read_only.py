@@ -213,6 +213,22 @@ async def test_a_model_that_cannot_lie_where_it_is_served_is_copied(models: Path
     assert not directory.is_relative_to(models)
 
 
+def test_a_model_that_is_refused_leaves_no_copy_behind(models: Path, tmp_path: Path) -> None:
+    """A mount is looked at again and again, and what is refused each time would fill the disk."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    (models / "m" / "1").mkdir(parents=True)
+    (tmp_path / "elsewhere.onnx").write_bytes(b"this is no model")
+    (models / "m" / "1" / "model.onnx").symlink_to(tmp_path / "elsewhere.onnx")  # as Kubernetes mounts files
+    repository = MountedRepository(models, read_model, lambda: scratch)
+    for _ in range(2):
+        assert [problem.model for problem in repository.scan().problems] == ["m"]
+        assert list(scratch.iterdir()) == []
+    onnx_models.save(onnx_models.scaled(2), tmp_path / "elsewhere.onnx")
+    assert [one.manifest.model for one in repository.scan().published] == ["m"]
+    assert len(list(scratch.iterdir())) == 1
+
+
 async def test_a_version_that_comes_later_is_served_too(models: Path, start_server, tmp_path: Path) -> None:
     triton_models.put(models, "m", 1, onnx_models.scaled(1))
     server = await start_server(read_only=True)

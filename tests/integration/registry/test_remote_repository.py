@@ -4,10 +4,8 @@ import asyncio
 import base64
 import errno
 import json
-import os
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,14 +16,11 @@ import numpy as np
 import pytest
 from semver import Version
 
-import onnx_models
-from remote_stores import CREDENTIALS, EVERY_KIND, NEEDS_REGISTRY, RemoteStore, StoppingProxy, running_store
+from remote_stores import CREDENTIALS, NEEDS_REGISTRY, RemoteStore, StoppingProxy, put
 from started_servers import StartServer
 from turnout.errors import (
     AlreadyExistsError,
     ChangeRefused,
-    DigestMismatch,
-    Exhausted,
     StoreUnavailable,
     TurnoutError,
     VersionNotFound,
@@ -40,33 +35,12 @@ from turnout.state.database.engine import sqlite_url
 from turnout.state.release_status import ReleaseStatus
 from turnout.state.store import StateStore
 
+pytest_plugins = ["remote_stores"]
+
 V1, V2 = Version(1), Version(2)
 
 _AWAY_SECONDS = {"s3": 8.0, "gs": 4.0, "oci": 8.0}
 """What a store may take to answer that is going to be away: gcsfs asks again and again for all of it."""
-
-
-@pytest.fixture(scope="module", params=EVERY_KIND)
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RemoteStore]:
-    with running_store(request.param, tmp_path_factory.mktemp(request.param)) as store:
-        yield store
-
-
-@pytest.fixture
-def store(server: RemoteStore) -> RemoteStore:
-    """A place of one's own in the server."""
-    return server.apart()
-
-
-@pytest.fixture
-def repository(store: RemoteStore, tmp_path: Path) -> Iterator[RemoteRepository]:
-    with closing(store.open(tmp_path / "cache")) as opened:
-        yield opened
-
-
-def put(repository: RemoteRepository, version: Version, factor: float, tmp_path: Path, **more: Any) -> PublishResult:
-    source = onnx_models.save(onnx_models.scaled(factor), tmp_path / f"{factor}.onnx")
-    return publish(repository, PublishRequest("m", version, source), **more)
 
 
 def test_what_one_machine_publishes_another_one_reads_byte_for_byte(
@@ -194,105 +168,6 @@ def _writes_version(method: str, path: str, body: bytes) -> bool:
     place = path.partition("?")[0]
     named = place.endswith(("/m/1.0.0/manifest.json", "/manifests/m__1.0.0"))
     return (method == "PUT" and named) or (method == "POST" and b"/m/1.0.0/manifest.json" in body[:1000])
-
-
-def test_a_file_that_changed_in_the_cache_is_brought_anew_and_one_that_changed_where_it_lives_is_refused(
-    store: RemoteStore, repository: RemoteRepository, tmp_path: Path
-) -> None:
-    result = put(repository, V1, 41, tmp_path)  # a registry keeps a file once, and other tests have others
-    (entry,) = result.manifest.files
-    cached = repository.fetch("m", V1) / entry.path
-    good = cached.read_bytes()
-    for damage in (b"x" * len(good), good[:-1], b""):
-        cached.chmod(0o644)
-        cached.write_bytes(damage)
-        assert repository.verify("m", V1, expected=result.digest).digest == result.digest
-        assert cached.read_bytes() == good
-    (cached.parent / "stranger").write_bytes(b"x")
-    cached.unlink()
-    repository.verify("m", V1)
-    assert sorted(path.name for path in cached.parent.iterdir()) == ["manifest.json", "model.onnx"]
-    for damage in (b"x" * len(good), good[:-1]):
-        store.overwrite_blob(entry.digest, damage)
-        repository.verify("m", V1)  # what is here is right still
-        with pytest.raises(DigestMismatch, match=r"m 1\.0\.0: model\.onnx is not what was published"):
-            repository.verify_stored("m", V1)
-        with closing(store.open(tmp_path / f"other{len(damage)}")) as other:
-            with pytest.raises(
-                DigestMismatch, match=r"m 1\.0\.0: model\.onnx is not what was published, where it lives"
-            ):
-                other.verify("m", V1)
-            assert not other.directory("m", V1).exists()
-            assert other.cache.used_bytes == 0
-
-
-def test_the_cache_keeps_what_is_loaded_and_lets_go_of_what_was_used_longest_ago(
-    store: RemoteStore, repository: RemoteRepository, tmp_path: Path
-) -> None:
-    for number in range(1, 4):
-        put(repository, Version(number), number, tmp_path)
-    size = repository.find("m", V1).manifest.size
-    with closing(store.open(tmp_path / "small", cache_max_bytes=2 * size)) as small:
-        held = in_use.hold(small, "m", V1)
-        assert held is not None
-        try:
-            small.verify("m", V2)
-            os.utime(small.directory("m", V1), (1, 1))  # used longest ago, and loaded
-            small.verify("m", Version(3))
-            assert [small.directory("m", Version(n)).exists() for n in (1, 2, 3)] == [True, False, True]
-            assert small.cache.used_bytes == 2 * size
-            another = in_use.hold(small, "m", Version(3))
-            try:
-                with pytest.raises(Exhausted, match=r"repository\.cache_max_bytes"):
-                    small.fetch("m", V2)
-            finally:
-                in_use.let_go(another)
-        finally:
-            in_use.let_go(held)
-        small.fetch("m", V2)
-        assert small.cache.used_bytes <= 2 * size
-    with (
-        closing(store.open(tmp_path / "tiny", cache_max_bytes=size - 1)) as tiny,
-        pytest.raises(Exhausted, match=rf"m 1\.0\.0 has {size} bytes"),
-    ):
-        tiny.fetch("m", V1)
-
-
-def test_a_cache_is_its_users_alone_even_in_a_directory_that_is_open_to_all(store: RemoteStore, tmp_path: Path) -> None:
-    home = tmp_path / "open"
-    home.mkdir()
-    home.chmod(0o777)
-    before = os.umask(0)
-    try:
-        with closing(store.open(home)):
-            assert all(found.stat().st_mode & 0o077 == 0 for found in home.iterdir())
-    finally:
-        os.umask(before)
-
-
-def test_processes_share_a_cache_and_bring_a_version_once(
-    store: RemoteStore, repository: RemoteRepository, tmp_path: Path
-) -> None:
-    put(repository, V1, 2, tmp_path)
-    gets: list[str] = []
-
-    def reads_blob(method: str, path: str, _: bytes) -> bool:
-        blob = repository.find("m", V1).manifest.files[0].digest.removeprefix("sha256:")
-        if method == "GET" and blob in path and (store.kind != "gs" or "alt=media" in path or "/download/" in path):
-            gets.append(path)
-        return False
-
-    with StoppingProxy(store.endpoint, stop_when=reads_blob) as proxy:
-        near = [store.through(proxy).open(tmp_path / "shared") for _ in range(4)]
-        threads = [threading.Thread(target=one.verify, args=("m", V1)) for one in near]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(60)
-        for one in near:
-            assert (one.directory("m", V1) / "model.onnx").exists()
-            one.close()
-    assert len(gets) == 1
 
 
 async def test_a_server_serves_what_is_published_while_it_runs_and_goes_on_while_the_store_is_away(

@@ -6,11 +6,10 @@ from threading import Barrier
 
 import pytest
 from semver import Version
-from sqlalchemy import delete, update
+from sqlalchemy import delete, insert, select, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from turnout.errors import Conflict, InvalidRequest, NotFoundError, UnavailableError
-from turnout.state import policies
 from turnout.state.database import schema
 from turnout.state.database.engine import Database
 from turnout.state.event_log.events import Event
@@ -222,9 +221,11 @@ def test_the_database_itself_refuses_to_change_a_policy(store: StateStore, datab
 
 
 def test_the_database_itself_refuses_a_second_policy_of_one_epoch(store: StateStore, database: Database) -> None:
-    record = store.put_policy("magika", THREE, expected_epoch=0, **SET)
+    store.put_policy("magika", THREE, expected_epoch=0, **SET)
+    with database.reading() as connection:
+        row = dict(connection.execute(select(schema.policies)).mappings().one())
     with pytest.raises(IntegrityError), database.writing() as connection:
-        policies.append(connection, record)
+        connection.execute(insert(schema.policies), row)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from threading import Barrier
 
 import pytest
 from semver import Version
+from sqlalchemy import Engine, event
 
 from turnout.errors import ChangeRefused, Conflict, InvalidRequest, TurnoutError
 from turnout.releases.release import holding
@@ -43,6 +44,27 @@ def test_a_yank_says_what_the_version_was_and_why_it_went(store: StateStore) -> 
     newest, before, _ = store.events("m")
     assert (before.kind, before.payload) == ("yanked", {"version": "1.0.0", "previous": "released"})
     assert newest.payload == {"version": "2.0.0", "previous": "candidate"}
+
+
+def test_the_release_state_is_read_by_as_many_statements_for_many_yanked_versions_as_for_one(store: StateStore) -> None:
+    def statements() -> int:
+        run: list[object] = []
+        event.listen(Engine, "before_cursor_execute", listener := lambda *call: run.append(call[2]))
+        try:
+            store.release_state()
+        finally:
+            event.remove(Engine, "before_cursor_execute", listener)
+        return len(run)
+
+    store.yank("m", V1, refuse=allow, **WHO)
+    for_one = statements()
+    for minor in range(1, 6):
+        store.yank("m", Version(1, minor), actor="ada", reason=f"reason {minor}", refuse=allow)
+    assert statements() == for_one > 0
+    store.unyank("m", V1, **WHO)
+    store.yank("m", V1, actor="ada", reason="it leaks again", refuse=allow)
+    reasons = store.release_state().of("m").reasons
+    assert reasons == {V1: "it leaks again"} | {Version(1, minor): f"reason {minor}" for minor in range(1, 6)}
 
 
 def test_a_second_yank_changes_nothing(store: StateStore) -> None:

@@ -1,6 +1,9 @@
 """Real servers of S3, Google Cloud Storage and OCI on loopback, in which versions are stored.
 
 S3 is moto, GCS is fsouza/fake-gcs-server from a PyPI wheel, and the registry is Debian's package.
+
+PYTEST_DONT_REWRITE: modules import names from here before the plugin is registered, and its
+asserts say themselves what went wrong.
 """
 
 import base64
@@ -12,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -24,13 +27,15 @@ from urllib.parse import urlsplit
 import boto3
 import httpx
 import pytest
+from semver import Version
 
 import botocore_models
 import debian
+import onnx_models
 from ports import free_port
 from turnout.config import RepositorySettings, RepositoryUrl
-from turnout.registry.remote.opening import open_remote
-from turnout.registry.remote.repository import RemoteRepository
+from turnout.registry.publishing.publish import PublishRequest, PublishResult, publish
+from turnout.registry.remote.repository import RemoteRepository, open_remote
 
 botocore_models.share()
 
@@ -351,3 +356,27 @@ class StoppingProxy:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+@pytest.fixture(scope="module", params=EVERY_KIND)
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RemoteStore]:
+    with running_store(request.param, tmp_path_factory.mktemp(request.param)) as store:
+        yield store
+
+
+@pytest.fixture
+def store(server: RemoteStore) -> RemoteStore:
+    """A place of one's own in the server."""
+    return server.apart()
+
+
+@pytest.fixture
+def repository(store: RemoteStore, tmp_path: Path) -> Iterator[RemoteRepository]:
+    with closing(store.open(tmp_path / "cache")) as opened:
+        yield opened
+
+
+def put(repository: RemoteRepository, version: Version, factor: float, tmp_path: Path, **more: Any) -> PublishResult:
+    """Publishes a version of the model `m` that multiplies by `factor`."""
+    source = onnx_models.save(onnx_models.scaled(factor), tmp_path / f"{factor}.onnx")
+    return publish(repository, PublishRequest("m", version, source), **more)

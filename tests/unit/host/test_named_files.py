@@ -12,6 +12,7 @@ from semver import Version
 
 import onnx_models
 from turnout.cli.rollout.plan_file import read_plan_file
+from turnout.config import Transfers
 from turnout.errors import TurnoutError
 from turnout.registry.gates.plan import read_plan
 from turnout.registry.publishing.metadata import read_metadata
@@ -23,7 +24,6 @@ from turnout.registry.storage import files
 from turnout.registry.storage.golden import case_names
 from turnout.registry.storage.repository import Repository
 from turnout.registry.transfer.collect import collect
-from turnout.registry.transfer.upload_manifest import Bounds
 
 NO_FILES: dict[str, Callable[[Path], Any]] = {
     "FIFO": os.mkfifo,
@@ -43,7 +43,7 @@ def with_golden(home: Path, name: str) -> None:
 
 
 def sourced(path: Path) -> None:
-    with local_source(str(path), Bounds(1, 1)):
+    with local_source(str(path), Transfers(max_file_bytes=1, max_upload_bytes=1)):
         pass
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from turnout.errors import ConfigError
-from turnout.registry.gates.plan import PLAN_FILE, GatePlan, OnFailure, read_plan
+from turnout.registry.gates.plan import GatePlan, OnFailure, read_plan
+from turnout.registry.manifest.names import PLAN_FILE
 
 
 def test_a_model_s_plan_holds_over_the_repository_s_and_both_over_the_defaults(tmp_path: Path) -> None:

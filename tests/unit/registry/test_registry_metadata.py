@@ -1,6 +1,7 @@
 import datetime
 import json
 import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -203,3 +204,10 @@ def test_what_names_nothing_in_the_signature_is_refused(metadata, message):
     with pytest.raises(InvalidModel) as refused:
         metadata.check_against(SIGNATURE)
     assert refused.value.message.startswith(message)
+
+
+@pytest.mark.parametrize("path", ["a\0b", "x" * 300])
+def test_a_lock_file_that_is_no_path_is_refused(tmp_path: Path, path: str) -> None:
+    (tmp_path / "meta.json").write_text(json.dumps({"dependencies": {"lock_file": path}}))
+    with pytest.raises(InvalidRequest, match=r"dependencies\.lock_file"):
+        read_metadata(tmp_path / "meta.json")

@@ -9,13 +9,13 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 import onnx_models
+from turnout.config import Transfers
 from turnout.errors import ConfigError, InvalidModel, InvalidRequest
 from turnout.registry.publishing.metadata import VersionMetadata, parse_metadata
 from turnout.registry.sources.mlflow_registry import onnx_path
 from turnout.registry.sources.source import local_source
-from turnout.registry.transfer.upload_manifest import Bounds
 
-WIDE = Bounds(1 << 30, 1 << 30)
+WIDE = Transfers(max_file_bytes=1 << 30, max_upload_bytes=1 << 30)
 
 
 class Hub(MemoryFileSystem):
@@ -58,8 +58,15 @@ def test_external_data_beside_the_model_comes_along_and_goes_again(hub: Hub, ext
     assert not source.path.exists()
 
 
-@pytest.mark.parametrize("bounds", [Bounds(1000, 1 << 30), Bounds(1 << 30, 1000), Bounds(10, 1 << 30)])
-def test_no_more_is_copied_than_may_be(hub: Hub, external: Path, bounds: Bounds) -> None:
+@pytest.mark.parametrize(
+    "bounds",
+    [
+        Transfers(max_file_bytes=1000, max_upload_bytes=1 << 30),
+        Transfers(max_file_bytes=1 << 30, max_upload_bytes=1000),
+        Transfers(max_file_bytes=10, max_upload_bytes=1 << 30),
+    ],
+)
+def test_no_more_is_copied_than_may_be(hub: Hub, external: Path, bounds: Transfers) -> None:
     put(hub, external)
     with pytest.raises(InvalidRequest, match="is larger than"), local_source("hf:org/repo/model.onnx", bounds):
         pass
@@ -129,3 +136,9 @@ def test_what_the_publisher_says_comes_before_what_the_source_knows() -> None:
     both = message.over(known)
     assert (both.description, both.provenance.training.seed, both.free) == ("mine", 1, {"a": 1, "b": 2})
     assert message.over(VersionMetadata()) is message
+
+
+@pytest.mark.parametrize("path", ["x" * 300, "a\0b"])
+def test_what_is_no_path_is_a_file_that_does_not_exist(path: str) -> None:
+    with pytest.raises(InvalidRequest, match="there is no "), local_source(path, WIDE):
+        pass

@@ -10,10 +10,15 @@ from turnout.config.settings import ModelOverrides, Settings
 from turnout.errors import InvalidModel
 from turnout.registry.manifest.manifest import BatchingDeclaration
 from turnout.registry.manifest.names import version_number
-from turnout.registry.triton.config import MAX_CONFIG_BYTES, parse_config
-from turnout.registry.triton.mapping import FieldOutcome, map_config, served_numbers
+from turnout.registry.triton.mapping import (
+    MAX_CONFIG_BYTES,
+    FieldOutcome,
+    as_toml,
+    map_config,
+    parse_config,
+    served_numbers,
+)
 from turnout.registry.triton.samples import write_samples
-from turnout.registry.triton.settings import as_toml
 from turnout.registry.triton.tree import read_tree
 from turnout_proto.triton.model_config_pb2 import ModelConfig
 

@@ -77,7 +77,7 @@ def publish(
     from turnout.registry.publishing.publish import PublishRequest
     from turnout.registry.publishing.publish_options import PublishOptions
     from turnout.registry.sources.source import local_source
-    from turnout.registry.transfer.upload_manifest import Bounds, announced_version
+    from turnout.registry.transfer.upload_manifest import announced_version
 
     with reporting(as_json=target.as_json) as out, ExitStack() as stack:
         stack.enter_context(unwinding())
@@ -91,9 +91,7 @@ def publish(
         skips = [Skip(gate, change.reason, who) for gate in dict.fromkeys(skip_gate or ())]
         how = PublishOptions(who, change.reason, key, skips, dry_run)
         workspace = Workspace.open(target)
-        transfers = workspace.settings.transfers
-        bounds = Bounds(int(transfers.max_file_bytes), int(transfers.max_upload_bytes))
-        source = stack.enter_context(local_source(file, bounds))
+        source = stack.enter_context(local_source(file, workspace.settings.transfers))
         request = PublishRequest(
             name, exact, source.path, metadata=metadata_given.over(source.metadata), golden=tuple(golden or ())
         )

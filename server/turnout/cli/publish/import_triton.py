@@ -86,7 +86,7 @@ def import_triton(
     from turnout.errors import InvalidRequest
     from turnout.registry.publishing.publish_options import PublishOptions
     from turnout.registry.storage.files import explain
-    from turnout.registry.triton.settings import as_toml
+    from turnout.registry.triton.mapping import as_toml
     from turnout.registry.triton.tree import read_tree
 
     with reporting(as_json=target.as_json) as out, ExitStack() as stack:

@@ -9,7 +9,6 @@ from turnout.cli.output import facts
 from turnout.cli.publish.gates_view import gates_table
 from turnout.cli.releases.answers_view import answers_body, answers_line
 from turnout.registry.gates.gate import GateRefused, GateReport
-from turnout.registry.gates.reports import report_json
 from turnout.registry.publishing.publish import PublishResult
 from turnout.registry.publishing.publish_options import PublishOptions
 from turnout.routing.default_answers import RoutingTable
@@ -73,7 +72,7 @@ class PublishOutcome:
             "dry_run": result.dry_run,
             "standing": self.release_status,
             "size_bytes": result.manifest.size,
-            "gates": report_json(result.report)["gates"],
+            "gates": result.report.to_json()["gates"],
         }
         return body if self.released is None else body | {"answers": answers_body(self.released.answers)}
 
@@ -137,7 +136,7 @@ class PublishRefusal:
             "digest": self.digest,
             "created": False,
             "refused_by": None if failure is None else failure.gate,
-            "gates": report_json(self.report)["gates"],
+            "gates": self.report.to_json()["gates"],
         }
 
     def view(self) -> list[RenderableType]:

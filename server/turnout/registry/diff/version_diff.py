@@ -6,7 +6,7 @@ from typing import Any
 
 from turnout.errors import TurnoutError
 from turnout.registry.compatibility.agreement import AnswerAgreement, agree
-from turnout.registry.compatibility.sandbox import ExampleResult, LatencyComparison, Sandbox, SandboxVersion
+from turnout.registry.compatibility.sandbox import LatencyComparison, Sandbox, SandboxVersion
 from turnout.registry.diff.weight_changes import WeightsDiff, compare_weights
 from turnout.registry.gates.comparison import ParentComparison, VersionDifference, golden_files
 from turnout.registry.manifest.manifest import Manifest
@@ -63,25 +63,31 @@ def diff_versions(old: SandboxVersion, new: SandboxVersion, sandbox: Sandbox) ->
     Raises:
         OSError: A file cannot be read.
     """
-    files = compare_weights(old.directory, new.directory)
-    difference = ParentComparison(sandbox).difference(new, old)
-    diff = VersionDiff(old.manifest, new.manifest, difference, files, manifest_differences(old.manifest, new.manifest))
     golden = golden_files(new, old)
     trouble: list[str] = []
-    more: dict[str, Any] = {}
+    ran: dict[str, Any] = {}
     try:
         before, after = sandbox.examine(old, golden), sandbox.examine(new, golden)
-        more["golden"] = agree(old.manifest, _of(before.answers, golden=True), _of(after.answers, golden=True))
-        more["synthetic"] = agree(old.manifest, _of(before.answers, golden=False), _of(after.answers, golden=False))
-        more["peak_bytes"] = before.peak_bytes, after.peak_bytes
     except TurnoutError as error:
         trouble.append(f"answers: {error.message}")
+    else:
+        for name, is_golden in (("golden", True), ("synthetic", False)):
+            first, second = ([one for one in seen.answers if one.golden is is_golden] for seen in (before, after))
+            ran[name] = agree(old.manifest, first, second)
+        ran["peak_bytes"] = before.peak_bytes, after.peak_bytes
     try:
-        more["latency_comparison"] = sandbox.compare_latency(new, old, golden)
+        ran["latency_comparison"] = sandbox.compare_latency(new, old, golden)
     except TurnoutError as error:
         trouble.append(f"latency: {error.message}")
-    values = {name: getattr(diff, name) for name in VersionDiff.__slots__}
-    return VersionDiff(**(values | more | {"trouble": "; ".join(trouble)}))
+    return VersionDiff(
+        old.manifest,
+        new.manifest,
+        ParentComparison(sandbox).difference(new, old),
+        compare_weights(old.directory, new.directory),
+        manifest_differences(old.manifest, new.manifest),
+        **ran,
+        trouble="; ".join(trouble),
+    )
 
 
 def manifest_differences(old: Manifest, new: Manifest) -> tuple[ManifestDifference, ...]:
@@ -101,11 +107,6 @@ def _statements(manifest: Manifest) -> Mapping[str, Any]:
     stated |= {"ir_version": manifest.ir_version, "size": manifest.size}
     stated |= {name: body[name] for name in _STATED if name in body}
     return stated | {f"metadata.{name}": value for name, value in manifest.metadata.items()}
-
-
-def _of(answers: tuple[ExampleResult, ...], *, golden: bool) -> list[ExampleResult]:
-    """Returns the answers to golden cases if `golden` is true, else those to synthetic inputs."""
-    return [answer for answer in answers if answer.golden is golden]
 
 
 def diff_body(diff: VersionDiff) -> dict[str, Any]:

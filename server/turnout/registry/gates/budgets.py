@@ -1,10 +1,11 @@
 """The gates `latency` and `memory`: compare a version's costs with its parent's, measured on the same machine."""
 
 from turnout.errors import TurnoutError
+from turnout.registry.compatibility.sandbox import SandboxReport
 from turnout.registry.gates.comparison import golden_files, parent_examined
 from turnout.registry.gates.gate import Candidate, GateOutcome, GateVerdict, failure_verdict
 from turnout.registry.gates.plan import LatencyOptions, MemoryOptions
-from turnout.registry.gates.running import SandboxGate, attempted
+from turnout.registry.gates.running import SandboxGate
 from turnout.text.quantities import seconds_text
 
 _MIB = 1 << 20
@@ -15,12 +16,9 @@ class LatencyGate(SandboxGate[LatencyOptions]):
 
     name = "latency"
 
-    def run(self, candidate: Candidate) -> GateVerdict:
+    def judge(self, candidate: Candidate, seen: SandboxReport) -> GateVerdict:
         """Runs both versions alternately, so that other work on the machine slows both."""
         plan, parent = self.plan, candidate.parent
-        seen = attempted(self.sandbox, candidate)
-        if isinstance(seen, GateVerdict):
-            return seen
         alone = seen.run_seconds * 1e3
         if plan.p50_ms_max and alone > plan.p50_ms_max:
             return failure_verdict(
@@ -62,12 +60,9 @@ class MemoryGate(SandboxGate[MemoryOptions]):
 
     name = "memory"
 
-    def run(self, candidate: Candidate) -> GateVerdict:
+    def judge(self, candidate: Candidate, seen: SandboxReport) -> GateVerdict:
         """Compares the peak memory of both versions, each in a separate process."""
         plan, parent = self.plan, candidate.parent
-        seen = attempted(self.sandbox, candidate)
-        if isinstance(seen, GateVerdict):
-            return seen
         own = seen.peak_bytes / _MIB
         numbers = {"peak_mib": own}
         message = f"{own:.1f} MiB at its peak"

@@ -20,9 +20,9 @@ from turnout.registry.compatibility.compat import (
 from turnout.registry.compatibility.model_equivalence import ModelEquivalence, WeightsEquivalence, equivalence_changes
 from turnout.registry.compatibility.sandbox import Sandbox, SandboxReport, SandboxVersion
 from turnout.registry.gates.gate import Candidate, Parent
-from turnout.registry.manifest.manifest import FileEntry, Manifest
+from turnout.registry.manifest.manifest import Manifest
 from turnout.registry.onnx.weights import read_weights
-from turnout.registry.storage.golden import GOLDEN_DIRECTORY
+from turnout.registry.storage.golden import is_golden
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,18 +147,14 @@ def golden_files(new: SandboxVersion, old: SandboxVersion | None) -> list[Path]:
     if old is None:
         return own
     known = {entry.digest for entry in new.manifest.files}
-    theirs = [entry for entry in old.manifest.files if _is_golden(entry) and entry.digest not in known]
+    theirs = [entry for entry in old.manifest.files if is_golden(entry.path) and entry.digest not in known]
     return [*own, *(old.directory / entry.path for entry in theirs)]
 
 
 def golden_paths(manifest: Manifest) -> list[str]:
     """Returns the paths of a version's golden cases, relative to its directory."""
-    return [entry.path for entry in manifest.files if _is_golden(entry)]
-
-
-def _is_golden(entry: FileEntry) -> bool:
-    return entry.path.startswith(f"{GOLDEN_DIRECTORY}/")
+    return [entry.path for entry in manifest.files if is_golden(entry.path)]
 
 
 def _model_files(manifest: Manifest) -> list[tuple[str, str]]:
-    return [(entry.path, entry.digest) for entry in manifest.files if not _is_golden(entry)]
+    return [(entry.path, entry.digest) for entry in manifest.files if not is_golden(entry.path)]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from semver import Version
 
@@ -64,7 +64,7 @@ class Candidate(SandboxVersion):
 
 
 @dataclass(frozen=True, slots=True)
-class GateVerdict:
+class GateVerdict(JsonForm):
     """The result of one gate.
 
     Attributes:
@@ -105,11 +105,20 @@ class Skip(JsonForm):
 
 
 @dataclass(frozen=True, slots=True)
-class GateResult:
+class GateResult(JsonForm):
     """A gate's name and its verdict."""
 
     gate: str
     verdict: GateVerdict
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the JSON form: that of the verdict, and the gate."""
+        return {"gate": self.gate, **self.verdict.to_json()}
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> Self:
+        """Reads the JSON form. Raises KeyError, TypeError or ValueError if it is not one."""
+        return cls(str(body["gate"]), GateVerdict.from_json(body))
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +132,10 @@ class GateReport:
     def failure(self) -> GateResult | None:
         """Result of the gate that failed; None if none failed."""
         return next((r for r in self.results if r.verdict.outcome is GateOutcome.FAILED), None)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the results, and which gates were skipped, as JSON values."""
+        return {"gates": [one.to_json() for one in self.results], "skips": [skip.to_json() for skip in self.skips]}
 
 
 class GateRefused(InvalidModel):

@@ -4,10 +4,11 @@ from dataclasses import replace
 
 from turnout.errors import TurnoutError
 from turnout.registry.compatibility.golden_answers import Accuracy, accuracy_of, answer_faults
+from turnout.registry.compatibility.sandbox import SandboxReport
 from turnout.registry.gates.comparison import golden_paths, parent_examined
 from turnout.registry.gates.gate import Candidate, GateOutcome, GateVerdict, failure_verdict
 from turnout.registry.gates.plan import GoldenOptions
-from turnout.registry.gates.running import SandboxGate, attempted
+from turnout.registry.gates.running import SandboxGate
 from turnout.registry.storage.golden import GoldenCase, case_names, read_case
 
 
@@ -19,19 +20,17 @@ class GoldenGate(SandboxGate[GoldenOptions]):
     name = "golden"
 
     def run(self, candidate: Candidate) -> GateVerdict:
-        """Compares the answers with those that the cases expect."""
-        plan, paths = self.plan, golden_paths(candidate.manifest)
-        if len(paths) < plan.cases_min:
-            return failure_verdict(
-                plan.on_failure, f"it has {len(paths)} golden cases, the plan wants {plan.cases_min}"
-            )
-        named = {path: case_names(candidate.directory / path) for path in paths}
-        expecting = [path for path, names in named.items() if names["outputs"] or names["labels"]]
-        if not expecting:
+        """Runs the candidate if it has cases to be compared."""
+        cases, plan = len(golden_paths(candidate.manifest)), self.plan
+        if cases < plan.cases_min:
+            return failure_verdict(plan.on_failure, f"it has {cases} golden cases, the plan wants {plan.cases_min}")
+        if not _expecting(candidate):
             return GateVerdict(GateOutcome.SKIPPED, "no golden case has expected answers")
-        seen = attempted(self.sandbox, candidate)
-        if isinstance(seen, GateVerdict):
-            return seen
+        return super().run(candidate)
+
+    def judge(self, candidate: Candidate, seen: SandboxReport) -> GateVerdict:
+        """Compares the answers with those that the cases expect."""
+        plan, expecting = self.plan, _expecting(candidate)
         answers = {answer.example: answer for answer in seen.answers}
         faults: list[str] = []
         labelled: dict[str, GoldenCase] = {}
@@ -91,3 +90,9 @@ class GoldenGate(SandboxGate[GoldenOptions]):
         if any(answers[path].fault for path in cases):
             return None
         return accuracy_of(candidate.manifest, cases, answers)
+
+
+def _expecting(candidate: Candidate) -> list[str]:
+    """Returns the paths of the golden cases that have expected answers."""
+    named = {path: case_names(candidate.directory / path) for path in golden_paths(candidate.manifest)}
+    return [path for path, names in named.items() if names["outputs"] or names["labels"]]

@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from turnout.errors import ConfigError
+from turnout.registry.manifest.names import PLAN_FILE
 from turnout.registry.storage.files import explain, read_small
 from turnout.text.toml import parse_toml
 
-PLAN_FILE = "gates.toml"
 MAX_PLAN_BYTES = 1 << 16
 
 

@@ -25,6 +25,21 @@ class SandboxGate(Generic[P]):
     sandbox: Sandbox
     plan: P
 
+    def run(self, candidate: Candidate) -> GateVerdict:
+        """Runs the candidate, unless another gate has done so, and judges the results.
+
+        The candidate cannot be loaded only if the gate `load`, which refuses such a candidate, does not run.
+        """
+        try:
+            seen = examined(self.sandbox, candidate)
+        except TurnoutError as error:
+            return GateVerdict(GateOutcome.SKIPPED, f"it cannot be loaded: {error.message}")
+        return self.judge(candidate, seen)
+
+    def judge(self, candidate: Candidate, seen: SandboxReport) -> GateVerdict:
+        """Returns the verdict on the results of running the candidate."""
+        raise NotImplementedError
+
 
 class LoadGate(SandboxGate[LoadOptions]):
     """Passes a candidate that ONNX Runtime loads on the provider that will serve it, and that can be warmed up."""
@@ -38,10 +53,8 @@ class LoadGate(SandboxGate[LoadOptions]):
         except TurnoutError as error:
             return GateVerdict(GateOutcome.FAILED, f"it cannot be loaded: {error.message}")
         numbers = {
-            "load_seconds": seen.load_seconds,
-            "run_seconds": seen.run_seconds,
-            "peak_mib": seen.peak_bytes / _MIB,
-        }
+            "load_seconds": seen.load_seconds, "run_seconds": seen.run_seconds, "peak_mib": seen.peak_bytes / _MIB
+        }  # fmt: skip
         where = f"loaded in {seconds_text(seen.load_seconds)} on {seen.provider}"
         bound = self.plan.seconds_max
         if bound and seen.load_seconds > bound:
@@ -60,11 +73,8 @@ class DeterminismGate(SandboxGate[DeterminismOptions]):
 
     name = "determinism"
 
-    def run(self, candidate: Candidate) -> GateVerdict:
+    def judge(self, candidate: Candidate, seen: SandboxReport) -> GateVerdict:
         """Compares two answers to the same input."""
-        seen = attempted(self.sandbox, candidate)
-        if isinstance(seen, GateVerdict):
-            return seen
         if seen.repeatable is None:
             return GateVerdict(GateOutcome.SKIPPED, "no input was found that it runs on")
         if seen.repeatable:
@@ -81,11 +91,8 @@ class BatchabilityGate(SandboxGate[BatchabilityOptions]):
 
     name = "batchability"
 
-    def run(self, candidate: Candidate) -> GateVerdict:
+    def judge(self, candidate: Candidate, seen: SandboxReport) -> GateVerdict:
         """Compares the answers to two rows alone with the answers to the same rows in one batch."""
-        seen = attempted(self.sandbox, candidate)
-        if isinstance(seen, GateVerdict):
-            return seen
         if seen.batched:
             return GateVerdict(GateOutcome.PASSED, seen.batching)
         declared = candidate.manifest.batching
@@ -98,21 +105,7 @@ class BatchabilityGate(SandboxGate[BatchabilityOptions]):
             return failure_verdict(
                 OnFailure.REFUSE, f"the plan requires a version that can be batched: {seen.batching}"
             )
-        if _parent_batches(candidate) and declared is None:
+        of_parent = None if candidate.parent is None else candidate.parent.manifest.batching
+        if declared is None and of_parent is not None and of_parent.enabled:
             return GateVerdict(GateOutcome.WARNED, f"its parent declares batching: {seen.batching}")
         return GateVerdict(GateOutcome.SKIPPED, seen.batching)
-
-
-def attempted(sandbox: Sandbox, candidate: Candidate) -> SandboxReport | GateVerdict:
-    """Returns the report of running the candidate. If it cannot be loaded, returns the verdict of a gate that needs the
-    report; this happens only if the gate `load`, which refuses such a candidate, does not run.
-    """
-    try:
-        return examined(sandbox, candidate)
-    except TurnoutError as error:
-        return GateVerdict(GateOutcome.SKIPPED, f"it cannot be loaded: {error.message}")
-
-
-def _parent_batches(candidate: Candidate) -> bool:
-    declared = None if candidate.parent is None else candidate.parent.manifest.batching
-    return declared is not None and declared.enabled

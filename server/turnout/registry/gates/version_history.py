@@ -34,8 +34,8 @@ class VersionHistory:
             OSError: The repository cannot be read.
         """
         found = {p.manifest.version: p for p in repository.scan().versions(model)}
-        release_status = {version: published for version, published in found.items() if version not in yanked}
-        return cls(repository, release_status, frozenset([*found, *yanked]))
+        kept = {version: published for version, published in found.items() if version not in yanked}
+        return cls(repository, kept, frozenset([*found, *yanked]))
 
     def parent(self, version: Version) -> Parent | None:
         """Returns the version with which `version` is compared; None if there is no lower one."""

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO
 
 import rfc8785
@@ -77,10 +77,13 @@ def stream_digest(
     Raises:
         OSError: Reading or writing failed.
     """
+    return blocks_digest(_blocks(source, most), copy_to=copy_to, progress=progress)
+
+
+def blocks_digest(blocks: Iterable[bytes], *, copy_to: BinaryIO | None = None, progress: Progress | None = None) -> str:
+    """Returns the digest of data that arrives in blocks. Otherwise like `stream_digest`."""
     digest = hashlib.sha256()
-    left = most
-    while block := source.read(BLOCK if left is None else min(left, BLOCK)):
-        left = None if left is None else left - len(block)
+    for block in blocks:
         digest.update(block)
         if copy_to is not None:
             copy_to.write(block)
@@ -88,6 +91,13 @@ def stream_digest(
         if progress is not None:
             progress(len(block))
     return f"sha256:{digest.hexdigest()}"
+
+
+def _blocks(source: BinaryIO, most: int | None) -> Iterator[bytes]:
+    left = most
+    while block := source.read(BLOCK if left is None else min(left, BLOCK)):
+        left = None if left is None else left - len(block)
+        yield block
 
 
 def _number(text: str) -> int | float:

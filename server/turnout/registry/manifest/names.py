@@ -1,4 +1,4 @@
-"""Checks names that come from outside, before they are used in a path. Without side effects."""
+"""Names of models, versions and files: checks those that come from outside. Without side effects."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -10,8 +10,12 @@ from turnout.errors import InvalidRequest
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """Valid names of models, as in Triton, KServe and TensorFlow Serving. None can leave its directory or be hidden."""
 
-RESERVED_NAMES = ("gates.toml",)
-"""Names of files in the directory that contains the models. No model may have one of these names, in any case."""
+ATTESTATIONS = ".attestations"
+"""Directory in a model's with the records beside its versions."""
+
+PLAN_FILE = "gates.toml"
+"""Options of the gates, in the directory that contains the models or in a model's. No model may have this name, in any
+case."""
 
 MAX_VERSION_LENGTH = 128
 """Maximum length of a version in characters. It names a directory, for which most file systems allow 255 bytes."""
@@ -32,7 +36,7 @@ def model_name_fault(text: str) -> str | None:
     """Returns why `text` is not a valid model name, as a phrase that follows it; None if it is valid."""
     if not MODEL_NAME.fullmatch(text):
         return "is not a model name, expected 1 to 128 of A-Z, a-z, 0-9, '.', '_' and '-', the first a letter or digit"
-    if text.lower() in RESERVED_NAMES:
+    if text.lower() == PLAN_FILE:
         return "is not a model name: a file of the repository has this name"
     return None
 

@@ -1,6 +1,6 @@
 """The inputs and outputs of a model: element types, tensor specifications, signatures. Without side effects."""
 
-from collections.abc import Iterable
+from collections import Counter
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -66,8 +66,9 @@ class Signature(JsonForm):
 
     def __post_init__(self) -> None:
         for side, specs in (("input", self.inputs), ("output", self.outputs)):
-            if repeated := _first_repeated(spec.name for spec in specs):
-                raise ValueError(f"two {side}s are named {repeated!r}")
+            counted = Counter(spec.name for spec in specs)
+            if repeated := [name for name, count in counted.items() if count > 1]:
+                raise ValueError(f"two {side}s are named {repeated[0]!r}")
 
     def input(self, name: str) -> TensorSpec | None:
         """Returns the input with this name; None if there is none."""
@@ -76,12 +77,3 @@ class Signature(JsonForm):
     def output(self, name: str) -> TensorSpec | None:
         """Returns the output with this name; None if there is none."""
         return next((spec for spec in self.outputs if spec.name == name), None)
-
-
-def _first_repeated(names: Iterable[str]) -> str | None:
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            return name
-        seen.add(name)
-    return None

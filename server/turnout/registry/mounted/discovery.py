@@ -10,13 +10,11 @@
 Links to directories are followed, since the operator chose to mount them. Hidden names are skipped.
 """
 
-import os
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from turnout.registry.manifest.manifest import MANIFEST_FILE
-from turnout.registry.storage.files import explain
+from turnout.registry.storage.files import explain, visible
 from turnout.registry.triton.tree import TritonModel, is_model, read_model_directory
 
 _DEPTH = 4
@@ -58,12 +56,13 @@ def find_places(root: Path) -> Places:
             found.faults.append(("", f"it contains more than {MAX_DIRECTORIES} directories, and not all were searched"))
             break
         try:
-            files, below = _entries(directory)
+            is_directory = {entry.name: entry.is_dir() for entry in visible(directory)}
         except OSError as error:
             if directory == root:
                 raise
             found.faults.append((str(directory.relative_to(root)), explain(error)))
             continue
+        files = [name for name, is_so in is_directory.items() if not is_so]
         if MANIFEST_FILE in files:
             found.versions.append(directory)
         elif is_model(directory):
@@ -71,18 +70,6 @@ def find_places(root: Path) -> Places:
         else:
             found.loose += (directory / name for name in files if name.endswith(".onnx"))
             if depth < _DEPTH:
-                pending += ((directory / name, depth + 1) for name in reversed(below))
+                below = [directory / name for name, is_so in is_directory.items() if is_so]
+                pending += ((path, depth + 1) for path in reversed(below))
     return found
-
-
-def _entries(directory: Path) -> tuple[list[str], list[str]]:
-    files: list[str] = []
-    below: list[str] = []
-    with os.scandir(directory) as entries:
-        for entry in sorted(_visible(entries), key=lambda e: e.name):
-            (below if entry.is_dir() else files).append(entry.name)
-    return files, below
-
-
-def _visible(entries: "Iterator[os.DirEntry[str]]") -> "Iterator[os.DirEntry[str]]":
-    return (entry for entry in entries if not entry.name.startswith("."))

@@ -1,8 +1,10 @@
 """A read-only repository. Versions are served from where they are, and Triton models get manifests in memory."""
 
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,17 +20,16 @@ from turnout.registry.mounted.discovery import find_places
 from turnout.registry.onnx.model import ModelFacts, ReadModel
 from turnout.registry.onnx.model_files import copy_model, opened
 from turnout.registry.publishing.manifest_builder import stated
-from turnout.registry.storage.files import explain, open_inside, walk
+from turnout.registry.storage.files import FileStamp, explain, file_stamp, open_inside
 from turnout.registry.storage.listing import Listing, Problem, Published
 from turnout.registry.storage.manifests import manifest_fault, read_manifest
 from turnout.registry.storage.repository import Repository, not_found
 from turnout.registry.storage.scanning import VersionOrder
-from turnout.registry.triton.config import CONFIG_FILE
-from turnout.registry.triton.mapping import FieldOutcome, MappedField
+from turnout.registry.triton.mapping import CONFIG_FILE, FieldOutcome, MappedField
 from turnout.registry.triton.tree import TritonModel, version_of
 
 _Key = tuple[str, Version]
-_Stamp = tuple[tuple[int, int, int, int], ...]
+_Stamp = tuple[FileStamp, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,15 +133,11 @@ class MountedRepository(Repository):
     @property
     def left_out(self) -> Mapping[str, Sequence[MappedField]]:
         """Configuration fields without an equivalent in Turnout, by model, as of the last scan."""
-        rows = {
-            name: [
-                *(row for row in model.rows if row.outcome is FieldOutcome.LEFT_OUT),
-                *[MappedField("model_warmup", FieldOutcome.LEFT_OUT, "an import makes golden cases of it")][
-                    : len(model.warm_up)
-                ],
-            ]
-            for name, model in self._models.items()
-        }
+        warm_up = MappedField("model_warmup", FieldOutcome.LEFT_OUT, "an import makes golden cases of it")
+        rows: dict[str, list[MappedField]] = {}
+        for name, model in self._models.items():
+            rows[name] = [row for row in model.rows if row.outcome is FieldOutcome.LEFT_OUT]
+            rows[name] += [warm_up] if model.warm_up else []
         return {name: found for name, found in rows.items() if found}
 
     def _scan(self, *, describes: bool) -> Listing:
@@ -161,13 +158,8 @@ class MountedRepository(Repository):
                 places.setdefault(_key(place.published), []).append(place)
         for file in found.loose:
             name = str(file.relative_to(self.root))
-            problems.append(
-                _unserved(
-                    file.stem,
-                    name,
-                    f"{name} is not in a version directory and is not served; expected {file.stem}/1/{MODEL_FILE}",
-                )
-            )
+            reason = f"{name} is not in a version directory and is not served; expected {file.stem}/1/{MODEL_FILE}"
+            problems.append(_unserved(file.stem, name, reason))
         kept = self._unambiguous(places, problems)
         if describes:
             self._places = kept
@@ -178,11 +170,8 @@ class MountedRepository(Repository):
             problems.append(_unserved(self.root.name, ".", reason))
         return Listing(published, tuple(sorted(problems, key=lambda p: (p.model, p.version))))
 
-    def _paths(self, published: Published) -> Iterator[str]:
-        place = self._found()[_key(published)]
-        if place.triton:
-            return iter(())
-        return (found.path for found in walk(place.directory))
+    def _strangers(self, published: Published) -> list[str]:
+        return [] if self.is_triton(published) else super()._strangers(published)
 
     def _found(self) -> Mapping[_Key, _Place]:
         if self._places is None:
@@ -206,7 +195,8 @@ class MountedRepository(Repository):
             return
         for number, why in model.faults.items():
             problems.append(_unserved(model.name, str(number), f"{model.name} {number} is not served: {why}"))
-        for number, source in ((number, model.sources[number]) for number in model.served):
+        for number in model.served:
+            source = model.sources[number]
             known = before.get((model.name, version_of(number)))
             try:
                 if known is not None and (not describes or known.stamp == _stamp(model, source, known.published)):
@@ -214,24 +204,25 @@ class MountedRepository(Repository):
                 elif describes:
                     yield self._describe(model, number, source)
             except (InvalidModel, InvalidRequest) as error:
-                problems.append(
-                    _unserved(model.name, str(number), f"{model.name} {number} is not served: {error.message}")
-                )
+                reason = f"{model.name} {number} is not served: {error.message}"
+                problems.append(_unserved(model.name, str(number), reason))
             except OSError as error:
                 problems.append(_unserved(model.name, str(number), f"{model.name} {number}: a file {explain(error)}"))
 
     def _describe(self, model: TritonModel, number: int, source: Path) -> _Place:
         version = version_of(number)
         began = _stamp(model, source, None)
-        directory, files, facts = self._where_it_lies(source) or self._copied(model.name, version, source)
-        metadata = model.metadata
-        metadata.check_against(facts.signature)
-        manifest, digest = stated(model.name, version, files, facts, metadata)
-        published = Published(manifest, digest)
-        stamp = _stamp(model, source, published)
-        if stamp[: len(began)] != began:
-            raise InvalidModel("its files are changing; it will be read again")
-        return _Place(directory, published, triton=True, stamp=stamp)
+        with ExitStack() as undo:
+            directory, files, facts = self._where_it_lies(source) or self._copied(model.name, version, source, undo)
+            metadata = model.metadata
+            metadata.check_against(facts.signature)
+            manifest, digest = stated(model.name, version, files, facts, metadata)
+            published = Published(manifest, digest)
+            stamp = _stamp(model, source, published)
+            if stamp[: len(began)] != began:
+                raise InvalidModel("its files are changing; it will be read again")
+            undo.pop_all()
+            return _Place(directory, published, triton=True, stamp=stamp)
 
     def _where_it_lies(self, source: Path) -> tuple[Path, list[FileEntry], ModelFacts] | None:
         """Reads a model in place; returns None if it cannot be served from there."""
@@ -248,9 +239,12 @@ class MountedRepository(Repository):
                 files.append(FileEntry(path, os.fstat(file.fileno()).st_size, stream_digest(file)))
         return directory, files, facts
 
-    def _copied(self, model: str, version: Version, source: Path) -> tuple[Path, list[FileEntry], ModelFacts]:
+    def _copied(
+        self, model: str, version: Version, source: Path, undo: ExitStack
+    ) -> tuple[Path, list[FileEntry], ModelFacts]:
         # A new directory each time, since the previous one may be mapped into memory.
         directory = self._scratch() / f"{model}-{version}-{uuid4().hex}"
+        undo.callback(shutil.rmtree, directory, ignore_errors=True)  # a refused model is read again by the next scan
         directory.mkdir()
         files, facts = copy_model(source, directory, self._read)
         return directory, files, facts
@@ -262,9 +256,8 @@ class MountedRepository(Repository):
         for (model, version), found in places.items():
             if len({place.published.digest for place in found}) > 1:
                 where = " and ".join(str(place.directory.relative_to(self.root)) for place in found[:3])
-                problems.append(
-                    _unserved(model, str(version), f"{model} {version} is there with different content, in {where}")
-                )
+                reason = f"{model} {version} is there with different content, in {where}"
+                problems.append(_unserved(model, str(version), reason))
             elif model in twice:
                 reason = f"{model} differs from {twice[model]} in case only, and is not served: rename one"
                 problems.append(_unserved(model, str(version), reason))
@@ -299,16 +292,7 @@ def _stamp(model: TritonModel, source: Path, published: Published | None) -> _St
         OSError: The model's file, or a file of its external data, does not exist.
     """
     beside = [model.directory / CONFIG_FILE, *(model.directory / file for file, _ in model.mapped.label_files.values())]
-    paths = (
-        [source] if published is None else [source, *(_external(source, entry) for entry in published.manifest.files)]
-    )
-    return (*(_of_file(path) for path in beside if path.exists()), *map(_of_file, paths))
-
-
-def _external(source: Path, entry: FileEntry) -> Path:
-    return source if entry.path == MODEL_FILE else source.parent / entry.path
-
-
-def _of_file(path: Path) -> tuple[int, int, int, int]:
-    status = path.stat()
-    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    paths = [path for path in beside if path.exists()] + [source]
+    if published is not None:
+        paths += [source.parent / entry.path for entry in published.manifest.files if entry.path != MODEL_FILE]
+    return tuple(file_stamp(path.stat()) for path in paths)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from turnout.errors import InvalidModel
 from turnout.registry.manifest.json_form import JsonForm
@@ -86,12 +86,12 @@ def _size(text: str, key: str, what: str) -> int:
 
 def _tensors(model: ModelProto) -> Iterator[TensorProto]:
     """Yields all tensors of a model, including those in bodies of If and Loop, attributes and functions."""
-    yield from _graph_tensors(model.graph)
+    training = [graph for info in model.training_info for graph in (info.initialization, info.algorithm)]
+    for graph in (model.graph, *training):
+        yield from _graph_tensors(graph)
     for function in model.functions:
-        yield from _function_tensors(function)
-    for training in model.training_info:
-        yield from _graph_tensors(training.initialization)
-        yield from _graph_tensors(training.algorithm)
+        yield from _attribute_tensors(function.attribute_proto)
+        yield from _node_tensors(function.node)
 
 
 def _graph_tensors(graph: GraphProto) -> Iterator[TensorProto]:
@@ -99,11 +99,6 @@ def _graph_tensors(graph: GraphProto) -> Iterator[TensorProto]:
     for sparse in graph.sparse_initializer:
         yield from (sparse.values, sparse.indices)
     yield from _node_tensors(graph.node)
-
-
-def _function_tensors(function: FunctionProto) -> Iterator[TensorProto]:
-    yield from _attribute_tensors(function.attribute_proto)
-    yield from _node_tensors(function.node)
 
 
 def _node_tensors(nodes: Iterable[NodeProto]) -> Iterator[TensorProto]:

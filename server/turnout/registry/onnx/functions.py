@@ -1,9 +1,9 @@
 """Inlines the local functions of an ONNX model."""
 
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
-from onnx import FunctionProto, ModelProto, NodeProto, inliner
+from onnx import ModelProto, NodeProto, inliner
 
 from turnout.registry.onnx.messages import all_nodes
 
@@ -13,6 +13,9 @@ LOCAL_DOMAIN = "local function of "
 MOST_NODES = 200_000
 """Maximum number of nodes of a model with inlined functions. Functions that call each other twice, thirty levels deep,
 would result in a billion."""
+
+_MOST_DEPTH = 64
+"""Maximum number of functions of which each calls the next."""
 
 _Key = tuple[str, str, str]
 
@@ -42,40 +45,23 @@ def inlined(model: ModelProto) -> ModelProto:
 def _size_inlined(model: ModelProto) -> int | None:
     """Returns the number of nodes after inlining; None if a function calls itself, directly or indirectly."""
     functions = {(f.domain, f.name, f.overload): f for f in model.functions}
-    sizes: dict[_Key, int | None] = {}
-    for key in functions:
-        _size_of(key, functions, sizes, set())
-    return _sum(model.graph.node, functions, sizes)
+    sizes: dict[_Key, int] = {}
 
+    def size(nodes: Iterable[NodeProto], open_calls: frozenset[_Key]) -> int:
+        total = 0
+        for node in all_nodes(nodes):
+            key = _called(node)
+            if key in functions and key not in sizes:
+                if key in open_calls or len(open_calls) > _MOST_DEPTH:
+                    raise RecursionError
+                sizes[key] = size(functions[key].node, open_calls | {key})
+            total += sizes.get(key, 1)
+        return total
 
-def _size_of(
-    key: _Key, functions: Mapping[_Key, FunctionProto], sizes: dict[_Key, int | None], open_calls: set[_Key]
-) -> int | None:
-    if key in open_calls or len(open_calls) > 64:
+    try:
+        return size(model.graph.node, frozenset())
+    except RecursionError:
         return None
-    if key not in sizes:
-        open_calls.add(key)
-        for called in {_called(node) for node in all_nodes(functions[key].node)} & functions.keys():
-            _size_of(called, functions, sizes, open_calls)
-        open_calls.discard(key)
-        calls_itself = any(
-            (called := _called(node)) in functions and sizes.get(called) is None
-            for node in all_nodes(functions[key].node)
-        )
-        sizes[key] = None if calls_itself else _sum(functions[key].node, functions, sizes)
-    return sizes[key]
-
-
-def _sum(
-    nodes: Iterable[NodeProto], functions: Mapping[_Key, FunctionProto], sizes: Mapping[_Key, int | None]
-) -> int | None:
-    total = 0
-    for node in all_nodes(nodes):
-        size = sizes.get(_called(node), 1) if _called(node) in functions else 1
-        if size is None:
-            return None
-        total += size
-    return total
 
 
 def _called(node: NodeProto) -> _Key:

@@ -4,6 +4,7 @@ time and memory: the file is mapped, and only the pages with the graph's structu
 
 import math
 import mmap
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from turnout.errors import InvalidModel
 from turnout.registry.manifest.signature import Dimension
 from turnout.registry.onnx.functions import inlined
 from turnout.registry.onnx.graph import Attribute, Graph, GraphTensor, ModelGraph, Node, TensorType, UnreadAttribute
-from turnout.registry.onnx.messages import element_name, inner_graphs
+from turnout.registry.onnx.messages import FIRST_IR_WITH_DEFAULTS, NO_MODEL, domain_of, element_name, inner_graphs
 from turnout.registry.onnx.structure import without_weights
 
 KEPT_ELEMENTS = 1024
@@ -33,8 +34,6 @@ KEPT_ELEMENTS = 1024
 
 LONGEST_VECTOR = 1 << 16
 """Maximum length of a vector whose values are propagated through a graph. This serves shapes, which are short."""
-
-_FIRST_IR_WITH_DEFAULTS = 4
 
 
 def read_graph(path: Path) -> ModelGraph:
@@ -53,7 +52,7 @@ def read_graph(path: Path) -> ModelGraph:
     try:
         model.ParseFromString(structure)
     except DecodeError as error:
-        raise InvalidModel("the file is not an ONNX model: it does not parse as protobuf") from error
+        raise InvalidModel(NO_MODEL) from error
     return describe(model)
 
 
@@ -63,7 +62,7 @@ def describe(model: ModelProto) -> ModelGraph:
     copy.CopyFrom(model)
     _forget_claims(copy.graph)
     _name_dimensions(copy.graph)
-    opset = {_domain(entry.domain): entry.version for entry in copy.opset_import}
+    opset = {domain_of(entry.domain): entry.version for entry in copy.opset_import}
     return ModelGraph(_graph(_inferred(inlined(copy)).graph), opset, copy.ir_version)
 
 
@@ -92,7 +91,7 @@ def _name_dimensions(graph: GraphProto) -> None:
 
 def _inferred(model: ModelProto) -> ModelProto:
     # Values that a caller may set are unknown, even if they have defaults.
-    settable = {value.name for value in model.graph.input} if model.ir_version >= _FIRST_IR_WITH_DEFAULTS else set()
+    settable = {value.name for value in model.graph.input} if model.ir_version >= FIRST_IR_WITH_DEFAULTS else set()
     defaults = [tensor for tensor in model.graph.initializer if tensor.name in settable]
     fixed = [tensor for tensor in model.graph.initializer if tensor.name not in settable]
     del model.graph.initializer[:]
@@ -140,9 +139,9 @@ def _graph(graph: GraphProto) -> Graph:
 def _node(node: NodeProto) -> Node:
     attributes: dict[str, Attribute] = {}
     subgraphs: dict[str, tuple[Graph, ...]] = {}
-    names = [attribute.name for attribute in node.attribute]
+    counts = Counter(attribute.name for attribute in node.attribute)
     for attribute in node.attribute:
-        if names.count(attribute.name) > 1:
+        if counts[attribute.name] > 1:
             attributes[attribute.name] = UnreadAttribute("stated twice")
         elif attribute.type == AttributeProto.GRAPH:
             subgraphs[attribute.name] = (_graph(attribute.g),)
@@ -151,13 +150,7 @@ def _node(node: NodeProto) -> Node:
         else:
             attributes[attribute.name] = _attribute(attribute)
     return Node(
-        node.op_type,
-        _domain(node.domain),
-        node.name,
-        tuple(node.input),
-        tuple(node.output),
-        attributes,
-        subgraphs,
+        node.op_type, domain_of(node.domain), node.name, tuple(node.input), tuple(node.output), attributes, subgraphs
     )
 
 
@@ -219,10 +212,6 @@ def _dimension(dimension: onnx.TensorShapeProto.Dimension) -> Dimension:
             return str(dimension.dim_param) or None
         case _:
             return None
-
-
-def _domain(domain: str) -> str:
-    return "" if domain == "ai.onnx" else domain
 
 
 def _text(value: bytes) -> str:

@@ -6,6 +6,11 @@ from onnx import AttributeProto, GraphProto, NodeProto, TensorProto
 
 from turnout.errors import InvalidModel
 
+FIRST_IR_WITH_DEFAULTS = 4
+"""Version of the ONNX format from which on callers can set inputs that are initialisers."""
+
+NO_MODEL = "the file is not an ONNX model: it does not parse as protobuf"
+
 _ELEMENTS = {"float": "float32", "double": "float64"}
 
 
@@ -43,3 +48,8 @@ def text_of(value: object, what: str) -> str:
     if not isinstance(value, str):
         raise InvalidModel(f"{what} is not UTF-8")
     return value
+
+
+def domain_of(domain: str) -> str:
+    """Returns the domain of an operator or operator set; "" for the default one, which has two spellings."""
+    return "" if domain == "ai.onnx" else domain

@@ -15,7 +15,7 @@ from turnout.errors import InvalidModel
 from turnout.registry.manifest.json_form import JsonForm
 from turnout.registry.manifest.signature import DataType, Dimension, Signature, TensorSpec
 from turnout.registry.onnx.external_data import ExternalFile, external_files
-from turnout.registry.onnx.messages import element_name, text_of
+from turnout.registry.onnx.messages import FIRST_IR_WITH_DEFAULTS, NO_MODEL, domain_of, element_name, text_of
 from turnout.registry.onnx.zipmap import WITHOUT, map_outputs
 
 MAX_PROTOBUF = (1 << 31) - 1
@@ -23,7 +23,6 @@ MAX_PROTOBUF = (1 << 31) - 1
 
 # Manifests are JSON, whose integers are exact up to this value.
 _MAX_DIMENSION = 2**53 - 1
-_FIRST_IR_WITH_DEFAULTS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +61,14 @@ def read_model(path: Path) -> ModelFacts:
     try:
         model = onnx.load(path, format="protobuf", load_external_data=False)
     except DecodeError as error:
-        raise InvalidModel("the file is not an ONNX model: it does not parse as protobuf") from error
+        raise InvalidModel(NO_MODEL) from error
     return _facts(model)
 
 
 def _facts(model: ModelProto) -> ModelFacts:
     graph = model.graph
     initialised = {t.name for t in graph.initializer} | {t.values.name for t in graph.sparse_initializer}
-    overridable = model.ir_version >= _FIRST_IR_WITH_DEFAULTS
+    overridable = model.ir_version >= FIRST_IR_WITH_DEFAULTS
     inputs = [
         _tensor_spec("input", value, has_default=value.name in initialised)
         for value in graph.input
@@ -94,8 +93,7 @@ def _facts(model: ModelProto) -> ModelFacts:
 def _opset(model: ModelProto) -> dict[str, int]:
     opset: dict[str, int] = {}
     for entry in model.opset_import:
-        # Both spellings mean the default domain.
-        domain = "" if entry.domain == "ai.onnx" else text_of(entry.domain, "the domain of an operator set")
+        domain = domain_of(text_of(entry.domain, "the domain of an operator set"))
         if opset.setdefault(domain, entry.version) != entry.version:
             raise InvalidModel(f"the model imports operator set {domain or 'ai.onnx'} in two versions")
         if not 0 < entry.version < 1 << 31:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from turnout.errors import InvalidModel
+from turnout.registry.onnx.messages import NO_MODEL
 from turnout.wire_format import WireFormatError, delimited, read_varint
 
 SMALL_TENSOR: Final = 64 * 1024
@@ -41,7 +42,7 @@ def without_weights(data: bytes | mmap.mmap) -> bytes:
     try:
         return _stripped(data, 0, len(data), "model", 0)
     except WireFormatError:
-        raise InvalidModel("the file is not an ONNX model: it does not parse as protobuf") from None
+        raise InvalidModel(NO_MODEL) from None
 
 
 def _stripped(data: bytes | mmap.mmap, start: int, stop: int, message: str, depth: int) -> bytes:

@@ -56,11 +56,6 @@ class Weights:
         """Number of occurrences of each content, regardless of names and order."""
         return Counter(weight.content for weight in self.tensors)
 
-    @property
-    def size(self) -> int:
-        """Total size of all tensors in bytes."""
-        return sum(weight.size for weight in self.tensors)
-
 
 def read_weights(directory: Path, file: str = MODEL_FILE) -> Weights:
     """Reads the weights of the model in `directory`.

@@ -34,7 +34,6 @@ def check_number(repository: Repository, model: str, version: Version, yanked: C
         AlreadyExistsError: The version was yanked, or there is a version that differs only in build metadata, or a
             model whose name differs only in case.
     """
-    repository.check_case(model)
     taken = repository.numbers(model)
     # Versions compare by precedence, which ignores build metadata.
     if version in list(yanked):
@@ -47,6 +46,20 @@ def check_number(repository: Repository, model: str, version: Version, yanked: C
             )
 
 
+def with_number(repository: Repository, model: str, version: Version) -> Published | None:
+    """Returns the version that has a number; None if the number is free.
+
+    Raises:
+        AlreadyExistsError: The version cannot be read.
+    """
+    try:
+        return repository.find(model, version)
+    except (ModelNotFound, VersionNotFound):
+        return None
+    except DigestMismatch as error:
+        raise AlreadyExistsError(f"a version that cannot be read has this number: {error.message}") from error
+
+
 def is_published(repository: Repository, manifest: Manifest, digest: str) -> bool:
     """Returns whether the same version already exists, after verifying all its bytes; False if its number is free.
 
@@ -54,12 +67,9 @@ def is_published(repository: Repository, manifest: Manifest, digest: str) -> boo
         AlreadyExistsError: The number is used for other content.
         DigestMismatch: The same version exists, but its bytes have changed.
     """
-    try:
-        found = repository.find(manifest.model, manifest.version)
-    except (ModelNotFound, VersionNotFound):
+    found = with_number(repository, manifest.model, manifest.version)
+    if found is None:
         return False
-    except DigestMismatch as error:
-        raise AlreadyExistsError(f"a version that cannot be read has this number: {error.message}") from error
     if found.digest != digest:
         raise AlreadyExistsError(
             f"{manifest.model} {manifest.version} exists with other content: published {found.digest}, offered {digest}"

@@ -34,6 +34,7 @@ from typing import Any
 
 from turnout.errors import InvalidModel, InvalidRequest
 from turnout.registry.manifest.digest import stream_digest
+from turnout.registry.manifest.json_form import JsonForm, fields_to_json
 from turnout.registry.manifest.manifest import BatchingDeclaration, Manifest, Tolerance
 from turnout.registry.manifest.provenance import Provenance
 from turnout.registry.manifest.signature import DataType, Signature
@@ -61,7 +62,7 @@ _STATED = (*_TEXTS, "authors")
 
 
 @dataclass(frozen=True, slots=True)
-class VersionMetadata:
+class VersionMetadata(JsonForm):
     """A publisher's statements about a version.
 
     Attributes:
@@ -85,6 +86,8 @@ class VersionMetadata:
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
     provenance: Provenance = field(default_factory=Provenance)
 
+    OMIT_DEFAULTS = True
+
     def __post_init__(self) -> None:
         if taken := sorted(set(_STATED) & set(self.free)):
             raise InvalidRequest.at(f"metadata.{taken[0]}", f"expected at the top level, as {taken[0]}")
@@ -93,29 +96,16 @@ class VersionMetadata:
 
     def to_manifest(self) -> dict[str, Any]:
         """Returns the `metadata` of a manifest. Values that were not given are left out."""
-        stated = {
-            "description": self.description,
-            "authors": list(self.authors),
-            "licence": self.licence,
-            "notes": self.notes,
-        }
-        return {name: value for name, value in stated.items() if value} | dict(self.free)
+        meta = self.to_meta()
+        return {name: meta[name] for name in _STATED if name in meta} | dict(self.free)
 
     def to_meta(self) -> dict[str, Any]:
         """Returns the form that `parse_metadata` accepts."""
-        body = self.to_manifest()
-        meta = {name: body.pop(name) for name in _STATED if name in body}
-        meta |= self.provenance.to_json()
-        if body:
-            meta["metadata"] = body
-        stated = {
-            "batching": None if self.batching is None else self.batching.to_json(),
-            "tolerances": {name: tolerance.to_json() for name, tolerance in self.tolerances.items()},
-            "scores": dict(self.scores),
-            "labels": {name: list(labels) for name, labels in self.labels.items()},
-            "preprocessing": dict(self.preprocessing),
-        }
-        return meta | {name: value for name, value in stated.items() if value}
+        meta = fields_to_json(self)
+        if "free" in meta:
+            meta["metadata"] = meta.pop("free")
+        meta |= meta.pop("provenance", {})
+        return meta
 
     def applied_to(self, manifest: Manifest) -> Manifest:
         """Returns the manifest of a version with the same files and this metadata."""
@@ -134,8 +124,7 @@ class VersionMetadata:
         """Returns this metadata, with missing values taken from `base`, name by name."""
         if base == VersionMetadata():
             return self
-        metadata_given = self.to_meta()
-        merged = base.to_meta() | metadata_given
+        merged = base.to_meta() | self.to_meta()
         if free := dict(base.free) | dict(self.free):
             merged["metadata"] = free
         return parse_metadata(merged)
@@ -205,18 +194,19 @@ def parse_metadata(body: object) -> VersionMetadata:
 
 def _with_lock(table: Mapping[str, Any], directory: Path) -> dict[str, Any]:
     """Replaces the path of a lock file, which is relative to `directory`, with its name and digest."""
-    metadata_given = dict(table)
-    where = "dependencies.lock_file"
-    path = directory / read_text(metadata_given.pop("lock_file"), where)
-    if "lock" in metadata_given:
+    others, where = dict(table), "dependencies.lock_file"
+    path = directory / read_text(others.pop("lock_file"), where)
+    if "lock" in others:
         raise InvalidRequest.at(where, "expected either this or dependencies.lock")
     try:
         with open_outside(path) as file:
             if path.stat().st_size > MAX_LOCK_BYTES:
                 raise InvalidRequest.at(where, f"{path.name} is larger than {MAX_LOCK_BYTES} bytes")
-            return metadata_given | {"lock": {"name": path.name, "digest": stream_digest(file)}}
+            return others | {"lock": {"name": path.name, "digest": stream_digest(file)}}
     except OSError as error:
-        raise InvalidRequest.at(where, f"{path.name} {explain(error)}") from error
+        raise InvalidRequest.at(where, f"{path.name[:64]} {explain(error)}") from error
+    except ValueError as error:  # a NUL character
+        raise InvalidRequest.at(where, "is not a path") from error
 
 
 def _json(text: str) -> object:

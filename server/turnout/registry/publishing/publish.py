@@ -10,7 +10,6 @@ Nothing is visible before the last step. An interrupted publish leaves only a st
 removes.
 """
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
@@ -24,16 +23,7 @@ from turnout.registry.compatibility.compat import VersionBump
 from turnout.registry.compatibility.numbering import above, automatic
 from turnout.registry.gates.bump import BumpGate
 from turnout.registry.gates.comparison import ParentComparison
-from turnout.registry.gates.gate import (
-    Candidate,
-    Gate,
-    GateRefused,
-    GateReport,
-    Skip,
-    Watch,
-    check_skips,
-    run_gates,
-)
+from turnout.registry.gates.gate import Candidate, Gate, GateRefused, GateReport, Skip, Watch, check_skips, run_gates
 from turnout.registry.gates.integrity import IntegrityGate
 from turnout.registry.gates.reports import attest_gates
 from turnout.registry.gates.version_history import VersionHistory
@@ -44,19 +34,18 @@ from turnout.registry.manifest.signature import Signature
 from turnout.registry.onnx.model import ReadModel, read_model
 from turnout.registry.onnx.model_files import copy_model, opened
 from turnout.registry.publishing.commit import Recorded, Yanked, check_number, commit, is_published, unrecorded
-from turnout.registry.publishing.local_environment import attest_environment
+from turnout.registry.publishing.environment_record import attest_environment
 from turnout.registry.publishing.manifest_builder import stated
 from turnout.registry.publishing.metadata import VersionMetadata
 from turnout.registry.storage import attestations
 from turnout.registry.storage.files import copy_file, open_outside, storage_errors, write_file
-from turnout.registry.storage.golden import GOLDEN_DIRECTORY, case_names, class_numbers, read_case
+from turnout.registry.storage.golden import GOLDEN_DIRECTORY, GOLDEN_FILE, case_names, class_numbers, read_case
 from turnout.registry.storage.repository import Repository
 from turnout.registry.storage.staging import staged
 
 DEFAULT_GATES: tuple[Gate, ...] = (IntegrityGate(), BumpGate())
 """Gates that need only files: the minimum for publishing without a sandbox."""
 
-_GOLDEN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,100}\.npz")
 _SMALL_GRAPH = 64 << 20
 """Maximum size in bytes of an ONNX file that is read once more to find its external data. Larger ones contain their
 weights themselves."""
@@ -245,11 +234,11 @@ def _stage_golden(
     directory: Path, request: PublishRequest, signature: Signature, progress: Progress | None
 ) -> Iterator[FileEntry]:
     for case in request.golden:
-        if not _GOLDEN_NAME.fullmatch(case.name):
+        path = f"{GOLDEN_DIRECTORY}/{case.name}"
+        if not GOLDEN_FILE.fullmatch(path):
             raise InvalidModel(f"golden case {case.name[:128]!r}: expected a plain name that ends in .npz")
         if [other.name for other in request.golden].count(case.name) > 1:
             raise InvalidModel(f"two golden cases are named {case.name!r}")
-        path = f"{GOLDEN_DIRECTORY}/{case.name}"
         with opened(open_outside(case), f"golden case {case.name!r}") as source:
             yield copy_file(source, directory, path, progress)
         _check_golden(directory / path, signature, request.metadata)

@@ -24,7 +24,7 @@ from turnout.cancellation import checkpoint
 from turnout.config import RepositoryUrl
 from turnout.errors import ConfigError, DigestMismatch, Exhausted
 from turnout.host import files
-from turnout.registry.manifest.digest import Progress, bytes_digest
+from turnout.registry.manifest.digest import blocks_digest, bytes_digest
 from turnout.registry.manifest.manifest import MANIFEST_FILE, FileEntry, Manifest
 from turnout.registry.storage.staging import STAGING, locked, staged
 
@@ -124,7 +124,7 @@ class Cache:
             return False
         return True
 
-    def put(self, directory: Path, manifest: Manifest, data: bytes, read: ReadBlob, progress: Progress | None) -> None:
+    def put(self, directory: Path, manifest: Manifest, data: bytes, read: ReadBlob) -> None:
         """Fetches a version into `directory`. The caller holds the lock `fetching`.
 
         Args:
@@ -132,7 +132,6 @@ class Cache:
             manifest: Manifest of the version.
             data: The manifest in its written form.
             read: Reads a file from the remote repository.
-            progress: Called after each block with its size in bytes.
 
         Raises:
             DigestMismatch: A file does not match the manifest.
@@ -143,7 +142,7 @@ class Cache:
         self.make_room(missing, manifest)
         with staged(self.root) as home:
             for entry in manifest.files:
-                self._bring(entry, home / entry.path, read, progress)
+                self._bring(entry, home / entry.path, read)
             (home / MANIFEST_FILE).write_bytes(data)
             (home / MANIFEST_FILE).chmod(0o444)
             self._place(home, directory)
@@ -181,7 +180,7 @@ class Cache:
         self.blob(entry.digest).unlink(missing_ok=True)
         with staged(self.root) as home:
             fresh = home / "fresh"
-            self._bring(entry, fresh, read, None)
+            self._bring(entry, fresh, read)
             (directory / entry.path).parent.mkdir(parents=True, exist_ok=True)
             os.replace(fresh, directory / entry.path)
 
@@ -217,23 +216,16 @@ class Cache:
                     retry_after=5.0,
                 )
 
-    def _bring(self, entry: FileEntry, target: Path, read: ReadBlob, progress: Progress | None) -> None:
+    def _bring(self, entry: FileEntry, target: Path, read: ReadBlob) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         if self._has_blob(entry):
             with suppress(FileNotFoundError):  # removed in the meantime
                 os.link(self.blob(entry.digest), target)
                 return
-        digest, size = hashlib.sha256(), 0
         with target.open("xb") as file:
-            for block in read(entry):
-                checkpoint()
-                size += len(block)
-                digest.update(block)
-                file.write(block)
-                if progress is not None:
-                    progress(len(block))
+            digest, size = blocks_digest(read(entry), copy_to=file), file.tell()
             os.fchmod(file.fileno(), 0o444)
-        if size != entry.size or f"sha256:{digest.hexdigest()}" != entry.digest:
+        if (size, digest) != (entry.size, entry.digest):
             target.unlink()
             raise DigestMismatch(f"{entry.path} is not what was published, where it lives")
         fresh = self._blobs / f".{uuid4().hex}"
@@ -271,8 +263,12 @@ class Cache:
         return [directory for _, directory in sorted(found)]
 
     def _stored(self) -> Iterator[tuple[str, int, int]]:
-        """Yields the path, size and number of links of each blob."""
-        with os.scandir(self._blobs) as entries:
+        """Yields the path, size and number of links of each blob; of none if the cache was emptied."""
+        try:
+            entries = os.scandir(self._blobs)
+        except FileNotFoundError:
+            return
+        with entries:
             for entry in entries:
                 with suppress(FileNotFoundError):
                     status = entry.stat(follow_symlinks=False)

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
-from turnout.registry.manifest.digest import bytes_digest, read_canonical
 from turnout.registry.storage.files import read_small
 from turnout.registry.storage.listing import Published
-from turnout.registry.storage.manifests import MAX_MANIFEST_BYTES
+from turnout.registry.storage.manifests import MAX_MANIFEST_BYTES, parse_manifest
 
 _FOLDER = ".listing"
 _MAX_BYTES = 256 << 20
@@ -50,8 +49,8 @@ class Index:
             for key, (stamp, modified, digest) in body["manifests"].items():
                 with suppress(OSError, ValueError):  # a missing or damaged manifest is read from the store again
                     data = read_small(self._manifest(str(digest)), MAX_MANIFEST_BYTES)
-                    if bytes_digest(data) == digest:
-                        found[key] = IndexEntry(str(stamp), modified, Published(read_canonical(data), digest))
+                    if (published := parse_manifest(data)).digest == digest:
+                        found[key] = IndexEntry(str(stamp), modified, published)
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return found or None
         return found

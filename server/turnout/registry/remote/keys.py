@@ -6,11 +6,8 @@ from dataclasses import dataclass
 from semver import Version
 
 from turnout.registry.manifest.manifest import MANIFEST_FILE
-from turnout.registry.manifest.names import is_exact_version, model_name_fault
+from turnout.registry.manifest.names import ATTESTATIONS, PLAN_FILE, is_exact_version, model_name_fault
 from turnout.registry.manifest.versions import known_version
-
-ATTESTATIONS = ".attestations"
-PLAN_FILE = "gates.toml"
 
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,159}")
 

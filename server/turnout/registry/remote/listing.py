@@ -13,26 +13,17 @@ from pathlib import Path
 
 from semver import Version
 
-from turnout.registry.gates.plan import MAX_PLAN_BYTES, PLAN_FILE
-from turnout.registry.manifest.digest import bytes_digest, canonical_bytes, read_canonical
-from turnout.registry.manifest.names import differing_in_case
+from turnout.registry.gates.plan import MAX_PLAN_BYTES
+from turnout.registry.manifest.digest import canonical_bytes
+from turnout.registry.manifest.names import ATTESTATIONS, PLAN_FILE, differing_in_case
 from turnout.registry.remote.index import Index, IndexEntry
-from turnout.registry.remote.keys import (
-    ATTESTATIONS,
-    EvidenceRecordKey,
-    ManifestKey,
-    PlanKey,
-    parse_key,
-)
+from turnout.registry.remote.keys import EvidenceRecordKey, ManifestKey, PlanKey, parse_key
 from turnout.registry.remote.store import Document, Store, StoreFault
+from turnout.registry.storage.attestations import MAX_BYTES, MAX_FILES, SIGNATURE
 from turnout.registry.storage.files import replace_file
 from turnout.registry.storage.listing import Listing, Problem, Published
-from turnout.registry.storage.manifests import MAX_MANIFEST_BYTES, manifest_fault
+from turnout.registry.storage.manifests import MAX_MANIFEST_BYTES, check_named, manifest_fault, parse_manifest
 from turnout.registry.storage.scanning import VersionOrder
-
-MAX_ATTESTATION_BYTES = 4 << 20
-MAX_ATTESTATIONS = 256
-"""Maximum number of attestations of one version."""
 
 FRESH_SECONDS = 1.0
 """Age in seconds up to which a listing counts as current."""
@@ -156,22 +147,23 @@ class RemoteListing:
         entries: dict[str, IndexEntry] = {}
         faults: dict[str, tuple[str, Problem]] = {}
         known = self._entries or self._index.load() or {}
-        beside: dict[tuple[str, Version], list[Document]] = {}
+        beside: dict[tuple[str, Version, bool], list[Document]] = {}  # signatures, and other records
         for text, document in documents.items():
             match parse_key(text):
                 case ManifestKey() as key:
                     self._take_manifest(key, document, known, entries, faults)
                 case EvidenceRecordKey() as key:
-                    beside.setdefault((key.model, key.version), []).append(document)
+                    kind = key.model, key.version, key.file.startswith(SIGNATURE)
+                    beside.setdefault(kind, []).append(document)
                 case PlanKey(model):
                     self._take_file(document, self._root / model / PLAN_FILE, MAX_PLAN_BYTES)
                 case _:
                     pass
         for found in beside.values():
-            for document in sorted(found, key=lambda one: one.key)[:MAX_ATTESTATIONS]:
+            for document in sorted(found, key=lambda one: one.key)[:MAX_FILES]:
                 model, _, version, file = document.key.split("/")
                 target = self._root / model / ATTESTATIONS / version / file
-                self._take_file(document, target, MAX_ATTESTATION_BYTES)
+                self._take_file(document, target, MAX_BYTES)
         self._drop_files(documents)
         changed = entries.keys() != self._entries.keys() or any(entries[k] is not self._entries[k] for k in entries)
         self._entries, self._faults = entries, faults
@@ -199,7 +191,8 @@ class RemoteListing:
             faults[text] = fault
             return
         try:
-            published = self._read_manifest(key, document)
+            found = parse_manifest(self._store.read(document, MAX_MANIFEST_BYTES))
+            published = check_named(found, key.model, str(key.version))
         except FileNotFoundError:  # removed since it was listed
             return
         except ValueError as error:
@@ -211,16 +204,6 @@ class RemoteListing:
             published = before.published if before is not None and same else published
             entries[text] = IndexEntry(document.stamp, document.modified, published)
 
-    def _read_manifest(self, key: ManifestKey, document: Document) -> Published:
-        data = self._store.read(document, MAX_MANIFEST_BYTES)
-        if len(data) > MAX_MANIFEST_BYTES:
-            raise ValueError(f"is larger than {MAX_MANIFEST_BYTES} bytes")
-        published = Published(read_canonical(data), bytes_digest(data))
-        manifest = published.manifest
-        if (manifest.model, str(manifest.version)) != (key.model, str(key.version)):
-            raise ValueError(f"is that of {manifest.model} {manifest.version}")
-        return published
-
     def _take_file(self, document: Document, target: Path, most: int) -> None:
         """Copies a small document here if it changed. Documents that are too large are skipped."""
         if self._evidence_records.get(document.key) == document.stamp and target.exists():
@@ -231,8 +214,9 @@ class RemoteListing:
             data = self._store.read(document, most)
         except FileNotFoundError:
             return
-        replace_file(target, data)
-        self._evidence_records[document.key] = document.stamp
+        with suppress(OSError):  # the next listing tries again; a full disk must not pass for a store that is away
+            replace_file(target, data)
+            self._evidence_records[document.key] = document.stamp
 
     def _drop_files(self, documents: Mapping[str, Document]) -> None:
         """Removes local copies of deleted documents, except those that another process may have just written."""

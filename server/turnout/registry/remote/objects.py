@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -34,14 +34,6 @@ anyway."""
 
 _CODE = re.compile(r"[A-Za-z0-9_.]{1,64}")
 _BLOB = re.compile(r"[0-9a-f]{64}")
-
-
-@dataclass(frozen=True, slots=True)
-class _Listed:
-    name: str
-    stamp: str
-    size: int
-    modified: float
 
 
 class ObjectStore:
@@ -68,10 +60,7 @@ class ObjectStore:
 
     def documents(self) -> Sequence[Document]:  # noqa: D102 - as Store
         folder = f"{self._prefix}models/"
-        return [
-            Document(found.name.removeprefix(folder), found.stamp, found.size, found.modified)
-            for found in self._list(folder)
-        ]
+        return [replace(found, key=found.key.removeprefix(folder)) for found in self._list(folder)]
 
     def read(self, document: Document, most: int) -> bytes:  # noqa: D102 - as Store
         return self._range(self._document(document.key), 0, min(document.size, most + 1))
@@ -91,7 +80,7 @@ class ObjectStore:
                 return
             except StoreFault as error:
                 # If two processes write at the same time, S3 may refuse both; they then have to look again.
-                if last or not _is_conflict(error):
+                if last or "ConditionalRequestConflict" not in (error.strerror or ""):
                     raise
                 time.sleep(_BUSY_SECONDS)
 
@@ -107,15 +96,13 @@ class ObjectStore:
             found = self._info(self._blob(digest))
         except FileNotFoundError:
             return None
-        return Blob(digest, found.size, found.modified)
+        return Blob(digest, found.size, found.modified or 0.0)
 
     def put_blob(self, digest: str, file: Path) -> None:  # noqa: D102 - as Store
         # An object appears once it is complete; parts left behind by a killed process are not objects.
         with _translated():
-            if self._url.scheme == "s3":
-                self._system.put_file(str(file), self._blob(digest), max_concurrency=_UPLOADS_AT_ONCE)
-            else:
-                self._system.put_file(str(file), self._blob(digest))
+            options = {"max_concurrency": _UPLOADS_AT_ONCE} if self._url.scheme == "s3" else {}
+            self._system.put_file(str(file), self._blob(digest), **options)
 
     def read_blob(self, digest: str, size: int) -> Iterator[bytes]:  # noqa: D102 - as Store
         path = self._blob(digest)
@@ -126,8 +113,10 @@ class ObjectStore:
 
     def blobs(self) -> Sequence[Blob] | None:  # noqa: D102 - as Store
         folder = f"{self._prefix}blobs/sha256/"
-        named = [(found.name.removeprefix(folder), found) for found in self._list(folder)]
-        return [Blob(f"sha256:{name}", found.size, found.modified) for name, found in named if _BLOB.fullmatch(name)]
+        named = [(found.key.removeprefix(folder), found) for found in self._list(folder)]
+        return [
+            Blob(f"sha256:{name}", found.size, found.modified or 0.0) for name, found in named if _BLOB.fullmatch(name)
+        ]
 
     def delete_blob(self, digest: str) -> None:  # noqa: D102 - as Store
         self._delete(self._blob(digest))
@@ -147,20 +136,20 @@ class ObjectStore:
         with _translated():
             return bytes(self._system.cat_file(path, start=start, end=end, timeout=self._timeout))
 
-    def _info(self, path: str) -> _Listed:
+    def _info(self, path: str) -> Document:
         with _translated():
             found = self._system.info(path, timeout=self._timeout)
         if found.get("type") != "file":
             raise FileNotFoundError
         modified = found.get("LastModified") or found.get("mtime") or found.get("updated")
-        return _Listed(path, str(found.get("ETag") or found.get("etag")), int(found["size"]), _seconds(modified))
+        return Document(path, str(found.get("ETag") or found.get("etag")), int(found["size"]), _seconds(modified))
 
     def _delete(self, path: str) -> None:
         with suppress(FileNotFoundError), _translated():
             self._system.rm_file(path, timeout=self._timeout)
 
-    def _list(self, folder: str) -> list[_Listed]:
-        found: list[_Listed] = []
+    def _list(self, folder: str) -> list[Document]:
+        found: list[Document] = []
         page = self._page_s3 if self._url.scheme == "s3" else self._page_gcs
         token = ""
         while True:
@@ -172,24 +161,24 @@ class ObjectStore:
             if not token:
                 return found
 
-    def _page_s3(self, folder: str, token: str) -> tuple[list[_Listed], str]:
+    def _page_s3(self, folder: str, token: str) -> tuple[list[Document], str]:
         more = {"ContinuationToken": token} if token else {}
         answer = self._system.call_s3(
             "list_objects_v2", Bucket=self._bucket, Prefix=folder, MaxKeys=_PAGE, timeout=self._timeout, **more
         )
         listed = [
-            _Listed(one["Key"], one["ETag"], int(one["Size"]), _seconds(one["LastModified"]))
+            Document(one["Key"], one["ETag"], int(one["Size"]), _seconds(one["LastModified"]))
             for one in answer.get("Contents", ())
         ]
         return listed, str(answer.get("NextContinuationToken") or "") if answer.get("IsTruncated") else ""
 
-    def _page_gcs(self, folder: str, token: str) -> tuple[list[_Listed], str]:
+    def _page_gcs(self, folder: str, token: str) -> tuple[list[Document], str]:
         more = {"pageToken": token} if token else {}
         answer = self._system.call(
             "GET", "b/{}/o", self._bucket, prefix=folder, maxResults=_PAGE, json_out=True, timeout=self._timeout, **more
         )
         listed = [
-            _Listed(one["name"], f"{one.get('generation', '')}-{one.get('etag', '')}", int(one.get("size", 0)),
+            Document(one["name"], f"{one.get('generation', '')}-{one.get('etag', '')}", int(one.get("size", 0)),
                     _seconds(one.get("updated") or one.get("timeCreated")))
             for one in answer.get("items", ())
         ]  # fmt: skip
@@ -224,10 +213,7 @@ def _gcs(endpoint: str, timeout: float) -> Any:
         raise ConfigError("gs:// needs an extra that is not installed: pip install 'turnout[gs]'") from error
     with _translated():
         return GCSFileSystem(
-            endpoint_url=endpoint or None,
-            requests_timeout=timeout,
-            use_listings_cache=False,
-            skip_instance_cache=True,
+            endpoint_url=endpoint or None, requests_timeout=timeout, use_listings_cache=False, skip_instance_cache=True
         )
 
 
@@ -261,10 +247,6 @@ def _code(error: BaseException) -> str:
         if code and _CODE.fullmatch(str(code)):
             return str(code)
     return ""
-
-
-def _is_conflict(error: StoreFault) -> bool:
-    return "ConditionalRequestConflict" in (error.strerror or "")
 
 
 def _seconds(when: Any) -> float:

@@ -110,7 +110,7 @@ class OciStore:
         return [Document(key, one.content, one.size) for key, one in newest.items()]
 
     def read(self, document: Document, most: int) -> bytes:  # noqa: D102 - as Store
-        data = self._small(document.stamp, min(document.size, most + 1))
+        data = self._client.beginning(f"blobs/{document.stamp}", min(document.size, most + 1))
         if document.size <= most and bytes_digest(data) != document.stamp:
             raise StoreFault(5, "answers with other bytes than were asked for")
         return data
@@ -123,13 +123,12 @@ class OciStore:
         return self.read(Document(key, one.content, one.size), most)
 
     def create(self, key: str, data: bytes) -> None:  # noqa: D102 - as Store
-        match parse_key(key):
-            case ManifestKey() as named:
-                self._create_version(version_tag(named), read_canonical(data), data)
-            case _:
-                if self._tags_of(key):
-                    raise FileExistsError(17, "exists")
-                self.replace(key, data)
+        if isinstance(named := parse_key(key), ManifestKey):
+            self._create_version(version_tag(named), read_canonical(data), data)
+            return
+        if self._tags_of(key):
+            raise FileExistsError(17, "exists")
+        self.replace(key, data)
 
     def replace(self, key: str, data: bytes) -> None:  # noqa: D102 - as Store
         before = self._tags_of(key)
@@ -205,19 +204,21 @@ class OciStore:
 
     def _digest(self, tag: str) -> str | None:
         """Returns the digest of the artifact that a tag names; None if there is no such tag."""
+        data = self._manifest(tag)
+        return None if data is None else bytes_digest(data)
+
+    def _manifest(self, tag: str) -> bytes | None:
         answer = self._client.ask("GET", f"manifests/{tag}", expect=(200, 404), most=_MAX_ARTIFACT_BYTES)
-        return None if answer.status_code == 404 else bytes_digest(answer.content)
+        return None if answer.status_code == 404 else answer.content
 
     def _artifact(self, tag: str) -> _Artifact | None:
         """Reads the artifact that a tag names; None if it is not one of Turnout's, or does not exist."""
-        answer = self._client.ask("GET", f"manifests/{tag}", expect=(200, 404), most=_MAX_ARTIFACT_BYTES)
-        if answer.status_code == 404:
+        if (data := self._manifest(tag)) is None:
             return None
-        before = self._artifacts.get(tag)
-        digest = bytes_digest(answer.content)
+        before, digest = self._artifacts.get(tag), bytes_digest(data)
         seen = before.seen if before is not None and before.digest == digest else time.monotonic()
         try:
-            made = json.loads(answer.content)
+            made = json.loads(data)
             if (named := parse_version_tag(tag)) is not None:
                 key, content, created = manifest_key(*named), made["config"], ""
             else:
@@ -248,12 +249,10 @@ class OciStore:
             url = f"tags/list?n={_PAGE}&last={page[-1]}"
 
     def _tags_of(self, key: str) -> list[str]:
-        match parse_key(key):
-            case ManifestKey() as named:
-                return [version_tag(named)]
-            case _:
-                prefix = document_prefix(key)
-                return [tag for tag in self._tags() if tag.startswith(prefix)]
+        if isinstance(named := parse_key(key), ManifestKey):
+            return [version_tag(named)]
+        prefix = document_prefix(key)
+        return [tag for tag in self._tags() if tag.startswith(prefix)]
 
     def _delete_tag(self, tag: str) -> None:
         if (digest := self._digest(tag)) is not None:
@@ -275,6 +274,3 @@ class OciStore:
         target = begun.request.url.join(begun.headers.get("location", "")).copy_merge_params({"digest": digest})
         headers = {"content-type": FILE_TYPE, "content-length": str(size)}
         self._client.ask("PUT", target, expect=(201, 204), content=content, headers=headers)
-
-    def _small(self, digest: str, most: int) -> bytes:
-        return self._client.beginning(f"blobs/{digest}", most)

@@ -81,23 +81,17 @@ class OciClient:
         Raises:
             StoreFault: No response came in time, or one with an unexpected status.
         """
-        for again in (True, False):
+        with self._answer(method, path, content, headers) as answer:
             with translated():
-                request = self._request(method, path, content, headers)
-                answer = self._http.send(request, stream=True)
-                try:
-                    body = _bounded(answer.iter_bytes(), most, self._timeout)
-                finally:
-                    answer.close()
-            if answer.status_code == 401 and again and self._renewed(answer):
-                continue
+                body = _bounded(answer.iter_bytes(), most, self._timeout)
             if answer.status_code not in expect:
                 raise StoreFault(5, f"answers with an error: {_code(answer.status_code, body)}")
-            kept = httpx.Response(answer.status_code, headers=_plain(answer.headers), content=body, request=request)
+            kept = httpx.Response(
+                answer.status_code, headers=_plain(answer.headers), content=body, request=answer.request
+            )
             if method == "HEAD":
                 kept.headers["content-length"] = answer.headers.get("content-length", "-1")
             return kept
-        raise AssertionError("unreachable")
 
     @contextmanager
     def stream(self, path: str) -> Iterator[httpx.Response]:
@@ -107,20 +101,12 @@ class OciClient:
             FileNotFoundError: The object does not exist.
             StoreFault: No response came, or one with an unexpected status.
         """
-        for again in (True, False):
-            with translated():
-                answer = self._http.send(self._request("GET", path, None, None), stream=True)
-            try:
-                if answer.status_code == 401 and again and self._renewed(answer):
-                    continue
-                if answer.status_code == 404:
-                    raise FileNotFoundError(2, "is not there")
-                if answer.status_code != 200:
-                    raise StoreFault(5, f"answers with an error: {answer.status_code}")
-                yield answer
-                return
-            finally:
-                answer.close()
+        with self._answer("GET", path, None, None) as answer:
+            if answer.status_code == 404:
+                raise FileNotFoundError(2, "is not there")
+            if answer.status_code != 200:
+                raise StoreFault(5, f"answers with an error: {answer.status_code}")
+            yield answer
 
     def beginning(self, path: str, most: int) -> bytes:
         """Returns the first `most` bytes of a response.
@@ -131,12 +117,24 @@ class OciClient:
         with self.stream(path) as answer, translated():
             return _bounded(answer.iter_bytes(), most, self._timeout, whole=False)[:most]
 
+    @contextmanager
+    def _answer(
+        self, method: str, path: str | httpx.URL, content: Content | None, headers: Mapping[str, str] | None
+    ) -> Iterator[httpx.Response]:
+        """Yields a response whose body is not read yet. Sends the request again if there are new credentials for it."""
+        for again in (True, False):
+            with translated():
+                answer = self._http.send(self._request(method, path, content, headers), stream=True)
+            try:
+                if answer.status_code == 401 and again and self._renewed(answer):
+                    continue
+                yield answer
+                return
+            finally:
+                answer.close()
+
     def _request(
-        self,
-        method: str,
-        path: str | httpx.URL,
-        content: Content | None,
-        headers: Mapping[str, str] | None,
+        self, method: str, path: str | httpx.URL, content: Content | None, headers: Mapping[str, str] | None
     ) -> httpx.Request:
         url = path if isinstance(path, httpx.URL) else f"/v2/{self._name}/{path}"
         request = self._http.build_request(

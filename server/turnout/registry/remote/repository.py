@@ -8,66 +8,58 @@ A publish that is killed before it writes the manifest leaves blobs and attestat
 not visible. The next publish of the same content reuses the blobs, and `turnout prune` removes the rest.
 """
 
-import hashlib
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from semver import Version
 
 from turnout.cancellation import checkpoint
+from turnout.config import RepositorySettings, RepositoryUrl
 from turnout.errors import AlreadyExistsError, ChangeRefused, DigestMismatch, Exhausted, StoreUnavailable
-from turnout.registry.manifest.digest import Progress, bytes_digest, canonical_bytes
+from turnout.registry.manifest.digest import Progress, blocks_digest, bytes_digest, canonical_bytes
 from turnout.registry.manifest.manifest import MANIFEST_FILE, FileEntry
 from turnout.registry.manifest.names import check_model_name
-from turnout.registry.remote.cache import Cache
-from turnout.registry.remote.keys import (
-    evidence_record_key,
-    manifest_key,
-)
+from turnout.registry.remote.cache import Cache, default_home
+from turnout.registry.remote.keys import evidence_record_key, manifest_key
 from turnout.registry.remote.listing import FRESH_SECONDS, RemoteListing
+from turnout.registry.remote.objects import ObjectStore
 from turnout.registry.remote.store import Store, StoreFault
-from turnout.registry.storage.files import explain, walk
+from turnout.registry.storage.files import explain
 from turnout.registry.storage.listing import CacheUse, Listing, Published, UnusedFiles
 from turnout.registry.storage.manifests import MAX_MANIFEST_BYTES, file_fault
-from turnout.registry.storage.repository import Repository, not_found
+from turnout.registry.storage.repository import Repository, not_found, refuse_faults, refuse_other_case
 
 UNUSED_SECONDS = 86_400.0
 """Age in seconds from which unused blobs are garbage: no publish takes that long."""
+
+_FETCHES = 5
+"""Number of attempts to verify a version that other processes remove from the cache at the same time."""
 
 _RECORDING_SECONDS = 60.0
 """Maximum time in seconds between a publisher's manifest and its event, including differences between clocks."""
 
 
 class RemoteRepository(Repository):
-    """The versions in a store, with a cache on this machine. Thread-safe."""
+    """The versions in a store, with a cache on this machine. Thread-safe.
+
+    Attributes:
+        cache: The cache of files on this machine.
+    """
+
+    remote = True
 
     def __init__(self, place: str, store: Store, cache: Cache, poll_seconds: float, *, read_only: bool) -> None:
         """Creates the repository without sending a request. `place` is the URL to display."""
         super().__init__(cache.root)
-        self._place = place
+        self.place = place
+        self.cache = cache
         self._store = store
-        self._cache = cache
         self._read_only = read_only
         self._listing = RemoteListing(cache.root, store, poll_seconds)
         self._ours: set[str] = set()
         self._fetched = 0
-
-    @property
-    def place(self) -> str:
-        """The URL to display."""
-        return self._place
-
-    @property
-    def remote(self) -> bool:
-        """True."""
-        return True
-
-    @property
-    def cache(self) -> Cache:
-        """The cache of files on this machine."""
-        return self._cache
 
     def close(self) -> None:
         """Closes the connections to the store."""
@@ -101,36 +93,32 @@ class RemoteRepository(Repository):
         self._listing.expect(keys)
 
     def numbers(self, model: str) -> list[Version]:  # noqa: D102 - as Repository
+        check_model_name(model)
         self._listing.look_now(FRESH_SECONDS)
-        return [key.version for key in self._listing.keys if key.model == check_model_name(model)]
+        keys = self._listing.keys
+        refuse_other_case(model, {key.model for key in keys})
+        return [key.version for key in keys if key.model == model]
 
-    def check_case(self, model: str) -> None:  # noqa: D102 - as Repository
-        self._listing.look_now(FRESH_SECONDS)
-        self.check_names(model, {key.model for key in self._listing.keys})
+    def find(self, model: str, version: Version) -> Published:
+        """Finds a version. If it is not in the last listing, the store is asked again.
 
-    def find(self, model: str, version: Version) -> Published:  # noqa: D102 - as Repository
+        Raises:
+            StoreUnavailable: The store does not answer, and there is no earlier listing.
+            TurnoutError: As in `Repository`.
+        """
         key = manifest_key(check_model_name(model), version)
-        for fresh in (False, True):
-            if fresh:
+        try:
+            self.scan()
+        except OSError as error:
+            raise StoreUnavailable(f"the model repository {explain(error)}", retry_after=1.0) from error
+        for listed in (True, False):
+            if not listed:
                 self._listing.look_for(key)
-            else:
-                self.scan_quietly()
             if (entry := self._listing.entry(key)) is not None:
                 return entry.published
             if fault := self._listing.fault(key):
                 raise DigestMismatch(fault)
         raise not_found(self.scan(), model, version)
-
-    def scan_quietly(self) -> None:
-        """Lists the store like `scan`.
-
-        Raises:
-            StoreUnavailable: The store does not answer, and there is no earlier listing.
-        """
-        try:
-            self.scan()
-        except OSError as error:
-            raise StoreUnavailable(f"the model repository {explain(error)}", retry_after=1.0) from error
 
     def being_published(self, published: Published) -> bool:  # noqa: D102 - as Repository
         key = manifest_key(published.manifest.model, published.manifest.version)
@@ -142,24 +130,26 @@ class RemoteRepository(Repository):
     # Files
 
     def fetch(self, model: str, version: Version) -> Path:  # noqa: D102 - as Repository
-        return self._fetch(self.find(model, version), None)
+        return self._fetch(self.find(model, version))
 
     def verify(  # noqa: D102 - as Repository
         self, model: str, version: Version, *, expected: str | None = None, progress: Progress | None = None
     ) -> Published:
         published = self.find(model, version)
         if expected is not None and published.digest != expected:
-            raise DigestMismatch(
-                f"{model} {version}: {MANIFEST_FILE} is not what was published (expected {expected}, got"
-                f" {published.digest})"
-            )
-        directory = self._fetch(published, None)
-        faults = {e.path: fault for e in published.manifest.files if (fault := file_fault(directory, e, progress))}
-        known = {MANIFEST_FILE, *(entry.path for entry in published.manifest.files)}
-        strangers = [found.path for found in walk(directory) if found.path not in known]
-        if faults or strangers:
-            self._mend(published, directory, faults, strangers)
-        return published
+            changed = f"{MANIFEST_FILE} is not what was published (expected {expected}, got {published.digest})"
+            refuse_faults(model, version, [changed])
+        for _ in range(_FETCHES):
+            directory = self._fetch(published)
+            faults = {e.path: fault for e in published.manifest.files if (fault := file_fault(directory, e, progress))}
+            try:
+                strangers = self._strangers(published)
+            except FileNotFoundError:  # another process made room in the cache at the same time
+                continue
+            if faults or strangers:
+                self._mend(published, directory, faults, strangers)
+            return published
+        raise StoreUnavailable(f"{model} {version} leaves the cache before it is verified", retry_after=1.0)
 
     def verify_stored(  # noqa: D102 - as Repository
         self, model: str, version: Version, *, expected: str | None = None, progress: Progress | None = None
@@ -174,42 +164,40 @@ class RemoteRepository(Repository):
             faults += [f"{e.path} {fault}" for e in manifest.files if (fault := self._stored_fault(e, progress))]
         except OSError as error:
             raise self._unavailable(f"{model} {version} cannot be verified", error) from error
-        if faults:
-            raise DigestMismatch(f"{model} {version}: {', '.join(faults[:5])}")
+        refuse_faults(model, version, faults)
         return published
 
-    def _fetch(self, published: Published, progress: Progress | None) -> Path:
-        manifest, digest = published.manifest, published.digest
+    def _fetch(self, published: Published) -> Path:
+        manifest = published.manifest
         directory = self.directory(manifest.model, manifest.version)
-        if self._cache.has(directory, digest):
-            return directory
-        try:
-            with self._cache.fetching(directory):
-                if not self._cache.has(directory, digest):
-                    self._cache.put(directory, manifest, canonical_bytes(manifest), self._read, progress)
-        except DigestMismatch as error:
-            raise DigestMismatch(f"{manifest.model} {manifest.version}: {error.message}") from error
-        except OSError as error:
-            raise self._unavailable(f"{manifest.model} {manifest.version} cannot be fetched", error) from error
+        if not self.cache.has(directory, published.digest):
+            with self._fetching(published, directory, "cannot be fetched"):
+                if not self.cache.has(directory, published.digest):
+                    self.cache.put(directory, manifest, canonical_bytes(manifest), self._read)
         return directory
 
     def _mend(
         self, published: Published, directory: Path, faults: Mapping[str, str], strangers: Collection[str]
     ) -> None:
         """Fetches files again that have changed in the cache."""
-        manifest = published.manifest
-        name = f"{manifest.model} {manifest.version}"
+        with self._fetching(published, directory, "changed in the cache, and cannot be fetched again"):
+            for path in strangers:
+                (directory / path).unlink(missing_ok=True)
+            for entry in published.manifest.files:
+                if entry.path in faults and file_fault(directory, entry, None):
+                    self.cache.repair(directory, entry, self._read)
+
+    @contextmanager
+    def _fetching(self, published: Published, directory: Path, failure: str) -> Iterator[None]:
+        """Holds the lock for fetching a version. Errors say which version it is, and that it `failure`."""
+        name = f"{published.manifest.model} {published.manifest.version}"
         try:
-            with self._cache.fetching(directory):
-                for path in strangers:
-                    (directory / path).unlink(missing_ok=True)
-                for entry in manifest.files:
-                    if entry.path in faults and file_fault(directory, entry, None):
-                        self._cache.repair(directory, entry, self._read)
+            with self.cache.fetching(directory):
+                yield
         except DigestMismatch as error:
             raise DigestMismatch(f"{name}: {error.message}") from error
         except OSError as error:
-            raise self._unavailable(f"{name} changed in the cache, and cannot be fetched again", error) from error
+            raise self._unavailable(f"{name} {failure}", error) from error
 
     def _read(self, entry: FileEntry) -> Iterator[bytes]:
         found = self._store.stat_blob(entry.digest)
@@ -228,16 +216,11 @@ class RemoteRepository(Repository):
             raise DigestMismatch(f"{entry.path} is missing where it lives") from error
 
     def _stored_fault(self, entry: FileEntry, progress: Progress | None) -> str:
-        digest = hashlib.sha256()
         try:
-            for block in self._read(entry):
-                checkpoint()
-                digest.update(block)
-                if progress is not None:
-                    progress(len(block))
+            digest = blocks_digest(self._read(entry), progress=progress)
         except DigestMismatch as error:
             return error.message.removeprefix(f"{entry.path} ")
-        return "" if f"sha256:{digest.hexdigest()}" == entry.digest else "is not what was published"
+        return "" if digest == entry.digest else "is not what was published"
 
     # Changes
 
@@ -261,7 +244,7 @@ class RemoteRepository(Repository):
             with suppress(OSError, Exhausted):  # the version exists, even if this fails
                 for entry in manifest.files:  # a blob may have been removed as unused just before it was used
                     self._send(entry, staged, lost_only=True)
-                self._cache.adopt(staged, self.directory(model, version), manifest)
+                self.cache.adopt(staged, self.directory(model, version), manifest)
             return True
 
         return make_exist
@@ -282,7 +265,7 @@ class RemoteRepository(Repository):
         self.scan()
 
     def cache_use(self) -> CacheUse:  # noqa: D102 - as Repository
-        return CacheUse(self._cache.used_bytes, self._fetched)
+        return CacheUse(self.cache.used_bytes, self._fetched)
 
     def unused_files(self) -> UnusedFiles:  # noqa: D102 - as Repository
         try:
@@ -341,3 +324,21 @@ class RemoteRepository(Repository):
         why = error.strerror or type(error).__name__
         where = "the store" if isinstance(error, StoreFault) else "the cache cannot be used:"
         return StoreUnavailable(f"{what}: {where} {why}", retry_after=5.0)
+
+
+def open_remote(url: RepositoryUrl, settings: RepositorySettings, *, read_only: bool) -> RemoteRepository:
+    """Returns the repository at `url`, without sending a request.
+
+    Raises:
+        ConfigError: An extra is not installed, or the cache cannot be used.
+    """
+    home = Path(settings.cache).absolute() if settings.cache else default_home()
+    cache = Cache.open(home, url, settings.endpoint_url, int(settings.cache_max_bytes))
+    options = url, settings.endpoint_url, settings.timeout_s, settings.max_objects
+    if url.scheme == "oci":
+        from turnout.registry.remote.oci import OciStore
+
+        store: Store = OciStore(*options, settings.oci_settle_s)
+    else:
+        store = ObjectStore(*options)
+    return RemoteRepository(str(url), store, cache, settings.remote_poll_s, read_only=read_only)

@@ -4,6 +4,7 @@ import base64
 import binascii
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -51,11 +52,7 @@ class PublicKey:
     @classmethod
     def from_der(cls, der: bytes) -> Self:
         """Reads a key from DER. Raises UnfitKeyError as `of` does."""
-        try:
-            key: object = serialization.load_der_public_key(der)
-        except (ValueError, UnsupportedAlgorithm):
-            key = None
-        return cls.of(key)
+        return cls.of(_loaded(serialization.load_der_public_key, der))
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -84,11 +81,7 @@ class PublicKey:
         """
         data = read_named(file, "public key")
         try:
-            key: object = serialization.load_pem_public_key(data)
-        except (ValueError, UnsupportedAlgorithm):
-            key = None
-        try:
-            return cls.of(key)
+            return cls.of(_loaded(serialization.load_pem_public_key, data))
         except ValueError as error:
             raise ConfigError(f"{file} {error}") from None
 
@@ -173,7 +166,7 @@ class PrivateKey:
                 raise ConfigError(
                     f"{file} is encrypted: give its passphrase by --passphrase-file or TURNOUT_KEY_PASSPHRASE"
                 ) from None
-            key = _unencrypted(data)
+            key = _loaded(lambda pem: serialization.load_pem_private_key(pem, None), data)
         except (ValueError, UnsupportedAlgorithm):
             if passphrase and b"ENCRYPTED" in data:
                 raise ConfigError(f"{file} cannot be decrypted: the passphrase is wrong") from None
@@ -191,8 +184,9 @@ class PrivateKey:
         return self.key.sign(message, ec.ECDSA(_HASHES[self.key.curve.name]))
 
 
-def _unencrypted(data: bytes) -> object:
+def _loaded(load: Callable[[bytes], object], data: bytes) -> object:
+    """Returns the key in `data`; None if it cannot be read."""
     try:
-        return serialization.load_pem_private_key(data, None)
+        return load(data)
     except (ValueError, UnsupportedAlgorithm):
         return None

@@ -3,8 +3,8 @@
 <root>/<model>/.attestations/<version>/bundle-<key>.sigstore.json
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Literal, Self
 
@@ -21,7 +21,7 @@ from turnout.registry.storage import attestations
 from turnout.registry.storage.listing import Published
 from turnout.registry.storage.repository import Repository
 
-PREFIX, SUFFIX = "bundle-", ".sigstore.json"
+PREFIX, SUFFIX = attestations.SIGNATURE, ".sigstore.json"
 MAX_SIGNATURES = 32
 """Maximum number of signatures that are read of a version, in addition to those of trusted keys. Each may have
 megabytes."""
@@ -148,47 +148,25 @@ class Trust:
 
     def signed(self, repository: Repository, published: Published) -> list[Signed]:
         """Returns the status of each signature beside a version."""
-        return [self.worth(published, one) for one in self.stored(repository, published)]
+        return [self.worth(published, file, data) for file, data in self.stored(repository, published).items()]
 
-    def stored(self, repository: Repository, published: Published) -> Sequence["SignatureFile"]:
-        """Returns the signatures beside a version: those of trusted keys, and some of those by others.
+    def stored(self, repository: Repository, published: Published) -> dict[str, bytes]:
+        """Returns the signatures beside a version, by file name: those of trusted keys, and some of those by others.
 
         Publishers may sign with any number of keys, which must not hide a trusted signature.
         """
-        prefixes = [*(PREFIX + name for name in sorted(key.id for key in self.keys)), PREFIX]
-        files = {file: data for prefix in prefixes for file, data in _files(repository, published, prefix).items()}
-        return [SignatureFile.of(file, data) for file, data in files.items()]
+        of_trusted = [PREFIX + name for name in sorted(key.id for key in self.keys)]
+        return _files(repository, published, *of_trusted, PREFIX)
 
-    def worth(self, published: Published, found: "SignatureFile") -> Signed:
-        """Determines the status of a signature that was found."""
-        if found.bundle is not None:
-            judged = self.judge(published, found.bundle)
-            return judged if judged.key else Signed(found.name, judged.worth, judged.why)
-        return Signed(found.name, SignatureStatus.WRONG, found.fault)
-
-
-@dataclass(frozen=True, slots=True)
-class SignatureFile:
-    """A file beside a version that is a signature, or has the name of one.
-
-    Attributes:
-        name: Id of the key, from the file's name.
-        bundle: Content of the file; None if it cannot be read.
-        fault: Why it cannot be read; "" if it can.
-    """
-
-    name: str
-    bundle: Bundle | None = None
-    fault: str = ""
-
-    @classmethod
-    def of(cls, file: str, data: bytes) -> Self:
-        """Reads the signature in a file of that name."""
+    def worth(self, published: Published, file: str, data: bytes) -> Signed:
+        """Determines the status of the signature in a file of that name."""
         name = file.removeprefix(PREFIX).removesuffix(SUFFIX)
         try:
-            return cls(name, Bundle.from_bytes(data))
+            bundle = Bundle.from_bytes(data)
         except ValueError as error:
-            return cls(name, fault=str(error))
+            return Signed(name, SignatureStatus.WRONG, str(error))
+        judged = self.judge(published, bundle)
+        return judged if judged.key else replace(judged, key=name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,9 +189,8 @@ class SignatureGate:
         published = Published(candidate.manifest, candidate.digest)
         found = self.trust.stored(self.repository, published)
         if self.signer is not None:
-            name = self.signer.key.id
-            found = [one for one in found if one.name != name] + [SignatureFile(name, self.signer.sign(published))]
-        signed = [self.trust.worth(published, one) for one in found]
+            found[file_name(self.signer.key.id)] = self.signer.sign(published).to_bytes()
+        signed = [self.trust.worth(published, file, data) for file, data in found.items()]
         if fault := self.trust.fault(published, signed):
             return GateVerdict(GateOutcome.FAILED if self.trust.required else GateOutcome.WARNED, fault)
         trusted = dict.fromkeys(one.key for one in signed if one.worth is SignatureStatus.TRUSTED)
@@ -230,14 +207,19 @@ def keep(repository: Repository, model: str, version: Version, key: str, bundle:
     Raises:
         OSError: The repository could not be written to.
     """
-    attestations.write(repository, model, version, f"{PREFIX}{key}{SUFFIX}", bundle.to_bytes())
+    attestations.write(repository, model, version, file_name(key), bundle.to_bytes())
+
+
+def file_name(key: str) -> str:
+    """Returns the name of the file with the signature by the key with this id."""
+    return f"{PREFIX}{key}{SUFFIX}"
 
 
 def bundles(repository: Repository, published: Published) -> dict[str, bytes]:
     """Returns the signatures beside a version that are about it, as bytes by file name."""
     return {
         name: data
-        for name, data in _files(repository, published, PREFIX, attestations.MAX_FILES).items()
+        for name, data in _files(repository, published, PREFIX, most=attestations.MAX_FILES).items()
         if name.endswith(SUFFIX) and is_about(published, data)
     }
 
@@ -250,9 +232,11 @@ def is_about(published: Published, data: bytes) -> bool:
         return False
 
 
-def _files(repository: Repository, published: Published, prefix: str, most: int = MAX_SIGNATURES) -> dict[str, bytes]:
+def _files(
+    repository: Repository, published: Published, *prefixes: str, most: int = MAX_SIGNATURES
+) -> dict[str, bytes]:
     manifest = published.manifest
     try:
-        return attestations.read(repository, manifest.model, manifest.version, prefix, most)
+        return attestations.read(repository, manifest.model, manifest.version, *prefixes, most=most)
     except OSError:
         return {}

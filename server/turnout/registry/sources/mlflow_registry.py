@@ -11,19 +11,19 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from turnout.config import Transfers
 from turnout.errors import ConfigError, InvalidRequest, TurnoutError
 from turnout.registry.manifest.manifest import is_plain_path
 from turnout.registry.manifest.provenance import COMMIT, MAX_ITEMS
 from turnout.registry.publishing.metadata import VersionMetadata, parse_metadata
-from turnout.registry.sources.local_model import ModelSource, fetch_model
-from turnout.registry.transfer.upload_manifest import Bounds
+from turnout.registry.sources.source import ModelSource, fetch_model
 
 _URI = re.compile(r"models:/(?P<name>[^/@]{1,256})(?:@(?P<alias>[^/@]{1,256})|/(?P<version>[^/@]{1,64}))")
 _COMMIT_TAG = "mlflow.source.git.commit"
 _MAX_MLMODEL = 1 << 20
 
 
-def fetch_registered(uri: str, home: Path, bounds: Bounds) -> ModelSource:
+def fetch_registered(uri: str, home: Path, bounds: Transfers) -> ModelSource:
     """Copies a registered model, `models:/NAME@ALIAS` or `models:/NAME/VERSION`, to `home`.
 
     Raises:
@@ -74,7 +74,7 @@ def fetch_registered(uri: str, home: Path, bounds: Bounds) -> ModelSource:
 class _Artifacts:
     """The files of one model, copied one at a time."""
 
-    def __init__(self, repository: Any, home: Path, bounds: Bounds) -> None:
+    def __init__(self, repository: Any, home: Path, bounds: Transfers) -> None:
         self.home = home
         self._repository = repository
         self._bounds = bounds

@@ -12,13 +12,15 @@ from pathlib import Path
 
 from semver import Version
 
+from turnout.registry.manifest.names import ATTESTATIONS
 from turnout.registry.storage.files import open_inside, replace_file, sync_directory, write_file
 from turnout.registry.storage.repository import Repository
 
-ATTESTATIONS = ".attestations"
-
 IMPORTED = "imported-"
 """Prefix of the names of attestations that came with a version from another repository."""
+
+SIGNATURE = "bundle-"
+"""Prefix of the names of signatures. Anyone who may publish can store any number of them."""
 
 MAX_BYTES = 4 << 20
 """Maximum size of an attestation in bytes."""
@@ -81,9 +83,13 @@ def remove(repository: Repository, model: str, version: Version, name: str) -> N
     repository.delete_evidence_record(model, version, name)
 
 
-def read(repository: Repository, model: str, version: Version, prefix: str, most: int = MAX_FILES) -> dict[str, bytes]:
-    """Returns the first `most` attestations whose names begin with `prefix`, by name. Links and files that are too
-    large are left out.
+def read(
+    repository: Repository, model: str, version: Version, *prefixes: str, but: str = "/", most: int = MAX_FILES
+) -> dict[str, bytes]:
+    """Returns attestations whose names begin with one of `prefixes`, but not with `but`, by name. Links and files that
+    are too large are left out.
+
+    At most the first `most` of each prefix are read, so that many of one kind do not hide those of another.
 
     Raises:
         OSError: The directory cannot be read.
@@ -91,9 +97,10 @@ def read(repository: Repository, model: str, version: Version, prefix: str, most
     home = directory(repository, model, version)
     repository.refresh_evidence_records()
     try:
-        names = sorted(name for name in os.listdir(home) if name.startswith(prefix))[:most]
+        present = sorted(name for name in os.listdir(home) if not name.startswith(but))
     except FileNotFoundError:
         return {}
+    names = [name for prefix in prefixes for name in [name for name in present if name.startswith(prefix)][:most]]
     found: dict[str, bytes] = {}
     for name in names:
         try:

@@ -32,6 +32,16 @@ _EXPECTED = ", expected a regular file"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+FileStamp = tuple[int, int, int, int]
+"""Values that change whenever a file does. They include the change time, which programs cannot set: some tools set the
+modification time back."""
+
+
+def file_stamp(status: os.stat_result) -> FileStamp:
+    """Returns the stamp of a file with this status."""
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
 @dataclass(frozen=True, slots=True)
 class DirectoryContents:
     """An entry found by a walk through a version's directory.
@@ -184,6 +194,12 @@ def walk(directory: Path) -> Iterator[DirectoryContents]:
                     pending.append(f"{path}/")
                 else:
                     yield DirectoryContents(path, entry.is_file(follow_symlinks=False))
+
+
+def visible(directory: Path) -> "list[os.DirEntry[str]]":
+    """Returns the entries of a directory that are not hidden, sorted by name. Raises OSError if it cannot be read."""
+    with os.scandir(directory) as entries:
+        return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
 
 
 def sync_tree(directory: Path) -> None:

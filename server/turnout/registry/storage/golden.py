@@ -4,6 +4,7 @@ The arrays of a case are named `inputs/<name>`, `outputs/<name>` (expected value
 each row: a number, or one of the labels that the metadata declares for this output).
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,9 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from turnout.errors import InvalidModel
-from turnout.registry.storage.npz import ArrayHeader, NpzError, read_npz
+from turnout.registry.storage.npz import NpzError, read_npz
 
 GOLDEN_DIRECTORY = "golden"
+GOLDEN_FILE = re.compile(rf"{GOLDEN_DIRECTORY}/[A-Za-z0-9][A-Za-z0-9._-]{{0,100}}\.npz")
+"""Path of a golden case in a version's directory, as it may be published."""
+
 SIDES = ("inputs", "outputs", "labels")
 
 MAX_CASE_BYTES = 256 << 20
@@ -47,13 +51,11 @@ def read_case(path: Path, *, max_bytes: int = MAX_CASE_BYTES, sides: Sequence[st
     Raises:
         InvalidModel: The file is not a golden case, or exceeds the bound.
     """
-    found: dict[str, dict[str, NDArray[Any]]] = {side: {} for side in SIDES}
-    headers, arrays = _read(path, max_bytes, sides)
-    for name in headers:
-        side, tensor = _split(name, path)
-        if name in arrays:
-            found[side][tensor] = arrays[name]
-    return GoldenCase(path.stem, found["inputs"], found["outputs"], found["labels"])
+    arrays: dict[str, dict[str, NDArray[Any]]] = {side: {} for side in SIDES}
+    for (side, tensor), array in _read(path, max_bytes, sides).items():
+        if array is not None:
+            arrays[side][tensor] = array
+    return GoldenCase(path.stem, arrays["inputs"], arrays["outputs"], arrays["labels"])
 
 
 def case_names(path: Path) -> Mapping[str, frozenset[str]]:
@@ -62,12 +64,8 @@ def case_names(path: Path) -> Mapping[str, frozenset[str]]:
     Raises:
         InvalidModel: The file is not a golden case.
     """
-    headers, _ = _read(path, 0, ())
-    names: dict[str, set[str]] = {side: set() for side in SIDES}
-    for name in headers:
-        side, tensor = _split(name, path)
-        names[side].add(tensor)
-    return {side: frozenset(tensors) for side, tensors in names.items()}
+    found = _read(path, 0, ())
+    return {side: frozenset(tensor for where, tensor in found if where == side) for side in SIDES}
 
 
 def first_case(directory: Path, max_bytes: int) -> GoldenCase | None:
@@ -81,6 +79,11 @@ def first_case(directory: Path, max_bytes: int) -> GoldenCase | None:
         return read_case(path, max_bytes=max_bytes, sides=("inputs",))
     except InvalidModel:
         return None
+
+
+def is_golden(path: str) -> bool:
+    """Returns whether a path in a version's directory is in the place of golden cases."""
+    return path.startswith(f"{GOLDEN_DIRECTORY}/")
 
 
 def class_numbers(labels: NDArray[Any], names: Sequence[str] | None) -> NDArray[np.int64]:
@@ -103,25 +106,21 @@ def class_numbers(labels: NDArray[Any], names: Sequence[str] | None) -> NDArray[
     return np.array([numbers[label] for label in labels], np.int64)
 
 
-def _read(
-    path: Path, max_bytes: int, sides: Sequence[str]
-) -> tuple[Mapping[str, ArrayHeader], Mapping[str, NDArray[Any]]]:
+def _read(path: Path, max_bytes: int, sides: Sequence[str]) -> Mapping[tuple[str, str], NDArray[Any] | None]:
+    """Returns the arrays of a case by side and name; None for those that are not on one of `sides`."""
     try:
         headers, arrays = read_npz(path, max_bytes, lambda name: name.partition("/")[0] in sides)
     except NpzError as error:
         raise InvalidModel(f"golden case {path.name} {error}") from error
-    if not any(name.startswith("inputs/") for name in headers):
-        if headers:
-            _split(next(iter(headers)), path)
+    found: dict[tuple[str, str], NDArray[Any] | None] = {}
+    for name in headers:
+        side, _, tensor = name.partition("/")
+        if side not in SIDES or not tensor:
+            raise InvalidModel(
+                f"golden case {path.name} holds {name[:128]!r}; expected names of the form inputs/NAME and"
+                " outputs/NAME, or labels/NAME"
+            )
+        found[side, tensor] = arrays.get(name)
+    if not any(side == "inputs" for side, _ in found):
         raise InvalidModel(f"golden case {path.name} contains no inputs/NAME")
-    return headers, arrays
-
-
-def _split(name: str, path: Path) -> tuple[str, str]:
-    side, slash, tensor = name.partition("/")
-    if side not in SIDES or not slash or not tensor:
-        raise InvalidModel(
-            f"golden case {path.name} holds {name[:128]!r}; expected names of the form inputs/NAME and outputs/NAME, or"
-            " labels/NAME"
-        )
-    return side, tensor
+    return found

@@ -124,18 +124,13 @@ def unpublished(directory: Path, model: str, version: str) -> Problem | None:
 def loose(file: Path, model: str) -> Problem:
     """Describes an ONNX file in a place for directories. `model` is "" if the model is unknown."""
     name = model or (file.stem if model_name_fault(file.stem) is None else "NAME")
-    command = shlex.join(["turnout", "publish", name, "auto", str(file), "--release", "--models", _root(file, model)])
-    return Problem(
-        name, file.name, f"{file.name} is not in a version directory and is not served", command, unserved=True
-    )
-
-
-def _root(file: Path, model: str) -> str:
-    return str(file.parent.parent if model else file.parent)
+    root = file.parent.parent if model else file.parent
+    command = shlex.join(["turnout", "publish", name, "auto", str(file), "--release", "--models", str(root)])
+    reason = f"{file.name} is not in a version directory and is not served"
+    return Problem(name, file.name, reason, command, unserved=True)
 
 
 def _publish_command(directory: Path, model: str, version: str, file: str) -> str:
-    model_file = directory / MODEL_FILE
     if not is_exact_version(version):
         number = version_number(version)
         if number is not None and file == MODEL_FILE:
@@ -143,8 +138,7 @@ def _publish_command(directory: Path, model: str, version: str, file: str) -> st
             return shlex.join(["turnout", "import", "triton", root, "--models", root])
         target = "VERSION" if number is None else f"{number}.0.0"
         return shlex.join(["turnout", "publish", model, target, str(directory / file)])
-    publish = shlex.join(["turnout", "publish", model, version, str(model_file)])
     # A directory can become a version in place only if its name is a version.
-    return (
-        publish if file == MODEL_FILE else f"{shlex.join(['mv', str(directory / file), str(model_file)])} && {publish}"
-    )
+    model_file = str(directory / MODEL_FILE)
+    publish = shlex.join(["turnout", "publish", model, version, model_file])
+    return publish if file == MODEL_FILE else f"{shlex.join(['mv', str(directory / file), model_file])} && {publish}"

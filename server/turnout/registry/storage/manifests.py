@@ -14,8 +14,12 @@ MAX_MANIFEST_BYTES = 16 << 20
 
 
 def read_version(directory: Path, model: str, version: str) -> Published:
-    """Reads a manifest. Raises the same errors as `read_manifest`, and ValueError if it is of another version."""
-    published = read_manifest(directory)
+    """Reads the manifest in the directory of a version. Raises as `read_manifest` and `check_named` do."""
+    return check_named(read_manifest(directory), model, version)
+
+
+def check_named(published: Published, model: str, version: str) -> Published:
+    """Returns `published`. Raises ValueError if it is another version."""
     manifest = published.manifest
     if (manifest.model, str(manifest.version)) != (model, version):
         raise ValueError(f"is that of {manifest.model} {manifest.version}")
@@ -30,7 +34,11 @@ def read_manifest(directory: Path) -> Published:
         OSError: The file cannot be read.
     """
     with open_inside(directory, MANIFEST_FILE) as file:
-        data = file.read(MAX_MANIFEST_BYTES + 1)
+        return parse_manifest(file.read(MAX_MANIFEST_BYTES + 1))
+
+
+def parse_manifest(data: bytes) -> Published:
+    """Reads the bytes of a manifest. Raises ValueError if they are not one, or more than `MAX_MANIFEST_BYTES`."""
     if len(data) > MAX_MANIFEST_BYTES:
         raise ValueError(f"is larger than {MAX_MANIFEST_BYTES} bytes")
     return Published(read_canonical(data), bytes_digest(data))

@@ -6,22 +6,21 @@
 A directory is a version if it contains a manifest, which is always written last.
 """
 
+import errno
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from semver import Version
 
 from turnout.errors import MODEL_SEEN, AlreadyExistsError, DigestMismatch, ModelNotFound, VersionNotFound
-from turnout.registry.manifest.digest import Progress
-from turnout.registry.manifest.manifest import MANIFEST_FILE
+from turnout.registry.manifest.digest import Progress, stream_digest
+from turnout.registry.manifest.manifest import MANIFEST_FILE, Manifest
 from turnout.registry.manifest.names import check_model_name, is_exact_version
-from turnout.registry.storage.files import explain, sync_directory, sync_tree, walk
+from turnout.registry.storage.files import explain, open_inside, seal, sync_directory, sync_tree, walk
 from turnout.registry.storage.listing import CacheUse, Listing, Published, UnusedFiles
 from turnout.registry.storage.manifests import file_fault, manifest_fault, read_version
-from turnout.registry.storage.placement import adopt_in_place, holds_same_files, move_in_place
 from turnout.registry.storage.scanning import DirectoryScan, directory_names
 from turnout.registry.storage.staging import sweep
 from turnout.threads import Threads
@@ -36,23 +35,22 @@ T = TypeVar("T")
 
 
 class Repository:
-    """A directory of models. Safe to use from several threads and processes."""
+    """A directory of models. Safe to use from several threads and processes.
+
+    Attributes:
+        root: The directory.
+        place: Location of the versions for display: the directory or the URL.
+        remote: Whether versions are stored elsewhere, so that the files under the root are only a cache.
+    """
+
+    remote = False
 
     def __init__(self, root: Path) -> None:
         """Creates the repository. Nothing is read or created before it is needed, and `root` need not exist."""
         self.root = root
+        self.place = str(root)
         self._directory_scan = DirectoryScan(root)
         self._threads = Threads("repository", _THREADS)
-
-    @property
-    def place(self) -> str:
-        """Location of the versions for display: the directory or the URL."""
-        return str(self.root)
-
-    @property
-    def remote(self) -> bool:
-        """Whether versions are stored elsewhere, so that the files under the root are only a cache."""
-        return False
 
     def close(self) -> None:
         """Closes connections to remote storage, if any."""
@@ -107,19 +105,20 @@ class Repository:
         """Returns the versions that are now in the repository, whether their manifests can be read or not.
 
         Raises:
-            AlreadyExistsError: The model's directory is a link.
+            AlreadyExistsError: The model's directory is a link, or another model with versions has the same name except
+                for case. The error names it, unless the caller may not know about it.
             OSError: The repository cannot be read.
         """
         home = self.root / check_model_name(model)
+        alike = [name for name in directory_names(self.root) if name.lower() == model.lower()]
+        refuse_other_case(model, [name for name in alike if directory_names(self.root / name)])
         if home.is_symlink():
             raise AlreadyExistsError(f"the directory of {model} is a link, and links are not followed")
-        with suppress(FileNotFoundError):
-            return [
-                Version.parse(entry.name)
-                for entry in os.scandir(home)
-                if is_exact_version(entry.name) and os.path.lexists(home / entry.name / MANIFEST_FILE)
-            ]
-        return []
+        return [
+            Version.parse(name)
+            for name in directory_names(home)
+            if is_exact_version(name) and os.path.lexists(home / name / MANIFEST_FILE)
+        ]
 
     def verify_stored(
         self, model: str, version: Version, *, expected: str | None = None, progress: Progress | None = None
@@ -144,11 +143,11 @@ class Repository:
         manifest = published.manifest
         target = self.directory(manifest.model, manifest.version)
         sync_tree(staged)
-        in_place = holds_same_files(target, manifest)
+        in_place = _holds_same_files(target, manifest)
 
         def make_exist() -> bool:
             target.parent.mkdir(exist_ok=True)
-            (adopt_in_place if in_place else move_in_place)(staged, target)
+            (_adopt_in_place if in_place else _move_in_place)(staged, target)
             sync_directory(target.parent)
             sync_directory(self.root)
             return True
@@ -269,14 +268,11 @@ class Repository:
             faults.append(f"{MANIFEST_FILE} is not what was published (expected {expected}, got {published.digest})")
         checks = ((entry.path, file_fault(directory, entry, progress)) for entry in manifest.files)
         faults += [f"{path} {fault}" for path, fault in checks if fault]
-        known = {MANIFEST_FILE, *(entry.path for entry in manifest.files)}
         try:
-            faults += sorted(f"{path} does not belong to it" for path in self._paths(published) if path not in known)
+            faults += [f"{path} does not belong to it" for path in self._strangers(published)]
         except OSError as error:
             faults.append(f"a directory {explain(error)}")
-        if faults:
-            more = f" (and {len(faults) - _NAMED_FILES} more)" if len(faults) > _NAMED_FILES else ""
-            raise DigestMismatch(f"{model} {version}: {', '.join(faults[:_NAMED_FILES])}{more}")
+        refuse_faults(model, version, faults)
         return published
 
     def sweep(self) -> tuple[str, ...]:
@@ -290,42 +286,14 @@ class Repository:
         """
         return sweep(self.root)
 
-    def check_case(self, model: str) -> None:
-        """Checks that no other model with versions has the same name as `model` except for case.
-
-        Raises:
-            AlreadyExistsError: There is one. The error names it, unless the caller may not know about it.
-            OSError: The root cannot be read.
+    def _strangers(self, published: Published) -> list[str]:
+        """Returns the paths of files in a version's directory that do not belong to it. Raises OSError if the directory
+        cannot be read.
         """
-        self.check_names(
-            model,
-            [
-                name
-                for name in directory_names(self.root)
-                if name.lower() == model.lower() and directory_names(self.root / name)
-            ],
-        )
-
-    @staticmethod
-    def check_names(model: str, others: Iterable[str]) -> None:
-        """Checks that none of `others`, which are models with versions, differs from `model` only in case.
-
-        Raises:
-            AlreadyExistsError: One does. The error names it, unless the caller may not know about it.
-        """
-        for other in sorted(others):
-            if other.lower() == model.lower() and other != model:
-                seen = MODEL_SEEN.get()
-                if seen is None or seen(other):
-                    raise AlreadyExistsError(
-                        f"{model!r} differs from the model {other} in case only: publish to {other}"
-                    )
-                raise AlreadyExistsError(f"{model!r} differs from another model's name in case only: use another name")
-
-    def _paths(self, published: Published) -> Iterator[str]:
-        """Yields the paths of all files in a version's directory. Raises OSError if it cannot be read."""
         manifest = published.manifest
-        return (found.path for found in walk(self.directory(manifest.model, manifest.version)))
+        known = {MANIFEST_FILE, *(entry.path for entry in manifest.files)}
+        paths = (found.path for found in walk(self.directory(manifest.model, manifest.version)))
+        return sorted(path for path in paths if path not in known)
 
 
 def not_found(listing: Listing, model: str, version: Version) -> ModelNotFound | VersionNotFound:
@@ -333,3 +301,79 @@ def not_found(listing: Listing, model: str, version: Version) -> ModelNotFound |
     if versions := listing.versions(model):
         return VersionNotFound.of(model, str(version), [str(p.manifest.version) for p in versions])
     return ModelNotFound.named(model, listing.models)
+
+
+def refuse_faults(model: str, version: Version, faults: Sequence[str]) -> None:
+    """Raises DigestMismatch if a version has faults; the message names the first of them."""
+    if faults:
+        more = f" (and {len(faults) - _NAMED_FILES} more)" if len(faults) > _NAMED_FILES else ""
+        raise DigestMismatch(f"{model} {version}: {', '.join(faults[:_NAMED_FILES])}{more}")
+
+
+def refuse_other_case(model: str, others: Iterable[str]) -> None:
+    """Raises AlreadyExistsError if the name of one of `others`, which are models with versions, differs from `model`
+    only in case. The error names it, unless the caller may not know about it.
+    """
+    for other in sorted(others):
+        if other.lower() == model.lower() and other != model:
+            seen = MODEL_SEEN.get()
+            if seen is None or seen(other):
+                raise AlreadyExistsError(f"{model!r} differs from the model {other} in case only: publish to {other}")
+            raise AlreadyExistsError(f"{model!r} differs from another model's name in case only: use another name")
+
+
+def _move_in_place(staged: Path, target: Path) -> None:
+    """Renames a staged version to its final directory.
+
+    Raises:
+        AlreadyExistsError: Something else is in its place.
+        OSError: The directory cannot be written to.
+    """
+    # rename(2) replaces only empty directories, and a version is never empty. So this overwrites nothing, atomically,
+    # on every POSIX system; renameat2(RENAME_NOREPLACE) exists only on Linux and not in Python. The lock serializes
+    # publishes, but this is safe even if a publisher does not take it.
+    try:
+        staged.rename(target)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise
+        raise AlreadyExistsError(
+            f"{target.parent.name} {target.name}: something that is not a version is in its place; move it away, or"
+            " leave only the files there that are to be published"
+        ) from error
+
+
+def _adopt_in_place(staged: Path, target: Path) -> None:
+    """Turns a directory that was filled by hand, and only lacks the manifest, into a version.
+
+    The files stay in place, so that a crash loses nothing that exists only there. link(2) overwrites nothing.
+
+    Raises:
+        AlreadyExistsError: Another publisher has just done so.
+        OSError: The directory cannot be written to.
+    """
+    for found in walk(target):
+        with open_inside(target, found.path) as file:
+            seal(file.fileno())
+    sync_tree(target)
+    try:
+        os.link(staged / MANIFEST_FILE, target / MANIFEST_FILE, follow_symlinks=False)
+    except FileExistsError as error:
+        raise AlreadyExistsError(f"{target.parent.name} {target.name} was published at the same time") from error
+    sync_directory(target)
+
+
+def _holds_same_files(target: Path, manifest: Manifest) -> bool:
+    """Returns whether a directory that is not a version contains exactly the files to publish."""
+    if target.is_symlink() or os.path.lexists(target / MANIFEST_FILE):
+        return False
+    try:
+        if {found.path for found in walk(target)} != {entry.path for entry in manifest.files}:
+            return False
+        for entry in manifest.files:
+            with open_inside(target, entry.path) as file:
+                if stream_digest(file) != entry.digest:
+                    return False
+    except OSError:
+        return False
+    return True

@@ -1,36 +1,18 @@
 """Scans a directory of models for versions, and for entries that could be expected to be versions but are not."""
 
 import os
-from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from turnout.registry.manifest.manifest import MANIFEST_FILE
 from turnout.registry.manifest.names import differing_in_case, is_exact_version, model_name_fault
 from turnout.registry.manifest.versions import Precedence, precedence
-from turnout.registry.storage.files import explain
+from turnout.registry.storage.files import FileStamp, explain, file_stamp, visible
 from turnout.registry.storage.listing import Listing, Problem, Published, loose, unpublished
 from turnout.registry.storage.manifests import manifest_fault, read_version
 
-
-@dataclass(frozen=True, slots=True)
-class _Stamp:
-    """Values that change whenever a manifest does, so that an unchanged manifest need not be read again.
-
-    The change time detects changes by tools that set the modification time back: programs cannot set the change time.
-    """
-
-    inode: int
-    size: int
-    modified_ns: int
-    changed_ns: int
-
-
-@dataclass(frozen=True, slots=True)
-class _SeenManifest:
-    stamp: _Stamp
-    found: Published | Problem
+_Seen = dict[tuple[str, str], tuple[FileStamp, Published | Problem]]
+"""The stamp of each manifest and what it was found to be, by model and version, so that it need not be read again."""
 
 
 class VersionOrder:
@@ -54,12 +36,12 @@ class DirectoryScan:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._seen: Mapping[tuple[str, str], _SeenManifest] = {}
+        self._seen: _Seen = {}
         self._order = VersionOrder()
 
     def scan(self) -> Listing:
         """Reads the directory; see `Repository.scan`."""
-        seen: dict[tuple[str, str], _SeenManifest] = {}
+        seen: _Seen = {}
         published: list[Published] = []
         problems: list[Problem] = []
         models = directory_names(self._root)
@@ -94,27 +76,25 @@ class DirectoryScan:
             return f"directory {model!r} {fault}"
         if (self._root / model).is_symlink():
             return f"directory {model!r} is a link, and links are not followed"
-        if other is not None and _has_versions(self._root / other):
-            return f"directory {model!r} differs from {other!r} in case only: rename one"
+        with suppress(OSError):
+            if other is not None and directory_names(self._root / other):
+                return f"directory {model!r} differs from {other!r} in case only: rename one"
         return None
 
-    def _examine(
-        self, model: str, version: str, seen: dict[tuple[str, str], _SeenManifest]
-    ) -> Published | Problem | None:
+    def _examine(self, model: str, version: str, seen: _Seen) -> Published | Problem | None:
         directory = self._root / model / version
         try:
-            status = os.lstat(f"{directory}/{MANIFEST_FILE}")
+            stamp = file_stamp(os.lstat(f"{directory}/{MANIFEST_FILE}"))
         except FileNotFoundError:
             return unpublished(directory, model, version)
         except OSError as error:
             reason = f"{model} {version}: {MANIFEST_FILE} {explain(error)}"
             return Problem(model, version, reason, damaged=is_exact_version(version))
-        stamp = _Stamp(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
         before = self._seen.get((model, version))
-        if before is None or before.stamp != stamp:
-            before = _SeenManifest(stamp, _look(directory, model, version))
+        if before is None or before[0] != stamp:
+            before = stamp, _look(directory, model, version)
         seen[model, version] = before
-        return before.found
+        return before[1]
 
 
 def _place(published: Published) -> tuple[str, Precedence, str]:
@@ -127,28 +107,16 @@ def directory_names(directory: Path) -> list[str]:
 
     Returns [] if `directory` does not exist.
     """
-    try:
-        with os.scandir(directory) as entries:
-            return [e.name for e in entries if not e.name.startswith(".") and e.is_dir()]
-    except FileNotFoundError:
-        return []
+    with suppress(FileNotFoundError):
+        return [entry.name for entry in visible(directory) if entry.is_dir()]
+    return []
 
 
 def loose_files(directory: Path) -> list[Path]:
     """Returns the ONNX files in `directory` sorted by name, except hidden ones; [] if it cannot be read."""
-    with suppress(OSError), os.scandir(directory) as entries:
-        names = sorted(
-            e.name for e in entries if e.name.endswith(".onnx") and not e.name.startswith(".") and e.is_file()
-        )
-        return [directory / name for name in names]
+    with suppress(OSError):
+        return [directory / e.name for e in visible(directory) if e.name.endswith(".onnx") and e.is_file()]
     return []
-
-
-def _has_versions(directory: Path) -> bool:
-    try:
-        return bool(directory_names(directory))
-    except OSError:
-        return False
 
 
 def _look(directory: Path, model: str, version: str) -> Published | Problem:

@@ -19,18 +19,15 @@ class TimedScanner:
 
     async def listing(self) -> Listing | OSError:
         """Returns the versions that exist, or the error if the repository cannot be read or does not answer in time."""
-        try:
-            return await self._scan()
-        except OSError as error:
-            return error
-
-    async def _scan(self) -> Listing:
         if self._scanning is not None:  # one that timed out; it may have begun before the change that is looked for
             await asyncio.wait([self._scanning], timeout=SCAN_SECONDS)
         if self._scanning is None or self._scanning.done():
             self._scanning = asyncio.ensure_future(self._repository.in_thread(self._repository.scan))
             await asyncio.wait([self._scanning], timeout=SCAN_SECONDS)
         if not self._scanning.done():
-            raise TimeoutError(errno.ETIMEDOUT, f"no answer within {SCAN_SECONDS:g} s")
+            return TimeoutError(errno.ETIMEDOUT, f"no answer within {SCAN_SECONDS:g} s")
         scanned, self._scanning = self._scanning, None
-        return scanned.result()
+        try:
+            return scanned.result()
+        except OSError as error:
+            return error

@@ -10,7 +10,7 @@ from typing import BinaryIO
 from semver import Version
 
 from turnout.errors import InvalidModel
-from turnout.registry.manifest.digest import Progress, stream_digest
+from turnout.registry.manifest.digest import stream_digest
 from turnout.registry.manifest.manifest import MODEL_FILE, FileEntry
 from turnout.registry.onnx.model import ModelFacts, read_model
 from turnout.registry.onnx.model_files import open_external
@@ -68,13 +68,11 @@ class Collected:
         Raises:
             InvalidModel: Its manifest would be invalid.
         """
-        metadata_given = self.upload_manifest
-        return Published(
-            *stated(metadata_given.model, version, metadata_given.files, self.facts, metadata_given.metadata)
-        )
+        upload = self.upload_manifest
+        return Published(*stated(upload.model, version, upload.files, self.facts, upload.metadata))
 
 
-def collect(request: PublishRequest, progress: Progress | None = None) -> Collected:
+def collect(request: PublishRequest) -> Collected:
     """Finds the model's files, and reads all their bytes to compute digests.
 
     Raises:
@@ -90,15 +88,15 @@ def collect(request: PublishRequest, progress: Progress | None = None) -> Collec
     sources += [
         SourceFile(f"{GOLDEN_DIRECTORY}/{case.name}", case.parent, case.name, named=True) for case in request.golden
     ]
-    entries = tuple(_entry(source, progress) for source in sources)
+    entries = tuple(_entry(source) for source in sources)
     upload_manifest = UploadManifest(request.model, request.version, entries, request.metadata)
     return Collected(upload_manifest, tuple(sources), facts)
 
 
-def _entry(source: SourceFile, progress: Progress | None) -> FileEntry:
+def _entry(source: SourceFile) -> FileEntry:
     with _explained(source.path), source.open() as file:
         size = os.fstat(file.fileno()).st_size
-        entry = FileEntry(source.path, size, stream_digest(file, progress=progress, most=size))
+        entry = FileEntry(source.path, size, stream_digest(file, most=size))
         if file.read(1):
             raise InvalidModel(f"{source.path} grew while it was read")
         return entry

@@ -24,7 +24,7 @@ from turnout.registry.publishing.publish import DEFAULT_GATES, PublishResult
 from turnout.registry.signing.trust import PREFIX, SUFFIX, bundles
 from turnout.registry.storage import attestations
 from turnout.registry.storage.files import copy_file, open_inside, storage_errors, write_file
-from turnout.registry.storage.golden import GOLDEN_DIRECTORY
+from turnout.registry.storage.golden import is_golden
 from turnout.registry.storage.listing import Published
 from turnout.registry.storage.repository import Repository
 from turnout.registry.storage.staging import staged
@@ -165,7 +165,7 @@ def _check_manifest(published: Published, facts: ModelFacts) -> None:
             raise InvalidModel(f"the manifest's {name} is not that of {MODEL_FILE}")
     belonging = {MODEL_FILE, *(file.path for file in facts.external)}
     for entry in manifest.files:
-        if entry.path not in belonging and not entry.path.startswith(f"{GOLDEN_DIRECTORY}/"):
+        if entry.path not in belonging and not is_golden(entry.path):
             raise InvalidModel(f"{entry.path} does not belong to the model: nothing in {MODEL_FILE} refers to it")
 
 
@@ -173,7 +173,7 @@ def _evidence_records(source: Repository, published: Published) -> Mapping[str, 
     """Returns the attestations of a version by file name, except those about another digest and those not in JSON."""
     manifest = published.manifest
     try:
-        found = attestations.read(source, manifest.model, manifest.version, "")
+        found = attestations.read(source, manifest.model, manifest.version, "", but=PREFIX)
     except OSError:
         return {}
     about = {name: data for name, data in bundles(source, published).items() if _BUNDLE.fullmatch(name)}

@@ -1,10 +1,9 @@
 """Reads a version in pieces, to be sent to a client."""
 
 import os
-from contextlib import ExitStack
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from turnout.errors import DigestMismatch
 from turnout.registry.manifest.manifest import Manifest
@@ -26,44 +25,20 @@ class Piece:
     data: bytes
 
 
-class VersionReader:
-    """Reads a version's files in the order of the manifest. Blocks; used by one caller at a time."""
+def pieces(directory: Path, manifest: Manifest, most: int) -> Generator[Piece, None, None]:
+    """Yields a version's files in the order of the manifest, in pieces of at most `most` bytes. Blocks.
 
-    def __init__(self, directory: Path, manifest: Manifest, piece_bytes: int) -> None:
-        self._directory = directory
-        self._manifest = manifest
-        self._size = piece_bytes
-        self._file = -1
-        self._offset = 0
-        self._open: BinaryIO | None = None
-        self._stack = ExitStack()
-
-    def next(self) -> Piece | None:
-        """Returns the next piece; None if there are no more.
-
-        Raises:
-            DigestMismatch: A file is not what was published. Only sizes are checked here; the receiver checks digests.
-        """
-        entries = self._manifest.files
+    Raises:
+        DigestMismatch: A file is not what was published. Only sizes are checked here; the receiver checks digests.
+    """
+    for index, entry in enumerate(manifest.files):
         try:
-            while True:
-                if self._open is None:
-                    self._file += 1
-                    if self._file >= len(entries):
-                        return None
-                    self._open = self._stack.enter_context(open_inside(self._directory, entries[self._file].path))
-                    self._offset = 0
-                    if os.fstat(self._open.fileno()).st_size != entries[self._file].size:
-                        raise DigestMismatch(f"{entries[self._file].path} is not what was published")
-                if data := self._open.read(self._size):
-                    piece = Piece(self._file, self._offset, data)
-                    self._offset += len(data)
-                    return piece
-                self._stack.close()
-                self._open = None
+            with open_inside(directory, entry.path) as file:
+                if os.fstat(file.fileno()).st_size != entry.size:
+                    raise DigestMismatch(f"{entry.path} is not what was published")
+                offset = 0
+                while data := file.read(most):
+                    yield Piece(index, offset, data)
+                    offset += len(data)
         except OSError as error:
-            raise DigestMismatch(f"{entries[self._file].path} {explain(error)}") from error
-
-    def close(self) -> None:
-        """Closes the open file, if any."""
-        self._stack.close()
+            raise DigestMismatch(f"{entry.path} {explain(error)}") from error

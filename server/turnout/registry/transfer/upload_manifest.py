@@ -5,19 +5,19 @@ staging directory of the upload.
 """
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import rfc8785
 from semver import Version
 
+from turnout.config import Transfers
 from turnout.errors import InvalidRequest
 from turnout.registry.manifest.digest import bytes_digest
 from turnout.registry.manifest.manifest import MANIFEST_FILE, MODEL_FILE, FileEntry
 from turnout.registry.manifest.names import check_model_name, parse_version
 from turnout.registry.publishing.metadata import MAX_METADATA_BYTES, VersionMetadata, parse_metadata
-from turnout.registry.storage.golden import GOLDEN_DIRECTORY
+from turnout.registry.storage.golden import GOLDEN_DIRECTORY, GOLDEN_FILE, is_golden
 
 AUTO = "auto"
 """Used instead of a version to have it chosen."""
@@ -25,21 +25,6 @@ AUTO = "auto"
 MAX_FILES = 5000
 MAX_PATH_BYTES = 1024
 MAX_NAME_BYTES = 255
-
-_GOLDEN = re.compile(rf"{GOLDEN_DIRECTORY}/[A-Za-z0-9][A-Za-z0-9._-]{{0,100}}\.npz")
-
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """Size limits for a client's upload.
-
-    Attributes:
-        max_file_bytes: Maximum size of one file.
-        max_upload_bytes: Maximum total size of the files of a version.
-    """
-
-    max_file_bytes: int
-    max_upload_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,18 +68,15 @@ class UploadManifest:
     @property
     def golden(self) -> tuple[str, ...]:
         """Paths of the golden cases."""
-        return tuple(file.path for file in self.files if file.path.startswith(f"{GOLDEN_DIRECTORY}/"))
+        return tuple(file.path for file in self.files if is_golden(file.path))
 
     @property
     def key(self) -> str:
         """Key that is the same for equal upload manifests of all clients."""
-        files, version = (
-            sorted((file.path, file.size, file.digest) for file in self.files),
-            written_version(self.version),
-        )
-        return bytes_digest(rfc8785.dumps([self.model, version, [list(f) for f in files], self.metadata.to_meta()]))
+        files = sorted((file.path, file.size, file.digest) for file in self.files)
+        return bytes_digest(rfc8785.dumps([self.model, written_version(self.version), files, self.metadata.to_meta()]))
 
-    def check_bounds(self, bounds: Bounds) -> None:
+    def check_bounds(self, bounds: Transfers) -> None:
         """Checks the announced sizes.
 
         Raises:
@@ -173,5 +155,5 @@ def _check_path(path: str, where: str) -> None:
         )
     if path == MANIFEST_FILE:
         raise InvalidRequest.at(where, f"{MANIFEST_FILE} is written by the server")
-    if path.startswith(f"{GOLDEN_DIRECTORY}/") and not _GOLDEN.fullmatch(path):
+    if is_golden(path) and not GOLDEN_FILE.fullmatch(path):
         raise InvalidRequest.at(where, f"expected golden cases as {GOLDEN_DIRECTORY}/NAME.npz, NAME a plain name")

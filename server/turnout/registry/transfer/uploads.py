@@ -11,36 +11,35 @@ import shutil
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from semver import Version
 
+from turnout.config import Transfers
 from turnout.errors import (
     AlreadyExistsError,
     DigestMismatch,
     Exhausted,
     InvalidRequest,
-    ModelNotFound,
     NotFoundError,
     UnavailableError,
-    VersionNotFound,
 )
 from turnout.registry.gates.gate import GateReport, Watch
 from turnout.registry.gates.version_history import VersionHistory
 from turnout.registry.manifest.digest import manifest_digest
 from turnout.registry.manifest.manifest import Manifest
 from turnout.registry.onnx.model import ReadModel
-from turnout.registry.publishing.commit import check_number, is_published
+from turnout.registry.publishing.commit import check_number, is_published, with_number
 from turnout.registry.publishing.publish import PublishRequest, PublishResult
 from turnout.registry.publishing.publish_options import PublishOptions
 from turnout.registry.storage.files import storage_errors
 from turnout.registry.storage.repository import Repository
 from turnout.registry.storage.staging import staged
 from turnout.registry.transfer.upload import Upload
-from turnout.registry.transfer.upload_manifest import Bounds, UploadManifest
+from turnout.registry.transfer.upload_manifest import UploadManifest
 
 _BUSY_SECONDS = 1.0
 _ENDING = "it is being deleted"
@@ -60,9 +59,8 @@ class Publishes(Protocol):
     def reader(self, model: str) -> ReadModel:
         """Returns a function that reads the ONNX file of a version of `model`."""
 
-
-Yanked = Callable[[str], Sequence[Version]]
-"""Returns the yanked versions of a model."""
+    def yanked(self, model: str) -> Sequence[Version]:
+        """Returns the yanked versions of a model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,43 +91,19 @@ class PublishProgress:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class UploadLimits:
-    """Limits on the uploads of one server.
-
-    Attributes:
-        each: Size limits of one upload.
-        uploads: Maximum number of open uploads.
-        keep_seconds: Seconds after which an unused upload is deleted.
-    """
-
-    each: Bounds
-    uploads: int
-    keep_seconds: float
-    idle_seconds: float
-
-
 class Uploads:
     """The uploads of one server. Methods block. Thread-safe."""
 
-    def __init__(
-        self,
-        repository: Repository,
-        publisher: Publishes,
-        yanked: Yanked,
-        limits: UploadLimits,
-    ) -> None:
+    def __init__(self, repository: Repository, publisher: Publishes, limits: Transfers) -> None:
         """Creates the manager, without writing to disk.
 
         Args:
             repository: Repository to publish to.
             publisher: Publishes complete uploads.
-            yanked: Returns the yanked versions of a model. Called before an upload begins; a publish checks again.
             limits: Limits on the uploads.
         """
         self._repository = repository
         self._publisher = publisher
-        self._yanked = yanked
         self._limits = limits
         self._lock = threading.Lock()
         self._uploads: dict[str, Upload] = {}
@@ -147,8 +121,8 @@ class Uploads:
             ConfigError: The repository cannot be written to.
         """
         self._repository.check_writable()
-        upload_manifest.check_bounds(self._limits.each)
-        yanked = self._yanked(upload_manifest.model)
+        upload_manifest.check_bounds(self._limits)
+        yanked = self._publisher.yanked(upload_manifest.model)  # a publish checks again
         if upload_manifest.version is not None:
             check_number(self._repository, upload_manifest.model, upload_manifest.version, yanked)
         if existing := self._existing(upload_manifest, yanked):
@@ -161,9 +135,9 @@ class Uploads:
                 upload = self._uploads[known]
                 upload.touched = time.monotonic()
                 return UploadStatus(upload.id, upload.received)
-            if len(self._uploads) >= self._limits.uploads:
+            if len(self._uploads) >= self._limits.max_uploads:
                 raise Exhausted(
-                    f"{self._limits.uploads} uploads are open, which is the maximum", retry_after=_BUSY_SECONDS
+                    f"{self._limits.max_uploads} uploads are open, which is the maximum", retry_after=_BUSY_SECONDS
                 )
             upload = self._open(upload_manifest)
             self._uploads[upload.id] = upload
@@ -276,7 +250,7 @@ class Uploads:
 
     def expire(self) -> int:
         """Deletes uploads that have not been used for too long, and returns their number."""
-        before = time.monotonic() - self._limits.keep_seconds
+        before = time.monotonic() - self._limits.keep_s
         with self._lock:
             old = [upload for upload in self._uploads.values() if not upload.busy and upload.touched <= before]
             for upload in old:
@@ -291,9 +265,9 @@ class Uploads:
         The one that was touched longest ago goes, of those that nothing has happened to for a while, and those of
         models that have at least two more of them than the new one's.
         """
-        before = time.monotonic() - self._limits.idle_seconds
+        before = time.monotonic() - self._limits.idle_s
         with self._lock:
-            if len(self._uploads) < self._limits.uploads or upload_manifest.key in self._by_key:
+            if len(self._uploads) < self._limits.max_uploads or upload_manifest.key in self._by_key:
                 return
             opened = Counter(upload.upload_manifest.model for upload in self._uploads.values())
             most = opened[upload_manifest.model] + 1
@@ -321,22 +295,19 @@ class Uploads:
         Raises:
             AlreadyExistsError: The named version exists with other content.
         """
-        if upload_manifest.version is None:
+        model, version = upload_manifest.model, upload_manifest.version
+        if version is None:
             with storage_errors():
-                highest = VersionHistory.of(self._repository, upload_manifest.model, yanked).highest
-            if highest is None or _offered(upload_manifest, highest.manifest)[1] != highest.digest:
-                return None
-            found = highest.manifest
+                known = VersionHistory.of(self._repository, model, yanked).highest
         else:
-            try:
-                found = self._repository.find(upload_manifest.model, upload_manifest.version).manifest
-            except (ModelNotFound, VersionNotFound):
-                return None
-            except DigestMismatch as error:
-                raise AlreadyExistsError(f"a version that cannot be read has this number: {error.message}") from error
-        offered, digest = _offered(upload_manifest, found)
+            known = with_number(self._repository, model, version)
+        if known is None:
+            return None
+        offered, digest = _offered(upload_manifest, known.manifest)
+        if version is None and digest != known.digest:
+            return None
         assert is_published(self._repository, offered, digest), "it was just found"
-        return PublishResult(found, digest, created=False, report=GateReport())
+        return PublishResult(known.manifest, digest, created=False, report=GateReport())
 
     def _open(self, upload_manifest: UploadManifest) -> Upload:
         with storage_errors(), ExitStack() as stack:

@@ -1,16 +1,26 @@
-"""Translates a Triton model's configuration to Turnout's terms. Without side effects.
+"""Parses a Triton model's configuration, and translates it to Turnout's terms. Without side effects.
 
 Each field that a config.pbtxt sets has one row in the result, so that nothing is dropped silently.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+import tomlkit
+from google.protobuf import text_format
+
 from turnout.errors import InvalidModel
 from turnout.registry.manifest.manifest import MODEL_FILE, BatchingDeclaration
 from turnout_proto.triton.model_config_pb2 import ModelConfig, ModelInstanceGroup
+
+CONFIG_FILE = "config.pbtxt"
+MAX_CONFIG_BYTES = 1 << 18
+"""Maximum size of a config.pbtxt in bytes. Those of Triton's own examples have a few kilobytes."""
+
+_UNKNOWN = re.compile(r'^(\d+):\d+ : .*has no field named "([^"]{1,64})"')
 
 _PLATFORMS = ("onnxruntime_onnx", "")
 _BACKENDS = ("onnxruntime", "")
@@ -35,6 +45,10 @@ _LEFT_OUT = {
 
 
 _GROUP_LEFT_OUT = ("profile", "rate_limiter", "passive", "secondary_devices", "host_policy")
+
+
+Settings = Mapping[str, Mapping[str, Any]]
+"""Settings of one model: plain values by table and key. Its own settings, outside any table, are under ""."""
 
 
 class FieldOutcome(StrEnum):
@@ -80,13 +94,59 @@ class Mapped:
     file: str = MODEL_FILE
     batching: BatchingDeclaration | None = None
     label_files: Mapping[str, tuple[str, int]] = field(default_factory=dict)
-    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    settings: Settings = field(default_factory=dict)
     rows: tuple[MappedField, ...] = ()
 
     @property
     def refusal(self) -> str:
         """Why the model is refused; "" if it is not."""
         return "; ".join(f"{row.path}: {row.note}" for row in self.rows if row.outcome is FieldOutcome.REFUSED)
+
+
+class _Rows(list[MappedField]):
+    """The translations of fields so far."""
+
+    def taken(self, path: str, note: str) -> None:
+        self.append(MappedField(path, FieldOutcome.TAKEN, note))
+
+    def setting(self, path: str, note: str) -> None:
+        self.append(MappedField(path, FieldOutcome.SETTING, note))
+
+    def left_out(self, path: str, note: str) -> None:
+        self.append(MappedField(path, FieldOutcome.LEFT_OUT, note))
+
+    def refused(self, path: str, note: str) -> None:
+        self.append(MappedField(path, FieldOutcome.REFUSED, note))
+
+
+def parse_config(data: bytes) -> tuple[ModelConfig, str]:
+    """Parses a config.pbtxt.
+
+    Returns:
+        The configuration, and the first unknown field in it, as `NAME (line N)`; "" if all fields are known.
+
+    Raises:
+        InvalidModel: The configuration is too large or invalid.
+    """
+    if len(data) > MAX_CONFIG_BYTES:
+        raise InvalidModel(f"{CONFIG_FILE} is larger than {MAX_CONFIG_BYTES} bytes")
+    try:
+        text = data.decode()
+        try:
+            return text_format.Parse(text, ModelConfig()), ""
+        except text_format.ParseError as error:
+            unknown = _UNKNOWN.search(str(error))
+            if unknown is None:
+                raise
+            # Every release of Triton adds fields, so an unknown field is no reason to refuse a model.
+            lenient = text_format.Parse(text, ModelConfig(), allow_unknown_field=True)
+            return lenient, f"{unknown[2]} (line {unknown[1]})"
+    except text_format.ParseError as error:
+        raise InvalidModel(f"{CONFIG_FILE} is not a model configuration: line {str(error)[:200]}") from error
+    except UnicodeDecodeError as error:
+        raise InvalidModel(f"{CONFIG_FILE} is not UTF-8") from error
+    except RecursionError as error:
+        raise InvalidModel(f"{CONFIG_FILE} is nested too deeply") from error
 
 
 def map_config(name: str, config: ModelConfig, unknown: str = "") -> Mapped:
@@ -102,11 +162,11 @@ def map_config(name: str, config: ModelConfig, unknown: str = "") -> Mapped:
     """
     if config.name not in ("", name):
         raise InvalidModel(f"config.pbtxt is that of {config.name!r}, but is in the directory of {name!r}")
-    rows: list[MappedField] = (
-        [MappedField(unknown, FieldOutcome.LEFT_OUT, "this release does not know it")] if unknown else []
-    )
+    rows = _Rows()
+    if unknown:
+        rows.left_out(unknown, "this release does not know it")
     settings: dict[str, dict[str, Any]] = {}
-    rows += _identity(config)
+    _identity(config, rows)
     batching = _batching(config, rows)
     labels = _tensors(config, rows)
     if config.HasField("dynamic_batching"):
@@ -114,7 +174,7 @@ def map_config(name: str, config: ModelConfig, unknown: str = "") -> Mapped:
     if config.instance_group:
         _instance_groups(config.instance_group, settings, rows)
     _parameters(config, settings, rows)
-    rows += _the_rest(config)
+    _the_rest(config, rows)
     return Mapped(config.default_model_filename or MODEL_FILE, batching, labels, settings, tuple(rows))
 
 
@@ -134,62 +194,58 @@ def served_numbers(config: ModelConfig, numbers: Collection[int]) -> tuple[Seque
     return served, MappedField("version_policy", FieldOutcome.TAKEN, f"{message}: released are {released}{others}")
 
 
-def _identity(config: ModelConfig) -> Iterator[MappedField]:
+def _identity(config: ModelConfig, rows: _Rows) -> None:
     if config.name:
-        yield MappedField("name", FieldOutcome.TAKEN, "the model's name")
+        rows.taken("name", "the model's name")
     for path, value, known in (("platform", config.platform, _PLATFORMS), ("backend", config.backend, _BACKENDS)):
         if value and value in known:
-            yield MappedField(path, FieldOutcome.TAKEN, "ONNX Runtime")
+            rows.taken(path, "ONNX Runtime")
         elif value:
-            yield MappedField(path, FieldOutcome.REFUSED, f"{value[:64]} is not served here, expected {known[0]}")
+            rows.refused(path, f"{value[:64]} is not served here, expected {known[0]}")
     if config.default_model_filename:
-        yield MappedField("default_model_filename", FieldOutcome.TAKEN, f"published as {MODEL_FILE}")
+        rows.taken("default_model_filename", f"published as {MODEL_FILE}")
 
 
-def _batching(config: ModelConfig, rows: list[MappedField]) -> BatchingDeclaration | None:
+def _batching(config: ModelConfig, rows: _Rows) -> BatchingDeclaration | None:
     most = config.max_batch_size
     if most < 0:
         raise InvalidModel(f"max_batch_size is {most}")
     if most == 0:
         return None
     if most == 1:
-        rows.append(MappedField("max_batch_size", FieldOutcome.TAKEN, "requests are not put together"))
+        rows.taken("max_batch_size", "requests are not put together")
         return BatchingDeclaration(enabled=False)
-    rows.append(
-        MappedField(
-            "max_batch_size", FieldOutcome.TAKEN, f"batches of at most {most} rows, where they are proved right and pay"
-        )
-    )
+    rows.taken("max_batch_size", f"batches of at most {most} rows, where they are proved right and pay")
     return BatchingDeclaration(max_rows=most)
 
 
-def _tensors(config: ModelConfig, rows: list[MappedField]) -> Mapping[str, tuple[str, int]]:
+def _tensors(config: ModelConfig, rows: _Rows) -> Mapping[str, tuple[str, int]]:
     labels: dict[str, tuple[str, int]] = {}
     for side, tensors in (("input", config.input), ("output", config.output)):
         if tensors:
-            rows.append(MappedField(side, FieldOutcome.TAKEN, "names, types and shapes are those of the ONNX file"))
+            rows.taken(side, "names, types and shapes are those of the ONNX file")
         for tensor in tensors:
             where = f"{side}.{tensor.name}"
             for name in ("reshape", "is_shape_tensor", "allow_ragged_batch", "is_non_linear_format_io", "format"):
                 if any(one.name == name for one, _ in tensor.ListFields()):
                     note = "clients send and get the ONNX file's own shape" if name == "reshape" else "not used"
-                    rows.append(MappedField(f"{where}.{name}", FieldOutcome.LEFT_OUT, note))
+                    rows.left_out(f"{where}.{name}", note)
     for output in config.output:
         if output.label_filename:
             labels[output.name] = output.label_filename, max(output.dims[-1] if output.dims else 0, 0)
     return labels
 
 
-def _dynamic_batching(config: ModelConfig, settings: dict[str, dict[str, Any]], rows: list[MappedField]) -> None:
+def _dynamic_batching(config: ModelConfig, settings: dict[str, dict[str, Any]], rows: _Rows) -> None:
     message = config.dynamic_batching
-    rows.append(MappedField("dynamic_batching", FieldOutcome.TAKEN, "on by default, where it is proved right and pays"))
+    rows.taken("dynamic_batching", "on by default, where it is proved right and pays")
     if message.max_queue_delay_microseconds:
         milliseconds = message.max_queue_delay_microseconds / 1000
         settings.setdefault("batching", {})["max_delay_ms"] = milliseconds
-        _setting(rows, "dynamic_batching.max_queue_delay_microseconds", f"batching.max_delay_ms = {milliseconds:g}")
+        rows.setting("dynamic_batching.max_queue_delay_microseconds", f"batching.max_delay_ms = {milliseconds:g}")
     if (most := message.default_queue_policy.max_queue_size) > 0:
         settings.setdefault("limits", {})["max_queue_requests"] = most
-        _setting(rows, "dynamic_batching.default_queue_policy.max_queue_size", f"limits.max_queue_requests = {most}")
+        rows.setting("dynamic_batching.default_queue_policy.max_queue_size", f"limits.max_queue_requests = {most}")
     notes = {
         "preferred_batch_size": "a batch is formed of what waits when a runner gets free",
         "preserve_ordering": "answers of a stream are in order, others as they are ready",
@@ -199,74 +255,70 @@ def _dynamic_batching(config: ModelConfig, settings: dict[str, dict[str, Any]], 
     }
     for one, _ in message.ListFields():
         if one.name in notes:
-            rows.append(MappedField(f"dynamic_batching.{one.name}", FieldOutcome.LEFT_OUT, notes[one.name]))
+            rows.left_out(f"dynamic_batching.{one.name}", notes[one.name])
     for one, _ in message.default_queue_policy.ListFields():
         if one.name != "max_queue_size":
             path = f"dynamic_batching.default_queue_policy.{one.name}"
-            rows.append(MappedField(path, FieldOutcome.LEFT_OUT, "a request waits until its own deadline"))
+            rows.left_out(path, "a request waits until its own deadline")
 
 
-def _instance_groups(
-    groups: Sequence[ModelInstanceGroup], settings: dict[str, dict[str, Any]], rows: list[MappedField]
-) -> None:
+def _instance_groups(groups: Sequence[ModelInstanceGroup], settings: dict[str, dict[str, Any]], rows: _Rows) -> None:
     runtime = settings.setdefault("runtime", {})
     kinds = {group.kind for group in groups}
     on_cpu = kinds == {ModelInstanceGroup.KIND_CPU}
     if on_cpu:
         runtime["providers"] = ["cpu"]
-        _setting(rows, "instance_group.kind", 'runtime.providers = ["cpu"]')
+        rows.setting("instance_group.kind", 'runtime.providers = ["cpu"]')
     else:
-        rows.append(MappedField("instance_group.kind", FieldOutcome.TAKEN, "a GPU is used if there is one"))
+        rows.taken("instance_group.kind", "a GPU is used if there is one")
     counted = [max(group.count, 1) for group in groups if on_cpu or group.kind != ModelInstanceGroup.KIND_CPU]
     if any(group.count for group in groups):
         if not on_cpu and ModelInstanceGroup.KIND_CPU in kinds:
-            rows.append(
-                MappedField(
-                    "instance_group", FieldOutcome.LEFT_OUT, "a version runs on GPUs or on the CPU, not on both"
-                )
-            )
+            rows.left_out("instance_group", "a version runs on GPUs or on the CPU, not on both")
         runtime |= {"runners": sum(counted), "intra_op_threads": 0}
         note = f"runtime.runners = {sum(counted)}, runtime.intra_op_threads = 0: an instance of Triton uses all cores"
-        _setting(rows, "instance_group.count", note)
+        rows.setting("instance_group.count", note)
     if gpus := sorted({gpu for group in groups for gpu in group.gpus}):
         runtime["device_ids"] = gpus
-        _setting(rows, "instance_group.gpus", f"runtime.device_ids = {gpus}")
+        rows.setting("instance_group.gpus", f"runtime.device_ids = {gpus}")
     message = {one.name for group in groups for one, _ in group.ListFields()}
-    rows += [
-        MappedField(f"instance_group.{name}", FieldOutcome.LEFT_OUT, "not used")
-        for name in _GROUP_LEFT_OUT
-        if name in message
-    ]
+    for name in _GROUP_LEFT_OUT:
+        if name in message:
+            rows.left_out(f"instance_group.{name}", "not used")
     if not runtime:
         del settings["runtime"]
 
 
-def _parameters(config: ModelConfig, settings: dict[str, dict[str, Any]], rows: list[MappedField]) -> None:
+def _parameters(config: ModelConfig, settings: dict[str, dict[str, Any]], rows: _Rows) -> None:
     for key in sorted(config.parameters):
         value, path = config.parameters[key].string_value, f"parameters.{key[:64]}"
         if key == "intra_op_thread_count" and value.isascii() and value.isdigit() and len(value) < 5:
             settings.setdefault("runtime", {})["intra_op_threads"] = int(value)
-            _setting(rows, path, f"runtime.intra_op_threads = {int(value)}")
+            rows.setting(path, f"runtime.intra_op_threads = {int(value)}")
         else:
-            rows.append(MappedField(path, FieldOutcome.LEFT_OUT, "not a setting here"))
+            rows.left_out(path, "not a setting here")
 
 
-def _the_rest(config: ModelConfig) -> Iterator[MappedField]:
+def _the_rest(config: ModelConfig, rows: _Rows) -> None:
     for one, value in config.ListFields():
         if note := _REFUSED.get(one.name):
-            yield MappedField(one.name, FieldOutcome.REFUSED, note)
+            rows.refused(one.name, note)
         elif note := _LEFT_OUT.get(one.name):
-            yield MappedField(one.name, FieldOutcome.LEFT_OUT, note)
+            rows.left_out(one.name, note)
         elif one.name == "response_cache" and value.enable:
-            yield MappedField("response_cache", FieldOutcome.LEFT_OUT, "every request is computed")
+            rows.left_out("response_cache", "every request is computed")
         elif one.name == "model_transaction_policy" and value.decoupled:
-            yield MappedField(
-                "model_transaction_policy.decoupled", FieldOutcome.REFUSED, "each request has one answer here"
-            )
+            rows.refused("model_transaction_policy.decoupled", "each request has one answer here")
 
 
-def _setting(rows: list[MappedField], path: str, note: str) -> None:
-    rows.append(MappedField(path, FieldOutcome.SETTING, note))
+def as_toml(models: Mapping[str, Settings]) -> str:
+    """Returns the settings of models, by model name, as TOML; "" if there are none."""
+    tables = {
+        name: {**settings.get("", {}), **{table: dict(values) for table, values in settings.items() if table}}
+        for name, settings in models.items()
+        if settings
+    }
+    return tomlkit.dumps({"model": tables}) if tables else ""
 
 
 Read = Callable[[str], bytes]
@@ -280,25 +332,23 @@ def labels_of(mapped: Mapped, read: Read) -> tuple[Mapping[str, tuple[str, ...]]
         The labels by output, and the result for each file. Labels that do not fit the output are left out.
     """
     labels: dict[str, tuple[str, ...]] = {}
-    rows: list[MappedField] = []
+    rows = _Rows()
     for output, (file, classes) in mapped.label_files.items():
         path = f"output.{output}.label_filename"
         try:
             lines = read(file).decode().rstrip("\n").split("\n")
         except UnicodeDecodeError:
-            rows.append(MappedField(path, FieldOutcome.LEFT_OUT, f"{file[:64]} is not UTF-8"))
+            rows.left_out(path, f"{file[:64]} is not UTF-8")
             continue
         except (OSError, ValueError) as error:
-            rows.append(MappedField(path, FieldOutcome.LEFT_OUT, f"{file[:64]} {error}"))
+            rows.left_out(path, f"{file[:64]} {error}")
             continue
         found = tuple(line.rstrip("\r") for line in lines)
         if len(set(found)) < len(found):
-            rows.append(MappedField(path, FieldOutcome.LEFT_OUT, f"{file[:64]} names a class twice"))
+            rows.left_out(path, f"{file[:64]} names a class twice")
         elif classes not in (0, len(found)):
-            rows.append(
-                MappedField(path, FieldOutcome.LEFT_OUT, f"{file[:64]} has {len(found)} labels for {classes} classes")
-            )
+            rows.left_out(path, f"{file[:64]} has {len(found)} labels for {classes} classes")
         else:
             labels[output] = found
-            rows.append(MappedField(path, FieldOutcome.TAKEN, f"{len(found)} labels of the version"))
+            rows.taken(path, f"{len(found)} labels of the version")
     return labels, rows

@@ -6,8 +6,7 @@
 The root may itself be a model's directory. Links are followed, since the operator chose what to name or mount.
 """
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,10 +16,18 @@ from turnout.errors import InvalidModel
 from turnout.registry.manifest.manifest import MODEL_FILE, is_plain_path
 from turnout.registry.manifest.names import model_name_fault, version_number
 from turnout.registry.publishing.metadata import VersionMetadata
-from turnout.registry.storage.files import explain, open_inside, read_small
-from turnout.registry.triton.config import CONFIG_FILE, MAX_CONFIG_BYTES, parse_config
-from turnout.registry.triton.mapping import Mapped, MappedField, labels_of, map_config, served_numbers
-from turnout.registry.triton.settings import Settings
+from turnout.registry.storage.files import explain, open_inside, read_small, visible
+from turnout.registry.triton.mapping import (
+    CONFIG_FILE,
+    MAX_CONFIG_BYTES,
+    Mapped,
+    MappedField,
+    Settings,
+    labels_of,
+    map_config,
+    parse_config,
+    served_numbers,
+)
 from turnout_proto.triton.model_config_pb2 import ModelWarmup
 
 MAX_LABEL_BYTES = 16 << 20
@@ -161,11 +168,9 @@ def is_model(directory: Path) -> bool:
         return False
 
 
-def _directories(directory: Path) -> Iterator[Path]:
-    """Yields the directories in `directory`, and links to directories, sorted by name, except hidden ones."""
-    with os.scandir(directory) as entries:
-        names = sorted(e.name for e in entries if not e.name.startswith(".") and e.is_dir())
-    return (directory / name for name in names)
+def _directories(directory: Path) -> list[Path]:
+    """Returns the directories in `directory`, and links to directories, sorted by name, except hidden ones."""
+    return [directory / entry.name for entry in visible(directory) if entry.is_dir()]
 
 
 def _read_inside(directory: Path, path: str) -> bytes:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from typing import TypeAlias
 
 from turnout.errors import Conflict, Exhausted
@@ -11,7 +12,7 @@ from turnout.registry.publishing.evidence_records import EvidenceRecords
 from turnout.registry.signing.trust import Trust, bundles
 from turnout.registry.storage.listing import Published
 from turnout.registry.storage.repository import Repository
-from turnout.registry.transfer.fetch import VersionReader
+from turnout.registry.transfer.fetch import pieces
 from turnout.registry.transfer.upload import CHUNK
 from turnout.releases.release import ReleaseStateWriter
 from turnout.rpc.control.calls import check_record
@@ -104,13 +105,10 @@ class PublishedVersionMethods:
         )
         await self._send(write, pb.FetchVersionResponse(manifest=manifest))
         directory = await self._threads.run(self._repository.fetch, request.model, version)
-        reading = VersionReader(directory, found.manifest, CHUNK)
-        try:
-            while (piece := await self._threads.run(reading.next)) is not None:
+        with closing(pieces(directory, found.manifest, CHUNK)) as reading:
+            while (piece := await self._threads.run(next, reading, None)) is not None:
                 chunk = pb.FileChunk(file=piece.file, offset=piece.offset, data=piece.data)
                 await self._send(write, pb.FetchVersionResponse(chunk=chunk))
-        finally:
-            reading.close()
 
     async def _send(self, write: Write, message: pb.FetchVersionResponse) -> None:
         try:

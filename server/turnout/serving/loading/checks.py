@@ -6,7 +6,7 @@ from turnout.config import Signing
 from turnout.errors import ConfigError
 from turnout.registry.manifest.environment import differences
 from turnout.registry.manifest.manifest import Manifest
-from turnout.registry.publishing.local_environment import this_environment
+from turnout.registry.publishing.environment_record import this_environment
 from turnout.registry.signing.trust import Trust
 from turnout.registry.storage.listing import Published
 from turnout.registry.storage.repository import Repository

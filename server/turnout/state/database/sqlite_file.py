@@ -130,14 +130,17 @@ class SqliteFile:
         self._check_after = time.monotonic() + max(_CHECK_SECONDS, took / _CHECK_SHARE)
 
     def _content_fault(self) -> str:
-        # A separate connection, since those of the pool would show cached pages.
         try:
-            with closing(sqlite3.connect(f"{self.path.as_uri()}?mode=rw", uri=True, timeout=1.0)) as connection:
+            with closing(self._connection()) as connection:
                 (result,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         except sqlite3.Error as error:
             damaged = getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
             return DAMAGED if damaged else self._damage
         return "" if result == "ok" else DAMAGED
+
+    def _connection(self) -> sqlite3.Connection:
+        """Returns a connection of its own, since those of the pool would show cached pages."""
+        return sqlite3.connect(f"{self.path.as_uri()}?mode=rw", uri=True, timeout=1.0)
 
     def holds(self, revision: int, digest: str) -> bool:
         """Returns whether the file that now has the name contains an event of the log.
@@ -147,7 +150,7 @@ class SqliteFile:
         if any(_is_at(path, opened) for path, opened in self._opened.items()):
             return False
         try:
-            with closing(sqlite3.connect(f"{self.path.as_uri()}?mode=rw", uri=True, timeout=1.0)) as connection:
+            with closing(self._connection()) as connection:
                 row = connection.execute("SELECT hash FROM events WHERE id = ?", (revision,)).fetchone()
                 (intact,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         except sqlite3.Error:

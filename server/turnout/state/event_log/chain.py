@@ -187,36 +187,27 @@ class _Links:
         """Follows the links of removed events up to the event `before`."""
         while self.removed and self.removed[0][0] < before:
             here, previous, own = self.removed.popleft()
-            expected = self.last + 1
-            if here > expected:
-                self._fault(expected, "is missing" if here == expected + 1 else f"to {here - 1} are missing")
-            elif previous != self.previous and not self.moved:
-                self._fault(here, f"does not follow event {here - 1}: it names another hash as the one before it")
+            self._follow(here, previous)
             self.last, self.previous, self.moved = here, own, False
             if kept is not None and here == kept.revision:
                 self.kept = own
 
     def add(self, row: Mapping[str, Any]) -> None:
-        here, expected = int(row["id"]), self.last + 1
-        if here > expected:
-            self._fault(expected, "is missing" if here == expected + 1 else f"to {here - 1} are missing")
-        moved = False
-        if row["hash"] != event_hash(row, row["previous"]):
+        here, was = int(row["id"]), None
+        if row["hash"] == event_hash(row, row["previous"]):
+            self._follow(here, row["previous"])
+        else:
+            self._find_missing(here)
             was = _place(row)
-            moved = was is not None
             changed = "was changed: its hash is not that of its content"
-            self._fault(here, f"is out of order: it was event {was}" if moved else changed)
-        elif here == expected and row["previous"] != self.previous and not self.moved:
-            self._fault(here, f"does not follow event {here - 1}: it names another hash as the one before it")
-        self.last, self.previous, self.moved = here, row["hash"], moved
+            self._fault(here, changed if was is None else f"is out of order: it was event {was}")
+        self.last, self.previous, self.moved = here, row["hash"], was is not None
         self.events += 1
 
     def end(self, number: int, kept: Head | None) -> None:
         """Compares the end with the store's revision and with the kept head."""
-        if self.last < number:
-            which = "is missing" if number == self.last + 1 else f"to {number} are missing"
-            self._fault(self.last + 1, f"{which}: the store is at revision {number}")
-        elif self.last > number:
+        self._find_missing(number + 1, f": the store is at revision {number}")
+        if self.last > number:
             self._fault(self.last, f"is beyond the store's revision, which is {number}")
         if kept is None:
             return
@@ -224,6 +215,18 @@ class _Links:
             self._fault(kept.revision, "is missing: the log was longer when its head was kept")
         elif self.kept != kept.hash:
             self._fault(kept.revision, "is not the one that was kept: the log was written anew")
+
+    def _follow(self, here: int, previous: str) -> None:
+        """Checks that an event follows the last one, unless that one is out of order."""
+        if not self._find_missing(here) and previous != self.previous and not self.moved:
+            self._fault(here, f"does not follow event {here - 1}: it names another hash as the one before it")
+
+    def _find_missing(self, here: int, why: str = "") -> bool:
+        """Returns whether events between the last one and the event `here` are missing, and notes it."""
+        missing = here - self.last - 1
+        if missing > 0:
+            self._fault(self.last + 1, f"{'is missing' if missing == 1 else f'to {here - 1} are missing'}{why}")
+        return missing > 0
 
     def _fault(self, event: int, what: str) -> None:
         if len(self.faults) < _TOLD:

@@ -2,8 +2,7 @@
 
 A new schema is a new file in `versions/`, with the next number as its `revision`, and `HEAD` set to it. There are no
 downgrades: an older release refuses a newer schema, and going back means restoring a backup. An empty database gets its
-schema directly from `turnout.state.database.schema` and `turnout.state.database.triggers`; a test compares that with
-the result of the migrations.
+schema directly from `turnout.state.database.schema`; a test compares that with the result of the migrations.
 """
 
 import threading
@@ -13,8 +12,7 @@ from sqlalchemy import Column, Connection, MetaData, PrimaryKeyConstraint, Strin
 
 from turnout.errors import ConfigError
 from turnout.state.database.engine import Database
-from turnout.state.database.schema import METADATA, revision
-from turnout.state.database.triggers import triggers
+from turnout.state.database.schema import METADATA, revision, triggers
 
 HEAD = "0008"
 """The schema of this release. Defined here so that an up-to-date database can be opened without importing alembic."""
