@@ -14,6 +14,7 @@ from onnx import TensorProto
 from semver import Version
 
 import onnx_models
+from nested_models import CLAIMS
 from onnx_models import scaled
 from rollout_wire import CAREFREE, FINAL, TICK, clients, in_state, settled, start, until
 from routing_wire import scrape
@@ -83,6 +84,17 @@ async def test_no_rows_for_a_recurrent_model_end_no_server(publish_model, start_
         assert "SIGABRT" in error.message
         answer = await stub.Predict(request("m", x=np.ones((3, 1, 2), np.float32)))
     assert outputs_of(answer)["y"].shape == (3, 1, 1, 2)
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+async def test_rows_that_a_model_only_says_it_has_are_not_counted_on(publish_model, start_server, claim) -> None:
+    publish_model("m", "1.0.0", CLAIMS[claim]())
+    server = await start_server()
+    async with stub_of(server) as stub:
+        error = await refusal(stub.Predict(request("m", x=np.zeros((1, 0, 2), np.float32))))
+        assert error.code is grpc.StatusCode.INTERNAL
+        answer = await stub.Predict(request("m", x=np.ones((1, 3, 2), np.float32)))
+    assert outputs_of(answer)["y"].shape == (1, 1, 3, 2)
 
 
 async def test_a_picture_smaller_than_a_window_ends_no_server(publish_model, start_server) -> None:

@@ -126,11 +126,32 @@ def test_regions_are_one_of_a_picture_that_may_be_empty_and_say_which_input_that
         ([node("Transpose", "b", "c", "", perm=[0, 2, 1]), node("MatMul", "b c", domain="")], set()),
         ([node("FusedMatMul", "x b", transA=1)], {"x1", "b1"}),
         ([node("Transpose", "x", "c", "", perm=[0, 2, 1]), node("MatMul", "c w", domain="")], set()),
+        *(
+            ([node("Transpose", "x", "c", "", perm=[0, 2, 1]), between, node("MatMul", "d b", domain="")], {"x1", "b1"})
+            for between in (
+                node("Identity", "c", "d", ""),
+                node("Cast", "c", "d", "", to=FLOAT),
+                node("Mul", "c half", "d", ""),
+            )
+        ),
+        (
+            [
+                node("Reshape", "x shape", "r", ""),
+                node("Transpose", "r", "c", "", perm=[0, 2, 1]),
+                node("Reshape", "b shape", "s", ""),
+                node("MatMul", "c s", domain=""),
+            ],
+            {"x0", "x1", "b0", "b1"},
+        ),
     ],
-    ids=["plain", "turned", "over what is fixed", "fused", "with weights"],
+    ids=["plain", "turned", "over what is fixed", "fused", "with weights", "dropped", "cast", "scaled", "unknown"],
 )
 def test_a_product_over_a_free_dimension_says_where_that_is(made, expected) -> None:
-    proto = graph(*made, constants={"w": (3, 8)}, a=["n", 8, "t"], x=["n", "t", 4], b=["n", "t", 8])
+    """If the dimension is not known, it may be any of its factors' dimensions that does not remain in the product."""
+    constants = {"w": (3, 8), "half": (1,), "shape": (3,)}
+    proto = graph(*made, constants=constants, a=["n", 8, "t"], x=["n", "t", 4], b=["n", "t", 8])
+    shape = next(tensor for tensor in proto.graph.initializer if tensor.name == "shape")
+    shape.CopyFrom(numpy_helper.from_array(np.array([2, -1, 8]), "shape"))
     assert {f"{name}{axis}" for name, axis in never_empty(describe(proto))} - {"a2"} == expected
 
 

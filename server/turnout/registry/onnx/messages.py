@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
-from onnx import AttributeProto, GraphProto, NodeProto, TensorProto
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from turnout.errors import InvalidModel
 
@@ -23,6 +23,13 @@ def all_nodes(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
         for attribute in node.attribute:
             for graph in inner_graphs(attribute):
                 yield from all_nodes(graph.node)
+
+
+def model_nodes(model: ModelProto) -> Iterator[NodeProto]:
+    """Yields the nodes of a model, those of its functions and of the graphs inside nodes included."""
+    yield from all_nodes(model.graph.node)
+    for function in model.functions:
+        yield from all_nodes(function.node)
 
 
 def element_name(number: int) -> str:

@@ -15,6 +15,7 @@ from turnout.errors import InvalidModel
 from turnout.registry.manifest.json_form import JsonForm
 from turnout.registry.manifest.signature import DataType, Dimension, Signature, TensorSpec
 from turnout.registry.onnx.external_data import ExternalFile, external_files
+from turnout.registry.onnx.graph import FIRST_IR_WITH_DEFAULTS
 from turnout.registry.onnx.messages import element_name, text_of
 from turnout.registry.onnx.zipmap import WITHOUT, map_outputs
 
@@ -23,7 +24,6 @@ MAX_PROTOBUF = (1 << 31) - 1
 
 # Manifests are JSON, whose integers are exact up to this value.
 _MAX_DIMENSION = 2**53 - 1
-_FIRST_IR_WITH_DEFAULTS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ def read_model(path: Path) -> ModelFacts:
 def _facts(model: ModelProto) -> ModelFacts:
     graph = model.graph
     initialised = {t.name for t in graph.initializer} | {t.values.name for t in graph.sparse_initializer}
-    overridable = model.ir_version >= _FIRST_IR_WITH_DEFAULTS
+    overridable = model.ir_version >= FIRST_IR_WITH_DEFAULTS
     inputs = [
         _tensor_spec("input", value, has_default=value.name in initialised)
         for value in graph.input

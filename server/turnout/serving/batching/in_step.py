@@ -7,13 +7,13 @@ requests must therefore not be run.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 from turnout.registry.manifest.signature import Signature
 from turnout.registry.onnx.graph import STANDARD_DOMAIN, Graph, ModelGraph, Node
 from turnout.serving.batching.batchability import likely_axes
-from turnout.serving.inputs.dimensions import InputDimension, computed_from, dimensions_named
-from turnout.serving.rowwise.proof import follow
+from turnout.serving.inputs.dimensions import InputDimension, dimensions_named
+from turnout.serving.isolation.origins import Scope, walk
+from turnout.serving.rowwise.proof import follow_everywhere
 from turnout.serving.rowwise.states import Rows
 
 _JOINS = frozenset({"Add", "Concat", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization"})
@@ -26,32 +26,30 @@ def in_step(model: ModelGraph, signature: Signature) -> Sequence[Sequence[InputD
     They are found by their names and by following rows. The graph need not keep rows apart as a whole: it is enough if
     they can be followed to a `Concat`.
     """
-    graph, sources = model.graph, computed_from(model.graph)
-    joined: dict[str, frozenset[str]] = {}
+    joined: dict[Node, frozenset[str]] = {}
     found: list[Sequence[InputDimension]] = []
-    for node in graph.nodes:
-        output = next(filter(None, node.outputs), "")
-        if node.op_type not in _JOINS or len(sources.get(output, ())) < 2:
+    for node, scope in walk(model):
+        sources = frozenset[str]().union(*map(scope.sources, node.inputs))
+        if node.op_type not in _JOINS or len(sources) < 2:
             continue
-        if (node.domain, node.op_type) == (STANDARD_DOMAIN, "Concat"):
-            joined[output] = sources[output]
-        found += (group for group in _of_names(node, graph) if len(group) > 1 and group not in found)
+        if node.operator == (STANDARD_DOMAIN, "Concat"):
+            joined[node] = sources
+        found += (group for group in _of_names(node, scope, model.graph) if len(group) > 1 and group not in found)
     if not joined:
         return found
-    cut = replace(model, graph=replace(graph, outputs=tuple(joined)))
     for axes in likely_axes(signature):
-        for name, state in follow(cut, signature, axes).items():
-            group = [(source, axes[source]) for source in sorted(joined[name]) if source in axes]
-            if isinstance(state, Rows) and len(group) > 1 and group not in found:
+        states = follow_everywhere(model, signature, axes)
+        for node, sources in joined.items():
+            group = [(source, axes[source]) for source in sorted(sources) if source in axes]
+            if any(isinstance(state, Rows) for state in states.get(node, ())) and len(group) > 1 and group not in found:
                 found.append(group)
     return found
 
 
-def _of_names(node: Node, graph: Graph) -> Iterator[Sequence[InputDimension]]:
+def _of_names(node: Node, scope: Scope, graph: Graph) -> Iterator[Sequence[InputDimension]]:
     """Yields the groups that follow from the names of dimensions."""
-    types = {**graph.inputs, **graph.types}
     parts = node.inputs if node.op_type == "Concat" else node.inputs[:2]
-    shapes = [shape for name in parts if name in types and (shape := types[name].shape) is not None]
+    shapes = [shape for name in parts if (shape := scope.type_of(name).shape) is not None]
     axis = node.attributes.get("axis")
     for at in range(min(map(len, shapes), default=0)):
         names = {shape[at] for shape in shapes if isinstance(shape[at], str)}
@@ -60,4 +58,4 @@ def _of_names(node: Node, graph: Graph) -> Iterator[Sequence[InputDimension]]:
         else:  # dimensions that may be broadcast have different names
             agree = len(names) == 1 and len({len(shape) for shape in shapes}) == 1
         if agree:
-            yield sorted(dimensions_named(graph, names))
+            yield sorted(dimensions_named(graph.inputs, names))

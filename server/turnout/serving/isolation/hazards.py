@@ -8,25 +8,22 @@ Fusions by ONNX Runtime matter too. It fuses an `Add` and a `LayerNormalization`
 process if one addend is empty. That case is left to the check of requests (`turnout.serving.batching.in_step`).
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from turnout.registry.onnx.graph import STANDARD_DOMAIN, Graph, ModelGraph, Node
+from turnout.registry.onnx.graph import STANDARD_DOMAIN, ModelGraph, Node
 from turnout.registry.onnx.value_sizes import SIZED_BY_VALUES
 from turnout.serving.isolation.origins import (
     VALUE,
-    Known,
     Origin,
     Scope,
     input_of,
-    made,
     may_be,
     positive,
+    walk,
 )
-
-_FIRST_IR_WITH_DEFAULTS = 4
 
 _MICROSOFT = "com.microsoft"
 _CLASSICAL = "ai.onnx.ml"
@@ -91,24 +88,8 @@ class Hazard:
 
 def find_hazard(model: ModelGraph) -> Hazard | None:
     """Returns the first operator of the graph by which a request can end the process; None if there is none."""
-    scope = Scope(model.graph, model.ir_version >= _FIRST_IR_WITH_DEFAULTS)
-    return next(_hazards(model.graph, scope), None)
-
-
-def _hazards(graph: Graph, scope: Scope) -> Iterator[Hazard]:
-    for node in graph.nodes:
-        if danger := _danger(node, scope):
-            yield Hazard(str(node), danger)
-        made_inside: list[Known] = []
-        for graphs in node.subgraphs.values():
-            for inner in graphs:
-                inside = Scope(inner, overridable=False, outer=scope)
-                yield from _hazards(inner, inside)
-                made_inside += map(inside.known, inner.outputs)
-        result = made(node, scope, made_inside)
-        for name in node.outputs:
-            scope.set(name, result)
-        scope.follow_sizes(node)
+    found = ((node, _danger(node, scope)) for node, scope in walk(model))
+    return next((Hazard(str(node), danger) for node, danger in found if danger), None)
 
 
 def _danger(node: Node, scope: Scope) -> str:
