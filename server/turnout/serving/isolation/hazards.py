@@ -1,8 +1,10 @@
 """Finds operators of a graph by which a request can end the process that runs it. Pure.
 
 There are two kinds: operators on which ONNX Runtime crashes or hangs for some values or sizes of their inputs, and
-operators that take as much memory or time as a value of a request demands. docs/decisions/0037 lists the experiments
-and their results. Sizes that follow from the sizes of a request are no hazard, since the limit on messages bounds them.
+operators that take as much memory or time as a value of a request demands. A few others leave part of their output as
+it was in memory, whatever the request; that memory should contain no other version's values. docs/decisions/0037 lists
+the experiments and their results. Sizes that follow from the sizes of a request are no hazard, since the limit on
+messages bounds them.
 
 Fusions by ONNX Runtime matter too. It fuses an `Add` and a `LayerNormalization` into one operator, which ends the
 process if one addend is empty. That case is left to the check of requests (`turnout.serving.batching.in_step`).
@@ -59,6 +61,7 @@ _HARMLESS_OF_MICROSOFT = frozenset(
 )
 """Operators of `com.microsoft` by which no request of any sizes and values tried could end the process."""
 
+_CLASSIFIERS = frozenset({"LinearClassifier", "SVMClassifier", "TreeEnsembleClassifier"})
 _RECURRENT = frozenset({"LSTM", "GRU", "RNN", "DynamicQuantizeLSTM", "AttnLSTM"})
 _ATTENTION_RANK = 4
 _COUNTED_ROUNDS = 10**6
@@ -101,6 +104,8 @@ def _danger(node: Node, scope: Scope) -> str:
     if node.domain == _MICROSOFT:
         return _of_microsoft(node, scope)
     if node.domain == _CLASSICAL:
+        if node.op_type in _CLASSIFIERS and node.attributes.get("post_transform") == "PROBIT":
+            return "leaves what was in memory in place of the second of two scores"
         return _vectors(node, scope) if node.op_type == "FeatureVectorizer" else ""
     special = _SPECIAL.get(node.op_type)
     if node.domain == _NCHWC:
