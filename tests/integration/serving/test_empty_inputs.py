@@ -9,6 +9,7 @@ from onnx import ModelProto
 
 import onnx_models
 from nested_models import PLACES
+from rowwise_models import FLOAT, UINT8, graph, node
 from turnout.config import Runtime
 from wire import outputs_of, refusal, request, stub_of
 
@@ -82,3 +83,41 @@ async def test_a_product_that_sums_up_nothing_shows_nobody_what_others_sent(
             assert f"expected 1 or more along axis {1 + turned}, got float32" in error.message
         answer = await stub.Predict(request("m", **of(1, 3)))
     np.testing.assert_array_equal(outputs_of(answer)["y"], np.full((2, 8, 8), 3, np.float32))
+
+
+@pytest.mark.parametrize("product", ["MatMul", "Gemm"])
+async def test_a_quantised_product_of_nothing_shows_nobody_what_others_sent(
+    publish_model, start_server, product
+) -> None:
+    """ONNX Runtime makes one operator of these."""
+    steps = [
+        node("DequantizeLinear", "a scale zero", "c"),
+        node("DequantizeLinear", "b scale zero", "d"),
+        node(product, "c d", "e"),
+        node("QuantizeLinear", "e scale zero"),
+    ]
+    constants = {"scale": 1.0, "zero": np.uint8(0)}
+    proto = graph(steps, {"a": (UINT8, ["n", "t"]), "b": (UINT8, ["t", 8])}, {"y": (UINT8, 2)}, constants)
+    publish_model("m", "1.0.0", proto)
+    server = await start_server(runtime=Runtime(runners=1))
+    async with stub_of(server) as stub:
+        for _ in range(3):
+            await stub.Predict(request("m", a=np.full((4, 3), 7, np.uint8), b=np.full((3, 8), 7, np.uint8)))
+            error = await refusal(stub.Predict(request("m", a=np.ones((4, 0), np.uint8), b=np.ones((0, 8), np.uint8))))
+            assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+            assert "inputs.a: expected 1 or more along axis 1" in error.message
+        answer = await stub.Predict(request("m", a=np.ones((4, 3), np.uint8), b=np.ones((3, 8), np.uint8)))
+    np.testing.assert_array_equal(outputs_of(answer)["y"], np.full((4, 8), 3, np.uint8))
+
+
+async def test_an_empty_element_of_a_sequence_shows_nobody_what_others_sent(publish_model, start_server) -> None:
+    steps = [node("SequenceConstruct", "a b", "s"), node("ConcatFromSequence", "s", axis=1)]
+    publish_model("m", "1.0.0", graph(steps, {"a": (FLOAT, ["n", 64]), "b": (FLOAT, ["m", 64])}, {"y": (FLOAT, 2)}))
+    server = await start_server(runtime=Runtime(runners=1))
+    own = np.ones((2, 64), np.float32)
+    async with stub_of(server) as stub:
+        error = await refusal(stub.Predict(request("m", a=own, b=own[:0])))
+        assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+        assert "inputs.b: expected 2 along axis 0, as inputs.a has, got 0" in error.message
+        answer = await stub.Predict(request("m", a=own, b=own))
+    np.testing.assert_array_equal(outputs_of(answer)["y"], np.ones((2, 128), np.float32))

@@ -134,6 +134,11 @@ def test_regions_are_one_of_a_picture_that_may_be_empty_and_say_which_input_that
                 node("Mul", "c half", "d", ""),
             )
         ),
+        *(
+            ([node("DequantizeLinear", "a half", "c", ""), node("Relu", "c", "d", ""), product], {"x1", "b1"})
+            for product in (node("MatMul", "d b", domain=""), node("Gemm", "d b", domain=""))
+        ),
+        ([node("Relu", "a", "d", ""), node("Gemm", "d b", domain="")], set()),
         (
             [
                 node("Reshape", "x shape", "r", ""),
@@ -144,7 +149,10 @@ def test_regions_are_one_of_a_picture_that_may_be_empty_and_say_which_input_that
             {"x0", "x1", "b0", "b1"},
         ),
     ],
-    ids=["plain", "turned", "over what is fixed", "fused", "with weights", "dropped", "cast", "scaled", "unknown"],
+    ids=[
+        *("plain", "turned", "over what is fixed", "fused", "with weights", "dropped", "cast", "scaled"),
+        *("quantised", "quantised Gemm", "plain Gemm", "unknown"),
+    ],
 )
 def test_a_product_over_a_free_dimension_says_where_that_is(made, expected) -> None:
     """If the dimension is not known, it may be any of its factors' dimensions that does not remain in the product."""

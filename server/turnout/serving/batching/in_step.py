@@ -8,16 +8,16 @@ requests must therefore not be run.
 
 from collections.abc import Iterator, Sequence
 
-from turnout.registry.manifest.signature import Signature
-from turnout.registry.onnx.graph import STANDARD_DOMAIN, Graph, ModelGraph, Node
+from turnout.registry.manifest.signature import Dimension, Signature
+from turnout.registry.onnx.graph import STANDARD_DOMAIN, ModelGraph, Node
 from turnout.serving.batching.batchability import likely_axes
 from turnout.serving.inputs.dimensions import InputDimension, dimensions_named
-from turnout.serving.isolation.origins import Scope, walk
+from turnout.serving.isolation.origins import Scope, joined_shapes, walk
 from turnout.serving.rowwise.proof import follow_everywhere
 from turnout.serving.rowwise.states import Rows
 
-_JOINS = frozenset({"Add", "Concat", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization"})
-"""Operators of ONNX's domain or `com.microsoft` that assume their inputs to be equal in size."""
+_ADDS = frozenset({"Add", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization"})
+"""Operators of ONNX's domain or `com.microsoft` that assume their first two inputs to be equal in size."""
 
 
 def in_step(model: ModelGraph, signature: Signature) -> Sequence[Sequence[InputDimension]]:
@@ -29,12 +29,14 @@ def in_step(model: ModelGraph, signature: Signature) -> Sequence[Sequence[InputD
     joined: dict[Node, frozenset[str]] = {}
     found: list[Sequence[InputDimension]] = []
     for node, scope in walk(model):
-        sources = frozenset[str]().union(*map(scope.sources, node.inputs))
-        if node.op_type not in _JOINS or len(sources) < 2:
+        parts = scope.joined(node) or (node.inputs[:2] if node.op_type in _ADDS else ())
+        sources = frozenset[str]().union(*map(scope.sources, parts))
+        if len(sources) < 2:
             continue
         if node.operator == (STANDARD_DOMAIN, "Concat"):
             joined[node] = sources
-        found += (group for group in _of_names(node, scope, model.graph) if len(group) > 1 and group not in found)
+        groups = (sorted(dimensions_named(model.graph.inputs, names)) for names in _equal_names(node, scope))
+        found += (group for group in groups if len(group) > 1 and group not in found)
     if not joined:
         return found
     for axes in likely_axes(signature):
@@ -46,16 +48,15 @@ def in_step(model: ModelGraph, signature: Signature) -> Sequence[Sequence[InputD
     return found
 
 
-def _of_names(node: Node, scope: Scope, graph: Graph) -> Iterator[Sequence[InputDimension]]:
-    """Yields the groups that follow from the names of dimensions."""
-    parts = node.inputs if node.op_type == "Concat" else node.inputs[:2]
-    shapes = [shape for name in parts if (shape := scope.type_of(name).shape) is not None]
-    axis = node.attributes.get("axis")
-    for at in range(min(map(len, shapes), default=0)):
-        names = {shape[at] for shape in shapes if isinstance(shape[at], str)}
-        if node.op_type == "Concat":
-            agree = len(names) > 1 and isinstance(axis, int) and at != axis % len(shapes[0])
-        else:  # dimensions that may be broadcast have different names
-            agree = len(names) == 1 and len({len(shape) for shape in shapes}) == 1
-        if agree:
-            yield sorted(dimensions_named(graph.inputs, names))
+def _equal_names(node: Node, scope: Scope) -> Iterator[set[Dimension]]:
+    """Yields the names of dimensions that the node assumes to be equal."""
+    if node.op_type in _ADDS:  # dimensions that may be broadcast have different names
+        shapes = [shape for name in node.inputs[:2] if (shape := scope.type_of(name).shape) is not None]
+        same_rank = len(set(map(len, shapes))) == 1
+        dimensions = zip(*shapes, strict=True) if same_rank else iter(())
+    else:
+        dimensions = zip(*joined_shapes(node, scope), strict=False)
+    for sizes in dimensions:
+        names: set[Dimension] = {size for size in sizes if isinstance(size, str)}
+        if (len(names) == 1) == (node.op_type in _ADDS) and names:
+            yield names

@@ -2,19 +2,20 @@
 
 `RoiAlign` uses the nearest row of an image for positions outside it. In an image without rows that is memory of
 something else, such as other requests. A matrix product over a dimension of 0 is 0, but integer kernels, and the
-fusion of a `MatMul` with a preceding `Transpose`, leave their output uninitialised. `Concat` leaves a part
-uninitialised that is empty along another axis than the one that it joins.
+fusion of a product with a preceding `Transpose` or `DequantizeLinear`, leave their output uninitialised. `Concat` and
+similar operators leave a part uninitialised that is empty along another axis than the one that they join.
 """
 
 from collections.abc import Mapping
 
 from turnout.registry.onnx.graph import STANDARD_DOMAIN, ModelGraph, Node, TensorType
 from turnout.serving.inputs.dimensions import InputDimension, dimensions_named
-from turnout.serving.isolation.origins import Scope, positive, walk
+from turnout.serving.isolation.origins import Scope, joined_shapes, positive, walk
 
 Dimensions = frozenset[InputDimension]
 
 _FACTORS: Mapping[tuple[str, str], tuple[int, int]] = {
+    (STANDARD_DOMAIN, "Gemm"): (0, 1),
     (STANDARD_DOMAIN, "MatMul"): (0, 1),
     (STANDARD_DOMAIN, "MatMulInteger"): (0, 1),
     (STANDARD_DOMAIN, "QLinearMatMul"): (0, 3),
@@ -26,9 +27,9 @@ _FACTORS: Mapping[tuple[str, str], tuple[int, int]] = {
 }
 """Matrix products, with the indices of both factors among the inputs."""
 
-_ENDS_A_TURN = frozenset({"Conv", "Einsum", "Flatten", "Gemm", "Reshape", *(name for _, name in _FACTORS)})
-"""Operators that ONNX Runtime does not move a preceding `Transpose` past. It drops or moves many others that lie
-between a `Transpose` and a `MatMul`, such as `Cast`, `Identity` and `Mul` by a constant, and then fuses both."""
+_ENDS_A_FUSION = frozenset({"Conv", "Einsum", "Flatten", "Reshape", *(name for _, name in _FACTORS)})
+"""Operators that a preceding `Transpose` or `DequantizeLinear` is not moved past. ONNX Runtime drops or moves many
+others that lie between those and a product, such as `Cast`, `Identity` and `Mul` by a constant, and then fuses them."""
 
 
 def never_empty(model: ModelGraph) -> Dimensions:
@@ -39,21 +40,22 @@ def never_empty(model: ModelGraph) -> Dimensions:
     """
     inputs = model.graph.inputs
     turned: set[str] = set()
+    quantized: set[str] = set()
     found: Dimensions = frozenset()
     for node, scope in walk(model):
         if (operator := node.operator) == (STANDARD_DOMAIN, "RoiAlign"):
             found |= _of_picture(node, scope, inputs)
         elif (factors := _FACTORS.get(operator)) is not None:
             one, other = (node.inputs[index] for index in factors)
-            plain = node.op_type == "MatMul" and not turned & {one, other}
+            fused = {"Gemm": quantized, "MatMul": quantized | turned}.get(node.op_type)
+            plain = fused is not None and fused.isdisjoint((one, other))
             if not plain and scope.sources(one) and scope.sources(other):
                 found |= _summed(node, one, other, scope, inputs)
-        elif operator == (STANDARD_DOMAIN, "Concat"):
-            found |= _beside_others(node, scope, inputs)
-        if (node.op_type == "Transpose" and _turns(node)) or (
-            node.op_type not in _ENDS_A_TURN and not turned.isdisjoint(node.names_read())
-        ):
-            turned.update(node.outputs)
+        found |= _beside_others(node, scope, inputs)
+        for begins, fusible in ((_turns(node), turned), (node.op_type == "DequantizeLinear", quantized)):
+            goes_on = node.op_type not in _ENDS_A_FUSION and not fusible.isdisjoint(node.names_read())
+            if begins or goes_on:
+                fusible.update(node.outputs)
     return found
 
 
@@ -66,18 +68,18 @@ def _of_picture(node: Node, scope: Scope, inputs: Mapping[str, TensorType]) -> D
 
 
 def _beside_others(node: Node, scope: Scope, inputs: Mapping[str, TensorType]) -> Dimensions:
-    """Returns the dimensions of inputs that must match a part of a `Concat` whose size is known not to be 0."""
-    shapes = [shape for name in node.inputs if (shape := scope.type_of(name).shape)]
-    axis, found = node.attributes.get("axis"), Dimensions()
-    for at in range(min(map(len, shapes), default=0)):
-        sizes = [shape[at] for shape in shapes]
-        if isinstance(axis, int) and at != axis % len(shapes[0]) and any(map(positive, sizes)):
+    """Returns the dimensions of inputs that must match a joined part whose size is known not to be 0."""
+    shapes, found = joined_shapes(node, scope), Dimensions()
+    for sizes in zip(*shapes, strict=False):
+        if any(map(positive, sizes)):
             found |= {*dimensions_named(inputs, {size for size in sizes if isinstance(size, str)})}
     return found
 
 
 def _turns(node: Node) -> bool:
     """Returns whether a `Transpose` is fused: it moves the last axis, or makes the first axis the last but one."""
+    if node.op_type != "Transpose":
+        return False
     order = node.attributes.get("perm")
     if not isinstance(order, tuple):
         return True

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from turnout.registry.manifest.signature import Dimension
 from turnout.registry.onnx.graph import (
     STANDARD_DOMAIN,
     Attribute,
@@ -128,6 +129,7 @@ class Scope:
         self._leads: dict[str, str] = {}
         self._pictures: set[str] = set()
         self._sources: dict[str, frozenset[str]] = {}
+        self._sequences: dict[str, tuple[str, ...]] = {}
         self._tensors = {
             name: tensor for name, tensor in graph.initializers.items() if not (overridable and name in graph.inputs)
         }
@@ -161,11 +163,34 @@ class Scope:
             return frozenset() if self._outer is None else self._outer.sources(name)
         return found
 
+    def joined(self, node: Node) -> tuple[str, ...]:
+        """Returns the tensors that a node joins along an axis, as far as they are known; none if it joins nothing."""
+        match node.operator:
+            case (domain, "Concat") if domain == STANDARD_DOMAIN:
+                return node.inputs
+            case (domain, "ConcatFromSequence") if domain == STANDARD_DOMAIN:
+                return self._elements(node.inputs[0])
+            case ("com.microsoft", "QLinearConcat"):
+                return node.inputs[2::3]  # each with its scale and zero point, after those of the output
+        return ()
+
+    def _elements(self, sequence: str) -> tuple[str, ...]:
+        found = self._sequences.get(sequence)
+        if found is None:
+            return () if self._outer is None else self._outer._elements(sequence)
+        return found
+
     def define(self, node: Node, known: Known, sources: frozenset[str]) -> None:
         """Records what is known about the outputs of a node."""
         for name in filter(None, node.outputs):
             self._known[name] = known
             self._sources[name] = sources
+        if node.op_type == "SequenceConstruct":
+            self._sequences[node.outputs[0]] = node.inputs
+        elif node.op_type == "SequenceInsert":
+            self._sequences[node.outputs[0]] = (*self._elements(node.inputs[0]), node.inputs[1])
+        elif node.op_type == "Identity":
+            self._sequences[node.outputs[0]] = self._elements(node.inputs[0])
         self._follow_sizes(node)
 
     def has_width(self, name: str) -> bool:
@@ -211,6 +236,20 @@ class Scope:
                 self._wide.add(name)
             if len({*map(self.lead, leads)}) == 1:
                 self._leads[name] = self.lead(leads[0])
+
+
+def joined_shapes(node: Node, scope: Scope) -> list[tuple[Dimension, ...]]:
+    """Returns the shapes of the tensors that a node joins, each without the axis along which it joins them.
+
+    Those of unknown rank are left out. An axis that is not known may be any, so that nothing is returned.
+    """
+    shapes = [shape for name in scope.joined(node) if (shape := scope.type_of(name).shape)]
+    axis = node.attributes.get("axis")
+    if node.attributes.get("new_axis"):
+        return shapes
+    if not isinstance(axis, int):
+        return []
+    return [tuple(size for at, size in enumerate(shape) if at != axis % len(shape)) for shape in shapes]
 
 
 def walk(model: ModelGraph) -> Iterator[tuple[Node, Scope]]:
