@@ -3,7 +3,7 @@
 import numpy as np
 import onnxruntime
 import pytest
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
 
 import onnx_models
 from nested_models import CLAIMS, PLACES, UNUSUAL
@@ -35,6 +35,25 @@ def test_a_picture_that_may_be_empty_is_found(place) -> None:
     moved = describe(EVERYWHERE[place](onnx_models.regions()))
     assert {("x", axis) for axis in range(4)} <= never_empty(moved)
     assert find_hazard(moved) is not None
+
+
+@pytest.mark.parametrize("place", ["in a branch", "in a loop", "deep"])
+def test_a_picture_that_comes_out_of_a_place_may_be_empty(place) -> None:
+    proto = onnx_models.regions()
+    halved = onnx_models.model(
+        [proto.graph.node[0]],
+        proto.graph.input[:1],
+        [onnx_models.tensor("halved", TensorProto.FLOAT, [1, 1, "h", "w"])],
+        proto.graph.initializer,
+    )
+    moved = PLACES[place](halved)
+    moved.graph.node.append(proto.graph.node[1])
+    moved.graph.input.extend(proto.graph.input[1:])
+    del moved.graph.output[:]
+    moved.graph.output.extend(proto.graph.output)
+    boxes, pictures = np.array([[0, 0, 3, 3]], np.float32), np.zeros(1, np.int64)
+    assert answers(moved, x=np.ones((1, 1, 4, 4), np.float32), boxes=boxes, pictures=pictures).shape == (1, 1, 2, 2)
+    assert {("x", axis) for axis in range(4)} <= never_empty(describe(moved))
 
 
 @pytest.mark.parametrize("place", EVERYWHERE)
