@@ -254,3 +254,41 @@ def test_a_counted_loop_is_one_where_what_it_goes_on_by_may_be_empty(going, expe
     (body,) = [attribute.g for attribute in loop.attribute]
     body.node[-1].CopyFrom(helper.make_node("Not", [going], ["go_on"]))
     assert ("goes on by is empty" in hazard(proto)) is expected
+
+
+POSITIONS = {
+    "SequenceAt": [node("SequenceAt", "s p", "y", "")],
+    "SequenceErase": [node("SequenceErase", "s p", "t", ""), node("SequenceAt", "t zero", "y", "")],
+    "SequenceInsert": [node("SequenceInsert", "s x p", "t", ""), node("SequenceAt", "t zero", "y", "")],
+}
+
+
+@pytest.mark.parametrize(("axes", "expected"), [("none", True), ("first", False)])
+@pytest.mark.parametrize("op_type", POSITIONS)
+def test_an_operator_on_sequences_is_one_where_its_position_may_be_empty(op_type, axes, expected) -> None:
+    """Such as the places where an input is not 0, of which there may be none."""
+    steps = [
+        node("NonZero", "x", "i", ""),
+        node("Gather", "i zero" if axes == "none" else "shape zero", "p", "", axis=0),
+        node("SequenceConstruct", "x x", "s", ""),
+    ]
+    proto = graph(*steps, *POSITIONS[op_type], x=["n", 4])
+    proto.graph.initializer.append(numpy_helper.from_array(np.array(0), "zero"))
+    proto.graph.initializer.append(numpy_helper.from_array(np.array([1]), "shape"))
+    assert ("is empty" in hazard(proto)) is expected
+
+
+def test_a_loop_is_one_where_its_trip_count_may_be_empty() -> None:
+    proto = onnx_models.slow()
+    (loop,) = [n for n in proto.graph.node if n.op_type == "Loop"]
+    proto.graph.initializer.append(numpy_helper.from_array(np.array(0), "first"))
+    counted = [helper.make_node("Shape", ["x"], ["sizes"]), helper.make_node("Gather", ["sizes", "first"], ["trips"])]
+    places = [helper.make_node("NonZero", ["x"], ["i"]), helper.make_node("Gather", ["i", "first"], ["trips"])]
+    loop.input[0] = "trips"
+    for steps, expected in ((counted, ""), (places, "trips is empty")):
+        moved = ModelProto()
+        moved.CopyFrom(proto)
+        del moved.graph.node[:]
+        moved.graph.node.extend([*steps, *proto.graph.node])
+        assert expected in hazard(moved)
+        assert bool(hazard(moved)) is bool(expected)

@@ -198,6 +198,8 @@ def _loop(node: Node, scope: Scope) -> str:
     counted = known.origin is Origin.CONSTANT and known.values is not None and np.all(known.values <= _COUNTED_ROUNDS)
     if not counted and known.origin is not Origin.SIZE:
         return "runs for as long as a value of a request says"
+    if danger := _reads_one(0, 1)(node, scope):
+        return danger
     if not _ends_a_loop_by_one_flag(node, scope):
         return "ends the process where the tensor that it goes on by is empty"
     return ""
@@ -307,6 +309,19 @@ def _with_width(*indices: int) -> "_Danger":
     return danger
 
 
+def _reads_one(*indices: int) -> "_Danger":
+    """Returns the check for operators that read an element of some inputs even if these are empty."""
+
+    def danger(node: Node, scope: Scope) -> str:
+        for name in (input_of(node, index) for index in indices):
+            shape = scope.type_of(name).shape if name else ()
+            if shape is None or not all(map(positive, shape)):
+                return f"ends the process where {name} is empty"
+        return ""
+
+    return danger
+
+
 def _with_rows(node: Node, scope: Scope) -> str:
     shape = scope.type_of(input_of(node, 0)).shape
     if shape and all(map(positive, shape)):
@@ -350,6 +365,9 @@ _SPECIAL: Mapping[str, _Danger] = {
     "Mod": _division,
     "QuantizeLinear": _blocks,
     "RoiAlign": _regions,
+    "SequenceAt": _reads_one(1),
+    "SequenceErase": _reads_one(1),
+    "SequenceInsert": _reads_one(2),
     "STFT": _short_fourier,
 }
 
