@@ -5,17 +5,27 @@ import asyncio
 import grpc
 import numpy as np
 import pytest
+from onnx import ModelProto
 
 import onnx_models
+from nested_models import PLACES
+from rowwise_models import FLOAT, UINT8, graph, node
 from turnout.config import Runtime
 from wire import outputs_of, refusal, request, stub_of
 
 SECRET = 777.0
 
+PLACED = pytest.mark.parametrize("place", ["", "deep", "in a function of another operator set"])
+
+
+def placed(place: str, proto: ModelProto) -> ModelProto:
+    return PLACES[place](proto) if place else proto
+
 
 @pytest.mark.parametrize("mixes", [False, True], ids=["batched", "never batched"])
-async def test_an_empty_part_shows_nobody_what_others_sent(publish_model, start_server, mixes) -> None:
-    publish_model("m", "1.0.0", onnx_models.side_by_side(mixes=mixes))
+@PLACED
+async def test_an_empty_part_shows_nobody_what_others_sent(publish_model, start_server, mixes, place) -> None:
+    publish_model("m", "1.0.0", placed(place, onnx_models.side_by_side(mixes=mixes)))
     server = await start_server(runtime=Runtime(runners=1))
     secret, own = np.full((2, 64), SECRET, np.float32), np.ones((2, 64), np.float32)
     async with stub_of(server) as stub:
@@ -31,8 +41,9 @@ async def test_an_empty_part_shows_nobody_what_others_sent(publish_model, start_
     assert outputs_of(none)["y"].shape == (0, 128)
 
 
-async def test_regions_of_an_empty_picture_show_nobody_what_lies_beside_it(publish_model, start_server) -> None:
-    publish_model("m", "1.0.0", onnx_models.regions())
+@PLACED
+async def test_regions_of_an_empty_picture_show_nobody_what_lies_beside_it(publish_model, start_server, place) -> None:
+    publish_model("m", "1.0.0", placed(place, onnx_models.regions()))
     server = await start_server()
     boxes, picture = np.array([[0, 0, 3, 3]], np.float32), np.full((1, 1, 8, 64), SECRET, np.float32)
     async with stub_of(server) as stub:
@@ -43,15 +54,18 @@ async def test_regions_of_an_empty_picture_show_nobody_what_lies_beside_it(publi
             error = await refusal(stub.Predict(empty))
             assert error.code is grpc.StatusCode.INVALID_ARGUMENT
             assert f"inputs.x: expected 1 or more along axis {axis}, got float32" in error.message
+        if place == "deep":
+            return  # what a loop is given may be made of any input, and so may the picture
         none = await stub.Predict(request("m", x=picture, boxes=boxes[:0], pictures=np.zeros(0, np.int64)))
     assert outputs_of(none)["y"].shape == (0, 1, 2, 2)
 
 
 @pytest.mark.parametrize("turned", [0, 1])
+@pytest.mark.parametrize("place", ["", *PLACES])
 async def test_a_product_that_sums_up_nothing_shows_nobody_what_others_sent(
-    publish_model, start_server, turned
+    publish_model, start_server, turned, place
 ) -> None:
-    publish_model("m", "1.0.0", onnx_models.turned_product(turned))
+    publish_model("m", "1.0.0", placed(place, onnx_models.turned_product(turned)))
     server = await start_server(runtime=Runtime(runners=1))
     shapes = [(2, 8, 3), (2, 8, 3)] if turned else [(2, 3, 8), (2, 3, 8)]
 
@@ -69,3 +83,41 @@ async def test_a_product_that_sums_up_nothing_shows_nobody_what_others_sent(
             assert f"expected 1 or more along axis {1 + turned}, got float32" in error.message
         answer = await stub.Predict(request("m", **of(1, 3)))
     np.testing.assert_array_equal(outputs_of(answer)["y"], np.full((2, 8, 8), 3, np.float32))
+
+
+@pytest.mark.parametrize("product", ["MatMul", "Gemm"])
+async def test_a_quantised_product_of_nothing_shows_nobody_what_others_sent(
+    publish_model, start_server, product
+) -> None:
+    """ONNX Runtime makes one operator of these."""
+    steps = [
+        node("DequantizeLinear", "a scale zero", "c"),
+        node("DequantizeLinear", "b scale zero", "d"),
+        node(product, "c d", "e"),
+        node("QuantizeLinear", "e scale zero"),
+    ]
+    constants = {"scale": 1.0, "zero": np.uint8(0)}
+    proto = graph(steps, {"a": (UINT8, ["n", "t"]), "b": (UINT8, ["t", 8])}, {"y": (UINT8, 2)}, constants)
+    publish_model("m", "1.0.0", proto)
+    server = await start_server(runtime=Runtime(runners=1))
+    async with stub_of(server) as stub:
+        for _ in range(3):
+            await stub.Predict(request("m", a=np.full((4, 3), 7, np.uint8), b=np.full((3, 8), 7, np.uint8)))
+            error = await refusal(stub.Predict(request("m", a=np.ones((4, 0), np.uint8), b=np.ones((0, 8), np.uint8))))
+            assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+            assert "inputs.a: expected 1 or more along axis 1" in error.message
+        answer = await stub.Predict(request("m", a=np.ones((4, 3), np.uint8), b=np.ones((3, 8), np.uint8)))
+    np.testing.assert_array_equal(outputs_of(answer)["y"], np.full((4, 8), 3, np.uint8))
+
+
+async def test_an_empty_element_of_a_sequence_shows_nobody_what_others_sent(publish_model, start_server) -> None:
+    steps = [node("SequenceConstruct", "a b", "s"), node("ConcatFromSequence", "s", axis=1)]
+    publish_model("m", "1.0.0", graph(steps, {"a": (FLOAT, ["n", 64]), "b": (FLOAT, ["m", 64])}, {"y": (FLOAT, 2)}))
+    server = await start_server(runtime=Runtime(runners=1))
+    own = np.ones((2, 64), np.float32)
+    async with stub_of(server) as stub:
+        error = await refusal(stub.Predict(request("m", a=own, b=own[:0])))
+        assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+        assert "inputs.b: expected 2 along axis 0, as inputs.a has, got 0" in error.message
+        answer = await stub.Predict(request("m", a=own, b=own))
+    np.testing.assert_array_equal(outputs_of(answer)["y"], np.ones((2, 128), np.float32))

@@ -14,9 +14,11 @@ from onnx import TensorProto
 from semver import Version
 
 import onnx_models
+from nested_models import CLAIMS
 from onnx_models import scaled
 from rollout_wire import CAREFREE, FINAL, TICK, clients, in_state, settled, start, until
 from routing_wire import scrape
+from rowwise_models import FLOAT, graph, node
 from turnout.config import ModelOverrides, Runtime
 from turnout.serving.isolation import backoff
 from turnout.serving.versions.lifecycle import LifecycleState
@@ -83,6 +85,34 @@ async def test_no_rows_for_a_recurrent_model_end_no_server(publish_model, start_
         assert "SIGABRT" in error.message
         answer = await stub.Predict(request("m", x=np.ones((3, 1, 2), np.float32)))
     assert outputs_of(answer)["y"].shape == (3, 1, 1, 2)
+
+
+async def test_a_position_that_a_request_leaves_empty_ends_no_server(publish_model, start_server) -> None:
+    steps = [
+        node("NonZero", "x", "places"),
+        node("Gather", "places first", "place", axis=0),
+        node("SequenceConstruct", "x x", "both"),
+        node("SequenceAt", "both place", "y"),
+    ]
+    proto = graph(steps, {"x": (FLOAT, [1, 1])}, {"y": (FLOAT, 2)}, {"first": np.array(0)})
+    publish_model("m", "1.0.0", proto)
+    server = await start_server()
+    async with stub_of(server) as stub:
+        error = await refusal(stub.Predict(request("m", x=np.zeros((1, 1), np.float32))))
+        assert error.code is grpc.StatusCode.INTERNAL
+        answer = await stub.Predict(request("m", x=np.ones((1, 1), np.float32)))
+    np.testing.assert_array_equal(outputs_of(answer)["y"], np.ones((1, 1), np.float32))
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+async def test_rows_that_a_model_only_says_it_has_are_not_counted_on(publish_model, start_server, claim) -> None:
+    publish_model("m", "1.0.0", CLAIMS[claim]())
+    server = await start_server()
+    async with stub_of(server) as stub:
+        error = await refusal(stub.Predict(request("m", x=np.zeros((1, 0, 2), np.float32))))
+        assert error.code is grpc.StatusCode.INTERNAL
+        answer = await stub.Predict(request("m", x=np.ones((1, 3, 2), np.float32)))
+    assert outputs_of(answer)["y"].shape == (1, 1, 3, 2)
 
 
 async def test_a_picture_smaller_than_a_window_ends_no_server(publish_model, start_server) -> None:

@@ -246,8 +246,19 @@ def _two_axes() -> ModelProto:
     return graph([node("Add", "x a")], takes, Y)
 
 
+def scores_by_probit() -> ModelProto:
+    """Classifies into two classes. ONNX Runtime writes one score for each row where there should be two.
+
+    The first rows so get the scores of later ones, and the last what was in memory.
+    """
+    how: Mapping[str, Any] = {"coefficients": [0.1] * 4, "intercepts": [0.5], "post_transform": "PROBIT"}
+    made = node("LinearClassifier", "x", "label y", domain="ai.onnx.ml", classlabels_ints=[0, 1], **how)
+    return graph([made], X, {"label": (INT64, 1), "y": (FLOAT, 2)}, opset={"": 18, "ai.onnx.ml": 3})
+
+
 MIX: Mapping[str, Make] = {
     "keeps rows by a mask": keeps_by_mask,
+    "packs the scores of all rows": scores_by_probit,
     "drops stop words": drops_stop_words,
     "Compress": _masked("Compress"),
     "NonZero": _one("NonZero", element=INT64),

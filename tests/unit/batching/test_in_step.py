@@ -58,6 +58,28 @@ def test_addends_of_one_name_are() -> None:
     assert in_step(of(*steps, a=["n", "t", 4], b=["n", "t", 4], c=[4])) == [{"a": 0, "b": 0}, {"a": 1, "b": 1}]
 
 
+SEQUENCE = ("SequenceConstruct", ["a", "b"], ["s"], {})
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [SEQUENCE, ("ConcatFromSequence", ["s"], ["y"], {"axis": 1})],
+        [SEQUENCE, ("ConcatFromSequence", ["s"], ["y"], {"axis": 0, "new_axis": 1})],
+        [
+            ("SequenceConstruct", ["a"], ["r"], {}),
+            ("SequenceInsert", ["r", "b"], ["t"], {}),
+            ("Identity", ["t"], ["s"], {}),
+            ("ConcatFromSequence", ["s"], ["y"], {"axis": -1}),
+        ],
+        [("QLinearConcat", ["c", "d", "a", "c", "d", "b", "c", "d"], ["y"], {"axis": 1, "domain": "com.microsoft"})],
+    ],
+    ids=["of a sequence", "stacked", "one after another", "quantised"],
+)
+def test_whatever_joins_them_counts(steps) -> None:
+    assert in_step(of(*steps, a=["n", 3], b=["m", 3])) == [{"a": 0, "b": 0}]
+
+
 @pytest.mark.parametrize(
     "proto",
     [

@@ -151,3 +151,27 @@ def test_functions_that_would_fill_the_memory_stay_calls(graph_of):
     assert onnx_functions.MOST_NODES < 2**40
     read = graph_of(_calls(chain, "f0"))
     assert [(node.domain, node.op_type) for node in read.graph.nodes] == [("local function of local", "f0")]
+
+
+@pytest.mark.parametrize("spelled", ["", "ai.onnx"])
+@pytest.mark.parametrize(("opset", "domain"), [(onnx_models.OPSET, ""), (14, ""), (13, " of operator set 13")])
+def test_operators_of_a_function_are_the_models_where_both_operator_sets_define_them_alike(
+    graph_of, spelled, opset, domain
+):
+    """`Add` is the same since operator set 14."""
+    proto = _calls([_doubles("one")], "one")
+    proto.functions[0].opset_import[0].CopyFrom(helper.make_opsetid(spelled, opset))
+    read = graph_of(proto)
+    assert {node.domain for node in read.graph.nodes} == {domain and f"ai.onnx{domain}"}
+    assert {node.operator for node in read.graph.nodes} == {("", "Add")}
+    assert read.opset[""] == onnx_models.OPSET
+
+
+def test_nodes_are_in_an_order_in_which_they_can_run(graph_of):
+    proto = onnx_models.softmax()
+    order = [node.outputs for node in graph_of(proto).graph.nodes]
+    nodes = list(reversed(proto.graph.node))
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
+    assert len(order) > 1
+    assert [node.outputs for node in graph_of(proto).graph.nodes] == order

@@ -126,11 +126,40 @@ def test_regions_are_one_of_a_picture_that_may_be_empty_and_say_which_input_that
         ([node("Transpose", "b", "c", "", perm=[0, 2, 1]), node("MatMul", "b c", domain="")], set()),
         ([node("FusedMatMul", "x b", transA=1)], {"x1", "b1"}),
         ([node("Transpose", "x", "c", "", perm=[0, 2, 1]), node("MatMul", "c w", domain="")], set()),
+        *(
+            ([node("Transpose", "x", "c", "", perm=[0, 2, 1]), between, node("MatMul", "d b", domain="")], {"x1", "b1"})
+            for between in (
+                node("Identity", "c", "d", ""),
+                node("Cast", "c", "d", "", to=FLOAT),
+                node("Mul", "c half", "d", ""),
+            )
+        ),
+        *(
+            ([node("DequantizeLinear", "a half", "c", ""), node("Relu", "c", "d", ""), product], {"x1", "b1"})
+            for product in (node("MatMul", "d b", domain=""), node("Gemm", "d b", domain=""))
+        ),
+        ([node("Relu", "a", "d", ""), node("Gemm", "d b", domain="")], set()),
+        (
+            [
+                node("Reshape", "x shape", "r", ""),
+                node("Transpose", "r", "c", "", perm=[0, 2, 1]),
+                node("Reshape", "b shape", "s", ""),
+                node("MatMul", "c s", domain=""),
+            ],
+            {"x0", "x1", "b0", "b1"},
+        ),
     ],
-    ids=["plain", "turned", "over what is fixed", "fused", "with weights"],
+    ids=[
+        *("plain", "turned", "over what is fixed", "fused", "with weights", "dropped", "cast", "scaled"),
+        *("quantised", "quantised Gemm", "plain Gemm", "unknown"),
+    ],
 )
 def test_a_product_over_a_free_dimension_says_where_that_is(made, expected) -> None:
-    proto = graph(*made, constants={"w": (3, 8)}, a=["n", 8, "t"], x=["n", "t", 4], b=["n", "t", 8])
+    """If the dimension is not known, it may be any of its factors' dimensions that does not remain in the product."""
+    constants = {"w": (3, 8), "half": (1,), "shape": (3,)}
+    proto = graph(*made, constants=constants, a=["n", 8, "t"], x=["n", "t", 4], b=["n", "t", 8])
+    shape = next(tensor for tensor in proto.graph.initializer if tensor.name == "shape")
+    shape.CopyFrom(numpy_helper.from_array(np.array([2, -1, 8]), "shape"))
     assert {f"{name}{axis}" for name, axis in never_empty(describe(proto))} - {"a2"} == expected
 
 
@@ -225,3 +254,41 @@ def test_a_counted_loop_is_one_where_what_it_goes_on_by_may_be_empty(going, expe
     (body,) = [attribute.g for attribute in loop.attribute]
     body.node[-1].CopyFrom(helper.make_node("Not", [going], ["go_on"]))
     assert ("goes on by is empty" in hazard(proto)) is expected
+
+
+POSITIONS = {
+    "SequenceAt": [node("SequenceAt", "s p", "y", "")],
+    "SequenceErase": [node("SequenceErase", "s p", "t", ""), node("SequenceAt", "t zero", "y", "")],
+    "SequenceInsert": [node("SequenceInsert", "s x p", "t", ""), node("SequenceAt", "t zero", "y", "")],
+}
+
+
+@pytest.mark.parametrize(("axes", "expected"), [("none", True), ("first", False)])
+@pytest.mark.parametrize("op_type", POSITIONS)
+def test_an_operator_on_sequences_is_one_where_its_position_may_be_empty(op_type, axes, expected) -> None:
+    """Such as the places where an input is not 0, of which there may be none."""
+    steps = [
+        node("NonZero", "x", "i", ""),
+        node("Gather", "i zero" if axes == "none" else "shape zero", "p", "", axis=0),
+        node("SequenceConstruct", "x x", "s", ""),
+    ]
+    proto = graph(*steps, *POSITIONS[op_type], x=["n", 4])
+    proto.graph.initializer.append(numpy_helper.from_array(np.array(0), "zero"))
+    proto.graph.initializer.append(numpy_helper.from_array(np.array([1]), "shape"))
+    assert ("is empty" in hazard(proto)) is expected
+
+
+def test_a_loop_is_one_where_its_trip_count_may_be_empty() -> None:
+    proto = onnx_models.slow()
+    (loop,) = [n for n in proto.graph.node if n.op_type == "Loop"]
+    proto.graph.initializer.append(numpy_helper.from_array(np.array(0), "first"))
+    counted = [helper.make_node("Shape", ["x"], ["sizes"]), helper.make_node("Gather", ["sizes", "first"], ["trips"])]
+    places = [helper.make_node("NonZero", ["x"], ["i"]), helper.make_node("Gather", ["i", "first"], ["trips"])]
+    loop.input[0] = "trips"
+    for steps, expected in ((counted, ""), (places, "trips is empty")):
+        moved = ModelProto()
+        moved.CopyFrom(proto)
+        del moved.graph.node[:]
+        moved.graph.node.extend([*steps, *proto.graph.node])
+        assert expected in hazard(moved)
+        assert bool(hazard(moved)) is bool(expected)

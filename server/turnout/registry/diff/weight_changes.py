@@ -109,7 +109,7 @@ def _by_name(weights: tuple[Weight, ...]) -> Mapping[str, Weight]:
 
 def _tensors(directory: Path, wanted: list[str]) -> Mapping[str, TensorProto]:
     named: dict[str, TensorProto] = {}
-    for tensor in weight_tensors(onnx.load(directory / MODEL_FILE, load_external_data=False).graph):
+    for tensor in weight_tensors(onnx.load(directory / MODEL_FILE, load_external_data=False)):
         named[_free(str(tensor.name), named)] = tensor
     return {name: named[name] for name in wanted}
 

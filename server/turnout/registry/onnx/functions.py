@@ -3,9 +3,10 @@
 import contextlib
 from collections.abc import Iterable
 
-from onnx import ModelProto, NodeProto, inliner
+from onnx import ModelProto, NodeProto, defs, inliner
 
-from turnout.registry.onnx.messages import all_nodes
+from turnout.registry.onnx.graph import OTHER_VERSION, STANDARD_SYNONYM
+from turnout.registry.onnx.messages import all_nodes, domain_of, model_nodes
 
 LOCAL_DOMAIN = "local function of "
 """Prefix of the domain of calls to functions that could not be inlined."""
@@ -23,12 +24,15 @@ _Key = tuple[str, str, str]
 def inlined(model: ModelProto) -> ModelProto:
     """Returns `model`, which may be modified, with its functions inlined.
 
-    If a function cannot be inlined, its calls remain, with a domain that begins with `LOCAL_DOMAIN`, so that they are
-    never mistaken for standard operators. This happens if a function calls itself, if inlining would result in too many
-    nodes, or if the function was written for another version of an operator set.
+    Functions may be written for other versions of operator sets than the model. Operators that mean the same in both
+    become operators of the model; the others get a domain with `OTHER_VERSION`, so that they are not mistaken for them.
+
+    If a function calls itself, or inlining would result in too many nodes, its calls remain, with a domain that begins
+    with `LOCAL_DOMAIN`, so that they are never mistaken for standard operators.
     """
     if not model.functions:
         return model
+    _agree_on_versions(model)
     size = _size_inlined(model)
     if size is not None and size <= MOST_NODES:
         # The inliner raises RuntimeError and its own errors. Functions that it could not inline remain calls.
@@ -40,6 +44,40 @@ def inlined(model: ModelProto) -> ModelProto:
             node.domain = f"{LOCAL_DOMAIN}{node.domain}"
     del model.functions[:]
     return model
+
+
+def _agree_on_versions(model: ModelProto) -> None:
+    """Gives all functions the operator sets of the model, since the inliner leaves other functions as they are."""
+    for node in model_nodes(model):
+        node.domain = domain_of(node.domain)
+    for entry in model.opset_import:
+        entry.domain = domain_of(entry.domain)
+    versions = {entry.domain: entry.version for entry in model.opset_import}
+    functions = {(domain_of(f.domain), f.name, f.overload) for f in model.functions}
+    for function in model.functions:
+        function.domain = domain_of(function.domain)
+        for entry in function.opset_import:
+            entry.domain = domain_of(entry.domain)
+            version = versions.setdefault(entry.domain, entry.version)
+            if entry.version == version:
+                continue
+            for node in all_nodes(function.node):
+                if node.domain != entry.domain or _called(node) in functions:
+                    continue
+                if _definition(node, entry.version) != _definition(node, version):
+                    node.domain = f"{node.domain or STANDARD_SYNONYM}{OTHER_VERSION}{entry.version}"
+            entry.version = version
+    del model.opset_import[:]
+    for domain, version in versions.items():
+        model.opset_import.add(domain=domain, version=version)
+
+
+def _definition(node: NodeProto, version: int) -> int:
+    """Returns the version of the operator set that introduced the definition in force in `version`."""
+    try:
+        return defs.get_schema(node.op_type, version, node.domain).since_version
+    except defs.SchemaError:  # ONNX does not know it
+        return version
 
 
 def _size_inlined(model: ModelProto) -> int | None:

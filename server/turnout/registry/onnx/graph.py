@@ -14,7 +14,17 @@ from numpy.typing import NDArray
 from turnout.registry.manifest.signature import Dimension
 
 STANDARD_DOMAIN = ""
-"""Domain of ONNX's standard operators. A file may also write it as `ai.onnx`."""
+"""Domain of ONNX's standard operators."""
+
+STANDARD_SYNONYM = "ai.onnx"
+"""The same domain, as a file may also write it. It is never the domain of a `Node`."""
+
+OTHER_VERSION = " of operator set "
+"""Part of the domain of operators in functions that were written for another version of an operator set than the model,
+and that the model's version defines differently. The number of that version follows it."""
+
+FIRST_IR_WITH_DEFAULTS = 4
+"""Version of the ONNX format from which on an initialiser with the name of an input is only its default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +95,26 @@ class Node:
         label = self.name or next((f"-> {name}" for name in self.outputs if name), "")
         return f"{operator} ({label})" if label else operator
 
+    @property
+    def operator(self) -> tuple[str, str]:
+        """Domain and name of the operator, whichever version of the operator set it is from."""
+        domain = self.domain.partition(OTHER_VERSION)[0]
+        return STANDARD_DOMAIN if domain == STANDARD_SYNONYM else domain, self.op_type
+
+    def inner_graphs(self) -> Iterator["Graph"]:
+        """Yields the graphs among the attributes, without those inside them."""
+        for graphs in self.subgraphs.values():
+            yield from graphs
+
+    def names_read(self) -> Iterator[str]:
+        """Yields the names of the tensors that the node and its subgraphs use, some of which they compute themselves.
+
+        Tensors of enclosing graphs that subgraphs use are not among a node's inputs.
+        """
+        yield from self.inputs
+        for graph in self.inner_graphs():
+            yield from graph.names_read()
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Graph:
@@ -106,13 +136,18 @@ class Graph:
     initializers: Mapping[str, GraphTensor]
     types: Mapping[str, TensorType] = field(default_factory=dict)
 
+    def names_read(self) -> Iterator[str]:
+        """Yields the names of the tensors that the nodes and the outputs of this graph and its subgraphs use."""
+        yield from self.outputs
+        for node in self.nodes:
+            yield from node.names_read()
+
     def all_nodes(self) -> Iterator[Node]:
         """Yields the nodes of this graph and of its subgraphs, each node before those of its subgraphs."""
         for node in self.nodes:
             yield node
-            for graphs in node.subgraphs.values():
-                for graph in graphs:
-                    yield from graph.all_nodes()
+            for graph in node.inner_graphs():
+                yield from graph.all_nodes()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -120,8 +155,8 @@ class ModelGraph:
     """The graph of a model and the versions of its operators.
 
     Attributes:
-        graph: Graph with the model's local functions inlined. Calls of functions that cannot be inlined (because they
-            call themselves, or are written for another operator set) remain nodes of the function's domain.
+        graph: Graph with the model's local functions inlined (`turnout.registry.onnx.functions`). Calls of functions
+            that cannot be inlined remain nodes, of a domain of their own.
         opset: Operator set version by domain; `STANDARD_DOMAIN` for ONNX's standard operators.
         ir_version: Version of the ONNX format.
     """
@@ -129,3 +164,8 @@ class ModelGraph:
     graph: Graph
     opset: Mapping[str, int]
     ir_version: int
+
+    @property
+    def has_defaults(self) -> bool:
+        """Whether an initialiser with the name of an input is a default, which callers may override."""
+        return self.ir_version >= FIRST_IR_WITH_DEFAULTS

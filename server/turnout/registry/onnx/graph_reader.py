@@ -2,9 +2,11 @@
 time and memory: the file is mapped, and only the pages with the graph's structure are accessed.
 """
 
+import contextlib
 import math
 import mmap
 from collections import Counter
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from onnx import (
     ModelProto,
     NodeProto,
     TensorProto,
+    TypeProto,
     ValueInfoProto,
     numpy_helper,
     shape_inference,
@@ -25,8 +28,17 @@ from onnx import (
 from turnout.errors import InvalidModel
 from turnout.registry.manifest.signature import Dimension
 from turnout.registry.onnx.functions import inlined
-from turnout.registry.onnx.graph import Attribute, Graph, GraphTensor, ModelGraph, Node, TensorType, UnreadAttribute
-from turnout.registry.onnx.messages import FIRST_IR_WITH_DEFAULTS, NO_MODEL, domain_of, element_name, inner_graphs
+from turnout.registry.onnx.graph import (
+    FIRST_IR_WITH_DEFAULTS,
+    Attribute,
+    Graph,
+    GraphTensor,
+    ModelGraph,
+    Node,
+    TensorType,
+    UnreadAttribute,
+)
+from turnout.registry.onnx.messages import NO_MODEL, domain_of, element_name, inner_graphs
 from turnout.registry.onnx.structure import without_weights
 
 KEPT_ELEMENTS = 1024
@@ -60,25 +72,68 @@ def describe(model: ModelProto) -> ModelGraph:
     """Returns a description of the graph of `model`, which is not modified."""
     copy = ModelProto()
     copy.CopyFrom(model)
+    copy = inlined(copy)  # first: functions make claims too
     _forget_claims(copy.graph)
+    _sort_nodes(copy.graph)
     _name_dimensions(copy.graph)
     opset = {domain_of(entry.domain): entry.version for entry in copy.opset_import}
-    return ModelGraph(_graph(_inferred(inlined(copy)).graph), opset, copy.ir_version)
+    return ModelGraph(_graph(_inferred(copy).graph), opset, copy.ir_version)
 
 
 def _forget_claims(graph: GraphProto) -> None:
     """Removes the file's statements about computed tensors: if they are wrong, ONNX Runtime only warns."""
     del graph.value_info[:]
     for value in graph.output:
-        if value.type.HasField("tensor_type"):
-            value.type.tensor_type.ClearField("shape")
+        _forget_sizes(value.type)
     for node in graph.node:
         for attribute in node.attribute:
             for inner in inner_graphs(attribute):
                 for value in inner.input:
-                    if value.type.HasField("tensor_type"):
-                        value.type.tensor_type.ClearField("shape")
+                    _forget_sizes(value.type)
                 _forget_claims(inner)
+
+
+def _forget_sizes(kind: TypeProto) -> None:
+    match kind.WhichOneof("value"):
+        case "tensor_type" | "sparse_tensor_type" as tensor:
+            getattr(kind, tensor).ClearField("shape")
+        case "sequence_type" | "optional_type" as container:
+            _forget_sizes(getattr(kind, container).elem_type)
+        case "map_type":
+            _forget_sizes(kind.map_type.value_type)
+
+
+def _sort_nodes(graph: GraphProto) -> None:
+    """Moves each node after those whose outputs it uses. Files must be in such an order, but ONNX Runtime runs others
+    too.
+    """
+    makers: dict[str, int] = {}
+    for index, node in enumerate(graph.node):
+        for name in filter(None, node.output):
+            makers.setdefault(name, index)
+    before: dict[int, set[int]] = {}
+    for index, node in enumerate(graph.node):
+        for attribute in node.attribute:
+            for inner in inner_graphs(attribute):
+                _sort_nodes(inner)
+        before[index] = {makers[name] for name in _names_read(node) if name in makers}
+    if all(index > max(needed, default=-1) for index, needed in before.items()):
+        return
+    with contextlib.suppress(CycleError):  # no run is possible
+        nodes = [graph.node[index] for index in TopologicalSorter(before).static_order()]
+        del graph.node[:]
+        graph.node.extend(nodes)
+
+
+def _names_read(node: NodeProto) -> set[str]:
+    """Returns the names that a node and the graphs inside it use, without those that these graphs define."""
+    names = set(node.input)
+    for attribute in node.attribute:
+        for inner in inner_graphs(attribute):
+            used = set[str]().union(*map(_names_read, inner.node), (value.name for value in inner.output))
+            made = {name for one in inner.node for name in one.output}
+            names |= used - made - {v.name for v in inner.input} - {v.name for v in inner.initializer}
+    return names
 
 
 def _name_dimensions(graph: GraphProto) -> None:

@@ -2,12 +2,10 @@
 
 from collections.abc import Iterable, Iterator
 
-from onnx import AttributeProto, GraphProto, NodeProto, TensorProto
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from turnout.errors import InvalidModel
-
-FIRST_IR_WITH_DEFAULTS = 4
-"""Version of the ONNX format from which on callers can set inputs that are initialisers."""
+from turnout.registry.onnx.graph import STANDARD_DOMAIN, STANDARD_SYNONYM
 
 NO_MODEL = "the file is not an ONNX model: it does not parse as protobuf"
 
@@ -28,6 +26,13 @@ def all_nodes(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
         for attribute in node.attribute:
             for graph in inner_graphs(attribute):
                 yield from all_nodes(graph.node)
+
+
+def model_nodes(model: ModelProto) -> Iterator[NodeProto]:
+    """Yields the nodes of a model, those of its functions and of the graphs inside nodes included."""
+    yield from all_nodes(model.graph.node)
+    for function in model.functions:
+        yield from all_nodes(function.node)
 
 
 def element_name(number: int) -> str:
@@ -51,5 +56,5 @@ def text_of(value: object, what: str) -> str:
 
 
 def domain_of(domain: str) -> str:
-    """Returns the domain of an operator or operator set; "" for the default one, which has two spellings."""
-    return "" if domain == "ai.onnx" else domain
+    """Returns the domain of an operator or operator set. The standard one has two spellings in files."""
+    return STANDARD_DOMAIN if domain == STANDARD_SYNONYM else domain

@@ -15,7 +15,8 @@ from turnout.errors import InvalidModel
 from turnout.registry.manifest.json_form import JsonForm
 from turnout.registry.manifest.signature import DataType, Dimension, Signature, TensorSpec
 from turnout.registry.onnx.external_data import ExternalFile, external_files
-from turnout.registry.onnx.messages import FIRST_IR_WITH_DEFAULTS, NO_MODEL, domain_of, element_name, text_of
+from turnout.registry.onnx.graph import FIRST_IR_WITH_DEFAULTS
+from turnout.registry.onnx.messages import NO_MODEL, domain_of, element_name, text_of
 from turnout.registry.onnx.zipmap import WITHOUT, map_outputs
 
 MAX_PROTOBUF = (1 << 31) - 1

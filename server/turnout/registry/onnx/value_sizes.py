@@ -77,7 +77,7 @@ class _Values:
         """Continues with `nodes`, which are in an order in which they can run."""
         for node in nodes:
             follows = [name in self._open for name in node.inputs]
-            inner = [graph for graphs in node.subgraphs.values() for graph in graphs]
+            inner = list(node.inner_graphs())
             if node.domain != STANDARD_DOMAIN and not _is_sized_by_shapes(node):
                 if any(follows):  # the operator is unknown
                     return True
@@ -85,7 +85,7 @@ class _Values:
             if node.domain == STANDARD_DOMAIN and node.op_type in SIZED_BY_VALUES and self._sized(node, follows):
                 return True
             for graph in inner:  # a body's inputs are its node's inputs, or values that it computed
-                if any(follows) or _uses(graph, self._open):
+                if not self._open.isdisjoint(node.names_read()):
                     self._open |= graph.inputs.keys()
                 if self.reach_a_size(graph.nodes):
                     return True
@@ -98,14 +98,10 @@ class _Values:
     def _sized(self, node: Node, follows: list[bool]) -> bool:
         places = SIZED_BY_VALUES[node.op_type]
         if places is None:
-            return any(follows) or any(_uses(g, self._open) for graphs in node.subgraphs.values() for g in graphs)
+            return not self._open.isdisjoint(node.names_read())
         return any(follows[place] for place in places if place < len(follows))
 
 
 def _is_sized_by_shapes(node: Node) -> bool:
     known = _SIZED_BY_SHAPES.get(node.domain, frozenset())
     return known is None or node.op_type in known
-
-
-def _uses(graph: Graph, names: set[str]) -> bool:
-    return any(name in names for node in graph.all_nodes() for name in node.inputs)

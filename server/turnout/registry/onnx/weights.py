@@ -1,22 +1,22 @@
 """Reads the weights of a version by content, independent of their names and locations.
 
-A weight is a tensor in the graph or in one of its subgraphs: an initialiser, or the value of a Constant node. Its
-content consists of element type, shape and bytes. Tensors outside the ONNX file are read in blocks, so that they do not
-add to the memory used for the file itself.
+A weight is a tensor in the graph, in one of its subgraphs or in a function: an initialiser, or the value of a Constant
+node. Its content consists of element type, shape and bytes. Tensors outside the ONNX file are read in blocks, so that
+they do not add to the memory used for the file itself.
 """
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import onnx
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 from turnout.registry.manifest.digest import BLOCK
 from turnout.registry.manifest.manifest import MODEL_FILE
-from turnout.registry.onnx.messages import all_nodes, inner_graphs
+from turnout.registry.onnx.messages import inner_graphs, model_nodes
 from turnout.registry.storage.files import open_inside
 
 
@@ -65,21 +65,33 @@ def read_weights(directory: Path, file: str = MODEL_FILE) -> Weights:
         ValueError: The data of a tensor does not match its description.
     """
     model: ModelProto = onnx.load(directory / file, load_external_data=False)
-    tensors = tuple(_weight(tensor, directory) for tensor in weight_tensors(model.graph))
-    return Weights(tensors, Counter(map(_operator, all_nodes(model.graph.node))))
+    tensors = tuple(_weight(tensor, directory) for tensor in weight_tensors(model))
+    return Weights(tensors, Counter(map(_operator, model_nodes(model))))
 
 
-def weight_tensors(graph: GraphProto) -> Iterator[TensorProto]:
-    """Yields the weights of a graph and its subgraphs. Sparse attributes are covered by the operators' digests."""
+def weight_tensors(model: ModelProto) -> Iterator[TensorProto]:
+    """Yields the weights of a model. Sparse attributes are covered by the operators' digests."""
+    yield from _of_graph(model.graph)
+    for function in model.functions:
+        yield from _of_attributes(function.attribute_proto)
+        for node in function.node:
+            yield from _of_attributes(node.attribute)
+
+
+def _of_graph(graph: GraphProto) -> Iterator[TensorProto]:
     yield from graph.initializer
     for sparse in graph.sparse_initializer:
         yield from (sparse.values, sparse.indices)
     for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            for inner in inner_graphs(attribute):
-                yield from weight_tensors(inner)
+        yield from _of_attributes(node.attribute)
+
+
+def _of_attributes(attributes: Iterable[AttributeProto]) -> Iterator[TensorProto]:
+    for attribute in attributes:
+        if attribute.HasField("t"):
+            yield attribute.t
+        for inner in inner_graphs(attribute):
+            yield from _of_graph(inner)
 
 
 def _operator(node: NodeProto) -> str:

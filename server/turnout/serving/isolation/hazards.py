@@ -1,32 +1,31 @@
 """Finds operators of a graph by which a request can end the process that runs it. Pure.
 
 There are two kinds: operators on which ONNX Runtime crashes or hangs for some values or sizes of their inputs, and
-operators that take as much memory or time as a value of a request demands. docs/decisions/0037 lists the experiments
-and their results. Sizes that follow from the sizes of a request are no hazard, since the limit on messages bounds them.
+operators that take as much memory or time as a value of a request demands. A few others leave part of their output as
+it was in memory, whatever the request; that memory should contain no other version's values. docs/decisions/0037 lists
+the experiments and their results. Sizes that follow from the sizes of a request are no hazard, since the limit on
+messages bounds them.
 
 Fusions by ONNX Runtime matter too. It fuses an `Add` and a `LayerNormalization` into one operator, which ends the
 process if one addend is empty. That case is left to the check of requests (`turnout.serving.batching.in_step`).
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from turnout.registry.onnx.graph import STANDARD_DOMAIN, Graph, ModelGraph, Node
+from turnout.registry.onnx.graph import STANDARD_DOMAIN, ModelGraph, Node
 from turnout.registry.onnx.value_sizes import SIZED_BY_VALUES
 from turnout.serving.isolation.origins import (
     VALUE,
-    Known,
     Origin,
     Scope,
     input_of,
-    made,
     may_be,
     positive,
+    walk,
 )
-
-_FIRST_IR_WITH_DEFAULTS = 4
 
 _MICROSOFT = "com.microsoft"
 _CLASSICAL = "ai.onnx.ml"
@@ -62,6 +61,7 @@ _HARMLESS_OF_MICROSOFT = frozenset(
 )
 """Operators of `com.microsoft` by which no request of any sizes and values tried could end the process."""
 
+_CLASSIFIERS = frozenset({"LinearClassifier", "SVMClassifier", "TreeEnsembleClassifier"})
 _RECURRENT = frozenset({"LSTM", "GRU", "RNN", "DynamicQuantizeLSTM", "AttnLSTM"})
 _ATTENTION_RANK = 4
 _COUNTED_ROUNDS = 10**6
@@ -91,24 +91,8 @@ class Hazard:
 
 def find_hazard(model: ModelGraph) -> Hazard | None:
     """Returns the first operator of the graph by which a request can end the process; None if there is none."""
-    scope = Scope(model.graph, model.ir_version >= _FIRST_IR_WITH_DEFAULTS)
-    return next(_hazards(model.graph, scope), None)
-
-
-def _hazards(graph: Graph, scope: Scope) -> Iterator[Hazard]:
-    for node in graph.nodes:
-        if danger := _danger(node, scope):
-            yield Hazard(str(node), danger)
-        made_inside: list[Known] = []
-        for graphs in node.subgraphs.values():
-            for inner in graphs:
-                inside = Scope(inner, overridable=False, outer=scope)
-                yield from _hazards(inner, inside)
-                made_inside += map(inside.known, inner.outputs)
-        result = made(node, scope, made_inside)
-        for name in node.outputs:
-            scope.set(name, result)
-        scope.follow_sizes(node)
+    found = ((node, _danger(node, scope)) for node, scope in walk(model))
+    return next((Hazard(str(node), danger) for node, danger in found if danger), None)
 
 
 def _danger(node: Node, scope: Scope) -> str:
@@ -120,6 +104,8 @@ def _danger(node: Node, scope: Scope) -> str:
     if node.domain == _MICROSOFT:
         return _of_microsoft(node, scope)
     if node.domain == _CLASSICAL:
+        if node.op_type in _CLASSIFIERS and node.attributes.get("post_transform") == "PROBIT":
+            return "leaves what was in memory in place of the second of two scores"
         return _vectors(node, scope) if node.op_type == "FeatureVectorizer" else ""
     special = _SPECIAL.get(node.op_type)
     if node.domain == _NCHWC:
@@ -212,6 +198,8 @@ def _loop(node: Node, scope: Scope) -> str:
     counted = known.origin is Origin.CONSTANT and known.values is not None and np.all(known.values <= _COUNTED_ROUNDS)
     if not counted and known.origin is not Origin.SIZE:
         return "runs for as long as a value of a request says"
+    if danger := _reads_one(0, 1)(node, scope):
+        return danger
     if not _ends_a_loop_by_one_flag(node, scope):
         return "ends the process where the tensor that it goes on by is empty"
     return ""
@@ -321,6 +309,19 @@ def _with_width(*indices: int) -> "_Danger":
     return danger
 
 
+def _reads_one(*indices: int) -> "_Danger":
+    """Returns the check for operators that read an element of some inputs even if these are empty."""
+
+    def danger(node: Node, scope: Scope) -> str:
+        for name in (input_of(node, index) for index in indices):
+            shape = scope.type_of(name).shape if name else ()
+            if shape is None or not all(map(positive, shape)):
+                return f"ends the process where {name} is empty"
+        return ""
+
+    return danger
+
+
 def _with_rows(node: Node, scope: Scope) -> str:
     shape = scope.type_of(input_of(node, 0)).shape
     if shape and all(map(positive, shape)):
@@ -364,6 +365,9 @@ _SPECIAL: Mapping[str, _Danger] = {
     "Mod": _division,
     "QuantizeLinear": _blocks,
     "RoiAlign": _regions,
+    "SequenceAt": _reads_one(1),
+    "SequenceErase": _reads_one(1),
+    "SequenceInsert": _reads_one(2),
     "STFT": _short_fourier,
 }
 

@@ -1,11 +1,12 @@
-"""Tracks what determines the tensors of a graph, and what is known about their sizes. Pure.
+"""Walks through the nodes of a model and of its subgraphs, and tracks what determines the tensors that they use and
+what is known about their sizes. Pure.
 
 constant    the same for every request; its value is known if it is small
 size        zero or more, computed from the sizes of inputs, so that no value of a request affects it
 value       depends on a value of a request
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -13,7 +14,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from turnout.registry.onnx.graph import STANDARD_DOMAIN, Attribute, Graph, GraphTensor, Node, TensorType
+from turnout.registry.manifest.signature import Dimension
+from turnout.registry.onnx.graph import (
+    STANDARD_DOMAIN,
+    Attribute,
+    Graph,
+    GraphTensor,
+    ModelGraph,
+    Node,
+    TensorType,
+)
 
 _SAME_VALUES = frozenset(
     {"Identity", "Squeeze", "Unsqueeze", "Reshape", "Flatten", "Transpose", "Expand", "Tile", "Gather", "Slice"}
@@ -97,19 +107,37 @@ _SIZE = Known(Origin.SIZE)
 class Scope:
     """The tensors visible in a graph: its own and those of the enclosing graphs."""
 
-    def __init__(self, graph: Graph, overridable: bool, outer: "Scope | None" = None) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        overridable: bool,
+        outer: "Scope | None" = None,
+        made_of: frozenset[str] = frozenset(),
+    ) -> None:
+        """Describes the tensors that are known before the first node.
+
+        Args:
+            graph: The graph.
+            overridable: Whether initialisers with the name of an input are only its default.
+            outer: Scope of the node whose subgraph it is; None for the model's own graph.
+            made_of: The model's inputs that the inputs of a subgraph are computed from.
+        """
         self._outer = outer
         self._types = {**graph.inputs, **graph.types}
         self._known: dict[str, Known] = {}
         self._wide: set[str] = set()
         self._leads: dict[str, str] = {}
         self._pictures: set[str] = set()
-        self._tensors = graph.initializers
-        for name, tensor in graph.initializers.items():
-            if not (overridable and name in graph.inputs):
-                self._known[name] = Known(Origin.CONSTANT, tensor.values)
-        for name in graph.inputs:
-            self._known.setdefault(name, VALUE)
+        self._sources: dict[str, frozenset[str]] = {}
+        self._sequences: dict[str, tuple[str, ...]] = {}
+        self._tensors = {
+            name: tensor for name, tensor in graph.initializers.items() if not (overridable and name in graph.inputs)
+        }
+        for name, tensor in self._tensors.items():
+            self._known[name] = Known(Origin.CONSTANT, tensor.values)
+        for name in graph.inputs.keys() - self._tensors.keys():
+            self._known[name] = VALUE
+            self._sources[name] = frozenset([name]) if outer is None else made_of
 
     def known(self, name: str) -> Known:
         """Returns what is known about a tensor."""
@@ -128,9 +156,42 @@ class Scope:
             return TensorType() if self._outer is None else self._outer.type_of(name)
         return found
 
-    def set(self, name: str, known: Known) -> None:
-        """Records what is known about a tensor."""
-        self._known[name] = known
+    def sources(self, name: str) -> frozenset[str]:
+        """Returns the model's inputs that a tensor is computed from."""
+        found = self._sources.get(name)
+        if found is None:
+            return frozenset() if self._outer is None else self._outer.sources(name)
+        return found
+
+    def joined(self, node: Node) -> tuple[str, ...]:
+        """Returns the tensors that a node joins along an axis, as far as they are known; none if it joins nothing."""
+        match node.operator:
+            case (domain, "Concat") if domain == STANDARD_DOMAIN:
+                return node.inputs
+            case (domain, "ConcatFromSequence") if domain == STANDARD_DOMAIN:
+                return self._elements(node.inputs[0])
+            case ("com.microsoft", "QLinearConcat"):
+                return node.inputs[2::3]  # each with its scale and zero point, after those of the output
+        return ()
+
+    def _elements(self, sequence: str) -> tuple[str, ...]:
+        found = self._sequences.get(sequence)
+        if found is None:
+            return () if self._outer is None else self._outer._elements(sequence)
+        return found
+
+    def define(self, node: Node, known: Known, sources: frozenset[str]) -> None:
+        """Records what is known about the outputs of a node."""
+        for name in filter(None, node.outputs):
+            self._known[name] = known
+            self._sources[name] = sources
+        if node.op_type == "SequenceConstruct":
+            self._sequences[node.outputs[0]] = node.inputs
+        elif node.op_type == "SequenceInsert":
+            self._sequences[node.outputs[0]] = (*self._elements(node.inputs[0]), node.inputs[1])
+        elif node.op_type == "Identity":
+            self._sequences[node.outputs[0]] = self._elements(node.inputs[0])
+        self._follow_sizes(node)
 
     def has_width(self, name: str) -> bool:
         """Returns whether the last dimension of a tensor is known not to be 0."""
@@ -150,7 +211,7 @@ class Scope:
         """Returns whether a tensor is known to have a nonzero height and width."""
         return name in self._pictures or (self._outer is not None and self._outer.is_picture(name))
 
-    def follow_sizes(self, node: Node) -> None:
+    def _follow_sizes(self, node: Node) -> None:
         """Records the sizes of a node's output, since ONNX does not infer those of ONNX Runtime's own operators."""
         computed = [name for name in node.inputs if name and self.known(name).origin is not Origin.CONSTANT]
         if node.op_type in _MAKES_PICTURES or (
@@ -177,7 +238,42 @@ class Scope:
                 self._leads[name] = self.lead(leads[0])
 
 
-def made(node: Node, scope: Scope, inner: Sequence[Known]) -> Known:
+def joined_shapes(node: Node, scope: Scope) -> list[tuple[Dimension, ...]]:
+    """Returns the shapes of the tensors that a node joins, each without the axis along which it joins them.
+
+    Those of unknown rank are left out. An axis that is not known may be any, so that nothing is returned.
+    """
+    shapes = [shape for name in scope.joined(node) if (shape := scope.type_of(name).shape)]
+    axis = node.attributes.get("axis")
+    if node.attributes.get("new_axis"):
+        return shapes
+    if not isinstance(axis, int):
+        return []
+    return [tuple(size for at, size in enumerate(shape) if at != axis % len(shape)) for shape in shapes]
+
+
+def walk(model: ModelGraph) -> Iterator[tuple[Node, Scope]]:
+    """Yields every node of a model with the tensors that it sees.
+
+    A node comes after those whose outputs it uses, and before those of its subgraphs.
+    """
+    return _walk(model.graph, Scope(model.graph, model.has_defaults))
+
+
+def _walk(graph: Graph, scope: Scope) -> Iterator[tuple[Node, Scope]]:
+    for node in graph.nodes:
+        yield node, scope
+        # Whatever a subgraph is given comes from its node's inputs, or from what it uses itself in an earlier round.
+        sources = frozenset[str]().union(*map(scope.sources, node.names_read()))
+        made_inside: list[Known] = []
+        for inner in node.inner_graphs():
+            inside = Scope(inner, overridable=True, outer=scope, made_of=sources)
+            yield from _walk(inner, inside)
+            made_inside += map(inside.known, inner.outputs)
+        scope.define(node, _made(node, scope, made_inside), sources)
+
+
+def _made(node: Node, scope: Scope, inner: Sequence[Known]) -> Known:
     """Returns what is known about the outputs of a node; `inner` describes the outputs of its subgraphs."""
     standard = node.domain == STANDARD_DOMAIN
     given = [scope.known(name) for name in node.inputs if name]

@@ -7,7 +7,7 @@ each of them. An operator without a rule proves nothing, and neither does anythi
 
 import itertools
 from collections import ChainMap
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 
 from turnout.registry.manifest.signature import Signature, TensorSpec
@@ -92,11 +92,25 @@ def prove_rows(model: ModelGraph, signature: Signature, input_axes: Mapping[str,
 
 def follow(model: ModelGraph, signature: Signature, input_axes: Mapping[str, int]) -> dict[str, Known]:
     """Returns what is known about each output."""
-    scope: Scope = {}
-    for spec in signature.inputs:
-        scope[spec.name] = _input(spec, input_axes.get(spec.name))
-    outputs = _GraphWalk(model.opset).through(model.graph, scope, "")
+    outputs = _GraphWalk(model.opset).through(model.graph, _inputs(signature, input_axes), "")
     return dict(zip(model.graph.outputs, outputs, strict=True))
+
+
+def follow_everywhere(
+    model: ModelGraph, signature: Signature, input_axes: Mapping[str, int]
+) -> Mapping[Node, Sequence[Known]]:
+    """Returns what is known about the outputs of each node, those of subgraphs included.
+
+    It proves nothing, since the tensors of a loop are followed through its first round only. A node in a branch may
+    have several states for each output.
+    """
+    walk = _GraphWalk(model.opset, seen={})
+    walk.through(model.graph, _inputs(signature, input_axes), "")
+    return walk.seen or {}
+
+
+def _inputs(signature: Signature, input_axes: Mapping[str, int]) -> Scope:
+    return {spec.name: _input(spec, input_axes.get(spec.name)) for spec in signature.inputs}
 
 
 def _input(spec: TensorSpec, axis: int | None) -> State:
@@ -119,10 +133,15 @@ def _size(spec: TensorSpec, axis: int) -> Size:
 
 
 class _GraphWalk:
-    """Follows states through nested graphs."""
+    """Follows states through nested graphs.
 
-    def __init__(self, opset: Mapping[str, int]) -> None:
+    Attributes:
+        seen: States of the outputs of each node; None if they are not kept, and loops not followed.
+    """
+
+    def __init__(self, opset: Mapping[str, int], seen: dict[Node, list[Known]] | None = None) -> None:
         self._opset = opset
+        self.seen = seen
 
     def through(self, graph: Graph, scope: Scope, place: str) -> list[Known]:
         """Follows one graph and returns the states of its outputs.
@@ -139,6 +158,9 @@ class _GraphWalk:
             _define(scope, name, known)
         for node in graph.nodes:
             states = self._states(node, graph, scope, place)
+            if self.seen is not None:
+                self.seen.setdefault(node, []).extend(states)
+                self._first_round(node, scope, place)
             for index, name in enumerate(node.outputs):
                 if name:
                     _define(scope, name, states[index] if index < len(states) else Mixed(f"{node} has fewer outputs"))
@@ -186,9 +208,10 @@ class _GraphWalk:
         if not node.domain and node.op_type == "If":
             return self._if(call, scope)
         _check_deterministic(node)
-        for inner in _inner_nodes(node):
-            _check_deterministic(inner)
-        captured = [scope[name] for name in _captured(node) if name in scope]
+        for graph in node.inner_graphs():
+            for inner in graph.all_nodes():
+                _check_deterministic(inner)
+        captured = [scope[name] for graph in node.inner_graphs() for name in graph.names_read() if name in scope]
         if any(not isinstance(state, Shared) or state.counts_rows for state in captured):
             raise NotRowWise("a graph inside it uses the rows")
         if not any(isinstance(state, Rows) for state in call.inputs):
@@ -199,6 +222,19 @@ class _GraphWalk:
         if rule is None:
             raise NotRowWise("it is not known to compute its output row by row")
         return rule(call)
+
+    def _first_round(self, node: Node, scope: Scope, place: str) -> None:
+        """Follows the body of a `Loop` or `Scan`, whose inputs are those of the node, except that some are sliced."""
+        if node.op_type not in ("Loop", "Scan"):
+            return
+        count = node.attributes.get("num_scan_inputs")
+        for body in node.inner_graphs():
+            inside: Scope = ChainMap({}, scope)
+            whole = len(body.inputs) - (count if isinstance(count, int) else 0)
+            for index, (name, given) in enumerate(zip(body.inputs, node.inputs, strict=False)):
+                kept = index < whole and not (node.op_type == "Loop" and index == 0)
+                inside[name] = scope.get(given, Mixed(f"{name} is unknown")) if kept else Mixed(f"{name} is a slice")
+            self.through(body, inside, f"{place}{node.op_type}/{node.outputs[0]}/")
 
     def _if(self, call: NodeCall, scope: Scope) -> Sequence[Known]:
         condition = call.given(0)
@@ -231,21 +267,6 @@ def _check_deterministic(node: Node) -> None:
         raise NotRowWise("it draws random numbers")
     if node.domain not in (STANDARD_DOMAIN, CLASSICAL) and (node.domain, node.op_type) not in RULES:
         raise NotRowWise("it is an operator that the server does not know")
-
-
-def _inner_nodes(node: Node) -> Iterator[Node]:
-    for graphs in node.subgraphs.values():
-        for graph in graphs:
-            yield from graph.all_nodes()
-
-
-def _captured(node: Node) -> Iterator[str]:
-    """Yields the names used by the graphs inside a node, including names that they define themselves."""
-    for inner in _inner_nodes(node):
-        yield from inner.inputs
-    for graphs in node.subgraphs.values():
-        for graph in graphs:
-            yield from graph.outputs
 
 
 def _joined(states: Sequence[Known], name: str) -> Known:

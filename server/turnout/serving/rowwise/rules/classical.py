@@ -23,6 +23,8 @@ def _scaled(call: NodeCall) -> Sequence[State]:
 def _classifier(call: NodeCall) -> Sequence[State]:
     """Classifiers: labels of shape (rows), scores of shape (rows, classes)."""
     rows = _table(call)
+    if call.text("post_transform", "NONE") == "PROBIT":
+        raise NotRowWise("of two classes, ONNX Runtime writes one score for each row, all of them one after the other")
     scores = rows.with_dimension(1, call.fresh(1, 1)) if len(call.node.outputs) > 1 else rows
     return [rows.with_shape(rows.shape[:1], 0), scores][: len(call.node.outputs)]
 
