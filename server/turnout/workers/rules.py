@@ -37,6 +37,8 @@ GAUGES: Mapping[str, Rule] = {
     "turnout_queue_depth": Rule.SUM,
     "turnout_requests_under_way": Rule.SUM,
     "turnout_unfinished_bytes": Rule.SUM,
+    "turnout_connections": Rule.SUM,
+    "turnout_connections_limit": Rule.SUM,
     "turnout_queue_fill_ratio": Rule.MOST,
     "turnout_version_load_duration_seconds": Rule.MOST,
     "turnout_version_cuda_graphs": Rule.MOST,
