@@ -277,11 +277,21 @@ def _server_methods(
     }
 
 
+_MOST_PENDING = 50_000
+"""Maximum number of calls on grpcio that wait until they can be admitted or refused, of some 9 KB each. gRPC cancels
+calls beyond that, so its defaults (1,000 and 3,000) would be too few: 30 connections with 100 calls each."""
+
+
 def _options(settings: Settings, shared: bool) -> list[tuple[str, int]]:
     size = int(settings.limits.max_message_bytes)
     return [
         ("grpc.max_receive_message_length", size),
         ("grpc.max_send_message_length", size),
+        ("grpc.max_concurrent_streams", settings.limits.max_streams),
+        # gRPC counts a stream a little longer than its client does, and would refuse calls of clients at the limit.
+        ("grpc.http.overload_protection", 0),
+        ("grpc.server.max_pending_requests", _MOST_PENDING),
+        ("grpc.server.max_pending_requests_hard_limit", _MOST_PENDING),
         ("grpc.so_reuseport", int(shared)),  # otherwise two servers could share a port by mistake, unnoticed
         # Clients keep idle connections alive with pings, which gRPC by default answers with GOAWAY "too_many_pings".
         ("grpc.keepalive_permit_without_calls", 1),
