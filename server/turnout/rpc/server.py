@@ -43,6 +43,7 @@ from turnout.rpc.standard_services.health import HealthServicer
 from turnout.rpc.standard_services.reflection import ALPHA as REFLECTION_ALPHA
 from turnout.rpc.standard_services.reflection import V1 as REFLECTION_V1
 from turnout.rpc.standard_services.reflection import ReflectionServicer
+from turnout.rpc.standard_services.until_drain import until_drain
 from turnout.rpc.transport import listening_socket
 from turnout.rpc.transport.grpcio import GrpcioListener
 from turnout.rpc.transport.port import CallListener, Method, Methods
@@ -270,11 +271,12 @@ def _server_methods(
     served = frozenset((*described, REFLECTION_ALPHA.full_name, REFLECTION_V1))
     health = HealthServicer(services.catalog, services.router, services.ready, served)
     reflection = ReflectionServicer(described)
-    return {
+    methods = {
         **guard.methods(_HEALTH, health),
         **guard.methods(REFLECTION_ALPHA, reflection),
         **guard.methods(REFLECTION_ALPHA, reflection, name=REFLECTION_V1),
     }
+    return until_drain(methods, services.inference.draining)
 
 
 _MOST_PENDING = 50_000
