@@ -108,6 +108,7 @@ def _one_of_everything() -> Metrics:
     metrics.faults.watch("grpc.health.v1.Health")
     metrics.server.missing_versions = {"m": 0}
     metrics.server.cache_bytes = 0
+    metrics.server.connections, metrics.server.connection_limits = {"grpc": 1}, {"grpc": 1}
     metrics.server.tls = TlsRecorder({"grpc": 0.0}, {"grpc": 0}, {"grpc": False})
     metrics.server.auth = AuthRecorder(enabled=True, limited={("batch", "rate"): 1}, keys_failed={"corp": False})
     return metrics

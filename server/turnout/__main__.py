@@ -5,6 +5,7 @@ import sys
 
 from turnout.cli.streams import writing_out
 from turnout.host.cpu import lower_priority
+from turnout.host.signals import hold_hangups
 
 _CAN_WAIT = {"publish"}
 """Commands that use a core for seconds. They run at a low priority, so that a server on the same machine goes first.
@@ -18,7 +19,10 @@ handshake. These lines would disturb a command's one-line error message, or a se
 
 def main() -> None:
     """Runs the command line of this process."""
-    os.environ.setdefault(_GRPC_LOG, "ERROR" if "serve" in sys.argv[1:2] else "NONE")
+    serves = "serve" in sys.argv[1:2]
+    os.environ.setdefault(_GRPC_LOG, "ERROR" if serves else "NONE")
+    if serves:
+        hold_hangups()
     if set(sys.argv[1:2]) & _CAN_WAIT:
         lower_priority()
     with writing_out():

@@ -7,6 +7,7 @@ import typer
 
 from turnout.app.process import loop_factory
 from turnout.cli.output import reporting
+from turnout.errors import UnavailableError
 from turnout.threads import end_process
 from turnout.workers.member import Member
 
@@ -23,7 +24,10 @@ def main() -> None:
 async def _work(descriptor: int) -> int:
     from turnout.app.process import run
 
-    member = await Member.join(descriptor)
+    try:
+        member = await Member.join(descriptor)
+    except UnavailableError:  # the supervisor ended while this process started
+        return 1
     try:
         with reporting(as_json=member.start.settings.log.format == "json"):
             return await run(member.start.settings, member.start.read, member)

@@ -60,6 +60,12 @@ class Listeners:
         """The listeners for clients, without duplicates."""
         return (self.grpc,) if self.http is self.grpc else (self.grpc, self.http)
 
+    @property
+    def by_name(self) -> Mapping[str, CallListener]:
+        """The listeners by name. One that serves both gRPC and HTTP is `grpc`."""
+        http = {} if self.http is self.grpc else {"http": self.http}
+        return {"grpc": self.grpc, **http, "control": self.control}
+
     async def start(self) -> None:
         """Starts accepting connections."""
         for listener in (*self.clients, self.control):

@@ -12,6 +12,7 @@ from turnout.app.server import running
 from turnout.config import Settings, misread_variables
 from turnout.config.rereading import on_each_hangup
 from turnout.host.memory import return_freed_memory
+from turnout.host.signals import accept_hangups
 from turnout.telemetry.logging import LogForm, Threshold, make_logger
 from turnout.workers.member import Member
 
@@ -77,6 +78,7 @@ async def run(settings: Settings, read: Callable[[], Settings], member: Member |
         loop.add_signal_handler(number, on_signal, number)
     hung_up = asyncio.Event() if member is None else member.hung_up  # SIGHUP may arrive before the server runs
     loop.add_signal_handler(signal.SIGHUP, hung_up.set)
+    accept_hangups()
     if member is not None:
         member.on_parents_end(stop)
     async with running(settings, log, threshold=threshold, form=form, member=member) as server:

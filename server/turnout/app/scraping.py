@@ -1,14 +1,18 @@
-"""Answers scrapes of /metrics, and reads the values that are sampled at a scrape: memory, GPUs, shares, the cache."""
+"""Answers scrapes of /metrics, and reads the values that are sampled at a scrape: memory, GPUs, connections, ..."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 
 from turnout.app.foundation import Foundation
+from turnout.app.listeners import Listeners
 from turnout.app.rollouts import Rollouts
 from turnout.app.serving import Serving
+from turnout.host.sockets import connection_counts
 from turnout.registry.storage.listing import CacheUse
 from turnout.rollout.reporting.metrics import record_rollouts
 from turnout.routing.traffic_shares import record_epochs, record_weights
+from turnout.rpc.transport.h2corn import H2cornListener
+from turnout.rpc.transport.port import CallListener
 from turnout.serving.sessions.memory import device_memory
 from turnout.telemetry.metrics.gpu import Gpu
 from turnout.telemetry.metrics.server import DeviceMemory
@@ -38,6 +42,18 @@ class Scrapes:
             lambda: threads.run(base.repository.cache_use), None
         )
 
+        self._connections: CachedReading[Mapping[int, int]] = CachedReading(lambda: threads.run(connection_counts), {})
+        self._listeners: Mapping[str, CallListener] = {}
+
+    def follow(self, listeners: Listeners) -> None:
+        """Counts the connections of `listeners` at each scrape from now on."""
+        self._listeners = listeners.by_name
+        self._metrics.server.connection_limits = {
+            name: listener.max_connections
+            for name, listener in self._listeners.items()
+            if isinstance(listener, H2cornListener)
+        }
+
     async def scrape(self, content_type: str) -> AsyncIterator[bytes]:
         """Returns /metrics in parts, in the format that `content_type` names."""
         await self._sample()
@@ -58,5 +74,8 @@ class Scrapes:
         record_rollouts(rollouts.engine, rollouts.meters, self._metrics.rollouts)
         if (use := await self._cache.value(_READ_SECONDS)) is not None:
             server.cache_bytes, server.fetched_bytes = use.bytes_kept, use.bytes_fetched
+        if self._listeners:
+            counts = await self._connections.value(_READ_SECONDS)
+            server.connections = {name: counts.get(one.address.port, 0) for name, one in self._listeners.items()}
         server.memory = await self._memory.value(_READ_SECONDS)
         server.gpus = await self._gpus.value(_READ_SECONDS)

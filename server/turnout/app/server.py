@@ -123,6 +123,7 @@ async def running(
         await rollouts.engine.rollbacks.follow()  # before the first request, so that rollbacks stay in force
         await services.oip.catch_up()
         await listeners.start()
+        scrapes.follow(listeners)
         addresses = listeners.grpc.address, listeners.http.address, listeners.control.address
         name = server_name(base.settings.server_name, listeners.grpc.address, member)
         rollouts.introduce(name, listeners.grpc.address, listeners.control.address, member)

@@ -7,6 +7,7 @@ import select
 import socket
 import stat
 import sys
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,14 +78,38 @@ def peers(port: int) -> Mapping[Peer, bool]:
     return found
 
 
+def connection_counts() -> Mapping[int, int]:
+    """Returns the number of this process's TCP connections by their local port; 0 for a port that has none.
+
+    Blocking: it takes some 5 us for each open file. May be called from any thread.
+    """
+    found: dict[int, int] = {}
+    for number in _open_sockets():
+        with contextlib.suppress(OSError):  # it was just closed
+            connection = socket.socket(fileno=number)  # no duplicate, which would need a descriptor
+            try:
+                if (port := _local_port(connection)) is not None:
+                    found[os.fstat(number).st_ino] = port  # a connection may have several descriptors
+            finally:
+                connection.detach()
+    return Counter(found.values())
+
+
 def _is_connection(connection: socket.socket, port: int) -> bool:
+    return _local_port(connection) == port
+
+
+def _local_port(connection: socket.socket) -> int | None:
+    """Returns the local port of a TCP connection; None if the socket is something else, or the connection was reset."""
     try:
-        if connection.family not in (socket.AF_INET, socket.AF_INET6):
-            return False
-        listens = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-        return not listens and bool(connection.getsockname()[1] == port)
-    except OSError:  # the connection was reset
-        return False
+        if connection.family not in (socket.AF_INET, socket.AF_INET6) or connection.type != socket.SOCK_STREAM:
+            return None
+        if connection.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            return None
+        port: int = connection.getsockname()[1]
+    except OSError:
+        return None
+    return port
 
 
 def cut_connections(port: int) -> None:

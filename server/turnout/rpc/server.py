@@ -42,6 +42,7 @@ from turnout.rpc.standard_services.health import HealthServicer
 from turnout.rpc.standard_services.reflection import ALPHA as REFLECTION_ALPHA
 from turnout.rpc.standard_services.reflection import V1 as REFLECTION_V1
 from turnout.rpc.standard_services.reflection import ReflectionServicer
+from turnout.rpc.standard_services.until_drain import until_drain
 from turnout.rpc.transport import listening_socket
 from turnout.rpc.transport.grpcio import GrpcioListener
 from turnout.rpc.transport.port import CallListener, Method, Methods
@@ -260,11 +261,17 @@ def _server_methods(
     served = frozenset((*described, REFLECTION_ALPHA.full_name, REFLECTION_V1))
     health = HealthServicer(services.catalog, services.router, services.ready, served)
     reflection = ReflectionServicer(described)
-    return {
+    methods = {
         **guard.methods(_HEALTH, health),
         **guard.methods(REFLECTION_ALPHA, reflection),
         **guard.methods(REFLECTION_ALPHA, reflection, name=REFLECTION_V1),
     }
+    return until_drain(methods, services.inference.draining)
+
+
+_MOST_PENDING = 50_000
+"""Maximum number of calls on grpcio that wait until they can be admitted or refused, of some 9 KB each. gRPC cancels
+calls beyond that, so its defaults (1,000 and 3,000) would be too few: 30 connections with 100 calls each."""
 
 
 def _options(settings: Settings, shared: bool) -> list[tuple[str, int]]:
@@ -272,6 +279,11 @@ def _options(settings: Settings, shared: bool) -> list[tuple[str, int]]:
     return [
         ("grpc.max_receive_message_length", size),
         ("grpc.max_send_message_length", size),
+        ("grpc.max_concurrent_streams", settings.limits.max_streams),
+        # gRPC counts a stream a little longer than its client does, and would refuse calls of clients at the limit.
+        ("grpc.http.overload_protection", 0),
+        ("grpc.server.max_pending_requests", _MOST_PENDING),
+        ("grpc.server.max_pending_requests_hard_limit", _MOST_PENDING),
         ("grpc.so_reuseport", int(shared)),  # otherwise two servers could share a port by mistake, unnoticed
         # Clients keep idle connections alive with pings, which gRPC by default answers with GOAWAY "too_many_pings".
         ("grpc.keepalive_permit_without_calls", 1),

@@ -23,7 +23,8 @@ Install = Callable[[ServerIdentity], Awaitable[None]]
 class Certificates:
     """The identity of each listener, from the last time that its files were usable.
 
-    Unusable files change nothing: the previous identity stays in force, an error is logged, and a metric is set.
+    Unusable files change nothing: the previous identity stays in force, an error is logged, and a metric is set. The
+    same applies to a certificate that clients would refuse because of its dates, as long as the previous one is valid.
     """
 
     def __init__(self, tls: TlsSettings, recorder: TlsRecorder, log: FilteringBoundLogger) -> None:
@@ -95,6 +96,7 @@ class Certificates:
             try:
                 identity = await self._threads.run(read_identity, self._tls, listener)
                 if identity is not None and identity.files != before.files:
+                    _check_dates(before, identity, time.time())
                     if listener in self._installs:
                         await self._installs[listener](identity)
                     self._put_in_force(listener, identity)
@@ -161,6 +163,12 @@ def read_identity(tls: TlsSettings, listener: ListenerName) -> ServerIdentity | 
     mode = own.client_certificates
     client_ca = pem("client_ca", own.client_ca) if mode != "none" else None
     return check_identity(pem("cert", own.cert), pem("key", own.key), client_ca, mode, time.time())
+
+
+def _check_dates(before: ServerIdentity, after: ServerIdentity, now: float) -> None:
+    """Raises ConfigError if `after` is expired or not yet valid, and `before`, which it would replace, is valid."""
+    if before.is_valid_at(now) and not after.is_valid_at(now):
+        raise ConfigError("; ".join(after.warnings))
 
 
 def _paths(tls: ListenerTls) -> list[str]:

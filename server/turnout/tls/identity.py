@@ -61,6 +61,7 @@ class ServerIdentity:
         client_ca: Authorities that may sign client certificates, as PEM; b"" if clients are not asked for one.
         client_certificates: Whether clients are asked for a certificate, and whether one is required.
         subject: Subject of the server's own certificate, in the format of RFC 4514.
+        begins: When the last of the certificates becomes valid, in seconds since 1970.
         expires: When the first of the certificates expires, in seconds since 1970.
         warnings: Problems that do not prevent the identity from being used.
     """
@@ -70,6 +71,7 @@ class ServerIdentity:
     client_ca: bytes = field(repr=False)
     client_certificates: ClientCertificates
     subject: str
+    begins: float
     expires: float
     warnings: tuple[str, ...] = ()
 
@@ -77,6 +79,10 @@ class ServerIdentity:
     def files(self) -> tuple[bytes, bytes, bytes]:
         """The contents that came from files. Two identities with equal contents are the same."""
         return self.certificate, self.key, self.client_ca
+
+    def is_valid_at(self, now: float) -> bool:
+        """Returns whether all certificates are within their validity period at `now`, in seconds since 1970."""
+        return self.begins <= now <= self.expires
 
 
 IdentitySource: TypeAlias = Callable[[], ServerIdentity]
@@ -131,6 +137,7 @@ def _checked(
         client_ca=b"".join(one.public_bytes(Encoding.PEM) for one in authorities),
         client_certificates=mode,
         subject=_subject(chain[0]),
+        begins=max(begin for begin, _ in map(_times, chain)),
         expires=min(end for _, end in map(_times, chain)),
         warnings=tuple(warnings),
     )

@@ -20,6 +20,7 @@ from structlog.typing import FilteringBoundLogger
 from turnout.config import Settings, SettingsSource, in_force
 from turnout.config.rereading import on_each_hangup, reread
 from turnout.errors import TurnoutError, UnavailableError
+from turnout.host.signals import accept_hangups
 from turnout.telemetry.exposition import Exposition, FamilyCollector
 from turnout.telemetry.families import Family
 from turnout.telemetry.metrics.process import own_families
@@ -162,6 +163,7 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_end_signal, number)
         loop.add_signal_handler(signal.SIGHUP, self._hung_up.set)
+        accept_hangups()
         try:
             yield
         finally:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from onnx_models import scaled
-from processes import serving
+from processes import running, serving
 from turnout_client import Client
 
 pytestmark = pytest.mark.slow
@@ -20,6 +20,13 @@ X = np.float32([[1, 2, 3, 4]])
 
 def events(server) -> list[str]:
     return [json.loads(line)["event"] for line in server.log.read_text().splitlines() if line.startswith("{")]
+
+
+def wait_for(server, event: str) -> None:
+    deadline = time.monotonic() + 60
+    while event not in events(server):
+        assert time.monotonic() < deadline, server.log.read_text()
+        time.sleep(0.02)
 
 
 def test_a_hangup_reloads_the_settings(models, publish_model, tmp_path) -> None:
@@ -33,14 +40,46 @@ def test_a_hangup_reloads_the_settings(models, publish_model, tmp_path) -> None:
         ]:
             config.write_text(text)
             server.send(signal.SIGHUP)
-            deadline = time.monotonic() + 60
-            while event not in events(server):
-                assert time.monotonic() < deadline, server.log.read_text()
-                time.sleep(0.02)
+            wait_for(server, event)
         with Client(server.grpc) as client:
             assert client.predict("m", {"x": X}).version == "1.0.0"
         server.send(signal.SIGTERM)
         assert server.wait() == 0
+
+
+def signalled_while_it_starts(name: str) -> str:
+    """A program of a server that gets a signal before it handles any, where errors are ignored, as in some imports."""
+    return f"""
+import contextlib, os, signal
+from turnout import config
+check = config.check_exposure
+def interrupted(settings):
+    with contextlib.suppress(BaseException):
+        os.kill(os.getpid(), signal.{name})
+    check(settings)
+config.check_exposure = interrupted
+from turnout.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_hangup_during_the_start_is_one_after_it(models, publish_model, workers: int) -> None:
+    publish_model("m", "1.0.0", scaled(2))
+    with serving(models, program=signalled_while_it_starts("SIGHUP"), options=["--workers", str(workers)]) as server:
+        if workers == 1:  # a supervisor says nothing: workers that start later get what it has read
+            wait_for(server, "settings reloaded")
+        server.send(signal.SIGTERM)
+        assert server.wait() == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_interrupt_during_the_start_ends_the_server_without_a_traceback(models, tmp_path, workers: int) -> None:
+    log = tmp_path / "log"
+    options = ["serve", "--models", models, *(f"--{name}=127.0.0.1:0" for name in ("grpc", "http", "control"))]
+    with running(signalled_while_it_starts("SIGINT"), *options, f"--workers={workers}", log=log) as process:
+        process.join(60)
+        assert (process.exitcode, log.read_text()) == (-signal.SIGINT, "")
 
 
 def test_a_server_that_is_stopped_under_load_answers_what_was_begun(models, publish_model) -> None:

@@ -21,7 +21,7 @@ from carried import LIMITS, SERVICE, Carried, carried, listens
 from held import held_conversions
 from http2_client import CALL, Http2Client
 from onnx_models import scaled, slow
-from started_servers import make_settings
+from started_servers import TRANSPORTS, make_settings
 from turnout.app.server import Running, running
 from turnout.config import Drain, Runtime
 from turnout.host.sockets import connections
@@ -305,6 +305,35 @@ async def test_whoever_watches_the_health_holds_no_drain_up() -> None:
                 await client.receive()
             client.writer.close()  # as clients do that have nothing under way on a connection that is to end
             await stopped
+
+
+async def read_all(call) -> None:
+    while await call.read() is not grpc.aio.EOF:
+        pass
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize(
+    "path", ["/grpc.health.v1.Health/Watch", "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"]
+)
+async def test_a_stream_about_the_server_itself_ends_when_it_drains(models, transport: str, path: str) -> None:
+    async with (
+        stopping(models, drain=Drain(delay_s=0.0, timeout_s=600.0), transport={"data": transport}) as (server, stop),
+        grpc.aio.insecure_channel(str(server.grpc)) as channel,
+        asyncio.timeout(100),
+    ):
+        call = channel.stream_stream(path)()
+        if "health" in path:
+            await call.write(b"")
+            await call.done_writing()
+        else:
+            await call.write(b"\x3a\x00")  # which services are there?
+        assert await call.read()
+        stop.set()
+        with pytest.raises(grpc.aio.AioRpcError) as ended:
+            await read_all(call)
+    assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert retry_seconds(ended.value) > 0
 
 
 async def connected(server: Carried) -> int:

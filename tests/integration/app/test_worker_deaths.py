@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import signal
+import socket
 import struct
 import sys
 from collections.abc import MutableMapping
@@ -245,6 +246,18 @@ async def test_a_worker_that_ends_before_the_server_was_up_ends_the_server_with_
     parent, recorded_ticks = supervisor(models, "    if index == 1: os._exit(7)\n" + SERVES + WAITS)
     assert await bounded(parent.run()) == 7
     assert "worker 1 could not start, and the server stops" in [one["event"] for one in recorded_ticks]
+
+
+async def test_a_worker_whose_parent_ends_before_it_has_joined_ends_quietly() -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        worker = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "turnout.worker", str(theirs.fileno()),
+            pass_fds=[theirs.fileno()], stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+    ours.close()
+    _, written = await bounded(worker.communicate())
+    assert (worker.returncode, written) == (1, b"")
 
 
 async def test_a_worker_that_does_not_drain_in_time_is_killed(models, monkeypatch) -> None:

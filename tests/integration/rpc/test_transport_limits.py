@@ -15,8 +15,15 @@ from hyperframe.frame import SettingsFrame
 
 from carried import LIMITS, SERVICE, Carried, carried
 from http2_client import CALL, Http2Client
+from onnx_models import scaled
+from published import Publish
+from started_servers import StartServer
+from turnout.config import Limits
 from turnout.rpc.transport.asgi.framing import PREFIX
 from turnout.telemetry.logging import make_logger
+from turnout_proto.v1.prediction_pb2_grpc import PredictionServiceStub
+from wire import X as INPUT
+from wire import request
 
 ECHO = SERVICE + "Echo"
 X = PREFIX.pack(0, 1) + b"x"
@@ -48,6 +55,25 @@ async def test_ten_thousand_calls_at_once_on_one_connection_are_answered_or_refu
         codes = await asyncio.gather(*map(code, range(10_000)))
         assert set(codes) <= {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
         assert codes.count(grpc.StatusCode.OK) > 0
+
+
+@pytest.mark.parametrize("listener", ["grpc", "control"])
+@pytest.mark.parametrize(("channels", "calls"), [(1, 6_000), (60, 100)])
+async def test_no_call_to_a_listener_on_grpcio_is_cancelled_because_there_are_many(
+    publish_model: Publish, start_server: StartServer, listener: str, channels: int, calls: int
+) -> None:
+    publish_model("m", "1.0.0", scaled(1))
+    server = await start_server(transport={"data": "grpcio"}, limits=Limits(max_requests=50))
+    own_connection = [("grpc.use_local_subchannel_pool", 1)]
+    async with contextlib.AsyncExitStack() as stack:
+        stubs = []
+        for _ in range(channels):
+            channel = grpc.aio.insecure_channel(str(getattr(server, listener)), options=own_connection)
+            stubs.append(PredictionServiceStub(await stack.enter_async_context(channel)))
+        answers = [stub.Predict(request("m", x=INPUT)) for stub in stubs for _ in range(calls)]
+        codes = await asyncio.gather(*(answer.code() for answer in answers))
+    assert set(codes) <= {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
+    assert codes.count(grpc.StatusCode.OK) > 0
 
 
 async def test_a_stream_too_many_is_refused_so_that_it_can_be_sent_again() -> None:

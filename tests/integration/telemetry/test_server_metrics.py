@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from contextlib import AsyncExitStack
 
 import httpx
 import numpy as np
@@ -11,8 +12,9 @@ from semver import Version
 
 import rollout_wire
 from onnx_models import adds_count, matmul, scaled, slow
+from ports import free_port
 from routing_wire import policy, put, scrape
-from turnout.config import BatchingSettings, Limits, Loading, Runtime
+from turnout.config import Address, BatchingSettings, Limits, Loading, Runtime
 from turnout.rollout.machine.attempt import RolloutState
 from turnout.telemetry.metrics.server import LoadOutcome
 from turnout_proto.v1 import rollout_pb2
@@ -174,3 +176,24 @@ async def test_a_scrape_of_100_versions_is_under_5_mb_and_250_ms_and_shrinks_whe
 async def server_text(server) -> bytes:
     async with httpx.AsyncClient() as client:
         return (await client.get(f"http://{server.http}/metrics", timeout=100)).content
+
+
+@pytest.mark.parametrize("one_port", [False, True])
+async def test_connections_are_counted_beside_their_limit(start_server, one_port) -> None:
+    address = Address("127.0.0.1", free_port())
+    ports = {"grpc": address, "http": address} if one_port else {}
+    server = await start_server(limits=Limits(max_connections=7), transport={"data": "h2corn"}, **ports)
+    async with AsyncExitStack() as stack:
+        for listener, count in ((server.grpc, 3), (server.control, 1)):
+            for _ in range(count):
+                _, writer = await asyncio.open_connection(listener.host, listener.port)
+                stack.callback(writer.close)
+        async with asyncio.timeout(60):
+            while samples(metrics := await scrape(server), "turnout_connections") != (
+                {("listener=grpc",): 4, ("listener=control",): 1}
+                if one_port
+                else {("listener=grpc",): 3, ("listener=http",): 1, ("listener=control",): 1}
+            ):
+                await asyncio.sleep(0.01)
+    named = ("grpc",) if one_port else ("grpc", "http")
+    assert samples(metrics, "turnout_connections_limit") == {(f"listener={name}",): 7 for name in named}

@@ -253,6 +253,8 @@ BREAKS: dict[str, Callable[[Files], object]] = {
     "names that cannot be read": lambda files: files.server(AUTHORITY.issue(hosts=(), extensions=(UNREADABLE_NAMES,))),
     "no file": lambda files: (files.directory / "server.pem").unlink(),
     "a directory": lambda files: ((files.directory / "server.key").unlink(), (files.directory / "server.key").mkdir()),
+    "an expired certificate": lambda files: files.server(AUTHORITY.issue(days=-1)),
+    "a certificate of tomorrow": lambda files: files.server(AUTHORITY.issue(starts=1)),
 }
 
 

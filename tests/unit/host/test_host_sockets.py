@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from turnout.host.sockets import Peer, cut_connections, peers, same_file, unwatch
+from turnout.host.sockets import Peer, connection_counts, cut_connections, peers, same_file, unwatch
 
 only_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists what an event loop watches")
 
@@ -48,6 +48,18 @@ def test_clients_that_have_left_are_found(host: str) -> None:
         assert os.listdir("/dev/fd") == before
         for connection in (stays, *accepted):
             connection.close()
+
+
+def test_connections_are_counted_by_port_once_each() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        port, unused = (listening.getsockname()[1] for listening in (one, other))
+        pairs = [(socket.create_connection(("127.0.0.1", port), 5), one.accept()[0]) for _ in range(2)]
+        again = os.dup(pairs[0][1].fileno())
+        counts = connection_counts()
+        assert (counts[port], counts[unused]) == (2, 0)
+        for number in (again, *(connection.detach() for pair in pairs for connection in pair)):
+            os.close(number)
+        assert connection_counts()[port] == 0
 
 
 def test_descriptors_of_one_socket_are_found() -> None:

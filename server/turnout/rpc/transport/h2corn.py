@@ -179,6 +179,11 @@ class H2cornListener:
         """The address that the listener is bound to, with the actual port."""
         return self._address
 
+    @property
+    def max_connections(self) -> int:
+        """Maximum number of open connections."""
+        return self._limits.connections
+
     async def start(self) -> None:
         """Starts accepting connections."""
         allow_ended(asyncio.get_running_loop())

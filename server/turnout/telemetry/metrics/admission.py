@@ -1,6 +1,6 @@
-"""Metrics of admission: requests that the server accepts, and requests that it refuses before it reads them."""
+"""Metrics of admission: connections, requests that the server accepts, and requests that it refuses unread."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from turnout.admission import Admission, ReceiveBudget
 from turnout.telemetry.families import Family
@@ -24,4 +24,22 @@ def admission_families(admission: Admission, budget: ReceiveBudget) -> Iterator[
     )  # fmt: skip
     yield Family(
         "turnout_unfinished_bytes", "gauge", "Size of all partially received requests.", [({}, float(budget.held))]
+    )  # fmt: skip
+
+
+def connection_families(connections: Mapping[str, int], limits: Mapping[str, int]) -> Iterator[Family]:
+    """Returns the families of one scrape.
+
+    Args:
+        connections: Number of open connections, by listener.
+        limits: Maximum number of connections, by listener that has one.
+    """
+    yield Family(
+        "turnout_connections", "gauge", "Open connections of a listener.",
+        [({"listener": listener}, float(count)) for listener, count in connections.items()],
+    )  # fmt: skip
+    yield Family(
+        "turnout_connections_limit", "gauge",
+        "Maximum number of connections of a listener. At the limit, further connections wait.",
+        [({"listener": listener}, float(limit)) for listener, limit in limits.items()],
     )  # fmt: skip

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from turnout.admission import Admission, ReceiveBudget
 from turnout.telemetry.families import Family
-from turnout.telemetry.metrics.admission import admission_families
+from turnout.telemetry.metrics.admission import admission_families, connection_families
 from turnout.telemetry.metrics.auth import AuthRecorder, auth_families
 from turnout.telemetry.metrics.gpu import Gpu, gpu_families
 from turnout.telemetry.metrics.tls import TlsRecorder, tls_families
@@ -65,6 +65,8 @@ class ServerRecorder:
         fetched_bytes: Number of bytes that this process has fetched into the cache.
         tls: Counts of the listeners' certificates.
         auth: Counts of authentication.
+        connections: Number of open connections by listener, at this scrape.
+        connection_limits: Maximum number of connections, by listener that has one.
         admission: The server's admission control, which counts requests.
         budget: The budget that counts the bytes of partially received requests.
     """
@@ -85,6 +87,8 @@ class ServerRecorder:
     fetched_bytes: int = 0
     tls: TlsRecorder = field(default_factory=TlsRecorder)
     auth: AuthRecorder = field(default_factory=AuthRecorder)
+    connections: Mapping[str, int] = field(default_factory=dict)
+    connection_limits: Mapping[str, int] = field(default_factory=dict)
     admission: Admission = field(default_factory=lambda: Admission(0))
     budget: ReceiveBudget = field(default_factory=lambda: ReceiveBudget(0))
 
@@ -160,5 +164,6 @@ def server_families(recorder: ServerRecorder, models: Collection[str]) -> Iterat
     )  # fmt: skip
     yield from tls_families(recorder.tls)
     yield from auth_families(recorder.auth)
+    yield from connection_families(recorder.connections, recorder.connection_limits)
     yield from admission_families(recorder.admission, recorder.budget)
     yield from gpu_families(recorder.gpus)

@@ -1,0 +1,19 @@
+"""Signals that reach a server before its event loop handles them, which takes seconds on a busy machine."""
+
+import signal
+
+
+def hold_hangups() -> None:
+    """Makes SIGHUP wait until `accept_hangups`, and lets Ctrl-C end the process. Call this first, in the main thread.
+
+    SIGHUP would otherwise end the process. Python's KeyboardInterrupt would print a traceback, or be lost if it is
+    raised where exceptions are ignored, as in some imports.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # it may have been ignored by a shell
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def accept_hangups() -> None:
+    """Delivers SIGHUP from now on, and one that has arrived. Call this when there is a handler."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
