@@ -177,23 +177,15 @@ class RecentSequences(Generic[K]):
         self._long.add(ended, counts)
         blocks = self._recent.counts()
         near, pooled = blocks[-self._recent.near() :].sum(0), blocks.sum(0)
-        found = _dispersions(names, near)
         lately = blocks[-self._recent.since(_CLUSTER_SECONDS) :]
-        clusters = np.maximum(
-            clustered(lately[..., 0], lately[..., 1], young=len(lately) == len(blocks)), self._scattered()
-        )
-        everything_bad = ((near[..., 1] == near[..., 0]) & (near[..., 1] > 0)).any(-1)
+        runs = _dispersions(names, near)
+        clusters = clustered(lately[..., 0], lately[..., 1], young=len(lately) == len(blocks))
         # What is bad more often now than on the whole is a burst, and seen whole in its own runs.
-        quiet = _share_bad(near) <= _share_bad(pooled)
-        pooled_runs = _dispersions(names, pooled)
-        for index, name in enumerate(names):
-            if everything_bad[index]:
-                continue
-            runs = pooled_runs.get(name, 1.0) if quiet[index] else 1.0
-            largest = round(max(float(clusters[index]), runs, found.get(name, 1.0)), 3)
-            if largest > 1.0:
-                found[name] = largest
-        return found
+        pooled_runs = np.where(_share_bad(near) <= _share_bad(pooled), _dispersions(names, pooled), 1.0)
+        everything_bad = ((near[..., 1] == near[..., 0]) & (near[..., 1] > 0)).any(-1)
+        largest = np.maximum.reduce([runs, pooled_runs, clusters, self._scattered()])
+        found = np.where(everything_bad, runs, largest).round(3).tolist()
+        return {name: value for name, value in zip(names, found, strict=True) if value > 1.0}
 
     def _scattered(self) -> NDArray[np.float64]:
         blocks = self._long.counts()
@@ -209,11 +201,12 @@ def _share_bad(counts: NDArray[np.int64]) -> NDArray[np.float64]:
     return share
 
 
-def _dispersions(names: tuple[str, ...], counts: NDArray[np.int64]) -> dict[str, float]:
+def _dispersions(names: tuple[str, ...], counts: NDArray[np.int64]) -> NDArray[np.float64]:
     canary, baseline = (
         {name: InSequence(*one) for name, one in zip(names, counts[:, arm].tolist(), strict=True)} for arm in (0, 1)
     )
-    return dispersions(canary, baseline)
+    found = dispersions(canary, baseline)
+    return np.array([found.get(name, 1.0) for name in names])
 
 
 def shared_fate(dispersion: NDArray[np.float64], batch: int) -> NDArray[np.float64]:
