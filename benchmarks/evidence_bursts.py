@@ -31,6 +31,8 @@ class Bursts:
         otherwise: Share of the requests that are bad at other times.
         regular: Whether bursts come at fixed intervals.
         late: Seconds until the first burst may begin.
+        retries: Mean seconds until a request that fails is tried again in the same arm, for each of its retries.
+        failing: Share of the requests that fail and are retried.
     """
 
     every: float = math.inf
@@ -39,6 +41,8 @@ class Bursts:
     otherwise: float = 0.001
     regular: bool = False
     late: float = 0.0
+    retries: tuple[float, ...] = ()
+    failing: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,9 @@ def burst_cases() -> Iterator[BurstCase]:
     for every, seconds, share in ((120, 2, 1.0), (300, 5, 1.0), (120, 2, 0.5), (60, 0.4, 0.5), (300, 5, 0.2)):
         name = f"bursts: no difference, {share:.0%} of {seconds} s every {every} s"
         yield BurstCase(name, "null", Bursts(every, seconds, share))
+    for share, retries in ((0.003, (0.1,) * 3), (0.003, (0.5,) * 3), (0.003, (1.0, 2.0, 4.0)), (0.0003, (0.1,) * 3)):
+        name = f"bursts: no difference, {share:.2%} retried after {', '.join(map(str, retries))} s"
+        yield BurstCase(name, "null", Bursts(otherwise=0.0, retries=retries, failing=share))
     single = Bursts()
     yield BurstCase("bursts: errors 0.1 % -> 1 %, single", "detect", single, Bursts(otherwise=0.01), 0.9)
     for every, seconds, expected in ((57, 3, 25.0), (25, 5, 10.0)):
@@ -102,6 +109,14 @@ def _by_tick(rng: np.random.Generator, bursts: Bursts, seconds: float) -> list[I
     for begins, ends in _times(rng, bursts, seconds):
         first, last = np.searchsorted(arrived, (begins, ends))
         bad[first:last] |= rng.random(last - first) < bursts.share
+    if bursts.retries:
+        tries = rng.uniform(0.0, seconds, (int(rng.poisson(RATE * seconds * bursts.failing)), 1))
+        delays = rng.exponential(bursts.retries, (len(tries), len(bursts.retries)))
+        tries = np.hstack([tries, tries + np.cumsum(delays, axis=1)]).ravel()
+        tries = tries[tries < seconds]
+        order = np.argsort(np.concatenate([arrived, tries]), kind="stable")
+        arrived = np.concatenate([arrived, tries])[order]
+        bad = np.concatenate([bad, np.ones(len(tries), np.bool_)])[order]
     return sequences(arrived, bad, round(seconds / TICK_SECONDS))
 
 

@@ -16,7 +16,7 @@ the table is derived from them.
 """
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any, Self
@@ -105,7 +105,7 @@ class SlotTable(JsonForm):
         """
         claims = {claim.owner: claim.runs for claim in self.claims if wanted.get(claim.owner)}
         for owner, runs in claims.items():
-            claims[owner] = _shrunk(runs, wanted[owner])
+            claims[owner] = _first(runs, wanted[owner])
         for owner, slots in wanted.items():
             have = claims.get(owner, ())
             lacking = slots - sum(stop - start for start, stop in have)
@@ -114,7 +114,7 @@ class SlotTable(JsonForm):
                 if newcomers is not None and owner in newcomers:
                     claims[owner] = _joined(have, _last(free, lacking, newcomers[owner]))
                 else:
-                    claims[owner] = _joined(have, _first(iter(free), lacking))
+                    claims[owner] = _joined(have, _first(free, lacking))
         return replace(self, claims=tuple(Claim(owner, runs) for owner, runs in claims.items() if runs))
 
     def balanced(self, owner: str, against: str, traffic: NDArray[Any]) -> Self:
@@ -231,7 +231,7 @@ def _free(claims: Mapping[str, Sequence[Run]]) -> Iterator[Run]:
         yield start, SLOTS
 
 
-def _first(runs: Iterator[Run], count: int) -> tuple[Run, ...]:
+def _first(runs: Iterable[Run], count: int) -> tuple[Run, ...]:
     """Returns the first `count` positions of `runs`, or all if there are fewer."""
     taken: list[Run] = []
     for start, stop in runs:
@@ -240,11 +240,6 @@ def _first(runs: Iterator[Run], count: int) -> tuple[Run, ...]:
         taken.append((start, min(stop, start + count)))
         count -= taken[-1][1] - start
     return tuple(taken)
-
-
-def _shrunk(runs: Sequence[Run], keep: int) -> tuple[Run, ...]:
-    """Returns the `keep` positions of `runs` that were taken first."""
-    return _first(iter(runs), keep)
 
 
 def _joined(runs: Sequence[Run], more: Sequence[Run]) -> tuple[Run, ...]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from turnout.rollout.evidence import ERRORS, Count, Evidence, Stratum, Tick, errors
-from turnout.rollout.evidence.clusters import clustered
+from turnout.rollout.evidence.clusters import clustered, scattered
 from turnout.rollout.evidence.per_server import PerServer
 from turnout.rollout.evidence.serial import InSequence, RecentSequences
 
@@ -54,6 +54,51 @@ def test_until_there_is_a_past_what_lasts_for_ten_seconds_may_be_one_occasion() 
     bad = np.stack([[50, 50], none], axis=-1)[:, None, :]
     (first,), (second,) = (clustered(requests[:n], bad[:n], young=True).tolist() for n in (1, 2))
     assert (first, second) == (pytest.approx(50 / 4), pytest.approx(50 * 2 / 9))
+
+
+def scatter(canary: np.ndarray, baseline: np.ndarray, requests: int = 250) -> float:
+    """The estimate of one metric over many blocks of time."""
+    bad = np.stack([canary, baseline], axis=-1)[:, None, :]
+    (found,) = scattered(np.full_like(bad, requests), bad)
+    return float(found)
+
+
+def test_retries_between_other_requests_show_over_many_blocks_though_not_over_a_few() -> None:
+    rng = np.random.default_rng(6)
+    retried = [[4 * rng.poisson(0.75, 180) for _ in range(2)] for _ in range(40)]
+    assert 2.5 < np.median([scatter(*arms) for arms in retried]) < 4.5
+    assert np.median([dispersion(*(list(one[:4]) for one in arms)) for arms in retried]) < 2
+
+
+def test_independent_requests_do_not_scatter() -> None:
+    rng = np.random.default_rng(7)
+    for rate in (0.01, 0.1, 0.5):
+        found = [scatter(rng.binomial(250, rate, 180), rng.binomial(250, rate, 180)) for _ in range(200)]
+        assert np.mean(np.array(found) > 1.0) < 0.05
+
+
+def test_one_that_begins_to_fail_does_not_scatter_for_long_and_one_burst_not_at_all() -> None:
+    rng = np.random.default_rng(8)
+    before, fine, failing = rng.poisson(0.25, 120), rng.poisson(0.25, 180), rng.poisson(12.5, 60)
+    assert scatter(np.concatenate([before, failing]), fine) < 3
+    burst = fine.copy()
+    burst[100] = 150
+    assert scatter(burst, rng.poisson(0.25, 180)) == 1.0
+
+
+def test_retries_are_recognized_from_recorded_sequences_and_the_latest_minute_is_left_out() -> None:
+    recent, rng = RecentSequences[int](), np.random.default_rng(9)
+    found = []
+    for tick in range(96):
+        arms = [[False] * 250, [False] * 250]
+        for bad in arms if tick < 84 else arms[:1]:  # in the last minute, the canary fails half of its requests
+            for first in rng.choice(60, rng.poisson(0.75), replace=False) * 4:
+                bad[first : first + 8 : 2] = [True] * 4
+        if tick >= 84:
+            arms[0] = list(rng.random(250) < 0.5)
+        found.append(recent.take(tick * 5.0, 0, arm(arms[0]), arm(arms[1])).get(ERRORS, 1.0))
+    assert 2.5 < np.median(found[60:84]) < 5
+    assert 2.5 < found[-1] < 5
 
 
 def arm(bad: list[bool]) -> dict[str, InSequence]:

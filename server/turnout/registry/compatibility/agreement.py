@@ -1,28 +1,15 @@
 """Measures how far apart answers are that should be the same. Without side effects."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from turnout.registry.compatibility.sandbox import ExampleResult
-from turnout.registry.manifest.manifest import Manifest, Tolerance
-from turnout.registry.manifest.signature import DataType, Signature, TensorSpec
-
-TOLERANCES: Mapping[DataType, Tolerance] = MappingProxyType(
-    {
-        DataType.FLOAT64: Tolerance(1e-7, 1e-5),
-        DataType.FLOAT32: Tolerance(1e-5, 1e-3),
-        DataType.FLOAT16: Tolerance(1e-3, 1e-2),
-        DataType.BFLOAT16: Tolerance(1e-2, 5e-2),
-    }
-)
-"""Default tolerances by dtype, for outputs for which the manifest declares none. Answers of the same model differ
-slightly, because kernels use other block sizes, and thus other orders of summation, for other batch sizes. Values of
-all other dtypes must be equal."""
+from turnout.registry.manifest.manifest import DEFAULT_TOLERANCES, Manifest, Tolerance
+from turnout.registry.manifest.signature import Signature, TensorSpec
 
 CLOSE_RELATIVE = 1e-3
 CLOSE_TO_LARGEST = 1e-6
@@ -53,8 +40,10 @@ class AnswerAgreement:
 
 
 def tolerance_of(manifest: Manifest, spec: TensorSpec) -> Tolerance | None:
-    """Returns the tolerance of an output: declared by name, else declared by dtype, else from `TOLERANCES`."""
-    return manifest.tolerances.get(spec.name) or manifest.tolerances.get(spec.dtype) or TOLERANCES.get(spec.dtype)
+    """Returns the tolerance of an output: declared by name, else declared by dtype, else from `DEFAULT_TOLERANCES`."""
+    return (
+        manifest.tolerances.get(spec.name) or manifest.tolerances.get(spec.dtype) or DEFAULT_TOLERANCES.get(spec.dtype)
+    )
 
 
 def differs(got: NDArray[Any], expected: NDArray[Any], tolerance: Tolerance | None) -> bool:

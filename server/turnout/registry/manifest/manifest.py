@@ -7,6 +7,7 @@ not contain times, or anything that is found out later.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Self
 
 from semver import Version
@@ -14,7 +15,7 @@ from semver import Version
 from turnout.registry.manifest.json_form import JsonForm, fields_from_json, fields_to_json
 from turnout.registry.manifest.names import MODEL_NAME
 from turnout.registry.manifest.provenance import DIGEST, Provenance
-from turnout.registry.manifest.signature import Signature
+from turnout.registry.manifest.signature import DataType, Signature
 
 SCHEMA = 1
 """Version of the manifest's schema. Readers refuse any other."""
@@ -84,6 +85,19 @@ class Tolerance(JsonForm):
     def __post_init__(self) -> None:
         if not (self.atol >= 0 and self.rtol >= 0):
             raise ValueError(f"a tolerance of atol={self.atol}, rtol={self.rtol} is negative or not a number")
+
+
+DEFAULT_TOLERANCES: Mapping[DataType, Tolerance] = MappingProxyType(
+    {
+        DataType.FLOAT64: Tolerance(1e-7, 1e-5),
+        DataType.FLOAT32: Tolerance(1e-5, 1e-3),
+        DataType.FLOAT16: Tolerance(1e-3, 1e-2),
+        DataType.BFLOAT16: Tolerance(1e-2, 5e-2),
+    }
+)
+"""Default tolerances by dtype, for outputs for which the manifest declares none. Answers of the same model differ
+slightly, because kernels use other block sizes, and thus other orders of summation, for other batch sizes. Values of
+all other dtypes must be equal."""
 
 
 @dataclass(frozen=True, slots=True)

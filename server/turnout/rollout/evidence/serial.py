@@ -9,9 +9,10 @@ is (1 + q) / (1 - q), by which the estimate is divided.
 
 If every request of an arm was bad for ten seconds and fifty requests, or since the arm began, each request counts.
 
-The largest of three estimates is used: runs of the last ten seconds; runs of the last five minutes, at times that are
-not bad themselves, so that an arm that fails in bursts is not compared burst by single error; and clusters of the last
-20 seconds (`turnout.rollout.evidence.clusters`), which need not be consecutive.
+The largest of four estimates is used: runs of the last ten seconds; runs of the last five minutes, at times that are
+not bad themselves, so that an arm that fails in bursts is not compared burst by single error; clusters of the last 20
+seconds (`turnout.rollout.evidence.clusters`), which need not be consecutive; and the scatter of bad requests over 15
+minutes, of which the latest is left out. It shows clusters of a few requests.
 """
 
 from collections import deque
@@ -21,7 +22,7 @@ from typing import Generic, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from turnout.rollout.evidence.clusters import clustered
+from turnout.rollout.evidence.clusters import clustered, scattered
 
 _LEAST_SECONDS, _MOST_SECONDS, _REQUESTS = 10.0, 60.0, 50
 """Time in seconds, and number of requests of each arm, over which runs are examined while the rules for bad requests
@@ -33,8 +34,13 @@ _POOLED_SECONDS = 300.0
 _CLUSTER_SECONDS = 20.0
 """Time in seconds over which clusters are looked for."""
 
-_BLOCK_SECONDS = 1.0
-"""Ticks that end within this time are examined as one, since there may be ten ticks a second."""
+_SCATTER_SECONDS, _LATEST_SECONDS = 900.0, 60.0
+"""Time in seconds over which the scatter is examined, and the latest part of it, which is left out unless there is
+hardly more: a candidate that begins to fail is no cluster."""
+
+_BLOCK_SECONDS, _SCATTER_BLOCK_SECONDS = 1.0, 4.0
+"""Ticks that end within this time are examined as one, since there may be ten ticks a second. The scatter has longer
+blocks, because a request and its retries should be in one."""
 
 
 class InSequence(NamedTuple):
@@ -104,12 +110,54 @@ class _Block(NamedTuple):
         return int(self.counts[..., 0].max(0, initial=0).min())
 
 
+class _Recent:
+    """Recent blocks, the latest last."""
+
+    def __init__(self, block_seconds: float, seconds: float) -> None:
+        self._block_seconds, self._seconds = block_seconds, seconds
+        self._blocks: deque[_Block] = deque()
+
+    def add(self, ended: float, counts: NDArray[np.int64]) -> None:
+        """Adds a tick, to the latest block if that is short, and forgets blocks that are too old."""
+        blocks = self._blocks
+        if blocks and ended - blocks[-1].began < self._block_seconds:
+            last = blocks.pop()
+            blocks.append(_Block(last.began, ended, last.counts + counts))
+        else:
+            blocks.append(_Block(ended, ended, counts))
+        while ended - blocks[0].ended >= self._seconds:
+            blocks.popleft()
+
+    def counts(self) -> NDArray[np.int64]:
+        """Returns the counts of all blocks; shape (blocks, metrics, 2, 4)."""
+        return np.stack([block.counts for block in self._blocks])
+
+    def since(self, seconds: float) -> int:
+        """Returns the number of blocks that ended less than this time before the latest."""
+        ended = self._blocks[-1].ended
+        return sum(ended - block.ended < seconds for block in self._blocks)
+
+    def near(self) -> int:
+        """Returns how many of the latest blocks are examined for runs."""
+        requests, ended = 0, self._blocks[-1].ended
+        for taken, block in enumerate(reversed(self._blocks)):
+            age = ended - block.ended
+            if age >= _MOST_SECONDS or (age >= _LEAST_SECONDS and requests >= _REQUESTS):
+                return taken
+            requests += block.requests
+        return len(self._blocks)
+
+
 class RecentSequences(Generic[K]):
     """Recent sequences of both arms. Several ticks are kept, because ticks may be shorter than a stall."""
 
     def __init__(self) -> None:
-        self._recent: deque[_Block] = deque()
         self._counted: tuple[K, tuple[str, ...]] | None = None
+        self._forget()
+
+    def _forget(self) -> None:
+        self._recent = _Recent(_BLOCK_SECONDS, _POOLED_SECONDS)
+        self._long = _Recent(_SCATTER_BLOCK_SECONDS, _SCATTER_SECONDS)
 
     def take(self, ended: float, counted: K, canary: Sequences, baseline: Sequences) -> dict[str, float]:
         """Adds a tick, and returns the dispersions by metric, as `dispersions` does.
@@ -120,45 +168,30 @@ class RecentSequences(Generic[K]):
             canary: The canary's sequences in this tick.
             baseline: Those of the arm that it is compared with.
         """
-        recent, names = self._recent, tuple(canary)
+        names = tuple(canary)
         if self._counted != (counted, names):
             self._counted = counted, names
-            recent.clear()
+            self._forget()
         counts = np.array([(canary[name], baseline[name]) for name in names], np.int64).reshape(-1, 2, 4)
-        if recent and ended - recent[-1].began < _BLOCK_SECONDS:
-            last = recent.pop()
-            recent.append(_Block(last.began, ended, last.counts + counts))
-        else:
-            recent.append(_Block(ended, ended, counts))
-        while ended - recent[0].ended >= _POOLED_SECONDS:
-            recent.popleft()
-        blocks = np.stack([block.counts for block in recent])
-        near, pooled = blocks[-self._near(ended) :].sum(0), blocks.sum(0)
-        found = _dispersions(names, near)
-        lately = blocks[-sum(ended - block.ended < _CLUSTER_SECONDS for block in recent) :]
+        self._recent.add(ended, counts)
+        self._long.add(ended, counts)
+        blocks = self._recent.counts()
+        near, pooled = blocks[-self._recent.near() :].sum(0), blocks.sum(0)
+        lately = blocks[-self._recent.since(_CLUSTER_SECONDS) :]
+        runs = _dispersions(names, near)
         clusters = clustered(lately[..., 0], lately[..., 1], young=len(lately) == len(blocks))
-        everything_bad = ((near[..., 1] == near[..., 0]) & (near[..., 1] > 0)).any(-1)
         # What is bad more often now than on the whole is a burst, and seen whole in its own runs.
-        quiet = _share_bad(near) <= _share_bad(pooled)
-        pooled_runs = _dispersions(names, pooled)
-        for index, name in enumerate(names):
-            if everything_bad[index]:
-                continue
-            runs = pooled_runs.get(name, 1.0) if quiet[index] else 1.0
-            largest = round(max(float(clusters[index]), runs, found.get(name, 1.0)), 3)
-            if largest > 1.0:
-                found[name] = largest
-        return found
+        pooled_runs = np.where(_share_bad(near) <= _share_bad(pooled), _dispersions(names, pooled), 1.0)
+        everything_bad = ((near[..., 1] == near[..., 0]) & (near[..., 1] > 0)).any(-1)
+        largest = np.maximum.reduce([runs, pooled_runs, clusters, self._scattered()])
+        found = np.where(everything_bad, runs, largest).round(3).tolist()
+        return {name: value for name, value in zip(names, found, strict=True) if value > 1.0}
 
-    def _near(self, ended: float) -> int:
-        """Returns how many of the latest blocks are examined for runs."""
-        requests = 0
-        for taken, block in enumerate(reversed(self._recent)):
-            age = ended - block.ended
-            if age >= _MOST_SECONDS or (age >= _LEAST_SECONDS and requests >= _REQUESTS):
-                return taken
-            requests += block.requests
-        return len(self._recent)
+    def _scattered(self) -> NDArray[np.float64]:
+        blocks = self._long.counts()
+        if len(blocks) >= 2 * (latest := self._long.since(_LATEST_SECONDS)):
+            blocks = blocks[:-latest]
+        return scattered(blocks[..., 0], blocks[..., 1])
 
 
 def _share_bad(counts: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -168,11 +201,12 @@ def _share_bad(counts: NDArray[np.int64]) -> NDArray[np.float64]:
     return share
 
 
-def _dispersions(names: tuple[str, ...], counts: NDArray[np.int64]) -> dict[str, float]:
+def _dispersions(names: tuple[str, ...], counts: NDArray[np.int64]) -> NDArray[np.float64]:
     canary, baseline = (
         {name: InSequence(*one) for name, one in zip(names, counts[:, arm].tolist(), strict=True)} for arm in (0, 1)
     )
-    return dispersions(canary, baseline)
+    found = dispersions(canary, baseline)
+    return np.array([found.get(name, 1.0) for name in names])
 
 
 def shared_fate(dispersion: NDArray[np.float64], batch: int) -> NDArray[np.float64]:

@@ -50,20 +50,11 @@ class Verdict(StrEnum):
     """The rollout ended for another reason: an operator, a deadline, another version."""
 
 
-_PHASES = {
-    _S.PENDING: Phase.PENDING,
-    _S.SUCCEEDED: Phase.SUCCEEDED,
-    _S.ROLLED_BACK: Phase.ROLLED_BACK,
-    _S.SUPERSEDED: Phase.SUPERSEDED,
-    _S.FAILED: Phase.FAILED,
-}
-
-
 def phase_of(rollout: Rollout) -> Phase:
     """Returns how far a rollout has progressed."""
     if rollout.pauses and not rollout.state.final and rollout.state is not _S.ABORTING:
         return Phase.PAUSED
-    return _PHASES.get(rollout.state, Phase.PROGRESSING)
+    return Phase(rollout.state) if rollout.state.final or rollout.state is _S.PENDING else Phase.PROGRESSING
 
 
 def verdict_of(rollout: Rollout) -> Verdict:

@@ -14,20 +14,10 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from turnout.registry.manifest.manifest import Tolerance
+from turnout.registry.manifest.manifest import DEFAULT_TOLERANCES, Tolerance
 from turnout.registry.manifest.signature import DataType, Signature
 from turnout.routing.shadow.differences import Measures, difference, rank
 from turnout.serving.sessions.tensor import Array
-
-DEFAULT_TOLERANCES: Mapping[DataType, Tolerance] = MappingProxyType(
-    {
-        DataType.FLOAT64: Tolerance(1e-7, 1e-5),
-        DataType.FLOAT32: Tolerance(1e-5, 1e-3),
-        DataType.FLOAT16: Tolerance(1e-3, 1e-2),
-        DataType.BFLOAT16: Tolerance(1e-2, 5e-2),
-    }
-)
-"""The tolerances of the batching proof, since kernels may sum in another order. Other types are compared exactly."""
 
 _EXACT = Tolerance(0.0, 0.0)
 _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
