@@ -15,7 +15,8 @@ from turnout.config.auth import JwtIssuer
 from turnout.config.rendering import value_text
 from turnout.config.repository_url import RepositoryUrl
 from turnout.config.rollouts import Probe
-from turnout.config.sections import DimensionSizes, OutputTolerance
+from turnout.config.runtime import DimensionSizes
+from turnout.config.sections import OutputTolerance
 from turnout.config.settings import ModelOverrides, Settings
 from turnout.config.values import Address, LoadAll
 

@@ -10,9 +10,8 @@ from typing import Any
 
 from turnout.app.server import running
 from turnout.config import Settings, misread_variables
-from turnout.config.rereading import on_each_hangup
 from turnout.host.memory import return_freed_memory
-from turnout.host.signals import accept_hangups
+from turnout.host.signals import accept_hangups, on_each_hangup
 from turnout.telemetry.logging import LogForm, Threshold, make_logger
 from turnout.workers.member import Member
 

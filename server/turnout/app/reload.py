@@ -7,8 +7,7 @@ from typing import Any
 
 from structlog.typing import FilteringBoundLogger
 
-from turnout.config import ModelTable, Settings, in_force
-from turnout.config.rereading import reread
+from turnout.config import ModelTable, Settings, in_force, reread
 from turnout.errors import TurnoutError
 from turnout.telemetry.logging import Threshold
 

@@ -9,9 +9,9 @@ from turnout.config.exposure import check_exposure, open_to_anybody
 from turnout.config.loading import Loading, SandboxSettings
 from turnout.config.repository_url import RepositoryUrl
 from turnout.config.rollouts import Probe, RolloutSettings
+from turnout.config.runtime import BatchingSettings, DimensionSizes, Runtime
 from turnout.config.sections import (
-    BatchingSettings,
-    DimensionSizes,
+    Console,
     Drain,
     Limits,
     Log,
@@ -20,18 +20,17 @@ from turnout.config.sections import (
     RepositorySettings,
     Retention,
     Routing,
-    Runtime,
     ShadowLane,
     Signing,
     Tracing,
     Transfers,
     TransportSettings,
+    WebSettings,
 )
 from turnout.config.settings import ModelOverrides, ModelSettings, ModelTable, Settings, in_force
-from turnout.config.sources import LoadedSettings, SettingsSource, load_settings, misread_variables
+from turnout.config.sources import LoadedSettings, SettingsSource, load_settings, misread_variables, reread
 from turnout.config.tls import LISTENERS, ClientCertificates, ListenerName, ListenerTls, TlsSettings
 from turnout.config.values import Load, LoadAll, LoadLatest, LoadOnDemand, LoadSelectors, Provider
-from turnout.config.web import Console, WebSettings
 
 __all__ = [
     "LISTENERS",
@@ -83,4 +82,5 @@ __all__ = [
     "load_settings",
     "misread_variables",
     "open_to_anybody",
+    "reread",
 ]

@@ -15,8 +15,9 @@ from turnout.config.auth import Auth
 from turnout.config.loading import Loading, SandboxSettings
 from turnout.config.repository_url import ModelsField, RepositoryUrl
 from turnout.config.rollouts import Probes, RolloutSettings
+from turnout.config.runtime import BatchingSettings, Runtime
 from turnout.config.sections import (
-    BatchingSettings,
+    Console,
     Drain,
     Limits,
     Log,
@@ -25,13 +26,13 @@ from turnout.config.sections import (
     RepositorySettings,
     Retention,
     Routing,
-    Runtime,
     Section,
     ShadowLane,
     Signing,
     Tracing,
     Transfers,
     TransportSettings,
+    WebSettings,
 )
 from turnout.config.tls import TlsSettings
 from turnout.config.values import (
@@ -43,7 +44,6 @@ from turnout.config.values import (
     LoadAll,
     LoadField,
 )
-from turnout.config.web import Console, WebSettings
 
 MODEL_KEY = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 """Pattern of names in `[model.<name>]`. It equals `turnout.registry.manifest.names.MODEL_NAME`, which cannot be

@@ -5,7 +5,7 @@ Unknown keys are errors.
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,19 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_settings import EnvSettingsSource, SettingsError
 from pydantic_settings.sources.utils import parse_env_vars
+from structlog.typing import FilteringBoundLogger
 
 from turnout.config.settings import Settings
 from turnout.config.tls import LISTENERS
 from turnout.config.validation_errors import unknown_variable, validation_errors
 from turnout.errors import ConfigError, FieldViolation
 from turnout.text.toml import parse_toml
+from turnout.threads import Threads
 
 DEFAULT_FILE = Path("turnout.toml")
 PREFIX = "TURNOUT_"
+
+_KEPT = "the settings cannot be reloaded; the previous ones stay in force"
 
 FILE_VARIABLE = "TURNOUT_CONFIG"
 """The variable with the path of the configuration file. It is not itself a setting."""
@@ -227,3 +231,23 @@ def misread_variables(settings: Settings, environ: Mapping[str, str] | None = No
     for name, setting in (("TURNOUT_TLS_CERT", "TURNOUT_TLS__CERT"), ("TURNOUT_TLS_KEY", "TURNOUT_TLS__KEY")):
         if environ.get(name):
             yield f"{name} is what clients show; a server reads {setting}, which is not set: it speaks plain text"
+
+
+async def reread(read: Callable[[], Settings], log: FilteringBoundLogger) -> Settings | None:
+    """Returns the settings as they are now; None if that fails, which is logged.
+
+    Args:
+        read: Returns the settings. Raises ConfigError if they are invalid. Called in a thread, because the file system
+            may hang, or the file may be a pipe without a writer.
+        log: Logger for the failure.
+    """
+    threads = Threads("settings")
+    try:
+        return await threads.run(read)
+    except ConfigError as error:
+        log.error(_KEPT, reason=error.message)
+    except Exception as error:  # later reloads must still be possible
+        log.error(_KEPT, exc_info=error)
+    finally:
+        threads.shutdown()
+    return None

@@ -1,6 +1,8 @@
-"""Signals that reach a server before its event loop handles them, which takes seconds on a busy machine."""
+"""SIGHUP and Ctrl-C: signals that may reach a server before its event loop handles them, which can take seconds."""
 
+import asyncio
 import signal
+from collections.abc import Awaitable, Callable
 
 
 def hold_hangups() -> None:
@@ -17,3 +19,16 @@ def hold_hangups() -> None:
 def accept_hangups() -> None:
     """Delivers SIGHUP from now on, and one that has arrived. Call this when there is a handler."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+
+
+async def on_each_hangup(hung_up: asyncio.Event, reload: Callable[[], Awaitable[None]]) -> None:
+    """Calls `reload` after each SIGHUP, once for those that arrive during a call. Runs until it is cancelled.
+
+    Args:
+        hung_up: Event that the signal's handler sets.
+        reload: Does what the signal asks for.
+    """
+    while True:
+        await hung_up.wait()
+        hung_up.clear()
+        await reload()

@@ -17,10 +17,9 @@ from prometheus_client.process_collector import ProcessCollector
 from pydantic import SecretStr
 from structlog.typing import FilteringBoundLogger
 
-from turnout.config import Settings, SettingsSource, in_force
-from turnout.config.rereading import on_each_hangup, reread
+from turnout.config import Settings, SettingsSource, in_force, reread
 from turnout.errors import TurnoutError, UnavailableError
-from turnout.host.signals import accept_hangups
+from turnout.host.signals import accept_hangups, on_each_hangup
 from turnout.telemetry.exposition import Exposition, FamilyCollector
 from turnout.telemetry.families import Family
 from turnout.telemetry.metrics.process import own_families

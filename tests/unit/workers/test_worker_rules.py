@@ -2,9 +2,8 @@
 
 import pytest
 
-from turnout.config import ModelOverrides, Settings
+from turnout.config import Limits, ModelOverrides, QueueLimits, Runtime, Settings, ShadowLane
 from turnout.config.loading import Loading
-from turnout.config.sections import Limits, QueueLimits, Runtime, ShadowLane
 from turnout.errors import ConfigError
 from turnout.telemetry.families import Family
 from turnout.telemetry.metrics.versions import Metrics
