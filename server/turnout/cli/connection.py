@@ -93,10 +93,12 @@ class Server:
         """Returns the server that a command names, or the configured server if the command names none.
 
         Raises:
-            ConfigError: The address or the configuration is invalid.
+            ConfigError: The address or the configuration is invalid, or the options contradict each other.
         """
         given = _given_tls(target.call)
         if target.server is not None:
+            if isinstance(target, TargetOptions) and (target.models or target.state):
+                raise ConfigError("--server cannot be combined with --models or --state: a server uses its own")
             try:
                 return cls(Address.parse(target.server), given, target.call, given=True)
             except ValueError as error:

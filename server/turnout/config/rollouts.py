@@ -86,12 +86,12 @@ class RolloutSettings(Section):
     """
 
     tick_s: Annotated[Duration, Field(ge=0.05, le=60)] = 5.0
-    webhook_url: Annotated[str, AfterValidator(_webhook_url)] = ""
+    webhook_url: Annotated[str, AfterValidator(_webhook_url), Field(repr=False)] = ""  # such URLs are often secrets
     webhook_secret: SecretStr = SecretStr("")
     webhook_format: Literal["plain", "cloudevents"] = "plain"
     webhook_source: Annotated[str, Field(pattern=r"^[!-~]{1,200}$")] = "/turnout"
     webhook_secret_file: FilePath = ""
-    confirm_url: Annotated[str, AfterValidator(lambda url: _http_url(url) if url else "")] = ""
+    confirm_url: Annotated[str, AfterValidator(lambda url: _http_url(url) if url else ""), Field(repr=False)] = ""
     confirm_timeout_s: Annotated[Duration, Field(ge=0.1, le=60)] = 10.0
     confirm_ca_file: FilePath = ""
 

@@ -169,7 +169,7 @@ class Settings(BaseSettings):
 
     models: ModelsField = Path("models")
     read_only: bool = False
-    state: DatabaseUrl = ""
+    state: Annotated[DatabaseUrl, Field(repr=False)] = ""  # it may have a password
     grpc: AddressField = Address("127.0.0.1", 8001)
     http: AddressField = Address("127.0.0.1", 8000)
     control: AddressField = Address("127.0.0.1", 8003)

@@ -3,9 +3,12 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+import onnx_models
+from command_line import run
 from turnout.host.cpu import KEEP_PRIORITY
 
 _START = """
@@ -45,3 +48,30 @@ def test_what_can_wait_steps_back_before_anything_is_imported() -> None:
     models = started("models", "--help")
     assert models[0] != "False"
     assert models[-1] == f"{os.getpriority(os.PRIO_PROCESS, 0)} False"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "publish m 1.0.0 FILE",
+        "release m@1.0.0",
+        "withdraw m@1.0.0 --reason why",
+        "tag m stable 1.0.0",
+        "tag m stable --history",
+        "yank m@1.0.0 --reason why",
+        "unyank m@1.0.0 --reason why",
+        "log m",
+        "show m",
+        "models",
+    ],
+)
+@pytest.mark.parametrize("own", [("--models", "models"), ("--state", "sqlite:///state.db")], ids=["models", "state"])
+def test_a_server_is_not_combined_with_a_repository_or_state_store(
+    command: str, own: tuple[str, str], tmp_path: Path
+) -> None:
+    model = onnx_models.save(onnx_models.matmul(), tmp_path / "m.onnx")
+    given = [str(model) if word == "FILE" else word for word in command.split()]
+    refused = run(*given, *own, "--server", "127.0.0.1:1", cwd=tmp_path)
+    assert refused.returncode == 1
+    assert refused.stderr == "error: --server cannot be combined with --models or --state: a server uses its own\n"
+    assert not (tmp_path / "models").exists()

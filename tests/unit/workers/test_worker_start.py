@@ -156,6 +156,7 @@ def kinds_of(value: Any, annotation: Any) -> Iterator[str]:
 def test_settings_of_every_kind_arrive_as_they_are(tmp_path: Path) -> None:
     settings = settings_of(FULL, tmp_path)
     assert set(kinds(Settings)) - {"NoneType"} <= {*kinds_of(settings, Settings), "Mapping"}, "a kind is not in FULL"
+    assert SECRET not in repr(settings)
     for sent in (settings, share_of(settings, 1), Settings()):
         start = start_of(sent)
         arrived = Start.decode(start.encode())
