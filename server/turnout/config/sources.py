@@ -8,12 +8,11 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 from pydantic_settings import EnvSettingsSource, SettingsError
 from pydantic_settings.sources.utils import parse_env_vars
-from structlog.typing import FilteringBoundLogger
 
 from turnout.config.settings import Settings
 from turnout.config.tls import LISTENERS
@@ -21,6 +20,9 @@ from turnout.config.validation_errors import unknown_variable, validation_errors
 from turnout.errors import ConfigError, FieldViolation
 from turnout.text.toml import parse_toml
 from turnout.threads import Threads
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger  # which commands on a repository have no use for
 
 DEFAULT_FILE = Path("turnout.toml")
 PREFIX = "TURNOUT_"
@@ -233,7 +235,7 @@ def misread_variables(settings: Settings, environ: Mapping[str, str] | None = No
             yield f"{name} is what clients show; a server reads {setting}, which is not set: it speaks plain text"
 
 
-async def reread(read: Callable[[], Settings], log: FilteringBoundLogger) -> Settings | None:
+async def reread(read: Callable[[], Settings], log: "FilteringBoundLogger") -> Settings | None:
     """Returns the settings as they are now; None if that fails, which is logged.
 
     Args:

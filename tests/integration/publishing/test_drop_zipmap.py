@@ -23,7 +23,8 @@ X = np.random.default_rng(3).standard_normal((6, 4)).astype(np.float32)
 
 def publish(tmp_path: Path, model: ModelProto, *options: str | Path, code: int = 0) -> str:
     file = onnx_models.save(model, tmp_path / "iris.onnx")
-    done = turnout("publish", "iris", "1.0.0", file, "--models", tmp_path / "models", *options, check=False)
+    where = [] if "--server" in options else ["--models", tmp_path / "models"]
+    done = turnout("publish", "iris", "1.0.0", file, *where, *options, check=False)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
 
