@@ -80,14 +80,8 @@ def outcomes(server: ServerProcess, node: Path, tmp_path_factory: pytest.TempPat
     return found
 
 
-CANCELS = "two_thousand_calls_go_at_once"
-"""Of calls that come before a client knows how many it may have open, gRPC's core ends some as CANCELLED."""
-
-
 @pytest.mark.parametrize("rule", NAMES)
-def test_grpc_js_unchanged(outcomes: dict[str, str], rule: str, request: pytest.FixtureRequest) -> None:
-    if rule == CANCELS and "grpcio" in request.node.callspec.params.values():
-        pytest.skip("gRPC's core cancels calls beyond its limit of streams")
+def test_grpc_js_unchanged(outcomes: dict[str, str], rule: str) -> None:
     assert not outcomes[rule], outcomes[rule]
 
 

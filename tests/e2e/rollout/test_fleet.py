@@ -232,7 +232,10 @@ async def test_whichever_state_its_driver_is_killed_in_another_server_goes_on(se
 
 def check_refusals(load, *more: str) -> None:
     """Nothing was refused but what a server had begun when it was killed, and what the candidate failed."""
-    assert set(load.codes) <= {"UNAVAILABLE", *more}, (load.codes, load.refusals)
+    # Envoy resets a stream whose server was killed between the parts of its answer, which gRPC calls INTERNAL.
+    cut = sum("RST_STREAM" in message for message in load.refusals)
+    assert set(load.codes) <= {"UNAVAILABLE", "INTERNAL", *more}, (load.codes, load.refusals)
+    assert "INTERNAL" in more or load.codes["INTERNAL"] <= cut, (load.codes, load.refusals)
     assert not [message for message in load.refusals if "load" in message or "ready" in message], load.refusals
 
 
