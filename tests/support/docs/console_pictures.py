@@ -23,6 +23,8 @@ from PIL import Image
 from playwright.async_api import Browser
 from semver import Version
 
+sys.path.extend(map(str, Path(__file__).parents[1].iterdir()))
+
 import onnx_models
 from console_wire import TOKEN, Tab, chromium, tab
 from rollout_wire import FINAL, TICK, in_state, start, until
