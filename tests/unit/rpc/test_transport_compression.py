@@ -74,16 +74,24 @@ def test_members_may_have_any_sizes(first: bytes) -> None:
 MEMBER = gzip.compress(b"a message" * 10)
 
 
-@pytest.mark.parametrize(
-    "damaged",
-    [
-        b"", MEMBER + MEMBER[:-5], MEMBER[:-5] + MEMBER, MEMBER + b"\0" * 512, MEMBER + b"\x1f", MEMBER + MEMBER[:9],
-        MEMBER + b"x" + MEMBER, MEMBER + zlib.compress(b"x"), MEMBER + MEMBER[:-1] + b"\xff",
-    ],
-)  # fmt: skip
-def test_what_is_not_whole_members_is_refused(damaged: bytes) -> None:
+DAMAGED = {
+    "nothing": b"",
+    "the last is cut": MEMBER + MEMBER[:-5],
+    "the first is cut": MEMBER[:-5] + MEMBER,
+    "zeros follow": MEMBER + b"\0" * 512,
+    "half a magic number follows": MEMBER + b"\x1f",
+    "half a header follows": MEMBER + MEMBER[:9],
+    "a byte between": MEMBER + b"x" + MEMBER,
+    "a zlib stream follows": MEMBER + zlib.compress(b"x"),
+    "the last has another length": MEMBER + MEMBER[:-1] + b"\xff",
+}
+"""What is sent, by what is wrong with it: names without the time, which gzip writes into its header."""
+
+
+@pytest.mark.parametrize("wrong", DAMAGED)
+def test_what_is_not_whole_members_is_refused(wrong: str) -> None:
     with pytest.raises(CompressionError, match="gzip"):
-        decompress_data(damaged, "gzip", 1000)
+        decompress_data(DAMAGED[wrong], "gzip", 1000)
 
 
 def test_a_zlib_stream_has_no_members() -> None:
