@@ -1,7 +1,7 @@
 """Defines the order in which tests run, and which of them share a worker if several run at once (pytest-xdist).
 
-Tests that are fast and whose failures say most come first: unit, property, integration, e2e. Among the last, those with
-the longest time limits start first, so that none of them runs alone at the end.
+Tests that are fast and whose failures say most come first: unit, property, integration, e2e. Among the last, files that
+stay on one worker start first, then those with the longest time limits, so that none of them runs alone at the end.
 """
 
 import functools
@@ -22,12 +22,15 @@ def folder_of(item: pytest.Item) -> str:
     return item.path.relative_to(TESTS).parts[0]
 
 
-def sort_key(item: pytest.Item) -> tuple[int, float]:
+def sort_key(item: pytest.Item) -> tuple[int, bool, float]:
     """Returns the sort key of a test. Tests of one file with equal keys keep their order."""
     folder = folder_of(item)
     rank = _FOLDERS.index(folder) if folder in _FOLDERS else len(_FOLDERS)
     limit = item.get_closest_marker("timeout")
-    return rank, -float(limit.args[0]) if folder == "e2e" and limit is not None else 0.0
+    if folder != "e2e":
+        return rank, False, 0.0
+    divisible = not shared_scope(item.path.relative_to(TESTS.parent).as_posix())
+    return rank, divisible, -float(limit.args[0]) if limit is not None else 0.0
 
 
 @functools.cache
