@@ -1,8 +1,11 @@
 """SIGHUP and Ctrl-C: signals that may reach a server before its event loop handles them, which can take seconds."""
 
-import asyncio
 import signal
 from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import asyncio  # takes 30 ms, and every command imports this module before anything else
 
 
 def hold_hangups() -> None:
@@ -21,7 +24,7 @@ def accept_hangups() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
 
 
-async def on_each_hangup(hung_up: asyncio.Event, reload: Callable[[], Awaitable[None]]) -> None:
+async def on_each_hangup(hung_up: "asyncio.Event", reload: Callable[[], Awaitable[None]]) -> None:
     """Calls `reload` after each SIGHUP, once for those that arrive during a call. Runs until it is cancelled.
 
     Args:

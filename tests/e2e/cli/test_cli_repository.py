@@ -365,7 +365,7 @@ for arguments in {commands}:
 
 def test_help_and_version_are_quick_since_nothing_heavy_is_imported(shell: Shell) -> None:
     heavy = {"onnxruntime", "grpc", "numpy", "sqlalchemy", "pydantic", "asyncio"}
-    code = f"import sys, turnout.cli.main; print(sorted({heavy} & set(sys.modules)))"
+    code = f"import sys, turnout.__main__, turnout.cli.main; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
     assert shell.run("--version").stdout.startswith("turnout ")
