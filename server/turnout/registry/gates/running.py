@@ -3,8 +3,9 @@
 They share one examination of the version, which the sandbox performs once.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 from turnout.errors import TurnoutError
 from turnout.registry.compatibility.sandbox import Sandbox, SandboxReport
@@ -19,39 +20,41 @@ P = TypeVar("P")
 
 
 @dataclass(frozen=True, slots=True)
-class SandboxGate(Generic[P]):
-    """A gate that examines the results of running the candidate."""
+class SandboxGate(ABC, Generic[P]):
+    """A gate that examines the results of running the candidate.
+
+    Attributes:
+        sandbox: Runs the candidate in a separate process.
+        plan: Options of the gate.
+        unloadable: Outcome if the candidate cannot be loaded. The gate `load` refuses it; others leave that to `load`.
+    """
 
     sandbox: Sandbox
     plan: P
 
-    def run(self, candidate: Candidate) -> GateVerdict:
-        """Runs the candidate, unless another gate has done so, and judges the results.
+    unloadable: ClassVar[GateOutcome] = GateOutcome.SKIPPED
 
-        The candidate cannot be loaded only if the gate `load`, which refuses such a candidate, does not run.
-        """
+    def run(self, candidate: Candidate) -> GateVerdict:
+        """Runs the candidate, unless another gate has done so, and judges the results."""
         try:
             seen = examined(self.sandbox, candidate)
         except TurnoutError as error:
-            return GateVerdict(GateOutcome.SKIPPED, f"it cannot be loaded: {error.message}")
+            return GateVerdict(self.unloadable, f"it cannot be loaded: {error.message}")
         return self.judge(candidate, seen)
 
+    @abstractmethod
     def judge(self, candidate: Candidate, seen: SandboxReport) -> GateVerdict:
         """Returns the verdict on the results of running the candidate."""
-        raise NotImplementedError
 
 
 class LoadGate(SandboxGate[LoadOptions]):
     """Passes a candidate that ONNX Runtime loads on the provider that will serve it, and that can be warmed up."""
 
     name = "load"
+    unloadable = GateOutcome.FAILED
 
-    def run(self, candidate: Candidate) -> GateVerdict:
-        """Loads the candidate in a separate process and runs it once."""
-        try:
-            seen = examined(self.sandbox, candidate)
-        except TurnoutError as error:
-            return GateVerdict(GateOutcome.FAILED, f"it cannot be loaded: {error.message}")
+    def judge(self, candidate: Candidate, seen: SandboxReport) -> GateVerdict:
+        """Judges how long the candidate took to load, and whether it runs."""
         numbers = {
             "load_seconds": seen.load_seconds, "run_seconds": seen.run_seconds, "peak_mib": seen.peak_bytes / _MIB
         }  # fmt: skip
