@@ -1,4 +1,4 @@
-"""Answers scrapes of /metrics, and reads the values that are sampled at a scrape: memory, GPUs, connections, ..."""
+"""Answers scrapes of /metrics, and reads the values that are sampled at a scrape: memory, connections and others."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack

@@ -31,7 +31,7 @@ def connections(port: int) -> list[tuple[int, socket.socket]]:
     for number in _open_sockets():
         with contextlib.suppress(OSError):  # closed in the meantime, or no descriptors are left
             connection = socket.socket(fileno=os.dup(number))
-            if _is_connection(connection, port):
+            if _local_port(connection) == port:
                 found.append((number, connection))
             else:
                 connection.close()
@@ -66,15 +66,11 @@ def peers(port: int) -> Mapping[Peer, bool]:
     if not hasattr(socket, "TCP_INFO") or sys.platform != "linux":
         return found
     for number in _open_sockets():
-        with contextlib.suppress(OSError):  # it was just closed, or has been reset
-            connection = socket.socket(fileno=number)  # no duplicate, which would need a descriptor
-            try:
-                if _is_connection(connection, port):
-                    address, theirs = connection.getpeername()[:2]
-                    state = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
-                    found[Peer.of(address, theirs)] = state == _ESTABLISHED
-            finally:
-                connection.detach()
+        with contextlib.suppress(OSError), _at(number) as connection:  # it was just closed, or has been reset
+            if _local_port(connection) == port:
+                address, theirs = connection.getpeername()[:2]
+                state = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+                found[Peer.of(address, theirs)] = state == _ESTABLISHED
     return found
 
 
@@ -85,18 +81,20 @@ def connection_counts() -> Mapping[int, int]:
     """
     found: dict[int, int] = {}
     for number in _open_sockets():
-        with contextlib.suppress(OSError):  # it was just closed
-            connection = socket.socket(fileno=number)  # no duplicate, which would need a descriptor
-            try:
-                if (port := _local_port(connection)) is not None:
-                    found[os.fstat(number).st_ino] = port  # a connection may have several descriptors
-            finally:
-                connection.detach()
+        with contextlib.suppress(OSError), _at(number) as connection:  # it was just closed
+            if (port := _local_port(connection)) is not None:
+                found[os.fstat(number).st_ino] = port  # a connection may have several descriptors
     return Counter(found.values())
 
 
-def _is_connection(connection: socket.socket, port: int) -> bool:
-    return _local_port(connection) == port
+@contextlib.contextmanager
+def _at(number: int) -> Iterator[socket.socket]:
+    """Yields the socket with a file descriptor, and leaves it open. A duplicate would need another descriptor."""
+    connection = socket.socket(fileno=number)
+    try:
+        yield connection
+    finally:
+        connection.detach()
 
 
 def _local_port(connection: socket.socket) -> int | None:
