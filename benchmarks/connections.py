@@ -21,7 +21,7 @@ import numpy as np
 import onnx
 import psutil
 
-from servers import Served, matmul, turnout
+from harness.servers import Served, matmul, turnout
 from turnout.testing import publish_models
 from turnout_proto import tensors
 from turnout_proto.v1 import prediction_pb2 as pb

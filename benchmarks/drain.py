@@ -28,7 +28,7 @@ import httpx
 import numpy as np
 import onnx
 
-from servers import Served, matmul, turnout
+from harness.servers import Served, matmul, turnout
 from turnout.testing import publish_models
 from turnout_proto import tensors
 from turnout_proto.v1 import prediction_pb2 as pb

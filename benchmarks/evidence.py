@@ -1,8 +1,8 @@
 """How soon a bad candidate is detected, and how often a good one is rolled back: recomputes the table in EVIDENCE.md.
 
 `python benchmarks/evidence.py [--runs N] [--json] [--only TEXT]` simulates canaries tick by tick, without routing keys
-and with them (`evidence_keyed.py`), with requests that queue (`evidence_queue.py`), or with requests that are bad in
-bursts (`evidence_bursts.py`). All decisions are made by the shipped code, `turnout.rollout.evidence`.
+and with them (`simulations/keyed.py`), with requests that queue (`simulations/queue.py`), or with requests that are bad
+in bursts (`simulations/bursts.py`). All decisions are made by the shipped code, `turnout.rollout.evidence`.
 """
 
 import argparse
@@ -17,9 +17,9 @@ from statistics import NormalDist
 
 import numpy as np
 
-from evidence_bursts import BurstCase, burst_cases, burst_rollback
-from evidence_keyed import KeyedCase, keyed_cases, keyed_row
-from evidence_queue import QueueCase, queue_cases, queue_rollback
+from simulations.bursts import BurstCase, burst_cases, burst_rollback
+from simulations.keyed import KeyedCase, keyed_cases, keyed_row
+from simulations.queue import QueueCase, queue_cases, queue_rollback
 from turnout.rollout.evidence import ERRORS, Count, Evidence, Metric, Tick, errors, latency
 
 ALPHA = 0.01

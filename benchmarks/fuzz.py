@@ -21,8 +21,7 @@ from pathlib import Path
 import grpc
 import onnx
 
-sys.path.extend(map(str, (Path(__file__).resolve().parents[1] / "tests" / "support").iterdir()))
-
+import harness  # noqa: F401 (what follows is found by it)
 from fuzzing import REGION, Sender, messages
 from onnx_models import scaled, string_identity
 from processes import ServerProcess, serving

@@ -12,9 +12,9 @@ does not start or is not correct. `tests/gpu` has tests of the same features.
 
 In process, Turnout is called through its data plane (`DataPlane.answer`). It is compared with a single ONNX Runtime
 session, called from one thread with its own IO binding for each request in flight, so the difference is queueing,
-batching and binding. Over gRPC, the load generator of `benchmarks/load.py` runs in a separate process; if it cannot be
-compiled on the machine, set `LOADGEN` to a compiled one. `--device cpu` runs the same code without a GPU, but its
-numbers are meaningless.
+batching and binding. Over gRPC, the load generator of `benchmarks/harness/load.py` runs in a separate process; if it
+cannot be compiled on the machine, set `LOADGEN` to a compiled one. `--device cpu` runs the same code without a GPU, but
+its numbers are meaningless.
 """
 
 import argparse
@@ -41,11 +41,9 @@ from rich.console import Console
 from rich.table import Table
 from semver import Version
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
-
-from in_process import InProcess
-from load import Generator, Target
-from servers import matmul
+from harness.in_process import InProcess
+from harness.load import Generator, Target
+from harness.servers import matmul
 from turnout.app.server import Running, running
 from turnout.config import Address, Runtime, Settings
 from turnout.serving.sessions import providers

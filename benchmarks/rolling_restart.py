@@ -25,13 +25,10 @@ from typing import Any
 import numpy as np
 import onnx
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
-sys.path.extend(map(str, (Path(__file__).resolve().parents[1] / "tests" / "support").iterdir()))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support" / "rollouts"))  # before benchmarks/
-
+import harness  # noqa: F401 (what follows is found by it)
 from fleet import NAMES
+from harness.servers import matmul
 from rolling import Outcomes, Rolling, load, rolling
-from servers import matmul
 from turnout.testing import publish_models
 
 CLIENTS = {"unary": 12, "stream": 4, "rest": 2}

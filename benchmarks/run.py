@@ -7,28 +7,28 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
-
-import isolation
-import large
-import memory
-import real
-import rollouts
-import routing
-import scrape
-import shadow
-import tiny
-import tracing
-import triton
-import versions
-import workers
-from load import Generator
-from tables import show
+from harness.comparison import show
+from harness.load import Generator
+from tables import (
+    isolation,
+    large,
+    magika,
+    memory,
+    rollouts,
+    routing,
+    scrape,
+    shadow,
+    tiny,
+    tracing,
+    triton,
+    versions,
+    workers,
+)
 
 TABLES = {
     "tiny": tiny,
     "triton": triton,
-    "magika": real,
+    "magika": magika,
     "large": large,
     "versions": versions,
     "routing": routing,

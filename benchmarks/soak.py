@@ -31,8 +31,8 @@ import onnxruntime as ort
 import psutil
 from semver import Version
 
-from load import Generator, Target
-from servers import Served, matmul, turnout
+from harness.load import Generator, Target
+from harness.servers import Served, matmul, turnout
 from turnout.registry.manifest.signature import DataType, Signature, TensorSpec
 from turnout.registry.onnx.model import read_model
 from turnout.registry.publishing.publish import PublishRequest, publish

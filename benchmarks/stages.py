@@ -26,9 +26,7 @@ import onnx
 from rich.console import Console
 from rich.table import Table
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
-
-from servers import matmul
+from harness.servers import matmul
 from turnout.admission import Admission, ReceiveBudget
 from turnout.app.server import running
 from turnout.config import Address, Routing, Runtime, Settings

@@ -13,7 +13,6 @@ import http.client
 import multiprocessing
 import os
 import socket
-import sys
 import tempfile
 import time
 from collections.abc import Iterable
@@ -25,9 +24,7 @@ import grpc
 import onnx
 from onnx import TensorProto
 
-sys.path.extend(map(str, (Path(__file__).resolve().parents[1] / "tests" / "support").iterdir()))
-
-from hostile import MIB, Hostile, issue, worst
+from harness.hostile import MIB, Hostile, issue, worst
 from onnx_models import identity
 from processes import ServerProcess, serving
 from turnout.testing import publish_models

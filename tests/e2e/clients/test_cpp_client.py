@@ -1,11 +1,9 @@
 """A C++ client on Debian's libgrpc++, in closed loops: the benchmarks' generator, which fails if one request does."""
 
-import importlib.util
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import httpx
 import pytest
@@ -20,23 +18,13 @@ from turnout.registry.publishing.publish import PublishRequest, publish
 from turnout.registry.storage.repository import Repository
 from turnout.state.store import StateStore
 
-LOAD = Path(__file__).parents[3] / "benchmarks" / "load.py"
+sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
+from harness.load import Generator, Target
+
 PLUGIN = program("protobuf-compiler-grpc libgrpc++-dev libprotobuf-dev pkg-config g++", "grpc_cpp_plugin")
 SECONDS = 0.3
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), needs(PLUGIN, "libgrpc++-dev protobuf-compiler-grpc")]
-
-
-@pytest.fixture(scope="module")
-def load() -> ModuleType:
-    """The generator's module: `benchmarks` is not a package, and its names are those of nothing else."""
-    spec = importlib.util.spec_from_file_location("turnout_benchmarks_load", LOAD)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module", params=TRANSPORTS)
@@ -55,15 +43,15 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.mark.parametrize("mode", ["unary", "stream"])
-def test_closed_loops_lose_no_request(load: ModuleType, server: Server, mode: str) -> None:
-    generator = load.Generator("-O0")
-    target = load.Target(server.grpc, "m", "", "x", "f32", "1,4")
+def test_closed_loops_lose_no_request(server: Server, mode: str) -> None:
+    generator = Generator("-O0")
+    target = Target(server.grpc, "m", "", "x", "f32", "1,4")
     for in_flight in (1, 16, 64):
         assert generator.run(target, mode, in_flight, SECONDS).answers >= in_flight
 
 
-def test_eight_connections_are_served_at_once(load: ModuleType, server: Server) -> None:
-    generator = load.Generator("-O0")
-    target = load.Target(server.grpc, "m", "^1", "x", "f32", "1,4")
+def test_eight_connections_are_served_at_once(server: Server) -> None:
+    generator = Generator("-O0")
+    target = Target(server.grpc, "m", "^1", "x", "f32", "1,4")
     running = [generator.start(target, "unary", 8, SECONDS) for _ in range(8)]
     assert all(generator.finish(process).answers >= 8 for process in running)

@@ -164,7 +164,7 @@ async def test_a_scrape_of_100_versions_is_under_5_mb_and_250_ms_and_shrinks_whe
         begun = time.process_time()
         await server_text(server)
         took.append(time.process_time() - begun)
-    assert min(took) < 0.25  # of a core, whatever runs beside it; benchmarks/scrape.py has the time by the clock
+    assert min(took) < 0.25  # of a core, whatever runs beside it; benchmarks/tables/scrape.py has the time by the clock
     for number in range(99):
         await server.services.manager.unload("m", Version(1, number))
     grace = [await server_text(server) for _ in range(3)]

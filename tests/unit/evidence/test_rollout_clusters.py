@@ -13,8 +13,8 @@ from turnout.rollout.evidence.per_server import PerServer
 from turnout.rollout.evidence.serial import InSequence, RecentSequences
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
-import evidence_bursts as simulation
-from evidence_queue import sequences
+from simulations import bursts as simulation
+from simulations.queue import sequences
 
 
 def dispersion(canary: list[int], baseline: list[int], requests: tuple[int, int] = (250, 250)) -> float:

@@ -25,7 +25,7 @@ from turnout.rollout.evidence.dispersion import effective_units, standardised, w
 from turnout.rollout.evidence.keyed import KeyedTest
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
-import evidence_keyed as simulation
+from simulations import keyed as simulation
 
 P90 = latency("p90", 1.0)
 

@@ -15,7 +15,7 @@ from turnout.rollout.plan import Plan, PlanStep
 from turnout.rollout.power import Detection, TrafficEstimate, detections, expected_units, keyed_text, missed
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
-import evidence_keyed as keyed_simulation
+from simulations import keyed as keyed_simulation
 
 NORMAL = NormalDist()
 USUAL = {"p90": 0.10, "p95": 0.05, "p99": 0.01}

@@ -18,7 +18,7 @@ from turnout.serving.counting.run_lengths import RunLengths
 from turnout.serving.counting.tick_counts import Rules
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
-import evidence_queue as simulation
+from simulations import queue as simulation
 
 P90 = latency("p90", 1.0)
 FEW = {"p90": InSequence(250, 25, 23, 29)}

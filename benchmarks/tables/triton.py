@@ -7,10 +7,10 @@ from pathlib import Path
 
 import onnx
 
-from load import Generator
-from peers import Oipload, Seen, triton
-from servers import matmul, turnout
-from tables import Row, compare_pairs, take_turns
+from harness.comparison import Row, compare_pairs, take_turns
+from harness.load import Generator
+from harness.peers import Oipload, Seen, triton
+from harness.servers import matmul, turnout
 from turnout.testing import publish_models
 
 TITLE = "tiny model (64x64 MatMul) by ModelInfer, against NVIDIA Triton"

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import onnx
 
-from load import Generator, Target
-from servers import TURNOUT, bare, matmul, turnout
-from tables import Row, compare, compare_pairs
+from harness.comparison import Row, compare, compare_pairs
+from harness.load import Generator, Target
+from harness.servers import TURNOUT, bare, matmul, turnout
 from turnout.testing import publish_models
 
 TITLE = "many versions"

@@ -15,9 +15,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from load import Generator, Load, Target
-from servers import Served, turnout
-from tables import Row
+from harness.comparison import Row
+from harness.load import Generator, Load, Target
+from harness.servers import Served, turnout
 from turnout.testing import publish_models
 from turnout_proto.v1 import traffic_pb2 as pb
 from turnout_proto.v1.control_pb2_grpc import ControlServiceStub

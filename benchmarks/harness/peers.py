@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-TOOLS = Path(__file__).resolve().parents[2] / "shared" / "tools"
+TOOLS = Path(__file__).resolve().parents[3] / "shared" / "tools"
 PORT = 9101
 START_SECONDS = 90.0
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evidence_queue import ALPHA, TICK_SECONDS, sequences
+from simulations.queue import ALPHA, TICK_SECONDS, sequences
 from turnout.rollout.evidence import ERRORS, Count, Evidence, Stratum, Tick, errors
 from turnout.rollout.evidence.serial import InSequence, RecentSequences
 

@@ -14,12 +14,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
-
 from turnout.testing import publish_models
 from zoo import fetch
 
-HERE = Path(__file__).resolve().parent
+HARNESS = Path(__file__).resolve().parent
 TURNOUT = Path(sys.executable).with_name("turnout")
 
 
@@ -86,7 +84,7 @@ def echo() -> Iterator[str]:
 @contextmanager
 def _program(name: str, *arguments: str) -> Iterator[str]:
     """Runs a program in this folder that prints its port, and yields its address."""
-    command = [sys.executable, str(HERE / name), *arguments]
+    command = [sys.executable, str(HARNESS / name), *arguments]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None

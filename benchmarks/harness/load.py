@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-PROTOS = HERE.parent / "protos"
+BENCHMARKS = Path(__file__).resolve().parents[1]
+PROTOS = BENCHMARKS.parent / "protos"
 PACKAGES = ("libgrpc++-dev", "libprotobuf-dev", "protobuf-compiler", "protobuf-compiler-grpc", "pkg-config", "g++")
 
 
@@ -82,7 +82,7 @@ class Generator:
 def _build(optimise: str) -> Path:
     import google.rpc
 
-    source = HERE / "loadgen" / "loadgen.cc"
+    source = BENCHMARKS / "loadgen" / "loadgen.cc"
     out = Path(tempfile.gettempdir()) / f"turnout-loadgen{optimise}"
     binary = out / "loadgen"
     newest = max(source.stat().st_mtime, (PROTOS / "turnout_proto/v1/prediction.proto").stat().st_mtime)

@@ -1,6 +1,6 @@
 """Runs several servers in one process, which differ only in their settings.
 
-    python benchmarks/together.py MODELS SETTINGS...      each a JSON object; prints the addresses as JSON
+    python benchmarks/harness/together.py MODELS SETTINGS...      each a JSON object; prints the addresses as JSON
 
 Two processes of the same program differ by up to a tenth in the cost of a request for as long as they run, because of
 their memory layout. That is more than the cost of tracing. Servers in the same process do not differ in this way.

@@ -9,9 +9,9 @@ from pathlib import Path
 import onnx
 from semver import Version
 
-from load import Generator
-from servers import matmul
-from tables import Row
+from harness.comparison import Row
+from harness.load import Generator
+from harness.servers import matmul
 from turnout.app.server import Running, running
 from turnout.config import Address, Settings
 from turnout.routing.policy import Canary, Policy

@@ -9,9 +9,9 @@ import numpy as np
 import onnx
 import psutil
 
-from load import Generator
-from servers import matmul, turnout
-from tables import Row
+from harness.comparison import Row
+from harness.load import Generator
+from harness.servers import matmul, turnout
 from turnout.testing import publish_models
 from turnout_client import Client
 

@@ -1,6 +1,6 @@
 """The reference for large messages: a minimal `grpc.aio` handler that returns the bytes of each request.
 
-python benchmarks/echo_server.py      prints its port
+python benchmarks/harness/echo_server.py      prints its port
 """
 
 import asyncio

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import psutil
 
-from load import Generator, Target
-from servers import Served, tiny_and_magika, turnout
-from tables import Row, compare_pairs, take_turns
+from harness.comparison import Row, compare_pairs, take_turns
+from harness.load import Generator, Target
+from harness.servers import Served, tiny_and_magika, turnout
 
 TITLE = "two workers against one"
 

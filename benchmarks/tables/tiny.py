@@ -4,9 +4,9 @@ from pathlib import Path
 
 import onnx
 
-from load import Generator, Target
-from servers import bare, matmul, turnout
-from tables import Row, compare_pairs, take_turns
+from harness.comparison import Row, compare_pairs, take_turns
+from harness.load import Generator, Target
+from harness.servers import bare, matmul, turnout
 from turnout.testing import publish_models
 
 TITLE = "tiny model (64x64 MatMul) against a bare grpc.aio handler"

@@ -7,10 +7,10 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto, helper
 
-from load import Generator
-from peers import Oipload
-from servers import echo, turnout
-from tables import Row, compare
+from harness.comparison import Row, compare
+from harness.load import Generator
+from harness.peers import Oipload
+from harness.servers import echo, turnout
 from turnout.testing import publish_models
 
 TITLE = "tensors of 10 MB there and back, against grpc.aio's echo of the message"

@@ -6,9 +6,9 @@ import grpc
 import onnx
 import psutil
 
-from load import Generator
-from servers import matmul, turnout
-from tables import Row
+from harness.comparison import Row
+from harness.load import Generator
+from harness.servers import matmul, turnout
 from turnout.testing import publish_models
 from turnout_proto.v1 import control_pb2, control_pb2_grpc
 

@@ -1,6 +1,6 @@
 """The cost of many simultaneous rollouts on several servers: duration of ticks, CPU, rows and size of the state store.
 
-`python benchmarks/fleet.py [--servers N] [--models N] [--seconds S] [--state URL]`; prints one JSON object.
+`python benchmarks/many_rollouts.py [--servers N] [--models N] [--seconds S] [--state URL]`; prints one JSON object.
 """
 
 import argparse
@@ -9,7 +9,6 @@ import json
 import os
 import sqlite3
 import statistics
-import sys
 import tempfile
 import time
 import urllib.request
@@ -24,9 +23,7 @@ import onnx
 import psutil
 from semver import Version
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
-
-from servers import Served, matmul, turnout
+from harness.servers import Served, matmul, turnout
 from turnout.config import Settings
 from turnout.registry.publishing.publish import PublishRequest, publish
 from turnout.registry.storage.repository import Repository

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import psutil
 
-from load import Generator, Target
-from servers import tiny_and_magika, turnout
-from tables import Row, compare_pairs, take_turns
+from harness.comparison import Row, compare_pairs, take_turns
+from harness.load import Generator, Target
+from harness.servers import tiny_and_magika, turnout
 
 TITLE = "isolated in child processes, against the server's own process"
 IN_FLIGHT = (1, 16)

@@ -1,6 +1,6 @@
 """The reference that Turnout is compared with: a minimal `grpc.aio` handler that runs the session inline.
 
-python benchmarks/bare_server.py MODEL.onnx      prints its port
+python benchmarks/harness/bare_server.py MODEL.onnx      prints its port
 """
 
 import asyncio

@@ -14,9 +14,9 @@ from urllib.request import urlopen
 
 import onnx
 
-from load import Generator, Target
-from servers import HERE, matmul
-from tables import Row, compare_pairs, take_turns
+from harness.comparison import Row, compare_pairs, take_turns
+from harness.load import Generator, Target
+from harness.servers import HARNESS, matmul
 from turnout.testing import publish_models
 
 TITLE = "tiny model (64x64 MatMul) with tracing on against tracing off, both in one process"
@@ -130,7 +130,7 @@ def _pairs(
 def _two_servers(models: Path, generator: Generator, endpoint: str, share: float) -> Iterator[tuple[_Server, _Server]]:
     """Starts a process with two servers, without and with tracing. Fails if spans are lost, which would be cheaper."""
     tracing = {"tracing": {"endpoint": endpoint, "sample_ratio": share}}
-    command = [sys.executable, str(HERE / "together.py"), str(models), "{}", json.dumps(tracing)]
+    command = [sys.executable, str(HARNESS / "together.py"), str(models), "{}", json.dumps(tracing)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

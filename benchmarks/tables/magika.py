@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from load import Generator, Target
-from servers import turnout
-from tables import Row, compare
+from harness.comparison import Row, compare
+from harness.load import Generator, Target
+from harness.servers import turnout
 from turnout.testing import publish_models
 from zoo import fetch
 
