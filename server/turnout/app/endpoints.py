@@ -26,6 +26,7 @@ from turnout.registry.signing.trust import Trust
 from turnout.registry.transfer.uploads import Uploads
 from turnout.routing.request_metadata import PreferenceReader
 from turnout.rpc.codec import new_request_id, trailing_metadata
+from turnout.rpc.registry.fetches import FetchMethods
 from turnout.rpc.registry.service import RegistryServicer
 from turnout.rpc.registry.threads import CancellableThreads
 from turnout.rpc.registry.uploads import UploadMethods
@@ -222,15 +223,7 @@ def _registry(parts: EndpointParts, stack: AsyncExitStack) -> RegistryServicer:
 
     return RegistryServicer(
         UploadMethods(parts.uploads, rollouts.operations, release_state, parts.refresh, threads, transfers.idle_s),
-        PublishedVersionMethods(
-            base.repository,
-            rollouts.release_writer,
-            release_state,
-            trust,
-            parts.refresh,
-            threads,
-            transfers.idle_s,
-            transfers.max_fetches,
-        ),
+        FetchMethods(base.repository, threads, transfers.idle_s, transfers.max_fetches),
+        PublishedVersionMethods(base.repository, rollouts.release_writer, release_state, trust, parts.refresh, threads),
         threads,
     )

@@ -29,6 +29,7 @@ from turnout.rpc.control.activity import ActivityMethods
 from turnout.rpc.control.events import EventMethods
 from turnout.rpc.control.following import followed
 from turnout.rpc.control.rollouts import RolloutMethods
+from turnout.rpc.control.shadows import ShadowMethods
 from turnout.rpc.control.traffic import TrafficMethods
 from turnout.rpc.control.versions import VersionMethods
 from turnout.rpc.guard import MethodGuard
@@ -158,7 +159,7 @@ def control_methods(services: Services, settings: Settings) -> Methods:
     methods = {
         **_data_methods(guard, services, settings, settings.oip.model_copy(update=_EVERYTHING)),
         **followed(guard.methods(_CONTROL, *_control(services)), services.peers),
-        **followed(guard.methods(_REGISTRY, registry.uploads, registry.versions), services.peers),
+        **followed(guard.methods(_REGISTRY, registry.uploads, registry.fetches, registry.versions), services.peers),
         **guard.methods(_CHANNELZ, ChannelzServicer()),
         **_server_methods(guard, services, (*_DATA, *_OPERATORS)),
     }
@@ -243,9 +244,8 @@ def _control(services: Services) -> Sequence[object]:
     return (
         EventMethods(services.store),
         VersionMethods(services.loads, manager.refresh, catalog, services.release_writer, services.releases),
-        TrafficMethods(
-            services.traffic, services.policies, catalog, services.explainer, rollouts.answers, services.shadows, peers
-        ),
+        TrafficMethods(services.traffic, services.policies, catalog, services.explainer, rollouts.answers, peers),
+        ShadowMethods(catalog, services.shadows, peers),
         RolloutMethods(
             rollouts, services.releases, services.rollout_log, services.previews, services.analyses, catalog
         ),

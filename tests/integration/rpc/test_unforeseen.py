@@ -18,6 +18,7 @@ from turnout.rpc import codec
 from turnout.rpc.control.traffic import TrafficMethods
 from turnout.rpc.oip import codec as oip_codec
 from turnout.rpc.oip import exchange
+from turnout.rpc.registry.fetches import FetchMethods
 from turnout.rpc.registry.uploads import UploadMethods
 from turnout.rpc.registry.versions import PublishedVersionMethods
 from turnout.rpc.standard_services.health import HealthServicer
@@ -142,7 +143,7 @@ BREAKS = {
     "registry": (PublishedVersionMethods, "_described", "/turnout.v1.RegistryService/DescribeVersion", (False, False),
                  b""),
     "registry in": (UploadMethods, "_next", "/turnout.v1.RegistryService/UploadFiles", (True, False), b""),
-    "registry out": (PublishedVersionMethods, "_fetch", "/turnout.v1.RegistryService/FetchVersion", (False, True),
+    "registry out": (FetchMethods, "_fetch", "/turnout.v1.RegistryService/FetchVersion", (False, True),
                      registry_pb2.FetchVersionRequest(model="m", version="1.0.0").SerializeToString()),
     "reflection": (ReflectionServicer, "_answer",
                    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", (True, True),

@@ -25,7 +25,7 @@ from turnout.rollout.engine.exchange.peers import OtherServer
 from turnout.rollout.engine.exchange.tick_exchange import TickExchange
 from turnout.rollout.engine.operators.commands import RolloutCommands
 from turnout.rollout.engine.policy_origin import accept_policy, set_by_rollout
-from turnout.rollout.engine.ports import ExternalChecks, LiveState, RolloutStore
+from turnout.rollout.engine.ports import ExternalChecks, LiveState, SharedState
 from turnout.rollout.engine.rollbacks import Rollbacks
 from turnout.rollout.engine.running_rollouts import RunningRollouts
 from turnout.rollout.engine.store_timeouts import TICK_WAIT, StoreTimeout
@@ -59,7 +59,7 @@ class RolloutEngine:
     def __init__(
         self,
         serving: LiveState,
-        store: RolloutStore,
+        store: SharedState,
         journal: DiversionFiles,
         schedule: TickSchedule,
         outside: ExternalChecks,

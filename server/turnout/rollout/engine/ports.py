@@ -1,4 +1,4 @@
-"""The ports of the engine: `LiveState`, which serves and routes, and `RolloutStore`, which records rollouts.
+"""The ports of the engine: `LiveState`, which serves and routes, and `SharedState`, which records rollouts.
 
 The engine does not import the catalog or the state store's engine; `turnout.app` provides implementations.
 """
@@ -197,7 +197,7 @@ class ExternalChecks(Protocol):
         ...
 
 
-class RolloutStore(Protocol):
+class SharedState(Protocol):
     """Records rollouts and exchanges counts. Every method raises UnavailableError if the store does not respond.
 
     Attributes:

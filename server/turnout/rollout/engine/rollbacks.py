@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from turnout.rollout.clock import Clock
 from turnout.rollout.engine.enforcement import Enforcement
-from turnout.rollout.engine.ports import RolloutStore
+from turnout.rollout.engine.ports import SharedState
 from turnout.rollout.engine.running_rollouts import RunningRollouts
 from turnout.rollout.engine.unrecorded_rollbacks import Diversion, Diversions
 from turnout.rollout.machine.attempt import Rollout
@@ -24,7 +24,7 @@ class Rollbacks:
     def __init__(
         self,
         rollouts: RunningRollouts,
-        store: RolloutStore,
+        store: SharedState,
         diversions: Diversions,
         enforcement: Enforcement,
         clock: Clock,

@@ -1,4 +1,4 @@
-"""Methods of the control service for routing: policies, their history, explanations, and shadows."""
+"""Methods of the control service for routing: policies, their history, and explanations."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,6 @@ from turnout.routing.active_policies import Policies
 from turnout.routing.default_answers import RoutingTable
 from turnout.routing.explain import Explainer
 from turnout.routing.policy import Canary
-from turnout.routing.shadow.service import Shadows
 from turnout.routing.traffic import Traffic
 from turnout.rpc.control.calls import read_change
 from turnout.rpc.control.messages import (
@@ -16,21 +15,19 @@ from turnout.rpc.control.messages import (
     explanation_message,
     read_policy,
     read_share,
-    shadow_message,
     state_message,
 )
-from turnout.rpc.control.pooled import pooled_shadows, pooled_traffic
+from turnout.rpc.control.pooled import pooled_traffic
 from turnout.serving.versions.catalog import Catalog
 from turnout.workers.peers import Peers
 from turnout_proto.v1 import traffic_pb2 as pb
 
 _MAX_KEY = 1024
 _MAX_HISTORY = 1000
-_MAX_WORST = 100
 
 
 class TrafficMethods:
-    """Shows and changes how requests are routed, and reports how shadows compare with the baseline."""
+    """Shows and changes how requests are routed."""
 
     def __init__(
         self,
@@ -39,7 +36,6 @@ class TrafficMethods:
         catalog: Catalog,
         explainer: Explainer,
         answers: Callable[[str], RoutingTable],
-        shadows: Shadows,
         peers: Peers | None,
     ) -> None:
         self._traffic = traffic
@@ -47,11 +43,9 @@ class TrafficMethods:
         self._catalog = catalog
         self._explainer = explainer
         self._answers_now = answers
-        self._shadows = shadows
         self._peers = peers
         if peers is not None:
             peers.answers("traffic", self._answer_traffic)
-            peers.answers("shadows", self._answer_shadows)
 
     async def GetTraffic(self, request: pb.GetTrafficRequest) -> pb.GetTrafficResponse:
         """Returns the traffic state of one model, or of all models."""
@@ -109,20 +103,6 @@ class TrafficMethods:
         )
         return explanation_message(explanation)
 
-    async def GetShadowReport(self, request: pb.GetShadowReportRequest) -> pb.GetShadowReportResponse:
-        """Returns the reports of a model's shadows."""
-        if request.worst > _MAX_WORST:
-            raise InvalidRequest.at("worst", f"expected at most {_MAX_WORST}")
-        self._catalog.snapshot.model(request.model)
-        reports = self._reports(request)
-        if self._peers is not None:
-            replies = await self._peers.ask("shadows", request.SerializeToString())
-            others = [
-                report for one in replies.values() for report in pb.GetShadowReportResponse.FromString(one).shadows
-            ]
-            reports = pooled_shadows(reports, others, request.worst)
-        return pb.GetShadowReportResponse(shadows=reports)
-
     async def _answer_traffic(self, body: bytes) -> bytes:
         request = pb.GetTrafficRequest.FromString(body)
         names = [request.model] if request.model else list(self._catalog.snapshot.models)
@@ -131,10 +111,3 @@ class TrafficMethods:
     def _state(self, model: str) -> pb.TrafficState:
         known, applied = self._catalog.snapshot.model(model), self._policies.current.get(model)
         return state_message(known, applied, self._answers_now(model), self._policies.diverted.get(model))
-
-    async def _answer_shadows(self, body: bytes) -> bytes:
-        reports = self._reports(pb.GetShadowReportRequest.FromString(body))
-        return pb.GetShadowReportResponse(shadows=reports).SerializeToString()
-
-    def _reports(self, request: pb.GetShadowReportRequest) -> list[pb.ShadowReport]:
-        return [shadow_message(lane, request.worst) for lane in self._shadows.of(request.model)]

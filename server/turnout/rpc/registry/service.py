@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from turnout.errors import TurnoutError
+from turnout.rpc.registry.fetches import FetchMethods
 from turnout.rpc.registry.threads import CancellableThreads
 from turnout.rpc.registry.uploads import UploadMethods
 from turnout.rpc.registry.versions import PublishedVersionMethods
@@ -14,11 +15,13 @@ class RegistryServicer:
 
     Attributes:
         uploads: Methods that receive versions.
-        versions: Methods that describe and send versions, and store their signatures.
+        fetches: The method that sends versions.
+        versions: Methods that describe versions, and store their signatures.
         threads: Threads for disk work.
     """
 
     uploads: UploadMethods
+    fetches: FetchMethods
     versions: PublishedVersionMethods
     threads: CancellableThreads
 

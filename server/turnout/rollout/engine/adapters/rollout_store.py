@@ -1,4 +1,4 @@
-"""Implements the port `RolloutStore` by the state store."""
+"""Implements the port `SharedState` by the state store."""
 
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -47,7 +47,7 @@ class StoredRollouts:
         return self._presence.name
 
     async def running(self, driver: str) -> tuple[Sequence[RolloutRecord], ServersSnapshot]:
-        """Returns the rollouts that have not ended, and the servers' reports. See `RolloutStore.running`."""
+        """Returns the rollouts that have not ended, and the servers' reports. See `SharedState.running`."""
         return await self._store.in_thread(self._store.running_rollouts, driver)
 
     async def report(self, document: Mapping[str, Any], counts: Sequence[CountRecord], alive_seconds: float) -> bool:
@@ -78,7 +78,7 @@ class StoredRollouts:
         return await self._store.in_thread(self._store.put_rollout, model, wanted, actor=actor, reason=reason)
 
     async def write_counts(self, several: Sequence[tuple[str, RolloutWrite]]) -> Sequence[RolloutRecord | None]:
-        """Writes rollouts for which nothing changed except counts. Returns as `RolloutStore.write_counts`."""
+        """Writes rollouts for which nothing changed except counts. Returns as `SharedState.write_counts`."""
         return await self._store.in_thread(self._store.put_counts, several)
 
     async def withdraw(

@@ -10,7 +10,7 @@ from turnout.errors import ChangeRefused, Conflict, UnavailableError
 from turnout.rollout.changes.operations import ChangeResult, refuse_stale
 from turnout.rollout.engine.commits import RolloutCommits
 from turnout.rollout.engine.policy_origin import accept_policy, refuse_newer, refuse_other_baseline, stopped_by_traffic
-from turnout.rollout.engine.ports import ExternalChecks, LiveState, RolloutStore
+from turnout.rollout.engine.ports import ExternalChecks, LiveState, SharedState
 from turnout.rollout.engine.running_rollouts import RunningRollouts
 from turnout.rollout.engine.store_timeouts import StoreTimeout, seconds_until
 from turnout.rollout.machine import overrides
@@ -35,7 +35,7 @@ class RolloutCommands:
     def __init__(
         self,
         serving: LiveState,
-        store: RolloutStore,
+        store: SharedState,
         outside: ExternalChecks,
         rollouts: RunningRollouts,
         commits: RolloutCommits,
