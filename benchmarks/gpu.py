@@ -267,7 +267,7 @@ async def memory(bench: Bench, arguments: argparse.Namespace) -> tuple[Part, lis
         settled = used_bytes(bench.device)
         await in_process(server, "matmul", VERSIONS[:2], inputs, 2, arguments.seconds * 3)
         found["growth_of_two_in_turn_bytes"] = used_bytes(bench.device) - settled
-        manager = server.services.manager
+        manager = server.parts.serving.manager
         versions = [(model, Version.parse(version)) for model, version in bench.files]
         for model, version in versions:
             await manager.unload(model, version)

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,6 @@ from turnout.app.server import running
 from turnout.config import Address, Routing, Runtime, Settings
 from turnout.routing.request_metadata import PreferenceReader
 from turnout.rpc.exchange import Endpoint
-from turnout.rpc.guard import MethodGuard
 from turnout.rpc.oip.codec import FIELDS as INFER_FIELDS
 from turnout.rpc.oip.codec import InputDecoder
 from turnout.rpc.oip.exchange import InferEndpoint, InferExchange
@@ -81,7 +81,7 @@ class _Quiet(RpcCall):
 def stages(services: Services) -> Mapping[str, Mapping[str, Stage]]:
     """Returns functions that run each stage once, by protocol and name."""
     x = np.ones((1, 64), np.float32)
-    guard = MethodGuard(DEFAULT_LIMITS, 1 << 26, services.conversions, services.metrics.faults, services.log)
+    guard = replace(services.guard, limits=DEFAULT_LIMITS, max_message_bytes=1 << 26)
     preferences = PreferenceReader(Routing())
     infer = ModelInferRequest(model_name="tiny", raw_input_contents=[x.tobytes()])
     infer.inputs.add(name="x", datatype="FP32", shape=[1, 64])
@@ -113,7 +113,9 @@ def stages(services: Services) -> Mapping[str, Mapping[str, Stage]]:
 def _application(services: Services) -> GrpcApplication:
     settings = Settings()
     limits = CallLimits(1 << 26, 60.0, settings.transport.gzip, ReceiveBudget(1 << 29), Threads("compression"))
-    return GrpcApplication(data_methods(services, settings), RunningCalls(), limits, Admission(1000), services.log)
+    return GrpcApplication(
+        data_methods(services, settings), RunningCalls(), limits, Admission(1000), services.guard.log
+    )
 
 
 def _scope(path: str) -> dict[str, object]:

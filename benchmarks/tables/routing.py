@@ -47,7 +47,7 @@ async def _measure(models: Path, count: int, windows: int) -> list[Row]:
         rows = [_row(f"{count} versions, no policy", server, windows, "", lambda n: "")]
         if count > 10:
             canaries = tuple(Canary(Version(1, i), 500) for i in range(1, 11))
-            await server.services.traffic.put("tiny", Policy(Version(1), canaries), ChangeOrigin("benchmark", ""))
+            await server.parts.serving.traffic.put("tiny", Policy(Version(1), canaries), ChangeOrigin("benchmark", ""))
             keys = [f"user-{n}" for n in range(1000)]
             rows.append(_row(f"{count} versions, 10 canaries, no key", server, windows, "", lambda n: ""))
             rows.append(

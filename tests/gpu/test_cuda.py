@@ -41,7 +41,7 @@ async def test_unloading_gives_the_devices_memory_back(publish_model, start_serv
     publish_model("m", "1.0.0", matmul(64))
     publish_model("m", "2.0.0", matmul(4096))
     server = await start_server()
-    manager = server.services.manager
+    manager = server.parts.serving.manager
     await manager.unload("m", Version(2))
     before = cuda_used_bytes(0)
     for _ in range(5):

@@ -70,7 +70,7 @@ async def test_versions_that_are_captured_loaded_and_unloaded_fail_no_request_of
     publish_model("m", "2.0.0", _layers(24))
     publish_model("plain", "1.0.0", matmul(512))
     server = await start_server(runtime=GRAPHS, batching=ALWAYS)
-    manager, ended = server.services.manager, asyncio.Event()
+    manager, ended = server.parts.serving.manager, asyncio.Event()
     random = np.random.default_rng(2)
 
     async def ask(stub, name: str, version: str, width: int) -> int:
@@ -98,7 +98,7 @@ async def test_graphs_are_counted_to_their_version_and_go_with_it(publish_model,
     publish_model("m", "1.0.0", _layers(4))
     publish_model("m", "2.0.0", _layers(4, size=1024))
     server = await start_server(runtime=GRAPHS, batching=ALWAYS)
-    manager = server.services.manager
+    manager = server.parts.serving.manager
     await manager.unload("m", Version(2))
     before = cuda_used_bytes(0)
     for _ in range(5):

@@ -15,7 +15,7 @@ async def test_the_driver_knows_the_device_that_a_version_is_on(publish_model, s
     server = await start_server()
     nvml = Nvml.open(make_logger("json", "debug"))
     assert nvml is not None
-    (gpu,) = [g for g in nvml.read(pci_addresses(server.services.manager.devices)) if g.device == "cuda:0"]
+    (gpu,) = [g for g in nvml.read(pci_addresses(server.parts.serving.manager.devices)) if g.device == "cuda:0"]
     nvml.close()
     assert gpu.uuid.startswith("GPU-")
     assert gpu.utilization is None or 0 <= gpu.utilization <= 1

@@ -67,8 +67,8 @@ async def test_engines_are_built_once_and_answer_as_the_cpu_does(publish_model, 
     engines = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.engine")}
     assert engines
     assert list((tmp_path / "cache").rglob("*.timing"))
-    await server.services.manager.unload("m", ONE)
-    await server.services.manager.load("m", ONE)
+    await server.parts.serving.manager.unload("m", ONE)
+    await server.parts.serving.manager.load("m", ONE)
     assert _entry(server).tensorrt == "used, full precision"
     assert {path: path.stat().st_mtime_ns for path in engines} == engines  # not built again
 
@@ -92,7 +92,7 @@ async def test_what_was_tried_and_is_not_used_is_given_back(publish_model, start
     np.savez(case, **{"inputs/x": np.ones((1, 4096), np.float32)})
     publish_model("m", "1.0.0", matmul(4096), golden=(case,))
     server = await start_server(runtime=_runtime(tmp_path / "cache", tensorrt_fp16="golden"))
-    manager = server.services.manager
+    manager = server.parts.serving.manager
     await manager.unload("m", ONE)
     before = cuda_used_bytes(0)
     for _ in range(3):
@@ -106,8 +106,8 @@ async def test_a_damaged_engine_is_built_once_more(publish_model, start_server, 
     server = await start_server(runtime=_runtime(tmp_path / "cache"))
     for path in (tmp_path / "cache").rglob("*.engine"):
         path.write_bytes(b"damaged")
-    await server.services.manager.unload("m", ONE)
-    await server.services.manager.load("m", ONE)
+    await server.parts.serving.manager.unload("m", ONE)
+    await server.parts.serving.manager.load("m", ONE)
     assert _entry(server).tensorrt == "used, full precision"
     assert max(path.stat().st_size for path in (tmp_path / "cache").rglob("*.engine")) > len(b"damaged")
 
@@ -193,6 +193,6 @@ async def test_a_version_in_child_processes_is_built_once_and_runs_in_fp16(
     engines = _engines(tmp_path / "cache")
     assert {path.parent.name for path in engines} == {"full", "fp16"}
     np.testing.assert_allclose(await _answer(server), _on_the_cpu(matmul(256)), rtol=1e-2, atol=0.5)
-    await server.services.manager.unload("m", ONE)
-    await server.services.manager.load("m", ONE)
+    await server.parts.serving.manager.unload("m", ONE)
+    await server.parts.serving.manager.load("m", ONE)
     assert _engines(tmp_path / "cache") == engines

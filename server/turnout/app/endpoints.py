@@ -25,7 +25,15 @@ from turnout.publishing import Publisher
 from turnout.registry.signing.trust import Trust
 from turnout.registry.transfer.uploads import Uploads
 from turnout.routing.request_metadata import PreferenceReader
+from turnout.routing.traffic_shares import record_weights
 from turnout.rpc.codec import new_request_id, trailing_metadata
+from turnout.rpc.control.activity import ActivityMethods
+from turnout.rpc.control.events import EventMethods
+from turnout.rpc.control.rollouts import RolloutMethods
+from turnout.rpc.control.shadows import ShadowMethods
+from turnout.rpc.control.traffic import TrafficMethods
+from turnout.rpc.control.versions import VersionMethods
+from turnout.rpc.guard import MethodGuard
 from turnout.rpc.registry.fetches import FetchMethods
 from turnout.rpc.registry.service import RegistryServicer
 from turnout.rpc.registry.threads import CancellableThreads
@@ -35,6 +43,7 @@ from turnout.rpc.server import Services
 from turnout.serving.inputs.limits import InputLimits
 from turnout.serving.sandbox.sandbox import ProcessSandbox
 from turnout.serving.versions.follow import VersionFinder
+from turnout.serving.versions.manager import Manager
 from turnout.state.release_status import ModelReleaseState
 from turnout.telemetry.logging import LogForm, Threshold
 from turnout.threads import Threads
@@ -82,6 +91,21 @@ class EndpointParts:
     member: Member | None = None
     peers: Peers | None = None
 
+    @property
+    def loads(self) -> Manager | Peers:
+        """The object that loads and unloads versions in every worker."""
+        return self.peers or self.serving.manager
+
+    def ready(self) -> bool:
+        """Returns whether the server should receive traffic.
+
+        That is the case if every version that should be loaded is Ready or Failed, at least one version serves (unless
+        there is none to serve), the server is not draining, and the other workers are ready as well.
+        """
+        others = self.peers is None or self.peers.others_ready()
+        served = not self.serving.availability.unserved
+        return self.base.catalog.snapshot.complete and served and self.accepting() and others
+
 
 def open_uploads(base: Foundation, stack: AsyncExitStack) -> Uploads:
     """Creates the manager of uploads, which `stack` closes."""
@@ -100,38 +124,26 @@ def open_services(parts: EndpointParts, threshold: Threshold, form: LogForm, sta
         form: Format of the log's lines, which clients may change likewise.
         stack: Stack that closes the services.
     """
-    base, serving, rollouts = parts.base, parts.serving, parts.rollouts
+    base, serving, registry = parts.base, parts.serving, _registry(parts, stack)
+    limits = base.settings.limits
+    guard = MethodGuard(
+        InputLimits.of(limits),
+        int(limits.max_message_bytes),
+        serving.conversions,
+        base.metrics.faults,
+        base.log,
+        base.authority,
+        registry.uploads.model_of_upload,
+    )
+    oip = _oip(parts, threshold, form, stack)
     return Services(
-        inference=serving.inference,
-        catalog=base.catalog,
-        router=serving.router,
-        manager=serving.manager,
-        release_writer=rollouts.release_writer,
-        traffic=serving.traffic,
-        explainer=serving.explainer,
-        policies=serving.policies,
-        shadows=serving.shadows,
-        rollouts=rollouts.engine,
-        releases=rollouts.releases,
-        rollout_log=rollouts.log,
-        registry=_registry(parts, stack),
-        previews=rollouts.previews,
-        analyses=rollouts.analyses,
-        metrics=base.metrics,
-        accepting=parts.accepting,
-        conversions=serving.conversions,
-        oip=_oip(parts, threshold, form, stack),
-        store=base.store,
-        log=base.log,
-        availability=serving.availability,
-        peers=parts.peers,
-        authority=base.authority,
+        guard, serving.inference, base.catalog, serving.router, oip, _control(parts), registry, parts.ready, parts.peers
     )
 
 
 def open_web(
     parts: EndpointParts,
-    services: Services,
+    oip: OipServices,
     scrapes: Scrapes,
     recent: Recent,
     admission: Admission,
@@ -142,14 +154,14 @@ def open_web(
 
     Args:
         parts: Components to create it from.
-        services: Services that gRPC offers as well.
+        oip: Services of the Open Inference Protocol, shared with gRPC.
         scrapes: Answers requests for /metrics.
         recent: Recent data for the console's charts.
         admission: Admission control, shared with gRPC.
         budget: Limit on the total size of incomplete bodies, shared with gRPC.
         stack: Ends the application's threads on exit.
     """
-    base, member = parts.base, parts.member
+    base, serving, member = parts.base, parts.serving, parts.member
     settings = base.settings
     sessions = Sessions(
         settings.console.token.get_secret_value(),
@@ -158,37 +170,57 @@ def open_web(
         settings.workers,
     )
     bodies = BodyReceiver(int(settings.limits.http_max_body_bytes), budget)
-    runs = HttpInference(services.inference, PreferenceReader(settings.routing), bodies, new_request_id)
+    runs = HttpInference(serving.inference, PreferenceReader(settings.routing), bodies, new_request_id)
     limits = InputLimits.of(settings.limits)
     endpoints = [
-        *predict_routes(runs, services.router, limits),
-        *oip_routes(runs, services.oip, settings.oip, trailing_metadata, limits),
-        *rollout_routes(services.rollout_log),
+        *predict_routes(runs, serving.router, limits),
+        *oip_routes(runs, oip, settings.oip, trailing_metadata, limits),
+        *rollout_routes(parts.rollouts.log),
     ]
     web = WebServices(
         scrapes.scrape if member is None else member.scrape,
-        services.ready,
-        services.availability,
+        parts.ready,
+        serving.availability,
         base.metrics.faults,
         endpoints,
-        _console(parts, services, recent, sessions) if settings.console.enabled else (),
+        _console(parts, recent, sessions) if settings.console.enabled else (),
         protection(settings, base.authority, sessions),
     )
     guarded = BrowserGuard(web.application(), settings.web.hosts, loopback=is_loopback(settings.http.host))
-    watched = AbandonedRequests(AdmissionGate(guarded, admission, base.log, services.accepting))
+    watched = AbandonedRequests(AdmissionGate(guarded, admission, base.log, parts.accepting))
     stack.callback(watched.close)
     return watched
 
 
-def _console(parts: EndpointParts, services: Services, recent: Recent, sessions: Sessions) -> Sequence[Route]:
-    base, part = parts.base, "" if parts.peers is None else parts.peers.part
-    models = ModelViews(services.catalog, services.policies, services.explainer, recent, part)
+def _console(parts: EndpointParts, recent: Recent, sessions: Sessions) -> Sequence[Route]:
+    base, serving, rollouts = parts.base, parts.serving, parts.rollouts
+    part = "" if parts.peers is None else parts.peers.part
+    models = ModelViews(base.catalog, serving.policies, serving.explainer, recent, part)
     comparison = VersionComparison(
         base.repository, lambda model: ProcessSandbox(base.settings.for_model(model), base.processes)
     )
-    tracked = TrackedRollouts(services.rollout_log)
-    pages = Pages(models, services.shadows, services.rollouts, tracked, comparison, sessions)
-    return console_routes(pages, services.rollouts, services.metrics.server.auth, services.log, parts.peers)
+    tracked = TrackedRollouts(rollouts.log)
+    pages = Pages(models, serving.shadows, rollouts.engine, tracked, comparison, sessions)
+    return console_routes(pages, rollouts.engine, base.metrics.server.auth, base.log, parts.peers)
+
+
+def _control(parts: EndpointParts) -> Sequence[object]:
+    """Creates the objects that implement the control service."""
+    base, serving, rollouts, peers = parts.base, parts.serving, parts.rollouts, parts.peers
+    catalog, manager, engine = base.catalog, serving.manager, rollouts.engine
+
+    def sample() -> None:
+        manager.sample()
+        record_weights(catalog, serving.policies, serving.router)
+
+    return (
+        EventMethods(base.store),
+        VersionMethods(parts.loads, manager.refresh, catalog, rollouts.release_writer, rollouts.releases),
+        TrafficMethods(serving.traffic, serving.policies, catalog, serving.explainer, engine.answers, peers),
+        ShadowMethods(catalog, serving.shadows, peers),
+        RolloutMethods(engine, rollouts.releases, rollouts.log, rollouts.previews, rollouts.analyses, catalog),
+        ActivityMethods(sample, catalog, engine, base.metrics, parts.accepting, peers),
+    )
 
 
 def _oip(parts: EndpointParts, threshold: Threshold, form: LogForm, stack: AsyncExitStack) -> OipServices:
@@ -200,9 +232,7 @@ def _oip(parts: EndpointParts, threshold: Threshold, form: LogForm, stack: Async
     return OipServices(
         ModelDescription(router, catalog, parts.accepting, shared_memory=shared_memory.enabled),
         Statistics(router, catalog, peers),
-        ModelRepository(
-            router, catalog, peers or serving.manager, VersionFinder(catalog, base.repository.look_soon, parts.refresh)
-        ),
+        ModelRepository(router, catalog, parts.loads, VersionFinder(catalog, base.repository.look_soon, parts.refresh)),
         ServerSettings(threshold, form, serving.tracer, catalog, peers, base.log),
         shared_memory,
     )

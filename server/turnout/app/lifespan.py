@@ -10,12 +10,13 @@ from structlog.typing import FilteringBoundLogger
 
 from turnout.admission import Admission
 from turnout.app.listeners import Listeners
-from turnout.config import Retention, Settings
+from turnout.app.serving import Serving
+from turnout.config import Drain, Retention
 from turnout.errors import Draining, UnavailableError
 from turnout.registry.storage.repository import Repository
 from turnout.registry.transfer.uploads import Uploads
 from turnout.releases.pruner import expire
-from turnout.rpc.server import Services
+from turnout.rpc.registry.service import RegistryServicer
 from turnout.state.store import StateStore
 
 _QUIET_SECONDS = 0.03
@@ -72,8 +73,9 @@ class SideTasks:
 
 
 async def drain(
-    services: Services,
-    settings: Settings,
+    serving: Serving,
+    registry: RegistryServicer,
+    bounds: Drain,
     admission: Admission,
     listeners: Listeners,
     side_tasks: SideTasks,
@@ -86,20 +88,20 @@ async def drain(
     and a retry delay, also on new connections, until the last request in progress has been answered.
     """
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(settings.drain.delay_s):
+        async with asyncio.timeout(bounds.delay_s):
             await without_delay.wait()
     await _settle(admission)
     admission.stop()
-    services.inference.drain()
-    bound = settings.drain.timeout_s
+    serving.inference.drain()
+    bound = bounds.timeout_s
     ends = time.monotonic() + bound
     # Publishing may take minutes and can be repeated, so it does not delay the server's end.
-    services.registry.stop(Draining("the server stops", retry_after=1.0))
+    registry.stop(Draining("the server stops", retry_after=1.0))
     # The shadow lanes end first: no caller waits for a copy, and the manager would wait for the versions they lease.
-    shadows = services.shadows.close(min(bound, _SHADOWS_CLOSE_SECONDS))
+    shadows = serving.shadows.close(min(bound, _SHADOWS_CLOSE_SECONDS))
     await asyncio.gather(*(c.stop(bound) for c in listeners.clients), listeners.control.stop(min(bound, 1.0)), shadows)
     side_tasks.expect_end()
-    await services.manager.close(max(ends - time.monotonic(), min(bound, _RUNS_CLOSE_SECONDS)))
+    await serving.manager.close(max(ends - time.monotonic(), min(bound, _RUNS_CLOSE_SECONDS)))
 
 
 async def keep_retention(store: StateStore, retention: Retention, log: FilteringBoundLogger) -> None:

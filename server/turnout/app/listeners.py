@@ -101,7 +101,7 @@ def open_listeners(
     control: CallListener = NullListener(settings.control)
     if services.peers is None or services.peers.has_control:
         identity = certificates.source("control")
-        control = listen(operators, settings.control, settings, services.log, identity, shared, channelz=True)
+        control = listen(operators, settings.control, settings, services.guard.log, identity, shared, channelz=True)
 
     one_port = settings.grpc == settings.http and settings.grpc.port != 0
 
@@ -129,7 +129,7 @@ def open_listeners(
             address.host,
             application,
             _connection_limits(settings, 1.0 if one_port else _FILES_SHARE[name]),
-            services.log,
+            services.guard.log,
             certificates.of(name),
         )
         certificates.on_change(name, listener.show)
@@ -141,7 +141,7 @@ def open_listeners(
         if one_port:
             raise ConfigError("grpc and http: expected two addresses, since transport.data is grpcio")
         grpc = listen(
-            admitted(data, admission), settings.grpc, settings, services.log, certificates.source("grpc"), shared
+            admitted(data, admission), settings.grpc, settings, services.guard.log, certificates.source("grpc"), shared
         )
         return Listeners(grpc, open_h2corn("http", ListenerApplication(web_application)), control)
 
@@ -152,7 +152,7 @@ def open_listeners(
 
     def application(running: RunningCalls) -> Application:
         return GrpcApplication(
-            data, running, calls, admission, services.log, web_application(running) if one_port else None
+            data, running, calls, admission, services.guard.log, web_application(running) if one_port else None
         )
 
     unary = [path for path, method in data.items() if isinstance(method, Unary)]

@@ -42,7 +42,8 @@ class Running:
         grpc: Address of the data listener.
         http: Address of the HTTP listener.
         control: Address of the control listener.
-        services: The components that the listeners' methods use.
+        parts: The components that the endpoints are created from.
+        services: What the listeners' methods call.
         failed: Future that fails, with the reason, when a background task ends unexpectedly.
         admission: Admission control.
         reloader: Reloads the settings.
@@ -52,6 +53,7 @@ class Running:
     grpc: Address
     http: Address
     control: Address
+    parts: EndpointParts
     services: Services
     failed: "asyncio.Future[None]"
     admission: Admission
@@ -105,7 +107,7 @@ async def running(
         admission = Admission(base.settings.limits.max_requests)
         budget = ReceiveBudget(int(base.settings.limits.max_unfinished_bytes))
         base.metrics.server.admission, base.metrics.server.budget = admission, budget
-        web = open_web(parts, services, scrapes, recent, admission, budget, stack)
+        web = open_web(parts, services.oip, scrapes, recent, admission, budget, stack)
         if peers is not None and member is not None:
             member.answers("snapshot", scrapes.snapshot)
             stack.push_async_callback(_leave, member, scrapes.snapshot)
@@ -146,9 +148,11 @@ async def running(
         if base.settings.console.enabled:
             side_tasks.start("recent", recent.run())
         side_tasks.start("follow", following.run())
-        stack.push_async_callback(drain, services, base.settings, admission, listeners, side_tasks, without_delay)
+        stack.push_async_callback(
+            drain, serving, services.registry, base.settings.drain, admission, listeners, side_tasks, without_delay
+        )
         try:
-            yield Running(*addresses, services, failed, admission, reloader, without_delay)
+            yield Running(*addresses, parts, services, failed, admission, reloader, without_delay)
         finally:
             readiness_off.set()
             base.catalog.swap(base.catalog.snapshot)  # wakes clients that watch the health

@@ -8,30 +8,12 @@ from grpc_channelz.v1 import channelz_pb2
 from grpc_health.v1 import health_pb2
 from structlog.typing import FilteringBoundLogger
 
-from turnout.auth.authority import Authority
 from turnout.config import Address, Oip, Settings
 from turnout.oip.services import OipServices
-from turnout.releases.release import ReleaseStateWriter
-from turnout.rollout.analysis.analyses import Analyses
-from turnout.rollout.engine.engine import RolloutEngine
-from turnout.rollout.engine.operators.releases import Releases
-from turnout.rollout.preview import Previews
-from turnout.rollout.reporting.log import RolloutLog
-from turnout.routing.active_policies import Policies
-from turnout.routing.explain import Explainer
 from turnout.routing.request_metadata import PreferenceReader
-from turnout.routing.shadow.service import Shadows
-from turnout.routing.traffic import Traffic
-from turnout.routing.traffic_shares import record_weights
 from turnout.rpc.authorization import protected
 from turnout.rpc.catalog import CatalogServicer
-from turnout.rpc.control.activity import ActivityMethods
-from turnout.rpc.control.events import EventMethods
 from turnout.rpc.control.following import followed
-from turnout.rpc.control.rollouts import RolloutMethods
-from turnout.rpc.control.shadows import ShadowMethods
-from turnout.rpc.control.traffic import TrafficMethods
-from turnout.rpc.control.versions import VersionMethods
 from turnout.rpc.guard import MethodGuard
 from turnout.rpc.oip.service import DESCRIPTOR as OIP_DESCRIPTOR
 from turnout.rpc.oip.service import SERVICE_NAME as OIP_SERVICE
@@ -49,13 +31,7 @@ from turnout.rpc.transport.grpcio import GrpcioListener
 from turnout.rpc.transport.port import CallListener, Method, Methods
 from turnout.serving.data_plane.data_plane import DataPlane
 from turnout.serving.data_plane.inference import Router
-from turnout.serving.inputs.limits import InputLimits
-from turnout.serving.versions.availability import Availability
 from turnout.serving.versions.catalog import Catalog
-from turnout.serving.versions.manager import Manager
-from turnout.state.store import StateStore
-from turnout.telemetry.metrics.versions import Metrics
-from turnout.threads import Threads
 from turnout.tls.identity import IdentitySource
 from turnout.workers.peers import Peers
 from turnout_proto.v1 import catalog_pb2, control_pb2, prediction_pb2, registry_pb2
@@ -73,74 +49,29 @@ _OPERATORS = (_CONTROL, _REGISTRY, _CHANNELZ)
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The components that the listeners' methods use.
+    """What the listeners' methods call.
 
     Attributes:
+        guard: Wraps every method.
         inference: Answers inference requests.
         catalog: Models and versions that are served.
         router: Resolves selectors.
-        manager: Loads and unloads versions.
-        release_writer: Records releases and tags.
-        traffic: Changes traffic policies.
-        explainer: Explains routing decisions.
-        policies: Traffic policies in force.
-        shadows: Shadow lanes.
-        rollouts: Runs rollouts.
-        releases: Manual releases, withdrawals and rollbacks.
-        rollout_log: Reads recorded rollouts.
-        registry: Publishes and fetches versions over streams.
-        previews: Predicts the effects of rollouts.
-        analyses: Runs probes.
-        metrics: Metrics of all versions.
-        accepting: Returns whether the server accepts requests; False once it drains.
-        conversions: Thread that parses large messages.
         oip: Services of the Open Inference Protocol other than inference.
-        store: The state store.
-        log: Logger for rejected messages and unexpected errors.
-        availability: Dependencies that are currently unreachable.
+        control: Objects that implement the control service.
+        registry: Publishes and fetches versions over streams.
+        ready: Returns whether the server should receive traffic.
         peers: The other workers; None if this is the only one.
-        authority: Authorizes callers; None if `[auth]` is not enabled.
     """
 
+    guard: MethodGuard
     inference: DataPlane
     catalog: Catalog
     router: Router
-    manager: Manager
-    release_writer: ReleaseStateWriter
-    traffic: Traffic
-    explainer: Explainer
-    policies: Policies
-    shadows: Shadows
-    rollouts: RolloutEngine
-    releases: Releases
-    rollout_log: RolloutLog
-    registry: RegistryServicer
-    previews: Previews
-    analyses: Analyses
-    metrics: Metrics
-    accepting: Callable[[], bool]
-    conversions: Threads
     oip: OipServices
-    store: StateStore
-    log: FilteringBoundLogger
-    availability: Availability
-    peers: Peers | None = None
-    authority: Authority | None = None
-
-    @property
-    def loads(self) -> Manager | Peers:
-        """The object that loads and unloads versions in every worker."""
-        return self.peers or self.manager
-
-    def ready(self) -> bool:
-        """Returns whether the server should receive traffic.
-
-        That is the case if every version that should be loaded is Ready or Failed, at least one version serves (unless
-        there is none to serve), the server is not draining, and the other workers are ready as well.
-        """
-        others = self.peers is None or self.peers.others_ready()
-        served = not self.availability.unserved
-        return self.catalog.snapshot.complete and served and self.accepting() and others
+    control: Sequence[object]
+    registry: RegistryServicer
+    ready: Callable[[], bool]
+    peers: Peers | None
 
 
 def data_methods(services: Services, settings: Settings) -> Methods:
@@ -148,22 +79,21 @@ def data_methods(services: Services, settings: Settings) -> Methods:
 
     None of them can change which models and versions are served, unless the settings allow it.
     """
-    guard = _guard(services, settings)
-    methods = {**_data_methods(guard, services, settings, settings.oip), **_server_methods(guard, services, _DATA)}
-    return protected(methods, services.authority)
+    methods = {**_data_methods(services, settings, settings.oip), **_server_methods(services, _DATA)}
+    return protected(methods, services.guard.authority)
 
 
 def control_methods(services: Services, settings: Settings) -> Methods:
     """Returns the methods for operators: the methods for clients, plus control, registry and channelz."""
-    guard, registry = _guard(services, settings), services.registry
+    guard, registry = services.guard, services.registry
     methods = {
-        **_data_methods(guard, services, settings, settings.oip.model_copy(update=_EVERYTHING)),
-        **followed(guard.methods(_CONTROL, *_control(services)), services.peers),
+        **_data_methods(services, settings, settings.oip.model_copy(update=_EVERYTHING)),
+        **followed(guard.methods(_CONTROL, *services.control), services.peers),
         **followed(guard.methods(_REGISTRY, registry.uploads, registry.fetches, registry.versions), services.peers),
         **guard.methods(_CHANNELZ, ChannelzServicer()),
-        **_server_methods(guard, services, (*_DATA, *_OPERATORS)),
+        **_server_methods(services, (*_DATA, *_OPERATORS)),
     }
-    return protected(methods, services.authority)
+    return protected(methods, guard.authority)
 
 
 def listen(
@@ -198,24 +128,12 @@ def listen(
     )
 
 
-def _guard(services: Services, settings: Settings) -> MethodGuard:
-    limits = settings.limits
-    return MethodGuard(
-        InputLimits.of(limits),
-        int(limits.max_message_bytes),
-        services.conversions,
-        services.metrics.faults,
-        services.log,
-        services.authority,
-        services.registry.uploads.model_of_upload,
-    )
-
-
 _EVERYTHING = {"allow_repository_control": True, "allow_settings_changes": True}
 """Settings of `[oip]` that are overridden for operators."""
 
 
-def _data_methods(guard: MethodGuard, services: Services, settings: Settings, allowed: Oip) -> Mapping[str, Method]:
+def _data_methods(services: Services, settings: Settings, allowed: Oip) -> Mapping[str, Method]:
+    guard = services.guard
     preferences = PreferenceReader(settings.routing)
     max_items = settings.limits.max_stream_items
     return {
@@ -233,30 +151,9 @@ def _data_methods(guard: MethodGuard, services: Services, settings: Settings, al
     }
 
 
-def _control(services: Services) -> Sequence[object]:
-    """Returns the objects that implement the control service."""
-    manager, catalog, rollouts, peers = services.manager, services.catalog, services.rollouts, services.peers
-
-    def sample() -> None:
-        manager.sample()
-        record_weights(catalog, services.policies, services.router)
-
-    return (
-        EventMethods(services.store),
-        VersionMethods(services.loads, manager.refresh, catalog, services.release_writer, services.releases),
-        TrafficMethods(services.traffic, services.policies, catalog, services.explainer, rollouts.answers, peers),
-        ShadowMethods(catalog, services.shadows, peers),
-        RolloutMethods(
-            rollouts, services.releases, services.rollout_log, services.previews, services.analyses, catalog
-        ),
-        ActivityMethods(sample, catalog, rollouts, services.metrics, services.accepting, peers),
-    )
-
-
-def _server_methods(
-    guard: MethodGuard, services: Services, offered: Sequence[ServiceDescriptor]
-) -> Mapping[str, Method]:
+def _server_methods(services: Services, offered: Sequence[ServiceDescriptor]) -> Mapping[str, Method]:
     """Returns the methods about the server itself: health and reflection."""
+    guard = services.guard
     described = {OIP_SERVICE: OIP_DESCRIPTOR} | {service.full_name: service for service in offered}
     served = frozenset((*described, REFLECTION_ALPHA.full_name, REFLECTION_V1))
     health = HealthServicer(services.catalog, services.router, services.ready, served)

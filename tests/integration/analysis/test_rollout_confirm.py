@@ -95,7 +95,7 @@ async def test_a_veto_holds_the_rollout_with_its_reason_until_somebody_resumes(p
             held = (await until(server, lambda r: bool(r.pauses) or r.state in FINAL))[-1]
             assert held.pauses == ["the confirm webhook vetoes step 2 of 2 (50%): the table is not signed off"], held
             assert (held.state, held.weight) == ("deciding", 0.25)
-            ticks = server.services.rollouts
+            ticks = server.parts.rollouts.engine
             for _ in range(3):
                 before = ticks.last_tick
                 await settled(lambda before=before: ticks.last_tick > before)
@@ -183,7 +183,7 @@ async def test_while_the_webhook_hangs_no_tick_waits_and_a_rollback_does_not_eit
         server = await start_server(rollout=confirmed_by(endpoint, confirm_timeout_s=60))
         await start(server, "1.1.0", TWO_STEPS)
         await settled(lambda: endpoint.asked)
-        rollouts = server.services.rollouts
+        rollouts = server.parts.rollouts.engine
         for _ in range(5):
             before = rollouts.last_tick
             await settled(lambda before=before: rollouts.last_tick > before)
@@ -235,7 +235,7 @@ async def test_a_restart_after_a_veto_asks_nobody_again(pair, start_server, mode
             await start(server, "1.1.0", TWO_STEPS)
             await until(server, lambda r: bool(r.pauses))
         server = await start_server(rollout=confirmed_by(endpoint))
-        rollouts = server.services.rollouts
+        rollouts = server.parts.rollouts.engine
         await settled(lambda: rollouts.active)
         for _ in range(3):
             before = rollouts.last_tick

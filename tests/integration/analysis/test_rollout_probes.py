@@ -288,7 +288,7 @@ async def test_a_probe_that_hangs_delays_no_tick_and_no_rollback(pair, start_ser
         server = await start_server(rollout=TICK, probe=probe(endpoint.url, timeout_s=60))
         await start(server, "1.1.0", ONE_STEP)
         await settled(lambda: endpoint.asked)
-        rollouts = server.services.rollouts
+        rollouts = server.parts.rollouts.engine
         for _ in range(5):
             before = rollouts.last_tick
             await settled(lambda before=before: rollouts.last_tick > before)

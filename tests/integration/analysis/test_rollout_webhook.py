@@ -187,7 +187,7 @@ async def test_a_receiver_that_hangs_delays_no_tick_and_no_answer(pair, start_se
         await start(server, "1.1.0", LONG)
         await settled(lambda: receiver.got)
         await until(server, in_state("soaking"))
-        rollouts = server.services.rollouts
+        rollouts = server.parts.rollouts.engine
         for _ in range(3):
             before = rollouts.last_tick
             await settled(lambda before=before: rollouts.last_tick > before)

@@ -176,7 +176,7 @@ async def test_a_large_request_of_a_stream_that_was_read_is_answered(models) -> 
         grpc.aio.insecure_channel(str(server.grpc)) as channel,
     ):
         stream = PredictionServiceStub(channel).PredictStream()
-        conversions = server.services.conversions._calls
+        conversions = server.parts.serving.conversions._calls
         with held_conversions(server) as go_on:
             await stream.write(pb.PredictStreamRequest(request=large))
             async with asyncio.timeout(60):

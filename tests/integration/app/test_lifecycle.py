@@ -54,7 +54,7 @@ async def test_a_release_and_a_tag_come_into_force_by_themselves(publish_model, 
     publish_model("m", "1.0.0", scaled(1))
     publish_model("m", "2.0.0", scaled(2), release=False)
     server = await start_server()
-    release_writer = server.services.release_writer
+    release_writer = server.parts.rollouts.release_writer
     async with stub_of(server) as stub, asyncio.timeout(100):
         await asyncio.to_thread(release_writer.release, "m", TWO, actor="test", reason="")
         await asyncio.to_thread(release_writer.set_tag, "m", "old", ONE, actor="test", reason="")
@@ -106,7 +106,7 @@ async def test_a_load_that_fails_leaves_what_served_before(publish_model, start_
         answer = await stub.Predict(request("m", x=X))
     assert answer.route.version == "1.0.0"
     with pytest.raises(NotLoaded, match="could not be loaded"):
-        await server.services.manager.load("m", TWO)
+        await server.parts.serving.manager.load("m", TWO)
 
 
 async def test_unloading_waits_for_the_requests_under_way(publish_model, start_server) -> None:
@@ -119,7 +119,7 @@ async def test_unloading_waits_for_the_requests_under_way(publish_model, start_s
             async with asyncio.timeout(100):
                 while not handle.inflight:
                     await asyncio.sleep(0.001)
-            unloading = asyncio.create_task(server.services.manager.unload("m", ONE))
+            unloading = asyncio.create_task(server.parts.serving.manager.unload("m", ONE))
             await _until(server, lambda: _state(server, ONE) is LifecycleState.DRAINING)
             refused = await refusal(stub.Predict(request("m", "1.0.0", x=X, n=np.int64(1))))
         answer = await call
@@ -149,8 +149,8 @@ async def test_loading_and_unloading_under_load_fails_no_request(publish_model, 
     async with stub_of(server) as stub, asyncio.timeout(200):
         clients = [asyncio.create_task(client(stub)) for _ in range(4)]
         while (cycles < 30 or answered <= 100) and not any(one.done() for one in clients):
-            await server.services.manager.unload("m", TWO)
-            await server.services.manager.load("m", TWO)
+            await server.parts.serving.manager.unload("m", TWO)
+            await server.parts.serving.manager.load("m", TWO)
             cycles += 1
         stop.set()
         await asyncio.gather(*clients)

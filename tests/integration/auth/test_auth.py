@@ -165,7 +165,7 @@ async def test_a_stream_ends_when_its_callers_time_is_up(
         if how == "revoked":
             revoke_token(models, "web")
         else:
-            monkeypatch.setattr(server.services.authority, "_clock", lambda: time.time() + 3601)
+            monkeypatch.setattr(server.parts.base.authority, "_clock", lambda: time.time() + 3601)
         with pytest.raises(grpc.aio.AioRpcError, match="has expired or was revoked"):
             async with asyncio.timeout(BOUND):
                 await stream.read()

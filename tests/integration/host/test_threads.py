@@ -164,7 +164,8 @@ async def _hang_versions(server: Running, hang: Hang, count: int) -> list["async
     for call in calls:
         call.cancel()  # the clients left; the runs go on
     unloads = [
-        asyncio.create_task(server.services.manager.unload("hangs", Version(1, number, 0))) for number in range(count)
+        asyncio.create_task(server.parts.serving.manager.unload("hangs", Version(1, number, 0)))
+        for number in range(count)
     ]
     await server.services.catalog.wait_for(
         lambda s: {e.state for e in s.models["hangs"].versions.values()} == {LifecycleState.DRAINING}
@@ -183,20 +184,20 @@ async def test_versions_that_hang_keep_no_rollback_from_being_recorded_and_nothi
     server = await start_server(
         runtime={"runners": 1, "inline_threshold_us": 0}, batching={"enabled": False}, drain={"timeout_s": 0.1}
     )
-    services = server.services
-    applied = await services.traffic.put("m", Policy(TWO), ChangeOrigin("test", "forward"))
+    parts = server.parts
+    applied = await parts.serving.traffic.put("m", Policy(TWO), ChangeOrigin("test", "forward"))
     unloads = await _hang_versions(server, hang, count)
     async with asyncio.timeout(BOUND):
-        await services.traffic.put("m", Policy(ONE), ChangeOrigin("test", "back", expected_epoch=applied.epoch))
+        await parts.serving.traffic.put("m", Policy(ONE), ChangeOrigin("test", "back", expected_epoch=applied.epoch))
         async with stub_of(server) as stub, httpx.AsyncClient() as http:
             answer = await stub.Predict(request("m", x=X))
             assert outputs_of(answer)["y"].tolist() == X.tolist()
             assert (await http.get(f"http://{server.http}/metrics")).status_code == 200
-        await services.manager.load("m", TWO)
+        await parts.serving.manager.load("m", TWO)
         assert not any(unload.done() for unload in unloads)
     hang.release()
     await asyncio.wait_for(asyncio.gather(*unloads), BOUND)
-    assert {e.state for e in services.catalog.snapshot.models["hangs"].versions.values()} == {LifecycleState.UNLOADED}
+    assert {e.state for e in parts.base.catalog.snapshot.models["hangs"].versions.values()} == {LifecycleState.UNLOADED}
 
 
 async def test_a_scrape_answers_though_the_driver_does_not(
@@ -220,14 +221,14 @@ async def test_a_repository_that_hangs_keeps_no_release_or_rollback_elsewhere_fr
     publish_model("m", "2.0.0", scaled(2))
     elsewhere = set(threading.enumerate())  # of servers that ended, and wait for their time to end too
     server, other = await start_server(), await start_server()
-    manager = server.services.manager
+    manager = server.parts.serving.manager
     monkeypatch.setattr("turnout.registry.storage.timed_scan.SCAN_SECONDS", 0.05)
     monkeypatch.setattr(manager._repository, "scan", hang)
-    await other.services.traffic.put("m", Policy(TWO), ChangeOrigin("elsewhere", "forward"))
+    await other.parts.serving.traffic.put("m", Policy(TWO), ChangeOrigin("elsewhere", "forward"))
     await hang.entered()  # this server saw that, and looks at the repository since
-    back = await other.services.traffic.put("m", Policy(ONE), ChangeOrigin("elsewhere", "back"))
+    back = await other.parts.serving.traffic.put("m", Policy(ONE), ChangeOrigin("elsewhere", "back"))
     async with asyncio.timeout(BOUND):
-        while server.services.policies.current["m"].epoch != back.epoch:
+        while server.parts.serving.policies.current["m"].epoch != back.epoch:
             await asyncio.sleep(0.01)
     started = set(threading.enumerate()) - elsewhere
     assert len([t for t in started if t.name.startswith("repository-")]) <= 8

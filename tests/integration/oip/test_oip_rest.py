@@ -122,7 +122,7 @@ async def test_a_model_is_ready_where_a_request_would_be_taken(publish_model, st
     publish_model("m", "1.0.0", scaled(2))
     publish_model("m", "2.0.0", scaled(2))
     server = await start_server()
-    await server.services.manager.unload("m", Version(2))
+    await server.parts.serving.manager.unload("m", Version(2))
 
     statuses = {
         path: (await call(server, "GET", f"/v2/models/{path}/ready")).status_code

@@ -374,7 +374,7 @@ async def test_unregistering_and_unloading_let_a_request_under_way_end(
             while not entry.handle.inflight:
                 await asyncio.sleep(0.001)
         await ask("SystemSharedMemoryUnregister", pb.SystemSharedMemoryUnregisterRequest(name="r"))
-        unloading = asyncio.ensure_future(server.services.manager.unload("slow", entry.version))
+        unloading = asyncio.ensure_future(server.parts.serving.manager.unload("slow", entry.version))
         assert (await refused(ask("ModelInfer", running)))[0] in (Code.NOT_FOUND, Code.FAILED_PRECONDITION)
         await under_way
         await unloading

@@ -68,7 +68,7 @@ def test_any_number_of_signatures_hide_no_other_record(models: Path, tmp_path: P
 async def test_a_difference_is_warned_of_and_the_version_serves(start_server, publish_model, capsys) -> None:
     publish_model("m", "1.0.0", onnx_models.scaled(2), metadata=OLD)
     server = await start_server()
-    assert (await server.services.manager.load("m", V1)).state is LifecycleState.READY
+    assert (await server.parts.serving.manager.load("m", V1)).state is LifecycleState.READY
     warned = [json.loads(line) for line in capsys.readouterr().err.splitlines() if "environment differs" in line]
     assert [line["reason"] for line in warned] == [f"ONNX Runtime <1.0 is declared, {ort.__version__} is here"]
 

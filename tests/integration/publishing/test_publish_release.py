@@ -37,8 +37,8 @@ async def followed(server, models) -> None:
     """Waits until the server has followed its state store."""
     with StateStore.open(Settings(models=models).state_url) as store:
         revision, published = store.revision(), {version for model, version in store.published() if model == "m"}
-    await settled(lambda: server.services.manager._inventory.revision >= revision)
-    await server.services.traffic.refresh()
+    await settled(lambda: server.parts.serving.manager._inventory.revision >= revision)
+    await server.parts.serving.traffic.refresh()
 
     def loaded() -> bool:
         known = server.services.catalog.snapshot.model("m").versions.values()
@@ -80,7 +80,7 @@ async def test_a_publish_without_a_release_tells_of_none(server, models, file) -
 async def test_a_look_at_the_traffic_tells_who_answers(server, models, publish_model, canary) -> None:
     if canary:
         publish_model("m", "1.1.0", scaled(2), release=False)
-        await server.services.manager.load("m", Version.parse("1.1.0"))
+        await server.parts.serving.manager.load("m", Version.parse("1.1.0"))
         await put(server, policy("1.0.0", v1_1_0=0.25))
     message = await run(server, models, "traffic", "show", "m")
     assert message.code == 0, message.err
@@ -137,9 +137,9 @@ async def test_a_server_tells_which_answers_it_has_not_loaded(models, publish_mo
     for version in ("1.0.0", "1.1.0", "2.0.0", "3.0.0"):
         publish_model("m", version, scaled(1))
     server = await start_server(model={"m": {"load": ["1.0.0", "3"]}})
-    await server.services.manager.refresh()
-    await settled(lambda: not server.services.manager._tasks)
-    await server.services.manager.unload("m", Version(2))
+    await server.parts.serving.manager.refresh()
+    await settled(lambda: not server.parts.serving.manager._tasks)
+    await server.parts.serving.manager.unload("m", Version(2))
     message = await run(server, models, "traffic", "show", "m")
     assert "1.1.0 is not loaded here, so ^1 gets 1.0.0" in message.out
     assert "2.0.0 is not loaded here, so ^2 gets no version" in message.out

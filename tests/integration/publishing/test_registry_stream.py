@@ -60,7 +60,7 @@ async def test_a_version_published_by_stream_answers(start_server, models, model
         assert (published.created, published.standing) == (True, "released")
         assert ("integrity", "passed") in [(gate.gate, gate.outcome) for gate in published.gates]
         assert sha(published.manifest) == published.digest
-        await server.services.manager.load("m", _V1)  # until it is Ready
+        await server.parts.serving.manager.load("m", _V1)  # until it is Ready
         answer = await stub.Predict(request("m", x=X))
         np.testing.assert_array_equal(outputs_of(answer)["y"], X * 3)
         assert answer.route.digest == published.digest

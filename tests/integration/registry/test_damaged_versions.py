@@ -76,7 +76,7 @@ async def test_a_server_that_loads_it_again_answers_data_loss_and_serves_the_res
     digest, models: Path, start_server, file: str
 ) -> None:
     server = await start_server()
-    manager = server.services.manager
+    manager = server.parts.serving.manager
     await manager.unload("m", DAMAGED)
     damage(models, file)
     with pytest.raises(Exception, match=file):
@@ -107,7 +107,7 @@ async def test_a_manifest_that_another_valid_one_took_the_place_of_is_seen_by_th
 async def test_a_version_in_memory_goes_on_when_its_manifest_is_damaged(digest, models: Path, start_server) -> None:
     server = await start_server()
     damage(models, "manifest.json")
-    await server.services.manager.refresh()
+    await server.parts.serving.manager.refresh()
     x = np.ones((1, 64), np.float32)
     async with stub_of(server) as stub:
         assert (await stub.Predict(request("m", "2.0.0", x=x))).route.version == "2.0.0"
@@ -132,7 +132,7 @@ async def test_a_version_that_was_published_anew_is_served_once_the_log_says_so(
     (models / "m" / "2.0.0").rename(tmp_path / "away")
     catalog = server.services.catalog
     async with asyncio.timeout(120):
-        await server.services.manager.unload("m", DAMAGED)  # what is in memory outlives its files
+        await server.parts.serving.manager.unload("m", DAMAGED)  # what is in memory outlives its files
         await catalog.wait_for(lambda snapshot: DAMAGED not in snapshot.models["m"].versions)
         publish_model("m", "2.0.0", scaled(2), release=False)
         await catalog.wait_for(

@@ -50,7 +50,7 @@ def _calls(work: Callable[[], object]) -> int:
 
 
 def _change_and_route(server: Running) -> None:
-    manager, router = server.services.manager, server.services.router
+    manager, router = server.parts.serving.manager, server.services.router
     entry = server.services.catalog.snapshot.models["m"].versions[Version(1, 0, 0)]
     manager._inventory.put(entry)
     manager.sample()
@@ -85,7 +85,7 @@ async def test_a_selector_is_held_against_the_versions_once_a_change_even_where_
     publish_model("other", "1.0.0", scaled(2))
     _multiply(models / "m" / "1.0.0", 150)
     server = await start_server(model={"m": {"load": ["1.0.0"]}})
-    router, manager = server.services.router, server.services.manager
+    router, manager = server.services.router, server.parts.serving.manager
 
     def miss() -> None:
         asks = [
@@ -112,7 +112,7 @@ async def test_a_swap_without_a_change_wakes_nobody(publish_model, start_server)
     publish_model("m", "1.0.0", scaled(2))
     server = await start_server()
     before = server.services.catalog.snapshot
-    await server.services.manager.refresh()
+    await server.parts.serving.manager.refresh()
     assert server.services.catalog.snapshot is before
 
 
@@ -122,12 +122,12 @@ async def test_versions_that_come_and_go_keep_their_order(publish_model, start_s
     server = await start_server(model={"m": {"load": ["1.0.0"]}})
     for number in range(tries):
         _multiply(models / "m" / "1.0.0", 5) if number == 0 else publish_model("m", f"1.{number}.0", scaled(number))
-        await server.services.manager.refresh()
+        await server.parts.serving.manager.refresh()
         versions = list(server.services.catalog.snapshot.models["m"].versions)
         assert versions == sorted(versions, reverse=True)
     for gone in versions[-3:]:
         shutil.rmtree(models / "m" / str(gone))
-    await server.services.manager.refresh()
+    await server.parts.serving.manager.refresh()
     left = await server.services.catalog.wait_for(lambda s: not set(versions[-3:]) & s.models["m"].versions.keys())
     assert list(left.models["m"].versions) == [v for v in versions if v not in versions[-3:]]
     assert left.models["m"].versions[Version(1, 0, 0)].state is LifecycleState.READY

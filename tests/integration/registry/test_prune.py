@@ -113,8 +113,8 @@ async def test_running_servers_unload_what_goes_and_fail_no_other_request(five, 
         await server.services.catalog.wait_for(lambda s: set(map(str, s.models["m"].versions)) == left)
     stop.set()
     assert await busy > 0
-    assert server.services.manager.presence.available
-    assert not server.services.manager.presence.missing
+    assert server.parts.serving.manager.presence.available
+    assert not server.parts.serving.manager.presence.missing
     async with stub_of(server) as stub:
         assert (await refusal(stub.Predict(request("m", "4.0.0", x=X)))).code.name == "NOT_FOUND"
 

@@ -109,7 +109,7 @@ async def test_a_triton_tree_is_served_as_triton_would(tree: Path, start_server)
 async def test_configurations_of_triton_are_settings_beneath_those_of_the_server(tree: Path, start_server) -> None:
     models: dict[str, Any] = {"scores": {"limits": {"max_queue_requests": 7}}}
     server = await start_server(read_only=True, model=models)
-    manager = server.services.manager
+    manager = server.parts.serving.manager
     settings = manager._settings.for_model("scores")
     assert settings.limits.max_queue_requests == 7
     assert (settings.batching.max_delay_ms, settings.runtime.runners) == (0.5, 2)
@@ -209,7 +209,7 @@ async def test_a_model_that_cannot_lie_where_it_is_served_is_copied(models: Path
     assert await answer(server, "named", "4") == ("4.0.0", [0.0, 4.0, 8.0, 12.0])
     assert await answer(server, "linked", "5") == ("5.0.0", [0.0, 5.0, 10.0, 15.0])
     assert await answer(server, "whole", "6") == ("6.0.0", [0.0, 6.0, 12.0, 18.0])
-    directory = server.services.release_writer._repository.directory("named", Version(4))
+    directory = server.parts.rollouts.release_writer._repository.directory("named", Version(4))
     assert not directory.is_relative_to(models)
 
 

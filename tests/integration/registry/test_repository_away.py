@@ -36,8 +36,10 @@ def serve(publish_model, start_server, state):
         publish_model("m", "2.0.0", scaled(2), release=False)
         running = await start_server(state=state, repository=RepositorySettings(poll_interval_s=0.05))
         for version in (ONE, TWO):
-            await asyncio.to_thread(running.services.release_writer.release, "m", version, actor="test", reason="")
-        await running.services.manager.refresh()
+            await asyncio.to_thread(
+                running.parts.rollouts.release_writer.release, "m", version, actor="test", reason=""
+            )
+        await running.parts.serving.manager.refresh()
         return running
 
     return start
@@ -88,7 +90,7 @@ async def test_a_repository_that_goes_away_and_comes_back(capsys, serve, models,
     server = await serve()
     handles = [e.handle for e in server.services.catalog.snapshot.models["m"].versions.values()]
     _take_away(models, how)
-    await _until(lambda: not server.services.manager.presence.available)
+    await _until(lambda: not server.parts.serving.manager.presence.available)
     assert _states(server) == {ONE: S.READY, TWO: S.READY}
     await _answers(server)
     assert await _metric(server, "turnout_repository_available") == 0
@@ -101,11 +103,13 @@ async def test_a_repository_that_goes_away_and_comes_back(capsys, serve, models,
     assert readiness["ready"] is True
     assert [part["part"] for part in readiness["unavailable"]] == ["model repository"]
     # What is declared meanwhile is followed: the state store is there.
-    await asyncio.to_thread(server.services.release_writer._store.set_tag, "m", "old", ONE, actor="test", reason="")
+    await asyncio.to_thread(
+        server.parts.rollouts.release_writer._store.set_tag, "m", "old", ONE, actor="test", reason=""
+    )
     await _until(lambda: server.services.catalog.snapshot.models["m"].model_releases.tags == {"old": ONE})
 
     _bring_back(models, how)
-    await _until(lambda: server.services.manager.presence.available)
+    await _until(lambda: server.parts.serving.manager.presence.available)
     await _answers(server)
     assert [e.handle for e in server.services.catalog.snapshot.models["m"].versions.values()] == handles, "reloaded"
     assert await _metric(server, "turnout_repository_available") == 1
@@ -120,10 +124,10 @@ async def test_a_repository_that_goes_away_and_comes_back(capsys, serve, models,
 
 async def test_a_version_asked_for_while_the_repository_is_away_loads_once_it_is_back(serve, models) -> None:
     server = await serve()
-    await server.services.manager.unload("m", ONE)
+    await server.parts.serving.manager.unload("m", ONE)
     _take_away(models, "an empty directory")
     with pytest.raises(NotLoaded, match="is empty"):
-        await server.services.manager.load("m", ONE)
+        await server.parts.serving.manager.load("m", ONE)
     _bring_back(models, "an empty directory")
     await _until(lambda: _states(server)[ONE] is S.READY)
 
@@ -135,13 +139,13 @@ async def test_one_model_s_directory_that_cannot_be_read_unloads_nothing(serve, 
     (models / "m").rename(models.parent / "away")
     (models / "m").symlink_to(models.parent / "nowhere")
     (models.parent / "nowhere").mkdir()
-    await _until(lambda: not server.services.manager.presence.available)
+    await _until(lambda: not server.parts.serving.manager.presence.available)
     assert _states(server) == {ONE: S.READY, TWO: S.READY}
     await _answers(server)
     assert await _metric(server, "turnout_repository_available") == 0
     (models / "m").unlink()
     (models.parent / "away").rename(models / "m")
-    await _until(lambda: server.services.manager.presence.available)
+    await _until(lambda: server.parts.serving.manager.presence.available)
     assert _states(server) == {ONE: S.READY, TWO: S.READY}
 
 
@@ -150,21 +154,21 @@ async def test_a_loaded_version_whose_directory_vanishes_is_served_and_reported_
 ) -> None:
     server = await serve()
     shutil.move(models / "m" / "2.0.0", models.parent / "away")
-    await _until(lambda: server.services.manager.presence.missing)
+    await _until(lambda: server.parts.serving.manager.presence.missing)
     assert _states(server) == {ONE: S.READY, TWO: S.READY}
     await _answers(server)
     assert server.services.catalog.snapshot.models["m"].versions[TWO].reason.startswith("its files are gone")
     assert await _metric(server, "turnout_repository_available") == 1
     assert await _metric(server, "turnout_missing_versions") == 1
     assert "a loaded version is gone from the repository" in capsys.readouterr().err
-    await server.services.manager.unload("m", TWO)
+    await server.parts.serving.manager.unload("m", TWO)
     await _until(lambda: TWO not in _states(server))
     assert await _metric(server, "turnout_missing_versions") == 0
 
 
 async def test_a_version_that_is_not_in_memory_and_vanishes_leaves_the_catalog(serve, models) -> None:
     server = await serve()
-    await server.services.manager.unload("m", TWO)
+    await server.parts.serving.manager.unload("m", TWO)
     shutil.move(models / "m" / "2.0.0", models.parent / "away")
     await _until(lambda: _states(server) == {ONE: S.READY})
 
@@ -190,8 +194,8 @@ async def test_a_repository_that_may_not_be_read_unloads_nothing(serve, models) 
     server = await serve()
     models.chmod(0)
     try:
-        await _until(lambda: not server.services.manager.presence.available)
+        await _until(lambda: not server.parts.serving.manager.presence.available)
         await _answers(server)
     finally:
         models.chmod(0o755)
-    await _until(lambda: server.services.manager.presence.available)
+    await _until(lambda: server.parts.serving.manager.presence.available)

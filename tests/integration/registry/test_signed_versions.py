@@ -412,7 +412,7 @@ async def test_what_is_not_signed_stays_refused_while_other_things_change(
     async with stub_of(server) as stub:
         for number in range(5):
             await asyncio.to_thread(
-                server.services.release_writer.set_tag, "m", f"t{number}", ONE, actor="ada", reason=""
+                server.parts.rollouts.release_writer.set_tag, "m", f"t{number}", ONE, actor="ada", reason=""
             )
             while f"t{number}" not in catalog.snapshot.models["m"].model_releases.tags:
                 states.add(catalog.snapshot.models["m"].versions[TWO].state)

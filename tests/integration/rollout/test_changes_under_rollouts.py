@@ -42,7 +42,7 @@ async def begin(server, state: str) -> None:
 
 async def ticks(server, count: int = 5) -> None:
     for _ in range(count):
-        await server.services.rollouts.wait(5)
+        await server.parts.rollouts.engine.wait(5)
 
 
 async def done(server, models, *arguments: str, local: bool = False) -> str:
@@ -84,7 +84,7 @@ async def test_a_release_may_end_the_rollout(server, models, state, local) -> No
     assert ("superseded", "1.2.0 answers plain requests: 1.2.0 was released: a fix") in [
         (e.kind, e.text) for e in last.events
     ]
-    await settled(lambda: not server.services.rollouts.active)
+    await settled(lambda: not server.parts.rollouts.engine.active)
     await until_answered(server, {"1.2.0": 100})
     await ticks(server)
     assert await answered(server) == {"1.2.0": 100}
@@ -150,10 +150,10 @@ async def test_what_somebody_sets_stays_set_and_the_rollout_says_who_it_was(serv
     await done(server, models, "release", "m@1.0.1", "--no-traffic")  # makes a policy, epoch 1
     await begin(server, state)
     message = await done(server, models, *change, "--actor", "bob", "--reason", "mine")
-    mine = server.services.policies.current["m"].state.policy
+    mine = server.parts.serving.policies.current["m"].state.policy
     after = (await until(server, lambda r: bool(r.pauses) or r.state in FINAL or "revert" in change))[-1]
     await ticks(server)
-    assert server.services.policies.current["m"].state.policy == mine
+    assert server.parts.serving.policies.current["m"].state.policy == mine
     if after.pauses:
         assert "by bob: mine" in after.pauses[0]
     await check_printed(server, message)
@@ -231,7 +231,7 @@ async def test_a_finished_rollout_is_gone_back_from_with_latest_and_ranges(serve
 async def _ask_on(server) -> None:
     while True:
         await ask(server, [""] * 20)
-        await server.services.rollouts.wait(1)
+        await server.parts.rollouts.engine.wait(1)
 
 
 async def test_an_abort_beside_another_canary_says_who_has_what(server, models) -> None:
@@ -248,12 +248,12 @@ async def test_an_abort_beside_another_canary_says_who_has_what(server, models) 
 
 async def test_a_change_between_a_ticks_look_and_its_put_is_not_undone(server) -> None:
     await begin(server, "soaking")
-    rollouts = server.services.rollouts
+    rollouts = server.parts.rollouts.engine
     async with rollouts._rollouts.exclusive():  # no tick meanwhile
         (active,) = rollouts.active
         await put(server, policy("1.0.0"), actor="bob", reason="mine")
         await rollouts._enforcement.apply(active, 1.0)
-        assert server.services.policies.current["m"].actor == "bob"
+        assert server.parts.serving.policies.current["m"].actor == "bob"
     await until(server, lambda r: bool(r.pauses))
     assert await answered(server) == {"1.0.0": 100}
 
@@ -261,12 +261,12 @@ async def test_a_change_between_a_ticks_look_and_its_put_is_not_undone(server) -
 async def test_a_rollout_that_was_ended_elsewhere_puts_nothing_in_force_any_more(server, models) -> None:
     """Without a policy no epoch moves where a rollout is superseded: its own number tells."""
     await begin(server, "validating")
-    rollouts = server.services.rollouts
+    rollouts = server.parts.rollouts.engine
     async with rollouts._rollouts.exclusive():
         (active,) = rollouts.active
         await done(server, models, "release", "m@1.2.0", "--supersede", local=True)
         with pytest.raises(Conflict, match="has been written by another server"):
-            await server.services.traffic.put(
+            await server.parts.serving.traffic.put(
                 "m", Policy(Version(1)), ChangeOrigin("turnout rollout 1", ""), rollout=(1, active.number)
             )
     await settled(lambda: not rollouts.active)

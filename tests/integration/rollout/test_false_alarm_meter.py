@@ -58,13 +58,13 @@ async def grown(server: Running, count: int, version: str = "1.0.0") -> tuple[fl
         seen = await lanes(server, version)
         if sum(seen) > count:
             return seen
-        await server.services.rollouts.wait(1)
+        await server.parts.rollouts.engine.wait(1)
     raise AssertionError(seen)
 
 
 def by_lane(server: Running) -> Callable[[int], v1.PredictRequest]:
     """Requests that fail with every key of the first lane, and with no other."""
-    owners = server.services.policies.meters["m"]
+    owners = server.parts.serving.policies.meters["m"]
     numbers = itertools.count()
 
     def make(_: int) -> v1.PredictRequest:
@@ -82,8 +82,8 @@ async def test_two_lanes_of_the_baseline_are_compared_and_no_other_models(serve)
     async with clients(server, Lookups(), pause=0):
         first, second = await grown(server, 600)
     assert first == pytest.approx(second, rel=0.1), "equal shares"
-    assert set(server.services.policies.meters["m"].names) == {"", TWIN, CONTROL}
-    assert server.services.policies.meters.keys() == {"m"}
+    assert set(server.parts.serving.policies.meters["m"].names) == {"", TWIN, CONTROL}
+    assert server.parts.serving.policies.meters.keys() == {"m"}
     assert await meter(server, "_attempts_total") == 1
     assert await meter(server, "s_total") == 0
 
@@ -107,7 +107,7 @@ async def test_a_lane_that_fails_more_is_an_alarm_and_the_next_comparison_begins
             found = await scrape(server)
             if (of_meter(found, "s_total") or 0) >= 1 and (of_meter(found, "_attempts_total") or 0) >= 2:
                 break
-            await server.services.rollouts.wait(1)
+            await server.parts.rollouts.engine.wait(1)
     assert await meter(server, "s_total") >= 1
     assert await meter(server, "_attempts_total") >= 2
     assert seen.answers.keys() == {"1.0.0"}, "nothing is rolled back"

@@ -105,7 +105,7 @@ def serve(publish_model, start_server):
 
 def part_of(server: Running, key: str) -> str:
     """Who owns the slot of a key now: a canary, the twin, or "" for the plain baseline."""
-    owners = server.services.policies.current["m"].owners
+    owners = server.parts.serving.policies.current["m"].owners
     return owners.names[owners.by_slot[owners.slot(key)]]
 
 
@@ -132,10 +132,10 @@ async def test_what_too_few_tenants_could_show_is_foreseen(serve, keys, told_so)
     plan = Plan.from_json({**CAREFREE, "steps": [{"weight": 0.4, "soak_s": 600.0}]})
     async with sent(server, Load([f"tenant {n}" for n in range(keys)])):
         async with asyncio.timeout(100):
-            preview = await server.services.previews.of("m", Version(1, 1), plan)
+            preview = await server.parts.rollouts.previews.of("m", Version(1, 1), plan)
             while np.count_nonzero(preview.traffic.keyed) <= keys / 2:
                 await asyncio.sleep(0.05)
-                preview = await server.services.previews.of("m", Version(1, 1), plan)
+                preview = await server.parts.rollouts.previews.of("m", Version(1, 1), plan)
     missed = preview.missed
     sentence = next((one for one in missed if "effective tenants" in one), "")
     assert bool(sentence) is told_so, missed
@@ -313,16 +313,16 @@ async def test_what_slots_did_before_is_known_in_the_first_step_and_after_a_rest
         async with sent(server, load):
             await known(load, 30)
             await begun(server, HALF | {"metrics": ["errors", "p90"]})
-            await settled(lambda: bool(server.services.rollouts.active[0].rollout.history))
-        text = server.services.rollouts.active[0].rollout.history
-        owners = server.services.policies.current["m"].owners
+            await settled(lambda: bool(server.parts.rollouts.engine.active[0].rollout.history))
+        text = server.parts.rollouts.engine.active[0].rollout.history
+        owners = server.parts.serving.policies.current["m"].owners
         before = SlotRecords.unpacked(text)
         assert before.requests.sum() >= 30 * len(NAMES)
         assert {owners.slot(name) for name in NAMES} == set(np.flatnonzero(before.requests).tolist())
         assert before.bad["p90"].sum() > 0
     async with running(make_settings(models, rollout=TICK), log) as server:
-        await settled(lambda: bool(server.services.rollouts.active))
-        (active,) = server.services.rollouts.active
+        await settled(lambda: bool(server.parts.rollouts.engine.active))
+        (active,) = server.parts.rollouts.engine.active
         assert active.rollout.history == text
         assert active.counters.history == text
         load = Load(list(NAMES), make=lambda _: request("m", x=X))

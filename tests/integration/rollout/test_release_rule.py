@@ -29,7 +29,7 @@ async def server(publish_model, start_server):
 
 
 def epoch_of(server) -> int:
-    applied = server.services.policies.current.get("m")
+    applied = server.parts.serving.policies.current.get("m")
     return applied.epoch if applied else 0
 
 
@@ -39,8 +39,8 @@ async def done(server, models, *arguments: str, local: bool = False) -> str:
     assert message.code == 0, message.err
     if local:
         revision = revision_of(models)
-        await settled(lambda: server.services.manager._inventory.revision >= revision)
-        await server.services.traffic.refresh()
+        await settled(lambda: server.parts.serving.manager._inventory.revision >= revision)
+        await server.parts.serving.traffic.refresh()
     await check_printed(server, message.out)
     return message.out
 
@@ -107,8 +107,8 @@ async def test_without_traffic_plain_requests_stay_as_they_are(server, models, l
 
 async def test_a_prerelease_answers_only_ranges_that_name_it(server, models, publish_model) -> None:
     publish_model("m", "2.1.0-rc.1", scaled(9), release=False)
-    await server.services.manager.refresh()
-    await server.services.manager.load("m", Version.parse("2.1.0-rc.1"))
+    await server.parts.serving.manager.refresh()
+    await server.parts.serving.manager.load("m", Version.parse("2.1.0-rc.1"))
     await put(server, policy("1.0.0"))
     message = await done(server, models, "release", "m@2.1.0-rc.1")
     assert "plain requests stay with 1.0.0" in message
@@ -130,7 +130,7 @@ async def test_canaries_set_by_hand_keep_their_share_and_one_that_is_released_be
     await put(server, policy("1.0.0", v1_1_0=0.2, v1_2_0=0.05))
     await done(server, models, "release", "m@1.1.0")
     assert set(await answered(server)) == {"1.1.0", "1.2.0"}
-    applied = server.services.policies.current["m"].state.policy
+    applied = server.parts.serving.policies.current["m"].state.policy
     assert [(str(c.version), c.weight) for c in applied.canaries] == [("1.2.0", 500)]
 
 

@@ -58,7 +58,7 @@ async def refused(call) -> grpc.aio.AioRpcError:
 
 
 def policy_of(server):
-    applied = server.services.policies.current.get("m")
+    applied = server.parts.serving.policies.current.get("m")
     return applied.state.policy if applied else None
 
 
@@ -97,7 +97,7 @@ async def test_a_frozen_rollout_waits_says_so_and_goes_on_by_itself(server) -> N
         )
         await until(server, in_state("soaking"))
         await freeze(server, True)
-        (active,) = server.services.rollouts.active
+        (active,) = server.parts.rollouts.engine.active
         await settled(lambda: active.rollout.idle_s > 0.3, lambda: active.rollout)
         await command(server, pb.ROLLOUT_COMMAND_PROMOTE)  # a word that cannot be put in force yet
         await settled(lambda: active.rollout.state == "ramping" and active.rollout.idle_s > 1, lambda: active.rollout)
@@ -122,7 +122,7 @@ async def test_a_frozen_rollout_is_still_rolled_back(server, plan, state) -> Non
         last = (await until(server, in_state(*FINAL)))[-1]
     assert last.state == "rolled_back"
     assert str(policy_of(server).baseline) == "1.0.0"
-    assert server.services.policies.current["m"].state.frozen
+    assert server.parts.serving.policies.current["m"].state.frozen
 
 
 async def test_a_rollback_that_a_freeze_refuses_holds_in_memory_until_it_is_recorded(server) -> None:
@@ -135,7 +135,7 @@ async def test_a_rollback_that_a_freeze_refuses_holds_in_memory_until_it_is_reco
         await freeze(server, True)
         make.bad = True
         await until(server, in_state("aborting"))
-        await settled(lambda: "m" in server.services.policies.diverted)
+        await settled(lambda: "m" in server.parts.serving.policies.diverted)
         seen.answers.clear()
         await settled(lambda: seen.answers.total() > 50)
         seen.answers.clear()
@@ -145,7 +145,7 @@ async def test_a_rollback_that_a_freeze_refuses_holds_in_memory_until_it_is_reco
             await ask_lookups(server, ">=1.1")
         await freeze(server, False)
         assert (await until(server, in_state(*FINAL)))[-1].state == "rolled_back"
-    assert "m" not in server.services.policies.diverted
+    assert "m" not in server.parts.serving.policies.diverted
 
 
 # Strangers
@@ -160,7 +160,7 @@ async def test_somebody_elses_change_pauses_it_with_who_and_why_and_resume_takes
     assert "by bob: a trial of mine" in held.pauses[0]
     assert str(policy_of(server).canaries[0].version) == "1.2.0", "it is not undone"
     await command(server, pb.ROLLOUT_COMMAND_RESUME, actor="ann")
-    (active,) = server.services.rollouts.active
+    (active,) = server.parts.rollouts.engine.active
     await settled(
         lambda: {str(c.version): c.weight for c in policy_of(server).canaries} == {"1.2.0": 1000, "1.1.0": 2500}
     )

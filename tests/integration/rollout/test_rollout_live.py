@@ -61,7 +61,7 @@ async def test_no_step_is_recorded_twice_although_a_change_of_the_traffic_holds_
 ) -> None:
     """The tick that changed it has stopped waiting, and the rollout has moved on."""
     server = await start_pair(scaled(2), scaled(2))
-    serving = server.services.rollouts._serving
+    serving = server.parts.rollouts.engine._serving
     apply = serving.apply
 
     async def slowly(model, change) -> None:

@@ -34,7 +34,7 @@ async def test_a_stall_of_a_queue_rolls_back_no_version_that_computes_the_same(p
 
         await start(server, "1.1.0", PLAN)
         await until(server, in_state("soaking"))
-        (active,) = server.services.rollouts.active
+        (active,) = server.parts.rollouts.engine.active
 
         def seen():
             return active.rollout.evidence.accumulators["p90"]

@@ -35,12 +35,12 @@ async def attempt_until(server, number: int, *states: str) -> pb.Rollout:
         found = (await attempts(server)).get(number)
         if found is not None and found.state in states:
             return found
-        await server.services.rollouts.wait(1)
+        await server.parts.rollouts.engine.wait(1)
     raise AssertionError(found)
 
 
 def canaries(server, model: str = "m") -> dict[str, int]:
-    policy = server.services.policies.current[model].state.policy
+    policy = server.parts.serving.policies.current[model].state.policy
     return {str(c.version): c.weight for c in policy.canaries}
 
 
@@ -79,7 +79,7 @@ async def until_asked(server, number: int, *states: str) -> None:
         await ask(server, [""] * 20)
         if (await attempts(server))[number].state in states:
             return
-        await server.services.rollouts.wait(1)
+        await server.parts.rollouts.engine.wait(1)
     raise AssertionError((await attempts(server))[number])
 
 
@@ -87,13 +87,13 @@ async def test_a_queued_one_that_is_aborted_ends_at_once_and_leaves_the_others_t
     await start(server, "1.1.0", WATCHED | {"min_requests": 1})
     await until_asked(server, 1, "watching")
     await start(server, "1.2.0", LONG | {"on_newer": "queue"})
-    before = server.services.policies.current["m"].epoch
+    before = server.parts.serving.policies.current["m"].epoch
     async with control_of(server) as control:
         await control.CommandRollout(pb.CommandRolloutRequest(model="m", attempt=2, command=pb.ROLLOUT_COMMAND_ABORT))
     assert (await attempts(server))[2].state == "rolled_back"
     for _ in range(5):
-        await server.services.rollouts.wait(5)
-    assert server.services.policies.current["m"].epoch == before
+        await server.parts.rollouts.engine.wait(5)
+    assert server.parts.serving.policies.current["m"].epoch == before
     assert canaries(server) == {"1.0.0": 500}
 
 
@@ -103,17 +103,17 @@ async def test_two_beside_one_another_both_get_their_share_and_half_the_alpha(se
     await start(server, "1.2.0", SMALL | {"on_newer": "beside"})
     await attempt_until(server, 2, "soaking")
     assert canaries(server) == {"1.1.0": 1000, "1.2.0": 1000}
-    await settled(lambda: {d.rollout.alpha for d in server.services.rollouts.active} == {0.005})
-    epoch = server.services.policies.current["m"].epoch
+    await settled(lambda: {d.rollout.alpha for d in server.parts.rollouts.engine.active} == {0.005})
+    epoch = server.parts.serving.policies.current["m"].epoch
     for _ in range(8):
-        await server.services.rollouts.wait(5)
-    assert server.services.policies.current["m"].epoch == epoch, "they do not undo one another"
+        await server.parts.rollouts.engine.wait(5)
+    assert server.parts.serving.policies.current["m"].epoch == epoch, "they do not undo one another"
     async with control_of(server) as control:
         change = traffic_pb2.TrafficChange(actor="bob")
         for frozen in (True, False):
             await control.FreezeTraffic(traffic_pb2.FreezeTrafficRequest(model="m", frozen=frozen, change=change))
             for _ in range(3):
-                await server.services.rollouts.wait(5)
+                await server.parts.rollouts.engine.wait(5)
     assert not [p for r in (await attempts(server)).values() for p in r.pauses], "a freeze changes nobody's traffic"
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await command(server, pb.ROLLOUT_COMMAND_PAUSE)
@@ -149,7 +149,7 @@ async def test_rollouts_of_several_models_go_on_side_by_side(publish_model, star
     async def asking(model: str) -> None:
         while not over.is_set():
             await ask(server, [""] * 10, model=model)
-            await server.services.rollouts.wait(1)
+            await server.parts.rollouts.engine.wait(1)
 
     tasks = [asyncio.create_task(asking(model)) for model in ("m", "n", "o")]
     for model in ("m", "n", "o"):

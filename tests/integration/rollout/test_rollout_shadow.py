@@ -30,7 +30,7 @@ async def test_a_rollout_whose_shadow_was_given_up_says_so_and_tries_again_when_
         (pause,) = paused.pauses
         assert paused.state == "shadowing"
         assert "1.1.0 takes no more copies (a run hangs" in pause, pause
-        (lane,) = server.services.shadows.of("m")
+        (lane,) = server.parts.serving.shadows.of("m")
         await settled(lambda: lane.ledger.dropped["closed"] > 10, lambda: lane.ledger.dropped)
         rounds[0] = 1
         for _ in range(20):  # what hangs still has the processor, and may be the end of another copy

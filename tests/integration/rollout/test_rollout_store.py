@@ -83,13 +83,13 @@ async def test_while_the_disk_is_full_no_traffic_goes_forward_and_afterwards_not
     plan = CAREFREE | {"steps": [{"weight": 0.25, "soak_s": 1.0}, {"weight": 0.5, "soak_s": 1.0}]}
     await start(server, "1.1.0", plan)
     await until(server, in_state("soaking"))
-    (active,) = server.services.rollouts.active
+    (active,) = server.parts.rollouts.engine.active
     fill(small_disk)
     await settled(lambda: not active.saved)
     await ask(server, KEYLESS)
     await settled(lambda: active.rollout.step == 1, lambda: active.rollout)
     for _ in range(5):
-        await server.services.rollouts.wait(10)
+        await server.parts.rollouts.engine.wait(10)
     assert weight_of(server) == 0.25
     assert active.rollout.state == "ramping", (
         "what is not recorded is not put in force, and what is not goes no further"
@@ -114,12 +114,12 @@ async def test_while_the_disk_is_full_a_verdict_holds_in_memory_and_is_recorded_
     async with clients(server, make, pause=0.005) as seen:
         await start(server, "1.1.0", plan)
         await until(server, in_state(state))
-        (active,) = server.services.rollouts.active
+        (active,) = server.parts.rollouts.engine.active
         fill(small_disk)
         await settled(lambda: not active.saved)
         make.bad = True
         await settled(lambda: active.rollout.state == "aborting", lambda: active.rollout)
-        await settled(lambda: "m" in server.services.policies.diverted)
+        await settled(lambda: "m" in server.parts.serving.policies.diverted)
         with pytest.raises(grpc.aio.AioRpcError) as refused:  # what is asked for by hand does not undo it
             await command(server, pb.ROLLOUT_COMMAND_RESUME)
         assert refused.value.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.FAILED_PRECONDITION)
@@ -133,9 +133,9 @@ async def test_while_the_disk_is_full_a_verdict_holds_in_memory_and_is_recorded_
         last = (await until(server, in_state(*FINAL)))[-1]
         assert last.state == "rolled_back"
         assert [e.kind for e in last.events][-3:] == ["verdict", "aborting", "rolled_back"]
-        await settled(lambda: "m" not in server.services.policies.diverted)
+        await settled(lambda: "m" not in server.parts.serving.policies.diverted)
     await check_evidence(server)
-    assert server.services.policies.current["m"].state.policy == Policy(Version(1))
+    assert server.parts.serving.policies.current["m"].state.policy == Policy(Version(1))
 
 
 async def release_again(server) -> None:
@@ -172,5 +172,5 @@ async def test_a_reason_of_any_letters_stops_nothing(plain_pair, start_server) -
     await put(server, policy("1.0.0"), actor="\N{ROCKET}" * 64, reason="\N{ROCKET}" * 256)
     held = (await until(server, lambda r: bool(r.pauses)))[-1]
     assert "\N{ROCKET}" * 256 in held.pauses[0]
-    before = server.services.rollouts.last_tick
-    await settled(lambda: server.services.rollouts.last_tick > before)
+    before = server.parts.rollouts.engine.last_tick
+    await settled(lambda: server.parts.rollouts.engine.last_tick > before)

@@ -107,7 +107,7 @@ async def test_a_server_that_stood_still_made_no_progress_and_lost_nothing(plain
     server = await start_server(rollout=TICK)
     await start(server, "1.1.0", LONG)
     await until(server, in_state("soaking"))
-    rollouts = server.services.rollouts
+    rollouts = server.parts.rollouts.engine
     await rollouts.wait(10)
     (active,) = rollouts.active
     await ask(server, KEYLESS)
@@ -127,7 +127,7 @@ async def test_a_server_that_stood_still_made_no_progress_and_lost_nothing(plain
 
 
 async def check_evidence_when_saved(server) -> None:
-    await server.services.rollouts.wait(10)
+    await server.parts.rollouts.engine.wait(10)
     await check_evidence(server)
 
 
@@ -156,15 +156,15 @@ async def test_a_clock_that_jumps_neither_hurries_nor_stops_a_rollout(plain_pair
     server = await start_server(rollout=TICK, clock=clock)
     await start(server, "1.1.0", LONG)
     await until(server, in_state("soaking"))
-    (active,) = server.services.rollouts.active
+    (active,) = server.parts.rollouts.engine.active
     before = active.rollout.step_s
     clock.day, clock.measured = day, measured
     clock.reads.clear()
     for _ in range(5):
-        await server.services.rollouts.wait(10)
+        await server.parts.rollouts.engine.wait(10)
     assert clock.reads["now"] > 0
     assert clock.reads["monotonic"] > 0
-    (same,) = server.services.rollouts.active
+    (same,) = server.parts.rollouts.engine.active
     assert same is active, "its own lease is no matter of the clock"
     assert before < same.rollout.step_s < before + 60
     await command(server, pb.ROLLOUT_COMMAND_ABORT)
@@ -178,7 +178,7 @@ async def test_a_clock_set_back_leaves_no_rollout_to_nobody(plain_pair, models) 
         await until(server, in_state("soaking"))
     clock.day = 0.0
     async with one_server(models, clock) as server:
-        await settled(lambda: server.services.rollouts.active, lambda: "its lease lasts until tomorrow")
+        await settled(lambda: server.parts.rollouts.engine.active, lambda: "its lease lasts until tomorrow")
         await command(server, pb.ROLLOUT_COMMAND_ABORT)
         assert (await until(server, in_state(*FINAL)))[-1].state == "rolled_back"
 
@@ -225,6 +225,6 @@ async def test_a_candidate_that_refuses_what_the_baseline_takes_is_blamed_after_
         await start(server, "1.1.0", LONG)
         await until(server, in_state("soaking"))
     async with one_server(models) as server:
-        await settled(lambda: server.services.rollouts.active)
-        (active,) = server.services.rollouts.active
+        await settled(lambda: server.parts.rollouts.engine.active)
+        (active,) = server.parts.rollouts.engine.active
         await settled(lambda: active.counters._canary.baseline is not None)

@@ -59,7 +59,7 @@ class Ahead:
 async def stop_ticking(server) -> None:
     """Ends the side task that drives rollouts, from one moment to the next."""
     for task in [task for task in asyncio.all_tasks() if task.get_name() == "rollouts"]:
-        if task.get_coro().cr_frame.f_locals["self"] is server.services.rollouts:
+        if task.get_coro().cr_frame.f_locals["self"] is server.parts.rollouts.engine:
             task.cancel()
             await asyncio.wait({task})
 
@@ -87,13 +87,13 @@ async def test_what_another_server_saw_takes_the_candidate_back(pair, start_serv
         busy = await stack.enter_async_context(clients(other, bad, count=4, pause=0.01))
         await start(driver, "1.1.0", LONG)
         await until(driver, in_state("soaking"))
-        await settled(lambda: "m" in other.services.policies.current, lambda: "followed")
-        assert [len(s.services.rollouts.active) for s in (driver, other)] == [1, 0]
+        await settled(lambda: "m" in other.parts.serving.policies.current, lambda: "followed")
+        assert [len(s.parts.rollouts.engine.active) for s in (driver, other)] == [1, 0]
         bad.bad = True
         last = (await until(driver, in_state(*FINAL)))[-1]
         assert last.state == "rolled_back"
         assert not quiet.codes, "the driver's own requests all went well"
-        await settled(lambda: not other.services.policies.current["m"].state.policy.canaries)
+        await settled(lambda: not other.parts.serving.policies.current["m"].state.policy.canaries)
         harmed = busy.codes.total()
         for _ in range(2):
             busy.answers.clear()
@@ -109,7 +109,7 @@ async def test_every_server_is_listed_with_what_it_has(pair, start_server, model
     first = await start_server(rollout=TICK, server_name="ada")
     second = await start_server(rollout=TICK, server_name="bob")
     await put(first, policy("1.0.0", v1_1_0=0.1))
-    await settled(lambda: {s.epochs.get("m") for s in first.services.rollouts.servers} == {1})
+    await settled(lambda: {s.epochs.get("m") for s in first.parts.rollouts.engine.servers} == {1})
     listed = json.loads((await run(first, models, "servers", "m", "--json")).out)
     assert listed["answered_by"] == "ada"
     assert [(s["name"], s["alive"]) for s in listed["servers"]] == [("ada", True), ("bob", True)]
@@ -135,7 +135,7 @@ async def test_a_server_that_is_bad_alone_is_found_and_named(pair, start_server)
     ):
         await start(driver, "1.1.0", LONG)
         await until(driver, in_state("soaking"))
-        (active,) = driver.services.rollouts.active
+        (active,) = driver.parts.rollouts.engine.active
         await settled(lambda: len(active.rollout.per_server.evidence) == 2, lambda: active.rollout.per_server)
         node.bad = True
         last = (await until(driver, in_state(*FINAL)))[-1]
@@ -170,7 +170,7 @@ async def test_a_policy_may_name_what_was_released_on_another_server_a_moment_ag
     entry = second.services.catalog.snapshot.model("m").versions[Version.parse("1.1.0")]
     assert entry.release_status is ReleaseStatus.CANDIDATE, "this server knows nothing of it yet"
     await put(second, policy("1.1.0"))
-    assert str(second.services.policies.current["m"].state.policy.baseline) == "1.1.0"
+    assert str(second.parts.serving.policies.current["m"].state.policy.baseline) == "1.1.0"
 
 
 async def test_a_rollout_is_resumed_on_a_server_that_has_not_followed_what_paused_it(pair, start_server) -> None:
@@ -181,7 +181,7 @@ async def test_a_rollout_is_resumed_on_a_server_that_has_not_followed_what_pause
         await put(first, policy("1.0.0", v1_1_0=0.1))
         await until(first, lambda rollout: bool(rollout.pauses))
         await command(second, pb.ROLLOUT_COMMAND_RESUME)
-        (active,) = second.services.rollouts.active
+        (active,) = second.parts.rollouts.engine.active
         number = active.number
         await settled(lambda: active.number > number + 3, lambda: active.rollout)
         assert not (await latest(second)).pauses, "it would be paused again by the change that the resume accepted"
@@ -199,13 +199,13 @@ async def test_clocks_that_differ_by_90_seconds_move_no_lease_and_lose_no_count(
         for server in (driver, other, third):
             await stack.enter_async_context(clients(server, make, count=1, pause=0.005))
         await soaking(driver)
-        (active,) = driver.services.rollouts.active
+        (active,) = driver.parts.rollouts.engine.active
         await settled(lambda: len(active.rollout.per_server.evidence) == 3, lambda: active.rollout.per_server)
         await settled(lambda: active.rollout.step_requests > 40, lambda: active.rollout)
         for server in (other, third):
-            assert server.services.rollouts.active == [], "whoever began it drives it"
-        assert [s.alive for s in third.services.rollouts.servers] == [True] * 3
-        assert driver.services.rollouts.late_counts == 0
+            assert server.parts.rollouts.engine.active == [], "whoever began it drives it"
+        assert [s.alive for s in third.parts.rollouts.engine.servers] == [True] * 3
+        assert driver.parts.rollouts.engine.late_counts == 0
         make.bad = True
         last = (await until(driver, in_state(*FINAL)))[-1]
     assert last.state == "rolled_back"
@@ -225,12 +225,12 @@ async def test_a_driver_that_dies_is_succeeded_by_another_and_the_evidence_goes_
         for server in (driver, other):
             await stack.enter_async_context(clients(server, make, count=2, pause=0.005))
         await soaking(driver)
-        (active,) = driver.services.rollouts.active
+        (active,) = driver.parts.rollouts.engine.active
         await settled(lambda: active.rollout.step_requests > 40, lambda: active.rollout)
         await stop_ticking(driver)
         seen = active.rollout.evidence.accumulators["errors"].canary.requests
-        await settled(lambda: other.services.rollouts.active, lambda: "nobody takes it up")
-        (taken,) = other.services.rollouts.active
+        await settled(lambda: other.parts.rollouts.engine.active, lambda: "nobody takes it up")
+        (taken,) = other.parts.rollouts.engine.active
         make.bad = True
         last = (await until(other, in_state(*FINAL)))[-1]
     assert last.state == "rolled_back"
@@ -246,20 +246,20 @@ async def test_a_driver_that_lost_its_lease_gets_no_row(pair, start_server, stat
     await release_again(driver)
     async with clients(driver, Lookups()):
         await soaking(driver)
-    (stale,) = driver.services.rollouts.active
-    async with driver.services.rollouts._rollouts.exclusive():
+    (stale,) = driver.parts.rollouts.engine.active
+    async with driver.parts.rollouts.engine._rollouts.exclusive():
         other = await start_server(rollout=TICK, state=state)
-        await settled(lambda: other.services.rollouts.active, lambda: "nobody takes it up")
+        await settled(lambda: other.parts.rollouts.engine.active, lambda: "nobody takes it up")
         await command(other, pb.ROLLOUT_COMMAND_PAUSE, reason="theirs")
         paused = await latest(other)
-        writer = driver.services.rollouts._commits._writer
+        writer = driver.parts.rollouts.engine._commits._writer
         stale.rollout = replace(stale.rollout, reason="mine")
         with pytest.raises(Conflict, match="written by another server"):
             await writer.save(stale, 5.0)
         with pytest.raises(Conflict, match="written by another server"):
-            await driver.services.rollouts._enforcement._withdraw(stale)
+            await driver.parts.rollouts.engine._enforcement._withdraw(stale)
         assert (await latest(other)).epoch == paused.epoch
-    await settled(lambda: not driver.services.rollouts.active)
+    await settled(lambda: not driver.parts.rollouts.engine.active)
     assert list((await latest(driver)).pauses) == list(paused.pauses)
     await command(driver, pb.ROLLOUT_COMMAND_ABORT)  # whichever server is asked
 
@@ -291,12 +291,12 @@ async def test_while_postgresql_is_away_a_verdict_holds_and_it_is_on_record_once
     make = Lookups()
     async with clients(server, make) as seen:
         await soaking(server)
-        (active,) = server.services.rollouts.active
+        (active,) = server.parts.rollouts.engine.active
         await settled(lambda: active.rollout.step_requests > 50, lambda: active.rollout)
         await asyncio.to_thread(postgres_server.stop)
         try:
             make.bad = True
-            await settled(lambda: "m" in server.services.policies.diverted, lambda: active.rollout)
+            await settled(lambda: "m" in server.parts.serving.policies.diverted, lambda: active.rollout)
             for _ in range(2):
                 seen.answers.clear()
                 await settled(lambda: seen.answers.total() > 30)
@@ -305,7 +305,7 @@ async def test_while_postgresql_is_away_a_verdict_holds_and_it_is_on_record_once
             await asyncio.to_thread(postgres_server.start)
         last = (await until(server, in_state(*FINAL)))[-1]
     assert last.state == "rolled_back"
-    await settled(lambda: not server.services.policies.diverted)
+    await settled(lambda: not server.parts.serving.policies.diverted)
     assert weight_of(server) == 0.0
     await check_evidence(server)
 
@@ -329,26 +329,26 @@ async def test_a_rollback_that_could_not_be_recorded_yields_to_people_and_not_to
                 proxy.cut()
                 message = await run(cut, apart, "rollback", "m", "--reason", "I see smoke")
                 assert message.code == 0, message.err
-                assert "m" in cut.services.policies.diverted
+                assert "m" in cut.parts.serving.policies.diverted
                 if somebody:
                     await put(driver, policy("1.0.0", v1_1_0=0.1), actor="bob", reason="mine")
                 else:
                     await command(driver, pb.ROLLOUT_COMMAND_PROMOTE)
                     await settled(lambda: weight_of(driver) == 0.5)
                 proxy.restore()
-                await settled(lambda: not cut.services.policies.diverted, lambda: cut.services.policies)
+                await settled(lambda: not cut.parts.serving.policies.diverted, lambda: cut.parts.serving.policies)
                 for server in (driver, cut):
                     share = 0.1 if somebody else 0.0
                     await settled(lambda server=server, share=share: weight_of(server) == share)
             if not somebody:
                 assert (await latest(driver)).state == "rolled_back"
-                assert "I see smoke" in driver.services.policies.current["m"].reason
+                assert "I see smoke" in driver.parts.serving.policies.current["m"].reason
 
 
 async def test_the_consoles_first_page_lists_the_servers(pair, start_server) -> None:
     first = await start_server(rollout=TICK, server_name="ada")
     await start_server(rollout=TICK, server_name="bob")
-    await settled(lambda: len(first.services.rollouts.servers) == 2)
+    await settled(lambda: len(first.parts.rollouts.engine.servers) == 2)
     text = await asyncio.to_thread(
         lambda: urllib.request.urlopen(f"http://{first.http}/console", timeout=100).read().decode()
     )

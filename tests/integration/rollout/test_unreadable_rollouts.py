@@ -79,7 +79,7 @@ async def damage(server, models, mutation) -> str:
         with store._database.writing() as connection:
             values = {"document": text, "number": 10**6}
             connection.execute(update(schema.rollouts).where(schema.rollouts.c.model == "m").values(**values))
-    await settled(lambda: server.services.rollouts.unreadable)
+    await settled(lambda: server.parts.rollouts.engine.unreadable)
     return text
 
 
@@ -137,7 +137,7 @@ async def test_a_rollback_needs_no_plan(server, models, name) -> None:
     assert message.code == 0, message.err
     assert await answered(server) == {"1.0.0": 100}
     assert documents(models) == [("failed", text)]
-    assert not server.services.rollouts.unreadable
+    assert not server.parts.rollouts.engine.unreadable
 
 
 async def test_what_can_be_read_is_not_discarded(server, models) -> None:
@@ -152,7 +152,7 @@ async def test_a_policy_that_cannot_be_read_is_told_and_replaced(server, models)
         store.put_policy(
             "m", {**record.document, "schema": 99}, expected_epoch=record.epoch, action="set", actor="bob", reason=""
         )
-    await settled(lambda: server.services.traffic._unreadable)
+    await settled(lambda: server.parts.serving.traffic._unreadable)
     assert set(await answered(server)) == {"1.0.0", "1.1.0"}
     assert "`turnout traffic set m --baseline VERSION`" in await refused(server, models, "release", "m@1.2.0")
     message = await run(server, models, "traffic", "set", "m", "--baseline", "1.0.0")

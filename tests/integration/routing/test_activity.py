@@ -48,7 +48,7 @@ async def test_weights_states_and_shadows_are_told(publish_model, start_server) 
     for number in ("1.0.0", "1.1.0", "1.2.0", "1.3.0"):
         publish_model("m", number, scaled(1), release=number == "1.0.0")
     server = await start_server()
-    await server.services.manager.unload("m", Version.parse("1.3.0"))
+    await server.parts.serving.manager.unload("m", Version.parse("1.3.0"))
     await put(server, policy("1.0.0", {"1.2.0": 0.5}, v1_1_0=0.25))
 
     versions = by_version(await activity(server))
@@ -85,7 +85,7 @@ async def test_asking_is_no_scrape_and_leaves_prometheus_its_grace(publish_model
     server = await start_server()
     async with stub_of(server) as stub:
         await stub.Predict(request("m", x=X))
-    await server.services.manager.unload("m", Version(2))
+    await server.parts.serving.manager.unload("m", Version(2))
     first = await activity(server)
     for _ in range(5):
         later = await activity(server)

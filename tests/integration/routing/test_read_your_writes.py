@@ -31,7 +31,7 @@ async def two(pair, start_server) -> tuple[Running, Running]:
 
 def recorded(server: Running) -> PolicyState:
     """Returns the recorded policy."""
-    return PolicyState.from_json(server.services.traffic._store.policies()["m"].document)
+    return PolicyState.from_json(server.parts.serving.traffic._store.policies()["m"].document)
 
 
 async def call(server: Running, method: str, request: object) -> object:
@@ -102,7 +102,7 @@ async def test_a_rollback_takes_back_the_release_and_not_the_one_before_it(pair,
     server = await start_server(repository=SELDOM)
     publish_model("m", "1.2.0", scaled(3))
     assert (await roll_back(server)).baseline == "1.1.0"
-    statuses = server.services.traffic._store.release_state().of("m").release_statuses
+    statuses = server.parts.serving.traffic._store.release_state().of("m").release_statuses
     assert {str(version): str(status) for version, status in statuses.items() if status == "released"} == {
         "1.0.0": "released",
         "1.1.0": "released",

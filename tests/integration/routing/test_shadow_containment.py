@@ -223,7 +223,7 @@ async def test_a_shadow_that_hangs_does_not_hold_the_servers_end(publish_model, 
         await server.services.catalog.wait_for(lambda snapshot: snapshot.complete)
         await put(server, policy("1.0.0", {"1.1.0": 1.0}))
         assert (await predict(server, numbered(10, x=X, n=FOREVER))).errors == []
-        lane = server.services.shadows.of("m")[0]
+        lane = server.parts.serving.shadows.of("m")[0]
         while not lane.running:
             await asyncio.sleep(0.01)
         assert accounted(await report(server, "1.1.0")) == 0

@@ -64,7 +64,7 @@ async def test_whoever_follows_the_advice_of_a_refused_unload_gets_there(three, 
     """The commands that the refusal names, run as they stand."""
     server = await start_server()
     await put(server, policy("1.0.0", {"3.0.0": 0.5}, v2_0_0=0.25))
-    traffic = server.services.traffic
+    traffic = server.parts.serving.traffic
     if frozen:
         from turnout.routing.traffic import ChangeOrigin
 
@@ -89,12 +89,12 @@ async def test_whoever_follows_the_advice_about_a_rollout_gets_there(three, star
     server = await start_server(rollout=RolloutSettings(tick_s=0.05))
     await put(server, policy("1.0.0"))
     plan = Plan.from_json({"steps": [{"weight": 0.1, "soak_s": 600}]})
-    await server.services.rollouts.commands.start("m", Version(2), plan, "ada", "")
+    await server.parts.rollouts.engine.commands.start("m", Version(2), plan, "ada", "")
     async with control_of(server) as control, asyncio.timeout(100):
         refused = await refusal(control.UnloadVersion(pb.UnloadVersionRequest(model="m", version="2.0.0")))
         assert "`turnout rollout abort m --attempt 1`" in refused.message
         await _run(server, refused.message)
-        while server.services.rollouts.running:
+        while server.parts.rollouts.engine.running:
             await asyncio.sleep(0.02)
         await control.UnloadVersion(pb.UnloadVersionRequest(model="m", version="2.0.0"))
 

@@ -96,10 +96,10 @@ async def test_where_it_is_set_so_pins_are_answered_and_warned(two_versions, sta
 
 async def test_what_the_policy_a_rollout_or_a_tag_needs_is_not_yanked(two_versions, start_server) -> None:
     server = await start_server()
-    release_writer = server.services.release_writer
+    release_writer = server.parts.rollouts.release_writer
     await put(server, policy("1.0.0", v2_0_0=0.1))
     await asyncio.to_thread(release_writer.set_tag, "m", "stable", TWO, actor="test", reason="")
-    await server.services.manager.refresh()
+    await server.parts.serving.manager.refresh()
     async with control_of(server) as control, stub_of(server) as stub:
         refused = await refusal(control.YankVersion(pb.YankVersionRequest(**YANK)))
         assert refused.code is grpc.StatusCode.FAILED_PRECONDITION
@@ -127,7 +127,7 @@ async def test_a_yanked_version_gets_no_part_in_a_policy(two_versions, start_ser
 
 async def test_other_servers_and_commands_are_followed_by_themselves(two_versions, start_server) -> None:
     server = await start_server()
-    release_writer = server.services.release_writer
+    release_writer = server.parts.rollouts.release_writer
     async with stub_of(server) as stub, asyncio.timeout(100):
         await asyncio.to_thread(release_writer.yank, "m", TWO, actor="test", reason="it leaks")
         while (await stub.Predict(request("m", x=X))).route.version != "1.0.0":
@@ -142,7 +142,7 @@ async def test_bringing_a_version_back_takes_the_flag_and_makes_it_a_candidate(t
         assert (await refusal(control.UnyankVersion(pb.UnyankVersionRequest(**back)))).fields == ("i_know_why",)
         changed = await control.UnyankVersion(pb.UnyankVersionRequest(**back, i_know_why=True))
         assert changed.changed is True
-        await server.services.manager.load("m", TWO)
+        await server.parts.serving.manager.load("m", TWO)
         assert (await stub.Predict(request("m", "2.0.0", x=X))).route.version == "2.0.0"
         assert (await stub.Predict(request("m", x=X))).route.version == "1.0.0"
 
@@ -165,12 +165,12 @@ async def test_a_rollout_that_runs_holds_on_to_both_its_versions(two_versions, s
 
     plan = Plan.from_json({"steps": [{"weight": 0.1, "soak_s": 600}]})
     server = await start_server()
-    services = server.services
+    parts = server.parts
     await put(server, policy("1.0.0"))
-    await services.rollouts.commands.start("m", TWO, plan, "ada", "")
+    await parts.rollouts.engine.commands.start("m", TWO, plan, "ada", "")
     for version, part in ((TWO, "is to make it the baseline"), (ONE, "may have to go back to it")):
         with pytest.raises(ChangeRefused, match=rf"rollout 1 {part}; abort the rollout, or wait for its end"):
-            await asyncio.to_thread(services.release_writer.yank, "m", version, actor="ada", reason="now")
+            await asyncio.to_thread(parts.rollouts.release_writer.yank, "m", version, actor="ada", reason="now")
 
 
 async def test_a_rollout_of_a_version_that_was_yanked_in_this_moment_is_not_begun(
@@ -180,11 +180,11 @@ async def test_a_rollout_of_a_version_that_was_yanked_in_this_moment_is_not_begu
 
     plan = Plan.from_json({"steps": [{"weight": 0.1, "soak_s": 600}]})
     server = await start_server()
-    services = server.services
+    parts = server.parts
     await put(server, policy("1.0.0"))
-    await asyncio.to_thread(services.release_writer.yank, "m", TWO, actor="ada", reason="it leaks")
+    await asyncio.to_thread(parts.rollouts.release_writer.yank, "m", TWO, actor="ada", reason="it leaks")
     # What the server knew a moment before: it looks at its own snapshot first, which may be older than the yank.
-    monkeypatch.setattr(services.rollouts._serving, "_known_refusals", lambda model, candidate: [])
+    monkeypatch.setattr(parts.rollouts.engine._serving, "_known_refusals", lambda model, candidate: [])
     with pytest.raises(ChangeRefused, match=r"^2\.0\.0 of m was yanked$"):
-        await services.rollouts.commands.start("m", TWO, plan, "ada", "")
-    assert services.rollouts.running == []
+        await parts.rollouts.engine.commands.start("m", TWO, plan, "ada", "")
+    assert parts.rollouts.engine.running == []

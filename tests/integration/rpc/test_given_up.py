@@ -66,7 +66,7 @@ async def server(publish_model, start_server) -> Running:
 async def sent_to_conversions(server: Running) -> None:
     """Waits until a message waits for its turn to be decoded."""
     async with asyncio.timeout(100):
-        while not server.services.conversions._calls:
+        while not server.parts.serving.conversions._calls:
             await asyncio.sleep(0.01)
 
 

@@ -97,7 +97,7 @@ async def test_watch_tells_each_change(publish_model, start_server) -> None:
         status = UNKNOWN
         while status != SERVING:
             status = (await watch.read()).status
-        await server.services.manager.unload("m", Version(1))
+        await server.parts.serving.manager.unload("m", Version(1))
         assert (await watch.read()).status == NOT_SERVING
         watch.cancel()
 

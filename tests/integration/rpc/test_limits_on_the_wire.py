@@ -4,6 +4,7 @@ import gzip
 import json
 import struct
 import threading
+from dataclasses import replace
 
 import grpc
 import httpx
@@ -18,7 +19,6 @@ from turnout.config import Routing
 from turnout.routing.request_metadata import PreferenceReader
 from turnout.rpc import codec as rpc_codec
 from turnout.rpc.exchange import Endpoint
-from turnout.rpc.guard import MethodGuard
 from turnout.rpc.oip import exchange
 from turnout.rpc.oip.codec import InputDecoder
 from turnout.rpc.parsing import reader
@@ -380,7 +380,7 @@ class Expired(RpcCall):
 async def test_a_large_request_whose_deadline_passed_is_not_decoded(server, monkeypatch) -> None:
     services, decoded = server.services, []
     monkeypatch.setattr(tensors, "decode", decoded.append)
-    guard = MethodGuard(DEFAULT_LIMITS, 1 << 20, services.conversions, services.metrics.faults, services.log)
+    guard = replace(services.guard, limits=DEFAULT_LIMITS, max_message_bytes=1 << 20)
     endpoint = Endpoint.of("s", "Predict", pb.PredictRequest, PreferenceReader(Routing()), guard, Templates(FIELDS))
     with pytest.raises(StatusError) as raised:
         await services.inference.answer(PredictExchange(endpoint, large_v1().SerializeToString(), Expired()))

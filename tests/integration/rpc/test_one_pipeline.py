@@ -147,7 +147,9 @@ async def test_what_fails_is_told_counted_logged_and_traced_once(
             logged += ["unexpected error"] if broken is not None else []
             logged += [code] if as_counted != "OK" else []
         assert await lines(capfd, len(logged)) == logged
-        assert server.services.metrics.faults.unexpected["inference"] == sum(broken is not None for *_, broken in cases)
+        assert server.parts.base.metrics.faults.unexpected["inference"] == sum(
+            broken is not None for *_, broken in cases
+        )
 
 
 async def lines(capfd: pytest.CaptureFixture[str], count: int) -> list[str]:
@@ -184,5 +186,5 @@ async def test_metadata_that_cannot_be_read_is_the_callers_fault(publish_model, 
         for path, body in calls.items():
             answer = await client.call(path, framed(body), headers)
             assert (CODES[answer.grpc_status], "'trace-bin'" in answer.grpc_message) == ("INVALID_ARGUMENT", True), path
-    assert server.services.metrics.faults.unexpected["inference"] == 0
+    assert server.parts.base.metrics.faults.unexpected["inference"] == 0
     assert await ended_by_code(server) == {"INVALID_ARGUMENT": 2.0}  # of the streams nothing was read

@@ -40,9 +40,9 @@ def all_models(publish_for_module) -> None:
 async def server(all_models, start_server_for_module):
     server = await start_server_for_module()
     await asyncio.to_thread(
-        server.services.release_writer.set_tag, "m", "stable", Version(1, 0, 0), actor="test", reason=""
+        server.parts.rollouts.release_writer.set_tag, "m", "stable", Version(1, 0, 0), actor="test", reason=""
     )
-    await server.services.manager.refresh()
+    await server.parts.serving.manager.refresh()
     return server
 
 

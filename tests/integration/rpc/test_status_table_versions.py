@@ -155,7 +155,7 @@ async def test_a_rollout_of_a_yanked_version_is_a_failed_precondition(publish_mo
     publish_model("m", "2.0.0", onnx_models.scaled(2), release=False)
     server = await start_server()
     await put(server, policy("1.0.0"))
-    await asyncio.to_thread(server.services.release_writer.yank, "m", Version(2), actor="ada", reason="it leaks")
+    await asyncio.to_thread(server.parts.rollouts.release_writer.yank, "m", Version(2), actor="ada", reason="it leaks")
     async with control_of(server) as control:
         error = await refusal(control.StartRollout(rollout_pb2.StartRolloutRequest(model="m", version="2.0.0")))
     assert error.code is Code.FAILED_PRECONDITION

@@ -65,7 +65,7 @@ async def server(one_model, start_server_for_module):
 
 def unexpected(server) -> Counter[str]:
     """How many errors nobody foresaw so far, by where."""
-    return Counter(server.services.metrics.faults.unexpected)
+    return Counter(server.parts.base.metrics.faults.unexpected)
 
 
 async def malformed(server) -> Counter[str]:
@@ -232,13 +232,13 @@ async def test_other_pages_tell_nothing_of_it_either(publish_model, start_server
     publish_model("m", "1.0.0", scaled(2))
     server = await start_server(log={"level": "error"})
     monkeypatch.setattr(PolicyRouter, "describe", boom)
-    monkeypatch.setattr(server.services.metrics, "scrape", boom)
+    monkeypatch.setattr(server.parts.base.metrics, "scrape", boom)
     monkeypatch.setattr(type(server.services.catalog.snapshot), "complete", property(boom))
     async with httpx.AsyncClient(base_url=f"http://{server.http}") as client:
         answer = await client.get(path)
     assert answer.status_code == 500
     assert "see the server's log" in answer.json()["error"]["message"]
-    assert server.services.metrics.faults.unexpected["http"] == 1
+    assert server.parts.base.metrics.faults.unexpected["http"] == 1
 
 
 @one_server

@@ -280,8 +280,8 @@ async def test_a_version_whose_outputs_do_not_add_up_is_demoted_and_everybody_ge
     models = await asyncio.to_thread(_printed, "models", "--server", str(server.control))
     assert f"m 1.0.0: {reason}" in " ".join(models.split())
     # It stays so until it is loaded again.
-    await server.services.manager.unload("m", Version(1, 0, 0))
-    await server.services.manager.load("m", Version(1, 0, 0))
+    await server.parts.serving.manager.unload("m", Version(1, 0, 0))
+    await server.parts.serving.manager.load("m", Version(1, 0, 0))
     assert (entry().max_batch_rows, entry().reason) == (8, "")
 
 

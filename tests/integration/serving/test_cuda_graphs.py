@@ -60,7 +60,7 @@ async def test_unloading_ends_the_thread_that_captured_whether_it_had_requests_o
 ) -> None:
     publish_model("m", "1.0.0", matmul())
     server = await start_server(runtime=GRAPHS)
-    manager = server.services.manager
+    manager = server.parts.serving.manager
     for asked in (True, False):
         entry = _entry(server)
         (runner,) = entry.handle.loaded.runners
@@ -105,7 +105,7 @@ async def test_versions_tell_whether_they_are_captured_and_why_not(publish_model
         CliRunner().invoke, application(), ["show", "m@1.0.0", "--server", str(server.control), "--json"]
     )
     assert "captured for 1, 2, 4, 8 rows" in done.output, done.output
-    families = {family.name: family for family in server.services.metrics.snapshot()}
+    families = {family.name: family for family in server.parts.base.metrics.snapshot()}
     values = {labels["model"]: value for labels, value in families["turnout_version_cuda_graphs"].series}
     assert values == {"m": 4, "flow": 0, "mixes": 1}
 

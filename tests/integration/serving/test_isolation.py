@@ -315,7 +315,7 @@ async def test_unloading_ends_the_processes_and_loading_starts_others(publish_mo
     first = set(pool_of(server).pids)
     assert first
     assert all(map(psutil.pid_exists, first))
-    manager = server.services.manager
+    manager = server.parts.serving.manager
     await manager.unload("m", ONE)
     assert not any(map(psutil.pid_exists, first))
     assert (await scrape(server)).get(("turnout_isolated_processes", "model=m", "version=1.0.0")) is None
@@ -335,7 +335,7 @@ async def test_versions_come_and_go_beside_the_traffic_and_no_request_fails(publ
         async with asyncio.timeout(120):
             while not seen.answers["1.1.0"]:
                 await asyncio.sleep(0.01)
-            await server.services.manager.unload("m", ONE)
+            await server.parts.serving.manager.unload("m", ONE)
             before = seen.answers["1.1.0"]
             while seen.answers["1.1.0"] < before + 20:
                 await asyncio.sleep(0.01)

@@ -107,13 +107,13 @@ async def test_a_release_that_cannot_be_loaded_leaves_what_served_before_and_aft
     publish_model("m", "2.0.0", scaled(2), release=False)
     path = models / "m" / "2.0.0" / "model.onnx"
     await _until(server, lambda: _states(server).get("2.0.0") == S.READY)
-    await server.services.manager.unload("m", Version(2))
+    await server.parts.serving.manager.unload("m", Version(2))
     path.chmod(0o644)
     path.write_bytes(path.read_bytes()[:-1])
-    await asyncio.to_thread(server.services.release_writer.release, "m", Version(2), actor="test", reason="")
+    await asyncio.to_thread(server.parts.rollouts.release_writer.release, "m", Version(2), actor="test", reason="")
     with pytest.raises(Exception, match="could not be loaded"):
-        await server.services.manager.load("m", Version(2))
-    await server.services.manager.refresh()
+        await server.parts.serving.manager.load("m", Version(2))
+    await server.parts.serving.manager.refresh()
     assert _states(server) == {"2.0.0": S.FAILED, "1.0.0": S.READY}
     assert await _answering(server) == "1.0.0"
     again = await start_server(model=LATEST_ONE)
@@ -126,9 +126,9 @@ async def test_a_tag_that_moves_to_a_version_not_loaded_fails_no_request(publish
     for version in ("1.0.0", "1.1.0", "2.0.0"):
         publish_model("m", version, scaled(1))
     server = await start_server(model={"m": {"load": load}})
-    tag = server.services.release_writer.set_tag
+    tag = server.parts.rollouts.release_writer.set_tag
     await asyncio.to_thread(tag, "m", "stable", Version(1), actor="test", reason="")
-    await server.services.manager.refresh()
+    await server.parts.serving.manager.refresh()
     await _until(server, lambda: _states(server)["1.0.0"] == S.READY)
     async with Watch(server, "stable") as watch:
         await asyncio.to_thread(tag, "m", "stable", Version(1, 1), actor="test", reason="")
@@ -147,9 +147,9 @@ async def test_what_a_rollback_goes_back_to_stays_loaded_and_a_restart_loads_it(
         server = await start_server(model={"m": {"load": setting}})
         await _until(server, lambda server=server: set(_states(server).values()) == {S.READY})
         assert set(_states(server)) == {"1.0.0", "2.0.0", "3.0.0"}
-    done = await server.services.releases.rollback("m", None, "ada", "worse")
+    done = await server.parts.rollouts.releases.rollback("m", None, "ada", "worse")
     assert done.baseline == Version(1)
-    assert server.services.policies.current["m"].state.policy == Policy(Version(1))
+    assert server.parts.serving.policies.current["m"].state.policy == Policy(Version(1))
 
 
 async def test_a_rollback_is_a_swap_where_nobody_ever_set_a_policy(publish_model, start_server) -> None:
@@ -158,12 +158,12 @@ async def test_a_rollback_is_a_swap_where_nobody_ever_set_a_policy(publish_model
     await _publish(server, publish_model, "1.1.0", "1.2.0")
     await _until(server, lambda: _states(server) == {"1.2.0": S.READY, "1.1.0": S.READY, "1.0.0": S.UNLOADED})
     async with Watch(server, "", "latest") as watch:
-        done = await server.services.releases.rollback("m", None, "ada", "worse")
+        done = await server.parts.rollouts.releases.rollback("m", None, "ada", "worse")
         assert (str(done.baseline), await _answering(server)) == ("1.1.0", "1.1.0")
         with pytest.raises(ChangeRefused, match=r"1\.0\.0 cannot answer: .*turnout load m@1\.0\.0"):
-            await server.services.releases.rollback("m", None, "ada", "worse")
-        await server.services.manager.load("m", Version(1))
-        done = await server.services.releases.rollback("m", None, "ada", "worse")
+            await server.parts.rollouts.releases.rollback("m", None, "ada", "worse")
+        await server.parts.serving.manager.load("m", Version(1))
+        done = await server.parts.rollouts.releases.rollback("m", None, "ada", "worse")
         assert (str(done.baseline), await _answering(server)) == ("1.0.0", "1.0.0")
     assert watch.refused == []
 
@@ -172,7 +172,7 @@ async def test_a_server_that_starts_loads_no_more_than_it_is_told_to(publish_mod
     publish_model("m", "1.0.0", scaled(1))
     publish_model("m", "2.0.0", scaled(2))
     server = await start_server(model=LATEST_ONE)
-    await server.services.manager.refresh()
+    await server.parts.serving.manager.refresh()
     assert _states(server) == {"2.0.0": S.READY, "1.0.0": S.NEW}
 
 
@@ -184,7 +184,9 @@ async def test_a_yank_fails_no_request_and_takes_effect_at_once(publish_model, s
     below = "1.5.0" if between else "1.0.0"
     assert _states(server)[below] == S.READY
     async with Watch(server, "", "latest") as watch:
-        await asyncio.to_thread(server.services.release_writer.yank, "m", Version(2), actor="test", reason="it leaks")
+        await asyncio.to_thread(
+            server.parts.rollouts.release_writer.yank, "m", Version(2), actor="test", reason="it leaks"
+        )
         await _until(server, lambda: _states(server)["2.0.0"] == S.UNLOADED)
     assert watch.refused == []
     assert await _answering(server) == below
@@ -201,9 +203,11 @@ async def test_a_yank_fails_no_request_although_its_release_was_not_followed_yet
 
     monkeypatch.setattr(Traffic, "_find_fallbacks", not_yet)
     await _publish(server, publish_model, "2.0.0")
-    await server.services.manager.refresh()
+    await server.parts.serving.manager.refresh()
     async with Watch(server, "", "latest") as watch:
-        await asyncio.to_thread(server.services.release_writer.yank, "m", Version(2), actor="test", reason="it leaks")
+        await asyncio.to_thread(
+            server.parts.rollouts.release_writer.yank, "m", Version(2), actor="test", reason="it leaks"
+        )
         await _until(server, lambda: _states(server)["2.0.0"] == S.UNLOADED)
     assert watch.refused == []
     assert await _answering(server) == "1.0.0"
@@ -213,9 +217,11 @@ async def test_what_an_operator_unloads_stays_out_whatever_names_it(publish_mode
     publish_model("m", "1.0.0", scaled(1))
     publish_model("m", "2.0.0", scaled(2))
     server = await start_server(model=LATEST_ONE)
-    await asyncio.to_thread(server.services.release_writer.set_tag, "m", "old", Version(1), actor="test", reason="")
+    await asyncio.to_thread(
+        server.parts.rollouts.release_writer.set_tag, "m", "old", Version(1), actor="test", reason=""
+    )
     await _until(server, lambda: _states(server)["1.0.0"] == S.READY)
-    await server.services.manager.unload("m", Version(1))
+    await server.parts.serving.manager.unload("m", Version(1))
     publish_model("m", "3.0.0", scaled(3), release=False)
     await _until(server, lambda: _states(server).get("3.0.0") == S.READY)
     assert _states(server)["1.0.0"] == S.UNLOADED

@@ -137,8 +137,8 @@ async def test_a_version_that_did_not_fit_may_be_asked_for_again_when_the_refusa
     publish_model("m", "1.0.0", matmul(512))
     publish_model("m", "2.0.0", matmul(256))
     server = await start_server(loading=Loading(load="on_demand", memory_budget_bytes=2 * SIZE))
-    inventory = server.services.manager._inventory
-    listing = await server.services.manager._scanner.listing()
+    inventory = server.parts.serving.manager._inventory
+    listing = await server.parts.serving.manager._scanner.listing()
     state = LifecycleState
     for _ in range(8):
         async with stub_of(server) as stub:
@@ -150,7 +150,7 @@ async def test_a_version_that_did_not_fit_may_be_asked_for_again_when_the_refusa
         assert inventory.entry("m", Version(1)).state is state.FAILED
         inventory.reconcile(listing, failed_at + 30)
         assert inventory.entry("m", Version(1)).state is state.NEW
-        server.services.manager.reconcile()
+        server.parts.serving.manager.reconcile()
 
 
 async def test_a_version_that_is_needed_is_loaded_once_those_in_its_way_are_no_longer_used(
@@ -159,7 +159,7 @@ async def test_a_version_that_is_needed_is_loaded_once_those_in_its_way_are_no_l
     for version in ("1.0.0", "1.1.0", "1.2.0", "1.9.0", "2.0.0"):
         publish_model("m", version, matmul(256))
     server = await start_server(loading=Loading(load="on_demand", memory_budget_bytes=int(2.5 * SIZE)))
-    manager, state = server.services.manager, LifecycleState
+    manager, state = server.parts.serving.manager, LifecycleState
     assert await _answering(server, "1.0.0") == "1.0.0"
     monkeypatch.setattr("turnout.serving.loading.memory_room.WAIT_SECONDS", 0.0)
 
@@ -184,7 +184,7 @@ async def test_the_processes_of_an_isolated_version_count_as_its_metric_says(pub
     publish_model("m", "1.0.0", matmul(256))
     runtime = {"isolation": "process", "processes": 2}
     server = await start_server(runtime=runtime, loading=Loading(memory_budget_bytes=1 << 40))
-    manager = server.services.manager
+    manager = server.parts.serving.manager
     taken = manager._room._taken["m", Version(1)]
     handle = server.services.catalog.snapshot.models["m"].versions[Version(1)].handle
     assert taken == handle.recorder.memory_bytes

@@ -100,8 +100,10 @@ async def test_what_answers_by_default_and_what_tags_name_is_loaded_and_the_rest
         publish_model("m", version, scaled(1))
     publish_model("m", "2.1.0", scaled(1), release=False)
     server = await start_server(loading=Loading(load="on_demand"))
-    await asyncio.to_thread(server.services.release_writer.set_tag, "m", "old", Version(0, 9), actor="test", reason="")
-    await server.services.manager.refresh()
+    await asyncio.to_thread(
+        server.parts.rollouts.release_writer.set_tag, "m", "old", Version(0, 9), actor="test", reason=""
+    )
+    await server.parts.serving.manager.refresh()
     await _until(server, lambda: _in_memory(server) == {"0.9.0", "2.0.0"})
     assert await _answering(server, "1.0.0") == "1.0.0"
     assert await _answering(server, "^1") == "1.1.0"  # not 1.0.0, which happened to be in memory
@@ -201,12 +203,12 @@ async def test_a_load_that_fails_answers_with_its_reason_and_is_not_tried_at_onc
         code = grpc.StatusCode.DATA_LOSS if tampered else grpc.StatusCode.FAILED_PRECONDITION
         assert {one.code for one in refused} == {code}
         assert all(("1.0.0" if tampered else "no kernel for it") in one.message for one in refused)
-        await server.services.manager.refresh()
+        await server.parts.serving.manager.refresh()
         assert loads.begun["1.0.0"] == 1
         assert server.services.ready
         monkeypatch.setattr("turnout.serving.versions.inventory._ON_DEMAND_RETRY_SECONDS", 0.0)
         loads.failures.clear()
-        await server.services.manager.refresh()
+        await server.parts.serving.manager.refresh()
         if tampered:  # no time mends that
             await refusal(stub.Predict(request("m", "1.0.0", x=X), timeout=60))
             assert loads.begun["1.0.0"] == 1
@@ -234,7 +236,7 @@ async def test_a_version_that_an_operator_loads_is_waited_for_like_any_other(
         publish_model("m", version, scaled(1))
     server = await start_server(model=ON_DEMAND)
     loads.go_on.clear()
-    operator = asyncio.create_task(server.services.manager.load("m", Version(1, 1)))
+    operator = asyncio.create_task(server.parts.serving.manager.load("m", Version(1, 1)))
     await _until(server, lambda: _states(server)["1.1.0"] == S.LOADING)
     answers = [asyncio.create_task(_answering(server, selector)) for selector in ("1.1.0", "^1")]
     async with asyncio.timeout(120):
@@ -256,9 +258,9 @@ async def test_requests_that_wait_for_a_version_that_is_yanked_get_what_later_on
     async with stub_of(server) as stub:
         ranges, pin = (asyncio.ensure_future(stub.Predict(request("m", of, x=X), timeout=60)) for of in ("^1", "1.1.0"))
         await _until(server, lambda: _states(server)["1.1.0"] == S.LOADING)
-        yanked = server.services.release_writer.yank
+        yanked = server.parts.rollouts.release_writer.yank
         await asyncio.to_thread(yanked, "m", Version(1, 1), actor="test", reason="it leaks")
-        await server.services.manager.refresh()
+        await server.parts.serving.manager.refresh()
         loads.go_on.set()
         assert (await ranges).route.version == "1.0.0"
         assert (await refusal(pin)).message == "m 1.1.0 was yanked (it leaks); pins to it are refused"
@@ -306,7 +308,7 @@ async def test_what_operators_tags_policies_and_rollbacks_need_stays(
     for version in ("0.8.0", "0.9.0", "1.1.0", "1.2.0", "1.3.0", "1.4.0", "2.0.0"):
         publish_model("m", version, matmul(256))
     server = await start_server(loading=Loading(load="on_demand", memory_budget_bytes=int(6.5 * SIZE)))
-    manager, release_writer = server.services.manager, server.services.release_writer
+    manager, release_writer = server.parts.serving.manager, server.parts.rollouts.release_writer
     await manager.load("m", Version(1, 1))
     await asyncio.to_thread(release_writer.set_tag, "m", "old", Version(1, 2), actor="test", reason="")
     await manager.refresh()
@@ -346,12 +348,12 @@ async def test_what_an_operator_unloads_stays_out_until_it_is_loaded(publish_mod
         publish_model("m", version, scaled(1))
     server = await start_server(model=ON_DEMAND)
     assert await _answering(server, "1.0.0") == "1.0.0"
-    await server.services.manager.unload("m", Version(1))
+    await server.parts.serving.manager.unload("m", Version(1))
     async with stub_of(server) as stub:
         refused = await refusal(stub.Predict(request("m", "1.0.0", x=X), timeout=60))
     assert refused.code is grpc.StatusCode.FAILED_PRECONDITION
     assert refused.message == "m 1.0.0 was unloaded"
-    await server.services.manager.load("m", Version(1))
+    await server.parts.serving.manager.load("m", Version(1))
     assert await _answering(server, "1.0.0") == "1.0.0"
 
 

@@ -177,7 +177,7 @@ def _case(tmp_path: Path, **arrays: np.ndarray) -> Path:
 def _families(server) -> dict[str, dict[str, float]]:
     return {
         family.name: {labels["model"]: value for labels, value in family.series}
-        for family in server.services.metrics.snapshot()
+        for family in server.parts.base.metrics.snapshot()
         if family.name.startswith("turnout_version_tensorrt")
     }
 
@@ -241,7 +241,7 @@ async def test_engines_and_what_was_found_out_are_kept_for_the_next_load_and_go_
     server = await start_server(
         model={"m": ModelOverrides(runtime=tensorrt(tensorrt_fp16="golden", tensorrt_cache=str(cache)))}
     )
-    manager = server.services.manager
+    manager = server.parts.serving.manager
     assert machine.precisions == ["full", "fp16"]
     assert all(Path(options["trt_engine_cache_path"]).is_dir() for options in machine.built)
     first = _entry(server).tensorrt
@@ -289,7 +289,7 @@ async def test_a_slow_build_holds_up_nobody_else_and_is_shown_while_it_goes_on(
     machine.may_go_on.set()
     await _wait_for(server, lambda: _entry(server).state == "ready")
     assert _entry(server).reason == ""
-    assert server.services.availability.notes == []
+    assert server.parts.serving.availability.notes == []
     np.testing.assert_array_equal(await _answer(server, "m", np.ones((1, 4), np.float32)), [[2.0] * 4])
 
 
@@ -318,7 +318,7 @@ async def test_who_waits_for_a_load_is_told_what_takes_long_in_it(
     monkeypatch.setattr(load_command, "_LOOK_SECONDS", 0.1)
     publish_model("m", "1.0.0", scaled(2))
     server = await start_server(runtime=tensorrt())
-    await server.services.manager.unload("m", ONE)
+    await server.parts.serving.manager.unload("m", ONE)
     machine.may_go_on.clear()
     machine.begun.clear()
 
@@ -420,8 +420,8 @@ async def test_engines_that_are_damaged_are_built_once_more(
     server = await start_server(runtime=tensorrt(tensorrt_cache=str(tmp_path / "cache")))
     (Path(machine.built[0]["trt_engine_cache_path"]) / "one.engine").write_bytes(b"damaged")
     machine.fails = damaged
-    await server.services.manager.unload("m", ONE)
-    await server.services.manager.load("m", ONE)
+    await server.parts.serving.manager.unload("m", ONE)
+    await server.parts.serving.manager.load("m", ONE)
     assert _entry(server).tensorrt == "used, full precision"
     assert len(machine.built) == 2
 
@@ -464,7 +464,7 @@ async def test_a_shadow_runs_as_the_version_itself_does(
     publish_model("m", "1.0.0", scaled(2), golden=(_case(tmp_path, inputs__x=np.ones((1, 4), np.float32)),))
     wanted = {"tensorrt_fp16": "golden"} if fp16 else {}
     server = await start_server(runtime=tensorrt(tensorrt_cache=str(tmp_path / "cache"), **wanted))
-    service, entry = server.services.shadows, _entry(server)
+    service, entry = server.parts.serving.shadows, _entry(server)
     runner = await service._runner(entry.handle, service._settings.for_model("m").shadow, for_shadow=True)
     try:
         (y,) = await runner.run({"x": np.ones((1, 4), np.float32)}, ["y"])
@@ -590,8 +590,8 @@ async def test_a_version_in_child_processes_runs_in_fp16_if_its_golden_cases_all
     assert 1e-4 < np.abs(await _answer(server, "wide", X) - exact).max() < 0.1  # it really is less exact
     np.testing.assert_allclose(await _answer(server, "exact", X), exact, rtol=1e-4, atol=1e-4)
     children.clear()
-    await server.services.manager.unload("wide", ONE)
-    await server.services.manager.load("wide", ONE)  # what was found out is not found out again
+    await server.parts.serving.manager.unload("wide", ONE)
+    await server.parts.serving.manager.load("wide", ONE)  # what was found out is not found out again
     assert [(who, options["trt_fp16_enable"]) for who, options in children] == [("builds", "True"), ("serves", "True")]
     assert _families(server)["turnout_version_tensorrt_fp16"] == {"wide": 1, "exact": 0}
 

@@ -62,13 +62,13 @@ async def test_a_verdict_is_in_force_within_a_tick_and_outlives_a_restart_until_
         async with clients(server, make) as seen:
             await start(server, "1.1.0", LONG)
             await until(server, in_state("soaking"))
-            (active,) = server.services.rollouts.active
+            (active,) = server.parts.rollouts.engine.active
             await settled(lambda: active.rollout.evidence.accumulators["errors"].canary.requests > 20)
             async with locked(models):
                 make.bad = True
                 await settled(lambda: active.rollout.evidence.combined >= 100, lambda: active.rollout.evidence)
                 decided = time.monotonic()
-                await settled(lambda: "m" in server.services.policies.diverted)
+                await settled(lambda: "m" in server.parts.serving.policies.diverted)
                 assert time.monotonic() - decided < 9, "while the store waits 10 s for the lock"
                 await _all_from(seen, "1.0.0")
                 traffic = await run(server, models, "traffic", "show", "m")
@@ -78,7 +78,7 @@ async def test_a_verdict_is_in_force_within_a_tick_and_outlives_a_restart_until_
                 seen.stop.set()
                 async with serving(models) as other:  # as after a restart: it only knows what is kept
                     await complete(other)
-                    assert other.services.policies.diverted == {"m": Version(1)}
+                    assert other.parts.serving.policies.diverted == {"m": Version(1)}
                     async with clients(other, make) as again:
                         await _all_from(again, "1.0.0")
                         assert not again.codes
@@ -88,8 +88,8 @@ async def test_a_verdict_is_in_force_within_a_tick_and_outlives_a_restart_until_
     assert "is worse than" in last.verdict
     async with serving(models) as server:
         await complete(server)
-        assert server.services.policies.diverted == {}
-        assert server.services.policies.current["m"].state.policy == Policy(Version(1))
+        assert server.parts.serving.policies.diverted == {}
+        assert server.parts.serving.policies.current["m"].state.policy == Policy(Version(1))
 
 
 async def test_a_rollback_that_another_server_records_is_told_as_by_the_one_that_decided_it(pair, models) -> None:
@@ -100,15 +100,15 @@ async def test_a_rollback_that_another_server_records_is_told_as_by_the_one_that
             async with clients(server, make):
                 await start(server, "1.1.0", LONG)
                 await until(server, in_state("soaking"))
-                (active,) = server.services.rollouts.active
+                (active,) = server.parts.rollouts.engine.active
                 await settled(lambda: active.rollout.evidence.accumulators["errors"].canary.requests > 20)
                 await lock.enter_async_context(locked(models))
                 make.bad = True
-                await settled(lambda: "m" in server.services.policies.diverted, lambda: active.rollout.evidence)
+                await settled(lambda: "m" in server.parts.serving.policies.diverted, lambda: active.rollout.evidence)
         async with serving(models) as other:
             await complete(other)
             assert (await latest(other)).state == "soaking", "it is not on record"
-            assert other.services.policies.diverted == {"m": Version(1)}
+            assert other.parts.serving.policies.diverted == {"m": Version(1)}
             await lock.aclose()
             await until(other, in_state(*FINAL))
     with StateStore.open(sqlite_url(models / ".turnout" / "state.db")) as store:
@@ -141,8 +141,8 @@ async def test_a_rollback_by_hand_is_in_force_at_once_and_on_record_later(pair, 
             assert message.code == 0, message.err
             assert "recorded once the state store answers" in " ".join(message.out.split()), message.out
             await _all_from(seen, "1.0.0")
-        await settled(lambda: not server.services.policies.diverted, lambda: server.services.policies)
-        applied = server.services.policies.current["m"]
+        await settled(lambda: not server.parts.serving.policies.diverted, lambda: server.parts.serving.policies)
+        applied = server.parts.serving.policies.current["m"]
         assert applied.state.policy == Policy(Version(1))
         assert "I see smoke" in applied.reason
         if rolls:
@@ -202,8 +202,8 @@ async def test_a_rollback_by_hand_without_a_policy_does_not_wait_for_the_store(
     async with serving(models, state=state) as server:
         await complete(server)
         await release(server, "1.0.0", "1.1.0")
-        await settled(lambda: server.services.policies.fallbacks.get("m", Fallbacks()).nearest == Version(1))
-        assert server.services.policies.current.get("m") is None
+        await settled(lambda: server.parts.serving.policies.fallbacks.get("m", Fallbacks()).nearest == Version(1))
+        assert server.parts.serving.policies.current.get("m") is None
         assert await answered_by(server, "") == "1.1.0"
         async with away():
             # Much sooner than the store would give up.
@@ -219,8 +219,8 @@ async def test_a_rollback_by_hand_without_a_policy_does_not_wait_for_the_store(
                 async with serving(models, state=state) as other:
                     await complete(other)
                     assert {selector: await answered_by(other, selector) for selector in AFTER} == AFTER
-        await settled(lambda: not server.services.policies.diverted, lambda: server.services.policies)
-        assert server.services.policies.current.get("m") is None, "no policy came of it"
+        await settled(lambda: not server.parts.serving.policies.diverted, lambda: server.parts.serving.policies)
+        assert server.parts.serving.policies.current.get("m") is None, "no policy came of it"
         assert {selector: await answered_by(server, selector) for selector in AFTER} == AFTER
         known = server.services.catalog.snapshot.model("m").versions
         assert {str(v): str(e.release_status) for v, e in known.items()} == {"1.0.0": "released", "1.1.0": "candidate"}
@@ -237,24 +237,24 @@ async def test_a_rollout_that_is_rolled_back_without_a_policy_does_not_wait_for_
         seen = await stack.enter_async_context(clients(server, Lookups()))
         await start(server, "1.1.0", WATCHED | {"max_pause_s": 0.3})
         await until(server, in_state("watching"))
-        (active,) = server.services.rollouts.active
+        (active,) = server.parts.rollouts.engine.active
         catalog = server.services.catalog
         await settled(lambda: str(catalog.snapshot.model("m").versions[Version(1, 1)].release_status) == "released")
         async with AsyncExitStack() as outage:
             async with (
-                server.services.rollouts._rollouts.exclusive(),
+                server.parts.rollouts.engine._rollouts.exclusive(),
                 control_of(server) as control,
             ):  # between two ticks
                 await control.ClearTraffic(traffic_pb2.ClearTrafficRequest(model="m"))
                 await outage.enter_async_context(away())
             assert await answered_by(server, "") == "1.1.0", "the highest release"
             await settled(lambda: active.rollout.state == "aborting", lambda: active.rollout)
-            assert server.services.policies.diverted == {"m": Version(1)}
+            assert server.parts.serving.policies.diverted == {"m": Version(1)}
             await _all_from(seen, "1.0.0")
             assert {selector: await answered_by(server, selector) for selector in AFTER} == AFTER
         last = (await until(server, in_state(*FINAL)))[-1]
         assert last.state == "rolled_back"
-        await settled(lambda: not server.services.policies.diverted, lambda: server.services.policies)
+        await settled(lambda: not server.parts.serving.policies.diverted, lambda: server.parts.serving.policies)
         assert {selector: await answered_by(server, selector) for selector in AFTER} == AFTER
         assert not seen.codes, seen.codes
 
@@ -278,7 +278,7 @@ async def test_an_abort_by_hand_is_in_force_at_once_and_other_commands_are_refus
 
 async def test_a_command_waits_for_what_a_tick_asked_of_the_store(pair, models, start_server) -> None:
     server = await start_server(rollout=TICK)
-    rollouts = server.services.rollouts
+    rollouts = server.parts.rollouts.engine
     async with clients(server, Lookups()):
         await start(server, "1.1.0", LONG)
         await until(server, in_state("soaking"))
@@ -302,7 +302,7 @@ async def test_a_command_waits_where_the_server_has_not_heard_of_the_rollout_yet
     async with serving(models) as server, serving(models) as other:
         await complete(server)
         await complete(other)
-        store, heard = other.services.rollouts._store, asyncio.Event()
+        store, heard = other.parts.rollouts.engine._store, asyncio.Event()
         running_rollouts = StoredRollouts.running
 
         async def late(self, driver: str):
@@ -311,7 +311,7 @@ async def test_a_command_waits_where_the_server_has_not_heard_of_the_rollout_yet
             return await running_rollouts(self, driver)
 
         monkeypatch.setattr(StoredRollouts, "running", late)
-        await settled(lambda: other.services.rollouts._rollouts._reads.exhausted)
+        await settled(lambda: other.parts.rollouts.engine._rollouts._reads.exhausted)
         async with clients(server, Lookups()):
             await start(server, "1.1.0", LONG)
             await until(server, in_state("soaking"))

@@ -52,7 +52,7 @@ async def _until(condition: Callable[[], bool]) -> None:
 
 
 def _reason(server) -> str:
-    return server.services.availability.reasons.get(Dependency.STATE_STORE, "")
+    return server.parts.serving.availability.reasons.get(Dependency.STATE_STORE, "")
 
 
 def _rewrite(database: Path, change: Callable[[bytes], bytes]) -> None:
@@ -153,12 +153,12 @@ async def test_a_copy_of_the_store_in_its_place_goes_on_and_an_older_one_does_no
     await _until(lambda: server.services.catalog.snapshot.models["m"].model_releases.release_status(TWO) == "released")
     _checkpoint(database)
     same = shutil.copy(database, database.with_name("same.db"))
-    await asyncio.to_thread(server.services.release_writer._store.revision)
+    await asyncio.to_thread(server.parts.rollouts.release_writer._store.revision)
     for path in ("state.db-wal", "state.db-shm"):
         database.with_name(path).unlink()
     Path(same).rename(database)
     await _until(lambda: not _reason(server))
-    tag = server.services.release_writer._store.set_tag
+    tag = server.parts.rollouts.release_writer._store.set_tag
     await asyncio.to_thread(tag, "m", "stable", ONE, actor="test", reason="")
     with StateStore.open(Settings(models=database.parent.parent).state_url) as store:
         assert store.release_state().of("m").tags == {"stable": ONE}

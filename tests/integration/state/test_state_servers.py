@@ -137,7 +137,7 @@ async def test_a_server_with_nothing_to_tell_does_not_write_at_every_tick(publis
         async def tick() -> None:
             nonlocal ticks
             ticks += 1
-            await server.services.rollouts.wait(5)
+            await server.parts.rollouts.engine.wait(5)
             for server_row in servers_snapshot(store).servers:  # none before its first report
                 seen.add(server_row.seen)
                 documents.append(server_row.document)

@@ -114,7 +114,7 @@ async def test_a_scraper_that_hangs_up_is_no_trouble_and_others_get_everything(p
     publish_model("m", "1.0.0", scaled(2))
     server = await start_server()
     for number in range(200):
-        server.services.metrics.version("m", f"2.{number}.0", "").role("baseline").answered(0.01, 0.0, 0.01)
+        server.parts.base.metrics.version("m", f"2.{number}.0", "").role("baseline").answered(0.01, 0.0, 0.01)
 
     for read in (1, 100_000):
         reader, writer = await asyncio.open_connection(server.http.host, server.http.port, limit=2**12)
@@ -130,7 +130,7 @@ async def test_a_scraper_that_hangs_up_is_no_trouble_and_others_get_everything(p
         for answer in answers:
             assert answer.text.count('_request_duration_seconds_count{model="m",role="baseline",version="2.') == 200
             assert answer.text.endswith("\n")
-    assert server.services.metrics.faults.unexpected["http"] == 0
+    assert server.parts.base.metrics.faults.unexpected["http"] == 0
 
 
 async def test_openmetrics_rules_that_parsers_let_pass(traced) -> None:

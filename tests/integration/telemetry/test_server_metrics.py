@@ -78,7 +78,7 @@ async def test_a_version_whose_bytes_changed_is_shown_as_such_until_they_are_bac
     assert samples(metrics, "turnout_version_failed") == {("model=m", "reason=digest_mismatch", "version=2.0.0"): 1}
     assert samples(metrics, "turnout_version_loads_total")["model=m", "outcome=digest_mismatch"] == 1
     file.write_bytes(published)
-    await server.services.manager.load("m", Version(2))
+    await server.parts.serving.manager.load("m", Version(2))
     metrics = await scrape(server)
     assert samples(metrics, "turnout_version_failed") == {}
     assert samples(metrics, "turnout_version_loads_total")["model=m", "outcome=ready"] == 2
@@ -166,7 +166,7 @@ async def test_a_scrape_of_100_versions_is_under_5_mb_and_250_ms_and_shrinks_whe
         took.append(time.process_time() - begun)
     assert min(took) < 0.25  # of a core, whatever runs beside it; benchmarks/tables/scrape.py has the time by the clock
     for number in range(99):
-        await server.services.manager.unload("m", Version(1, number))
+        await server.parts.serving.manager.unload("m", Version(1, number))
     grace = [await server_text(server) for _ in range(3)]
     assert [scraped.count(b'turnout_request_duration_seconds_count{model="m"') for scraped in grace] == [101, 101, 2]
     assert grace[-1].count(b'version="1.0.0"') == 1  # what is left says that it is known: turnout_version_info

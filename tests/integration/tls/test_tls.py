@@ -227,7 +227,7 @@ async def test_changed_files_are_shown_to_new_connections_and_end_no_old_one(
         await stream.done_writing()
         assert await stream.read() is grpc.aio.EOF
         assert await stream.code() == grpc.StatusCode.OK
-    recorder = server.services.metrics.server.tls
+    recorder = server.parts.base.metrics.server.tls
     await until(lambda: recorder.reloads[listener] == 2)
 
 
@@ -264,14 +264,14 @@ async def test_files_that_cannot_be_used_leave_the_certificate_before_in_force(
     files: Files, start_server: StartServer, broken: Callable[[Files], object], capsys: pytest.CaptureFixture[str]
 ) -> None:
     server = await start_server(tls=files.server(AUTHORITY.issue("before")), wait=False)
-    recorder = server.services.metrics.server.tls
+    recorder = server.parts.base.metrics.server.tls
     before = dict(recorder.expires)
     broken(files)
     await until(lambda: all(recorder.failed.values()))
     for listener in LISTENERS:
         assert await certificate_subject(address_of(server, listener)) == "CN=before"
     assert recorder.expires == before
-    text = b"".join([block async for block in server.services.metrics.scrape(negotiate(""))]).decode()
+    text = b"".join([block async for block in server.parts.base.metrics.scrape(negotiate(""))]).decode()
     assert 'turnout_tls_reload_failing{listener="control"} 1.0\n' in text
     if (files.directory / "server.key").is_dir():
         (files.directory / "server.key").rmdir()
@@ -321,7 +321,7 @@ async def test_one_listener_may_speak_plain_text_beside_others(files: Files, sta
     assert await certificate_subject(server.grpc) == "CN=a server"
     with Client(str(server.control)) as client:
         await asyncio.get_running_loop().run_in_executor(None, client.models)
-    assert set(server.services.metrics.server.tls.expires) == {"grpc", "http"}
+    assert set(server.parts.base.metrics.server.tls.expires) == {"grpc", "http"}
 
 
 def https(files: Files, client: Certified | None = None) -> ssl.SSLContext:

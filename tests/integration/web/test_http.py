@@ -169,7 +169,7 @@ async def test_series_of_an_unloaded_version_go_after_a_grace_of_two_scrapes(pub
     server = await start_server()
     async with stub_of(server) as stub:
         await stub.Predict(request("m", x=X))
-    await server.services.manager.unload("m", Version(2))
+    await server.parts.serving.manager.unload("m", Version(2))
 
     async def has_series() -> bool:
         return any(

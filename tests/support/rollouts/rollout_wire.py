@@ -191,6 +191,6 @@ async def check_evidence(server: Running) -> None:
 
 def weight_of(server: Running) -> float:
     """Returns the share of the first canary in the policy in force."""
-    applied = server.services.policies.current.get("m")
+    applied = server.parts.serving.policies.current.get("m")
     policy = applied.state.policy if applied else None
     return policy.canaries[0].weight / UNITS if policy is not None and policy.canaries else 0.0

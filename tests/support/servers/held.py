@@ -46,7 +46,7 @@ def held_conversions(server: Running) -> Iterator[threading.Event]:
         begun.set()
         go_on.wait(_LIMIT_SECONDS)
 
-    server.services.conversions.submit(hold)
+    server.parts.serving.conversions.submit(hold)
     assert begun.wait(_LIMIT_SECONDS)
     try:
         yield go_on
