@@ -1,9 +1,7 @@
 """A C++ client on Debian's libgrpc++, in closed loops: the benchmarks' generator, which fails if one request does."""
 
-import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import pytest
@@ -11,15 +9,13 @@ from semver import Version
 
 import onnx_models
 from debian import needs, program
+from harness.load import Generator, Target
 from processes import Server, serving_in_thread
 from started_servers import TRANSPORTS
 from turnout.config import Settings
 from turnout.registry.publishing.publish import PublishRequest, publish
 from turnout.registry.storage.repository import Repository
 from turnout.state.store import StateStore
-
-sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
-from harness.load import Generator, Target
 
 PLUGIN = program("protobuf-compiler-grpc libgrpc++-dev libprotobuf-dev pkg-config g++", "grpc_cpp_plugin")
 SECONDS = 0.3

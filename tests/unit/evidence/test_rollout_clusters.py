@@ -1,20 +1,16 @@
 """Requests that are bad at about the same time, though not one after the other, and candidates that fail in bursts."""
 
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from simulations import bursts as simulation
+from simulations.queue import sequences
 from turnout.rollout.evidence import ERRORS, Count, Evidence, Stratum, Tick, errors
 from turnout.rollout.evidence.clusters import clustered, scattered
 from turnout.rollout.evidence.per_server import PerServer
 from turnout.rollout.evidence.serial import InSequence, RecentSequences
-
-sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
-from simulations import bursts as simulation
-from simulations.queue import sequences
 
 
 def dispersion(canary: list[int], baseline: list[int], requests: tuple[int, int] = (250, 250)) -> float:

@@ -2,15 +2,11 @@
 
 import json
 import math
-import sys
-from pathlib import Path
 
 import pytest
 
-from turnout.rollout.evidence import DISAGREEMENT, Count, Evidence, Tick, disagreement, errors, latency
-
-sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
 import evidence as simulation
+from turnout.rollout.evidence import DISAGREEMENT, Count, Evidence, Tick, disagreement, errors, latency
 
 METRICS = (errors(0.4), latency("p99", 0.6))
 

@@ -1,14 +1,13 @@
 """Keyed traffic as evidence: what it is held to by hand, by simulation, and across a restart."""
 
 import json
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from simulations import keyed as simulation
 from turnout.rollout.evidence import (
     GROUPS,
     LEAST_UNITS,
@@ -23,9 +22,6 @@ from turnout.rollout.evidence import (
 )
 from turnout.rollout.evidence.dispersion import effective_units, standardised, weigh
 from turnout.rollout.evidence.keyed import KeyedTest
-
-sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
-from simulations import keyed as simulation
 
 P90 = latency("p90", 1.0)
 

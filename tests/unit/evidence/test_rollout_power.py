@@ -2,20 +2,16 @@
 
 import itertools
 import math
-import sys
 from dataclasses import replace
-from pathlib import Path
 from statistics import NormalDist, fmean
 
 import numpy as np
 import pytest
 
+from simulations import keyed as keyed_simulation
 from turnout.rollout.evidence import GROUPS, Count, Evidence, Tick, errors, latency
 from turnout.rollout.plan import Plan, PlanStep
 from turnout.rollout.power import Detection, TrafficEstimate, detections, expected_units, keyed_text, missed
-
-sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
-from simulations import keyed as keyed_simulation
 
 NORMAL = NormalDist()
 USUAL = {"p90": 0.10, "p95": 0.05, "p99": 0.01}

@@ -2,23 +2,19 @@
 
 import itertools
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from simulations import queue as simulation
 from turnout.rollout.counters import Counters
 from turnout.rollout.evidence import GROUPS, Count, Evidence, Stratum, Tick, Units, latency
 from turnout.rollout.evidence.serial import InSequence, RecentSequences, dispersions, shared_fate
 from turnout.serving.counting.arm_counts import ArmMeter, Arms
 from turnout.serving.counting.run_lengths import RunLengths
 from turnout.serving.counting.tick_counts import Rules
-
-sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
-from simulations import queue as simulation
 
 P90 = latency("p90", 1.0)
 FEW = {"p90": InSequence(250, 25, 23, 29)}
