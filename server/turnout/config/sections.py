@@ -78,7 +78,8 @@ class Limits(QueueLimits):
         body_timeout_s: How long a request whose body is incomplete may go without sending data. The time between
             messages of a stream is not limited. 0 for no limit.
         stall_timeout_s: How long a client may go without reading any of a response. 0 for no limit.
-        idle_timeout_s: How long a connection without a request stays open. 0 for no limit.
+        idle_timeout_s: How long a connection without a request stays open. 0 for no limit. An HTTP/1.1 connection also
+            closes if no request follows within `header_timeout_s`.
         max_connection_age_s: Age at which a listener asks clients to reconnect (GOAWAY), so that load balancers can
             redistribute them. Pending calls then have `drain.timeout_s` to finish. 0 for never.
     """
@@ -110,7 +111,8 @@ class TransportSettings(Section):
 
     Attributes:
         data: Server implementation of the data listener: `h2corn`, or gRPC's own `grpcio`, which is four times slower
-            and cannot share a port with HTTP. Of the limits on connections, `grpcio` only has `limits.max_streams`.
+            and cannot share a port with HTTP. Of the limits on connections, `grpcio` lacks `limits.max_connections`,
+            `max_headers`, `body_timeout_s`, `stall_timeout_s` and `max_unfinished_bytes`.
         gzip: Compress gRPC responses for clients that accept it. Floating-point tensors hardly shrink.
     """
 

@@ -171,12 +171,28 @@ _MOST_PENDING = 50_000
 calls beyond that, so its defaults (1,000 and 3,000) would be too few: 30 connections with 100 calls each."""
 
 
+_UNLIMITED_MS = 2**31 - 1
+
+
+def _milliseconds(seconds: float) -> int:
+    """Returns a duration as the gRPC core takes it. 0 means that there is no limit."""
+    return min(int(seconds * 1000) or _UNLIMITED_MS, _UNLIMITED_MS)
+
+
 def _options(settings: Settings, shared: bool) -> list[tuple[str, int]]:
-    size = int(settings.limits.max_message_bytes)
+    limits = settings.limits
+    size, header_size = int(limits.max_message_bytes), int(limits.max_header_bytes)
     return [
         ("grpc.max_receive_message_length", size),
         ("grpc.max_send_message_length", size),
-        ("grpc.max_concurrent_streams", settings.limits.max_streams),
+        ("grpc.max_concurrent_streams", limits.max_streams),
+        # Between these two sizes, gRPC would reject some of the calls at random.
+        ("grpc.max_metadata_size", header_size),
+        ("grpc.absolute_max_metadata_size", header_size),
+        ("grpc.server_handshake_timeout_ms", _milliseconds(limits.header_timeout_s)),
+        ("grpc.max_connection_idle_ms", _milliseconds(limits.idle_timeout_s)),
+        ("grpc.max_connection_age_ms", _milliseconds(limits.max_connection_age_s)),
+        ("grpc.max_connection_age_grace_ms", _milliseconds(settings.drain.timeout_s)),
         # gRPC counts a stream a little longer than its client does, and would refuse calls of clients at the limit.
         ("grpc.http.overload_protection", 0),
         ("grpc.server.max_pending_requests", _MOST_PENDING),

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from http2_client import BOUND, CALL, Http2Client
 from onnx_models import scaled
 from turnout_proto.v1 import prediction_pb2 as pb
+from turnout_proto.v1.prediction_pb2_grpc import PredictionServiceStub
 from wire import X, outputs_of, request
 
 pytestmark = pytest.mark.both_transports
@@ -90,3 +92,37 @@ async def test_a_refusal_whose_words_are_cut_at_a_space_is_a_refusal(publish_mod
             assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     terms = caught.value.details() or ""
     assert terms[-10:].rstrip() == "outputs.:", "this is about a message that ends so"
+
+
+@pytest.mark.parametrize("listener", ["grpc", "control"])
+async def test_a_path_that_is_no_text_ends_its_call_and_nothing_else(publish_model, start_server, listener) -> None:
+    publish_model("m", "1.0.0", scaled(2))
+    address = getattr(await start_server(), listener)
+    async with grpc.aio.insecure_channel(str(address)) as channel:
+        stream = PredictionServiceStub(channel).PredictStream()
+        item = pb.PredictStreamRequest(request=request("m", request_id="r", x=X))
+        for path in (b"/\xff", b"/turnout.v1.PredictionService/Predict\xc3", b"/\x80/\x80"):
+            await stream.write(item)
+            assert (await stream.read()).HasField("response")
+            async with Http2Client(address.host, address.port) as client:
+                answer = await client.answer(await client.begin(path, CALL, end=True))
+                assert answer.reset or answer.grpc_status
+            await stream.write(item)
+            assert (await stream.read()).HasField("response")
+            await _served(str(address))
+        await stream.done_writing()
+        assert await stream.code() is grpc.StatusCode.OK
+
+
+async def _served(target: str) -> None:
+    """Waits until a new connection is served."""
+    async with asyncio.timeout(BOUND), grpc.aio.insecure_channel(target) as channel:
+        call = PredictionServiceStub(channel).Predict
+        while True:
+            try:
+                await call(request("m", x=X), wait_for_ready=True)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                    raise
+            else:
+                return

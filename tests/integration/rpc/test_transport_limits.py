@@ -14,11 +14,11 @@ from google.rpc import code_pb2
 from hyperframe.frame import SettingsFrame
 
 from carried import LIMITS, SERVICE, Carried, carried
-from http2_client import CALL, Http2Client
+from http2_client import CALL, PREFACE, Http2Client
 from onnx_models import scaled
 from published import Publish
 from started_servers import StartServer
-from turnout.config import Limits
+from turnout.config import Address, Limits
 from turnout.rpc.transport.asgi.framing import PREFIX
 from turnout.telemetry.logging import make_logger
 from turnout_proto.v1.prediction_pb2_grpc import PredictionServiceStub
@@ -158,6 +158,47 @@ async def test_connections_that_are_half_open_are_closed_and_others_served(begun
         await asyncio.gather(*(until_closed(reader) for reader, _ in opened))
         for _, writer in opened:
             writer.close()
+
+
+@pytest.mark.parametrize("listener", ["grpc", "control"])
+async def test_listeners_on_grpcio_close_connections_that_are_half_open_idle_or_old(
+    publish_model: Publish, start_server: StartServer, listener: str
+) -> None:
+    publish_model("m", "1.0.0", scaled(1))
+
+    async def address(**limits: float) -> Address:
+        server = await start_server(transport={"data": "grpcio"}, limits=limits)
+        found: Address = getattr(server, listener)
+        return found
+
+    half_open = await address(header_timeout_s=1.0)
+    for begun in (b"", PREFACE[:10], PREFACE):
+        reader, writer = await asyncio.open_connection(half_open.host, half_open.port)
+        writer.write(begun)
+        assert b"handshake timeout" in await until_closed(reader)
+        writer.close()
+    for limit in ("idle_timeout_s", "max_connection_age_s"):
+        limited = await address(**{limit: 1.0})
+        async with Http2Client(limited.host, limited.port) as client:
+            await client.end()
+            assert client.goaway is not None
+
+
+@pytest.mark.both_transports
+@pytest.mark.parametrize("listener", ["grpc", "control"])
+async def test_headers_have_the_same_limit_on_each_listener(
+    publish_model: Publish, start_server: StartServer, listener: str
+) -> None:
+    publish_model("m", "1.0.0", scaled(1))
+    address = getattr(await start_server(limits=Limits(max_header_bytes=32 * 1024)), listener)
+    body = request("m", x=INPUT).SerializeToString()
+    for size, taken in ((30 * 1024, True), (40 * 1024, False)):
+        async with Http2Client(address.host, address.port) as client:
+            headers = (*CALL, *((f"x-{i}", "a" * 2000) for i in range(size // 2000)))
+            answer = await client.call(
+                "/turnout.v1.PredictionService/Predict", PREFIX.pack(0, len(body)) + body, headers
+            )
+            assert (bool(answer.fields) and answer.grpc_status == 0) == taken
 
 
 async def test_connections_beyond_the_limit_wait_their_turn() -> None:

@@ -24,9 +24,23 @@ Options: TypeAlias = Sequence[tuple[str, int]]
 
 _FAILED = Status(code=code_pb2.INTERNAL, message="the call failed inside the server")
 
+_LOOK_SECONDS = 0.5
+"""Time in seconds between two checks of whether the server has failed."""
+
+_AGAIN_SECONDS = 0.2
+"""Delay in seconds before another attempt to replace a failed server, for example if the port is not released yet."""
+
+_FINISH_SECONDS = 60.0
+"""Time in seconds that the other calls of a failed server have to finish."""
+
 
 class GrpcioListener:
-    """A listener on the gRPC C core."""
+    """A listener on the gRPC C core.
+
+    If an error escapes into the main loop of grpc.aio, its server accepts no more calls. With grpcio 1.85, any client
+    can cause this with a path that is not UTF-8. Therefore a server that fails is replaced by another one on the same
+    port, and finishes its other calls.
+    """
 
     def __init__(
         self,
@@ -42,22 +56,20 @@ class GrpcioListener:
             methods: Methods by path.
             address: Address to listen on; port 0 selects a free port.
             options: Channel options of the gRPC core.
-            log: Logger for exceptions that methods should not raise.
+            log: Logger for exceptions that methods should not raise, and for servers that fail.
             identity: The listener's certificate and key; None for plain text.
 
         Raises:
             ConfigError: The address cannot be bound, or the core does not support the TLS settings.
         """
-        self._server = grpc.aio.server(options=options)
-        self._server.add_generic_rpc_handlers((_Handlers(methods, log),))
-        try:
-            if identity is None:
-                port = self._server.add_insecure_port(str(address))
-            else:
-                port = self._server.add_secure_port(str(address), server_credentials(identity))
-        except RuntimeError as error:
-            raise ConfigError(f"{address} cannot be listened on; is another server there?") from error
+        self._handlers = _Handlers(methods, log)
+        self._options = options
+        self._log = log
+        self._identity = identity
+        self._server, port = self._bound(address)
         self._address = Address(address.host, port)
+        self._watching: asyncio.Task[None] | None = None
+        self._finishing: dict[grpc.aio.Server, asyncio.Task[None]] = {}
 
     @property
     def address(self) -> Address:
@@ -67,14 +79,51 @@ class GrpcioListener:
     async def start(self) -> None:
         """Starts accepting connections."""
         await self._server.start()
+        self._watching = asyncio.create_task(self._watch(), name=f"grpcio {self._address}")
 
     async def stop(self, grace: float) -> None:
         """Sends GOAWAY to clients, waits up to `grace` seconds for calls in flight, then cancels the rest."""
+        if self._watching is not None:
+            self._watching.cancel()
         try:
-            await self._server.stop(grace)
+            await self._stop_all(grace)
         except asyncio.CancelledError:
-            await self._server.stop(None)
+            await self._stop_all(None)
             raise
+
+    async def _stop_all(self, grace: float | None) -> None:
+        await asyncio.gather(*(server.stop(grace) for server in {self._server, *self._finishing}))
+
+    def _bound(self, address: Address) -> tuple[grpc.aio.Server, int]:
+        """Returns a new server that is bound to an address, and its port."""
+        server = grpc.aio.server(options=self._options)
+        server.add_generic_rpc_handlers((self._handlers,))
+        try:
+            if self._identity is None:
+                return server, server.add_insecure_port(str(address))
+            return server, server.add_secure_port(str(address), server_credentials(self._identity))
+        except RuntimeError as error:
+            raise ConfigError(f"{address} cannot be listened on; is another server there?") from error
+
+    async def _watch(self) -> None:
+        """Replaces the server whenever it fails."""
+        while True:
+            try:
+                await self._server.wait_for_termination(_LOOK_SECONDS)
+            except Exception as error:  # noqa: BLE001 - whatever ended the main loop
+                self._log.error("the listener failed and begins anew", address=str(self._address), exc_info=error)
+                await self._replace(self._server)
+
+    async def _replace(self, failed: grpc.aio.Server) -> None:
+        finishing = self._finishing[failed] = asyncio.create_task(failed.stop(_FINISH_SECONDS))
+        finishing.add_done_callback(lambda _: self._finishing.pop(failed))
+        while self._server is failed:
+            try:
+                self._server, _ = self._bound(self._address)
+            except ConfigError as error:
+                self._log.error("the listener cannot begin anew yet", address=str(self._address), exc_info=error)
+                await asyncio.sleep(_AGAIN_SECONDS)
+        await self._server.start()
 
 
 class GrpcioCall(Stream):
