@@ -159,7 +159,7 @@ def control_methods(services: Services, settings: Settings) -> Methods:
         **_data_methods(guard, services, settings, settings.oip.model_copy(update=_EVERYTHING)),
         **followed(guard.methods(_CONTROL, *_control(services)), services.peers),
         **followed(guard.methods(_REGISTRY, registry.uploads, registry.versions), services.peers),
-        **guard.methods(_CHANNELZ, ChannelzServicer()),
+        **guard.methods(_CHANNELZ, ChannelzServicer(), skip_unimplemented=True),
         **_server_methods(guard, services, (*_DATA, *_OPERATORS)),
     }
     return protected(methods, services.authority)
@@ -262,9 +262,9 @@ def _server_methods(
     health = HealthServicer(services.catalog, services.router, services.ready, served)
     reflection = ReflectionServicer(described)
     methods = {
-        **guard.methods(_HEALTH, health),
-        **guard.methods(REFLECTION_ALPHA, reflection),
-        **guard.methods(REFLECTION_ALPHA, reflection, name=REFLECTION_V1),
+        **guard.methods(_HEALTH, health, skip_unimplemented=True),
+        **guard.methods(REFLECTION_ALPHA, reflection, skip_unimplemented=True),
+        **guard.methods(REFLECTION_ALPHA, reflection, name=REFLECTION_V1, skip_unimplemented=True),
     }
     return until_drain(methods, services.inference.draining)
 
