@@ -230,7 +230,7 @@ class Reflection:
 async def test_a_method_that_a_newer_release_of_a_dependency_adds_is_unimplemented(
     start_server, monkeypatch, name
 ) -> None:
-    """The packages of gRPC's standard services have no upper bound, and `grpcio-health-checking` has added List since 1.81."""
+    """`grpcio-health-checking` has had `List` since a release after 1.81, and has no upper bound."""
     service = getattr(rpc_server, name)
     proto = FileDescriptorProto.FromString(service.file.serialized_pb)
     added = next(one for one in proto.service if one.name == service.name).method.add()
