@@ -115,6 +115,7 @@ class MethodGuard:
         called: Sequence[object] = (),
         name: str = "",
         apart: Collection[str] = (),
+        skip_unimplemented: bool = False,
     ) -> Methods:
         """Returns the methods of a service, by path.
 
@@ -127,14 +128,23 @@ class MethodGuard:
             called: The same for unary methods whose functions also take the call.
             name: The name by which clients call the service; the descriptor's name if empty.
             apart: Names of methods to leave out.
+            skip_unimplemented: Whether to leave out methods that no object implements, so that calls of them end with
+                UNIMPLEMENTED. For protocols of dependencies, which add methods in later releases.
+
+        Raises:
+            AttributeError: No object implements a method.
         """
         name = name or service.full_name
         self.faults.watch(name)
-        return {
-            f"/{name}/{method.name}": self._method(name, method, _behaviour([*servicers, *called], method.name), called)
-            for method in service.methods
-            if method.name not in apart
-        }
+        methods: dict[str, Method] = {}
+        for method in service.methods:
+            behaviour = _behaviour([*servicers, *called], method.name)
+            if method.name in apart or (behaviour is None and skip_unimplemented):
+                continue
+            if behaviour is None:
+                raise AttributeError(f"no servicer has {method.name}")
+            methods[f"/{name}/{method.name}"] = self._method(name, method, behaviour, called)
+        return methods
 
     def sized(self, answer: bytes) -> bytes:
         """Returns a serialized response unchanged if it may be sent. Raises the same errors as `check_size`."""
@@ -245,9 +255,5 @@ class MethodGuard:
         return self.streaming(service, serve)
 
 
-def _behaviour(servicers: Sequence[object], method: str) -> Callable[..., Awaitable[Any]]:
-    for servicer in servicers:
-        if (behaviour := getattr(servicer, method, None)) is not None:
-            found: Callable[..., Awaitable[Any]] = behaviour
-            return found
-    raise AttributeError(f"no servicer has {method}")
+def _behaviour(servicers: Sequence[object], method: str) -> Callable[..., Awaitable[Any]] | None:
+    return next(filter(None, (getattr(servicer, method, None) for servicer in servicers)), None)

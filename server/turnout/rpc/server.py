@@ -90,7 +90,7 @@ def control_methods(services: Services, settings: Settings) -> Methods:
         **_data_methods(services, settings, settings.oip.model_copy(update=_EVERYTHING)),
         **followed(guard.methods(_CONTROL, *services.control), services.peers),
         **followed(guard.methods(_REGISTRY, registry.uploads, registry.fetches, registry.versions), services.peers),
-        **guard.methods(_CHANNELZ, ChannelzServicer()),
+        **guard.methods(_CHANNELZ, ChannelzServicer(), skip_unimplemented=True),
         **_server_methods(services, (*_DATA, *_OPERATORS)),
     }
     return protected(methods, guard.authority)
@@ -159,9 +159,9 @@ def _server_methods(services: Services, offered: Sequence[ServiceDescriptor]) ->
     health = HealthServicer(services.catalog, services.router, services.ready, served)
     reflection = ReflectionServicer(described)
     methods = {
-        **guard.methods(_HEALTH, health),
-        **guard.methods(REFLECTION_ALPHA, reflection),
-        **guard.methods(REFLECTION_ALPHA, reflection, name=REFLECTION_V1),
+        **guard.methods(_HEALTH, health, skip_unimplemented=True),
+        **guard.methods(REFLECTION_ALPHA, reflection, skip_unimplemented=True),
+        **guard.methods(REFLECTION_ALPHA, reflection, name=REFLECTION_V1, skip_unimplemented=True),
     }
     return until_drain(methods, services.inference.draining)
 

@@ -17,6 +17,7 @@ from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest as Qu
 from semver import Version
 
 from onnx_models import scaled
+from turnout.rpc import server as rpc_server
 from turnout.rpc.standard_services import health
 from turnout.rpc.standard_services.health import HealthServicer
 from wire import X, refusal
@@ -145,6 +146,8 @@ async def test_every_service_that_reflection_lists_is_described_and_can_be_calle
                         await call.read()
                     call.cancel()  # where each item is answered by itself
                     known = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.CANCELLED, grpc.StatusCode.OK)
+                    if (name, method.name) == ("grpc.health.v1.Health", "List"):  # of newer releases, not implemented
+                        known = (grpc.StatusCode.UNIMPLEMENTED,)
                     assert await call.code() in known, (name, method.name)
 
 
@@ -221,3 +224,26 @@ class Reflection:
             self._pool.Add(waiting.pop(ready.name))
             self._known.add(ready.name)
         return self._pool.FindServiceByName(service)
+
+
+@pytest.mark.parametrize("name", ["_HEALTH", "_CHANNELZ", "REFLECTION_ALPHA"])
+async def test_a_method_that_a_newer_release_of_a_dependency_adds_is_unimplemented(
+    start_server, monkeypatch, name
+) -> None:
+    """`grpcio-health-checking` has had `List` since a release after 1.81, and has no upper bound."""
+    service = getattr(rpc_server, name)
+    proto = FileDescriptorProto.FromString(service.file.serialized_pb)
+    added = next(one for one in proto.service if one.name == service.name).method.add()
+    added.CopyFrom(proto.service[0].method[0])
+    added.name = "AddedLater"
+    pool = DescriptorPool()
+    for dependency in service.file.dependencies:
+        pool.AddSerializedFile(dependency.serialized_pb)
+    pool.AddSerializedFile(proto.SerializeToString())
+    monkeypatch.setattr(rpc_server, name, pool.FindServiceByName(service.full_name))
+    server = await start_server()
+    async with grpc.aio.insecure_channel(str(server.control)) as channel, asyncio.timeout(100):
+        call = channel.unary_unary(f"/{service.full_name}/AddedLater")
+        refused = await refusal(call(b""))
+        assert (await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())).status == SERVING
+    assert refused.code is grpc.StatusCode.UNIMPLEMENTED

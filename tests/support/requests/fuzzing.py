@@ -155,13 +155,18 @@ _MUTATIONS: Sequence[Callable[[bytes, Random], bytes]] = (
 
 
 def methods_of_all_services() -> Iterator[tuple[str, MethodDescriptor, type[Message], bool]]:
-    """Yields path, descriptor and request type of each method, and whether only the control listener has it."""
+    """Yields path, descriptor and request type of each method, and whether only the control listener has it.
+
+    Leaves out `Health.List`, which newer releases of `grpcio-health-checking` have and Turnout does not implement.
+    """
     for module in (*_DATA, *_CONTROL):
         for service in module.DESCRIPTOR.services_by_name.values():
             name = service.full_name
             if name.endswith("GRPCInferenceService"):
                 name = "inference.GRPCInferenceService"
             for method in service.methods:
+                if method.full_name == "grpc.health.v1.Health.List":
+                    continue
                 yield f"/{name}/{method.name}", method, GetMessageClass(method.input_type), module in _CONTROL
                 if module is reflection_pb2:  # both versions of the service have the same messages
                     path = f"/grpc.reflection.v1.ServerReflection/{method.name}"
