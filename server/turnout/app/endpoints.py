@@ -200,7 +200,11 @@ def _oip(parts: EndpointParts, threshold: Threshold, form: LogForm, stack: Async
         ModelDescription(router, catalog, parts.accepting, shared_memory=shared_memory.enabled),
         Statistics(router, catalog, peers),
         ModelRepository(
-            router, catalog, peers or serving.manager, VersionFinder(catalog, base.repository.look_soon, parts.refresh)
+            router,
+            catalog,
+            peers or serving.manager,
+            VersionFinder(catalog, base.repository.look_soon, parts.refresh),
+            serving.manager.asked,
         ),
         ServerSettings(threshold, form, serving.tracer, catalog, peers, base.log),
         shared_memory,
