@@ -14,8 +14,7 @@ from turnout.telemetry.metrics.auth import AuthRecorder
 from turnout.web.authorization import Refuse, protect
 from turnout.web.console.application import console_refusal
 from turnout.web.console.session import Sessions
-from turnout.web.errors import error_response
-from turnout.web.oip.answers import error_answer
+from turnout.web.errors import refusal_of
 
 POLICY_FAILING = (
     "the policy file cannot be used, and the previous policy stays in force: the log says what is wrong with it"
@@ -71,5 +70,4 @@ def _refusal(path: str) -> Refuse:
     """Returns the function that creates the error response for a rejected request, in the format of the route."""
     if path.startswith("/console"):
         return console_refusal
-    answer = error_answer if path.startswith("/v2") else error_response
-    return lambda _, error: answer(error)
+    return lambda _, error: refusal_of(path, error)

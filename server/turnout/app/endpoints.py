@@ -232,7 +232,13 @@ def _oip(parts: EndpointParts, threshold: Threshold, form: LogForm, stack: Async
     return OipServices(
         ModelDescription(router, catalog, parts.accepting, shared_memory=shared_memory.enabled),
         Statistics(router, catalog, peers),
-        ModelRepository(router, catalog, parts.loads, VersionFinder(catalog, base.repository.look_soon, parts.refresh)),
+        ModelRepository(
+            router,
+            catalog,
+            parts.loads,
+            VersionFinder(catalog, base.repository.look_soon, parts.refresh),
+            serving.manager.asked,
+        ),
         ServerSettings(threshold, form, serving.tracer, catalog, peers, base.log),
         shared_memory,
     )

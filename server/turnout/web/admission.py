@@ -8,8 +8,7 @@ from structlog.typing import FilteringBoundLogger
 
 from turnout.admission import Admission
 from turnout.errors import TurnoutError
-from turnout.web.errors import error_response
-from turnout.web.oip.answers import error_answer
+from turnout.web.errors import refusal_of
 
 _ALWAYS = frozenset({"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"})
 """Paths that are always accepted: operators need them most while the server is full or shutting down."""
@@ -59,8 +58,7 @@ class AdmissionGate:
             try:
                 admission.check()
             except TurnoutError as error:
-                answer = error_answer if scope["path"].startswith("/v2/") else error_response
-                return await answer(error)(scope, receive, send_if_there)
+                return await refusal_of(scope["path"], error)(scope, receive, send_if_there)
         admission.begun += counted
         admission.under_way += counted
         try:

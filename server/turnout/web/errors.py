@@ -1,7 +1,7 @@
 """Maps errors to HTTP status codes and responses."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -35,6 +35,26 @@ def error_response(error: errors.TurnoutError, request_id: str = "") -> JSONResp
     """Returns a response with `{"error": {"message", "violations", "request_id"}}` and the headers for `error`."""
     body = error_body(error.message, error.violations, request_id)
     return JSONResponse(body, status_of(error), headers_of(error))
+
+
+def refusal(
+    path: str,
+    status: int,
+    message: str,
+    violations: Sequence[errors.FieldViolation] = (),
+    headers: Mapping[str, str] | None = None,
+) -> JSONResponse:
+    """Returns the response to a request that reaches no endpoint, in the form of all other errors under its path.
+
+    Errors under `/v2` are `{"error": message}`, as the clients of the Open Inference Protocol expect.
+    """
+    oip = path == "/v2" or path.startswith("/v2/")
+    return JSONResponse({"error": message} if oip else error_body(message, violations), status, headers)
+
+
+def refusal_of(path: str, error: errors.TurnoutError) -> JSONResponse:
+    """Returns `refusal` for `error`."""
+    return refusal(path, status_of(error), error.message, error.violations, headers_of(error))
 
 
 def error_body(message: str, violations: Sequence[errors.FieldViolation] = (), request_id: str = "") -> dict[str, Any]:

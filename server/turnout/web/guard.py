@@ -10,10 +10,10 @@ from collections.abc import Collection
 from ipaddress import ip_address
 
 from starlette.datastructures import Headers
-from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from turnout.address import LOOPBACK_NAMES
+from turnout.web.errors import refusal
 
 _FORM_TYPES = frozenset({"text/plain", "multipart/form-data"})
 """Content types that a page can send to another site without a CORS preflight, and that Turnout's clients never send.
@@ -38,9 +38,9 @@ class BrowserGuard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
-        if scope["type"] == "http" and (refusal := self._refusal(scope["method"], Headers(scope=scope))):
-            status, message = refusal
-            await PlainTextResponse(message + "\n", status)(scope, receive, send)
+        if scope["type"] == "http" and (refused := self._refusal(scope["method"], Headers(scope=scope))):
+            status, message = refused
+            await refusal(scope["path"], status, message)(scope, receive, send)
         else:
             await self._application(scope, receive, send)
 

@@ -16,6 +16,9 @@ SMALL_BYTES = 64 * 1024
 _MAX_LISTS = 256 * 1024
 """Maximum number of lists and objects in JSON. Three bytes of text, `[],`, become a Python object of 100 bytes."""
 
+_LITERALS = "NaN", "Infinity"
+"""What Python and some other writers of JSON put in place of numbers that JSON does not have."""
+
 _SPARE_STRINGS = 8192
 """Number of strings, such as names, that are allowed in addition to those in tensors."""
 
@@ -45,10 +48,23 @@ def json_object(data: bytes, limits: InputLimits, example: str) -> Mapping[str, 
         else:
             value = orjson.loads(data)
     except orjson.JSONDecodeError as error:
-        raise InvalidRequest.at("body", f"expected JSON in UTF-8: {error.msg} at byte {error.pos}") from None
+        raise InvalidRequest.at("body", f"expected JSON in UTF-8: {_mistake(data, error)}") from None
     if not isinstance(value, dict):
         raise InvalidRequest.at("body", f"expected an object: {example}")
     return value
+
+
+def _mistake(data: bytes, error: orjson.JSONDecodeError) -> str:
+    """Returns what is wrong with JSON, and where."""
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as wrong:
+        return f"this is not UTF-8 at byte {wrong.start}"
+    start = len(text[: error.pos].encode())
+    for literal in _LITERALS:
+        if text.startswith(literal, error.pos):
+            return f'{literal} at byte {start} is not JSON; write "nan", "inf" or "-inf", with quotation marks'
+    return f"{error.msg} at byte {start}"
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from turnout.errors import ModelFailure, UnavailableError
 from turnout.serving.versions.availability import Availability
 from turnout.telemetry.exposition import negotiate
 from turnout.telemetry.metrics.faults import FaultRecorder
-from turnout.web.errors import error_body, error_response
+from turnout.web.errors import error_response, refusal, refusal_of
 
 _HTTP = "http"
 """The label with which this listener's faults are counted."""
@@ -61,7 +61,8 @@ class WebServices:
     async def _unexpected(self, request: Request, error: Exception) -> Response:
         """Responds to an unexpected error. Starlette then raises it again, and `AdmissionGate` logs it."""
         self.faults.unexpected[_HTTP] += 1
-        return error_response(ModelFailure("the request failed inside the server; see the server's log"))
+        failure = ModelFailure("the request failed inside the server; see the server's log")
+        return refusal_of(request.url.path, failure)
 
     async def metrics(self, request: Request) -> Response:
         """Returns the metrics in Prometheus's text format, or in OpenMetrics if the scraper asks for it."""
@@ -101,7 +102,10 @@ class WebServices:
 async def _no_route(request: Request, error: Exception) -> Response:
     """Responds to a path or method that no route takes, in the form of all other errors."""
     assert isinstance(error, HTTPException)
+    path = request.url.path
+    message = f"no route for {request.method} {path[:_SHOWN_PATH]}"
     allowed = (error.headers or {}).get("Allow")
-    what = f"{request.method} {request.url.path[:_SHOWN_PATH]}"
-    message = f"no route for {what}; this path takes {allowed}" if allowed else f"no route for {what}"
-    return JSONResponse(error_body(message), error.status_code, error.headers)
+    if allowed is None:
+        return refusal(path, error.status_code, message)
+    allowed = ", ".join(sorted(allowed.split(", ")))  # Starlette's order changes from process to process
+    return refusal(path, error.status_code, f"{message}; this path takes {allowed}", headers={"Allow": allowed})

@@ -107,7 +107,6 @@ ROUTE_RULES: Mapping[str, Rule] = {
     **dict.fromkeys(("/console/sign-in", "/console/sign-out", "/console/static/{name:path}"), PUBLIC),
     "/metrics": Rule(READ, "server"),
     "/v2": SOMEBODY,
-    "/v2/{rest:path}": SOMEBODY,
     "/console/{rest:path}": SOMEBODY,
     **on("model", PREDICT, "/predict/{model} /predict/{model}/{selector}"),
     **on("model", READ, "/v1/rollouts/{model} /v1/rollouts/{model}/checks/{check}"),

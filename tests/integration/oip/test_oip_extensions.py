@@ -15,11 +15,13 @@ from auth_wire import AUTH, bearer, make_token
 from onnx_models import scaled, slow
 from otlp_receiver import http_collector
 from published import Publish
+from routing_wire import control_of
 from started_servers import StartServer, make_settings
 from turnout.app.server import Running, running
 from turnout.config import BatchingSettings, Oip, Runtime, Tracing
 from turnout.telemetry.logging import LogForm, Threshold, make_logger
 from turnout_proto.oip import inference_pb2 as pb
+from turnout_proto.v1.control_pb2 import YankVersionRequest
 from wire import X
 
 ALLOWED = Oip(allow_repository_control=True, allow_settings_changes=True)
@@ -163,6 +165,31 @@ async def test_the_repository_is_listed_and_changed_over_http(
     assert (await client.post("/v2/repository/models/m/load", json={"parameters": []})).status_code == 400
     large = await client.post("/v2/repository/index", content=b" " * 70_000)
     assert (large.status_code, "expected at most 65536 bytes" in large.json()["error"]) == (400, True)
+
+
+async def test_a_model_that_is_unloaded_and_loaded_again_has_the_versions_that_it_had(
+    publish_model: Publish, start_server: StartServer, opened: Any
+) -> None:
+    for version in ("1.0.0", "2.0.0", "3.0.0", "4.0.0"):
+        publish_model("m", version, scaled(2))
+    publish_model("m", "5.0.0-rc.1", scaled(3), release=False)
+    server = await start_server(oip=ALLOWED)
+    client = opened(server)
+
+    async def ready() -> list[str]:
+        return [one["version"] for one in (await client.post("/v2/repository/index", json={"ready": True})).json()]
+
+    everything = await ready()
+    assert everything == ["1.0.0", "2.0.0", "3.0.0", "4.0.0", "5.0.0-rc.1"]
+    for load in ("m/load", "m@4/load"):
+        assert (await client.post("/v2/repository/models/m/unload")).status_code == 200
+        assert await ready() == []
+        assert (await client.post(f"/v2/repository/models/{load}")).status_code == 200
+        assert await ready() == (everything if load == "m/load" else ["4.0.0"])
+    async with control_of(server) as control:
+        await control.YankVersion(YankVersionRequest(model="m", version="1.0.0", reason="it leaks"))
+    assert (await client.post("/v2/repository/models/m/load")).status_code == 200
+    assert await ready() == everything[1:]
 
 
 async def test_a_model_may_be_called_as_a_path_is(

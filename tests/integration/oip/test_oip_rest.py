@@ -380,9 +380,9 @@ async def test_a_failure_in_the_model_is_a_500_that_names_its_request(server) ->
     ("method", "path", "status"),
     [
         ("GET", "/v2/nothing", 404),
-        ("GET", "/v2/models/m/infer", 404),
+        ("GET", "/v2/models/m/infer", 405),
         ("GET", "/v2/models/q/stats", 404),
-        ("GET", "/v2/repository/index", 404),
+        ("GET", "/v2/repository/index", 405),
         ("POST", "/v2/repository/models/m/unload", 403),
         ("GET", "/v2/systemsharedmemory/status", 501),
         ("POST", "/v2/cudasharedmemory/region/r/register", 501),

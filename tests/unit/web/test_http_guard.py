@@ -38,7 +38,7 @@ async def status(guard: BrowserGuard, host: str) -> int:
         if message["type"] == "http.response.start":
             seen.append(message["status"])
 
-    await guard({"type": "http", "method": "GET", "headers": [(b"host", host.encode())]}, None, send)  # type: ignore[arg-type]
+    await guard({"type": "http", "method": "GET", "path": "/v2", "headers": [(b"host", host.encode())]}, None, send)  # type: ignore[arg-type]
     return seen[0] if seen else 200
 
 

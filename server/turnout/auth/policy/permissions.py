@@ -199,7 +199,6 @@ ROUTES: Mapping[str, Need] = {
             *(f"/region/{{name}}/{do}" for do in ("status", "register", "unregister")),
         )
     },
-    "/v2/{rest:path}": KNOWN,
     "/": PUBLIC,
     "/console/": PUBLIC,
     "/console": Need(ResourceKind.LISTED, (AccessRole.READ,)),

@@ -10,6 +10,7 @@ from turnout.serving.data_plane.inference import Router
 from turnout.serving.versions.catalog import Catalog, VersionEntry
 from turnout.serving.versions.follow import VersionFinder
 from turnout.serving.versions.lifecycle import LifecycleState
+from turnout.state.release_status import ReleaseStatus
 from turnout_proto.oip.inference_pb2 import RepositoryIndexResponse
 
 STATES: Mapping[LifecycleState, str] = {
@@ -41,11 +42,28 @@ class VersionControl(Protocol):
 class ModelRepository:
     """Lists, loads and unloads versions."""
 
-    def __init__(self, router: Router, catalog: Catalog, control: VersionControl, finder: VersionFinder) -> None:
+    def __init__(
+        self,
+        router: Router,
+        catalog: Catalog,
+        control: VersionControl,
+        finder: VersionFinder,
+        asked: Mapping[str, Mapping[Version, bool]],
+    ) -> None:
+        """Initializes the repository.
+
+        Args:
+            router: Resolves selectors.
+            catalog: Models and versions that are served.
+            control: Loads and unloads versions.
+            finder: Finds versions that were published a moment ago.
+            asked: Requests of operators for single versions, by model: True to load, False to unload.
+        """
         self._router = router
         self._catalog = catalog
         self._control = control
         self._finder = finder
+        self._asked = asked
 
     def names(self) -> Sequence[str]:
         """Returns the names of all models."""
@@ -66,6 +84,9 @@ class ModelRepository:
     async def load(self, name: str, parameters: Iterable[str]) -> None:
         """Loads the version that `NAME` or `NAME@SELECTOR` resolves to, by what is published and released now.
 
+        `NAME` also loads the model's other versions that were unloaded, except yanked ones: clients that reload a model
+        expect to find what they unloaded.
+
         Args:
             name: `NAME` or `NAME@SELECTOR`.
             parameters: Names of the request's other parameters.
@@ -79,10 +100,23 @@ class ModelRepository:
                 raise Unsupported(
                     f"parameters.{key[:64]}: a version's configuration and files are those it was published with"
                 )
-        model, _, selector = name.partition("@")
+        model, at, selector = name.partition("@")
         await self._finder.look()
         entry = self._router.describe(model, selector)
-        await self._control.load(entry.model, entry.version)
+        entries = [entry, *(() if at else self._unloaded(entry))]
+        for each in entries:
+            await self._control.load(each.model, each.version)
+
+    def _unloaded(self, default: VersionEntry) -> Iterable[VersionEntry]:
+        """Returns the versions of a model, other than the default, that operators unloaded and nobody yanked."""
+        asked, versions = self._asked.get(default.model, {}), self._catalog.snapshot.model(default.model).versions
+        return [
+            entry
+            for version, entry in versions.items()
+            if version != default.version
+            and asked.get(version) is False
+            and entry.release_status is not ReleaseStatus.YANKED
+        ]
 
     async def unload(self, name: str) -> None:
         """Unloads the version that `NAME@SELECTOR` resolves to, or all loaded versions of `NAME`.

@@ -52,7 +52,7 @@ class MessageReader(Generic[MessageT]):
         try:
             return self._parse(data)
         except DecodeError:
-            name = self._message.DESCRIPTOR.full_name
+            name = self._message.DESCRIPTOR.name
             raise MalformedMessage(f"the message is not a {name}: its bytes cannot be parsed") from None
 
     async def read(self, data: bytes) -> MessageT:

@@ -60,6 +60,7 @@ class Manager:
     """Manages the versions of one server. Used on the event loop only; loads run in threads.
 
     Attributes:
+        asked: Requests of operators for single versions, by model: True to load, False to unload.
         on_demand: Loads versions for requests that ask for them.
         finder: Finds versions, also those that were published a moment ago.
     """
@@ -92,7 +93,7 @@ class Manager:
         self._stages = LoadStages(self._inventory, telemetry.availability, telemetry.log)
         self._processes = processes
         self._cancellation = Cancellation()
-        self._asked: dict[str, dict[Version, bool]] = {}
+        self.asked: dict[str, dict[Version, bool]] = {}
         self._in_use: dict[tuple[str, Version], int | None] = {}
         self._tasks: dict[tuple[str, Version], asyncio.Task[None]] = {}
         self._refreshing = asyncio.Lock()
@@ -151,7 +152,7 @@ class Manager:
         if self._closing:
             return
         for version in self._inventory.drop_gone(model):
-            self._asked.get(model, {}).pop(version, None)  # does not apply to a new version of the same name
+            self.asked.get(model, {}).pop(version, None)  # does not apply to a new version of the same name
             self._room.forget((model, version))
             self._forget_engines(model, version)
         if not (entries := self._inventory.versions(model)):
@@ -171,7 +172,7 @@ class Manager:
 
     def recall(self, model: str, version: Version, *, load: bool) -> None:
         """Restores an operator's request to another worker, before the first `refresh`."""
-        self._asked.setdefault(model, {})[version] = load
+        self.asked.setdefault(model, {})[version] = load
 
     async def load(self, model: str, version: Version) -> VersionEntry:
         """Loads a version unless it is loaded, and waits until it is Ready.
@@ -254,7 +255,7 @@ class Manager:
     def _wish(self, model: str) -> DesiredServing:
         yanked = self._settings.routing.yanked_pins == "warn"
         fallbacks = kept_below(self._demand.fallbacks(model), self._inventory.model_releases(model))
-        return DesiredServing(self._settings.for_model(model).load, self._asked.get(model, {}), yanked, fallbacks)
+        return DesiredServing(self._settings.for_model(model).load, self.asked.get(model, {}), yanked, fallbacks)
 
     def _needed(self, model: str) -> set[Version]:
         """Returns the versions that should be in memory regardless of requests."""
@@ -314,7 +315,7 @@ class Manager:
         entries = (await self.finder.find(model, version)).versions
         if version not in entries:
             raise VersionNotFound.of(model, str(version), [str(v) for v in entries])
-        self._asked.setdefault(model, {})[version] = load
+        self.asked.setdefault(model, {})[version] = load
         await self._settle(model, version)
         self.reconcile()
         return self._inventory.entry(model, version)

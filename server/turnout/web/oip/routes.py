@@ -3,16 +3,12 @@
 from collections.abc import Sequence
 from functools import partial
 
-from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import Route
 
 from turnout.config import Oip
-from turnout.errors import NotFoundError
 from turnout.oip.services import OipServices
 from turnout.serving.inputs.limits import InputLimits
 from turnout.web.exchange import HttpInference
-from turnout.web.oip.answers import error_answer
 from turnout.web.oip.description import VERSIONS, DescriptionEndpoints
 from turnout.web.oip.endpoints import JsonBodies
 from turnout.web.oip.extensions import ExtensionEndpoints
@@ -36,12 +32,4 @@ def oip_routes(
         *ExtensionEndpoints(oip, allowed, JsonBodies.of(http.bodies, limits)).routes(),
         *DescriptionEndpoints(oip.description).routes(),  # behind the others: `stats` is not a model's name
         *(http.route(f"{base}/infer", exchange) for base in VERSIONS),
-        Route("/v2/{rest:path}", _refused, methods=["GET", "POST"]),
     ]
-
-
-async def _refused(request: Request) -> Response:
-    """Responds to requests for unknown URLs."""
-    return error_answer(
-        NotFoundError(f"there is no {request.method} here; see /v2/models/NAME[/versions/SELECTOR]/infer")
-    )
