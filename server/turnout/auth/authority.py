@@ -150,9 +150,11 @@ class Authority:
         if authorization[: len(_BEARER)].lower() != _BEARER:
             raise UnauthenticatedError("expected authorization: Bearer TOKEN")
         text = authorization[len(_BEARER) :].strip()
-        if text.startswith(tokens.PREFIX) or not self._settings.jwt:
-            return self._remember(_key(authorization), self.of_token(text))
-        return self._remember(_key(authorization), await self._of_jwt(text))
+        own = text.startswith(tokens.PREFIX) or not self._settings.jwt
+        caller = self.of_token(text) if own else await self._of_jwt(text)
+        if authorization not in (f"Bearer {text}", f"bearer {text}"):
+            return caller  # not cached, since a client could spell one credential in any number of ways
+        return self._remember(_key(authorization), caller)
 
     async def _of_jwt(self, text: str) -> Caller:
         """Returns the caller that a JWT identifies. Runs in a thread, since any client can cause this 0.5 ms of work.
