@@ -185,6 +185,7 @@ def open_web(
         endpoints,
         _console(parts, recent, sessions) if settings.console.enabled else (),
         protection(settings, base.authority, sessions),
+        base.authority is not None,
     )
     guarded = BrowserGuard(web.application(), settings.web.hosts, loopback=is_loopback(settings.http.host))
     watched = AbandonedRequests(AdmissionGate(guarded, admission, base.log, parts.accepting))

@@ -144,6 +144,8 @@ async def running(
         side_tasks.start("tls", base.certificates.watch())
         if base.authority is not None:
             side_tasks.start("auth", base.authority.watch())
+            if base.settings.auth.policy:
+                side_tasks.start("policy", base.authority.watch_policy())
         side_tasks.start("uploads", expire_uploads(base.repository, uploads, base.settings.transfers.keep_s))
         if base.settings.console.enabled:
             side_tasks.start("recent", recent.run())

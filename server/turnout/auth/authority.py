@@ -22,6 +22,7 @@ from turnout.auth.caller import Caller
 from turnout.auth.credentials import tokens
 from turnout.auth.credentials.certificates import identity_of_certificate
 from turnout.auth.credentials.jwt import JwtVerifier, UnknownKey, credential_of
+from turnout.auth.credentials.key_fetcher import KeyFetcher
 from turnout.auth.identity import ANONYMOUS, CONSOLE, LOCAL, Identity
 from turnout.auth.open_streams import ENDED, OpenStreams
 from turnout.auth.policy.permissions import Need, ResourceKind
@@ -99,14 +100,14 @@ class Authority:
         self._quotas = Quotas()
         self._refusals = Refusals(recorder, log)
         self._streams = OpenStreams(self._refusals)
-        self._fetching: dict[str, asyncio.Task[None]] = {}
-        self._threads = Threads("auth", 2)
+        self._keys = KeyFetcher(self._jwts.keys, recorder, log, self._withdraw_keys)
+        self._verifying = Threads("verify JWTs", 2)
+        self._files = Threads("policy file")
         self._stamp = stamp_of(settings.policy) if settings.policy else None
         self._reason = ""
         self._anonymous = self._made(ANONYMOUS, "none")
         self._local = self._made(LOCAL, "loopback")
         recorder.enabled = True
-        recorder.keys_failed = dict.fromkeys(settings.jwt, False)
         self._show_limits()
 
     # Authentication.
@@ -149,9 +150,11 @@ class Authority:
         if authorization[: len(_BEARER)].lower() != _BEARER:
             raise UnauthenticatedError("expected authorization: Bearer TOKEN")
         text = authorization[len(_BEARER) :].strip()
-        if text.startswith(tokens.PREFIX) or not self._settings.jwt:
-            return self._remember(_key(authorization), self.of_token(text))
-        return self._remember(_key(authorization), await self._of_jwt(text))
+        own = text.startswith(tokens.PREFIX) or not self._settings.jwt
+        caller = self.of_token(text) if own else await self._of_jwt(text)
+        if authorization not in (f"Bearer {text}", f"bearer {text}"):
+            return caller  # not cached, since a client could spell one credential in any number of ways
+        return self._remember(_key(authorization), caller)
 
     async def _of_jwt(self, text: str) -> Caller:
         """Returns the caller that a JWT identifies. Runs in a thread, since any client can cause this 0.5 ms of work.
@@ -162,10 +165,10 @@ class Authority:
         while True:
             changes = self._key_changes
             try:
-                identity, expires, credential = await self._threads.run(self._jwts.verify, text)
+                identity, expires, credential = await self._verifying.run(self._jwts.verify, text)
             except UnknownKey as error:
-                await self._fetch_for(error.issuer)
-                identity, expires, credential = await self._threads.run(self._jwts.verify, text)
+                await self._keys.fetch_for(error.issuer)
+                identity, expires, credential = await self._verifying.run(self._jwts.verify, text)
             if changes == self._key_changes:  # otherwise the key that verified it may have been withdrawn
                 return self._made(identity, credential, expires)
 
@@ -323,28 +326,30 @@ class Authority:
 
     async def start(self) -> None:
         """Fetches the keys of all issuers. An issuer that cannot be reached is tried again later."""
-        await asyncio.gather(*map(self._fetch, self._jwts.keys))
+        await self._keys.fetch_all()
 
     async def watch(self) -> None:
-        """Follows changes of files and keys, and ends streams of expired credentials. Runs until it is cancelled."""
+        """Ends streams of expired credentials, and has keys fetched again. Runs until it is cancelled; never blocks."""
         while True:
             await asyncio.sleep(self._settings.poll_interval_s)
             self._streams.end(self._clock())
-            if self._settings.policy:
-                stamp = await self._threads.run(stamp_of, self._settings.policy)
-                if stamp != self._stamp:
-                    self._stamp = stamp
-                    await self.reload()
-            for name, keys in self._jwts.keys.items():
-                if keys.due and name not in self._fetching:
-                    self._begin_fetch(name)
+            self._keys.fetch_due()
+
+    async def watch_policy(self) -> None:
+        """Follows changes of the policy file, whose file system may hang. Runs until it is cancelled."""
+        while True:
+            await asyncio.sleep(self._settings.poll_interval_s)
+            stamp = await self._files.run(stamp_of, self._settings.policy)
+            if stamp != self._stamp:
+                self._stamp = stamp
+                await self.reload()
 
     async def reload(self) -> None:
         """Reads the policy file again; an invalid file changes nothing and is logged."""
         if not self._settings.policy:
             return
         try:
-            policy = await self._threads.run(load_policy, self._settings.policy, self._share)
+            policy = await self._files.run(load_policy, self._settings.policy, self._share)
         except ConfigError as error:
             if self._reason != error.message:
                 self._reason = error.message
@@ -368,9 +373,9 @@ class Authority:
 
     def close(self) -> None:
         """Cancels fetches and shuts down the threads."""
-        for task in self._fetching.values():
-            task.cancel()
-        self._threads.shutdown(wait=False)
+        self._keys.close()
+        self._verifying.shutdown(wait=False)
+        self._files.shutdown(wait=False)
 
     def stream(self, caller: Caller) -> AbstractContextManager[None]:
         """Ends the current task's stream when the caller's credential ends. Raises as `OpenStreams.opened`."""
@@ -398,37 +403,10 @@ class Authority:
         limited_by = {(one.name, bound) for one in self._policy.limits for bound in ("rate", "in_flight")}
         self._recorder.limited = {key: limited.get(key, 0) for key in sorted(limited_by)}
 
-    async def _fetch_for(self, issuer: str) -> None:
-        """Fetches an issuer's keys and waits for them, unless they were fetched a moment ago."""
-        task = self._fetching.get(issuer)
-        if task is None:
-            if not self._jwts.keys[issuer].may_look:
-                return
-            task = self._begin_fetch(issuer)
-        await asyncio.wait([task])
-
-    def _begin_fetch(self, issuer: str) -> "asyncio.Task[None]":
-        self._jwts.keys[issuer].tried()
-        task = asyncio.get_running_loop().create_task(self._fetch(issuer), name=f"keys of {issuer}")
-        self._fetching[issuer] = task
-        task.add_done_callback(lambda _: self._fetching.pop(issuer, None))
-        return task
-
-    async def _fetch(self, issuer: str) -> None:
-        keys = self._jwts.keys[issuer]
-        keys.tried()
-        try:
-            gone = keys.put(await self._threads.run(keys.fetch))
-            self._key_changes += bool(gone)
-            self._revoke({credential_of(issuer, kid) for kid in gone})
-        except ConfigError as error:
-            if not keys.failure:
-                self._log.error("keys cannot be fetched; the previous keys stay in force", reason=error.message)
-            keys.failure = error.message
-        else:
-            if self._recorder.keys_failed[issuer]:
-                self._log.info("keys can be fetched again", issuer=issuer)
-        self._recorder.keys_failed[issuer] = bool(keys.failure)
+    def _withdraw_keys(self, issuer: str, kids: Set[str]) -> None:
+        """Revokes the callers whose JWT was signed by one of these keys, which are no longer the issuer's."""
+        self._key_changes += 1
+        self._revoke({credential_of(issuer, kid) for kid in kids})
 
 
 def _key(authorization: str) -> bytes:

@@ -9,7 +9,9 @@ from turnout.auth.policy.quotas import Quota
 from turnout.auth.roles import SERVER, AccessRole, Scope
 
 _MOST_DECISIONS = 1024
-"""Maximum number of permission checks cached for a caller. It is bounded because clients choose the names of models."""
+_LONGEST_NAME = 128
+"""Maximum number of permission checks cached for a caller, and of characters in a cached name. Both are bounded because
+clients choose the names; no model has a longer one."""
 
 
 class Caller:
@@ -52,6 +54,8 @@ class Caller:
         known = self._decisions.get((role, model))
         if known is None:
             known = decide(self.scopes, role, model).allowed
+            if len(model) > _LONGEST_NAME:
+                return known
             if len(self._decisions) >= _MOST_DECISIONS:
                 self._decisions.clear()
             self._decisions[role, model] = known

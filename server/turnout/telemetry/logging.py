@@ -77,7 +77,9 @@ class LogForm:
             show_locals=False, max_frames=_MAX_FRAMES
         )  # local variables may contain client data
         self._forms: Mapping[str, tuple[Processor, Processor]] = {
-            "console": (structlog.processors.format_exc_info, structlog.dev.ConsoleRenderer(colors=terminal)),
+            "console": (
+                structlog.processors.format_exc_info, _printable(structlog.dev.ConsoleRenderer(colors=terminal)),
+            ),
             "json": (
                 structlog.processors.ExceptionRenderer(tracebacks), structlog.processors.JSONRenderer(default=str),
             ),
@@ -123,6 +125,23 @@ def make_logger(form: Literal["auto", "json", "console"] | LogForm, level: str |
         cache_logger_on_first_use=True,
     )
     return logger
+
+
+def _printable(render: Processor) -> Processor:
+    """Returns a renderer that first escapes control characters: text from a client must not control a terminal."""
+
+    def line(logger: Any, method: str, event: Event) -> Any:
+        texts = {key: _escaped(key, value) for key, value in event.items() if isinstance(value, str)}
+        return render(logger, method, {**event, **texts})  # other values are rendered by `repr`, which escapes
+
+    return line
+
+
+def _escaped(key: str, text: str) -> str:
+    if text.isprintable():
+        return text
+    kept = "\n" if key == "exception" else ""
+    return "".join(c if c.isprintable() or c in kept else c.encode("unicode_escape").decode() for c in text)
 
 
 def bounded(_: object, __: str, event: Event) -> Event:

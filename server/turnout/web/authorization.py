@@ -125,7 +125,7 @@ class _Protected:
     async def _caller(self, scope: Scope) -> Caller | None:
         """Returns the caller. Raises UnauthenticatedError if valid credentials are required but missing."""
         public = self._need.kind is ResourceKind.PUBLIC
-        if public and self._session is None:
+        if public and self._session is None and not self._need.roles:
             return None
         try:
             credentials = HttpCredentials.of(scope)

@@ -9,14 +9,18 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
+from turnout.auth.roles import SERVER
 from turnout.errors import ModelFailure, UnavailableError
 from turnout.serving.versions.availability import Availability
 from turnout.telemetry.exposition import negotiate
 from turnout.telemetry.metrics.faults import FaultRecorder
+from turnout.web.authorization import caller_of
 from turnout.web.errors import error_response, refusal, refusal_of
 
 _HTTP = "http"
 """The label with which this listener's faults are counted."""
+
+_WITHHELD = "callers with the role read on * are shown the reason"
 
 _SHOWN_PATH = 128
 """Maximum length of a path in an error."""
@@ -34,6 +38,7 @@ class WebServices:
         endpoints: Routes of `/predict`, the Open Inference Protocol and `/v1`.
         console: Routes of the console; empty if it is off.
         protect: Adds authentication and authorization to routes.
+        authorizes: Whether `[auth]` is enabled.
     """
 
     scrape: Callable[[str], Awaitable[AsyncIterator[bytes]]]
@@ -43,6 +48,7 @@ class WebServices:
     endpoints: Sequence[BaseRoute]
     console: Sequence[BaseRoute] = ()
     protect: Callable[[Sequence[BaseRoute]], Sequence[BaseRoute]] = lambda routes: routes
+    authorizes: bool = False
 
     def application(self) -> Starlette:
         """Returns the ASGI application."""
@@ -81,22 +87,27 @@ class WebServices:
         """Returns 200 if the server accepts requests, 503 while it starts or drains, or serves nothing that it should.
 
         The body says what is not served. It also lists dependencies that the server cannot reach; these do not affect
-        the status, since the server continues to serve from memory. The body is JSON if the client asks for it.
+        the status, since the server continues to serve from memory. The body is JSON if the client asks for it. With
+        `[auth]`, only callers that may read everything are shown what names a model or a dependency's address.
         """
-        ready, unavailable = self.ready(), self.availability.reasons
+        ready, found = self.ready(), self.availability
+        unavailable, unserved, notes = found.reasons, found.unserved, [*found.notes, *found.loads]
+        if self._withholds(request):
+            notes = [*found.notes, *([_WITHHELD] if unserved or found.loads else ())]
+            unavailable = {part: f"the {part} is unavailable; {_WITHHELD}" for part in unavailable}
+            unserved = ()
         status = 200 if ready else 503
         if "application/json" in request.headers.get("accept", ""):
             parts = [{"part": str(part), "reason": reason} for part, reason in unavailable.items()]
-            body = {
-                "ready": ready,
-                "unavailable": parts,
-                "unserved": list(self.availability.unserved),
-                "notes": list(self.availability.notes),
-            }
+            body = {"ready": ready, "unavailable": parts, "unserved": list(unserved), "notes": notes}
             return JSONResponse(body, status)
-        why = [*unavailable.values(), *self.availability.unserved, *self.availability.notes]
-        lines = ["ready" if ready else "not ready", *why]
+        lines = ["ready" if ready else "not ready", *unavailable.values(), *unserved, *notes]
         return PlainTextResponse("".join(f"{line}\n" for line in lines), status)
+
+    def _withholds(self, request: Request) -> bool:
+        """Returns whether the names of models are withheld from the caller."""
+        caller = caller_of(request.scope)
+        return self.authorizes and (caller is None or not caller.sees(SERVER))
 
 
 async def _no_route(request: Request, error: Exception) -> Response:

@@ -289,7 +289,7 @@ async def test_a_slow_build_holds_up_nobody_else_and_is_shown_while_it_goes_on(
     machine.may_go_on.set()
     await _wait_for(server, lambda: _entry(server).state == "ready")
     assert _entry(server).reason == ""
-    assert server.parts.serving.availability.notes == []
+    assert server.parts.serving.availability.loads == []
     np.testing.assert_array_equal(await _answer(server, "m", np.ones((1, 4), np.float32)), [[2.0] * 4])
 
 

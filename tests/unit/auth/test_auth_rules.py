@@ -169,6 +169,9 @@ def test_nothing_is_granted_by_an_empty_file() -> None:
         (GRANT.replace('["publish"]', '"publish"'), r"line 3: grant 1, roles: expected a list"),
         (GRANT.replace('["publish"]', "[]"), r"line 3: grant 1, roles: expected a list of 1 to"),
         ("[[limit]]\nidentities = ['*']\n", r"line 1: limit 1, requests_per_second: .*bounds nothing"),
+        ("[[limit]]\nidentities = ['*']\nrequests_per_second = 5e-324\n", r"line 3: limit 1, .* at least 0.000001,"),
+        ("[[limit]]\nidentities = ['*']\nrequests_per_second = 1e-7\n", r"line 3: limit 1, .* at least 0.000001, got"),
+        ("[[limit]]\nidentities = ['*']\nrequests_per_second = nan\n", r"line 3: limit 1, .*, got 'nan'"),
         ("[[limit]]\nidentities = ['*']\nin_flight = -1\n", r"line 3: limit 1, in_flight: expected a whole number"),
         ("[[limit]]\nidentities = ['*']\nin_flight = true\n", r"line 3: limit 1, in_flight: .*got 'True'"),
         ("[[limit]]\nidentities = ['*']\nin_flight = 1\nburst = 2\n", r"line 4: limit 1, burst: expected requests_"),
@@ -300,7 +303,7 @@ def test_a_token_for_nothing_is_refused(given_roles: list[str], models: list[str
 
 def test_a_need_that_asks_for_a_role_names_it_and_others_do_not() -> None:
     for path, need in {**METHODS, **ROUTES}.items():
-        asks = need.kind not in (ResourceKind.PUBLIC, ResourceKind.KNOWN)
+        asks = need.kind not in (ResourceKind.PUBLIC, ResourceKind.KNOWN) or path == "/readyz"  # it shows some more
         assert bool(need.roles) is asks, path
         assert "{model}" not in path or need.kind in (ResourceKind.MODEL, ResourceKind.SETTING), path
         assert (need.also is not None) >= (need.kind is ResourceKind.SETTING), path
@@ -326,7 +329,9 @@ def test_decisions_are_remembered_within_a_bound_and_forgotten_with_the_policy()
     assert caller.may(AccessRole.READ, "m1")
     for n in range(5000):
         assert not caller.may(AccessRole.READ, f"x{n}")
+        assert caller.may(AccessRole.READ, f"m{n}".ljust(5000, "x")), "no model has such a name"
     assert len(caller._decisions) <= 1024
+    assert max(len(name) for _, name in caller._decisions) <= 128
     caller.change([], None)
     assert not caller.may(AccessRole.READ, "m1")
 

@@ -44,6 +44,29 @@ def lines_of(log, stream):
     return stream.getvalue().splitlines()
 
 
+CONTROLS = [chr(n) for n in (*range(32), *range(0x7F, 0xA0))] + ["\u2028", "\u202e", "\u2066", "\ufeff", "\ud800"]
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_no_text_controls_the_terminal_that_shows_the_log(monkeypatch, form) -> None:
+    with logging_to_memory(monkeypatch, form) as (log, stream):
+        for control in CONTROLS:
+            text = f"a{control}b"
+            log.warning("refused", model=text, inside=[text, {"deep": text}], spaced=f"a b {text}")
+            log.warning(f"event {text}")
+            try:
+                raise ValueError(text)
+            except ValueError:
+                log.exception("it failed")
+        lines_of(log, stream)
+        lines = stream.getvalue().split("\n")
+
+    assert not [line for line in lines if not line.isprintable()]
+    assert sum("refused" in line for line in lines) == len(CONTROLS)
+    shown = next(line for line in lines if "\\x1b" in line or "\\u001b" in line)
+    assert "refused" in shown, "what it was can be told"
+
+
 @pytest.mark.parametrize("form", ["json", "console"])
 @pytest.mark.parametrize("kind", HUGE)
 def test_a_line_is_bounded_whatever_a_field_holds(monkeypatch, form, kind) -> None:

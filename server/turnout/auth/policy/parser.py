@@ -37,6 +37,8 @@ _HEADER = re.compile(r"\s*\[\[\s*(\w+)\s*\]\]")
 _KEY = re.compile(r"\s*[\"']?([\w-]+)[\"']?\s*=")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 _MOST_RATE = 1_000_000
+_LEAST_RATE = 1e-6
+"""Minimum rate in requests per second, so that the time until the next request can be told to the caller."""
 
 
 def read_policy(text: str, file: str, share: int = 1) -> AccessPolicy:
@@ -171,6 +173,8 @@ def _limit(table: _Table, share: int) -> Limit:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         table.fail("name", f"expected up to 32 of a-z, 0-9, _ and -, got {str(name)[:40]!r}")
     rate = table.number_of("requests_per_second", 0, 0)
+    if 0 < rate < _LEAST_RATE:
+        table.fail("requests_per_second", f"expected 0 (no bound), or at least {_LEAST_RATE:f}, got {rate}")
     burst = table.number_of("burst", max(rate, 1), 1)
     in_flight = int(table.number_of("in_flight", 0, 0, whole=True))
     if "burst" in table.values and not rate:

@@ -11,7 +11,7 @@ class ResourceKind(Enum):
     """The resource that a permission is checked against."""
 
     PUBLIC = auto()
-    """No permission is required."""
+    """No permission is required. Callers with one of the roles on `*` may be shown more."""
     KNOWN = auto()
     """Any caller that is known, or has some grant."""
     MODEL = auto()
@@ -166,7 +166,7 @@ _CONSOLE_PAGE = "/console/models/{model}"
 
 ROUTES: Mapping[str, Need] = {
     "/livez": PUBLIC,
-    "/readyz": PUBLIC,
+    "/readyz": Need(ResourceKind.PUBLIC, (AccessRole.READ,)),  # to others it names no model
     "/metrics": Need(ResourceKind.SERVER, (AccessRole.READ,)),
     "/predict/{model}": _on(AccessRole.PREDICT),
     "/predict/{model}/{selector}": _on(AccessRole.PREDICT),

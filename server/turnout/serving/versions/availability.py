@@ -55,11 +55,16 @@ class Availability:
 
     @property
     def notes(self) -> Sequence[str]:
-        """Further information for callers that ask whether the server is ready."""
-        return [*(text for text, holds in self._notes if holds()), *self._loads()]
+        """Further information for callers that ask whether the server is ready. It names no model."""
+        return [text for text, holds in self._notes if holds()]
+
+    @property
+    def loads(self) -> Sequence[str]:
+        """A sentence for each load in a long stage."""
+        return self._loads()
 
     def report_loads(self, loads: Callable[[], Sequence[str]]) -> None:
-        """Registers a function that returns a sentence for each load in a long stage, to be included in the notes."""
+        """Registers a function that returns a sentence for each load in a long stage."""
         self._loads = loads
 
     def note(self, text: str, holds: Callable[[], bool]) -> None:
