@@ -76,11 +76,13 @@ class PreferenceReader:
     def _preferences(self, found: Sequence[tuple[str, str | bytes]], caller: Callable[[], str]) -> Preferences:
         routing_key, selector, baseline_only = "", None, False
         for key, value in found:
-            text = value if isinstance(value, str) else value.decode("utf-8", "replace")
+            data = value if isinstance(value, bytes) else value.encode()
+            text = data.decode("utf-8", "replace")
             if key == self._key:
-                if len(text.encode()) > MAX_KEY_BYTES:
+                if len(data) > MAX_KEY_BYTES:
                     raise InvalidRequest.at(f"metadata {key}", f"expected at most {MAX_KEY_BYTES} bytes")
-                routing_key = text
+                # What is not UTF-8 is kept as well, so that different keys remain different.
+                routing_key = data.decode("utf-8", "surrogateescape")
             elif key == ROLE:
                 if text != ServingRole.BASELINE:
                     raise InvalidRequest.at(f"metadata {key}", f"expected {ServingRole.BASELINE!s}, got {text[:64]!r}")

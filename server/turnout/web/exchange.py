@@ -92,7 +92,9 @@ class HttpExchange:
         """
         client = self._request.client
         host = client.host if client is not None else ""
-        self.preferences = preferences.read(self._request.headers.items(), lambda: host)
+        # As bytes: Starlette decodes values as Latin-1, but keys are UTF-8 in every protocol.
+        pairs = ((name.decode("latin-1"), value) for name, value in self._request.headers.raw)
+        self.preferences = preferences.read(pairs, lambda: host)
         self.body = await bodies.receive(self._request)
 
     def outcome(self, error: BaseException | None) -> tuple[int, bool]:

@@ -1,5 +1,6 @@
 """What an answer tells of its route, how a caller bends it, and what the metrics and the explainer say of it."""
 
+import asyncio
 import json
 import random
 import urllib.request
@@ -43,8 +44,8 @@ def oip_of(channel: grpc.aio.Channel):
     )
 
 
-def http_post(server, path: str, headers: dict[str, str]) -> dict:
-    body = json.dumps({"inputs": {"x": X.tolist()}}).encode()
+def http_post(server, path: str, headers: dict[str, str], body: dict | None = None) -> dict:
+    body = json.dumps(body or {"inputs": {"x": X.tolist()}}).encode()
     call = urllib.request.Request(f"http://{server.http}{path}", body, headers)
     with urllib.request.urlopen(call, timeout=100) as answer:
         return json.load(answer)
@@ -89,6 +90,28 @@ async def test_over_http_too(start_server, digests) -> None:
         await asyncio.to_thread(http_post, server, "/predict/m", {"x-turnout-version": "2.0.0"})
     assert caught.value.code == 403
     caught.value.close()
+
+
+async def test_a_key_is_the_same_key_in_a_header_of_http(start_server) -> None:
+    server = await start_server()
+    await put(server, policy("1.0.0", v1_1_0=0.5))
+    keys = [f"{name}-{number}" for number in range(12) for name in ("user", "müller", "村上", "🚃")]
+    met = [answer.version for answer in await ask(server, keys)]
+
+    def over_http(path: str, version: str, keys: list[bytes]) -> list[str]:
+        body = {"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP32", "data": X.ravel().tolist()}]}
+        found = []
+        for key in keys:
+            headers = {"x-routing-key": key.decode("latin-1")}  # urllib encodes it as Latin-1
+            found.append(http_post(server, path, headers, body if path.startswith("/v2") else None)[version])
+        return found
+
+    for path, version in (("/predict/m", "version"), ("/v2/models/m/infer", "model_version")):
+        assert await asyncio.to_thread(over_http, path, version, [key.encode() for key in keys]) == met
+        # Keys in another encoding are keys, too: each has a slot of its own.
+        others = [[name + b"%d" % number for number in range(24)] for name in (b"\xfc", b"\xf6")]
+        one, other = [await asyncio.to_thread(over_http, path, version, keys) for keys in others]
+        assert one != other
 
 
 async def test_a_version_can_be_forced_only_from_configured_networks(start_server) -> None:

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from onnx_models import identity, matmul, string_identity
+from onnx_models import identity, matmul, scalar, string_identity
 from turnout.config import Runtime
 from turnout.errors import InputsRefused
 from turnout.registry.onnx.model import read_model
@@ -60,6 +60,15 @@ def test_a_bound_run_gives_what_a_plain_run_gives(opened: Open, dtype: type) -> 
     for value, answer in zip(values, answers, strict=True):  # no answer is written over by a later one
         assert answer.dtype == dtype
         np.testing.assert_array_equal(answer, value)
+
+
+def test_a_bound_run_of_scalars_gives_what_a_plain_run_gives(opened: Open) -> None:
+    session = opened(scalar())
+    run = bound(session, {"x": np.asarray(np.float32(1))}, ["y"])
+    assert run is not None
+    for value in (2.0, -3.5, 1e30):
+        (y,) = run({"x": np.asarray(np.float32(value))}, ["y"])
+        assert (y.shape, y.dtype, float(y)) == ((), np.float32, 2 * np.float32(value))
 
 
 def test_many_random_requests_are_answered_bit_by_bit_as_by_plain_runs(opened: Open) -> None:

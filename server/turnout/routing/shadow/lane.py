@@ -7,6 +7,7 @@ All failures of a shadow end here: they are counted, and do not affect the live 
 """
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +30,7 @@ from turnout.routing.shadow.copies import Copy, Pair, trace_copy
 from turnout.routing.shadow.ledger import CopyOutcome, Disagreement, Ledger
 from turnout.routing.shadow.pressure import Pressure
 from turnout.routing.shadow.runner import CopyRunner
-from turnout.serving.batching.batch import join, shape_of, split
+from turnout.serving.batching.batch import BatchSizeMismatch, join, shape_of, split
 from turnout.serving.sessions.tensor import Array
 from turnout.serving.versions.handle import VersionHandle
 from turnout.threads import Threads
@@ -39,6 +40,8 @@ _PAUSE_SECONDS = 0.005
 
 _HEAD_START_SECONDS = 0.003
 """Minimum time that a copy waits, while its request's answer is being sent and further copies arrive."""
+
+_UNEXPECTED = "an unexpected error; see the server's log"
 
 _SMALL_BYTES = 64 * 1024
 """Outputs up to this size are compared on the event loop (about 50 us), since handing them to a thread costs more."""
@@ -123,7 +126,10 @@ class Lane:
         return len(self._running)
 
     async def close(self, reason: str, bound: float) -> None:
-        """Accepts no more copies, drops those that wait, and waits at most `bound` seconds for those that run."""
+        """Accepts no more copies, drops those that wait, and waits at most `bound` seconds for those that run.
+
+        Copies that take longer are stopped and dropped: that they had no answer is not the shadow's fault.
+        """
         self.ended = True
         self._shut(reason)
         self._dispatcher.cancel()
@@ -131,6 +137,7 @@ class Lane:
             _, late = await asyncio.wait(self._running, timeout=bound)
             for task in late:
                 task.cancel()
+        self._close_runners()
         await asyncio.gather(self._dispatcher, *self._running, return_exceptions=True)
 
     def reopen(self) -> None:
@@ -141,13 +148,29 @@ class Lane:
                 self._dispatcher = self._dispatching()
 
     def _dispatching(self) -> "asyncio.Task[None]":
-        return asyncio.create_task(self._dispatch(), name=f"shadow {self.pair.model}@{self.pair.shadow}")
+        task = asyncio.create_task(self._dispatch(), name=f"shadow {self.pair.model}@{self.pair.shadow}")
+        task.add_done_callback(self._check_task)
+        return task
+
+    def _check_task(self, task: "asyncio.Task[None]") -> None:
+        """Closes the lane if one of its tasks ended with an unexpected error: it must not look open and do nothing."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._parts.log.error("a copy could not be processed", **_names(self.pair), exc_info=error)
+            self._break(_UNEXPECTED)
+
+    def _break(self, reason: str) -> None:
+        """Closes the lane because its shadow cannot be run any more."""
+        self._shut(reason)
+        self._close_runners()
 
     def _shut(self, reason: str) -> None:
+        """Accepts no more copies, and drops those that wait."""
         self.closed = self.closed or reason
         for _ in range(len(self._queue)):
             self._pop()
             self.ledger.drop("closed")
+
+    def _close_runners(self) -> None:
         for _, runner in self._runners.values():
             runner.add_done_callback(_close)
         self._runners.clear()
@@ -174,23 +197,41 @@ class Lane:
             elif (handle := self._parts.find(self.pair.shadow)) is None:
                 self._pop()
                 self.ledger.drop("not_ready")
+            elif batch := self._take(handle):
+                self._start(handle, batch)
             else:
-                self._start(handle, self._take(handle))
+                await asyncio.sleep(0)  # many copies in a row may be invalid
 
     def _take(self, handle: VersionHandle) -> list[Copy]:
-        """Takes copies from the head of the queue, as many as one run of the shadow allows."""
-        batch = [self._pop()]
-        plan = handle.loaded.plan if handle.loaded is not None else None
-        if plan is None or (first := shape_of(plan, batch[0].inputs)) is None:
-            return batch
-        line, rows = first
-        while self._queue:
-            shape = shape_of(plan, self._queue[0].inputs)
-            if shape is None or shape[0] != line or rows + shape[1] > plan.max_rows:
-                break
-            rows += shape[1]
-            batch.append(self._pop())
-        return batch
+        """Takes copies from the head of the queue, as many as one run of the shadow allows.
+
+        Returns:
+            An empty list if the shadow's signature does not accept the first copy, which is counted.
+        """
+        first = self._queue[0]
+        if not self._fits(handle, first):
+            self._pop()
+            self.ledger.count(CopyOutcome.INVALID, first.epoch)
+            trace_copy(self.pair, first, CopyOutcome.INVALID)
+            return []
+        return [self._pop() for _ in range(self._joinable(handle, first))]
+
+    def _joinable(self, handle: VersionHandle, first: Copy) -> int:
+        """Returns the number of copies at the head of the queue, of which `first` is one, that may share a run."""
+        in_force = handle.in_force
+        plan = in_force.plan
+        if (shape := shape_of(plan, first.inputs)) is None:
+            return 1
+        line, rows = shape
+        for number, copy in enumerate(self._queue):
+            if not self._fits(handle, copy) or not in_force.may_join(line, self._outputs(handle, copy)):
+                return max(number, 1)
+            if number:
+                shape = shape_of(plan, copy.inputs)
+                if shape is None or shape[0] != line or rows + shape[1] > plan.max_rows:
+                    return number
+                rows += shape[1]
+        return len(self._queue)
 
     def _start(self, handle: VersionHandle, batch: list[Copy]) -> None:
         self._parts.pressure.running += 1
@@ -201,32 +242,39 @@ class Lane:
     def _ended(self, task: "asyncio.Task[None]") -> None:
         self._parts.pressure.running -= 1
         self._running.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._parts.log.error("a copy could not be processed", **_names(self.pair), exc_info=error)
+        self._check_task(task)
 
     async def _run(self, handle: VersionHandle, batch: list[Copy]) -> None:
+        """Runs copies and compares their answers. Each copy is counted once, whatever happens."""
+        left = deque(batch)
+        missed = "closed"
         try:
-            fitting = [copy for copy in batch if self._fits(handle, copy)]
-            if not fitting:
-                return
-            answers = await self._execute(handle, fitting, for_shadow=True)
+            for answer in await self._execute(handle, batch, for_shadow=True):
+                copy = left[0]
+                if isinstance(answer, TurnoutError):
+                    left.popleft()
+                    self._failed(copy, answer)
+                    continue
+                expected = dict(zip(copy.names, copy.expected, strict=True))
+                comparison = await self._compared(expected, answer, copy)
+                left.popleft()
+                await self._compare(copy, expected, comparison)
         except NotLoaded:
-            for _ in batch:
-                self.ledger.drop("closed" if self.closed else "not_ready")
-            return
-        for copy, answer in zip(fitting, answers, strict=True):
-            if isinstance(answer, TurnoutError):
-                self._failed(copy, answer)
-            else:
-                await self._compare(copy, answer)
+            missed = self._missed
+        finally:
+            for _ in left:
+                self.ledger.drop(missed)
         self._close_if_broken()
+
+    @property
+    def _missed(self) -> str:
+        """Why a copy is dropped whose version has left."""
+        return "closed" if self.closed else "not_ready"
 
     def _fits(self, handle: VersionHandle, copy: Copy) -> bool:
         try:
             handle.check(copy.inputs, self._outputs(handle, copy))
         except InvalidTensor:
-            self.ledger.count(CopyOutcome.INVALID, copy.epoch)
-            trace_copy(self.pair, copy, CopyOutcome.INVALID)
             return False
         return True
 
@@ -236,24 +284,30 @@ class Lane:
         """Runs copies together, or one by one if that fails; returns the outputs or the error of each."""
         wanted = [self._outputs(handle, copy) for copy in batch]
         names = list(dict.fromkeys(name for outputs in wanted for name in outputs))
-        with handle.lease() as loaded:
-            plan = loaded.plan
-            try:
-                runner = await self._runner(handle, for_shadow)
-                values = await runner.run(join(plan, [copy.inputs for copy in batch]), names)
-            except NotLoaded:
-                raise
-            except (ModelCrashed, ModelTimedOut) as error:
-                return [error] * len(batch)
-            except TurnoutError as error:
-                if len(batch) == 1:
-                    return [error]
-                return [
-                    answer for copy in batch for answer in await self._execute(handle, [copy], for_shadow=for_shadow)
-                ]
-        rows = [shape[1] if (shape := shape_of(plan, copy.inputs)) else 1 for copy in batch]
-        parts = split(plan, dict(zip(names, values, strict=True)), rows, wanted)
-        return [dict(zip(outputs, part, strict=True)) for outputs, part in zip(wanted, parts, strict=True)]
+        if not names:
+            return [{} for _ in batch]  # ONNX Runtime would compute all outputs
+        plan = handle.in_force.plan
+        shapes = [shape_of(plan, copy.inputs) for copy in batch]
+        if len(batch) == 1 or None not in shapes:  # the version may have been demoted since the batch was formed
+            with handle.lease():
+                try:
+                    runner = await self._runner(handle, for_shadow)
+                    values = await runner.run(join(plan, [copy.inputs for copy in batch]), names)
+                    outputs = dict(zip(names, values, strict=True))
+                    if shapes[0] is not None:
+                        handle.in_force.check(shapes[0][0], outputs)
+                    parts = split(plan, outputs, [shape[1] if shape else 1 for shape in shapes], wanted)
+                    return [dict(zip(asked, part, strict=True)) for asked, part in zip(wanted, parts, strict=True)]
+                except NotLoaded:
+                    raise
+                except (ModelCrashed, ModelTimedOut) as error:
+                    return [error] * len(batch)
+                except BatchSizeMismatch as mismatch:
+                    handle.demote(str(mismatch))
+                except TurnoutError as error:
+                    if len(batch) == 1:
+                        return [error]
+        return [answer for copy in batch for answer in await self._execute(handle, [copy], for_shadow=for_shadow)]
 
     def _outputs(self, handle: VersionHandle, copy: Copy) -> list[str]:
         return [name for name in copy.names if handle.manifest.signature.output(name) is not None]
@@ -274,26 +328,29 @@ class Lane:
         return await asyncio.shield(known[1])
 
     def _failed(self, copy: Copy, error: TurnoutError) -> None:
+        if self.closed:  # its run was stopped with the lane, or may have been
+            self.ledger.drop("closed")
+            return
         outcome = next((o for kind, o in _OUTCOMES.items() if isinstance(error, kind)), CopyOutcome.FAILED)
         self.ledger.count(outcome, copy.epoch)
         trace_copy(self.pair, copy, outcome, error)
         self._parts.log.debug("a copy failed", **_names(self.pair), request=copy.request_id, reason=error.message)
 
-    async def _compare(self, copy: Copy, actual: Mapping[str, Array]) -> None:
-        expected = dict(zip(copy.names, copy.expected, strict=True))
-        comparison = await self._compared(expected, actual, copy)
+    async def _compare(self, copy: Copy, expected: Mapping[str, Array], comparison: AnswerComparison) -> None:
+        """Counts a comparison, keeps it if it is one of the worst, and repeats the copy on the baseline if needed."""
         lag = time.monotonic() - copy.offered
         trace_copy(self.pair, copy, CopyOutcome.AGREED if comparison.agrees else CopyOutcome.DISAGREED)
         if self.ledger.compare(comparison, copy.epoch, lag):
-            self.ledger.keep(Disagreement(copy.request_id, datetime.now(UTC), comparison, self._kept(copy)))
+            self.ledger.keep(Disagreement(copy.request_id, datetime.now(UTC), comparison, await self._kept(copy)))
         self._noise_due += self._settings.noise_rate
         if self.closed or (self._noise_due < 1.0 and not self.ledger.wants_repeat):
             return
         if (baseline := self._parts.find(self.pair.baseline)) is not None:
             self._noise_due = max(self._noise_due - 1.0, 0.0)
-            (again,) = await self._execute(baseline, [copy], for_shadow=False)
-            if not isinstance(again, TurnoutError):
-                self.ledger.repeat(await self._compared(expected, again, copy))
+            with contextlib.suppress(NotLoaded):  # it has left since
+                (again,) = await self._execute(baseline, [copy], for_shadow=False)
+                if not isinstance(again, TurnoutError):
+                    self.ledger.repeat(await self._compared(expected, again, copy))
 
     async def _compared(
         self, expected: Mapping[str, Array], actual: Mapping[str, Array], copy: Copy
@@ -303,12 +360,13 @@ class Lane:
             return compare(expected, actual, rules)
         return await self._parts.threads.run(compare, expected, actual, rules)
 
-    def _kept(self, copy: Copy) -> Mapping[str, Array]:
+    async def _kept(self, copy: Copy) -> Mapping[str, Array]:
         """Returns the part of a copy's inputs that may be stored."""
-        if self._parts.redact is None:
+        redact = self._parts.redact
+        if redact is None:
             return {}
-        try:
-            return dict(self._parts.redact(self.pair.model, copy.inputs))
+        try:  # in a thread, since how long the hook takes is up to its author
+            return dict(await self._parts.threads.run(redact, self.pair.model, copy.inputs))
         except Exception as error:
             self._parts.log.error("the redaction hook failed; no inputs are kept", **_names(self.pair), exc_info=error)
             return {}
@@ -317,7 +375,7 @@ class Lane:
         for _, runner in self._runners.values():
             if reason := _trouble(runner):
                 self._parts.log.error("shadow lane closed", **_names(self.pair), reason=reason)
-                self._shut(reason)
+                self._break(reason)
                 return
 
 

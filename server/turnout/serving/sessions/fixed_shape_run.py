@@ -63,7 +63,7 @@ class PreparedRun:
             return None
         made = cls(session, inputs, outputs, seen)
         for value, memory in zip(seen, made._outputs, strict=True):
-            memory.view(np.uint8).reshape(-1)[:] = ~np.frombuffer(value.tobytes(), np.uint8)
+            memory.reshape(-1).view(np.uint8)[:] = ~np.frombuffer(value.tobytes(), np.uint8)
         try:
             again = made(inputs, outputs)
         except TurnoutError:

@@ -84,6 +84,7 @@ class VersionHandle:
         recorder: Metrics of the version.
         arms: Meters that count its requests for rollouts.
         history: Its latest requests with a routing key, by slot.
+        in_force: The batch plan in force.
         child_bytes: Memory of its child processes in bytes at the latest `sample`.
     """
 
@@ -126,7 +127,7 @@ class VersionHandle:
         required = [spec.name for spec in manifest.signature.inputs if not spec.has_default]
         axes = loaded.plan.input_axes if loaded.plan.max_rows else {}
         self._row_axis = next(((name, axes[name]) for name in required if name in axes), None)
-        self._in_force = loaded.in_force or PlanInForce(loaded.plan)
+        self.in_force = loaded.in_force or PlanInForce(loaded.plan)
         self._demoted = False
         self._on_demoted = on_demoted
         self._loaded_at = time.monotonic()
@@ -386,12 +387,17 @@ class VersionHandle:
         name = f"{self.manifest.model}@{self.manifest.version}"
         return Batcher(
             f"{name}-{lane}" if lane else name,
-            self._in_force,
+            self.in_force,
             self._bounds,
             self.loaded.runners,
             self._batch_sizes.observe,
             self._demote,
         )
+
+    def demote(self, fault: str) -> None:
+        """Stops batching, because a shared run outside the version's own lanes did not add up."""
+        self.in_force.demote(fault)
+        self._demote(self.in_force.plan.reason)
 
     def _demote(self, reason: str) -> None:
         """Records that outputs of a batch did not add up. The lanes have already stopped batching."""
