@@ -51,7 +51,7 @@ async def test_a_run_that_ends_with_its_lane_is_not_the_shadows_failure(
     server = await start_server(shadow=PATIENT | {"noise_rate": 0.0, "isolation": isolation})
     await put(server, policy("1.0.0", {"1.1.0": 1.0}))
     assert (await predict(server, numbered(6, x=X, n=FOREVER))).errors == []
-    (lane_of_pair,) = server.services.shadows.of("m")
+    (lane_of_pair,) = server.parts.serving.shadows.of("m")
     async with asyncio.timeout(LIMIT_SECONDS):
         while not lane_of_pair.running:
             await asyncio.sleep(0.02)
