@@ -16,10 +16,6 @@ def _table(call: NodeCall) -> Rows:
     return rows
 
 
-def _scaled(call: NodeCall) -> Sequence[State]:
-    return [_table(call)]
-
-
 def _classifier(call: NodeCall) -> Sequence[State]:
     """Classifiers: labels of shape (rows), scores of shape (rows, classes)."""
     rows = _table(call)
@@ -35,32 +31,30 @@ def _regressor(call: NodeCall) -> Sequence[State]:
     return [rows.with_dimension(1, Size(call.integer(name, 1)))]
 
 
-def _forest(call: NodeCall) -> Sequence[State]:
-    rows = _table(call)
-    return [rows.with_dimension(1, Size(call.integer("n_targets", 1)))]
+def _kept(call: NodeCall) -> Sequence[State]:
+    return [_table(call)]
 
 
 def _one_per_row(call: NodeCall) -> Sequence[State]:
-    """`SVMRegressor`: one value per row."""
     return [_table(call).with_dimension(1, ONE)]
 
 
-def _labels(call: NodeCall) -> Sequence[State]:
-    """`LabelEncoder` and `CategoryMapper`: each element is looked up separately."""
+def _looked_up(call: NodeCall) -> Sequence[State]:
+    """Each element is looked up separately, whatever the shape."""
     return [call.rows(0)]
 
 
 RULES: Mapping[tuple[str, str], Rule] = {
-    (CLASSICAL, "CategoryMapper"): _labels,
-    (CLASSICAL, "Imputer"): _scaled,
-    (CLASSICAL, "LabelEncoder"): _labels,
+    (CLASSICAL, "CategoryMapper"): _looked_up,
+    (CLASSICAL, "Imputer"): _kept,
+    (CLASSICAL, "LabelEncoder"): _looked_up,
     (CLASSICAL, "LinearClassifier"): _classifier,
     (CLASSICAL, "LinearRegressor"): _regressor,
-    (CLASSICAL, "Normalizer"): _scaled,
+    (CLASSICAL, "Normalizer"): _kept,
     (CLASSICAL, "SVMClassifier"): _classifier,
     (CLASSICAL, "SVMRegressor"): _one_per_row,
-    (CLASSICAL, "Scaler"): _scaled,
-    (CLASSICAL, "TreeEnsemble"): _forest,
+    (CLASSICAL, "Scaler"): _kept,
+    (CLASSICAL, "TreeEnsemble"): _regressor,
     (CLASSICAL, "TreeEnsembleClassifier"): _classifier,
     (CLASSICAL, "TreeEnsembleRegressor"): _regressor,
 }
