@@ -115,7 +115,7 @@ class Validator:
         """Returns the inputs that are empty but must not be, either at all or because a matching input is not empty.
 
         No model computes anything useful from such inputs, and they must not run: they could end the process, or return
-        old contents of memory (`turnout.serving.isolation.empty_inputs`, `turnout.serving.batching.in_step`).
+        old contents of memory (`turnout.serving.isolation.empty_inputs`).
         """
         conflicts = [
             FieldViolation(f"inputs.{name}", f"expected 1 or more along axis {axis}, got {_described(inputs[name])}")

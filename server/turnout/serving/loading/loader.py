@@ -21,12 +21,11 @@ from turnout.registry.signing.trust import Trust
 from turnout.registry.storage.listing import Published
 from turnout.registry.storage.repository import Repository
 from turnout.serving.batching.active_plan import PlanInForce
-from turnout.serving.batching.in_step import in_step
 from turnout.serving.batching.warmup import WarmUp, divided_plan, paying_plan, warm_up
 from turnout.serving.cuda_graphs import preparation
 from turnout.serving.cuda_graphs.plan import NO_GRAPHS, GraphPlan, obstacle, off
 from turnout.serving.isolation.decision import Isolation, decide
-from turnout.serving.isolation.empty_inputs import never_empty
+from turnout.serving.isolation.empty_inputs import in_step, never_empty
 from turnout.serving.isolation.pool import ChildPool, Supervision
 from turnout.serving.isolation.session import ChildResources, IsolatedSession, Priority
 from turnout.serving.loading.load_proof import prove_at_load
