@@ -29,7 +29,8 @@ from turnout.routing.shadow.copies import Copy, Pair, trace_copy
 from turnout.routing.shadow.ledger import CopyOutcome, Disagreement, Ledger
 from turnout.routing.shadow.pressure import Pressure
 from turnout.routing.shadow.runner import CopyRunner
-from turnout.serving.batching.batch import join, shape_of, split
+from turnout.serving.batching.batch import shape_of, split
+from turnout.serving.inputs.rows import join
 from turnout.serving.sessions.tensor import Array
 from turnout.serving.versions.handle import VersionHandle
 from turnout.threads import Threads
@@ -240,7 +241,7 @@ class Lane:
             plan = loaded.plan
             try:
                 runner = await self._runner(handle, for_shadow)
-                values = await runner.run(join(plan, [copy.inputs for copy in batch]), names)
+                values = await runner.run(join(plan.input_axes, [copy.inputs for copy in batch]), names)
             except NotLoaded:
                 raise
             except (ModelCrashed, ModelTimedOut) as error:

@@ -13,6 +13,7 @@ import numpy as np
 from turnout.errors import TurnoutError
 from turnout.registry.compatibility.agreement import differs, tolerance_of
 from turnout.registry.manifest.manifest import Manifest
+from turnout.serving.inputs.rows import copied_row, join
 from turnout.serving.sessions.session import Run
 from turnout.serving.sessions.tensor import Array
 
@@ -126,7 +127,7 @@ def _golden_rows(sample: Row, axes: Mapping[str, int], golden: Iterable[Row]) ->
         if len(counts) != 1 or not axes.keys() <= case.keys():
             continue
         for index in range(min(2, *counts, 2)):
-            row = {name: np.take(case[name], [index], axis=axis) for name, axis in axes.items()}
+            row = copied_row(axes, {name: case[name] for name in axes}, index)
             if all(row[name].shape == sample[name].shape for name in row):
                 yield row
 
@@ -204,12 +205,8 @@ def _companies(count: int) -> list[tuple[int, ...]]:
 
 
 def _together(run: Run, axes: Mapping[str, int], rows: Sequence[Row], names: Sequence[str]) -> list[Array]:
-    inputs = {
-        name: np.concatenate([row[name] for row in rows], axis=axes[name]) if name in axes else array
-        for name, array in rows[0].items()
-    }
     try:
-        return run(inputs, names)
+        return run(join(axes, rows), names)
     except TurnoutError as error:
         raise BatchDifference(f"a batch of {len(rows)} cannot be run: {error.message}", mixes=False) from error
 

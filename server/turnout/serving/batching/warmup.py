@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from turnout.errors import TurnoutError
-from turnout.serving.batching.batch import join
 from turnout.serving.batching.batchability import BatchPlan
+from turnout.serving.inputs.rows import doubled_up_to, join
 from turnout.serving.sessions.session import Run
 from turnout.serving.sessions.tensor import Array
 
@@ -66,11 +66,11 @@ def warm_up(
     began = clock()
     quickest: dict[int, float] = {}
     warning = ""
-    for rows in _sizes(plan.max_rows):
+    for rows in doubled_up_to(plan.max_rows):
         if clock() - began > _BUDGET_SECONDS:
             warning = f"batches of {rows} rows or more were not warmed up: warm-up had taken {_BUDGET_SECONDS:.0f} s"
             break
-        inputs = join(plan, [plan.sample] * rows)
+        inputs = join(plan.input_axes, [plan.sample] * rows)
         try:
             # The first run of a shape allocates its memory, so it warms up; the others measure.
             quickest[rows] = min(_timed(run, inputs, outputs, clock) for _ in range(runs + 1))
@@ -123,13 +123,6 @@ def best_rows(seconds_by_rows: Mapping[int, float]) -> int:
         if seconds / rows <= _WORTHWHILE * seconds_by_rows[best] / best:
             best = rows
     return best
-
-
-def _sizes(max_rows: int) -> list[int]:
-    sizes = [1]
-    while sizes[-1] < max_rows:
-        sizes.append(min(sizes[-1] * 2, max_rows))
-    return sizes
 
 
 def _timed(run: Run, inputs: Mapping[str, Array], outputs: Sequence[str], clock: Callable[[], float]) -> float:

@@ -15,7 +15,7 @@ Requests that violate this are refused, since operators would return old content
 from collections.abc import Iterator, Mapping, Sequence
 
 from turnout.registry.manifest.signature import Dimension, Signature
-from turnout.registry.onnx.graph import STANDARD_DOMAIN, ModelGraph, Node, TensorType
+from turnout.registry.onnx.graph import MICROSOFT_DOMAIN, STANDARD_DOMAIN, ModelGraph, Node, TensorType
 from turnout.serving.batching.batchability import likely_axes
 from turnout.serving.inputs.dimensions import InputDimension, dimensions_named
 from turnout.serving.isolation.origins import Scope, filled, positive, walk
@@ -29,11 +29,11 @@ _FACTORS: Mapping[tuple[str, str], tuple[int, int]] = {
     (STANDARD_DOMAIN, "MatMul"): (0, 1),
     (STANDARD_DOMAIN, "MatMulInteger"): (0, 1),
     (STANDARD_DOMAIN, "QLinearMatMul"): (0, 3),
-    ("com.microsoft", "FusedMatMul"): (0, 1),
-    ("com.microsoft", "MatMulInteger16"): (0, 1),
-    ("com.microsoft", "MatMulIntegerToFloat"): (0, 1),
-    ("com.microsoft", "DynamicQuantizeMatMul"): (0, 1),
-    ("com.microsoft", "QGemm"): (0, 3),
+    (MICROSOFT_DOMAIN, "FusedMatMul"): (0, 1),
+    (MICROSOFT_DOMAIN, "MatMulInteger16"): (0, 1),
+    (MICROSOFT_DOMAIN, "MatMulIntegerToFloat"): (0, 1),
+    (MICROSOFT_DOMAIN, "DynamicQuantizeMatMul"): (0, 1),
+    (MICROSOFT_DOMAIN, "QGemm"): (0, 3),
 }
 """Matrix products, with the indices of both factors among the inputs."""
 

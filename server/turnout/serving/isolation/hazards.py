@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from turnout.registry.onnx.graph import STANDARD_DOMAIN, ModelGraph, Node
+from turnout.registry.onnx.graph import CLASSICAL_DOMAIN, MICROSOFT_DOMAIN, STANDARD_DOMAIN, ModelGraph, Node
 from turnout.registry.onnx.value_sizes import SIZED_BY_VALUES
 from turnout.serving.isolation.origins import (
     VALUE,
@@ -27,10 +27,8 @@ from turnout.serving.isolation.origins import (
     walk,
 )
 
-_MICROSOFT = "com.microsoft"
-_CLASSICAL = "ai.onnx.ml"
 _NCHWC = "com.microsoft.nchwc"
-_KNOWN_DOMAINS = frozenset({STANDARD_DOMAIN, _CLASSICAL, _MICROSOFT, _NCHWC, "ai.onnx.preview"})
+_KNOWN_DOMAINS = frozenset({STANDARD_DOMAIN, CLASSICAL_DOMAIN, MICROSOFT_DOMAIN, _NCHWC, "ai.onnx.preview"})
 """Domains of the operators that are part of ONNX Runtime."""
 
 _SIZED_BY: Mapping[str, tuple[int, ...]] = {
@@ -88,9 +86,9 @@ def _danger(node: Node, scope: Scope) -> str:
         return "is a custom operator"
     if node.op_type in _RECURRENT:
         return _recurrent(node, scope)
-    if node.domain == _MICROSOFT:
+    if node.domain == MICROSOFT_DOMAIN:
         return _of_microsoft(node, scope)
-    if node.domain == _CLASSICAL:
+    if node.domain == CLASSICAL_DOMAIN:
         if node.op_type in _CLASSIFIERS and node.attributes.get("post_transform") == "PROBIT":
             return "leaves what was in memory in place of the second of two scores"
         return _vectors(node, scope) if node.op_type == "FeatureVectorizer" else ""

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from turnout.registry.manifest.signature import Dimension
 from turnout.registry.onnx.graph import (
+    MICROSOFT_DOMAIN,
     STANDARD_DOMAIN,
     Attribute,
     Graph,
@@ -169,7 +170,7 @@ class Scope:
                 return node.inputs
             case (domain, "ConcatFromSequence") if domain == STANDARD_DOMAIN:
                 return self._sequences[node.inputs[0]]
-            case ("com.microsoft", "QLinearConcat"):
+            case (domain, "QLinearConcat") if domain == MICROSOFT_DOMAIN:
                 return node.inputs[2::3]  # each with its scale and zero point, after those of the output
         return ()
 

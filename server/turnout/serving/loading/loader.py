@@ -15,7 +15,7 @@ from turnout.config import ModelSettings, Runtime
 from turnout.errors import MemoryBudgetExceeded, ModelFailure
 from turnout.host.cpu import lower_priority, whole_cores
 from turnout.registry.manifest.manifest import MODEL_FILE, Manifest
-from turnout.registry.onnx.graph import STANDARD_DOMAIN, Graph, ModelGraph
+from turnout.registry.onnx.graph import CONTROL_FLOW, STANDARD_DOMAIN, Graph, ModelGraph
 from turnout.registry.onnx.graph_reader import read_graph
 from turnout.registry.signing.trust import Trust
 from turnout.registry.storage.listing import Published
@@ -46,8 +46,6 @@ from turnout.serving.tensorrt.sessions import Engines
 from turnout.serving.tensorrt.shapes import NO_PROFILE, shape_profile
 
 _INLINE_MODEL_BYTES = 16 * 1024 * 1024
-_UNBOUNDED_OPERATORS = frozenset({"Loop", "Scan", "SequenceMap", "If"})
-"""Control-flow operators, whose running time depends on input values; they are never run on the event loop."""
 
 CAPTURING = frozenset({providers.CUDA})
 """Providers whose runs can be captured as CUDA graphs."""
@@ -360,6 +358,4 @@ def _bounded(model: Path, graph: Graph) -> bool:
     """Returns whether a model's running time can be judged by the size of its inputs."""
     if model.stat().st_size > _INLINE_MODEL_BYTES:
         return False
-    return all(
-        node.domain == STANDARD_DOMAIN and node.op_type not in _UNBOUNDED_OPERATORS for node in graph.all_nodes()
-    )
+    return all(node.domain == STANDARD_DOMAIN and node.op_type not in CONTROL_FLOW for node in graph.all_nodes())

@@ -11,10 +11,9 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 
 from turnout.registry.manifest.signature import Signature, TensorSpec
-from turnout.registry.onnx.graph import STANDARD_DOMAIN, Graph, ModelGraph, Node, TensorType
+from turnout.registry.onnx.graph import CLASSICAL_DOMAIN, STANDARD_DOMAIN, Graph, ModelGraph, Node, TensorType
 from turnout.serving.rowwise.call import NodeCall
 from turnout.serving.rowwise.rules import RULES
-from turnout.serving.rowwise.rules.elementwise import CLASSICAL
 from turnout.serving.rowwise.shared import evaluate
 from turnout.serving.rowwise.sizes import ONE_ROW, Size, symbol
 from turnout.serving.rowwise.states import (
@@ -265,7 +264,7 @@ def _define(scope: Scope, name: str, state: Known) -> None:
 def _check_deterministic(node: Node) -> None:
     if node.domain == STANDARD_DOMAIN and node.op_type in _RANDOM:
         raise NotRowWise("it draws random numbers")
-    if node.domain not in (STANDARD_DOMAIN, CLASSICAL) and (node.domain, node.op_type) not in RULES:
+    if node.domain not in (STANDARD_DOMAIN, CLASSICAL_DOMAIN) and (node.domain, node.op_type) not in RULES:
         raise NotRowWise("it is an operator that the server does not know")
 
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 from structlog.typing import FilteringBoundLogger
 
 from turnout.config import ModelSettings
@@ -21,6 +20,7 @@ from turnout.registry.onnx.value_sizes import values_become_sizes
 from turnout.registry.storage.golden import GOLDEN_DIRECTORY, read_case
 from turnout.registry.storage.listing import Published
 from turnout.registry.storage.repository import Repository
+from turnout.serving.inputs.rows import copied_row
 from turnout.serving.inputs.sample import find_sample
 from turnout.serving.inputs.synthetic import FEW_ELEMENTS, recipes
 from turnout.serving.isolation.supervision import supervision
@@ -292,7 +292,7 @@ def _rows(case: Request, axes: Mapping[str, int]) -> Iterator[Request]:
         yield case
         return
     for row in range(counts.pop()):
-        yield {name: np.take(a, [row], axis=axes[name]) if name in axes else a for name, a in case.items()}
+        yield copied_row(axes, case, row)
 
 
 def _check(handle: VersionHandle, captured: Sequence[Path], inputs: Sequence[Request]) -> None:

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
+from turnout.registry.onnx.graph import CLASSICAL_DOMAIN
 from turnout.serving.rowwise.call import NodeCall, Rule
-from turnout.serving.rowwise.rules.elementwise import CLASSICAL
 from turnout.serving.rowwise.sizes import ONE, Size
 from turnout.serving.rowwise.states import NotRowWise, Rows, State
 
@@ -45,16 +45,16 @@ def _looked_up(call: NodeCall) -> Sequence[State]:
 
 
 RULES: Mapping[tuple[str, str], Rule] = {
-    (CLASSICAL, "CategoryMapper"): _looked_up,
-    (CLASSICAL, "Imputer"): _kept,
-    (CLASSICAL, "LabelEncoder"): _looked_up,
-    (CLASSICAL, "LinearClassifier"): _classifier,
-    (CLASSICAL, "LinearRegressor"): _regressor,
-    (CLASSICAL, "Normalizer"): _kept,
-    (CLASSICAL, "SVMClassifier"): _classifier,
-    (CLASSICAL, "SVMRegressor"): _one_per_row,
-    (CLASSICAL, "Scaler"): _kept,
-    (CLASSICAL, "TreeEnsemble"): _regressor,
-    (CLASSICAL, "TreeEnsembleClassifier"): _classifier,
-    (CLASSICAL, "TreeEnsembleRegressor"): _regressor,
+    (CLASSICAL_DOMAIN, "CategoryMapper"): _looked_up,
+    (CLASSICAL_DOMAIN, "Imputer"): _kept,
+    (CLASSICAL_DOMAIN, "LabelEncoder"): _looked_up,
+    (CLASSICAL_DOMAIN, "LinearClassifier"): _classifier,
+    (CLASSICAL_DOMAIN, "LinearRegressor"): _regressor,
+    (CLASSICAL_DOMAIN, "Normalizer"): _kept,
+    (CLASSICAL_DOMAIN, "SVMClassifier"): _classifier,
+    (CLASSICAL_DOMAIN, "SVMRegressor"): _one_per_row,
+    (CLASSICAL_DOMAIN, "Scaler"): _kept,
+    (CLASSICAL_DOMAIN, "TreeEnsemble"): _regressor,
+    (CLASSICAL_DOMAIN, "TreeEnsembleClassifier"): _classifier,
+    (CLASSICAL_DOMAIN, "TreeEnsembleRegressor"): _regressor,
 }

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from turnout.registry.onnx.graph import STANDARD_DOMAIN
+from turnout.registry.onnx.graph import MICROSOFT_DOMAIN, STANDARD_DOMAIN
 from turnout.serving.rowwise.call import NodeCall, Rule
-from turnout.serving.rowwise.rules.elementwise import MICROSOFT, broadcast_rows
+from turnout.serving.rowwise.rules.elementwise import broadcast_rows
 from turnout.serving.rowwise.sizes import ONE, Size, derived
 from turnout.serving.rowwise.states import Mixed, NotRowWise, Rows, RunFails, Shared, State
 
@@ -348,5 +348,5 @@ _OF_ONNX_RUNTIME: Mapping[str, Rule] = {
 }
 RULES: Mapping[tuple[str, str], Rule] = {
     **{(STANDARD_DOMAIN, name): rule for name, rule in _STANDARD.items()},
-    **{(MICROSOFT, name): rule for name, rule in _OF_ONNX_RUNTIME.items()},
+    **{(MICROSOFT_DOMAIN, name): rule for name, rule in _OF_ONNX_RUNTIME.items()},
 }

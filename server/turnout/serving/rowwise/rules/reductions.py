@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from turnout.registry.onnx.graph import STANDARD_DOMAIN
+from turnout.registry.onnx.graph import MICROSOFT_DOMAIN, STANDARD_DOMAIN
 from turnout.serving.rowwise.call import NodeCall, Rule
-from turnout.serving.rowwise.rules.elementwise import MICROSOFT, broadcast_rows
+from turnout.serving.rowwise.rules.elementwise import broadcast_rows
 from turnout.serving.rowwise.sizes import ONE, Size
 from turnout.serving.rowwise.states import NotRowWise, Rows, Shared, State
 
@@ -194,6 +194,6 @@ _STANDARD: Mapping[str, Rule] = {
 }
 RULES: Mapping[tuple[str, str], Rule] = {
     **{(STANDARD_DOMAIN, name): rule for name, rule in _STANDARD.items()},
-    (MICROSOFT, "SkipLayerNormalization"): _skip_normalization,
-    (MICROSOFT, "SkipSimplifiedLayerNormalization"): _skip_normalization,
+    (MICROSOFT_DOMAIN, "SkipLayerNormalization"): _skip_normalization,
+    (MICROSOFT_DOMAIN, "SkipSimplifiedLayerNormalization"): _skip_normalization,
 }

@@ -2,9 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from turnout.registry.onnx.graph import STANDARD_DOMAIN
+from turnout.registry.onnx.graph import MICROSOFT_DOMAIN, STANDARD_DOMAIN
 from turnout.serving.rowwise.call import NodeCall, Rule
-from turnout.serving.rowwise.rules.elementwise import MICROSOFT
 from turnout.serving.rowwise.sizes import ONE, Size
 from turnout.serving.rowwise.states import NotRowWise, Rows, RunFails, Shared, State
 
@@ -164,7 +163,7 @@ RULES: Mapping[tuple[str, str], Rule] = {
     (STANDARD_DOMAIN, "GRU"): _recurrent((5,), None),
     (STANDARD_DOMAIN, "LSTM"): _recurrent((5, 6), 7),
     (STANDARD_DOMAIN, "RNN"): _recurrent((5,), None),
-    (MICROSOFT, "Attention"): _fused_attention,
-    (MICROSOFT, "EmbedLayerNormalization"): _embed,
-    (MICROSOFT, "MultiHeadAttention"): _multi_head_attention,
+    (MICROSOFT_DOMAIN, "Attention"): _fused_attention,
+    (MICROSOFT_DOMAIN, "EmbedLayerNormalization"): _embed,
+    (MICROSOFT_DOMAIN, "MultiHeadAttention"): _multi_head_attention,
 }
