@@ -27,8 +27,14 @@ from turnout.serving.sessions.cuda_driver import CudaDevice, CudaDriver
 from turnout.serving.sessions.providers import ProviderReport
 from turnout.serving.sessions.session import Session, _with_options
 from turnout.serving.tensorrt import engine_cache
-from turnout.serving.tensorrt.cache import TensorrtCache
-from turnout.serving.tensorrt.engine_cache import clear, forget, keep_within, open_cache, provider_options
+from turnout.serving.tensorrt.engine_cache import (
+    TensorrtCache,
+    clear,
+    forget,
+    keep_within,
+    open_cache,
+    provider_options,
+)
 from turnout.serving.tensorrt.shapes import NO_PROFILE, ShapeProfile
 
 DIGEST = "sha256:" + "ab" * 32

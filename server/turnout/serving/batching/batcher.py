@@ -30,8 +30,9 @@ from turnout.serving.batching.hand_back import HandBack
 from turnout.serving.batching.request_queue import QueueBounds, QueuedRequest, RequestQueue
 from turnout.serving.batching.spin import Spin, look
 from turnout.serving.inputs.rows import join
+from turnout.serving.isolation.pool import ChildPool
 from turnout.serving.sessions.prepared_runner import PreparedRunner
-from turnout.serving.sessions.session import EndableRun, MakeRunner, Run
+from turnout.serving.sessions.session import MakeRunner, Run
 from turnout.serving.sessions.tensor import Array
 
 
@@ -386,7 +387,7 @@ class Batcher:
         names = list(dict.fromkeys(name for pending in batch for name in pending.outputs))
         start = time.monotonic()
         inputs = join(plan.input_axes, [pending.inputs for pending in batch])
-        if isinstance(run, EndableRun):
+        if isinstance(run, ChildPool):
             values = run.run_unless(inputs, names, lambda: not any(map(_awaited, batch)))
         else:
             values = run(inputs, names)

@@ -1,4 +1,4 @@
-"""Finds operators of a graph by which a request can end the process that runs it. Pure.
+"""Decides which versions run in child processes: those by whose operators a request can end the process. Pure.
 
 There are two kinds: operators on which ONNX Runtime crashes or hangs for some values or sizes of their inputs, and
 operators that take as much memory or time as a value of a request demands. A few others leave part of their output as
@@ -11,6 +11,8 @@ process if one addend is empty. That case is left to the check of requests (`tur
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -28,6 +30,8 @@ from turnout.serving.isolation.origins import (
 )
 
 _NCHWC = "com.microsoft.nchwc"
+Wish = Literal["auto", "thread", "process"]
+
 _KNOWN_DOMAINS = frozenset({STANDARD_DOMAIN, CLASSICAL_DOMAIN, MICROSOFT_DOMAIN, _NCHWC, "ai.onnx.preview"})
 """Domains of the operators that are part of ONNX Runtime."""
 
@@ -69,6 +73,35 @@ _VOLUME_RANK = 5
 _PICTURE_AXES = 2
 _TABLE_RANK = 2
 _FACTORS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Isolation:
+    """Where a version runs.
+
+    Attributes:
+        process: Whether it runs in child processes, rather than in the server's process.
+        reason: Human-readable reason.
+    """
+
+    process: bool
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{'process' if self.process else 'thread'} ({self.reason})"
+
+
+IN_THIS_PROCESS = Isolation(False, "nothing was decided")
+
+
+def decide(wish: Wish, graph: ModelGraph) -> Isolation:
+    """Returns where a model runs, according to the setting `isolation` and its graph."""
+    if wish != "auto":
+        return Isolation(wish == "process", "the configuration says so")
+    hazard = find_hazard(graph)
+    if hazard is None:
+        return Isolation(False, "auto: nothing in its graph lets a request end the process")
+    return Isolation(True, f"auto: {hazard}")
 
 
 def find_hazard(model: ModelGraph) -> str | None:

@@ -24,7 +24,6 @@ from turnout.errors import (
 )
 from turnout.serving.isolation.backoff import Backoff
 from turnout.serving.isolation.session import ChildGone, GivenUp, IsolatedSession
-from turnout.serving.sessions.session import EndableRun
 from turnout.serving.sessions.tensor import Array
 
 _LOOK_SECONDS = 0.1
@@ -65,8 +64,8 @@ class Supervision:
             pool.kill()
 
 
-class ChildPool(EndableRun):
-    """Runs a version in child processes. Thread-safe.
+class ChildPool:
+    """Runs a version in child processes; a `Run`. Thread-safe.
 
     Attributes:
         deaths: Number of children that ended unexpectedly.

@@ -9,7 +9,7 @@ from turnout.serving.batching.warmup import WarmUp
 from turnout.serving.cuda_graphs import preparation
 from turnout.serving.cuda_graphs.plan import NO_GRAPHS, GraphPlan
 from turnout.serving.inputs.dimensions import InputDimension
-from turnout.serving.isolation.decision import IN_THIS_PROCESS, Isolation
+from turnout.serving.isolation.hazards import IN_THIS_PROCESS, Isolation
 from turnout.serving.isolation.pool import ChildPool
 from turnout.serving.sessions.session import MakeRunner, Run, Session
 from turnout.serving.tensorrt.precision import FULL, Precision

@@ -6,7 +6,6 @@
 
 import ctypes
 import threading
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -28,20 +27,6 @@ if TYPE_CHECKING:  # importing settings takes 0.16 s, which would delay replacem
 
 Run = Callable[[Mapping[str, Array], Sequence[str]], list[Array]]
 """Runs a model: takes inputs by name and the names of requested outputs; returns their values in that order."""
-
-
-class EndableRun(ABC):
-    """A `Run` that takes place in another process, so that it can be ended from outside."""
-
-    @abstractmethod
-    def __call__(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
-        """Runs the model once."""
-
-    @abstractmethod
-    def run_unless(
-        self, inputs: Mapping[str, Array], outputs: Sequence[str], given_up: Callable[[], bool]
-    ) -> list[Array]:
-        """Runs the model once, and ends the run some time after `given_up` returns True."""
 
 
 MakeRunner = Callable[[], AbstractContextManager[Run]]
@@ -178,7 +163,9 @@ class Session:
                 if self.captures and stop is not None:
                     options.add_run_config_entry(_GRAPH_ID, _NO_GRAPH)
                 with self.turn():
-                    return self._run_plainly(inputs, outputs, options)
+                    if self._bfloat16:
+                        return self._run_values(inputs, outputs, options)
+                    return self._run(outputs, inputs, options)  # type: ignore[no-any-return]
             if self._bfloat16:
                 return self._run_values(inputs, outputs, options)
             values: list[Array] = self._run(outputs, inputs, options)
@@ -251,12 +238,6 @@ class Session:
         with LOADS if self.gated else nullcontext():
             self._session = self._run = self._run_bound = None
         GATED.discard(self)
-
-    def _run_plainly(self, inputs: Mapping[str, Array], outputs: Sequence[str], options: Any) -> list[Array]:
-        if self._bfloat16:
-            return self._run_values(inputs, outputs, options)
-        values: list[Array] = self._run(outputs, inputs, options)
-        return values
 
     def _run_values(self, inputs: Mapping[str, Array], outputs: Sequence[str], options: Any) -> list[Array]:
         """Runs with OrtValues, since ONNX Runtime's NumPy interface does not support ml_dtypes' bfloat16."""

@@ -29,7 +29,7 @@ from turnout.registry.storage.repository import Repository
 from turnout.registry.storage.timed_scan import TimedScanner
 from turnout.serving.isolation.supervision import supervision
 from turnout.serving.loading.checks import check_environment, doubt_of, trusted
-from turnout.serving.loading.loader import devices_of, load, on_devices
+from turnout.serving.loading.loader import Loader, devices_of, on_devices
 from turnout.serving.loading.memory_budget import Occupant
 from turnout.serving.loading.memory_room import MemoryRoom, occupant
 from turnout.serving.sandbox.processes import Processes
@@ -90,7 +90,6 @@ class Manager:
         self._metrics, self._log = telemetry.metrics, telemetry.log
         self._inventory = Inventory(catalog, telemetry.availability, telemetry.log)
         self._stages = LoadStages(self._inventory, telemetry.availability, telemetry.log)
-        self._processes = processes
         self._cancellation = Cancellation()
         self._asked: dict[str, dict[Version, bool]] = {}
         self._in_use: dict[tuple[str, Version], int | None] = {}
@@ -101,6 +100,7 @@ class Manager:
         self._builds = Threads("build")  # one at a time, since TensorRT chooses kernels by their measured time
         self._freeing = Threads("unload")
         self._supervision = supervision(telemetry.log)
+        self._loader = Loader(repository, settings.loading.warmup_runs, self._supervision, processes)
         self._room = MemoryRoom(settings.loading, self._occupant, self._evict)
         self._loop = asyncio.get_running_loop()
         self._closing = False
@@ -369,14 +369,10 @@ class Manager:
                 self._stages.begin(model, version, WAITING)
             loaded = await threads.run(
                 self._cancellable,
-                load,
-                self._repository,
+                self._loader.load,
                 published,
                 settings,
-                self._settings.loading.warmup_runs,
                 warming,
-                self._supervision,
-                self._processes,
                 on_stage,
             )
         except TurnoutError as error:
