@@ -39,14 +39,10 @@ class PlanInForce:
         return self.plan.max_rows >= 2 and all((line, name) in self._shared for name in whole)
 
     def check(self, line: Line, outputs: Mapping[str, Array]) -> None:
-        """Compares outputs without a batch axis with the values from earlier runs of the same line.
+        """Compares the outputs of a run that have no batch axis with their values in earlier runs of the same line.
 
         Such an output may depend only on what the line's requests have in common, such as a sampling rate. It must
         therefore be the same in every run of the line, whether of one request or of many.
-
-        Args:
-            line: Line of the run's requests.
-            outputs: Outputs of the run by name.
 
         Raises:
             BatchSizeMismatch: An output differs from its earlier value.

@@ -64,13 +64,7 @@ class Lines:
         self._known: dict[object, tuple[BatchPlan, Line | None, int, int]] = {}
 
     def of(self, plan: BatchPlan, inputs: Mapping[str, Array], kind: object) -> tuple[BatchPlan, Line | None, int, int]:
-        """Returns the plan, the request's line (None if it runs alone), its rows, and the bytes of its inputs.
-
-        Args:
-            plan: Batch plan in force.
-            inputs: Inputs by name.
-            kind: Request kind, as in `InferenceRequest`.
-        """
+        """Returns the plan, the request's line (None if it runs alone), its rows, and the bytes of its inputs."""
         known = self._known.get(kind)
         if known is not None and known[0] is plan:
             return known

@@ -103,13 +103,7 @@ def check(
 
 
 def rows_to_try(sample: Row, axes: Mapping[str, int], golden: Iterable[Row]) -> list[Row]:
-    """Returns different rows of the sample's shape: the sample, rows of golden cases, and synthetic rows.
-
-    Args:
-        sample: A row that the model runs on.
-        axes: Batch axis of each batched input.
-        golden: Inputs of golden cases, each with any number of rows.
-    """
+    """Returns different rows of the sample's shape: the sample, rows of golden cases, and synthetic rows."""
     batched = {name: array for name, array in sample.items() if name in axes}
     made = [
         {**sample, **values} for values in (_other(batched), *_golden_rows(sample, axes, golden), *_synthetic(batched))
@@ -270,16 +264,9 @@ def _compare_company(
     values: Sequence[Array],
     beside_itself: Sequence[Array],
 ) -> None:
-    """Compares a row run beside another row with the same row run beside itself.
+    """Compares a row run beside another (`values`) with the same row run beside itself.
 
-    Both runs use the same kernels, so rounding hardly matters.
-
-    Args:
-        manifest: Manifest of the version.
-        outputs: Batch axis of each output that has one.
-        place: Position (0 or 1) of the row in both batches.
-        values: Outputs of the batch of the row and another row.
-        beside_itself: Outputs of the batch of the row twice.
+    Both runs use the same kernels, so rounding hardly matters. The row is at position `place` (0 or 1) in both batches.
     """
     for index, spec in enumerate(manifest.signature.outputs):
         axis = outputs.get(spec.name)

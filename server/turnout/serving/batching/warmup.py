@@ -49,15 +49,9 @@ def warm_up(
     only_where_it_pays: bool,
     clock: Callable[[], float] = time.perf_counter,
 ) -> WarmUp:
-    """Runs the sample at each batch size that may be used.
+    """Runs the sample at each batch size that may be used: once, and `runs` times to measure; 0 skips warm-up.
 
-    Args:
-        run: Runs the model.
-        plan: Batch plan with the sample.
-        outputs: Names of all outputs.
-        runs: Number of runs for each batch size; 0 skips warm-up.
-        only_where_it_pays: Whether to stop at batch sizes in which a row costs as much as alone.
-        clock: Returns the time in seconds.
+    With `only_where_it_pays`, it stops at batch sizes in which a row costs as much as alone.
     """
     if not runs:
         return WarmUp(warning="warm-up is turned off")
@@ -103,10 +97,7 @@ def paying_plan(plan: BatchPlan, warmth: WarmUp) -> BatchPlan:
 def divided_plan(plan: BatchPlan, warmth: WarmUp, parallel: int) -> BatchPlan:
     """Returns `plan` with a queue that is divided between runners, into batches that are efficient by `warmth`.
 
-    Args:
-        plan: Batch plan.
-        warmth: Result of warm-up; if it has no times, the queue is not divided.
-        parallel: Number of runs that do not slow one another down.
+    `parallel` is the number of runs that do not slow one another down. If nothing was measured, nothing is divided.
     """
     cost = {n: (s + _HAND_OVER_SECONDS) / n for n, s in warmth.seconds_by_rows.items() if n <= plan.max_rows}
     if parallel < 2 or len(cost) < 2:

@@ -86,9 +86,6 @@ class ArmMeter:
     def admit(self, slot: int = NO_SLOT) -> tuple["ArmMeter", TickCounts, int]:
         """Counts a request that was routed to this arm.
 
-        Args:
-            slot: Slot of its routing key; `NO_SLOT` if it has none.
-
         Returns:
             The meter, the counts that the request belongs to, and its slot (`NO_SLOT` if the log is full).
         """

@@ -45,12 +45,8 @@ class GraphRunner:
     ) -> None:
         """Prepares the runner; `capture` captures the graphs.
 
-        Args:
-            session: Session to capture. Other threads must use it for plain runs only.
-            plan: Which batch sizes to capture.
-            outputs: Names of all outputs.
-            allocate: Allocates host buffers.
-            may_fill_up: Returns whether rows are still independent of each other, so that a batch may be padded.
+        Other threads must use the session for plain runs only. `may_fill_up` returns whether rows are still independent
+        of each other, so that a batch may be padded.
         """
         self._session = session
         self._plan = plan

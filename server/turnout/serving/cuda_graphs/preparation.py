@@ -22,14 +22,7 @@ StartThread = Callable[[Callable[[], None]], None]
 def prepare(
     sessions: Sequence[Session], manifest: Manifest, in_force: PlanInForce, allocate: Allocate, start: StartThread
 ) -> tuple[GraphPlan, Sequence[PreparedRunner]]:
-    """Captures a version's graphs.
-
-    Args:
-        sessions: One session for each device; they capture.
-        manifest: Manifest of the version.
-        in_force: Batch plan of the version, with a sample.
-        allocate: Allocates host buffers.
-        start: Runs its argument in a new thread of ordinary priority.
+    """Captures a version's graphs on each of its sessions, by a batch plan with a sample.
 
     Returns:
         What was captured, and a runner for each session; or why nothing was, and no runners. In the latter case the

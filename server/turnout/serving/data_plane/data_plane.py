@@ -102,16 +102,6 @@ class DataPlane:
         authority: Authority | None = None,
         on_demand: OnDemand | None = None,
     ) -> None:
-        """Stores the collaborators.
-
-        Args:
-            router: Chooses the version that answers.
-            catalog: Knows the names of all models.
-            telemetry: Counts, logs and traces requests.
-            conversions: Decodes and encodes large messages.
-            authority: Authorizes callers; None if authentication is off.
-            on_demand: Loads versions on demand; None if on-demand loading is off.
-        """
         self._router = router
         self._catalog = catalog
         # Copied to attributes here, since each request reads them several times.

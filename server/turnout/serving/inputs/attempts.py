@@ -21,23 +21,15 @@ class RunAttempts:
     """Records runs in the child process."""
 
     def __init__(self, scratch: Path, deadly: Mapping[str, str]) -> None:
-        """Stores the arguments.
-
-        Args:
-            scratch: Scratch directory of the child.
-            deadly: Runs that earlier processes did not survive, and how they ended.
-        """
+        """Starts without an attempt. `deadly` says, by run, how earlier processes ended that did not survive it."""
         self._file = scratch / _FILE
         self._deadly = deadly
 
     @contextlib.contextmanager
     def attempt(self, what: str, seconds: float) -> Iterator[None]:
-        """Guards a run.
+        """Guards a run; `what` names it.
 
-        Args:
-            what: Name of the run.
-            seconds: Time limit. When it is exceeded, SIGALRM ends the process, since nothing else can stop a kernel
-                that hangs.
+        After `seconds`, SIGALRM ends the process, since nothing else can stop a kernel that hangs.
 
         Raises:
             LeftOut: An earlier process did not survive this run.

@@ -8,12 +8,7 @@ from turnout.serving.sessions.tensor import Array
 
 
 def join(axes: Mapping[str, int], requests: Sequence[Mapping[str, Array]]) -> Mapping[str, Array]:
-    """Returns the inputs of one run for several requests, in order.
-
-    Args:
-        axes: Batch axis of each batched input; every other input is the first request's.
-        requests: Inputs of each request, of equal shapes beside the batch axes.
-    """
+    """Returns the inputs of one run for several requests. Inputs without rows are those of the first request."""
     first = requests[0]
     if len(requests) == 1:
         return first

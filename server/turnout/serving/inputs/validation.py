@@ -35,11 +35,7 @@ class Validator:
     ) -> None:
         """Prepares the checks.
 
-        Args:
-            signature: Signature of the model.
-            in_step: Groups of dimensions of inputs, by name and axis, that must be 0 together or not at all.
-            never_empty: Dimensions of inputs, by name and axis, that must not be 0.
-            sizes: Sizes for which TensorRT has built engines; it cannot run others.
+        `in_step` and `never_empty` are described at `LoadedVersion`; `sizes` are those that TensorRT engines take.
         """
         self._in_step = in_step
         self._sizes = sizes

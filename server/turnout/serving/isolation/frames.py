@@ -44,11 +44,6 @@ _STRING = list(NUMPY_DTYPES).index(DataType.STRING)
 def pack_request(arena: Arena, inputs: Mapping[str, Array], outputs: Sequence[str]) -> bytes:
     """Writes a request's tensors to the arena and returns its frame.
 
-    Args:
-        arena: Arena for the tensors.
-        inputs: Inputs by name.
-        outputs: Names of the requested outputs.
-
     Raises:
         MemoryBudgetExceeded: The inputs do not fit into the arena.
     """

@@ -148,11 +148,7 @@ class ChildPool:
         self.tensorrt = first.tensorrt
 
     def serve(self, warm_inputs: tuple[Mapping[str, Array], Sequence[str]] | None) -> None:
-        """Marks the version as loaded; from now on more children are started on demand.
-
-        Args:
-            warm_inputs: Inputs and outputs of each new child's first run; None for no such run.
-        """
+        """Marks the version as loaded: more children are now started on demand. Each runs `warm_inputs` first."""
         self.warm_inputs = warm_inputs
         with self._changed:
             self._serving = True
@@ -172,10 +168,7 @@ class ChildPool:
     def run_unless(self, inputs: Mapping[str, Array], outputs: Sequence[str], given_up: GivenUp) -> list[Array]:
         """Runs the model once; waits for a child if none is free.
 
-        Args:
-            inputs: Inputs by name.
-            outputs: Names of the requested outputs.
-            given_up: Returns whether all callers have stopped waiting; the child is killed some time after that.
+        The child is killed some time after all callers have stopped waiting, which `given_up` tells.
 
         Raises:
             TurnoutError: As `Session.run`.

@@ -87,15 +87,8 @@ class IsolatedSession:
     ) -> None:
         """Prepares the session; no process is started.
 
-        Args:
-            model: Path of the ONNX file, with any external data beside it.
-            signature: Signature of the model.
-            providers: ONNX Runtime's names of execution providers, in order of preference.
-            device_id: Device number for GPU providers.
-            runtime: Runtime settings of the model.
-            resources: Resources that the child may use.
-            tensorrt: As in `Session`.
-            files: Published files of the version, including the model; each start verifies them.
+        Arguments are those of `Session`, the resources that the child may use, and the published files of the version,
+        the model included, which each start verifies.
         """
         self._files = [entry.to_json() for entry in files]
         self._job = {
@@ -171,12 +164,7 @@ class IsolatedSession:
                 raise
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str], given_up: GivenUp) -> list[Array]:
-        """Runs the model once. Arguments and result are those of `Session.run`.
-
-        Args:
-            inputs: Inputs by name.
-            outputs: Names of the requested outputs.
-            given_up: The child is killed as soon as this returns True.
+        """Runs the model once, as `Session.run`; the child is killed as soon as `given_up` returns True.
 
         Raises:
             TurnoutError: As `Session.run`; the child keeps running.

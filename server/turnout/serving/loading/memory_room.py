@@ -49,13 +49,6 @@ class MemoryRoom:
         occupant: Callable[[Key, Mapping[str, int]], Occupant],
         evict: Callable[[Key], None],
     ) -> None:
-        """Starts without versions.
-
-        Args:
-            loading: Settings with the memory budgets.
-            occupant: Returns how a version is used that takes this memory, by device.
-            evict: Starts to unload a version.
-        """
         self._cpu, self._gpu = int(loading.memory_budget_bytes), int(loading.gpu_memory_budget_bytes)
         self._occupant = occupant
         self._evict = evict

@@ -28,14 +28,7 @@ class PreparedRun:
     def __init__(
         self, session: Session, inputs: Mapping[str, Array], outputs: Sequence[str], seen: Sequence[Array]
     ) -> None:
-        """Binds memory for inputs and outputs like those of an earlier run; `of` checks whether that is possible.
-
-        Args:
-            session: Session on the CPU.
-            inputs: Inputs of the run.
-            outputs: Names of its outputs.
-            seen: Values of its outputs.
-        """
+        """Binds memory for inputs and outputs like those of an earlier run; `of` checks whether that is possible."""
         self._session = session
         self._inputs = [(name, np.empty(array.shape, array.dtype)) for name, array in inputs.items()]
         self._outputs = [np.empty(array.shape, array.dtype) for array in seen]

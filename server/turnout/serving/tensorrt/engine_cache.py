@@ -98,13 +98,7 @@ class TensorrtCache:
 
 
 def open_cache(root: str, digest: str, device: CudaDevice, shapes: str) -> TensorrtCache:
-    """Creates the folders of one version on one device.
-
-    Args:
-        root: Path of a folder on a local disk.
-        digest: Digest of the version.
-        device: Device that the version will run on.
-        shapes: Key of the shapes that engines are built for.
+    """Creates the folders of one version on one device, for engines of the shapes with this key.
 
     Raises:
         ConfigError: The folders cannot be created, belong to another user, or others can write to them.
@@ -162,10 +156,7 @@ def forget(root: str, digest: str) -> None:
 def keep_within(root: str, most: int, but: Collection[str]) -> list[str]:
     """Removes engines of the least recently loaded versions until the rest takes at most `most` bytes.
 
-    Args:
-        root: Path of the cache.
-        most: Maximum size in bytes.
-        but: Digests of versions whose engines are kept.
+    Those of the versions with the digests `but` are kept.
 
     Returns:
         Digests of the versions whose engines were removed.

@@ -56,12 +56,7 @@ class Compared:
 
 
 def beforehand(setting: Literal["off", "golden"], manifest: Manifest) -> Precision | None:
-    """Returns the precision of a version if it is known without a trial; None if a trial is necessary.
-
-    Args:
-        setting: The setting `runtime.tensorrt_fp16`.
-        manifest: Manifest of the version.
-    """
+    """Returns the precision of a version by the setting `runtime.tensorrt_fp16`; None if a trial is necessary."""
     if setting == "off":
         return FULL
     if not any(entry.path.startswith(f"{GOLDEN_DIRECTORY}/") for entry in manifest.files):
@@ -70,12 +65,7 @@ def beforehand(setting: Literal["off", "golden"], manifest: Manifest) -> Precisi
 
 
 def decide(manifest: Manifest, compared: Iterable[Compared]) -> Precision:
-    """Returns whether a version may run in FP16.
-
-    Args:
-        manifest: Manifest of the version, with tolerances and labels.
-        compared: Comparison for each of its golden cases; iteration stops at the first disagreement.
-    """
+    """Returns whether a version may run in FP16. Looks no further than the first golden case that forbids it."""
     labelled: dict[str, GoldenCase] = {}
     answers: tuple[dict[str, ExampleResult], dict[str, ExampleResult]] = ({}, {})
     cases = 0

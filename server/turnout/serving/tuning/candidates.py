@@ -78,13 +78,7 @@ class Tuned:
 
 
 def threads_and_runners(best: Tuned, cores: int, *, on_gpu: bool) -> Iterator[Tuned]:
-    """Yields other ways to share the cores.
-
-    Args:
-        best: Best settings so far.
-        cores: Number of cores that the process may use.
-        on_gpu: Whether runs take place on a GPU, where the number of threads has no effect.
-    """
+    """Yields other ways to share the cores. On a GPU, the number of threads has no effect."""
     if on_gpu:
         yield from (replace(best, runners=runners, cuda_graphs="off") for runners in (1, 2, 3, 4))
         yield replace(best, runners=0, cuda_graphs="auto")
@@ -95,12 +89,7 @@ def threads_and_runners(best: Tuned, cores: int, *, on_gpu: bool) -> Iterator[Tu
 
 
 def batch_sizes(best: Tuned, most_rows: int) -> Iterator[Tuned]:
-    """Yields other batch sizes, including no batching.
-
-    Args:
-        best: Best settings so far.
-        most_rows: Maximum number of rows by the manifest and the proof; below 2 the version is never batched.
-    """
+    """Yields other batch sizes, including no batching, if the manifest and the proof allow 2 rows or more."""
     if most_rows >= 2:
         yield replace(best, max_rows=0)
         yield from (replace(best, max_rows=rows) for rows in _ROWS if rows <= most_rows)

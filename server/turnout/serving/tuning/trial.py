@@ -82,12 +82,7 @@ class TuningTrial:
     ):
         """Prepares the trial; nothing is loaded.
 
-        Args:
-            subject: The version.
-            processes: Starts processes to try inputs that are not safe to try in this one.
-            log: Records child processes that die.
-            say: Called with a description of each step.
-            alive: Called whenever a load or a request has ended.
+        `say` is called with a description of each step, and `alive` whenever a load or a request has ended.
         """
         self._subject = subject
         self._loader = Loader(subject.repository, _WARMUP_RUNS, supervision(log), processes)

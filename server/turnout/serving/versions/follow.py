@@ -44,13 +44,7 @@ class VersionFinder:
     """
 
     def __init__(self, catalog: Catalog, look_soon: Callable[[], None], refresh: Refresh) -> None:
-        """Creates the finder.
-
-        Args:
-            catalog: The known models and versions.
-            look_soon: Makes the next refresh list the repository, even if it is remote and was listed just now.
-            refresh: Reads the release state and the repository, and updates the catalog.
-        """
+        """Stores the means to `look_soon`, which lists the repository again even if it is remote, and to `refresh`."""
         self._catalog = catalog
         self._look_soon = look_soon
         self._refresh = refresh

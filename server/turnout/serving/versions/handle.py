@@ -95,15 +95,7 @@ class VersionHandle:
         recorder: VersionRecorder,
         on_demoted: Callable[[str], None] = lambda reason: None,
     ) -> None:
-        """Puts a version into service.
-
-        Args:
-            manifest: Manifest of the version.
-            loaded: Result of loading.
-            settings: Settings of its model.
-            recorder: Metrics of the version.
-            on_demoted: Called once, with the reason, if batching stops because outputs of a batch did not add up.
-        """
+        """Puts a version into service. `on_demoted` is called once, with the reason, if batching has to stop."""
         self.manifest = manifest
         self.loaded: LoadedVersion | None = loaded
         self.recorder = recorder

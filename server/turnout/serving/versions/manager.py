@@ -59,6 +59,8 @@ T = TypeVar("T")
 class Manager:
     """Manages the versions of one server. Used on the event loop only; loads run in threads.
 
+    Nothing is read before the first `refresh`.
+
     Attributes:
         on_demand: Loads versions for requests that ask for them.
         finder: Finds versions, also those that were published a moment ago.
@@ -73,16 +75,6 @@ class Manager:
         telemetry: LoadTelemetry,
         processes: Processes,
     ) -> None:
-        """Prepares the manager; nothing is read before the first `refresh`.
-
-        Args:
-            repository: Repository of versions on disk.
-            settings: Settings of the server.
-            demand: Determines which versions should be loaded.
-            catalog: Catalog to update.
-            telemetry: Telemetry for loads and unloads.
-            processes: Starts processes in which versions are tried.
-        """
         self._repository = repository
         self._settings = settings
         self._demand = demand

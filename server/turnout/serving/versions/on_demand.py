@@ -38,11 +38,9 @@ class OnDemand:
     """Loads versions on demand. Used on the event loop only."""
 
     def __init__(self, settings: Settings, load: Callable[[str, Version], Coroutine[Any, Any, None]]) -> None:
-        """Starts without waiting requests.
+        """Starts without waiting requests. The bounds of a version's queue also apply to requests waiting for its load.
 
-        Args:
-            settings: Settings with the bounds of a version's queue, which also apply to requests waiting for its load.
-            load: Loads a version and returns once it can answer; raises TurnoutError if it fails.
+        `load` returns once a version can answer, and raises TurnoutError if it fails.
         """
         self._settings = settings
         self._load = load

@@ -60,10 +60,7 @@ class RepositoryPresence:
 def look(listing: Listing, known: Collection[Key], recorded: Collection[Key]) -> RepositoryPresence:
     """Compares the result of a scan with the known versions.
 
-    Args:
-        listing: Result of the scan.
-        known: Versions known to the server.
-        recorded: Versions that the state store records as published, and neither yanked nor pruned.
+    Versions that the state store records as published, and neither yanked nor pruned, are expected as well.
     """
     expected = set(known) | set(recorded)
     if listing.away and not listing.published:
