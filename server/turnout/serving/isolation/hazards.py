@@ -16,6 +16,7 @@ from typing import Literal
 
 import numpy as np
 
+from turnout.registry.manifest.signature import Dimension
 from turnout.registry.onnx.graph import CLASSICAL_DOMAIN, MICROSOFT_DOMAIN, STANDARD_DOMAIN, ModelGraph, Node
 from turnout.registry.onnx.value_sizes import SIZED_BY_VALUES
 from turnout.serving.isolation.origins import (
@@ -166,13 +167,6 @@ def _division(node: Node, scope: Scope) -> str:
     return f"is {kind} by {divisor}, which a request decides"
 
 
-def _recurrent(node: Node, scope: Scope) -> str:
-    shape = scope.shape(node, 0)
-    if shape is not None and len(shape) > 1 and filled(shape[:2]):
-        return ""
-    return "ends the process where a request has no rows or no steps"
-
-
 def _attention(node: Node, scope: Scope) -> str:
     if node.attributes.get("q_num_heads"):
         return ""
@@ -296,19 +290,14 @@ def _blocks(node: Node, scope: Scope) -> str:
     return ""
 
 
-def _vectors(node: Node, scope: Scope) -> str:
-    shape = scope.shape(node, 0)
-    if shape is not None and (len(shape) < _TABLE_RANK or positive(shape[0])):
-        return ""
-    return "ends the process where a request has no rows"
+def _unless(safe: Callable[[tuple[Dimension, ...]], bool], danger: str) -> "_Danger":
+    """Returns the check for operators that are safe if the dimensions of their first input are known and suitable."""
 
+    def check(node: Node, scope: Scope) -> str:
+        shape = scope.shape(node, 0)
+        return "" if shape is not None and safe(shape) else danger
 
-def _matrices(node: Node, scope: Scope) -> str:
-    """Checks that matrices are square: the operator assumes it, and otherwise accesses memory out of bounds."""
-    shape = scope.shape(node, 0)
-    if shape is not None and positive(shape[-1]) and shape[-1] == shape[-2]:
-        return ""
-    return "ends the process where the matrices of a request are not square"
+    return check
 
 
 def _with_width(*indices: int) -> "_Danger":
@@ -334,12 +323,6 @@ def _reads_one(*indices: int) -> "_Danger":
     return danger
 
 
-def _with_rows(node: Node, scope: Scope) -> str:
-    if scope.shape(node, 0) and filled(scope.shape(node, 0)):
-        return ""
-    return "ends the process where a request has no rows"
-
-
 def _sum_normalization(node: Node, scope: Scope) -> str:
     """Checks the second input, which is repeated to the size of the first and so must not be empty."""
     one, other = (scope.shape(node, index) for index in range(2))
@@ -363,6 +346,16 @@ def _regions(node: Node, scope: Scope) -> str:
 
 
 _Danger = Callable[[Node, Scope], str]
+
+_NO_ROWS = "ends the process where a request has no rows"
+_recurrent = _unless(lambda shape: len(shape) > 1 and filled(shape[:2]), f"{_NO_ROWS} or no steps")
+_vectors = _unless(lambda shape: len(shape) < _TABLE_RANK or positive(shape[0]), _NO_ROWS)
+_with_rows = _unless(lambda shape: bool(shape) and filled(shape), _NO_ROWS)
+_matrices = _unless(
+    # They are assumed to be square; of others, memory out of bounds is accessed.
+    lambda shape: positive(shape[-1]) and shape[-1] == shape[-2],
+    "ends the process where the matrices of a request are not square",
+)
 
 _SPECIAL: Mapping[str, _Danger] = {
     "Attention": _attention,

@@ -37,6 +37,13 @@ class NodeCall:
             raise NotRowWise(f"input {index} is missing")
         return state
 
+    def operand(self, index: int) -> Shared | Rows:
+        """Returns the state of a required input that, if it is not made of rows, must be the same for every row."""
+        state = self.given(index)
+        if isinstance(state, Shared):
+            self.shared(index)
+        return state
+
     def rows(self, index: int) -> Rows:
         """Returns the state of an input that must be made of rows."""
         state = self.given(index)

@@ -38,10 +38,7 @@ def broadcast_rows(states: Sequence[Shared | Rows]) -> Rows:
 
 def elementwise(call: NodeCall) -> Sequence[State]:
     """Broadcasts all inputs to one shape."""
-    for index, state in enumerate(call.inputs):
-        if isinstance(state, Shared):
-            call.shared(index)
-    return [broadcast_rows([state for state in call.inputs if state is not None])]
+    return [broadcast_rows([call.operand(index) for index in range(len(call.inputs)) if call.has(index)])]
 
 
 def _first_alone(call: NodeCall) -> Sequence[State]:
@@ -52,11 +49,8 @@ def _first_alone(call: NodeCall) -> Sequence[State]:
 
 def _cast_like(call: NodeCall) -> Sequence[State]:
     """The second input determines only the element type."""
-    first = call.given(0)
-    if isinstance(first, Shared):
-        call.shared(0)
-        return [Shared(first.shape)]
-    return [first]
+    first = call.operand(0)
+    return [Shared(first.shape) if isinstance(first, Shared) else first]
 
 
 def _dropout(call: NodeCall) -> Sequence[State]:

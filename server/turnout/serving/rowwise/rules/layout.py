@@ -212,13 +212,12 @@ def _concat(call: NodeCall) -> Sequence[State]:
 
 
 def _gather(call: NodeCall) -> Sequence[State]:
-    data, indices = call.given(0), call.given(1)
+    data, indices = call.operand(0), call.operand(1)
     if data.shape is None or indices.shape is None:
         raise NotRowWise("the rank of its inputs is not known before a run")
     axis = call.axis("axis", 0, len(data.shape))
     shape = (*data.shape[:axis], *indices.shape, *data.shape[axis + 1 :])
     if isinstance(data, Shared):
-        call.shared(0)
         rows = call.rows(1)
         return [rows.with_shape(shape, axis + rows.axis)]
     call.shared(1)
@@ -227,10 +226,9 @@ def _gather(call: NodeCall) -> Sequence[State]:
 
 
 def _gather_elements(call: NodeCall) -> Sequence[State]:
-    data, indices = call.given(0), call.rows(1)
+    data, indices = call.operand(0), call.rows(1)
     axis = call.axis("axis", 0, indices.rank)
     if isinstance(data, Shared):
-        call.shared(0)
         if indices.axis != axis:
             raise NotRowWise("which slice it picks from depends on the position of a row")
         return [indices]
@@ -253,7 +251,7 @@ def _meet(one: Rows, other: Rows) -> None:
 
 
 def _gather_nd(call: NodeCall) -> Sequence[State]:
-    data, indices = call.given(0), call.rows(1)
+    data, indices = call.operand(0), call.rows(1)
     shared = call.integer("batch_dims", 0)
     if data.shape is None:
         raise NotRowWise("the rank of its input is not known before a run")
@@ -266,10 +264,8 @@ def _gather_nd(call: NodeCall) -> Sequence[State]:
         _meet(data, indices)
         if data.axis >= shared:
             raise NotRowWise("it picks along the batch axis")
-    else:
-        call.shared(0)
-        if shared:
-            raise NotRowWise("which slice it picks from depends on the position of a row")
+    elif shared:
+        raise NotRowWise("which slice it picks from depends on the position of a row")
     shape = (*indices.shape[:-1], *data.shape[shared + depth :])
     return [indices.with_shape(shape, indices.axis)]
 
