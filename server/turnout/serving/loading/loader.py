@@ -169,7 +169,6 @@ class _Load:
             if on_tensorrt:
                 options, precision = version.engines_of_children()
             pool = self._pool(version, options, count)
-            pool.open()
         elif on_tensorrt:
             sessions, precision = version.engines()
         elif not_captured is not None:
@@ -180,6 +179,8 @@ class _Load:
             except ModelFailure as error:
                 sessions, graphs = version.on_each_device(), off(error.message)
         try:
+            if pool is not None:
+                pool.open()
             on_loaded()
             runs: Sequence[Run] = [session.run for session in sessions] if pool is None else [pool]
             sandbox = ProcessSandbox(settings, self.loader.processes)
