@@ -9,7 +9,7 @@ from shadow_wire import PATIENT, numbered, predict, settled
 from turnout.config import Runtime
 from turnout.errors import MemoryBudgetExceeded
 from turnout.registry.onnx.model import read_model
-from turnout.serving.isolation.session import ChildResources, IsolatedSession
+from turnout.serving.isolation.session import IsolatedSession
 from turnout.serving.sessions.memory import used_bytes
 from turnout.serving.sessions.providers import CPU, CUDA
 
@@ -37,7 +37,7 @@ async def test_a_shadow_has_a_session_of_its_own_on_the_device(publish_model, st
 def test_a_child_keeps_to_its_arena_and_lives_on(tmp_path) -> None:
     path = save(grows(), tmp_path / "model.onnx")
     runtime = Runtime(arena_limit_bytes=64 * MIB)
-    child = IsolatedSession(path, read_model(path).signature, [CUDA, CPU], 0, runtime, ChildResources(256 * MIB))
+    child = IsolatedSession(path, read_model(path).signature, [CUDA, CPU], 0, runtime, memory_limit=256 * MIB)
     child.start()
     x = np.ones((1, 4), np.float32)
     try:

@@ -546,9 +546,9 @@ def children(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> list[tuple[st
     started: list[tuple[str, Mapping[str, str]]] = []
 
     class Child(IsolatedSession):
-        def __init__(self, model, signature, names, device, runtime, resources, tensorrt, files) -> None:
-            model = machine.in_half(model) if tensorrt.get("trt_fp16_enable") == "True" else model
-            super().__init__(model, signature, [CPU], device, runtime, resources, tensorrt, files)
+        def __init__(self, model, signature, names, device, runtime, **named) -> None:
+            model = machine.in_half(model) if named["tensorrt"].get("trt_fp16_enable") == "True" else model
+            super().__init__(model, signature, [CPU], device, runtime, **named)
             self.names = tuple(names)
 
         def start(self, *given_up: Any, **named: Any) -> None:

@@ -177,7 +177,17 @@ class ChildPool:
             DigestMismatch: No child is running, and the version's files have changed since it was loaded.
             UnavailableError: No child is running, and the next start is some way off.
         """
-        return self._run(inputs, outputs, _Overdue(given_up, self._kill_after), given_up)
+        since: float | None = None
+
+        def overdue() -> bool:
+            nonlocal since
+            if not given_up():
+                since = None
+                return False
+            since = since or time.monotonic()
+            return time.monotonic() - since >= self._kill_after
+
+        return self._run(inputs, outputs, overdue, given_up)
 
     def _run(
         self,
@@ -341,21 +351,3 @@ class ChildPool:
                 self._start_another()  # so that one is left if the crash happens again
             self._changed.notify_all()
         self._supervision.died(self._name, how, delay, ended)
-
-
-class _Overdue:
-    """Returns whether a run has been abandoned for longer than the limit."""
-
-    def __init__(self, given_up: GivenUp, seconds: float) -> None:
-        self._given_up = given_up
-        self._seconds = seconds
-        self._since: float | None = None
-
-    def __call__(self) -> bool:
-        if not self._given_up():
-            self._since = None
-            return False
-        now = time.monotonic()
-        if self._since is None:
-            self._since = now
-        return now - self._since >= self._seconds

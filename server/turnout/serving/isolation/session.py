@@ -16,7 +16,6 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
@@ -46,23 +45,6 @@ class ChildGone(ModelCrashed):
     """Raised if the child was not running when it was asked. The request did not reach it and may go to another."""
 
 
-@dataclass(frozen=True, slots=True)
-class ChildResources:
-    """Resources that a child may use.
-
-    Attributes:
-        memory_limit: Bytes that runs may use beyond what loading took, on the CPU (on a GPU
-            `runtime.arena_limit_bytes` is the limit); 0 for no limit.
-        priority: CPU priority.
-    """
-
-    memory_limit: int = 0
-    priority: Priority = "ordinary"
-
-
-DEFAULT_RESOURCES = ChildResources()
-
-
 class IsolatedSession:
     """A session in a child process. Blocking; a lock admits one thread at a time, but `close` may come from any thread.
 
@@ -81,14 +63,16 @@ class IsolatedSession:
         providers: Sequence[str],
         device_id: int,
         runtime: Runtime,
-        resources: ChildResources = DEFAULT_RESOURCES,
+        *,
+        memory_limit: int = 0,
+        priority: Priority = "ordinary",
         tensorrt: Mapping[str, str] = MappingProxyType({}),
         files: Sequence[FileEntry] = (),
     ) -> None:
         """Prepares the session; no process is started.
 
-        Arguments are those of `Session`, the resources that the child may use, and the published files of the version,
-        the model included, which each start verifies.
+        Arguments are those of `Session`, and the published files of the version, which each start verifies. On the CPU,
+        runs may use `memory_limit` bytes beyond what loading took; on a GPU `runtime.arena_limit_bytes` is the limit.
         """
         self._files = [entry.to_json() for entry in files]
         self._job = {
@@ -97,8 +81,8 @@ class IsolatedSession:
             "providers": list(providers),
             "device_id": device_id,
             "runtime": runtime.model_dump(mode="json"),
-            "memory_limit": resources.memory_limit,
-            "priority": resources.priority,
+            "memory_limit": memory_limit,
+            "priority": priority,
             "tensorrt": dict(tensorrt),
         }
         self.providers: tuple[str, ...] = ()

@@ -13,7 +13,7 @@ from turnout.config import Runtime
 from turnout.errors import ModelFailure
 from turnout.registry.manifest.manifest import MODEL_FILE
 from turnout.registry.storage.listing import Published
-from turnout.serving.isolation.session import ChildResources, IsolatedSession, Priority
+from turnout.serving.isolation.session import IsolatedSession, Priority
 from turnout.serving.sessions import providers
 from turnout.serving.sessions.session import Session
 from turnout.serving.sessions.tensor import Array
@@ -55,9 +55,18 @@ class VersionSessions:
 
     def in_child(self, device: int, priority: Priority, tensorrt: Mapping[str, str]) -> IsolatedSession:
         """Prepares a session in a child process. Arguments as in `IsolatedSession`."""
-        manifest, resources = self.published.manifest, ChildResources(int(self.runtime.memory_limit_bytes), priority)
-        model, files = self.directory / MODEL_FILE, manifest.files
-        return IsolatedSession(model, manifest.signature, self.names, device, self.runtime, resources, tensorrt, files)
+        manifest = self.published.manifest
+        return IsolatedSession(
+            self.directory / MODEL_FILE,
+            manifest.signature,
+            self.names,
+            device,
+            self.runtime,
+            memory_limit=int(self.runtime.memory_limit_bytes),
+            priority=priority,
+            tensorrt=tensorrt,
+            files=manifest.files,
+        )
 
     def engines(self) -> tuple[Sequence[Session], Precision]:
         """Creates a session on TensorRT for each device, in FP16 if that is requested and exact enough."""
