@@ -105,11 +105,10 @@ def check(
 def rows_to_try(sample: Row, axes: Mapping[str, int], golden: Iterable[Row]) -> list[Row]:
     """Returns different rows of the sample's shape: the sample, rows of golden cases, and synthetic rows."""
     batched = {name: array for name, array in sample.items() if name in axes}
-    made = [
-        {**sample, **values} for values in (_other(batched), *_golden_rows(sample, axes, golden), *_synthetic(batched))
-    ]
+    shifted = {name: _shifted(array) for name, array in batched.items()}
     rows: list[Row] = [sample]
-    for row in made:
+    for values in (shifted, *_golden_rows(sample, axes, golden), *_synthetic(batched)):
+        row = {**sample, **values}
         if not any(_same(row, known) for known in rows):
             rows.append(row)
     return rows[:MOST_ROWS]
@@ -158,12 +157,8 @@ def _random(random: np.random.Generator, array: Array) -> Array:
     return np.asarray(random.integers(0, int(array.max(initial=0)) + 1, array.shape)).astype(array.dtype)
 
 
-def _other(batched: Row) -> dict[str, Array]:
-    """Returns different values of the same kind, reversed along the last axis and shifted."""
-    return {name: _shifted(array) for name, array in batched.items()}
-
-
 def _shifted(array: Array) -> Array:
+    """Returns different values of the same kind, reversed along the last axis and shifted."""
     flipped = np.flip(array, axis=-1) if array.ndim else array
     if array.dtype == object:
         return flipped

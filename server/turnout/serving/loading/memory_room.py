@@ -98,7 +98,8 @@ class MemoryRoom:
         Raises:
             NoRoom, RoomInUse: As `take`.
         """
-        occupants, budgets = self._occupants(key), self.budgets(need)
+        budgets = self.budgets(need)
+        occupants = [self._occupant(other, memory) for other, memory in self._taken.items() if other != key]
         devices = list(self._taken.get(key, ()))
         if not devices:
             rooms = {device: room_for({device: need[device]}, budgets, occupants) for device in need}
@@ -136,9 +137,6 @@ class MemoryRoom:
         """Returns the bytes that a version will take on a device: as many as an earlier load on one of its kind."""
         measured = self._measured.get(key, {})
         return max([size, *(taken for other, taken in measured.items() if (other == "cpu") == (device == "cpu"))])
-
-    def _occupants(self, but: Key) -> list[Occupant]:
-        return [self._occupant(key, memory) for key, memory in self._taken.items() if key != but]
 
     def _refusal(
         self, need: Mapping[str, int], budgets: Mapping[str, int], occupants: Sequence[Occupant], room: Room

@@ -59,7 +59,9 @@ class CaptureGate:
         try:
             yield
         finally:
-            self._open()
+            with self._changed:
+                self._closed = False
+                self._changed.notify_all()
 
     def _close(self, seconds: float) -> bool:
         with self._changed:
@@ -73,11 +75,6 @@ class CaptureGate:
             self._closed = False
             self._changed.notify_all()
             return False
-
-    def _open(self) -> None:
-        with self._changed:
-            self._closed = False
-            self._changed.notify_all()
 
 
 class GatedSessions:

@@ -137,8 +137,7 @@ class Session:
         self.providers: tuple[str, ...] = tuple(self._session.get_providers())
         self.device = f"cuda:{device_id}" if self.providers[0] in (CUDA, TENSORRT) else "cpu"
         self.device_id = device_id
-        self._bfloat16_outputs = frozenset(s.name for s in signature.outputs if s.dtype is DataType.BFLOAT16)
-        self._bfloat16 = bool(self._bfloat16_outputs) or any(s.dtype is DataType.BFLOAT16 for s in signature.inputs)
+        self._bfloat16 = any(s.dtype is DataType.BFLOAT16 for s in (*signature.inputs, *signature.outputs))
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str], stop: "Stop | None" = None) -> list[Array]:
         """Runs the model once on host arrays.
@@ -243,10 +242,7 @@ class Session:
         """Runs with OrtValues, since ONNX Runtime's NumPy interface does not support ml_dtypes' bfloat16."""
         given = {name: ort_value(array) for name, array in inputs.items()}
         values = self._session.run_with_ort_values(outputs, given, options)
-        return [
-            host_array(value) if name in self._bfloat16_outputs else value.numpy()
-            for name, value in zip(outputs, values, strict=True)
-        ]
+        return list(map(host_array, values))
 
 
 def ort_value(array: Array) -> Any:
@@ -258,7 +254,9 @@ def ort_value(array: Array) -> Any:
 
 
 def host_array(value: Any) -> Array:
-    """Returns a copy of a bfloat16 OrtValue in host memory, which OrtValue.numpy() does not support."""
+    """Returns the array of an OrtValue in host memory; a copy for bfloat16, which OrtValue.numpy() lacks."""
+    if value.data_type() != "tensor(bfloat16)":
+        return value.numpy()  # type: ignore[no-any-return]
     count = int(np.prod(value.shape(), dtype=np.int64))
     if count == 0:
         return np.empty(value.shape(), ml_dtypes.bfloat16)

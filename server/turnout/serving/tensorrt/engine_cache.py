@@ -53,16 +53,10 @@ class TensorrtCache:
     def of(
         cls, cache: str, digest: str, gpu: str, capability: str, runtime: str, tensorrt: str, shapes: str
     ) -> "TensorrtCache":
-        """Returns the folders without creating them.
+        """Returns the folders of a version (`digest`) on a device without creating them.
 
-        Args:
-            cache: Path of a folder on a local disk.
-            digest: Digest of the version.
-            gpu: Name of the device, such as `NVIDIA H200`.
-            capability: Compute capability of the device, such as `9.0`.
-            runtime: Version of ONNX Runtime.
-            tensorrt: Version of TensorRT, of which ONNX Runtime fixes only the major version; "" if it is unknown.
-            shapes: Key of the shapes that engines are built for (`turnout.serving.tensorrt.shapes`).
+        `runtime` and `tensorrt` are the versions of the libraries, since ONNX Runtime fixes only the major version of
+        TensorRT; "" if it is unknown. `shapes` is a `ShapeProfile.key`.
 
         Raises:
             ValueError: The digest is invalid, or the device has no name.

@@ -152,9 +152,5 @@ class PrecisionTrial(Generic[SessionT]):
             values = session.run(inputs, names)
         except TurnoutError as error:
             return ExampleResult(name, True, {}, error.message)
-        return ExampleResult(name, True, {n: _plain(v) for n, v in zip(names, values, strict=True)})
-
-
-def _plain(array: Array) -> Array:
-    """Returns `array` in a dtype that golden cases support."""
-    return array.astype(np.float32) if array.dtype == _BFLOAT16 else array
+        plain = [v.astype(np.float32) if v.dtype == _BFLOAT16 else v for v in values]  # as in golden cases
+        return ExampleResult(name, True, dict(zip(names, plain, strict=True)))

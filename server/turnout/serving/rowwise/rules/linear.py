@@ -174,7 +174,8 @@ def _over_places(call: NodeCall, rows: Rows, channels: Size) -> tuple[Size, ...]
         if size is None:
             size = call.fresh(axis)
         if size.constant is None:
-            kernel = "" if len(call.inputs) < 2 else _text(call.given(1))
+            shape = () if len(call.inputs) < 2 else call.given(1).shape
+            kernel = "?" if shape is None else ",".join(map(str, shape))
             size = derived("over", *how, kernel, axis, rows.shape[axis])
         places.append(size)
     return (rows.shape[0], channels, *places)
@@ -198,10 +199,6 @@ def _places(call: NodeCall, size: Size, at: int, count: int) -> Size | None:
             raise RunFails("its window is larger than its input")
         return None  # ONNX Runtime's pooling produces an output nevertheless
     return Size(room // strides[at] + 1)
-
-
-def _text(state: Shared | Rows) -> str:
-    return "?" if state.shape is None else ",".join(map(str, state.shape))
 
 
 def _convolution(weights: int, transposed: bool = False) -> Rule:
