@@ -253,11 +253,7 @@ def _joinable(singles: Sequence[Array], axis: int) -> bool:
 
 
 def _compare_company(
-    manifest: Manifest,
-    outputs: Mapping[str, int],
-    place: int,
-    values: Sequence[Array],
-    beside_itself: Sequence[Array],
+    manifest: Manifest, outputs: Mapping[str, int], place: int, values: Sequence[Array], beside_itself: Sequence[Array]
 ) -> None:
     """Compares a row run beside another (`values`) with the same row run beside itself.
 

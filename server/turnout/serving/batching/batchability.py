@@ -247,12 +247,7 @@ class _Samples:
     """
 
     def __init__(
-        self,
-        run: Run,
-        signature: Signature,
-        axes: Mapping[str, int],
-        rows: Iterable[Mapping[str, Array]],
-        trouble: str,
+        self, run: Run, signature: Signature, axes: Mapping[str, int], rows: Iterable[Mapping[str, Array]], trouble: str
     ) -> None:
         self.trouble = trouble
         self._found: list[Mapping[str, Array]] = []

@@ -11,24 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from turnout.errors import (
-    InputsRefused,
-    InvalidTensor,
-    MemoryBudgetExceeded,
-    ModelCrashed,
-    ModelFailure,
-    ModelTimedOut,
-)
-from turnout.serving.counting.keyed_outcomes import (
-    BAD,
-    ERROR,
-    GIVEN_UP,
-    INVALID,
-    NO_SLOT,
-    ROOM,
-    UNTIMED,
-    judge,
-)
+from turnout.errors import InputsRefused, InvalidTensor, MemoryBudgetExceeded, ModelCrashed, ModelFailure, ModelTimedOut
+from turnout.serving.counting.keyed_outcomes import BAD, ERROR, GIVEN_UP, INVALID, NO_SLOT, ROOM, UNTIMED, judge
 from turnout.serving.counting.tick_counts import (
     BaselineQuestion,
     FailureQuestion,

@@ -43,12 +43,7 @@ class Validator:
         self.output_names = [spec.name for spec in signature.outputs]
         self._outputs = frozenset(self.output_names)
         self._inputs = {
-            spec.name: (
-                spec,
-                NUMPY_DTYPES[spec.dtype],
-                len(spec.shape),
-                list(_bounds(spec, sizes)),
-            )
+            spec.name: (spec, NUMPY_DTYPES[spec.dtype], len(spec.shape), list(_bounds(spec, sizes)))
             for spec in signature.inputs
         }
         self._symbols = shared_symbols(signature)

@@ -19,16 +19,7 @@ import numpy as np
 from turnout.registry.manifest.signature import Dimension
 from turnout.registry.onnx.graph import CLASSICAL_DOMAIN, MICROSOFT_DOMAIN, STANDARD_DOMAIN, ModelGraph, Node
 from turnout.registry.onnx.value_sizes import SIZED_BY_VALUES
-from turnout.serving.isolation.origins import (
-    VALUE,
-    Origin,
-    Scope,
-    filled,
-    input_of,
-    may_be,
-    positive,
-    walk,
-)
+from turnout.serving.isolation.origins import VALUE, Origin, Scope, filled, input_of, may_be, positive, walk
 
 _NCHWC = "com.microsoft.nchwc"
 Wish = Literal["auto", "thread", "process"]

@@ -129,11 +129,7 @@ class Scope:
     """
 
     def __init__(
-        self,
-        graph: Graph,
-        overridable: bool,
-        outer: "Scope | None" = None,
-        made_of: frozenset[str] = frozenset(),
+        self, graph: Graph, overridable: bool, outer: "Scope | None" = None, made_of: frozenset[str] = frozenset()
     ) -> None:
         """Describes the tensors that are known before the first node.
 

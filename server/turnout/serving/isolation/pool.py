@@ -190,11 +190,7 @@ class ChildPool:
         return self._run(inputs, outputs, overdue, given_up)
 
     def _run(
-        self,
-        inputs: Mapping[str, Array],
-        outputs: Sequence[str],
-        overdue: GivenUp,
-        given_up: GivenUp = lambda: False,
+        self, inputs: Mapping[str, Array], outputs: Sequence[str], overdue: GivenUp, given_up: GivenUp = lambda: False
     ) -> list[Array]:
         while True:
             child = self._take(given_up)
@@ -239,8 +235,7 @@ class ChildPool:
                 away = self._next_start - time.monotonic()
                 if not self._children and away > _PATIENCE_SECONDS and self._serving:
                     raise UnavailableError(
-                        f"{self._name} crashed repeatedly and will be restarted in {away:.0f} s",
-                        retry_after=away,
+                        f"{self._name} crashed repeatedly and will be restarted in {away:.0f} s", retry_after=away
                     )
                 if self._serving and len(self._children) == self._keepers < self._processes:
                     self._start_another()  # one at a time, while all others stay busy

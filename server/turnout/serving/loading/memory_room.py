@@ -44,10 +44,7 @@ class MemoryRoom:
     """Tracks the memory of all versions of a server. Used on the event loop only."""
 
     def __init__(
-        self,
-        loading: Loading,
-        occupant: Callable[[Key, Mapping[str, int]], Occupant],
-        evict: Callable[[Key], None],
+        self, loading: Loading, occupant: Callable[[Key, Mapping[str, int]], Occupant], evict: Callable[[Key], None]
     ) -> None:
         self._cpu, self._gpu = int(loading.memory_budget_bytes), int(loading.gpu_memory_budget_bytes)
         self._occupant = occupant

@@ -16,16 +16,7 @@ from turnout.serving.rowwise.call import NodeCall
 from turnout.serving.rowwise.rules import RULES
 from turnout.serving.rowwise.shared import evaluate
 from turnout.serving.rowwise.sizes import ONE_ROW, Size, symbol
-from turnout.serving.rowwise.states import (
-    Mixed,
-    NotRowWise,
-    Rows,
-    RunFails,
-    Shared,
-    State,
-    constant,
-    unknown,
-)
+from turnout.serving.rowwise.states import Mixed, NotRowWise, Rows, RunFails, Shared, State, constant, unknown
 
 _RANDOM = frozenset(
     {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}

@@ -14,14 +14,7 @@ from semver import Version
 
 from turnout.cancellation import Cancellation
 from turnout.config import ModelSettings, Settings
-from turnout.errors import (
-    ChangeRefused,
-    DigestMismatch,
-    Draining,
-    NotLoaded,
-    TurnoutError,
-    VersionNotFound,
-)
+from turnout.errors import ChangeRefused, DigestMismatch, Draining, NotLoaded, TurnoutError, VersionNotFound
 from turnout.registry.manifest.manifest import MANIFEST_FILE
 from turnout.registry.storage import in_use
 from turnout.registry.storage.listing import Published
@@ -359,14 +352,7 @@ class Manager:
             if builds_engines(settings.runtime.providers):
                 threads = self._builds
                 self._stages.begin(model, version, WAITING)
-            loaded = await threads.run(
-                self._cancellable,
-                self._loader.load,
-                published,
-                settings,
-                warming,
-                on_stage,
-            )
+            loaded = await threads.run(self._cancellable, self._loader.load, published, settings, warming, on_stage)
         except TurnoutError as error:
             self._failed(entry, error)
             return
