@@ -133,7 +133,11 @@ class IsolatedSession:
             if self._closed:
                 raise ModelCrashed("its process was ended")
             self._end()
-            self._spawn()
+            self._why = ""
+            try:
+                self._connection = self._start_child()
+            except OSError as error:
+                raise ModelCrashed(f"its process cannot be started ({type(error).__name__})") from error
             try:
                 answer = self._exchange(
                     json.dumps(self._job | {"files": [] if verified else self._files}).encode(),
@@ -188,7 +192,8 @@ class IsolatedSession:
 
     def kill(self) -> None:
         """Kills the child. A run in progress raises ModelCrashed."""
-        self._kill()
+        if self._child is not None:
+            self._child.kill()
 
     def close(self) -> None:
         """Ends the child by closing its socket, then kills it if necessary. A run in progress raises ModelCrashed."""
@@ -200,7 +205,7 @@ class IsolatedSession:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self._child.wait(_CLOSE_SECONDS)
         else:  # a run is in progress whose result is no longer needed: it ends with the child
-            self._kill()
+            self.kill()
             self._busy.acquire()
         try:
             self._end()
@@ -209,13 +214,6 @@ class IsolatedSession:
                     arena.close()
         finally:
             self._busy.release()
-
-    def _spawn(self) -> None:
-        self._why = ""
-        try:
-            self._connection = self._start_child()
-        except OSError as error:
-            raise ModelCrashed(f"its process cannot be started ({type(error).__name__})") from error
 
     def _start_child(self) -> socket.socket:
         """Starts the process and returns the socket connected to it."""
@@ -260,19 +258,15 @@ class IsolatedSession:
         assert self._child is not None
         with contextlib.suppress(subprocess.TimeoutExpired):
             return Ended(self._child.wait(_CLOSE_SECONDS)).cause
-        self._kill()
+        self.kill()
         return ""
 
     def _kill_because(self, why: str) -> None:
         assert self._child is not None
         self._why = why
-        self._kill()
+        self.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._child.wait(_CLOSE_SECONDS)
-
-    def _kill(self) -> None:
-        if self._child is not None:
-            self._child.kill()
 
     def _end(self) -> None:
         """Kills the child, waits for it and closes its socket."""

@@ -35,16 +35,9 @@ def prove_at_load(
     sandbox: ProcessSandbox,
     shapes: ShapeProfile = NO_PROFILE,
 ) -> BatchPlan:
-    """Returns how requests of a version are batched.
+    """Returns how requests of a version are batched, after running it in this process (`run`), or in another first.
 
-    Args:
-        run: Runs the version in this process.
-        manifest: Manifest of the version.
-        directory: Directory of the version.
-        graph: Graph of the version's model.
-        max_rows: Maximum number of rows that the server allows.
-        sandbox: Runs the version in another process.
-        shapes: Shapes that the version's engines take; inputs of other shapes are not tried.
+    Inputs of shapes that the version's engines do not take are not tried.
     """
     declared = shapes.batchable(manifest)
     case = first_case(directory, CASE_BYTES)

@@ -26,13 +26,9 @@ _SETTING = {"cpu": "memory_budget_bytes"}
 
 
 def occupant(key: Key, memory: Mapping[str, int], entry: VersionEntry | None, *, waited_for: bool) -> Occupant:
-    """Returns how a version that takes memory is used.
+    """Returns how a version that takes memory is used. It has no entry if it is forgotten and its memory not yet freed.
 
-    Args:
-        key: The version.
-        memory: Bytes that it takes, by device.
-        entry: Its entry; None if it has been forgotten but its memory is not yet freed.
-        waited_for: Whether requests wait for its load, or have waited and are not answered yet.
+    `waited_for` tells whether requests wait for its load, or have waited and are not answered yet.
     """
     if entry is None or entry.state is not LifecycleState.READY or entry.handle is None:  # being loaded or unloaded
         leaving = entry is None or entry.state is LifecycleState.DRAINING

@@ -178,9 +178,7 @@ def of_elements(elements: Elements) -> Shared:
 def regrouped(rows: Rows, shape: tuple[Size, ...]) -> Rows:
     """Returns `rows` with the same elements in the same order, reshaped.
 
-    Args:
-        rows: State before.
-        shape: Sizes after; exactly one depends on the number of rows.
+    Exactly one size may depend on the number of rows.
 
     Raises:
         NotRowWise: A row would not consist of whole slices of one dimension.

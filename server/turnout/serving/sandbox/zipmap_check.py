@@ -25,13 +25,7 @@ _RECIPES = (Recipe(5, 0, 2), Recipe(1, 0, 2), Recipe(5, 0, 256))
 
 
 def without_zipmap(model: Path, scratch: Path, golden: Sequence[Path], trying: Trying) -> dict[str, Any]:
-    """Writes the model without its ZipMap to `scratch`, and runs both models.
-
-    Args:
-        model: The ONNX file.
-        scratch: Directory to write to.
-        golden: Golden cases whose inputs both models have to answer.
-        trying: Guards a run on synthetic inputs.
+    """Writes the model without its ZipMap to `scratch`, and runs both models, on synthetic inputs and golden cases.
 
     Returns:
         `labels` by output, and `rows`, the number of rows that both answered alike.

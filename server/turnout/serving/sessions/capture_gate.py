@@ -41,11 +41,7 @@ class CaptureGate:
 
     @contextlib.contextmanager
     def alone(self, attempts: int, seconds: float) -> Iterator[None]:
-        """Holds the gate exclusively; other threads wait.
-
-        Args:
-            attempts: Maximum number of attempts.
-            seconds: Time in seconds for which each attempt blocks other threads.
+        """Holds the gate exclusively, after up to `attempts` attempts that each block other threads for `seconds`.
 
         Raises:
             TimeoutError: The gate was never empty.

@@ -12,7 +12,7 @@ import numpy as np
 
 from turnout.errors import TurnoutError
 from turnout.serving.sessions.session import Session
-from turnout.serving.sessions.tensor import Array
+from turnout.serving.sessions.tensor import Array, identical
 
 MOST_BYTES = 64 * 1024
 """Maximum size in bytes of the inputs and outputs of a kind that is bound."""
@@ -61,7 +61,7 @@ class PreparedRun:
             again = made(inputs, outputs)
         except TurnoutError:
             return None
-        same = all(a.tobytes() == b.tobytes() for a, b in zip(again, seen, strict=True))
+        same = all(map(identical, again, seen))
         return made if made._bound and same else None
 
     def __call__(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:

@@ -11,10 +11,8 @@ from semver import Version
 
 from turnout.config import Settings
 from turnout.errors import DeadlineExceededError, Draining, QueueFull, TurnoutError
+from turnout.serving.versions.load_outcomes import LOADING_RETRY_SECONDS
 from turnout.serving.versions.presence import Key
-
-RETRY_SECONDS = 1.0
-"""Retry delay in seconds if too many requests wait for a version: loads take from 0.4 seconds to some minutes."""
 
 
 @dataclass(slots=True, eq=False)
@@ -144,4 +142,4 @@ class OnDemand:
             message = (
                 f"{model} {version} is being loaded; {queued} requests with {held:,} bytes are waiting, the maximum"
             )
-            raise QueueFull(message, retry_after=RETRY_SECONDS)
+            raise QueueFull(message, retry_after=LOADING_RETRY_SECONDS)

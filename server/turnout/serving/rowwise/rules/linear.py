@@ -204,9 +204,7 @@ def _places(call: NodeCall, size: Size, at: int, count: int) -> Size | None:
 def _convolution(weights: int, transposed: bool = False) -> Rule:
     """Returns the rule for a convolution whose other inputs are the same for every row.
 
-    Args:
-        weights: Index of the input with the weights (output channels, ...).
-        transposed: Whether the weights are (input channels, output channels, ...).
+    The weights are (output channels, ...), or (input channels, output channels, ...) if it is transposed.
     """
 
     def rule(call: NodeCall) -> Sequence[State]:

@@ -9,12 +9,7 @@ from turnout.serving.rowwise.states import NotRowWise, Rows, RunFails, Shared, S
 
 
 def _recurrent(states: Sequence[int], peepholes: int | None) -> Rule:
-    """Returns the rule for RNN, GRU or LSTM.
-
-    Args:
-        states: Indices of the inputs with the initial state of each row.
-        peepholes: Index of the input with the peephole weights; None if there is none.
-    """
+    """Returns the rule for RNN, GRU or LSTM: `states` are the inputs with the initial states of each row."""
 
     def rule(call: NodeCall) -> Sequence[State]:
         rows = call.rows(0)
@@ -66,10 +61,7 @@ def _batch_first(call: NodeCall, index: int) -> Rows:
 def _bias(call: NodeCall, index: int, *, full: bool = False) -> None:
     """Checks a tensor that is added to scores (rows, heads, queries, keys): of that rank, or shared by all rows.
 
-    Args:
-        call: The node.
-        index: Index of the input.
-        full: Whether a shared tensor must have all four dimensions.
+    With `full`, a shared tensor must have all four dimensions too.
     """
     if not call.has(index):
         return
