@@ -10,7 +10,7 @@ from semver import Version
 
 from onnx_models import grows, matmul
 from turnout.config import Runtime
-from turnout.serving.sessions.memory import cuda_used_bytes
+from turnout.serving.sessions.memory import used_bytes
 from turnout.serving.sessions.providers import CUDA
 from wire import X, outputs_of, refusal, request, stub_of
 
@@ -43,12 +43,12 @@ async def test_unloading_gives_the_devices_memory_back(publish_model, start_serv
     server = await start_server()
     manager = server.parts.serving.manager
     await manager.unload("m", Version(2))
-    before = cuda_used_bytes(0)
+    before = used_bytes("cuda:0")
     for _ in range(5):
         await manager.load("m", Version(2))
-        assert cuda_used_bytes(0) - before >= 60 * MIB  # 64 MiB of weights
+        assert used_bytes("cuda:0") - before >= 60 * MIB  # 64 MiB of weights
         await manager.unload("m", Version(2))
-    assert cuda_used_bytes(0) - before <= 8 * MIB
+    assert used_bytes("cuda:0") - before <= 8 * MIB
 
 
 async def test_two_versions_that_alternate_do_not_grow_memory(publish_model, start_server) -> None:
@@ -61,7 +61,7 @@ async def test_two_versions_that_alternate_do_not_grow_memory(publish_model, sta
             x = np.zeros((1 + index % 16, 1024), np.float32)
             for version in ("1.0.0", "2.0.0"):
                 await stub.Predict(request("m", version, x=x))
-        return cuda_used_bytes(0)
+        return used_bytes("cuda:0")
 
     async with stub_of(server) as stub:
         settled = await alternate(stub, 50)

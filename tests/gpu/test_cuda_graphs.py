@@ -12,7 +12,7 @@ from semver import Version
 
 from onnx_models import if_with_weights, matmul, model, tensor
 from turnout.config import BatchingSettings, Runtime
-from turnout.serving.sessions.memory import cuda_used_bytes
+from turnout.serving.sessions.memory import used_bytes
 from turnout.serving.sessions.providers import CUDA
 from turnout.serving.sessions.session import Session
 from wire import outputs_of, request, stub_of
@@ -100,12 +100,12 @@ async def test_graphs_are_counted_to_their_version_and_go_with_it(publish_model,
     server = await start_server(runtime=GRAPHS, batching=ALWAYS)
     manager = server.parts.serving.manager
     await manager.unload("m", Version(2))
-    before = cuda_used_bytes(0)
+    before = used_bytes("cuda:0")
     for _ in range(5):
         await manager.load("m", Version(2))
         assert _entry(server, "2.0.0").handle.recorder.memory_bytes["cuda:0"] >= 16 * MIB  # its weights alone
         await manager.unload("m", Version(2))
-    assert cuda_used_bytes(0) - before <= 8 * MIB
+    assert used_bytes("cuda:0") - before <= 8 * MIB
 
 
 async def test_what_cannot_be_captured_is_served_plainly_and_says_why(publish_model, start_server) -> None:

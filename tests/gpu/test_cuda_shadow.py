@@ -9,8 +9,8 @@ from shadow_wire import PATIENT, numbered, predict, settled
 from turnout.config import Runtime
 from turnout.errors import MemoryBudgetExceeded
 from turnout.registry.onnx.model import read_model
-from turnout.serving.isolation.session import ChildResources, IsolatedSession
-from turnout.serving.sessions.memory import cuda_used_bytes
+from turnout.serving.isolation.session import IsolatedSession
+from turnout.serving.sessions.memory import used_bytes
 from turnout.serving.sessions.providers import CPU, CUDA
 
 pytestmark = pytest.mark.gpu
@@ -25,19 +25,19 @@ async def test_a_shadow_has_a_session_of_its_own_on_the_device(publish_model, st
     publish_model("m", "1.1.0", matmul(2048), release=False)
     limited = {"noise_rate": 0, "memory_limit_bytes": 64 * MIB, "isolation": isolation}
     server = await start_server(shadow=PATIENT | limited)
-    before = cuda_used_bytes(0)
+    before = used_bytes("cuda:0")
     await put(server, policy("1.0.0", {"1.1.0": 1.0}))
     live = await predict(server, numbered(50, x=X))
     assert live.errors == []
     comparison = await settled(server, "1.1.0", 50)
     assert dict(comparison.outcomes) == {"agreed": 50}
-    assert cuda_used_bytes(0) - before >= 16 * MIB  # the weights once more
+    assert used_bytes("cuda:0") - before >= 16 * MIB  # the weights once more
 
 
 def test_a_child_keeps_to_its_arena_and_lives_on(tmp_path) -> None:
     path = save(grows(), tmp_path / "model.onnx")
     runtime = Runtime(arena_limit_bytes=64 * MIB)
-    child = IsolatedSession(path, read_model(path).signature, [CUDA, CPU], 0, runtime, ChildResources(256 * MIB))
+    child = IsolatedSession(path, read_model(path).signature, [CUDA, CPU], 0, runtime, memory_limit=256 * MIB)
     child.start()
     x = np.ones((1, 4), np.float32)
     try:

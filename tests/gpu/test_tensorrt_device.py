@@ -19,7 +19,7 @@ from turnout.errors import InputsRefused
 from turnout.registry.manifest.manifest import Tolerance
 from turnout.registry.publishing.metadata import VersionMetadata
 from turnout.serving.sessions import providers
-from turnout.serving.sessions.memory import cuda_used_bytes
+from turnout.serving.sessions.memory import used_bytes
 from turnout.serving.sessions.providers import CPU, TENSORRT
 from wire import outputs_of, refusal, request, stub_of
 
@@ -94,11 +94,11 @@ async def test_what_was_tried_and_is_not_used_is_given_back(publish_model, start
     server = await start_server(runtime=_runtime(tmp_path / "cache", tensorrt_fp16="golden"))
     manager = server.parts.serving.manager
     await manager.unload("m", ONE)
-    before = cuda_used_bytes(0)
+    before = used_bytes("cuda:0")
     for _ in range(3):
         await manager.load("m", ONE)
         await manager.unload("m", ONE)
-    assert cuda_used_bytes(0) - before <= 64 * MIB
+    assert used_bytes("cuda:0") - before <= 64 * MIB
 
 
 async def test_a_damaged_engine_is_built_once_more(publish_model, start_server, tmp_path) -> None:

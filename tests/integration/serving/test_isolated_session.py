@@ -22,7 +22,7 @@ from turnout.config import Runtime
 from turnout.errors import MemoryBudgetExceeded, ModelCrashed, ModelFailure, ModelTimedOut
 from turnout.host.cpu import KEEP_PRIORITY
 from turnout.registry.onnx.model import read_model
-from turnout.serving.isolation.session import ChildResources, IsolatedSession
+from turnout.serving.isolation.session import IsolatedSession
 from turnout.serving.sessions.providers import CPU
 from turnout.serving.sessions.session import Session
 
@@ -45,7 +45,7 @@ def start(tmp_path: Path) -> Iterator[object]:
 
     def start_one(proto: ModelProto, **more: Any) -> IsolatedSession:
         path = save(proto, tmp_path / f"{len(children)}" / "model.onnx")
-        child = IsolatedSession(path, read_model(path).signature, [CPU], 0, Runtime(), ChildResources(**more))
+        child = IsolatedSession(path, read_model(path).signature, [CPU], 0, Runtime(), **more)
         children.append(child)
         child.start()
         return child

@@ -396,3 +396,14 @@ async def test_a_live_child_has_the_servers_own_priority(publish_model, start_se
     (pid,) = pool_of(server).pids
     assert os.sched_getscheduler(pid) == os.sched_getscheduler(0)
     assert os.getpriority(os.PRIO_PROCESS, pid) == os.getpriority(os.PRIO_PROCESS, 0)
+
+
+async def test_a_version_whose_process_cannot_load_it_leaves_nothing_behind(publish_model, start_server) -> None:
+    unknown = graph(
+        [node("Nope", "x", domain="nobody")], {"x": (FLOAT, ["n"])}, {"y": (FLOAT, 1)}, opset={"": 18, "nobody": 1}
+    )
+    publish_model("m", "1.0.0", unknown)
+    server = await start_server()
+    entry = server.services.catalog.snapshot.models["m"].versions[ONE]
+    assert entry.state is LifecycleState.FAILED
+    assert not server.parts.serving.manager._supervision.pools

@@ -16,6 +16,7 @@ from turnout.errors import NoRoom, NotLoaded
 from turnout.registry.manifest.manifest import FileEntry, Manifest
 from turnout.registry.manifest.signature import Signature
 from turnout.serving.loading.loaded_version import LoadedVersion
+from turnout.serving.loading.loader import Loader
 from turnout.serving.loading.memory_budget import Occupant
 from turnout.serving.loading.memory_room import MemoryRoom
 from turnout.serving.versions import manager as manager_module
@@ -98,14 +99,14 @@ async def test_a_gpu_that_can_make_room_is_chosen_before_one_that_cannot(
     def devices_of(runtime) -> list[str]:
         return [f"cuda:{number}" for number in runtime.device_ids]
 
-    def load(repository, published, settings, *rest) -> LoadedVersion:
+    def load(loader, published, settings, *rest) -> LoadedVersion:
         placed[str(published.manifest.version)] = settings.runtime.device_ids
-        loaded = load_on_cpu(repository, published, settings, *rest)
+        loaded = load_on_cpu(loader, published, settings, *rest)
         return replace(loaded, memory_bytes=dict.fromkeys(devices_of(settings.runtime), published.manifest.size))
 
-    load_on_cpu = manager_module.load
+    load_on_cpu = Loader.load
     monkeypatch.setattr(manager_module, "devices_of", devices_of)
-    monkeypatch.setattr(manager_module, "load", load)
+    monkeypatch.setattr(Loader, "load", load)
     loading = Loading(load="on_demand", gpu_memory_budget_bytes=4 * SIZE + SIZE // 2)
     server = await start_server(runtime={"device_ids": [0, 1], "gpus_per_version": 1}, loading=loading)
     assert await _answering(server, "", 443) == "3.0.0"

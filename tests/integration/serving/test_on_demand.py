@@ -17,6 +17,7 @@ from onnx_models import matmul, scaled
 from routing_wire import policy, put
 from turnout.config import Loading
 from turnout.errors import ModelFailure
+from turnout.serving.loading.loader import Loader
 from turnout.serving.versions import manager as manager_module
 from turnout.serving.versions.lifecycle import LifecycleState
 from turnout_proto.oip import inference_pb2 as oip
@@ -68,21 +69,21 @@ class Loads:
         self.failures: dict[str, Exception] = {}
         self.go_on = threading.Event()
         self.go_on.set()
-        self._load = manager_module.load
+        self._load = Loader.load
 
-    def __call__(self, repository, published, *rest):
+    def __call__(self, loader, published, *rest):
         version = str(published.manifest.version)
         self.begun[version] += 1
         assert self.go_on.wait(200)
         if version in self.failures:
             raise self.failures[version]
-        return self._load(repository, published, *rest)
+        return self._load(loader, published, *rest)
 
 
 @pytest.fixture
 def loads(monkeypatch) -> Iterator[Loads]:
     counted = Loads()
-    monkeypatch.setattr(manager_module, "load", counted)
+    monkeypatch.setattr(Loader, "load", lambda *given: counted(*given))
     yield counted
     counted.go_on.set()  # a test that failed leaves no thread that waits
 
@@ -400,15 +401,15 @@ async def test_a_version_is_loaded_on_the_gpu_with_least_in_memory(
     def devices_of(runtime):
         return [f"cuda:{number}" for number in runtime.device_ids]
 
-    def load(repository, published, settings, *rest):
+    def load(loader, published, settings, *rest):
         placed[str(published.manifest.version)] = settings.runtime.device_ids
-        loaded = load_on_cpu(repository, published, settings, *rest)
+        loaded = load_on_cpu(loader, published, settings, *rest)
         memory = dict.fromkeys(devices_of(settings.runtime), published.manifest.size)
         return replace(loaded, memory_bytes=memory)
 
-    load_on_cpu = manager_module.load
+    load_on_cpu = Loader.load
     monkeypatch.setattr(manager_module, "devices_of", devices_of)
-    monkeypatch.setattr(manager_module, "load", load)
+    monkeypatch.setattr(Loader, "load", load)
     runtime = {"device_ids": [0, 1], "gpus_per_version": 1}
     budget = 4 * SIZE + SIZE // 2
     loading = Loading(load="on_demand", gpu_memory_budget_bytes=budget)

@@ -36,14 +36,13 @@ from turnout.registry.manifest.manifest import Tolerance
 from turnout.registry.publishing.metadata import VersionMetadata
 from turnout.routing.shadow import service as shadows
 from turnout.serving.isolation.session import IsolatedSession
-from turnout.serving.loading import loader
+from turnout.serving.loading import loader, version_sessions
 from turnout.serving.sessions import providers
 from turnout.serving.sessions.cuda_driver import CudaDevice, CudaDriver
 from turnout.serving.sessions.providers import CPU, TENSORRT, ProviderReport
 from turnout.serving.sessions.runtime_errors import run_failure
 from turnout.serving.sessions.session import Session, _with_options
 from turnout.serving.tensorrt import build, engine_cache
-from turnout.serving.tensorrt import sessions as tensorrt_sessions
 from turnout.telemetry.logging import make_logger
 from wire import outputs_of, refusal, request, stub_of
 
@@ -105,10 +104,10 @@ class Machine:
     sessions: list[Session] = field(default_factory=list)
     ended_late: bool = False
 
-    def make(
-        self, model: Path, signature: Any, names: Any, device: int, runtime: Runtime, *, tensorrt: Mapping[str, str]
-    ) -> Session:
-        assert names[0] == TENSORRT
+    def make(self, model: Path, signature: Any, names: Any, device: int, runtime: Runtime, **named: Any) -> Session:
+        if names[0] != TENSORRT:
+            return Session(model, signature, names, device, runtime, **named)
+        tensorrt: Mapping[str, str] = named["tensorrt"]
         given = dict(_with_options(names, device, runtime, tensorrt, captures=False))[TENSORRT]
         fp16 = given["trt_fp16_enable"] == "True"
         self.begun.set()
@@ -143,7 +142,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine
     made.may_go_on.set()
     reports = (ProviderReport(TENSORRT, True, True), ProviderReport(CPU, True, True))
     monkeypatch.setattr(providers, "probe", lambda: reports)
-    monkeypatch.setattr(tensorrt_sessions, "Session", made.make)
+    monkeypatch.setattr(version_sessions, "Session", made.make)
     driver = CudaDriver("13.0", (CudaDevice(0, "NVIDIA H200", 1 << 37, "9.0"),))
     monkeypatch.setattr(engine_cache, "cuda_driver", lambda: driver)
     monkeypatch.setattr(loader, "ENGINE_BUILDS", build.EngineBuilds())  # none of another test is left behind in it
@@ -436,10 +435,11 @@ async def test_a_version_that_tensorrt_runs_on_no_input_is_served_by_the_next_pr
 
     def make_that_fails(*arguments: Any, **named: Any) -> Session:
         session = make(*arguments, **named)
-        monkeypatch.setattr(session, "run", fails.__get__(session))
+        if session.providers[0] == TENSORRT:
+            monkeypatch.setattr(session, "run", fails.__get__(session))
         return session
 
-    monkeypatch.setattr(tensorrt_sessions, "Session", make_that_fails)
+    monkeypatch.setattr(version_sessions, "Session", make_that_fails)
     publish_model("m", "1.0.0", scaled(2))
     server = await start_server(runtime=tensorrt())
     assert _entry(server).providers == (CPU,)
@@ -456,9 +456,9 @@ async def test_a_shadow_runs_as_the_version_itself_does(
     class Child(shadows.IsolatedSession):
         """A child as on a machine with TensorRT, whose session is on the CPU here."""
 
-        def __init__(self, model, signature, names, device, runtime, resources, tensorrt, files) -> None:
-            started.append((names, tensorrt))
-            super().__init__(model, signature, [CPU], device, runtime, resources, tensorrt, files)
+        def __init__(self, model, signature, names, device, runtime, **named) -> None:
+            started.append((names, named["tensorrt"]))
+            super().__init__(model, signature, [CPU], device, runtime, **named)
 
     monkeypatch.setattr(shadows, "IsolatedSession", Child)
     publish_model("m", "1.0.0", scaled(2), golden=(_case(tmp_path, inputs__x=np.ones((1, 4), np.float32)),))
@@ -546,24 +546,20 @@ def children(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> list[tuple[st
     """Children as on a machine with TensorRT, whose sessions are on the CPU here; returns who started which."""
     started: list[tuple[str, Mapping[str, str]]] = []
 
-    def standing_in(who: str) -> type[IsolatedSession]:
-        class Child(IsolatedSession):
-            def __init__(self, model, signature, names, device, runtime, resources, tensorrt, files) -> None:
-                model = machine.in_half(model) if tensorrt.get("trt_fp16_enable") == "True" else model
-                super().__init__(model, signature, [CPU], device, runtime, resources, tensorrt, files)
-                self.names = tuple(names)
+    class Child(IsolatedSession):
+        def __init__(self, model, signature, names, device, runtime, **named) -> None:
+            model = machine.in_half(model) if named["tensorrt"].get("trt_fp16_enable") == "True" else model
+            super().__init__(model, signature, [CPU], device, runtime, **named)
+            self.names = tuple(names)
 
-            def start(self, *arguments: Any, **named: Any) -> None:
-                if why := machine.fails(self.tensorrt):
-                    raise ModelFailure(why)
-                started.append((who, self.tensorrt))
-                super().start(*arguments, **named)
-                self.providers = self.names
+        def start(self, *given_up: Any, **named: Any) -> None:
+            if why := machine.fails(self.tensorrt):
+                raise ModelFailure(why)
+            started.append(("serves" if given_up else "builds", self.tensorrt))  # a pool may give up a start
+            super().start(*given_up, **named)
+            self.providers = self.names
 
-        return Child
-
-    monkeypatch.setattr(tensorrt_sessions, "IsolatedSession", standing_in("builds"))
-    monkeypatch.setattr(loader, "IsolatedSession", standing_in("serves"))
+    monkeypatch.setattr(version_sessions, "IsolatedSession", Child)
     return started
 
 

@@ -9,6 +9,7 @@ from turnout.config import Settings
 from turnout.errors import TurnoutError
 from turnout.registry.manifest.manifest import FileEntry, Manifest
 from turnout.registry.manifest.signature import Signature
+from turnout.serving.batching.active_plan import PlanInForce
 from turnout.serving.batching.batchability import BatchPlan
 from turnout.serving.batching.warmup import WarmUp
 from turnout.serving.loading.loaded_version import LoadedVersion
@@ -51,6 +52,6 @@ def put(catalog: Catalog, *entries: VersionEntry, tags: Mapping[str, str] | None
 
 
 async def _idle(manifest: Manifest) -> VersionHandle:
-    loaded = LoadedVersion((), (), lambda _inputs, _outputs: [], BatchPlan(0), WarmUp(), 0, {}, 0.0)
+    loaded = LoadedVersion((), (), lambda _inputs, _outputs: [], PlanInForce(BatchPlan(0)), WarmUp(), 0, {}, 0.0)
     recorder = Metrics().version(manifest.model, str(manifest.version), "")
     return VersionHandle(manifest, loaded, Settings().for_model(manifest.model), recorder)

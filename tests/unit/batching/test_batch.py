@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from turnout.serving.batching.active_plan import PlanInForce
-from turnout.serving.batching.batch import BatchSizeMismatch, Lines, join, shape_of, split
+from turnout.serving.batching.batch import BatchSizeMismatch, Lines, shape_of, split
 from turnout.serving.batching.batchability import BatchPlan
 from turnout.serving.batching.proven_sizes import ProvenSizes
+from turnout.serving.inputs.rows import join
 
 PLAN = BatchPlan(8, {"x": 0}, {"y": 0, "z": 1})
 
@@ -112,7 +113,7 @@ def test_sizes_that_are_disproved_stay_alone_and_are_asked_for_once():
 
 
 def test_requests_of_equal_sizes_are_joined_in_their_order():
-    together = join(PLAN, [{"x": np.zeros((1, 2))}, {"x": np.ones((2, 2))}])
+    together = join(PLAN.input_axes, [{"x": np.zeros((1, 2))}, {"x": np.ones((2, 2))}])
     assert together["x"][:, 0].tolist() == [0, 1, 1]
 
 

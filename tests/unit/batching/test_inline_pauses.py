@@ -9,6 +9,7 @@ from semver import Version
 from turnout.config import Settings
 from turnout.registry.manifest.manifest import FileEntry, Manifest
 from turnout.registry.manifest.signature import Signature
+from turnout.serving.batching.active_plan import PlanInForce
 from turnout.serving.batching.batchability import BatchPlan
 from turnout.serving.batching.warmup import WarmUp
 from turnout.serving.loading.loaded_version import LoadedVersion
@@ -43,7 +44,7 @@ async def model_and_handle(monkeypatch):
     model = Model()
     weights = FileEntry("model.onnx", 1, "sha256:" + "0" * 64)
     manifest = Manifest("m", Version(1), (weights,), Signature((), ()), {"": 18}, 9)
-    loaded = LoadedVersion((), (), model, BatchPlan(0), WarmUp(), 1 << 20, {}, 0.0)
+    loaded = LoadedVersion((), (), model, PlanInForce(BatchPlan(0)), WarmUp(), 1 << 20, {}, 0.0)
     handle = VersionHandle(manifest, loaded, Settings().for_model("m"), Metrics().version("m", "1.0.0", ""))
     yield model, handle
     if handle.loaded is not None:

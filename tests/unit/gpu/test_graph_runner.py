@@ -14,6 +14,7 @@ from semver import Version
 
 from onnx_models import matmul, model, save, tensor
 from turnout.config import Runtime
+from turnout.registry.compatibility.agreement import differs, tolerance_of
 from turnout.registry.manifest.manifest import MODEL_FILE, FileEntry, Manifest
 from turnout.registry.onnx.graph_reader import read_graph
 from turnout.registry.onnx.model import read_model
@@ -70,7 +71,8 @@ class Subject:
 
     def capture(self, runner: GraphRunner) -> None:
         rows = preparation._rows(self.plain.run, PlanInForce(self.batch_plan), self.outputs)
-        runner.capture(rows, preparation._differs(self.manifest))
+        tolerances = {spec.name: tolerance_of(self.manifest, spec) for spec in self.manifest.signature.outputs}
+        runner.capture(rows, lambda name, got, expected: differs(got, expected, tolerances[name]))
 
 
 @pytest.fixture

@@ -27,8 +27,7 @@ from turnout.registry.storage.golden import GoldenCase
 from turnout.serving.sessions.providers import CPU
 from turnout.serving.sessions.session import Session
 from turnout.serving.tensorrt.precision import FULL, Compared, Precision, beforehand, decide
-from turnout.serving.tensorrt.precision_record import PrecisionRecord
-from turnout.serving.tensorrt.precision_trial import PrecisionTrial
+from turnout.serving.tensorrt.precision_trial import PrecisionRecord, PrecisionTrial
 
 SPEC = TensorSpec("y", DataType.FLOAT32, (None,))
 SETTINGS = {"optimization_level": "all"}

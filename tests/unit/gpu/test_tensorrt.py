@@ -17,9 +17,10 @@ from turnout.host import memory
 from turnout.registry.manifest.digest import manifest_digest
 from turnout.registry.manifest.manifest import MODEL_FILE, FileEntry, Manifest
 from turnout.registry.manifest.signature import Signature
+from turnout.registry.onnx.graph_reader import read_graph
 from turnout.registry.onnx.model import read_model
 from turnout.serving.inputs.attempts import RunAttempts
-from turnout.serving.sandbox import trial_session
+from turnout.serving.sandbox import request, trial_session
 from turnout.serving.sandbox.request import SandboxRequest
 from turnout.serving.sandbox.sandbox import ProcessSandbox
 from turnout.serving.sessions import providers
@@ -27,8 +28,14 @@ from turnout.serving.sessions.cuda_driver import CudaDevice, CudaDriver
 from turnout.serving.sessions.providers import ProviderReport
 from turnout.serving.sessions.session import Session, _with_options
 from turnout.serving.tensorrt import engine_cache
-from turnout.serving.tensorrt.cache import TensorrtCache
-from turnout.serving.tensorrt.engine_cache import clear, forget, keep_within, open_cache, provider_options
+from turnout.serving.tensorrt.engine_cache import (
+    TensorrtCache,
+    clear,
+    forget,
+    keep_within,
+    open_cache,
+    provider_options,
+)
 from turnout.serving.tensorrt.shapes import NO_PROFILE, ShapeProfile
 
 DIGEST = "sha256:" + "ab" * 32
@@ -266,7 +273,12 @@ def test_gates_try_a_version_that_tensorrt_cannot_serve_on_the_provider_that_wil
             "sample", tmp_path, 0, [(tmp_path, manifest)], (), runtime, 32, 1 << 30, 0, 0, tmp_path, attempts
         )
 
-    assert trial_session.load(asked("tensorrt", "cpu")).session.providers == (providers.CPU,)
+    read: list[Path] = []
+    monkeypatch.setattr(request, "read_graph", lambda path: read.append(path) or read_graph(path))
+    question = asked("tensorrt", "cpu")
+    question.graph()  # as the trial itself needs it
+    assert trial_session.load(question).session.providers == (providers.CPU,)
+    assert len(read) == 1
     assert tried == [*([providers.TENSORRT] if given else []), providers.CPU]
     with pytest.raises(ModelFailure, match=told):
         trial_session.load(asked("tensorrt"))

@@ -8,8 +8,7 @@ import onnx_models
 import rowwise_models
 from onnx_models import model, tensor
 from turnout.registry.onnx.graph_reader import describe
-from turnout.serving.isolation.decision import decide
-from turnout.serving.isolation.hazards import find_hazard
+from turnout.serving.isolation.hazards import decide, find_hazard
 
 INTEGERS = [
     TensorProto.INT8, TensorProto.INT16, TensorProto.INT32, TensorProto.INT64,

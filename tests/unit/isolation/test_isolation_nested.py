@@ -9,8 +9,7 @@ import onnx_models
 from nested_models import CLAIMS, PLACES, UNUSUAL
 from turnout.registry.manifest.signature import DataType, Signature, TensorSpec
 from turnout.registry.onnx.graph_reader import describe
-from turnout.serving.batching.in_step import in_step
-from turnout.serving.isolation.empty_inputs import never_empty
+from turnout.serving.isolation.empty_inputs import in_step, never_empty
 from turnout.serving.isolation.hazards import find_hazard
 
 EVERYWHERE = {**PLACES, **UNUSUAL}

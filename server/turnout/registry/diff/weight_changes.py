@@ -14,7 +14,8 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from turnout.registry.manifest.manifest import MODEL_FILE
-from turnout.registry.onnx.weights import Weight, read_weights, weight_tensors
+from turnout.registry.onnx.messages import model_tensors
+from turnout.registry.onnx.weights import Weight, read_weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +110,7 @@ def _by_name(weights: tuple[Weight, ...]) -> Mapping[str, Weight]:
 
 def _tensors(directory: Path, wanted: list[str]) -> Mapping[str, TensorProto]:
     named: dict[str, TensorProto] = {}
-    for tensor in weight_tensors(onnx.load(directory / MODEL_FILE, load_external_data=False)):
+    for tensor in model_tensors(onnx.load(directory / MODEL_FILE, load_external_data=False)):
         named[_free(str(tensor.name), named)] = tensor
     return {name: named[name] for name in wanted}
 

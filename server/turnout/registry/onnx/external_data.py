@@ -1,15 +1,15 @@
 """Finds the files with the weights of an ONNX model that are stored outside its own file."""
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import PurePosixPath
 
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import ModelProto, NodeProto, TensorProto
 
 from turnout.errors import InvalidModel
 from turnout.registry.manifest.json_form import JsonForm
 from turnout.registry.manifest.manifest import MANIFEST_FILE, MODEL_FILE, is_plain_path
-from turnout.registry.onnx.messages import inner_graphs, text_of
+from turnout.registry.onnx.messages import graph_tensors, model_nodes, model_tensors, text_of
 from turnout.registry.storage.golden import GOLDEN_DIRECTORY
 
 MAX_EXTERNAL_FILES = 4096
@@ -37,14 +37,21 @@ def external_files(model: ModelProto) -> tuple[ExternalFile, ...]:
     Raises:
         InvalidModel: A file is outside the model's directory, or the description of its data is invalid.
     """
+    if any(map(_is_beside, model_nodes(model))):
+        raise InvalidModel("an EPContext node keeps its compiled graph in a file of its own; embed it (embed_mode=1)")
+    training = [graph for info in model.training_info for graph in (info.initialization, info.algorithm)]
     sizes: dict[str, int] = {}
-    for tensor in _tensors(model):
+    for tensor in chain(model_tensors(model), *map(graph_tensors, training)):
         if tensor.data_location == TensorProto.EXTERNAL:
             file = _external_file(tensor)
             sizes[file.path] = max(file.min_size, sizes.get(file.path, 0))
     if len(sizes) > MAX_EXTERNAL_FILES:
         raise InvalidModel(f"the weights are in {len(sizes)} files, at most {MAX_EXTERNAL_FILES} are allowed")
     return tuple(ExternalFile(path, size) for path, size in sorted(sizes.items()))
+
+
+def _is_beside(node: NodeProto) -> bool:
+    return node.op_type == "EPContext" and any(a.name == "embed_mode" and a.i == 0 for a in node.attribute)
 
 
 def _external_file(tensor: TensorProto) -> ExternalFile:
@@ -82,41 +89,3 @@ def _size(text: str, key: str, what: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 20):
         raise InvalidModel(f"{what} has {text[:32]!r} for the {key} of its external data, expected a number of bytes")
     return int(text)
-
-
-def _tensors(model: ModelProto) -> Iterator[TensorProto]:
-    """Yields all tensors of a model, including those in bodies of If and Loop, attributes and functions."""
-    training = [graph for info in model.training_info for graph in (info.initialization, info.algorithm)]
-    for graph in (model.graph, *training):
-        yield from _graph_tensors(graph)
-    for function in model.functions:
-        yield from _attribute_tensors(function.attribute_proto)
-        yield from _node_tensors(function.node)
-
-
-def _graph_tensors(graph: GraphProto) -> Iterator[TensorProto]:
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield from (sparse.values, sparse.indices)
-    yield from _node_tensors(graph.node)
-
-
-def _node_tensors(nodes: Iterable[NodeProto]) -> Iterator[TensorProto]:
-    for node in nodes:
-        if node.op_type == "EPContext" and any(a.name == "embed_mode" and a.i == 0 for a in node.attribute):
-            raise InvalidModel(
-                "an EPContext node keeps its compiled graph in a file of its own; embed it (embed_mode=1)"
-            )
-        yield from _attribute_tensors(node.attribute)
-
-
-def _attribute_tensors(attributes: Iterable[AttributeProto]) -> Iterator[TensorProto]:
-    for attribute in attributes:
-        if attribute.HasField("t"):
-            yield attribute.t
-        yield from attribute.tensors
-        sparse_tensors = [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []
-        for sparse in [*sparse_tensors, *attribute.sparse_tensors]:
-            yield from (sparse.values, sparse.indices)
-        for graph in inner_graphs(attribute):
-            yield from _graph_tensors(graph)

@@ -19,6 +19,15 @@ STANDARD_DOMAIN = ""
 STANDARD_SYNONYM = "ai.onnx"
 """The same domain, as a file may also write it. It is never the domain of a `Node`."""
 
+MICROSOFT_DOMAIN = "com.microsoft"
+"""Domain of ONNX Runtime's own operators."""
+
+CLASSICAL_DOMAIN = "ai.onnx.ml"
+"""Domain of classical machine learning."""
+
+CONTROL_FLOW = frozenset({"If", "Loop", "Scan", "SequenceMap"})
+"""Standard operators with a graph that runs as often as values determine."""
+
 OTHER_VERSION = " of operator set "
 """Part of the domain of operators in functions that were written for another version of an operator set than the model,
 and that the model's version defines differently. The number of that version follows it."""

@@ -35,6 +35,36 @@ def model_nodes(model: ModelProto) -> Iterator[NodeProto]:
         yield from all_nodes(function.node)
 
 
+def model_tensors(model: ModelProto) -> Iterator[TensorProto]:
+    """Yields the tensors of a model, including those in bodies of If and Loop, attributes and functions."""
+    yield from graph_tensors(model.graph)
+    for function in model.functions:
+        yield from _attribute_tensors(function.attribute_proto)
+        for node in function.node:
+            yield from _attribute_tensors(node.attribute)
+
+
+def graph_tensors(graph: GraphProto) -> Iterator[TensorProto]:
+    """Yields the tensors of a graph and of the graphs inside it."""
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    for node in graph.node:
+        yield from _attribute_tensors(node.attribute)
+
+
+def _attribute_tensors(attributes: Iterable[AttributeProto]) -> Iterator[TensorProto]:
+    for attribute in attributes:
+        if attribute.HasField("t"):
+            yield attribute.t
+        yield from attribute.tensors
+        sparse_tensors = [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []
+        for sparse in [*sparse_tensors, *attribute.sparse_tensors]:
+            yield from (sparse.values, sparse.indices)
+        for graph in inner_graphs(attribute):
+            yield from graph_tensors(graph)
+
+
 def element_name(number: int) -> str:
     """Returns the name of an element type as in `DataType`, or as in ONNX if it has none there; "" if unknown."""
     if number == TensorProto.UNDEFINED or number not in TensorProto.DataType.values():

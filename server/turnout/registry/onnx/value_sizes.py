@@ -7,7 +7,7 @@ not a problem, since they are visible.
 
 from collections.abc import Collection, Iterable, Mapping
 
-from turnout.registry.onnx.graph import STANDARD_DOMAIN, Graph, Node
+from turnout.registry.onnx.graph import CLASSICAL_DOMAIN, MICROSOFT_DOMAIN, STANDARD_DOMAIN, Graph, Node
 
 SIZED_BY_VALUES: Mapping[str, tuple[int, ...] | None] = {
     "AffineGrid": (1,),
@@ -39,9 +39,9 @@ in their inputs (`Reshape`, `Compress`, `NonZero`, `TopK`) are not included, nor
 from shapes alone (`MatMul`, `Conv`)."""
 
 _SIZED_BY_SHAPES: Mapping[str, frozenset[str] | None] = {
-    "ai.onnx.ml": None,
+    CLASSICAL_DOMAIN: None,
     "com.microsoft.nchwc": None,
-    "com.microsoft": frozenset(
+    MICROSOFT_DOMAIN: frozenset(
         {
             "Attention", "BiasAdd", "BiasGelu", "BiasSoftmax", "BiasSplitGelu", "DequantizeLinear",
             "DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "EmbedLayerNormalization", "FastGelu", "FusedConv",

@@ -7,16 +7,16 @@ they do not add to the memory used for the file itself.
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import onnx
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 from turnout.registry.manifest.digest import BLOCK
 from turnout.registry.manifest.manifest import MODEL_FILE
-from turnout.registry.onnx.messages import inner_graphs, model_nodes
+from turnout.registry.onnx.messages import model_nodes, model_tensors
 from turnout.registry.storage.files import open_inside
 
 
@@ -65,33 +65,8 @@ def read_weights(directory: Path, file: str = MODEL_FILE) -> Weights:
         ValueError: The data of a tensor does not match its description.
     """
     model: ModelProto = onnx.load(directory / file, load_external_data=False)
-    tensors = tuple(_weight(tensor, directory) for tensor in weight_tensors(model))
+    tensors = tuple(_weight(tensor, directory) for tensor in model_tensors(model))
     return Weights(tensors, Counter(map(_operator, model_nodes(model))))
-
-
-def weight_tensors(model: ModelProto) -> Iterator[TensorProto]:
-    """Yields the weights of a model. Sparse attributes are covered by the operators' digests."""
-    yield from _of_graph(model.graph)
-    for function in model.functions:
-        yield from _of_attributes(function.attribute_proto)
-        for node in function.node:
-            yield from _of_attributes(node.attribute)
-
-
-def _of_graph(graph: GraphProto) -> Iterator[TensorProto]:
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield from (sparse.values, sparse.indices)
-    for node in graph.node:
-        yield from _of_attributes(node.attribute)
-
-
-def _of_attributes(attributes: Iterable[AttributeProto]) -> Iterator[TensorProto]:
-    for attribute in attributes:
-        if attribute.HasField("t"):
-            yield attribute.t
-        for inner in inner_graphs(attribute):
-            yield from _of_graph(inner)
 
 
 def _operator(node: NodeProto) -> str:

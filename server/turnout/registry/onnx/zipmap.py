@@ -10,9 +10,9 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 
 from turnout.errors import InvalidModel
 from turnout.registry.onnx.external_data import external_files
+from turnout.registry.onnx.graph import CLASSICAL_DOMAIN
 from turnout.registry.onnx.messages import inner_graphs, text_of
 
-DOMAIN = "ai.onnx.ml"
 _LABELS = ("classlabels_strings", "classlabels_int64s")
 
 WITHOUT = "options={'zipmap': False} of skl2onnx.to_onnx"
@@ -73,7 +73,7 @@ def drop_zipmap(model: ModelProto) -> tuple[Unzipped, ...]:
 
 
 def _zipmaps(graph: GraphProto) -> list[NodeProto]:
-    return [node for node in graph.node if node.op_type == "ZipMap" and node.domain == DOMAIN]
+    return [node for node in graph.node if node.op_type == "ZipMap" and node.domain == CLASSICAL_DOMAIN]
 
 
 def _classes(node: NodeProto, output: str) -> tuple[tuple[str, ...], tuple[str | int, ...]]:

@@ -30,7 +30,8 @@ from turnout.routing.shadow.copies import Copy, Pair, trace_copy
 from turnout.routing.shadow.ledger import CopyOutcome, Disagreement, Ledger
 from turnout.routing.shadow.pressure import Pressure
 from turnout.routing.shadow.runner import CopyRunner
-from turnout.serving.batching.batch import BatchSizeMismatch, join, shape_of, split
+from turnout.serving.batching.batch import BatchSizeMismatch, shape_of, split
+from turnout.serving.inputs.rows import join
 from turnout.serving.sessions.tensor import Array
 from turnout.serving.versions.handle import VersionHandle
 from turnout.threads import Threads
@@ -292,7 +293,7 @@ class Lane:
             with handle.lease():
                 try:
                     runner = await self._runner(handle, for_shadow)
-                    values = await runner.run(join(plan, [copy.inputs for copy in batch]), names)
+                    values = await runner.run(join(plan.input_axes, [copy.inputs for copy in batch]), names)
                     outputs = dict(zip(names, values, strict=True))
                     if shapes[0] is not None:
                         handle.in_force.check(shapes[0][0], outputs)

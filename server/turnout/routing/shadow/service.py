@@ -24,7 +24,7 @@ from turnout.routing.shadow.pressure import Pressure
 from turnout.routing.shadow.runner import CopyRunner, ProcessRunner, ThreadRunner
 from turnout.serving.data_plane.inference import AnswerObserver
 from turnout.serving.isolation.pool import ChildPool
-from turnout.serving.isolation.session import ChildResources, IsolatedSession
+from turnout.serving.isolation.session import IsolatedSession
 from turnout.serving.sessions.session import Session
 from turnout.serving.sessions.tensor import Array
 from turnout.serving.tensorrt.fallback import allowance
@@ -167,13 +167,12 @@ class Shadows:
         own_arena = for_shadow and shared.device != "cpu"
         if own_arena:
             runtime = runtime.model_copy(update={"arena_limit_bytes": _arena_limit(settings, manifest.size)})
-        resources = ChildResources(int(settings.memory_limit_bytes), "low")
         if isinstance(shared, ChildPool) or (for_shadow and settings.isolation == "process"):
 
             def start() -> IsolatedSession:
                 child = IsolatedSession(
-                    model, manifest.signature, shared.providers, shared.device_id, runtime, resources, shared.tensorrt,
-                    manifest.files,
+                    model, manifest.signature, shared.providers, shared.device_id, runtime, priority="low",
+                    memory_limit=int(settings.memory_limit_bytes), tensorrt=shared.tensorrt, files=manifest.files,
                 )  # fmt: skip
                 engines = allowance(runtime.providers, runtime.tensorrt_build_timeout_s)
                 child.start(timeout=_START_SECONDS + engines)

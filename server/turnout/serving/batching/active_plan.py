@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from turnout.serving.batching.batch import BatchSizeMismatch, Line
 from turnout.serving.batching.batchability import BatchPlan
-from turnout.serving.sessions.tensor import Array
+from turnout.serving.sessions.tensor import Array, identical
 
 _MOST_VALUES = 256
 """Maximum number of values kept; the oldest are dropped first."""
@@ -39,14 +39,10 @@ class PlanInForce:
         return self.plan.max_rows >= 2 and all((line, name) in self._shared for name in whole)
 
     def check(self, line: Line, outputs: Mapping[str, Array]) -> None:
-        """Compares outputs without a batch axis with the values from earlier runs of the same line.
+        """Compares the outputs of a run that have no batch axis with their values in earlier runs of the same line.
 
         Such an output may depend only on what the line's requests have in common, such as a sampling rate. It must
         therefore be the same in every run of the line, whether of one request or of many.
-
-        Args:
-            line: Line of the run's requests.
-            outputs: Outputs of the run by name.
 
         Raises:
             BatchSizeMismatch: An output differs from its earlier value.
@@ -59,11 +55,5 @@ class PlanInForce:
                     self._shared[line, name] = value
                 while len(self._shared) > _MOST_VALUES:
                     self._shared.pop(next(iter(list(self._shared))), None)  # a copy: other threads add to it
-            elif not _same(known, value):
+            elif not identical(known, value):
                 raise BatchSizeMismatch(f"output {name}, given to all requests of a run, is not always the same")
-
-
-def _same(one: Array, other: Array) -> bool:
-    if one.dtype != other.dtype or one.shape != other.shape:
-        return False
-    return bool(one.tolist() == other.tolist()) if one.dtype == object else one.tobytes() == other.tobytes()

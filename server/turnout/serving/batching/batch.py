@@ -1,13 +1,12 @@
-"""Forms batches: decides which requests may share a run, joins their inputs and splits the outputs.
+"""Forms batches: decides which requests may share a run, and splits the outputs.
 
 Pure functions of a `BatchPlan`. The queue and the threads are in `turnout.serving.batching.batcher`.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
 
-import numpy as np
-
 from turnout.serving.batching.batchability import BatchPlan, sizes_of
+from turnout.serving.inputs.rows import part
 from turnout.serving.sessions.tensor import Array, memory_of
 
 _SHARED_VALUE_BYTES = 256
@@ -65,13 +64,7 @@ class Lines:
         self._known: dict[object, tuple[BatchPlan, Line | None, int, int]] = {}
 
     def of(self, plan: BatchPlan, inputs: Mapping[str, Array], kind: object) -> tuple[BatchPlan, Line | None, int, int]:
-        """Returns the plan, the request's line (None if it runs alone), its rows, and the bytes of its inputs.
-
-        Args:
-            plan: Batch plan in force.
-            inputs: Inputs by name.
-            kind: Request kind, as in `InferenceRequest`.
-        """
+        """Returns the plan, the request's line (None if it runs alone), its rows, and the bytes of its inputs."""
         known = self._known.get(kind)
         if known is not None and known[0] is plan:
             return known
@@ -85,17 +78,6 @@ class Lines:
                 self._known.clear()
             self._known[kind] = known
         return known
-
-
-def join(plan: BatchPlan, requests: Sequence[Mapping[str, Array]]) -> Mapping[str, Array]:
-    """Returns the joined inputs of one run for `requests` of the same line, in order."""
-    if len(requests) == 1:
-        return requests[0]
-    first = requests[0]
-    return {
-        name: np.concatenate([r[name] for r in requests], axis=plan.input_axes[name]) if name in plan.input_axes else a
-        for name, a in first.items()
-    }
 
 
 def split(
@@ -123,12 +105,6 @@ def split(
     answers: list[list[Array]] = []
     start = 0
     for count, names in zip(rows, wanted, strict=True):
-        answers.append([_rows(outputs[name], plan.output_axes.get(name), start, start + count) for name in names])
+        answers.append([part(outputs[name], plan.output_axes.get(name), start, start + count) for name in names])
         start += count
     return answers
-
-
-def _rows(array: Array, axis: int | None, start: int, stop: int) -> Array:
-    if axis is None:
-        return array
-    return array[(slice(None),) * axis + (slice(start, stop),)]

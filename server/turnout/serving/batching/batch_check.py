@@ -13,6 +13,7 @@ import numpy as np
 from turnout.errors import TurnoutError
 from turnout.registry.compatibility.agreement import differs, tolerance_of
 from turnout.registry.manifest.manifest import Manifest
+from turnout.serving.inputs.rows import copied_row, join
 from turnout.serving.sessions.session import Run
 from turnout.serving.sessions.tensor import Array
 
@@ -102,19 +103,12 @@ def check(
 
 
 def rows_to_try(sample: Row, axes: Mapping[str, int], golden: Iterable[Row]) -> list[Row]:
-    """Returns different rows of the sample's shape: the sample, rows of golden cases, and synthetic rows.
-
-    Args:
-        sample: A row that the model runs on.
-        axes: Batch axis of each batched input.
-        golden: Inputs of golden cases, each with any number of rows.
-    """
+    """Returns different rows of the sample's shape: the sample, rows of golden cases, and synthetic rows."""
     batched = {name: array for name, array in sample.items() if name in axes}
-    made = [
-        {**sample, **values} for values in (_other(batched), *_golden_rows(sample, axes, golden), *_synthetic(batched))
-    ]
+    shifted = {name: _shifted(array) for name, array in batched.items()}
     rows: list[Row] = [sample]
-    for row in made:
+    for values in (shifted, *_golden_rows(sample, axes, golden), *_synthetic(batched)):
+        row = {**sample, **values}
         if not any(_same(row, known) for known in rows):
             rows.append(row)
     return rows[:MOST_ROWS]
@@ -126,7 +120,7 @@ def _golden_rows(sample: Row, axes: Mapping[str, int], golden: Iterable[Row]) ->
         if len(counts) != 1 or not axes.keys() <= case.keys():
             continue
         for index in range(min(2, *counts, 2)):
-            row = {name: np.take(case[name], [index], axis=axis) for name, axis in axes.items()}
+            row = copied_row(axes, {name: case[name] for name in axes}, index)
             if all(row[name].shape == sample[name].shape for name in row):
                 yield row
 
@@ -163,12 +157,8 @@ def _random(random: np.random.Generator, array: Array) -> Array:
     return np.asarray(random.integers(0, int(array.max(initial=0)) + 1, array.shape)).astype(array.dtype)
 
 
-def _other(batched: Row) -> dict[str, Array]:
-    """Returns different values of the same kind, reversed along the last axis and shifted."""
-    return {name: _shifted(array) for name, array in batched.items()}
-
-
 def _shifted(array: Array) -> Array:
+    """Returns different values of the same kind, reversed along the last axis and shifted."""
     flipped = np.flip(array, axis=-1) if array.ndim else array
     if array.dtype == object:
         return flipped
@@ -204,12 +194,8 @@ def _companies(count: int) -> list[tuple[int, ...]]:
 
 
 def _together(run: Run, axes: Mapping[str, int], rows: Sequence[Row], names: Sequence[str]) -> list[Array]:
-    inputs = {
-        name: np.concatenate([row[name] for row in rows], axis=axes[name]) if name in axes else array
-        for name, array in rows[0].items()
-    }
     try:
-        return run(inputs, names)
+        return run(join(axes, rows), names)
     except TurnoutError as error:
         raise BatchDifference(f"a batch of {len(rows)} cannot be run: {error.message}", mixes=False) from error
 
@@ -267,22 +253,11 @@ def _joinable(singles: Sequence[Array], axis: int) -> bool:
 
 
 def _compare_company(
-    manifest: Manifest,
-    outputs: Mapping[str, int],
-    place: int,
-    values: Sequence[Array],
-    beside_itself: Sequence[Array],
+    manifest: Manifest, outputs: Mapping[str, int], place: int, values: Sequence[Array], beside_itself: Sequence[Array]
 ) -> None:
-    """Compares a row run beside another row with the same row run beside itself.
+    """Compares a row run beside another (`values`) with the same row run beside itself.
 
-    Both runs use the same kernels, so rounding hardly matters.
-
-    Args:
-        manifest: Manifest of the version.
-        outputs: Batch axis of each output that has one.
-        place: Position (0 or 1) of the row in both batches.
-        values: Outputs of the batch of the row and another row.
-        beside_itself: Outputs of the batch of the row twice.
+    Both runs use the same kernels, so rounding hardly matters. The row is at position `place` (0 or 1) in both batches.
     """
     for index, spec in enumerate(manifest.signature.outputs):
         axis = outputs.get(spec.name)

@@ -7,6 +7,7 @@ Where the graph proves nothing, only the publisher's declaration is tried, and i
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from turnout.errors import TurnoutError
 from turnout.registry.manifest.manifest import BatchingDeclaration, Manifest
@@ -88,13 +89,13 @@ def prove(
         trouble: Error message of the model for inputs tried earlier.
     """
     signature, declared = manifest.signature, manifest.batching or BatchingDeclaration()
-    claimed, candidates = declared.axes is not None, _candidates(manifest)
+    candidates, axes = _candidates(manifest), sample_axes(manifest)
     tried = recipes(values_become_sizes=False) if tried is None else tried
     rows = itertools.chain(
-        filter(None, (one_row(case, sample_axes(manifest)) for case in golden)),
-        (inputs for _, inputs in synthetic_by_recipe(signature, tried, sample_axes(manifest), most)),
+        filter(None, (one_row(case, axes) for case in golden)),
+        (inputs for _, inputs in synthetic_by_recipe(signature, tried, axes, most)),
     )
-    samples = _Samples(run, signature, sample_axes(manifest), rows, trouble)
+    samples = _Samples(run, signature, axes, rows, trouble)
     sample = samples.first
     if not declared.enabled:
         return BatchPlan(0, reason="unbatched: the manifest says so", sample=sample)
@@ -105,7 +106,7 @@ def prove(
     most_rows = min(max_rows, declared.max_rows or max_rows)
     plans = []
     for input_axes in candidates:
-        attempt = _AxesAttempt(run, manifest, graph, input_axes, golden, claimed)
+        attempt = _AxesAttempt(run, manifest, graph, input_axes, golden, claimed=declared.axes is not None)
         plan = attempt.plan(most_rows, samples)
         if plan.max_rows:
             return plan
@@ -134,9 +135,10 @@ class _AxesAttempt:
         sizes = None
         if proof.obstacle:
             for other in samples:
-                sized = self.prove_for(sizes_of(other, self.input_axes))
+                sized = self._prove_for(sizes_of(other, self.input_axes))
                 if not sized.obstacle:
-                    sizes = ProvenSizes(_Prover(self, sized.output_axes), [sizes_of(other, self.input_axes)])
+                    holds = partial(self._holds, sized.output_axes)
+                    sizes = ProvenSizes(holds, [sizes_of(other, self.input_axes)])
                     proof, sample = sized, other
                     break
         proved = None if proof.obstacle else proof.output_axes
@@ -182,7 +184,11 @@ class _AxesAttempt:
         why = f"no inputs were found that it runs on ({trouble}); publish a golden case"
         return BatchPlan(0, reason=f"unbatched: {why}" + (f"; {proof.obstacle}" if proof.obstacle else ""))
 
-    def prove_for(self, sizes: Sizes) -> Proof:
+    def _holds(self, output_axes: Mapping[str, int], sizes: Sizes) -> bool:
+        proof = self._prove_for(sizes)
+        return not proof.obstacle and dict(proof.output_axes) == dict(output_axes)
+
+    def _prove_for(self, sizes: Sizes) -> Proof:
         """Follows the batch dimension through the graph for inputs whose other dimensions have the given sizes."""
         known = dict(sizes)
         inputs = []
@@ -194,18 +200,6 @@ class _AxesAttempt:
                 spec = replace(spec, shape=tuple(shape))
             inputs.append(spec)
         return prove_rows(self.graph, Signature(tuple(inputs), self.manifest.signature.outputs), self.input_axes)
-
-
-@dataclass(frozen=True, slots=True)
-class _Prover:
-    """Proves sizes one set at a time."""
-
-    attempt: _AxesAttempt
-    output_axes: Mapping[str, int]
-
-    def __call__(self, sizes: Sizes) -> bool:
-        proof = self.attempt.prove_for(sizes)
-        return not proof.obstacle and dict(proof.output_axes) == dict(self.output_axes)
 
 
 def sizes_of(inputs: Mapping[str, Array], axes: Mapping[str, int]) -> Sizes:
@@ -220,15 +214,9 @@ def sizes_of(inputs: Mapping[str, Array], axes: Mapping[str, int]) -> Sizes:
 
 def _candidates(manifest: Manifest) -> list[dict[str, int]]:
     declared = manifest.batching or BatchingDeclaration()
-    if declared.axes is not None:
-        return [_declared_inputs(manifest.signature, declared)]
+    if (axes := declared.axes) is not None:
+        return [{spec.name: axes[spec.name] for spec in manifest.signature.inputs if spec.name in axes}]
     return list(likely_axes(manifest.signature))
-
-
-def _declared_inputs(signature: Signature, declared: BatchingDeclaration) -> dict[str, int]:
-    return {
-        spec.name: declared.axes[spec.name] for spec in signature.inputs if declared.axes and spec.name in declared.axes
-    }
 
 
 def likely_axes(signature: Signature) -> Iterator[dict[str, int]]:
@@ -259,12 +247,7 @@ class _Samples:
     """
 
     def __init__(
-        self,
-        run: Run,
-        signature: Signature,
-        axes: Mapping[str, int],
-        rows: Iterable[Mapping[str, Array]],
-        trouble: str,
+        self, run: Run, signature: Signature, axes: Mapping[str, int], rows: Iterable[Mapping[str, Array]], trouble: str
     ) -> None:
         self.trouble = trouble
         self._found: list[Mapping[str, Array]] = []

@@ -24,13 +24,15 @@ from dataclasses import dataclass, field
 from turnout.errors import DeadlineExceededError, ModelFailure, NotLoaded, QueueFull, TurnoutError
 from turnout.serving.batching.active_plan import PlanInForce
 from turnout.serving.batching.answer import BatchedAnswer
-from turnout.serving.batching.batch import BatchSizeMismatch, Lines, join, split
+from turnout.serving.batching.batch import BatchSizeMismatch, Lines, split
 from turnout.serving.batching.batchability import BatchPlan
 from turnout.serving.batching.hand_back import HandBack
 from turnout.serving.batching.request_queue import QueueBounds, QueuedRequest, RequestQueue
 from turnout.serving.batching.spin import Spin, look
+from turnout.serving.inputs.rows import join
+from turnout.serving.isolation.pool import ChildPool
 from turnout.serving.sessions.prepared_runner import PreparedRunner
-from turnout.serving.sessions.session import EndableRun, MakeRunner, Run
+from turnout.serving.sessions.session import MakeRunner, Run
 from turnout.serving.sessions.tensor import Array
 
 
@@ -384,8 +386,8 @@ class Batcher:
         rows = sum(pending.rows for pending in batch)
         names = list(dict.fromkeys(name for pending in batch for name in pending.outputs))
         start = time.monotonic()
-        inputs = join(plan, [pending.inputs for pending in batch])
-        if isinstance(run, EndableRun):
+        inputs = join(plan.input_axes, [pending.inputs for pending in batch])
+        if isinstance(run, ChildPool):
             values = run.run_unless(inputs, names, lambda: not any(map(_awaited, batch)))
         else:
             values = run(inputs, names)

@@ -17,7 +17,6 @@ class HandBack:
     """Calls functions on an event loop, in the order in which they were passed."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Prepares for calls; nothing is called yet."""
         self._loop = loop
         self._calls: deque[tuple[Callable[[Any], None], Any]] = deque()
         self._woken = False

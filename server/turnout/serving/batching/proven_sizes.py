@@ -18,12 +18,7 @@ class ProvenSizes:
     """Proved sizes, and a thread that proves new ones. Used on the event loop, which it never blocks."""
 
     def __init__(self, prove: Callable[[Sizes], bool], proved: Iterable[Sizes]) -> None:
-        """Stores the arguments; no thread is started yet.
-
-        Args:
-            prove: Follows the batch dimension through the graph for some sizes; takes some ten milliseconds.
-            proved: Sizes that have already been proved.
-        """
+        """Starts with sizes that are proved. To `prove` others takes some ten milliseconds."""
         self._prove = prove
         self._known = dict.fromkeys(proved, True)
         self._busy = threading.Lock()

@@ -87,11 +87,7 @@ class RequestQueue(Generic[R]):
     """
 
     def __init__(self, max_delay: float) -> None:
-        """Creates an empty queue.
-
-        Args:
-            max_delay: Maximum number of seconds that a line is held to fill a batch.
-        """
+        """Creates an empty queue. Its lines are held for at most `max_delay` seconds to fill a batch."""
         self._max_delay = max_delay
         self._lines: OrderedDict[Line | R, _Waiting[R]] = OrderedDict()  # a request that runs alone is its own line
         self.requests = 0

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from turnout.errors import TurnoutError
-from turnout.serving.batching.batch import join
 from turnout.serving.batching.batchability import BatchPlan
+from turnout.serving.inputs.rows import doubled_up_to, join
 from turnout.serving.sessions.session import Run
 from turnout.serving.sessions.tensor import Array
 
@@ -49,15 +49,9 @@ def warm_up(
     only_where_it_pays: bool,
     clock: Callable[[], float] = time.perf_counter,
 ) -> WarmUp:
-    """Runs the sample at each batch size that may be used.
+    """Runs the sample at each batch size that may be used: once, and `runs` times to measure; 0 skips warm-up.
 
-    Args:
-        run: Runs the model.
-        plan: Batch plan with the sample.
-        outputs: Names of all outputs.
-        runs: Number of runs for each batch size; 0 skips warm-up.
-        only_where_it_pays: Whether to stop at batch sizes in which a row costs as much as alone.
-        clock: Returns the time in seconds.
+    With `only_where_it_pays`, it stops at batch sizes in which a row costs as much as alone.
     """
     if not runs:
         return WarmUp(warning="warm-up is turned off")
@@ -66,11 +60,11 @@ def warm_up(
     began = clock()
     quickest: dict[int, float] = {}
     warning = ""
-    for rows in _sizes(plan.max_rows):
+    for rows in doubled_up_to(plan.max_rows):
         if clock() - began > _BUDGET_SECONDS:
             warning = f"batches of {rows} rows or more were not warmed up: warm-up had taken {_BUDGET_SECONDS:.0f} s"
             break
-        inputs = join(plan, [plan.sample] * rows)
+        inputs = join(plan.input_axes, [plan.sample] * rows)
         try:
             # The first run of a shape allocates its memory, so it warms up; the others measure.
             quickest[rows] = min(_timed(run, inputs, outputs, clock) for _ in range(runs + 1))
@@ -103,10 +97,7 @@ def paying_plan(plan: BatchPlan, warmth: WarmUp) -> BatchPlan:
 def divided_plan(plan: BatchPlan, warmth: WarmUp, parallel: int) -> BatchPlan:
     """Returns `plan` with a queue that is divided between runners, into batches that are efficient by `warmth`.
 
-    Args:
-        plan: Batch plan.
-        warmth: Result of warm-up; if it has no times, the queue is not divided.
-        parallel: Number of runs that do not slow one another down.
+    `parallel` is the number of runs that do not slow one another down. If nothing was measured, nothing is divided.
     """
     cost = {n: (s + _HAND_OVER_SECONDS) / n for n, s in warmth.seconds_by_rows.items() if n <= plan.max_rows}
     if parallel < 2 or len(cost) < 2:
@@ -123,13 +114,6 @@ def best_rows(seconds_by_rows: Mapping[int, float]) -> int:
         if seconds / rows <= _WORTHWHILE * seconds_by_rows[best] / best:
             best = rows
     return best
-
-
-def _sizes(max_rows: int) -> list[int]:
-    sizes = [1]
-    while sizes[-1] < max_rows:
-        sizes.append(min(sizes[-1] * 2, max_rows))
-    return sizes
 
 
 def _timed(run: Run, inputs: Mapping[str, Array], outputs: Sequence[str], clock: Callable[[], float]) -> float:

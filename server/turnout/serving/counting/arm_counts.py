@@ -11,24 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from turnout.errors import (
-    InputsRefused,
-    InvalidTensor,
-    MemoryBudgetExceeded,
-    ModelCrashed,
-    ModelFailure,
-    ModelTimedOut,
-)
-from turnout.serving.counting.keyed_outcomes import (
-    BAD,
-    ERROR,
-    GIVEN_UP,
-    INVALID,
-    NO_SLOT,
-    ROOM,
-    UNTIMED,
-    judge,
-)
+from turnout.errors import InputsRefused, InvalidTensor, MemoryBudgetExceeded, ModelCrashed, ModelFailure, ModelTimedOut
+from turnout.serving.counting.keyed_outcomes import BAD, ERROR, GIVEN_UP, INVALID, NO_SLOT, ROOM, UNTIMED, judge
 from turnout.serving.counting.tick_counts import (
     BaselineQuestion,
     FailureQuestion,
@@ -85,9 +69,6 @@ class ArmMeter:
 
     def admit(self, slot: int = NO_SLOT) -> tuple["ArmMeter", TickCounts, int]:
         """Counts a request that was routed to this arm.
-
-        Args:
-            slot: Slot of its routing key; `NO_SLOT` if it has none.
 
         Returns:
             The meter, the counts that the request belongs to, and its slot (`NO_SLOT` if the log is full).

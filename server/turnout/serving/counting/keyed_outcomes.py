@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
-from typing import Generic, NamedTuple, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,19 +92,7 @@ class KeyedLog:
         return Entries(np.frombuffer(marks, np.uint32), np.frombuffer(seconds, np.float64))
 
 
-class Judged(NamedTuple, Generic[Flags]):
-    """The judgement of requests whose callers stopped waiting.
-
-    Attributes:
-        excused: Whether the request does not count as an error.
-        untimed: Whether the request says nothing about how long the answer would have taken.
-    """
-
-    excused: Flags
-    untimed: Flags
-
-
-def judge(expired: Flags, given_up: Flags, early: Flags, before_first: Flags) -> Judged[Flags]:
+def judge(expired: Flags, given_up: Flags, early: Flags, before_first: Flags) -> tuple[Flags, Flags]:
     """Judges requests whose callers stopped waiting; the same rule serves one request and arrays of them.
 
     Args:
@@ -112,8 +100,12 @@ def judge(expired: Flags, given_up: Flags, early: Flags, before_first: Flags) ->
         given_up: Whether the deadline passed or the caller cancelled.
         early: Whether the request ended sooner than the baseline's median (`Rules.client_timeout`).
         before_first: Whether it ended no later than the lowest threshold.
+
+    Returns:
+        Whether the request does not count as an error, and whether it says nothing about how long the answer would have
+        taken.
     """
-    return Judged(expired & early, given_up & (early | before_first))
+    return expired & early, given_up & (early | before_first)
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,13 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from turnout.serving.counting.keyed_outcomes import (
-    BAD,
-    ERROR,
-    GIVEN_UP,
-    Entries,
-    KeyedLog,
-)
+from turnout.serving.counting.keyed_outcomes import BAD, ERROR, GIVEN_UP, Entries, KeyedLog
 from turnout.serving.counting.run_lengths import RunLengths
 
 SERVER_FAULTS = frozenset(

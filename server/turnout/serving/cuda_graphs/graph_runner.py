@@ -15,6 +15,7 @@ import onnxruntime as ort
 
 from turnout.errors import TurnoutError
 from turnout.serving.cuda_graphs.plan import GraphPlan
+from turnout.serving.inputs.rows import join, part
 from turnout.serving.sessions.io_binding import Allocate, BoundRunner, HostBuffer
 from turnout.serving.sessions.runtime_errors import sentence
 from turnout.serving.sessions.session import Session
@@ -44,12 +45,8 @@ class GraphRunner:
     ) -> None:
         """Prepares the runner; `capture` captures the graphs.
 
-        Args:
-            session: Session to capture. Other threads must use it for plain runs only.
-            plan: Which batch sizes to capture.
-            outputs: Names of all outputs.
-            allocate: Allocates host buffers.
-            may_fill_up: Returns whether rows are still independent of each other, so that a batch may be padded.
+        Other threads must use the session for plain runs only. `may_fill_up` returns whether rows are still independent
+        of each other, so that a batch may be padded.
         """
         self._session = session
         self._plan = plan
@@ -70,7 +67,10 @@ class GraphRunner:
             GraphsFailed: A graph cannot be captured, or its answers differ from a plain run's.
         """
         for bucket in self._plan.buckets:
-            first, second = (self._joined(rows, start, bucket) for start in (0, 1))
+            first, second = (
+                join(self._plan.input_axes, [rows[(start + index) % len(rows)] for index in range(bucket)])
+                for start in (0, 1)
+            )
             try:
                 expected = [self._plain(inputs, self._outputs) for inputs in (first, second)]
                 graph = _Graph(
@@ -109,14 +109,6 @@ class GraphRunner:
             graph.close()
         self._graphs.clear()
 
-    def _joined(self, rows: Sequence[Row], start: int, count: int) -> Row:
-        chosen = [rows[(start + index) % len(rows)] for index in range(count)]
-        axes = self._plan.input_axes
-        return {
-            name: np.concatenate([row[name] for row in chosen], axis=axes[name]) if name in axes else array
-            for name, array in chosen[0].items()
-        }
-
     def _prove(
         self, graph: "_Graph", batches: Sequence[Row], expected: Sequence[Sequence[Array]], differs: Differs
     ) -> None:
@@ -128,15 +120,14 @@ class GraphRunner:
         for inputs, answers in zip(batches, expected, strict=True):
             for rows in dict.fromkeys((graph.rows, max(graph.rows - 1, 1))):
                 graph.spoil_outputs()
-                got = graph.run(self._first(inputs, rows), rows)
+                axes = self._plan.input_axes
+                first = {name: part(array, axes.get(name), 0, rows) for name, array in inputs.items()}
+                got = graph.run(first, rows)
                 for name, answer in zip(self._outputs, answers, strict=True):
-                    if differs(name, got[name], _first(answer, self._plan.output_axes.get(name), rows)):
+                    if differs(name, got[name], part(answer, self._plan.output_axes.get(name), 0, rows)):
                         raise GraphsFailed(
                             f"output {name} of a graph of {_rows(graph.rows)} differs from a plain run's"
                         )
-
-    def _first(self, inputs: Row, rows: int) -> Row:
-        return {name: _first(array, self._plan.input_axes.get(name), rows) for name, array in inputs.items()}
 
 
 class _Graph:
@@ -181,7 +172,7 @@ class _Graph:
             self._write(inputs, rows)
             self._launch()
             return {
-                name: _first(self._read(value), self._plan.output_axes.get(name), rows)
+                name: part(self._read(value), self._plan.output_axes.get(name), 0, rows)
                 for name, value in self._outputs.items()
             }
 
@@ -219,10 +210,6 @@ class _Graph:
         """Returns a copy of a value in host memory."""
         array: Array = value.numpy()
         return array.copy() if self._session.device == "cpu" else array  # on the CPU it is the value's own memory
-
-
-def _first(array: Array, axis: int | None, rows: int) -> Array:
-    return array if axis is None or array.shape[axis] == rows else array[(*(slice(None),) * axis, slice(0, rows))]
 
 
 def _rows(count: int) -> str:

@@ -13,11 +13,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from turnout.registry.manifest.signature import DataType, Signature
-from turnout.registry.onnx.graph import ModelGraph
+from turnout.registry.onnx.graph import CONTROL_FLOW, ModelGraph
 from turnout.serving.batching.batchability import BatchPlan
+from turnout.serving.inputs.rows import doubled_up_to
 from turnout.serving.sessions.tensor import Array
-
-CONTROL_FLOW = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 
 MOST_BUFFER_BYTES = 256 * 1024 * 1024
 """Maximum size in bytes of the inputs and outputs of all graphs of a version, each on the host and on the device."""
@@ -123,9 +122,7 @@ def plan_graphs(signature: Signature, plan: BatchPlan) -> GraphPlan:
     whole = [spec.name for spec in signature.outputs if spec.name not in plan.output_axes]
     if whole:
         return off(f"output {whole[0]} has no batch dimension: rows added as padding might affect it")
-    buckets = [1]
-    while buckets[-1] < plan.max_rows:
-        buckets.append(min(buckets[-1] * 2, plan.max_rows))
+    buckets = doubled_up_to(plan.max_rows)
     return GraphPlan(tuple(buckets), _captured(buckets), shapes, axes, plan.output_axes)
 
 

@@ -9,12 +9,11 @@ from turnout.registry.compatibility.agreement import differs, tolerance_of
 from turnout.registry.manifest.manifest import Manifest
 from turnout.serving.batching.active_plan import PlanInForce
 from turnout.serving.batching.batch_check import rows_to_try
-from turnout.serving.cuda_graphs.graph_runner import Differs, GraphRunner, GraphsFailed, Row
+from turnout.serving.cuda_graphs.graph_runner import GraphRunner, GraphsFailed, Row
 from turnout.serving.cuda_graphs.plan import GraphPlan, off, plan_graphs
 from turnout.serving.sessions.io_binding import Allocate, BoundRunner
 from turnout.serving.sessions.prepared_runner import PreparedRunner
 from turnout.serving.sessions.session import MakeRunner, Run, Session
-from turnout.serving.sessions.tensor import Array
 
 StartThread = Callable[[Callable[[], None]], None]
 
@@ -22,14 +21,7 @@ StartThread = Callable[[Callable[[], None]], None]
 def prepare(
     sessions: Sequence[Session], manifest: Manifest, in_force: PlanInForce, allocate: Allocate, start: StartThread
 ) -> tuple[GraphPlan, Sequence[PreparedRunner]]:
-    """Captures a version's graphs.
-
-    Args:
-        sessions: One session for each device; they capture.
-        manifest: Manifest of the version.
-        in_force: Batch plan of the version, with a sample.
-        allocate: Allocates host buffers.
-        start: Runs its argument in a new thread of ordinary priority.
+    """Captures a version's graphs on each of its sessions, by a batch plan with a sample.
 
     Returns:
         What was captured, and a runner for each session; or why nothing was, and no runners. In the latter case the
@@ -40,15 +32,23 @@ def prepare(
     if not plan.buckets:
         return plan, runners
     names = [spec.name for spec in manifest.signature.outputs]
+    tolerances = {spec.name: tolerance_of(manifest, spec) for spec in manifest.signature.outputs}
+
+    @contextlib.contextmanager
+    def capturing(plan: GraphPlan, rows: Sequence[Row], session: Session) -> Iterator[Run]:
+        with GraphRunner(session, plan, names, allocate, lambda: in_force.plan.max_rows >= 2) as runner:
+            runner.capture(rows, lambda name, got, expected: differs(got, expected, tolerances[name]))
+            yield runner
+
     try:
         rows = _rows(sessions[0].run, in_force, names)
-        plan = plan.within(_bytes(rows[0], sessions[0].run(rows[0], names)))
+        one_row = (*rows[0].values(), *sessions[0].run(rows[0], names))
+        plan = plan.within(sum(array.nbytes for array in one_row))
         if not plan.buckets:
             return plan, runners
-        make = functools.partial(_capturing, plan, names, rows, _differs(manifest), allocate, in_force)
         for session in sessions:
             plainly = functools.partial(BoundRunner, session, allocate)
-            runners.append(PreparedRunner(start, functools.partial(make, session), plainly))
+            runners.append(PreparedRunner(start, functools.partial(capturing, plan, rows, session), plainly))
     except (GraphsFailed, TurnoutError, TimeoutError) as error:
         close(runners)
         return off(error.message if isinstance(error, TurnoutError) else str(error)), []
@@ -65,21 +65,6 @@ def close(runners: Sequence[MakeRunner]) -> None:
             runner.close()
 
 
-@contextlib.contextmanager
-def _capturing(
-    plan: GraphPlan,
-    outputs: Sequence[str],
-    rows: Sequence[Row],
-    differs: Differs,
-    allocate: Allocate,
-    in_force: PlanInForce,
-    session: Session,
-) -> Iterator[Run]:
-    with GraphRunner(session, plan, outputs, allocate, lambda: in_force.plan.max_rows >= 2) as runner:
-        runner.capture(rows, differs)
-        yield runner
-
-
 def _rows(run: Run, in_force: PlanInForce, outputs: Sequence[str]) -> Sequence[Row]:
     """Returns different one-row inputs that a version runs on, the sample first."""
     sample = in_force.plan.sample
@@ -91,12 +76,3 @@ def _rows(run: Run, in_force: PlanInForce, outputs: Sequence[str]) -> Sequence[R
             run(row, outputs)
             rows.append(row)
     return rows
-
-
-def _bytes(inputs: Row, outputs: Sequence[Array]) -> int:
-    return sum(array.nbytes for array in (*inputs.values(), *outputs))
-
-
-def _differs(manifest: Manifest) -> Differs:
-    tolerances = {spec.name: tolerance_of(manifest, spec) for spec in manifest.signature.outputs}
-    return lambda name, got, expected: differs(got, expected, tolerances[name])

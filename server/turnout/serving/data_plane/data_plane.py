@@ -49,6 +49,13 @@ class Pending(Generic[T]):
     counted: CountedRequest | None = None
     result: InferenceResult | None = None
 
+    @property
+    def known(self) -> InferenceRequest:
+        """The request, as far as it could be decoded."""
+        if self.request is None:
+            self.request = self.exchange.envelope()  # once, since it may give the request an id
+        return self.request
+
     def finish(self) -> Coroutine[Any, Any, T]:
         """Returns the answer, or the exchange's refusal."""
         return self.plane.finish(self) if self.trace is None else self._finish(self.trace)
@@ -95,16 +102,6 @@ class DataPlane:
         authority: Authority | None = None,
         on_demand: OnDemand | None = None,
     ) -> None:
-        """Stores the collaborators.
-
-        Args:
-            router: Chooses the version that answers.
-            catalog: Knows the names of all models.
-            telemetry: Counts, logs and traces requests.
-            conversions: Decodes and encodes large messages.
-            authority: Authorizes callers; None if authentication is off.
-            on_demand: Loads versions on demand; None if on-demand loading is off.
-        """
         self._router = router
         self._catalog = catalog
         # Copied to attributes here, since each request reads them several times.
@@ -135,7 +132,7 @@ class DataPlane:
         try:
             request = exchange.decode()
         except Exception as error:  # noqa: BLE001 - classified by `_undecoded`
-            return self._undecoded(exchange, trace, error)
+            return self._undecoded(Pending(self, exchange, trace), error)
         return self._run(exchange, trace, request)
 
     async def parse(self, exchange: InferenceExchange[T]) -> T | None:
@@ -150,7 +147,7 @@ class DataPlane:
         except Exception as error:  # noqa: BLE001 - classified by `_undecoded`
             return self.refuse(exchange, error)
         except asyncio.CancelledError as error:
-            self._given_up(exchange, self._traced(exchange), exchange.envelope(), None, None, error)
+            self._given_up(Pending(self, exchange, self._traced(exchange)), error)
             raise
         return None
 
@@ -164,7 +161,7 @@ class DataPlane:
 
     def refuse(self, exchange: InferenceExchange[T], error: Exception) -> T:
         """Counts a request that could not be read, and returns its refusal."""
-        return self._undecoded(exchange, self._traced(exchange), error)
+        return self._undecoded(Pending(self, exchange, self._traced(exchange)), error)
 
     async def finish(self, pending: Pending[T]) -> T:
         """Returns the answer to a request that `begin` did not complete, or the exchange's refusal."""
@@ -173,24 +170,23 @@ class DataPlane:
             try:
                 request = await self._conversions.run(_decode, exchange)
             except Exception as error:  # noqa: BLE001 - classified by `_undecoded`
-                return self._undecoded(exchange, trace, error)
+                return self._undecoded(pending, error)
             except asyncio.CancelledError as error:
-                self._given_up(exchange, trace, exchange.envelope(), None, None, error)
+                self._given_up(pending, error)
                 raise
             done = self._run(exchange, trace, request)
             if not isinstance(done, Pending):
                 return done
-            pending.request, pending.route, pending.counted = done.request, done.route, done.counted
-            pending.result = done.result
+            pending = done
         assert pending.request is not None
         request, result = pending.request, pending.result
         if result is None:
             try:
                 names, answer = await self._infer(pending, request, trace)
             except Exception as error:  # noqa: BLE001 - classified by `_failed`
-                return self._failed(exchange, trace, request, pending.route, pending.counted, error)
+                return self._failed(pending, error)
             except asyncio.CancelledError as error:
-                self._given_up(exchange, trace, request, pending.route, pending.counted, error)
+                self._given_up(pending, error)
                 raise
             route = pending.route
             assert route is not None, "what was answered had a route"
@@ -200,7 +196,7 @@ class DataPlane:
         try:
             encoded = await self._conversions.run(exchange.encode, request, result)
         except Exception as error:  # noqa: BLE001 - classified by `_not_encoded`
-            return self._not_encoded(exchange, trace, request, error)
+            return self._not_encoded(pending, error)
         if trace is not None:
             end(trace, exchange)
         return encoded
@@ -252,11 +248,10 @@ class DataPlane:
                 return Pending(self, exchange, trace, request, route, counted)
             answered = handle.infer_now(request.inputs, request.outputs, route.lane, request.kind)
         except VersionOnDemand as error:
-            if self._on_demand is None:
-                return self._failed(exchange, trace, request, route, counted, error)
-            return Pending(self, exchange, trace, request)
+            cold = Pending(self, exchange, trace, request)
+            return cold if self._on_demand is not None else self._failed(cold, error)
         except Exception as error:  # noqa: BLE001 - classified by `_failed`
-            return self._failed(exchange, trace, request, route, counted, error)
+            return self._failed(Pending(self, exchange, trace, request, route, counted), error)
         if answered is None:
             return Pending(self, exchange, trace, request, route, counted)
         result = self._answered(trace, request, route, counted, *answered)
@@ -314,80 +309,54 @@ class DataPlane:
         try:
             encoded = exchange.encode(request, result)
         except Exception as error:  # noqa: BLE001 - classified by `_not_encoded`
-            return self._not_encoded(exchange, trace, request, error)
+            return self._not_encoded(Pending(self, exchange, trace, request), error)
         if trace is not None:
             end(trace, exchange)
         return encoded
 
-    def _not_encoded(
-        self, exchange: InferenceExchange[T], trace: Trace | None, request: InferenceRequest, error: Exception
-    ) -> T:
+    def _not_encoded(self, pending: Pending[T], error: Exception) -> T:
         """Returns the refusal of a request that was answered and counted, but whose answer could not be encoded."""
-        client_error = self._client_error(request, trace, error)
-        if trace is not None:
-            end(trace, exchange, client_error)
-        return exchange.refusal(request, client_error)
+        return self._refused(pending, self._client_error(pending, error))
 
-    def _undecoded(self, exchange: InferenceExchange[T], trace: Trace | None, error: Exception) -> T:
+    def _undecoded(self, pending: Pending[T], error: Exception) -> T:
         """Counts and logs a request that could not be decoded, and returns its refusal."""
-        request = exchange.envelope()
         if isinstance(error, MalformedMessage):
-            self._metrics.faults.malformed[exchange.service] += 1
-        if trace is not None:
-            trace.note_request(request)
-        return self._failed(exchange, trace, request, None, None, error)
+            self._metrics.faults.malformed[pending.exchange.service] += 1
+        if pending.trace is not None:
+            pending.trace.note_request(pending.known)
+        return self._failed(pending, error)
 
-    def _failed(
-        self,
-        exchange: InferenceExchange[T],
-        trace: Trace | None,
-        request: InferenceRequest,
-        route: Route | None,
-        counted: CountedRequest | None,
-        error: Exception,
-    ) -> T:
+    def _failed(self, pending: Pending[T], error: Exception) -> T:
         """Counts and logs a request that failed, and returns its refusal."""
-        client_error = self._client_error(request, trace, error)
-        self._count_failure(trace, request, route, counted, error)
-        if trace is not None:
-            end(trace, exchange, client_error)
-        return exchange.refusal(request, client_error)
+        client_error = self._client_error(pending, error)
+        self._count_failure(pending, error)
+        return self._refused(pending, client_error)
 
-    def _client_error(self, request: InferenceRequest, trace: Trace | None, error: Exception) -> TurnoutError:
+    def _refused(self, pending: Pending[T], client_error: TurnoutError) -> T:
+        if pending.trace is not None:
+            end(pending.trace, pending.exchange, client_error)
+        return pending.exchange.refusal(pending.known, client_error)
+
+    def _client_error(self, pending: Pending[Any], error: Exception) -> TurnoutError:
         """Returns the error that the client may see; logs and counts unexpected errors."""
         if isinstance(error, TurnoutError):
             return error
         self._metrics.faults.unexpected["inference"] += 1
-        self._access.unexpected(request, error, trace)
+        self._access.unexpected(pending.known, error, pending.trace)
         return ModelFailure(_UNEXPECTED)
 
-    def _given_up(
-        self,
-        exchange: InferenceExchange[Any],
-        trace: Trace | None,
-        request: InferenceRequest,
-        route: Route | None,
-        counted: CountedRequest | None,
-        error: asyncio.CancelledError,
-    ) -> None:
+    def _given_up(self, pending: Pending[Any], error: asyncio.CancelledError) -> None:
         """Counts and logs a request cancelled by its caller, or by its transport because the deadline had passed."""
-        deadline = exchange.deadline if request.deadline is None else request.deadline
+        deadline = pending.exchange.deadline if pending.known.deadline is None else pending.known.deadline
         late = deadline is not None and deadline <= time.monotonic()
         why = DeadlineExceededError("the deadline passed before the answer was ready") if late else error
-        self._count_failure(trace, request, route, counted, why)
-        if trace is not None:
-            end(trace, exchange, why)
+        self._count_failure(pending, why)
+        if pending.trace is not None:
+            end(pending.trace, pending.exchange, why)
 
-    def _count_failure(
-        self,
-        trace: Trace | None,
-        request: InferenceRequest,
-        route: Route | None,
-        counted: CountedRequest | None,
-        error: BaseException,
-    ) -> None:
-        now = time.monotonic()
-        took = now - request.arrived
+    def _count_failure(self, pending: Pending[Any], error: BaseException) -> None:
+        request, route, counted, trace = pending.known, pending.route, pending.counted, pending.trace
+        took = time.monotonic() - request.arrived
         code = self._code_of(error)
         if route is None:
             known = request.model in self._catalog.snapshot.models

@@ -18,12 +18,7 @@ class CountedRequest:
     __slots__ = ("_history", "_meters", "_slot")
 
     def __init__(self, route: Route, key: str) -> None:
-        """Counts the request as admitted.
-
-        Args:
-            route: Route of the request.
-            key: Routing key of the request; "" for none.
-        """
+        """Counts the request as admitted."""
         if key and route.slot is not None:
             self._slot = route.slot(key)
             self._history: KeyedLog | None = route.history

@@ -4,11 +4,11 @@ The child records each run before it begins. If it dies, the next child skips th
 """
 
 import contextlib
+import signal
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from turnout.errors import ModelFailure
-from turnout.serving.inputs.time_limits import bounded_time
 
 _FILE = "attempt"
 
@@ -21,22 +21,15 @@ class RunAttempts:
     """Records runs in the child process."""
 
     def __init__(self, scratch: Path, deadly: Mapping[str, str]) -> None:
-        """Stores the arguments.
-
-        Args:
-            scratch: Scratch directory of the child.
-            deadly: Runs that earlier processes did not survive, and how they ended.
-        """
+        """Starts without an attempt. `deadly` says, by run, how earlier processes ended that did not survive it."""
         self._file = scratch / _FILE
         self._deadly = deadly
 
     @contextlib.contextmanager
     def attempt(self, what: str, seconds: float) -> Iterator[None]:
-        """Guards a run.
+        """Guards a run; `what` names it.
 
-        Args:
-            what: Name of the run.
-            seconds: Time limit; the process is ended when it is exceeded.
+        After `seconds`, SIGALRM ends the process, since nothing else can stop a kernel that hangs.
 
         Raises:
             LeftOut: An earlier process did not survive this run.
@@ -44,10 +37,11 @@ class RunAttempts:
         if what in self._deadly:
             raise LeftOut(self._deadly[what])
         self._file.write_text(what)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
         try:
-            with bounded_time(seconds):
-                yield
+            yield
         finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
             self._file.unlink()
 
 

@@ -12,13 +12,7 @@ InputDimension = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class SizeRange:
-    """Sizes that a free dimension may have.
-
-    Attributes:
-        min: Smallest size.
-        opt: Usual size.
-        max: Largest size.
-    """
+    """Sizes that a free dimension may have: the smallest, the usual and the largest."""
 
     min: int
     opt: int

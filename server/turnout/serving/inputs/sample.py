@@ -5,11 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-import numpy as np
-
 from turnout.errors import TurnoutError
 from turnout.registry.manifest.signature import Signature
 from turnout.serving.inputs.attempts import LeftOut
+from turnout.serving.inputs.rows import copied_row
 from turnout.serving.inputs.synthetic import MOST_ELEMENTS, Recipe, synthetic_by_recipe
 from turnout.serving.sessions.session import Run
 from turnout.serving.sessions.tensor import Array
@@ -83,4 +82,4 @@ def one_row(golden: Mapping[str, Array], axes: Mapping[str, int]) -> dict[str, A
     rows = {name: a.shape[axes[name]] for name, a in golden.items() if name in axes and a.ndim > axes[name]}
     if not all(count >= 1 for count in rows.values()):
         return None
-    return {name: np.take(a, [0], axis=axes[name]) if name in rows else a for name, a in golden.items()}
+    return copied_row({name: axes[name] for name in rows}, golden, 0)

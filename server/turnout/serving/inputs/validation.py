@@ -35,11 +35,7 @@ class Validator:
     ) -> None:
         """Prepares the checks.
 
-        Args:
-            signature: Signature of the model.
-            in_step: Groups of dimensions of inputs, by name and axis, that must be 0 together or not at all.
-            never_empty: Dimensions of inputs, by name and axis, that must not be 0.
-            sizes: Sizes for which TensorRT has built engines; it cannot run others.
+        `in_step` and `never_empty` are described at `LoadedVersion`; `sizes` are those that TensorRT engines take.
         """
         self._in_step = in_step
         self._sizes = sizes
@@ -47,12 +43,7 @@ class Validator:
         self.output_names = [spec.name for spec in signature.outputs]
         self._outputs = frozenset(self.output_names)
         self._inputs = {
-            spec.name: (
-                spec,
-                NUMPY_DTYPES[spec.dtype],
-                len(spec.shape),
-                list(_bounds(spec, sizes)),
-            )
+            spec.name: (spec, NUMPY_DTYPES[spec.dtype], len(spec.shape), list(_bounds(spec, sizes)))
             for spec in signature.inputs
         }
         self._symbols = shared_symbols(signature)
@@ -115,7 +106,7 @@ class Validator:
         """Returns the inputs that are empty but must not be, either at all or because a matching input is not empty.
 
         No model computes anything useful from such inputs, and they must not run: they could end the process, or return
-        old contents of memory (`turnout.serving.isolation.empty_inputs`, `turnout.serving.batching.in_step`).
+        old contents of memory (`turnout.serving.isolation.empty_inputs`).
         """
         conflicts = [
             FieldViolation(f"inputs.{name}", f"expected 1 or more along axis {axis}, got {_described(inputs[name])}")

@@ -19,13 +19,7 @@ from turnout.errors import MemoryBudgetExceeded, ModelFailure, TurnoutError
 from turnout.host import cpu, memory, process
 from turnout.registry.manifest.signature import Signature
 from turnout.serving.isolation.arena import Arena
-from turnout.serving.isolation.frames import (
-    MAX_ARENA,
-    pack_answer,
-    pack_failure,
-    pack_loaded,
-    unpack_request,
-)
+from turnout.serving.isolation.frames import MAX_ARENA, pack_answer, pack_failure, pack_loaded, unpack_request
 from turnout.serving.sandbox.messages import FrameError, receive_frame, send_frame
 from turnout.serving.sessions import providers
 from turnout.serving.sessions.session import Session
@@ -39,9 +33,7 @@ def main() -> None:
     _, _, number, requests, answers = sys.argv
     with socket.socket(fileno=int(number)) as connection:
         _serve(
-            connection,
-            Arena(int(requests), MAX_ARENA, writable=False),
-            Arena(int(answers), MAX_ARENA, writable=True),
+            connection, Arena(int(requests), MAX_ARENA, writable=False), Arena(int(answers), MAX_ARENA, writable=True)
         )
 
 

@@ -44,11 +44,6 @@ _STRING = list(NUMPY_DTYPES).index(DataType.STRING)
 def pack_request(arena: Arena, inputs: Mapping[str, Array], outputs: Sequence[str]) -> bytes:
     """Writes a request's tensors to the arena and returns its frame.
 
-    Args:
-        arena: Arena for the tensors.
-        inputs: Inputs by name.
-        outputs: Names of the requested outputs.
-
     Raises:
         MemoryBudgetExceeded: The inputs do not fit into the arena.
     """
@@ -100,16 +95,12 @@ def unpack_loaded(frame: bytes) -> tuple[tuple[str, ...], str]:
         TurnoutError: Loading failed with this error.
         FrameError: The frame is not valid.
     """
-    reader = _Reader(frame)
-    kind, _, _ = reader.take(_HEADER)
-    if kind == _FAILED:
-        raise _failure(reader.rest())
+    what = "what the session runs on"
+    reader, _ = _opened(frame, _LOADED, what)
     try:
         *providers, device = map(str, json.loads(reader.rest()))
     except (ValueError, TypeError) as error:
-        raise FrameError("expected what the session runs on") from error
-    if kind != _LOADED:
-        raise FrameError("expected what the session runs on")
+        raise FrameError(f"expected {what}") from error
     return tuple(providers), device
 
 
@@ -120,23 +111,23 @@ def unpack_answer(arena: Arena, frame: bytes) -> list[Array]:
         TurnoutError: The run failed with this error.
         FrameError: The frame is not a valid answer.
     """
-    reader = _Reader(frame)
-    kind, count, _ = reader.take(_HEADER)
-    if kind == _FAILED:
-        raise _failure(reader.rest())
-    if kind != _DONE:
-        raise FrameError("expected an answer")
+    reader, count = _opened(frame, _DONE, "an answer")
     return [array for _, array in _unpack_tensors(arena, reader, count, copy=True)]
 
 
-def _failure(text: bytes) -> TurnoutError:
-    try:
-        body = json.loads(text)
-    except ValueError as broken:
-        raise FrameError("expected an error") from broken
-    return read_failure(
-        body, refused=(ModelCrashed, ModelTimedOut)
-    )  # only this side decides about crashes and timeouts
+def _opened(frame: bytes, expected: int, what: str) -> tuple["_Reader", int]:
+    """Returns what follows a child's header, and the number of tensors. Raises the error that the frame reports."""
+    reader = _Reader(frame)
+    kind, count, _ = reader.take(_HEADER)
+    if kind == _FAILED:
+        try:
+            body = json.loads(reader.rest())
+        except ValueError as broken:
+            raise FrameError("expected an error") from broken
+        raise read_failure(body, refused=(ModelCrashed, ModelTimedOut))  # of which only this side decides
+    if kind != expected:
+        raise FrameError(f"expected {what}")
+    return reader, count
 
 
 def _pack_tensors(arena: Arena, tensors: Iterable[tuple[str, Array]]) -> bytes:

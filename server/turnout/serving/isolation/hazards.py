@@ -1,4 +1,4 @@
-"""Finds operators of a graph by which a request can end the process that runs it. Pure.
+"""Decides which versions run in child processes: those by whose operators a request can end the process. Pure.
 
 There are two kinds: operators on which ONNX Runtime crashes or hangs for some values or sizes of their inputs, and
 operators that take as much memory or time as a value of a request demands. A few others leave part of their output as
@@ -7,30 +7,24 @@ the experiments and their results. Sizes that follow from the sizes of a request
 messages bounds them.
 
 Fusions by ONNX Runtime matter too. It fuses an `Add` and a `LayerNormalization` into one operator, which ends the
-process if one addend is empty. That case is left to the check of requests (`turnout.serving.batching.in_step`).
+process if one addend is empty. That case is left to the check of requests (`turnout.serving.isolation.empty_inputs`).
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
-from turnout.registry.onnx.graph import STANDARD_DOMAIN, ModelGraph, Node
+from turnout.registry.manifest.signature import Dimension
+from turnout.registry.onnx.graph import CLASSICAL_DOMAIN, MICROSOFT_DOMAIN, STANDARD_DOMAIN, ModelGraph, Node
 from turnout.registry.onnx.value_sizes import SIZED_BY_VALUES
-from turnout.serving.isolation.origins import (
-    VALUE,
-    Origin,
-    Scope,
-    input_of,
-    may_be,
-    positive,
-    walk,
-)
+from turnout.serving.isolation.origins import VALUE, Origin, Scope, filled, input_of, may_be, positive, walk
 
-_MICROSOFT = "com.microsoft"
-_CLASSICAL = "ai.onnx.ml"
 _NCHWC = "com.microsoft.nchwc"
-_KNOWN_DOMAINS = frozenset({STANDARD_DOMAIN, _CLASSICAL, _MICROSOFT, _NCHWC, "ai.onnx.preview"})
+Wish = Literal["auto", "thread", "process"]
+
+_KNOWN_DOMAINS = frozenset({STANDARD_DOMAIN, CLASSICAL_DOMAIN, MICROSOFT_DOMAIN, _NCHWC, "ai.onnx.preview"})
 """Domains of the operators that are part of ONNX Runtime."""
 
 _SIZED_BY: Mapping[str, tuple[int, ...]] = {
@@ -74,25 +68,41 @@ _FACTORS = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Hazard:
-    """An operator by which a request can end the process.
+class Isolation:
+    """Where a version runs.
 
     Attributes:
-        node: Operator and name of its node.
-        danger: What the operator does, as the predicate of a sentence.
+        process: Whether it runs in child processes, rather than in the server's process.
+        reason: Human-readable reason.
     """
 
-    node: str
-    danger: str
+    process: bool
+    reason: str
 
     def __str__(self) -> str:
-        return f"{self.node} {self.danger}"
+        return f"{'process' if self.process else 'thread'} ({self.reason})"
 
 
-def find_hazard(model: ModelGraph) -> Hazard | None:
-    """Returns the first operator of the graph by which a request can end the process; None if there is none."""
+IN_THIS_PROCESS = Isolation(False, "nothing was decided")
+
+
+def decide(wish: Wish, graph: ModelGraph) -> Isolation:
+    """Returns where a model runs, according to the setting `isolation` and its graph."""
+    if wish != "auto":
+        return Isolation(wish == "process", "the configuration says so")
+    hazard = find_hazard(graph)
+    if hazard is None:
+        return Isolation(False, "auto: nothing in its graph lets a request end the process")
+    return Isolation(True, f"auto: {hazard}")
+
+
+def find_hazard(model: ModelGraph) -> str | None:
+    """Returns the first operator of the graph by which a request can end the process, and what it does, as a sentence.
+
+    None if there is none.
+    """
     found = ((node, _danger(node, scope)) for node, scope in walk(model))
-    return next((Hazard(str(node), danger) for node, danger in found if danger), None)
+    return next((f"{node} {danger}" for node, danger in found if danger), None)
 
 
 def _danger(node: Node, scope: Scope) -> str:
@@ -101,9 +111,9 @@ def _danger(node: Node, scope: Scope) -> str:
         return "is a custom operator"
     if node.op_type in _RECURRENT:
         return _recurrent(node, scope)
-    if node.domain == _MICROSOFT:
+    if node.domain == MICROSOFT_DOMAIN:
         return _of_microsoft(node, scope)
-    if node.domain == _CLASSICAL:
+    if node.domain == CLASSICAL_DOMAIN:
         if node.op_type in _CLASSIFIERS and node.attributes.get("post_transform") == "PROBIT":
             return "leaves what was in memory in place of the second of two scores"
         return _vectors(node, scope) if node.op_type == "FeatureVectorizer" else ""
@@ -124,7 +134,7 @@ def _of_microsoft(node: Node, scope: Scope) -> str:
 
 def _sized(node: Node, scope: Scope, sized_by: Mapping[str, tuple[int, ...]]) -> str:
     for index in sized_by.get(node.op_type, ()):
-        if (name := input_of(node, index)) and scope.known(name).origin is Origin.VALUE:
+        if (name := input_of(node, index)) and scope.known[name].origin is Origin.VALUE:
             return f"takes as much memory as the value of {name} says"
     return ""
 
@@ -134,10 +144,10 @@ def _division(node: Node, scope: Scope) -> str:
     Runtime does not check for it.
     """
     divisor = input_of(node, 1)
-    element = scope.type_of(divisor).element or scope.type_of(input_of(node, 0)).element
+    element = scope.types[divisor].element or scope.types[input_of(node, 0)].element
     if element and "int" not in element:
         return ""
-    known = scope.known(divisor)
+    known = scope.known[divisor]
     if not may_be(known, lambda values: (values == 0) | (values == -1)):
         return ""
     kind = "an integer division" if element else "a division of a type that is not known, and"
@@ -148,53 +158,43 @@ def _division(node: Node, scope: Scope) -> str:
     return f"is {kind} by {divisor}, which a request decides"
 
 
-def _recurrent(node: Node, scope: Scope) -> str:
-    shape = scope.type_of(input_of(node, 0)).shape
-    if shape is not None and len(shape) > 1 and all(positive(size) for size in shape[:2]):
-        return ""
-    return "ends the process where a request has no rows or no steps"
-
-
 def _attention(node: Node, scope: Scope) -> str:
     if node.attributes.get("q_num_heads"):
         return ""
     for name in node.inputs[:3]:
-        shape = scope.type_of(name).shape
+        shape = scope.types[name].shape
         if shape is None or (len(shape) == _ATTENTION_RANK and not positive(shape[1])):
             return "ends the process where a request has no heads"
     return ""
 
 
 def _convolution(node: Node, scope: Scope) -> str:
-    kernel = input_of(node, 1)
-    shape = scope.type_of(kernel).shape
-    if scope.known(kernel).origin is not Origin.CONSTANT and (shape is None or not all(map(positive, shape))):
+    if scope.known[input_of(node, 1)].origin is not Origin.CONSTANT and not filled(scope.shape(node, 1)):
         return "does not end where a request has no channels"
     return ""
 
 
 def _transposed_convolution(node: Node, scope: Scope) -> str:
-    shape, kernel = scope.type_of(input_of(node, 0)).shape, scope.type_of(input_of(node, 1)).shape
+    shape, kernel = scope.shape(node, 0), scope.shape(node, 1)
     if kernel is not None and len(kernel) < _VOLUME_RANK:
         return ""
-    if shape is None or (len(shape) >= _VOLUME_RANK and not all(positive(size) for size in shape[2:])):
+    if shape is None or (len(shape) >= _VOLUME_RANK and not filled(shape[2:])):
         return "ends the process where a request has a volume without extent"
     return ""
 
 
 def _short_fourier(node: Node, scope: Scope) -> str:
     window, length = input_of(node, 2), input_of(node, 3)
-    if length and may_be(scope.known(length), lambda values: values <= 0):
+    if length and may_be(scope.known[length], lambda values: values <= 0):
         return f"ends the process where {length} is 0"
-    shape = scope.type_of(window).shape if window else (1,)
-    if shape is None or not all(map(positive, shape)):
+    if window and not filled(scope.types[window].shape):
         return "ends the process where a request has a window without extent"
     return ""
 
 
 def _loop(node: Node, scope: Scope) -> str:
     trips = input_of(node, 0)
-    known = scope.known(trips) if trips else VALUE
+    known = scope.known[trips] if trips else VALUE
     counted = known.origin is Origin.CONSTANT and known.values is not None and np.all(known.values <= _COUNTED_ROUNDS)
     if not counted and known.origin is not Origin.SIZE:
         return "runs for as long as a value of a request says"
@@ -216,8 +216,7 @@ def _ends_a_loop_by_one_flag(node: Node, scope: Scope) -> bool:
         flag = makers[flag].inputs[0]
     if flag in [*body.inputs][1:2]:
         return True  # the condition is the one passed to the body, which is checked elsewhere
-    shape = Scope(body, overridable=False, outer=scope).type_of(flag).shape
-    return shape is not None and all(map(positive, shape))
+    return filled(Scope(body, overridable=False, outer=scope).types[flag].shape)
 
 
 def _windows(node: Node, scope: Scope) -> str:
@@ -227,7 +226,7 @@ def _windows(node: Node, scope: Scope) -> str:
     The height is 0 if the window with its stride exceeds the image and its padding. An image without height passes only
     if there are no rows either; otherwise it is refused.
     """
-    element = scope.type_of(input_of(node, 0)).element
+    element = scope.types[input_of(node, 0)].element
     if node.domain == STANDARD_DOMAIN and element not in ("float32", ""):
         return ""  # only float32 and quantized images are run in blocks
     kernel = _numbers(node, "kernel_shape", 1, 0)
@@ -237,7 +236,7 @@ def _windows(node: Node, scope: Scope) -> str:
     how = str(node.attributes.get("auto_pad", "NOTSET"))
     pads = _numbers(node, "pads", 0, 4) if how == "NOTSET" else (0,) * 4
     first = 1 if node.attributes.get("channels_last") else 2
-    shape = scope.type_of(input_of(node, 0)).shape
+    shape = scope.shape(node, 0)
     for axis, window in enumerate(kernel):
         size = shape[first + axis] if shape is not None and len(shape) == 2 + len(kernel) else None
         least = size if isinstance(size, int) and size > 0 else int(scope.is_picture(input_of(node, 0)))
@@ -259,8 +258,7 @@ def _einsum(node: Node, scope: Scope) -> str:
     """Checks for factors and products that may be empty and are transposed, which divides by their sizes."""
     if len(node.inputs) < _FACTORS or _is_plain_product(str(node.attributes.get("equation", ""))):
         return ""
-    shapes = [scope.type_of(name).shape for name in node.inputs]
-    if all(shape is not None and all(map(positive, shape)) for shape in shapes):
+    if all(filled(scope.types[name].shape) for name in node.inputs):
         return ""
     return "ends the process where a request has a dimension of 0"
 
@@ -278,24 +276,19 @@ def _is_plain_product(equation: str) -> bool:
 
 
 def _blocks(node: Node, scope: Scope) -> str:
-    if node.attributes.get("block_size") and scope.known(input_of(node, 1)).origin is not Origin.CONSTANT:
+    if node.attributes.get("block_size") and scope.known[input_of(node, 1)].origin is not Origin.CONSTANT:
         return "ends the process where a request has no blocks"
     return ""
 
 
-def _vectors(node: Node, scope: Scope) -> str:
-    shape = scope.type_of(input_of(node, 0)).shape
-    if shape is not None and (len(shape) < _TABLE_RANK or positive(shape[0])):
-        return ""
-    return "ends the process where a request has no rows"
+def _unless(safe: Callable[[tuple[Dimension, ...]], bool], danger: str) -> "_Danger":
+    """Returns the check for operators that are safe if the dimensions of their first input are known and suitable."""
 
+    def check(node: Node, scope: Scope) -> str:
+        shape = scope.shape(node, 0)
+        return "" if shape is not None and safe(shape) else danger
 
-def _matrices(node: Node, scope: Scope) -> str:
-    """Checks that matrices are square: the operator assumes it, and otherwise accesses memory out of bounds."""
-    shape = scope.type_of(input_of(node, 0)).shape
-    if shape is not None and positive(shape[-1]) and shape[-1] == shape[-2]:
-        return ""
-    return "ends the process where the matrices of a request are not square"
+    return check
 
 
 def _with_width(*indices: int) -> "_Danger":
@@ -314,27 +307,19 @@ def _reads_one(*indices: int) -> "_Danger":
 
     def danger(node: Node, scope: Scope) -> str:
         for name in (input_of(node, index) for index in indices):
-            shape = scope.type_of(name).shape if name else ()
-            if shape is None or not all(map(positive, shape)):
+            if name and not filled(scope.types[name].shape):
                 return f"ends the process where {name} is empty"
         return ""
 
     return danger
 
 
-def _with_rows(node: Node, scope: Scope) -> str:
-    shape = scope.type_of(input_of(node, 0)).shape
-    if shape and all(map(positive, shape)):
-        return ""
-    return "ends the process where a request has no rows"
-
-
 def _sum_normalization(node: Node, scope: Scope) -> str:
     """Checks the second input, which is repeated to the size of the first and so must not be empty."""
-    one, other = (scope.type_of(input_of(node, index)).shape for index in range(2))
-    if other is not None and all(map(positive, other)):
+    one, other = (scope.shape(node, index) for index in range(2))
+    if filled(other):
         return ""
-    if one is not None and other is not None and one == other and None not in one:
+    if one is not None and one == other and None not in one:
         return ""  # each request is checked for that, as for an `Add`
     if scope.lead(input_of(node, 0)) == scope.lead(input_of(node, 1)):
         return ""
@@ -343,15 +328,25 @@ def _sum_normalization(node: Node, scope: Scope) -> str:
 
 def _regions(node: Node, scope: Scope) -> str:
     """Checks for empty images, and for a missing sampling ratio, by which the size of a region sets the work."""
-    shape = scope.type_of(input_of(node, 0)).shape
-    if not scope.is_picture(input_of(node, 0)) and not (shape and all(map(positive, shape[2:]))):
+    shape = scope.shape(node, 0)
+    if not scope.is_picture(input_of(node, 0)) and not (shape and filled(shape[2:])):
         return "reads beyond a picture that is empty"
-    if node.attributes.get("sampling_ratio", 0) == 0 and scope.known(input_of(node, 1)).origin is Origin.VALUE:
+    if node.attributes.get("sampling_ratio", 0) == 0 and scope.known[input_of(node, 1)].origin is Origin.VALUE:
         return f"takes as much memory as the regions in {input_of(node, 1)} are large"
     return ""
 
 
 _Danger = Callable[[Node, Scope], str]
+
+_NO_ROWS = "ends the process where a request has no rows"
+_recurrent = _unless(lambda shape: len(shape) > 1 and filled(shape[:2]), f"{_NO_ROWS} or no steps")
+_vectors = _unless(lambda shape: len(shape) < _TABLE_RANK or positive(shape[0]), _NO_ROWS)
+_with_rows = _unless(lambda shape: bool(shape) and filled(shape), _NO_ROWS)
+_matrices = _unless(
+    # They are assumed to be square; of others, memory out of bounds is accessed.
+    lambda shape: positive(shape[-1]) and shape[-1] == shape[-2],
+    "ends the process where the matrices of a request are not square",
+)
 
 _SPECIAL: Mapping[str, _Danger] = {
     "Attention": _attention,

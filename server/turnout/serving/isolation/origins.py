@@ -9,13 +9,14 @@ value       depends on a value of a request
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from turnout.registry.manifest.signature import Dimension
 from turnout.registry.onnx.graph import (
+    MICROSOFT_DOMAIN,
     STANDARD_DOMAIN,
     Attribute,
     Graph,
@@ -100,19 +101,35 @@ class Known:
     positive: bool = False
 
 
+F = TypeVar("F")
+
 VALUE = Known(Origin.VALUE)
 _SIZE = Known(Origin.SIZE)
 
 
+class _Facts(dict[str, F]):
+    """What is known about tensors, by name. What a graph does not know, the enclosing graph may."""
+
+    def __init__(self, unknown: F, outer: "_Facts[F] | None") -> None:
+        super().__init__()
+        self._unknown = unknown
+        self._outer = outer
+
+    def __missing__(self, name: str) -> F:
+        return self._unknown if self._outer is None else self._outer[name]
+
+
 class Scope:
-    """The tensors visible in a graph: its own and those of the enclosing graphs."""
+    """The tensors visible in a graph: its own and those of the enclosing graphs.
+
+    Attributes:
+        known: What is known about each tensor.
+        types: Element type and dimensions of each tensor, as far as ONNX infers them.
+        sources: The model's inputs that each tensor is computed from.
+    """
 
     def __init__(
-        self,
-        graph: Graph,
-        overridable: bool,
-        outer: "Scope | None" = None,
-        made_of: frozenset[str] = frozenset(),
+        self, graph: Graph, overridable: bool, outer: "Scope | None" = None, made_of: frozenset[str] = frozenset()
     ) -> None:
         """Describes the tensors that are known before the first node.
 
@@ -122,46 +139,25 @@ class Scope:
             outer: Scope of the node whose subgraph it is; None for the model's own graph.
             made_of: The model's inputs that the inputs of a subgraph are computed from.
         """
-        self._outer = outer
-        self._types = {**graph.inputs, **graph.types}
-        self._known: dict[str, Known] = {}
-        self._wide: set[str] = set()
-        self._leads: dict[str, str] = {}
-        self._pictures: set[str] = set()
-        self._sources: dict[str, frozenset[str]] = {}
-        self._sequences: dict[str, tuple[str, ...]] = {}
-        self._tensors = {
-            name: tensor for name, tensor in graph.initializers.items() if not (overridable and name in graph.inputs)
-        }
-        for name, tensor in self._tensors.items():
-            self._known[name] = Known(Origin.CONSTANT, tensor.values)
-        for name in graph.inputs.keys() - self._tensors.keys():
-            self._known[name] = VALUE
-            self._sources[name] = frozenset([name]) if outer is None else made_of
+        self.known: _Facts[Known] = _Facts(VALUE, None if outer is None else outer.known)
+        self.types: _Facts[TensorType] = _Facts(TensorType(), None if outer is None else outer.types)
+        self.sources: _Facts[frozenset[str]] = _Facts(frozenset(), None if outer is None else outer.sources)
+        self._wide: _Facts[bool] = _Facts(False, None if outer is None else outer._wide)
+        self._leads: _Facts[str] = _Facts("", None if outer is None else outer._leads)
+        self._pictures: _Facts[bool] = _Facts(False, None if outer is None else outer._pictures)
+        self._sequences: _Facts[tuple[str, ...]] = _Facts((), None if outer is None else outer._sequences)
+        self.types |= {**graph.inputs, **graph.types}
+        settable = graph.inputs.keys() if overridable else ()
+        fixed = {name: tensor for name, tensor in graph.initializers.items() if name not in settable}
+        self.types |= {name: TensorType(tensor.element, tensor.shape) for name, tensor in fixed.items()}
+        self.known |= {name: Known(Origin.CONSTANT, tensor.values) for name, tensor in fixed.items()}
+        for name in graph.inputs.keys() - fixed.keys():
+            self.known[name] = VALUE
+            self.sources[name] = frozenset([name]) if outer is None else made_of
 
-    def known(self, name: str) -> Known:
-        """Returns what is known about a tensor."""
-        found = self._known.get(name)
-        if found is None:
-            return VALUE if self._outer is None else self._outer.known(name)
-        return found
-
-    def type_of(self, name: str) -> TensorType:
-        """Returns a tensor's element type and dimensions, as far as ONNX infers them."""
-        if name in self._tensors:
-            tensor = self._tensors[name]
-            return TensorType(tensor.element, tensor.shape)
-        found = self._types.get(name)
-        if found is None:
-            return TensorType() if self._outer is None else self._outer.type_of(name)
-        return found
-
-    def sources(self, name: str) -> frozenset[str]:
-        """Returns the model's inputs that a tensor is computed from."""
-        found = self._sources.get(name)
-        if found is None:
-            return frozenset() if self._outer is None else self._outer.sources(name)
-        return found
+    def shape(self, node: Node, index: int) -> tuple[Dimension, ...] | None:
+        """Returns the dimensions of one of a node's inputs; None if they are not known, or the input is omitted."""
+        return self.types[input_of(node, index)].shape
 
     def joined(self, node: Node) -> tuple[str, ...]:
         """Returns the tensors that a node joins along an axis, as far as they are known; none if it joins nothing."""
@@ -169,87 +165,60 @@ class Scope:
             case (domain, "Concat") if domain == STANDARD_DOMAIN:
                 return node.inputs
             case (domain, "ConcatFromSequence") if domain == STANDARD_DOMAIN:
-                return self._elements(node.inputs[0])
-            case ("com.microsoft", "QLinearConcat"):
+                return self._sequences[node.inputs[0]]
+            case (domain, "QLinearConcat") if domain == MICROSOFT_DOMAIN:
                 return node.inputs[2::3]  # each with its scale and zero point, after those of the output
         return ()
-
-    def _elements(self, sequence: str) -> tuple[str, ...]:
-        found = self._sequences.get(sequence)
-        if found is None:
-            return () if self._outer is None else self._outer._elements(sequence)
-        return found
 
     def define(self, node: Node, known: Known, sources: frozenset[str]) -> None:
         """Records what is known about the outputs of a node."""
         for name in filter(None, node.outputs):
-            self._known[name] = known
-            self._sources[name] = sources
+            self.known[name] = known
+            self.sources[name] = sources
         if node.op_type == "SequenceConstruct":
             self._sequences[node.outputs[0]] = node.inputs
         elif node.op_type == "SequenceInsert":
-            self._sequences[node.outputs[0]] = (*self._elements(node.inputs[0]), node.inputs[1])
+            self._sequences[node.outputs[0]] = (*self._sequences[node.inputs[0]], node.inputs[1])
         elif node.op_type == "Identity":
-            self._sequences[node.outputs[0]] = self._elements(node.inputs[0])
+            self._sequences[node.outputs[0]] = self._sequences[node.inputs[0]]
         self._follow_sizes(node)
 
     def has_width(self, name: str) -> bool:
         """Returns whether the last dimension of a tensor is known not to be 0."""
-        shape = self.type_of(name).shape
-        if shape:
-            return positive(shape[-1])
-        return name in self._wide or (self._outer is not None and self._outer.has_width(name))
+        shape = self.types[name].shape
+        return positive(shape[-1]) if shape else self._wide[name]
 
     def lead(self, name: str) -> str:
         """Returns the first tensor known to have the same dimensions except the last; the tensor itself if none is."""
-        found = self._leads.get(name)
-        if found is None:
-            return name if self._outer is None else self._outer.lead(name)
-        return found
+        return self._leads[name] or name
 
     def is_picture(self, name: str) -> bool:
         """Returns whether a tensor is known to have a nonzero height and width."""
-        return name in self._pictures or (self._outer is not None and self._outer.is_picture(name))
+        return self._pictures[name]
 
     def _follow_sizes(self, node: Node) -> None:
         """Records the sizes of a node's output, since ONNX does not infer those of ONNX Runtime's own operators."""
-        computed = [name for name in node.inputs if name and self.known(name).origin is not Origin.CONSTANT]
+        computed = [name for name in node.inputs if name and self.known[name].origin is not Origin.CONSTANT]
         if node.op_type in _MAKES_PICTURES or (
             node.op_type in _KEEPS_PICTURES and computed and all(map(self.is_picture, computed))
         ):
-            self._pictures.update(node.outputs[:1])
+            self._pictures |= dict.fromkeys(node.outputs[:1], True)
         if node.op_type in _WEIGHS:
             data, weights = input_of(node, 0), input_of(node, 1)
-            if self.known(weights).origin is not Origin.CONSTANT:
+            if self.known[weights].origin is not Origin.CONSTANT:
                 return
-            shape = self.type_of(weights).shape
-            wide, leads = shape is not None and all(map(positive, shape)), [data]
+            wide, leads = filled(self.types[weights].shape), [data]
         elif node.op_type in _KEEPS_SIZES:
             given = [name for name in node.inputs if name]
-            shapes = [self.type_of(name).shape for name in given]
-            wide = any(map(self.has_width, given[:1])) or any(_is_several(shape[-1]) for shape in shapes if shape)
+            shapes = [self.types[name].shape for name in given]
+            wide = any(map(self.has_width, given[:1])) or any(positive(s[-1]) and s[-1] != 1 for s in shapes if s)
             leads = computed if node.op_type in _STRETCHES else computed[:1]
         else:
             return
         for name in node.outputs[:1]:
-            if wide:
-                self._wide.add(name)
+            self._wide[name] = wide or self._wide[name]
             if len({*map(self.lead, leads)}) == 1:
                 self._leads[name] = self.lead(leads[0])
-
-
-def joined_shapes(node: Node, scope: Scope) -> list[tuple[Dimension, ...]]:
-    """Returns the shapes of the tensors that a node joins, each without the axis along which it joins them.
-
-    Those of unknown rank are left out. An axis that is not known may be any, so that nothing is returned.
-    """
-    shapes = [shape for name in scope.joined(node) if (shape := scope.type_of(name).shape)]
-    axis = node.attributes.get("axis")
-    if node.attributes.get("new_axis"):
-        return shapes
-    if not isinstance(axis, int):
-        return []
-    return [tuple(size for at, size in enumerate(shape) if at != axis % len(shape)) for shape in shapes]
 
 
 def walk(model: ModelGraph) -> Iterator[tuple[Node, Scope]]:
@@ -264,19 +233,19 @@ def _walk(graph: Graph, scope: Scope) -> Iterator[tuple[Node, Scope]]:
     for node in graph.nodes:
         yield node, scope
         # Whatever a subgraph is given comes from its node's inputs, or from what it uses itself in an earlier round.
-        sources = frozenset[str]().union(*map(scope.sources, node.names_read()))
+        sources = frozenset[str]().union(*map(scope.sources.__getitem__, node.names_read()))
         made_inside: list[Known] = []
         for inner in node.inner_graphs():
             inside = Scope(inner, overridable=True, outer=scope, made_of=sources)
             yield from _walk(inner, inside)
-            made_inside += map(inside.known, inner.outputs)
+            made_inside += map(inside.known.__getitem__, inner.outputs)
         scope.define(node, _made(node, scope, made_inside), sources)
 
 
 def _made(node: Node, scope: Scope, inner: Sequence[Known]) -> Known:
     """Returns what is known about the outputs of a node; `inner` describes the outputs of its subgraphs."""
     standard = node.domain == STANDARD_DOMAIN
-    given = [scope.known(name) for name in node.inputs if name]
+    given = [scope.known[name] for name in node.inputs if name]
     origin = max((known.origin for known in (*inner, *given)), default=Origin.CONSTANT)
     if not standard:
         return VALUE
@@ -315,7 +284,7 @@ def _either(branches: Sequence[Known]) -> Known:
 def _clips_to_positive(node: Node, scope: Scope) -> bool:
     """Returns whether both bounds are above 0: the upper bound applies if it is below the lower bound."""
     low, high = input_of(node, 1), input_of(node, 2)
-    return bool(low) and all_positive(scope.known(low)) and (not high or all_positive(scope.known(high)))
+    return bool(low) and all_positive(scope.known[low]) and (not high or all_positive(scope.known[high]))
 
 
 def _wraps(values: NDArray[Any]) -> NDArray[np.bool_]:
@@ -370,5 +339,6 @@ def positive(size: object) -> bool:
     return isinstance(size, int) and size > 0
 
 
-def _is_several(size: object) -> bool:
-    return isinstance(size, int) and size > 1
+def filled(shape: Sequence[Dimension] | None) -> bool:
+    """Returns whether a tensor is known not to be empty."""
+    return shape is not None and all(map(positive, shape))

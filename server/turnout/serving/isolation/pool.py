@@ -24,7 +24,6 @@ from turnout.errors import (
 )
 from turnout.serving.isolation.backoff import Backoff
 from turnout.serving.isolation.session import ChildGone, GivenUp, IsolatedSession
-from turnout.serving.sessions.session import EndableRun
 from turnout.serving.sessions.tensor import Array
 
 _LOOK_SECONDS = 0.1
@@ -65,8 +64,8 @@ class Supervision:
             pool.kill()
 
 
-class ChildPool(EndableRun):
-    """Runs a version in child processes. Thread-safe.
+class ChildPool:
+    """Runs a version in child processes; a `Run`. Thread-safe.
 
     Attributes:
         deaths: Number of children that ended unexpectedly.
@@ -149,11 +148,7 @@ class ChildPool(EndableRun):
         self.tensorrt = first.tensorrt
 
     def serve(self, warm_inputs: tuple[Mapping[str, Array], Sequence[str]] | None) -> None:
-        """Marks the version as loaded; from now on more children are started on demand.
-
-        Args:
-            warm_inputs: Inputs and outputs of each new child's first run; None for no such run.
-        """
+        """Marks the version as loaded: more children are now started on demand. Each runs `warm_inputs` first."""
         self.warm_inputs = warm_inputs
         with self._changed:
             self._serving = True
@@ -173,10 +168,7 @@ class ChildPool(EndableRun):
     def run_unless(self, inputs: Mapping[str, Array], outputs: Sequence[str], given_up: GivenUp) -> list[Array]:
         """Runs the model once; waits for a child if none is free.
 
-        Args:
-            inputs: Inputs by name.
-            outputs: Names of the requested outputs.
-            given_up: Returns whether all callers have stopped waiting; the child is killed some time after that.
+        The child is killed some time after all callers have stopped waiting, which `given_up` tells.
 
         Raises:
             TurnoutError: As `Session.run`.
@@ -185,14 +177,20 @@ class ChildPool(EndableRun):
             DigestMismatch: No child is running, and the version's files have changed since it was loaded.
             UnavailableError: No child is running, and the next start is some way off.
         """
-        return self._run(inputs, outputs, _Overdue(given_up, self._kill_after), given_up)
+        since: float | None = None
+
+        def overdue() -> bool:
+            nonlocal since
+            if not given_up():
+                since = None
+                return False
+            since = since or time.monotonic()
+            return time.monotonic() - since >= self._kill_after
+
+        return self._run(inputs, outputs, overdue, given_up)
 
     def _run(
-        self,
-        inputs: Mapping[str, Array],
-        outputs: Sequence[str],
-        overdue: GivenUp,
-        given_up: GivenUp = lambda: False,
+        self, inputs: Mapping[str, Array], outputs: Sequence[str], overdue: GivenUp, given_up: GivenUp = lambda: False
     ) -> list[Array]:
         while True:
             child = self._take(given_up)
@@ -237,8 +235,7 @@ class ChildPool(EndableRun):
                 away = self._next_start - time.monotonic()
                 if not self._children and away > _PATIENCE_SECONDS and self._serving:
                     raise UnavailableError(
-                        f"{self._name} crashed repeatedly and will be restarted in {away:.0f} s",
-                        retry_after=away,
+                        f"{self._name} crashed repeatedly and will be restarted in {away:.0f} s", retry_after=away
                     )
                 if self._serving and len(self._children) == self._keepers < self._processes:
                     self._start_another()  # one at a time, while all others stay busy
@@ -349,21 +346,3 @@ class ChildPool(EndableRun):
                 self._start_another()  # so that one is left if the crash happens again
             self._changed.notify_all()
         self._supervision.died(self._name, how, delay, ended)
-
-
-class _Overdue:
-    """Returns whether a run has been abandoned for longer than the limit."""
-
-    def __init__(self, given_up: GivenUp, seconds: float) -> None:
-        self._given_up = given_up
-        self._seconds = seconds
-        self._since: float | None = None
-
-    def __call__(self) -> bool:
-        if not self._given_up():
-            self._since = None
-            return False
-        now = time.monotonic()
-        if self._since is None:
-            self._since = now
-        return now - self._since >= self._seconds

@@ -16,7 +16,6 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
@@ -46,23 +45,6 @@ class ChildGone(ModelCrashed):
     """Raised if the child was not running when it was asked. The request did not reach it and may go to another."""
 
 
-@dataclass(frozen=True, slots=True)
-class ChildResources:
-    """Resources that a child may use.
-
-    Attributes:
-        memory_limit: Bytes that runs may use beyond what loading took, on the CPU (on a GPU
-            `runtime.arena_limit_bytes` is the limit); 0 for no limit.
-        priority: CPU priority.
-    """
-
-    memory_limit: int = 0
-    priority: Priority = "ordinary"
-
-
-DEFAULT_RESOURCES = ChildResources()
-
-
 class IsolatedSession:
     """A session in a child process. Blocking; a lock admits one thread at a time, but `close` may come from any thread.
 
@@ -81,21 +63,16 @@ class IsolatedSession:
         providers: Sequence[str],
         device_id: int,
         runtime: Runtime,
-        resources: ChildResources = DEFAULT_RESOURCES,
+        *,
+        memory_limit: int = 0,
+        priority: Priority = "ordinary",
         tensorrt: Mapping[str, str] = MappingProxyType({}),
         files: Sequence[FileEntry] = (),
     ) -> None:
         """Prepares the session; no process is started.
 
-        Args:
-            model: Path of the ONNX file, with any external data beside it.
-            signature: Signature of the model.
-            providers: ONNX Runtime's names of execution providers, in order of preference.
-            device_id: Device number for GPU providers.
-            runtime: Runtime settings of the model.
-            resources: Resources that the child may use.
-            tensorrt: As in `Session`.
-            files: Published files of the version, including the model; each start verifies them.
+        Arguments are those of `Session`, and the published files of the version, which each start verifies. On the CPU,
+        runs may use `memory_limit` bytes beyond what loading took; on a GPU `runtime.arena_limit_bytes` is the limit.
         """
         self._files = [entry.to_json() for entry in files]
         self._job = {
@@ -104,8 +81,8 @@ class IsolatedSession:
             "providers": list(providers),
             "device_id": device_id,
             "runtime": runtime.model_dump(mode="json"),
-            "memory_limit": resources.memory_limit,
-            "priority": resources.priority,
+            "memory_limit": memory_limit,
+            "priority": priority,
             "tensorrt": dict(tensorrt),
         }
         self.providers: tuple[str, ...] = ()
@@ -156,7 +133,11 @@ class IsolatedSession:
             if self._closed:
                 raise ModelCrashed("its process was ended")
             self._end()
-            self._spawn()
+            self._why = ""
+            try:
+                self._connection = self._start_child()
+            except OSError as error:
+                raise ModelCrashed(f"its process cannot be started ({type(error).__name__})") from error
             try:
                 answer = self._exchange(
                     json.dumps(self._job | {"files": [] if verified else self._files}).encode(),
@@ -171,12 +152,7 @@ class IsolatedSession:
                 raise
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str], given_up: GivenUp) -> list[Array]:
-        """Runs the model once. Arguments and result are those of `Session.run`.
-
-        Args:
-            inputs: Inputs by name.
-            outputs: Names of the requested outputs.
-            given_up: The child is killed as soon as this returns True.
+        """Runs the model once, as `Session.run`; the child is killed as soon as `given_up` returns True.
 
         Raises:
             TurnoutError: As `Session.run`; the child keeps running.
@@ -216,7 +192,8 @@ class IsolatedSession:
 
     def kill(self) -> None:
         """Kills the child. A run in progress raises ModelCrashed."""
-        self._kill()
+        if self._child is not None:
+            self._child.kill()
 
     def close(self) -> None:
         """Ends the child by closing its socket, then kills it if necessary. A run in progress raises ModelCrashed."""
@@ -228,7 +205,7 @@ class IsolatedSession:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self._child.wait(_CLOSE_SECONDS)
         else:  # a run is in progress whose result is no longer needed: it ends with the child
-            self._kill()
+            self.kill()
             self._busy.acquire()
         try:
             self._end()
@@ -237,13 +214,6 @@ class IsolatedSession:
                     arena.close()
         finally:
             self._busy.release()
-
-    def _spawn(self) -> None:
-        self._why = ""
-        try:
-            self._connection = self._start_child()
-        except OSError as error:
-            raise ModelCrashed(f"its process cannot be started ({type(error).__name__})") from error
 
     def _start_child(self) -> socket.socket:
         """Starts the process and returns the socket connected to it."""
@@ -288,19 +258,15 @@ class IsolatedSession:
         assert self._child is not None
         with contextlib.suppress(subprocess.TimeoutExpired):
             return Ended(self._child.wait(_CLOSE_SECONDS)).cause
-        self._kill()
+        self.kill()
         return ""
 
     def _kill_because(self, why: str) -> None:
         assert self._child is not None
         self._why = why
-        self._kill()
+        self.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._child.wait(_CLOSE_SECONDS)
-
-    def _kill(self) -> None:
-        if self._child is not None:
-            self._child.kill()
 
     def _end(self) -> None:
         """Kills the child, waits for it and closes its socket."""

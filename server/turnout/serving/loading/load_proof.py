@@ -35,46 +35,28 @@ def prove_at_load(
     sandbox: ProcessSandbox,
     shapes: ShapeProfile = NO_PROFILE,
 ) -> BatchPlan:
-    """Returns how requests of a version are batched.
+    """Returns how requests of a version are batched, after running it in this process (`run`), or in another first.
 
-    Args:
-        run: Runs the version in this process.
-        manifest: Manifest of the version.
-        directory: Directory of the version.
-        graph: Graph of the version's model.
-        max_rows: Maximum number of rows that the server allows.
-        sandbox: Runs the version in another process.
-        shapes: Shapes that the version's engines take; inputs of other shapes are not tried.
+    Inputs of shapes that the version's engines do not take are not tried.
     """
     declared = shapes.batchable(manifest)
-    plan = _proved(run, declared, SandboxVersion(directory, manifest), graph, max_rows, sandbox, shapes)
-    if declared is not manifest:
-        return replace(plan, reason="unbatched: its TensorRT engines take no single row")
-    return replace(plan, max_rows=shapes.most_rows(plan.input_axes, plan.max_rows))
-
-
-def _proved(
-    run: Run,
-    manifest: Manifest,
-    version: SandboxVersion,
-    graph: ModelGraph,
-    max_rows: int,
-    sandbox: ProcessSandbox,
-    shapes: ShapeProfile,
-) -> BatchPlan:
-    case = first_case(version.directory, CASE_BYTES)
+    case = first_case(directory, CASE_BYTES)
     golden = None if case is None else case.inputs
     given = {spec.name for spec in manifest.signature.inputs if not spec.has_default} | set(golden or ())
+    plan: BatchPlan | None = None
     if not values_become_sizes(graph.graph, given):
         cases = [] if golden is None else [golden]
         tried = recipes(values_become_sizes=False, sizes=shapes.usual)
-        plan = prove(run, manifest, max_rows, cases, graph, tried, FEW_ELEMENTS)
-        if plan.sample is not None or all(isinstance(d, int) for spec in manifest.signature.inputs for d in spec.shape):
-            return plan
-    path = None if case is None else version.directory / GOLDEN_DIRECTORY / f"{case.name}.npz"
-    found = _tried_elsewhere(version, sample_axes(manifest), path, golden, sandbox)
-    rows = [] if found.inputs is None else [found.inputs]
-    return prove(run, manifest, max_rows, rows, graph, (), trouble=found.trouble)
+        plan = prove(run, declared, max_rows, cases, graph, tried, FEW_ELEMENTS)
+    free = any(not isinstance(d, int) for spec in manifest.signature.inputs for d in spec.shape)
+    if plan is None or (plan.sample is None and free):
+        path = None if case is None else directory / GOLDEN_DIRECTORY / f"{case.name}.npz"
+        found = _tried_elsewhere(SandboxVersion(directory, declared), sample_axes(declared), path, golden, sandbox)
+        rows = [] if found.inputs is None else [found.inputs]
+        plan = prove(run, declared, max_rows, rows, graph, (), trouble=found.trouble)
+    if declared is not manifest:
+        return replace(plan, reason="unbatched: its TensorRT engines take no single row")
+    return replace(plan, max_rows=shapes.most_rows(plan.input_axes, plan.max_rows))
 
 
 def _tried_elsewhere(

@@ -9,7 +9,7 @@ from turnout.serving.batching.warmup import WarmUp
 from turnout.serving.cuda_graphs import preparation
 from turnout.serving.cuda_graphs.plan import NO_GRAPHS, GraphPlan
 from turnout.serving.inputs.dimensions import InputDimension
-from turnout.serving.isolation.decision import IN_THIS_PROCESS, Isolation
+from turnout.serving.isolation.hazards import IN_THIS_PROCESS, Isolation
 from turnout.serving.isolation.pool import ChildPool
 from turnout.serving.sessions.session import MakeRunner, Run, Session
 from turnout.serving.tensorrt.precision import FULL, Precision
@@ -24,7 +24,7 @@ class LoadedVersion:
         sessions: One session for each device; empty if the version is isolated.
         runners: Factories of a `Run` for each runner thread.
         run: Runs on the calling thread; only on the CPU.
-        plan: How requests are batched.
+        in_force: How requests are batched, also after a run has contradicted the proof.
         warmth: Result of warm-up.
         inline_bytes: Maximum size of inputs with which a request runs in less than the configured threshold, and so on
             the event loop itself; 0 if there is none.
@@ -33,7 +33,6 @@ class LoadedVersion:
         pool: Child processes of the version; None if it is not isolated.
         isolation: Where the version runs, and why.
         graphs: Which runs are captured as CUDA graphs, or why none are.
-        in_force: Batch plan in force while the version serves; None to start with `plan`.
         precision: Precision at which the version runs.
         tensorrt: Whether the version runs on TensorRT, at which precision, and why; "" if TensorRT was not requested.
         shapes: Shapes for which TensorRT has built engines.
@@ -44,7 +43,7 @@ class LoadedVersion:
     sessions: Sequence[Session]
     runners: Sequence[MakeRunner]
     run: Run
-    plan: BatchPlan
+    in_force: PlanInForce
     warmth: WarmUp
     inline_bytes: int
     memory_bytes: dict[str, int]
@@ -52,12 +51,16 @@ class LoadedVersion:
     pool: ChildPool | None = None
     isolation: Isolation = IN_THIS_PROCESS
     graphs: GraphPlan = NO_GRAPHS
-    in_force: PlanInForce | None = None
     precision: Precision = FULL
     tensorrt: str = ""
     shapes: ShapeProfile = NO_PROFILE
     in_step: Sequence[Sequence[InputDimension]] = ()
     never_empty: frozenset[InputDimension] = frozenset()
+
+    @property
+    def plan(self) -> BatchPlan:
+        """How requests are batched now."""
+        return self.in_force.plan
 
     def discard(self) -> None:
         """Frees the resources of a version that was never put into service."""

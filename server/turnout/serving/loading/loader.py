@@ -15,40 +15,38 @@ from turnout.config import ModelSettings, Runtime
 from turnout.errors import MemoryBudgetExceeded, ModelFailure
 from turnout.host.cpu import lower_priority, whole_cores
 from turnout.registry.manifest.manifest import MODEL_FILE, Manifest
-from turnout.registry.onnx.graph import STANDARD_DOMAIN, Graph, ModelGraph
+from turnout.registry.onnx.graph import CONTROL_FLOW, STANDARD_DOMAIN, Graph, ModelGraph
 from turnout.registry.onnx.graph_reader import read_graph
 from turnout.registry.signing.trust import Trust
 from turnout.registry.storage.listing import Published
 from turnout.registry.storage.repository import Repository
 from turnout.serving.batching.active_plan import PlanInForce
-from turnout.serving.batching.in_step import in_step
 from turnout.serving.batching.warmup import WarmUp, divided_plan, paying_plan, warm_up
 from turnout.serving.cuda_graphs import preparation
 from turnout.serving.cuda_graphs.plan import NO_GRAPHS, GraphPlan, obstacle, off
-from turnout.serving.isolation.decision import Isolation, decide
-from turnout.serving.isolation.empty_inputs import never_empty
+from turnout.serving.isolation.empty_inputs import in_step, never_empty
+from turnout.serving.isolation.hazards import Isolation, decide
 from turnout.serving.isolation.pool import ChildPool, Supervision
-from turnout.serving.isolation.session import ChildResources, IsolatedSession, Priority
+from turnout.serving.isolation.session import IsolatedSession, Priority
 from turnout.serving.loading.load_proof import prove_at_load
 from turnout.serving.loading.loaded_version import LoadedVersion
 from turnout.serving.loading.memory_growth import MEMORY_GROWTH
 from turnout.serving.loading.progress import LoadProgress, OnStage, ignore_stage
+from turnout.serving.loading.version_sessions import VersionSessions
 from turnout.serving.sandbox.processes import Processes
 from turnout.serving.sandbox.sandbox import ProcessSandbox
 from turnout.serving.sessions import providers
 from turnout.serving.sessions.io_binding import BoundRunner, bindable, pinned_allocator
+from turnout.serving.sessions.memory import device_number
 from turnout.serving.sessions.prepared_runner import PreparedRunner
 from turnout.serving.sessions.session import MakeRunner, Run, Session
 from turnout.serving.tensorrt.build import ENGINE_BUILDS
 from turnout.serving.tensorrt.engine_cache import keep_within
 from turnout.serving.tensorrt.fallback import BUILDING, next_providers
 from turnout.serving.tensorrt.precision import FULL
-from turnout.serving.tensorrt.sessions import Engines
 from turnout.serving.tensorrt.shapes import NO_PROFILE, shape_profile
 
 _INLINE_MODEL_BYTES = 16 * 1024 * 1024
-_UNBOUNDED_OPERATORS = frozenset({"Loop", "Scan", "SequenceMap", "If"})
-"""Control-flow operators, whose running time depends on input values; they are never run on the event loop."""
 
 CAPTURING = frozenset({providers.CUDA})
 """Providers whose runs can be captured as CUDA graphs."""
@@ -57,64 +55,61 @@ RUNNERS_PER_GPU = 2
 """One runner copies inputs while the other computes; more would only queue on the device."""
 
 
-def load(
-    repository: Repository,
-    published: Published,
-    settings: ModelSettings,
-    warmup_runs: int,
-    on_loaded: Callable[[], None],
-    supervision: Supervision,
-    processes: Processes,
-    on_stage: OnStage = ignore_stage,
-) -> LoadedVersion:
-    """Loads a version into memory.
+@dataclass(frozen=True, slots=True)
+class Loader:
+    """Loads versions into memory.
 
-    Args:
+    Attributes:
         repository: Repository of versions on disk.
-        published: The version, as listed there.
-        settings: Settings of its model.
         warmup_runs: Number of warm-up runs for each batch size.
-        on_loaded: Called when the version is in memory and warm-up begins.
-        supervision: Supervises the child processes if the version is isolated.
+        supervision: Supervises the child processes of isolated versions.
         processes: Starts processes to try inputs that are not safe to try in this one.
-        on_stage: Called with stages that may take minutes.
-
-    Raises:
-        NotTrusted: The version has no trusted signature, and the settings require one.
-        DigestMismatch: The bytes differ from those published.
-        ModelFailure, MemoryBudgetExceeded: ONNX Runtime cannot load the model.
-        ConfigError: A requested provider cannot be used here.
     """
-    if settings.runtime.intra_op_threads == 1:  # a thread pool of the session would inherit the low priority
-        lower_priority()
-    manifest = published.manifest
-    began = time.monotonic()
-    Trust.of(settings.signing).check(repository, published)  # first, since it reads only small files
-    repository.verify(manifest.model, manifest.version, expected=published.digest)
-    directory = repository.directory(manifest.model, manifest.version)
-    loading = _Load(directory, published, settings, warmup_runs, supervision, processes, began)
-    names = providers.choose(settings.runtime.providers)
-    if names[0] == providers.TENSORRT:
-        return loading.with_engines(names, LoadProgress(on_loaded, on_stage))
-    return loading.into_memory(names, on_loaded)
+
+    repository: Repository
+    warmup_runs: int
+    supervision: Supervision
+    processes: Processes
+
+    def load(
+        self,
+        published: Published,
+        settings: ModelSettings,
+        on_loaded: Callable[[], None],
+        on_stage: OnStage = ignore_stage,
+    ) -> LoadedVersion:
+        """Loads a version.
+
+        Args:
+            published: The version, as listed in the repository.
+            settings: Settings of its model.
+            on_loaded: Called when the version is in memory and warm-up begins.
+            on_stage: Called with stages that may take minutes.
+
+        Raises:
+            NotTrusted: The version has no trusted signature, and the settings require one.
+            DigestMismatch: The bytes differ from those published.
+            ModelFailure, MemoryBudgetExceeded: ONNX Runtime cannot load the model.
+            ConfigError: A requested provider cannot be used here.
+        """
+        if settings.runtime.intra_op_threads == 1:  # a thread pool of the session would inherit the low priority
+            lower_priority()
+        manifest, loading = published.manifest, _Load(self, published, settings, time.monotonic())
+        Trust.of(settings.signing).check(self.repository, published)  # first, since it reads only small files
+        self.repository.verify(manifest.model, manifest.version, expected=published.digest)
+        names = providers.choose(settings.runtime.providers)
+        if names[0] == providers.TENSORRT:
+            return loading.with_engines(names, LoadProgress(on_loaded, on_stage))
+        return loading.into_memory(names, on_loaded)
 
 
 @dataclass(frozen=True, slots=True)
 class _Load:
-    """A load in progress. Its methods raise as `load`.
+    """A load in progress, since `began` (`time.monotonic()`). Its methods raise as `Loader.load`."""
 
-    Attributes:
-        directory: Directory with the verified files of the version.
-        published, settings, warmup_runs, supervision, processes: As in `load`.
-        began: `time.monotonic()` when the load began.
-    """
-
-    directory: Path
+    loader: Loader
     published: Published
     settings: ModelSettings
-    warmup_runs: int
-    supervision: Supervision
-    processes: Processes
     began: float
 
     def with_engines(self, names: Sequence[str], progress: LoadProgress) -> LoadedVersion:
@@ -156,7 +151,8 @@ class _Load:
         on_gpu, on_tensorrt = names[0] != providers.CPU, names[0] == providers.TENSORRT
         if on_gpu:
             _fit(manifest.size, int(runtime.arena_limit_bytes))
-        graph = read_graph(self.directory / MODEL_FILE)
+        directory = self.loader.repository.directory(manifest.model, manifest.version)
+        graph = read_graph(directory / MODEL_FILE)
         isolation = decide(runtime.isolation, graph)
         count = _runner_count(runtime, on_gpu, settings.workers)
         pool: ChildPool | None = None
@@ -167,52 +163,53 @@ class _Load:
         precision, shapes = FULL, NO_PROFILE
         if on_tensorrt:
             shapes = shape_profile(manifest, graph, settings.batching.most_rows, runtime.tensorrt_sizes)
-        engines = Engines(self.directory, self.published, names, runtime, shapes)
+        version = VersionSessions(directory, self.published, names, runtime, shapes)
         if isolation.process:
             options: Mapping[int, Mapping[str, str]] = {}
             if on_tensorrt:
-                options, precision = engines.options_of_children()
-            pool = self._pool(names, options, count)
-            pool.open()
+                options, precision = version.engines_of_children()
+            pool = self._pool(version, options, count)
         elif on_tensorrt:
-            sessions, precision = engines.sessions()
+            sessions, precision = version.engines()
         elif not_captured is not None:
-            sessions = self._sessions(names, captures=False)
+            sessions = version.on_each_device()
         else:
             try:
-                sessions = self._sessions(names, captures=True)
+                sessions = version.on_each_device(captures=True)
             except ModelFailure as error:
-                sessions, graphs = self._sessions(names, captures=False), off(error.message)
+                sessions, graphs = version.on_each_device(), off(error.message)
         try:
+            if pool is not None:
+                pool.open()
             on_loaded()
             runs: Sequence[Run] = [session.run for session in sessions] if pool is None else [pool]
-            sandbox = ProcessSandbox(settings, self.processes)
+            sandbox = ProcessSandbox(settings, self.loader.processes)
             most = settings.batching.most_rows
-            plan = prove_at_load(runs[0], manifest, self.directory, graph, most, sandbox, shapes)
+            plan = prove_at_load(runs[0], manifest, directory, graph, most, sandbox, shapes)
             if on_tensorrt and plan.sample is None and next_providers(runtime.providers):
                 raise ModelFailure(f"no inputs were found that it runs on there: {plan.reason}")
             outputs = [spec.name for spec in manifest.signature.outputs]
-            pays = settings.batching.only_where_it_pays
-            warmth, *_ = [warm_up(run, plan, outputs, self.warmup_runs, pays) for run in runs]
+            pays, warmup_runs = settings.batching.only_where_it_pays, self.loader.warmup_runs
+            warmth, *_ = [warm_up(run, plan, outputs, warmup_runs, pays) for run in runs]
             if pays:
                 plan = paying_plan(plan, warmth)
             plan = divided_plan(plan, warmth, len(devices) if on_gpu else _parallel_runs(runtime, count))
             in_force = PlanInForce(plan)
             if sessions and sessions[0].captures:
                 graphs, prepared = preparation.prepare(
-                    sessions, manifest, in_force, pinned_allocator(gated=True), self.supervision.start_thread
+                    sessions, manifest, in_force, pinned_allocator(gated=True), self.loader.supervision.start_thread
                 )
                 if not prepared:
                     for session in sessions:
                         session.close()
-                    sessions = self._sessions(names, captures=False)
+                    sessions = version.on_each_device()
                     runs = [session.run for session in sessions]
                     for run in runs:
-                        warm_up(run, plan, outputs, self.warmup_runs, pays)
+                        warm_up(run, plan, outputs, warmup_runs, pays)
             in_force.plan = replace(plan, sample=None)
             runners: Sequence[MakeRunner]
             if pool is not None:
-                pool.serve(None if plan.sample is None or not self.warmup_runs else (plan.sample, outputs))
+                pool.serve(None if plan.sample is None or not warmup_runs else (plan.sample, outputs))
                 runners = [_shared(pool)] * (count * len(devices))
             else:
                 runners = prepared or _runners(sessions, on_gpu and bindable(manifest.signature), count)
@@ -222,13 +219,13 @@ class _Load:
             preparation.close(prepared)
             raise
         inline_bytes = 0
-        if not on_gpu and pool is None and not prepared and _bounded(self.directory / MODEL_FILE, graph.graph):
+        if not on_gpu and pool is None and not prepared and _bounded(directory / MODEL_FILE, graph.graph):
             inline_bytes = _inline_bytes(warmth, runtime.inline_threshold_us * 1e-6)
         return LoadedVersion(
             sessions=sessions,
             runners=runners,
             run=runs[0],
-            plan=in_force.plan,
+            in_force=in_force,
             warmth=warmth,
             inline_bytes=inline_bytes,
             memory_bytes={},
@@ -236,7 +233,6 @@ class _Load:
             pool=pool,
             isolation=isolation,
             graphs=graphs,
-            in_force=in_force,
             precision=precision,
             tensorrt=f"used, {precision.reason or 'full precision'}" if on_tensorrt else "",
             shapes=shapes,
@@ -244,36 +240,18 @@ class _Load:
             never_empty=never_empty(graph),
         )
 
-    def _sessions(self, names: Sequence[str], *, captures: bool) -> Sequence[Session]:
-        """Creates a session for each device."""
-        runtime, signature = self.settings.runtime, self.published.manifest.signature
-        return [
-            Session(self.directory / MODEL_FILE, signature, names, device, runtime, captures=captures)
-            for device in (runtime.device_ids if names[0] != providers.CPU else (0,))
-        ]
-
-    def _pool(self, names: Sequence[str], tensorrt: Mapping[int, Mapping[str, str]], runners: int) -> ChildPool:
+    def _pool(self, version: VersionSessions, tensorrt: Mapping[int, Mapping[str, str]], runners: int) -> ChildPool:
         """Prepares child processes; `tensorrt` has options by device, and `runners` is their number on each."""
-        runtime, manifest = self.settings.runtime, self.published.manifest
-        devices = runtime.device_ids if names[0] != providers.CPU else (0,)
+        runtime, manifest, devices = self.settings.runtime, self.published.manifest, version.devices
 
         def make(number: int, first: bool) -> IsolatedSession:
             priority: Priority = "low_while_loading" if first and runtime.intra_op_threads == 1 else "ordinary"
             device = devices[number % len(devices)]
-            return IsolatedSession(
-                self.directory / MODEL_FILE,
-                manifest.signature,
-                names,
-                device,
-                runtime,
-                ChildResources(int(runtime.memory_limit_bytes), priority),
-                tensorrt.get(device, {}),
-                manifest.files,
-            )
+            return version.in_child(device, priority, tensorrt.get(device, {}))
 
         processes = runtime.processes or runners * len(devices)
         name = f"{manifest.model}@{manifest.version}"
-        return ChildPool(name, make, processes, runtime.kill_after_s, self.supervision)
+        return ChildPool(name, make, processes, runtime.kill_after_s, self.loader.supervision)
 
 
 def devices_of(runtime: Runtime) -> list[str]:
@@ -291,7 +269,7 @@ def _devices(names: Sequence[str], runtime: Runtime) -> list[str]:
 
 def on_devices(settings: ModelSettings, devices: Sequence[str]) -> ModelSettings:
     """Returns a model's settings restricted to the given GPUs, each `cuda:N`."""
-    numbers = tuple(int(device.partition(":")[2]) for device in devices)
+    numbers = tuple(device_number(device) for device in devices)
     return replace(settings, runtime=settings.runtime.model_copy(update={"device_ids": numbers}))
 
 
@@ -361,6 +339,4 @@ def _bounded(model: Path, graph: Graph) -> bool:
     """Returns whether a model's running time can be judged by the size of its inputs."""
     if model.stat().st_size > _INLINE_MODEL_BYTES:
         return False
-    return all(
-        node.domain == STANDARD_DOMAIN and node.op_type not in _UNBOUNDED_OPERATORS for node in graph.all_nodes()
-    )
+    return all(node.domain == STANDARD_DOMAIN and node.op_type not in CONTROL_FLOW for node in graph.all_nodes())

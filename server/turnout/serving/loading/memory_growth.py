@@ -40,14 +40,9 @@ class MemoryGrowth:
 
     @contextmanager
     def measuring(self, devices: Sequence[str], size: int) -> Iterator[Growth]:
-        """Measures, while the context is entered, the memory that a load takes.
+        """Measures the memory that a load of files of `size` bytes takes while the context is entered.
 
-        Args:
-            devices: Devices that the version is loaded on.
-            size: Size of its files in bytes.
-
-        Yields:
-            The growth, which is complete once the context has been left.
+        The growth that it yields is complete once the context has been left.
         """
         own = Growth(max(size, 1), dict.fromkeys(devices, 0.0))
         with self._lock:

@@ -26,13 +26,9 @@ _SETTING = {"cpu": "memory_budget_bytes"}
 
 
 def occupant(key: Key, memory: Mapping[str, int], entry: VersionEntry | None, *, waited_for: bool) -> Occupant:
-    """Returns how a version that takes memory is used.
+    """Returns how a version that takes memory is used. It has no entry if it is forgotten and its memory not yet freed.
 
-    Args:
-        key: The version.
-        memory: Bytes that it takes, by device.
-        entry: Its entry; None if it has been forgotten but its memory is not yet freed.
-        waited_for: Whether requests wait for its load, or have waited and are not answered yet.
+    `waited_for` tells whether requests wait for its load, or have waited and are not answered yet.
     """
     if entry is None or entry.state is not LifecycleState.READY or entry.handle is None:  # being loaded or unloaded
         leaving = entry is None or entry.state is LifecycleState.DRAINING
@@ -44,18 +40,8 @@ class MemoryRoom:
     """Tracks the memory of all versions of a server. Used on the event loop only."""
 
     def __init__(
-        self,
-        loading: Loading,
-        occupant: Callable[[Key, Mapping[str, int]], Occupant],
-        evict: Callable[[Key], None],
+        self, loading: Loading, occupant: Callable[[Key, Mapping[str, int]], Occupant], evict: Callable[[Key], None]
     ) -> None:
-        """Starts without versions.
-
-        Args:
-            loading: Settings with the memory budgets.
-            occupant: Returns how a version is used that takes this memory, by device.
-            evict: Starts to unload a version.
-        """
         self._cpu, self._gpu = int(loading.memory_budget_bytes), int(loading.gpu_memory_budget_bytes)
         self._occupant = occupant
         self._evict = evict
@@ -105,7 +91,8 @@ class MemoryRoom:
         Raises:
             NoRoom, RoomInUse: As `take`.
         """
-        occupants, budgets = self._occupants(key), self.budgets(need)
+        budgets = self.budgets(need)
+        occupants = [self._occupant(other, memory) for other, memory in self._taken.items() if other != key]
         devices = list(self._taken.get(key, ()))
         if not devices:
             rooms = {device: room_for({device: need[device]}, budgets, occupants) for device in need}
@@ -143,9 +130,6 @@ class MemoryRoom:
         """Returns the bytes that a version will take on a device: as many as an earlier load on one of its kind."""
         measured = self._measured.get(key, {})
         return max([size, *(taken for other, taken in measured.items() if (other == "cpu") == (device == "cpu"))])
-
-    def _occupants(self, but: Key) -> list[Occupant]:
-        return [self._occupant(key, memory) for key, memory in self._taken.items() if key != but]
 
     def _refusal(
         self, need: Mapping[str, int], budgets: Mapping[str, int], occupants: Sequence[Occupant], room: Room

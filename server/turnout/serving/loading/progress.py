@@ -15,12 +15,6 @@ class LoadProgress:
     """Reports the progress of a load that may be attempted more than once; abandoned attempts report nothing."""
 
     def __init__(self, on_loaded: Callable[[], None], on_stage: OnStage) -> None:
-        """Starts without an attempt.
-
-        Args:
-            on_loaded: Called once, when the version is in memory and warm-up begins.
-            on_stage: Called with stages.
-        """
         self._on_loaded = on_loaded
         self._on_stage = on_stage
         self._changed = threading.Lock()

@@ -5,6 +5,7 @@ its precision.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from turnout.serving.rowwise.sizes import Size, derived
 from turnout.serving.rowwise.states import ROW_COUNT, Element, counts_rows
@@ -12,60 +13,70 @@ from turnout.serving.rowwise.states import ROW_COUNT, Element, counts_rows
 Operation = Callable[..., Element]
 
 
-def add(one: Element, other: Element) -> Element:
-    """Returns the sum."""
-    if isinstance(one, Size) and isinstance(other, Size):
-        if one.symbols == other.symbols or not other.number:
-            return Size(one.number + other.number, one.symbols) if other.number else one
-        if not one.number:
-            return other
-    return _otherwise("add", True, *_sorted(one, other))
+def _operation(
+    name: str, exact: Callable[[Size, Size], Size | None], *, keeps_sign: bool = True, symmetric: bool = False
+) -> Operation:
+    """Returns an operation on two numbers, whose result is a symbol derived from them where `exact` gives none.
+
+    Args:
+        name: Name of the operation.
+        exact: Returns the result for two integers if it can be expressed.
+        keeps_sign: Whether the result is not negative if the numbers are not.
+        symmetric: Whether the order of the numbers makes no difference.
+    """
+
+    def apply(one: Element, other: Element) -> Element:
+        if isinstance(one, Size) and isinstance(other, Size) and (found := exact(one, other)) is not None:
+            return found
+        ordered = sorted((one, other), key=str) if symmetric else (one, other)
+        return _otherwise(name, keeps_sign, *ordered)
+
+    return apply
 
 
-def subtract(one: Element, other: Element) -> Element:
-    """Returns the difference."""
-    if isinstance(one, Size) and isinstance(other, Size):
-        if one.symbols == other.symbols:
-            left = one.number - other.number
-            return Size(left, one.symbols) if left else Size(0)
-        if not other.number:
-            return one
-    return _otherwise("subtract", False, one, other)
+def _sum(one: Size, other: Size) -> Size | None:
+    if one.symbols == other.symbols or not other.number:
+        return Size(one.number + other.number, one.symbols) if other.number else one
+    return None if one.number else other
 
 
-def multiply(one: Element, other: Element) -> Element:
-    """Returns the product."""
-    if isinstance(one, Size) and isinstance(other, Size):
-        return one * other
-    return _otherwise("multiply", True, *_sorted(one, other))
+def _difference(one: Size, other: Size) -> Size | None:
+    if one.symbols == other.symbols:
+        left = one.number - other.number
+        return Size(left, one.symbols) if left else Size(0)
+    return None if other.number else one
 
 
-def divide(one: Element, other: Element) -> Element:
-    """Returns the integer quotient, rounded towards 0 as in C. Division by 0 fails the run, so any result is right."""
-    if isinstance(one, Size) and isinstance(other, Size) and other.number:
-        if (exact := one / other) is not None:
-            return exact
-        if one.constant is not None and other.constant is not None:
-            quotient = abs(one.constant) // abs(other.constant)
-            return Size(quotient if (one.constant < 0) == (other.constant < 0) else -quotient)
-    return _otherwise("divide", True, one, other)
+def _quotient(one: Size, other: Size) -> Size | None:
+    """Rounds towards 0 as in C. Division by 0 fails the run, so any result is right."""
+    if not other.number:
+        return None
+    if (exact := one / other) is not None:
+        return exact
+    if one.constant is None or other.constant is None:
+        return None
+    quotient = abs(one.constant) // abs(other.constant)
+    return Size(quotient if (one.constant < 0) == (other.constant < 0) else -quotient)
 
 
-def remainder(one: Element, other: Element) -> Element:
-    """Returns the remainder of a division, with the sign of the divisor."""
-    if isinstance(one, Size) and isinstance(other, Size) and one.constant is not None and other.constant:
-        return Size(one.constant % other.constant)
-    return _otherwise("remainder", True, one, other)
+def _remainder(one: Size, other: Size) -> Size | None:
+    """Has the sign of the divisor."""
+    return Size(one.constant % other.constant) if one.constant is not None and other.constant else None
 
 
-def smallest(one: Element, other: Element) -> Element:
-    """Returns the smaller number."""
-    return _extreme("smallest", min, one, other)
+def _extreme(pick: Callable[[int, int], int], one: Size, other: Size) -> Size | None:
+    if one == other:
+        return one
+    return None if one.constant is None or other.constant is None else Size(pick(one.constant, other.constant))
 
 
-def largest(one: Element, other: Element) -> Element:
-    """Returns the larger number."""
-    return _extreme("largest", max, one, other)
+add = _operation("add", _sum, symmetric=True)
+subtract = _operation("subtract", _difference, keeps_sign=False)
+multiply = _operation("multiply", lambda one, other: one * other, symmetric=True)
+divide = _operation("divide", _quotient)
+remainder = _operation("remainder", _remainder)
+smallest = _operation("smallest", partial(_extreme, min), symmetric=True)
+largest = _operation("largest", partial(_extreme, max), symmetric=True)
 
 
 def negate(one: Element) -> Element:
@@ -194,15 +205,6 @@ OPERATIONS: Mapping[str, Operation] = {
 """Operations by ONNX operator. Each takes as many elements as the operator takes tensors."""
 
 
-def _extreme(name: str, pick: Callable[[int, int], int], one: Element, other: Element) -> Element:
-    if isinstance(one, Size) and isinstance(other, Size):
-        if one == other:
-            return one
-        if one.constant is not None and other.constant is not None:
-            return Size(pick(one.constant, other.constant))
-    return _otherwise(name, True, *_sorted(one, other))
-
-
 def _least(size: Size) -> int:
     """Returns a lower bound of a number; the number of rows is at least 1."""
     if size.constant is not None:
@@ -224,7 +226,3 @@ def _otherwise(name: str, keeps_sign: bool, *operands: Element) -> Element:
 
 def _truth(*operands: Element) -> Element:
     return ROW_COUNT if any(map(counts_rows, operands)) else None
-
-
-def _sorted(one: Element, other: Element) -> tuple[Element, Element]:
-    return (one, other) if str(one) <= str(other) else (other, one)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from turnout.registry.onnx.graph import Attribute, GraphTensor, Node, TensorType
 from turnout.serving.rowwise.sizes import Size, symbol
-from turnout.serving.rowwise.states import Element, NotRowWise, Rows, Shared, State, counts_rows
+from turnout.serving.rowwise.states import Element, NotRowWise, Rows, Shared, State, as_size, counts_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,13 @@ class NodeCall:
         state = self.inputs[index] if index < len(self.inputs) else None
         if state is None:
             raise NotRowWise(f"input {index} is missing")
+        return state
+
+    def operand(self, index: int) -> Shared | Rows:
+        """Returns the state of a required input that, if it is not made of rows, must be the same for every row."""
+        state = self.given(index)
+        if isinstance(state, Shared):
+            self.shared(index)
         return state
 
     def rows(self, index: int) -> Rows:
@@ -110,10 +117,12 @@ class NodeCall:
 
     def axes(self, index: int, rank: int) -> tuple[int, ...] | None:
         """Returns the axes given by the attribute `axes` or by input `index`; None if neither is given."""
-        found: Sequence[int] | None = self.integers("axes")
-        if self.has(index):
-            found = self.constants(index)
-        return None if found is None else tuple(normal(axis, rank) for axis in found)
+        named = self.stated_axes(index)
+        return None if named is None else tuple(normal(axis, rank) for axis in named)
+
+    def stated_axes(self, index: int) -> Sequence[int] | None:
+        """Returns the same axes as they are stated: negative axes count from the end."""
+        return self.constants(index) if self.has(index) else self.integers("axes")
 
     def fresh(self, axis: int, output: int = 0) -> Size:
         """Returns the size of an output along an axis that no rule computes: from shape inference, or a symbol.
@@ -134,7 +143,7 @@ class NodeCall:
         """
         if counts_rows(element):
             raise NotRowWise("a size depends on the number of rows")
-        return element if isinstance(element, Size) and element.is_size else self.fresh(axis)
+        return as_size(element) or self.fresh(axis)
 
     def outside(self, rows: Rows, axes: Sequence[int], what: str) -> None:
         """Checks that an operator does not work along the batch axis; `what` describes what it does along `axes`."""

@@ -11,22 +11,12 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 
 from turnout.registry.manifest.signature import Signature, TensorSpec
-from turnout.registry.onnx.graph import STANDARD_DOMAIN, Graph, ModelGraph, Node, TensorType
+from turnout.registry.onnx.graph import CLASSICAL_DOMAIN, STANDARD_DOMAIN, Graph, ModelGraph, Node, TensorType
 from turnout.serving.rowwise.call import NodeCall
 from turnout.serving.rowwise.rules import RULES
-from turnout.serving.rowwise.rules.elementwise import CLASSICAL
 from turnout.serving.rowwise.shared import evaluate
 from turnout.serving.rowwise.sizes import ONE_ROW, Size, symbol
-from turnout.serving.rowwise.states import (
-    Mixed,
-    NotRowWise,
-    Rows,
-    RunFails,
-    Shared,
-    State,
-    constant,
-    unknown,
-)
+from turnout.serving.rowwise.states import Mixed, NotRowWise, Rows, RunFails, Shared, State, constant, unknown
 
 _RANDOM = frozenset(
     {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
@@ -62,15 +52,10 @@ class Proof:
 
 
 def prove_rows(model: ModelGraph, signature: Signature, input_axes: Mapping[str, int]) -> Proof:
-    """Follows the batch dimension from the inputs to every output.
+    """Follows the batch dimension from the inputs, batched along `input_axes`, to every output.
 
     Dimensions with the same symbol, except batch axes, are assumed to be equal if their inputs are required. The proof
-    holds for requests that satisfy this.
-
-    Args:
-        model: Graph of the model.
-        signature: Signature of the model.
-        input_axes: Batch axis of each batched input; every other input is the same for all requests.
+    holds for requests that satisfy this. Inputs without a batch axis are the same for all requests.
     """
     axes: dict[str, int] = {}
     for name, state in follow(model, signature, input_axes).items():
@@ -146,10 +131,8 @@ class _GraphWalk:
     def through(self, graph: Graph, scope: Scope, place: str) -> list[Known]:
         """Follows one graph and returns the states of its outputs.
 
-        Args:
-            graph: The graph. If it is a subgraph, the states of its inputs are in `scope`.
-            scope: States known so far; extended by this method.
-            place: Path of the graph among nested graphs.
+        `scope` has the states known so far, those of a subgraph's inputs included, and is extended. `place` is the path
+        of the graph among nested graphs.
         """
         for name, tensor in graph.initializers.items():
             if name in graph.inputs and name in scope:
@@ -265,7 +248,7 @@ def _define(scope: Scope, name: str, state: Known) -> None:
 def _check_deterministic(node: Node) -> None:
     if node.domain == STANDARD_DOMAIN and node.op_type in _RANDOM:
         raise NotRowWise("it draws random numbers")
-    if node.domain not in (STANDARD_DOMAIN, CLASSICAL) and (node.domain, node.op_type) not in RULES:
+    if node.domain not in (STANDARD_DOMAIN, CLASSICAL_DOMAIN) and (node.domain, node.op_type) not in RULES:
         raise NotRowWise("it is an operator that the server does not know")
 
 

@@ -1,7 +1,7 @@
 """Evaluates operators on tensors that no row affects (shapes, axes, pads), element by element. Pure."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,10 @@ from turnout.serving.rowwise.states import (
     Rows,
     Shared,
     State,
+    as_size,
     constant,
     counts_rows,
+    integers,
     of_elements,
     unknown,
     vector,
@@ -70,14 +72,10 @@ def _elements(call: NodeCall, index: int) -> Elements:
     assert isinstance(state, Shared)
     if state.elements is not None:
         return state.elements
-    sizes = None if state.shape is None else [size.constant for size in state.shape]
-    if sizes is None or None in sizes or math.prod(s for s in sizes if s is not None) > MOST_ELEMENTS:
+    sizes = None if state.shape is None else integers(state.shape)
+    if sizes is None or math.prod(sizes) > MOST_ELEMENTS:
         raise _NotFollowed
-    return np.full([s for s in sizes if s is not None], None, dtype=object)
-
-
-def _constants(call: NodeCall, index: int) -> list[int]:
-    return call.constants(index)
+    return np.full(sizes, None, dtype=object)
 
 
 def _of(elements: Any) -> Shared:
@@ -124,35 +122,21 @@ def _cast(call: NodeCall) -> Shared:
     return _of(np.frompyfunc(convert, 1, 1)(_elements(call, 0)))
 
 
-def _shape(call: NodeCall) -> Shared:
-    state = call.given(0)
-    assert state.shape is not None or isinstance(state, Shared)
-    if state.shape is None:
+def evaluate_shape(call: NodeCall) -> list[State]:
+    """Evaluates `Shape`, also of a tensor made of rows."""
+    sizes = _sizes(call)
+    return [vector(sizes[call.integer("start", 0) : call.integer("end", len(sizes))])]
+
+
+def evaluate_size(call: NodeCall) -> list[State]:
+    """Evaluates `Size`, also of a tensor made of rows."""
+    return [_of(product(_sizes(call)))]
+
+
+def _sizes(call: NodeCall) -> tuple[Size, ...]:
+    if (sizes := call.given(0).shape) is None:
         raise _NotFollowed
-    return vector(state.shape[_bounds(call, len(state.shape))])
-
-
-def shape_of_rows(call: NodeCall) -> Sequence[State]:
-    """Evaluates `Shape` of a tensor made of rows."""
-    rows = call.rows(0)
-    return [vector(rows.shape[_bounds(call, rows.rank)])]
-
-
-def size_of_rows(call: NodeCall) -> Sequence[State]:
-    """Evaluates `Size` of a tensor made of rows."""
-    return [_of(product(call.rows(0).shape))]
-
-
-def _bounds(call: NodeCall, rank: int) -> slice:
-    end = call.attribute("end")
-    return slice(*slice(call.integer("start", 0), rank if end is None else call.integer("end", 0)).indices(rank)[:2])
-
-
-def _size(call: NodeCall) -> Shared:
-    state = call.given(0)
-    if state.shape is None:
-        raise _NotFollowed
-    return _of(product(state.shape))
+    return sizes
 
 
 def _constant(call: NodeCall) -> Shared:
@@ -171,37 +155,43 @@ def _constant(call: NodeCall) -> Shared:
 def _gather(call: NodeCall) -> Shared:
     data = _elements(call, 0)
     axis = call.axis("axis", 0, data.ndim)
-    where = call.given(1)
-    assert isinstance(where, Shared)
-    indices = np.array(_constants(call, 1), dtype=np.int64).reshape([_known(size) for size in where.shape or ()])
-    if where.shape is None or np.any((indices < -data.shape[axis]) | (indices >= data.shape[axis])):
+    sizes = integers(call.given(1).shape or ())
+    indices = np.array(call.constants(1), dtype=np.int64)
+    if sizes is None or np.any((indices < -data.shape[axis]) | (indices >= data.shape[axis])):
         raise _NotFollowed
-    return _of(np.take(data, indices, axis=axis))
-
-
-def _known(size: Size) -> int:
-    if size.constant is None:
-        raise _NotFollowed
-    return size.constant
+    return _of(np.take(data, indices.reshape(sizes), axis=axis))
 
 
 def _slice(call: NodeCall) -> Shared:
     data = _elements(call, 0)
-    if call.opset >= 10:
-        starts, ends = _constants(call, 1), _constants(call, 2)
-        axes = _constants(call, 3) if call.has(3) else list(range(len(starts)))
-        steps = _constants(call, 4) if call.has(4) else [1] * len(starts)
-    else:
-        starts, ends = list(call.integers("starts") or ()), list(call.integers("ends") or ())
-        axes, steps = list(call.integers("axes") or range(len(starts))), [1] * len(starts)
-    cut: list[slice] = [slice(None)] * data.ndim
-    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+    parts: list[slice] = [slice(None)] * data.ndim
+    for axis, *cut in cuts(call):
         at = normal(axis, data.ndim)
-        # ONNX clamps like Python, except that with a negative step an end below -size means "up to the first".
-        size = data.shape[at]
-        stop = None if step < 0 and end < -size else end
-        cut[at] = slice(0 if step < 0 and start < -size else start, stop, step)
-    return _of(data[tuple(cut)])
+        if (numbers := integers(cut)) is None:
+            raise _NotFollowed
+        parts[at] = python_slice(data.shape[at], *numbers)
+    return _of(data[tuple(parts)])
+
+
+def cuts(call: NodeCall) -> list[tuple[int, Element, Element, Element]]:
+    """Returns the axis, start, end and step of each part that a `Slice` takes."""
+    if call.opset < 10:
+        starts: Sequence[Element] = [Size(start) for start in call.integers("starts") or ()]
+        ends: Sequence[Element] = [Size(end) for end in call.integers("ends") or ()]
+        axes: Sequence[int] = call.integers("axes") or range(len(starts))
+    else:
+        starts, ends = call.numbers(1), call.numbers(2)
+        axes = call.constants(3) if call.has(3) else range(len(starts))
+    steps = call.numbers(4) if call.opset >= 10 and call.has(4) else [ONE] * len(starts)
+    return list(zip(axes, starts, ends, steps, strict=True))
+
+
+def python_slice(size: int, start: int, end: int, step: int) -> slice:
+    """Returns the slice that takes the same part of a dimension of a known size as `Slice` does.
+
+    ONNX clamps like Python, except that with a negative step an end below -size means "up to the first".
+    """
+    return slice(0 if step < 0 and start < -size else start, None if step < 0 and end < -size else end, step)
 
 
 def _concat(call: NodeCall) -> Shared:
@@ -217,15 +207,14 @@ def _squeeze(call: NodeCall) -> Shared:
 
 def _unsqueeze(call: NodeCall) -> Shared:
     data = _elements(call, 0)
-    named = call.integers("axes") if not call.has(1) else _constants(call, 1)
-    if named is None:
+    if (named := call.stated_axes(1)) is None:
         raise _NotFollowed
     return _of(np.expand_dims(data, tuple(named)))
 
 
 def _reshape(call: NodeCall) -> Shared:
     data = _elements(call, 0)
-    target = list(call.integers("shape") or ()) if call.opset < 5 else _constants(call, 1)
+    target = list(call.integers("shape") or ()) if call.opset < 5 else call.constants(1)
     if not call.integer("allowzero", 0):
         target = [size or data.shape[i] for i, size in enumerate(target)]
     return _of(data.reshape(target))
@@ -271,7 +260,7 @@ def _reduced(operation: arithmetic.Operation) -> Callable[[NodeCall], Shared]:
 def _split(call: NodeCall) -> list[State]:
     data = _elements(call, 0)
     axis = call.axis("axis", 0, data.ndim)
-    sizes = _constants(call, 1) if call.has(1) else list(call.integers("split") or ())
+    sizes = call.constants(1) if call.has(1) else list(call.integers("split") or ())
     if not sizes:
         count = len(call.node.outputs)
         each = -(-data.shape[axis] // count)
@@ -286,14 +275,10 @@ def _range(call: NodeCall) -> Shared:
     if any(map(counts_rows, bounds)):
         raise NotRowWise("it counts the rows")
     start, limit, step = bounds
-    numbers = [b.constant if isinstance(b, Size) else None for b in bounds]
-    if None not in numbers:
-        made = range(*(n for n in numbers if n is not None))
-        if len(made) <= MOST_ELEMENTS:
-            return constant(np.array(made, dtype=np.int64))
-    if start == Size(0) and step == ONE and isinstance(limit, Size) and limit.is_size:
-        return Shared((limit,))
-    return Shared((call.fresh(0),))
+    if (numbers := integers(bounds)) is not None and len(made := range(*numbers)) <= MOST_ELEMENTS:
+        return constant(np.array(made, dtype=np.int64))
+    starts_at_zero = (start, step) == (Size(0), ONE)
+    return Shared(((as_size(limit) if starts_at_zero else None) or call.fresh(0),))
 
 
 def _of_one(call: NodeCall, index: int) -> Element:
@@ -309,12 +294,12 @@ def _constant_of_shape(call: NodeCall) -> Shared | Rows:
     if any(map(counts_rows, sizes)):
         return _grown(sizes)
     shape = tuple(size for size in sizes if isinstance(size, Size))
-    known = [size.constant for size in shape]
+    known = integers(shape)
     tensor = call.tensor("value")
     values = np.zeros(1, np.float32) if tensor is None else tensor.values
-    if None in known or values is None or math.prod(n for n in known if n is not None) > MOST_ELEMENTS:
+    if known is None or values is None or math.prod(known) > MOST_ELEMENTS:
         return Shared(shape)
-    return constant(np.full([n for n in known if n is not None], values.reshape(-1)[0]))
+    return constant(np.full(known, values.reshape(-1)[0]))
 
 
 def _grown(sizes: Sequence[Element]) -> Rows:
@@ -333,27 +318,27 @@ def _expand(call: NodeCall) -> Shared | Rows:
     if state.shape is None:
         raise _NotFollowed
     wanted = call.numbers(1)
-    rank = max(len(wanted), len(state.shape))
     sizes: list[Element] = []
-    for axis in range(rank):
-        at, target = axis - (rank - len(state.shape)), axis - (rank - len(wanted))
-        size = state.shape[at] if at >= 0 else ONE
-        element: Element = wanted[target] if target >= 0 else ONE
+    for axis, (own, element) in enumerate(expanded(state.shape, wanted)):
         if counts_rows(element):
-            if size != ONE:
+            if own != ONE:
                 raise NotRowWise("it repeats more than one slice per row")
             sizes.append(element)
         else:
-            sizes.append(
-                broadcast(size, element) if isinstance(element, Size) and element.is_size else call.fresh(axis)
-            )
+            target = as_size(element)
+            sizes.append(call.fresh(axis) if target is None else broadcast(own, target))
     if any(map(counts_rows, sizes)):
         return _grown(sizes)
-    shape = tuple(size for size in sizes if isinstance(size, Size))
-    known = [size.constant for size in shape]
-    if isinstance(state, Shared) and state.elements is not None and None not in known:
-        return _of(np.broadcast_to(state.elements, [n for n in known if n is not None]))
-    return Shared(shape)
+    known = integers(sizes)
+    if isinstance(state, Shared) and state.elements is not None and known is not None:
+        return _of(np.broadcast_to(state.elements, known))
+    return Shared(tuple(size for size in sizes if isinstance(size, Size)))
+
+
+def expanded(shape: Sequence[Size], wanted: Sequence[Element]) -> Iterator[tuple[Size, Element]]:
+    """Yields, for each axis of the result of an `Expand`, the size of the input and the size that is wanted."""
+    rank = max(len(shape), len(wanted))
+    return zip([ONE] * (rank - len(shape)) + [*shape], [ONE] * (rank - len(wanted)) + [*wanted], strict=True)
 
 
 def _tile(call: NodeCall) -> Shared | Rows:
@@ -362,10 +347,9 @@ def _tile(call: NodeCall) -> Shared | Rows:
     if state.shape is None or len(repeats) != len(state.shape):
         raise _NotFollowed
     if not any(map(counts_rows, repeats)):
-        known = [r.constant if isinstance(r, Size) else None for r in repeats]
-        if None in known:
+        if (known := integers(repeats)) is None:
             raise _NotFollowed
-        return _of(np.tile(_elements(call, 0), [n for n in known if n is not None]))
+        return _of(np.tile(_elements(call, 0), known))
     call.shared(0)
     sizes: list[Element] = []
     for axis, (size, repeat) in enumerate(zip(state.shape, repeats, strict=True)):
@@ -391,8 +375,8 @@ _RULES: Mapping[str, Callable[[NodeCall], _Result]] = {
     "ReduceProd": _reduced(arithmetic.multiply),
     "ReduceSum": _reduced(arithmetic.add),
     "Reshape": _reshape,
-    "Shape": _shape,
-    "Size": _size,
+    "Shape": evaluate_shape,
+    "Size": evaluate_size,
     "Slice": _slice,
     "Split": _split,
     "Squeeze": _squeeze,

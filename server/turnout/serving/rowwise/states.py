@@ -5,6 +5,7 @@ the tensor of the second run follows from those of the first.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,10 +55,7 @@ class Shared:
 
     def constants(self) -> list[int] | None:
         """Returns the elements as a flat list of integers; None if one is not known before a run."""
-        if self.elements is None:
-            return None
-        found = [_whole(element) for element in self.elements.flat]
-        return None if None in found else [number for number in found if number is not None]
+        return None if self.elements is None else integers(self.elements.flat)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +135,21 @@ def counts_rows(element: Element) -> bool:
     return element is ROW_COUNT or (isinstance(element, Size) and bool(element.rows))
 
 
+def integers(elements: Iterable[Element]) -> list[int] | None:
+    """Returns the values of integers; None if one is not known before a run, or is not an integer."""
+    found = []
+    for element in elements:
+        if not isinstance(element, Size) or element.constant is None:
+            return None
+        found.append(element.constant)
+    return found
+
+
+def as_size(element: Element) -> Size | None:
+    """Returns a number that can be the size of a dimension; None if it may be negative or is not known."""
+    return element if isinstance(element, Size) and element.is_size else None
+
+
 def constant(values: NDArray[Any]) -> Shared:
     """Describes a tensor whose value is known."""
     return Shared(tuple(map(Size, values.shape)), _elements(values))
@@ -144,9 +157,8 @@ def constant(values: NDArray[Any]) -> Shared:
 
 def unknown(shape: tuple[Size, ...] | None) -> Shared:
     """Describes a tensor of which only the shape is known."""
-    sizes = [size.constant for size in shape] if shape is not None else [None]
-    known = [size for size in sizes if size is not None]
-    if len(known) < len(sizes) or math.prod(known) > MOST_ELEMENTS:
+    known = None if shape is None else integers(shape)
+    if known is None or math.prod(known) > MOST_ELEMENTS:
         return Shared(shape)
     return Shared(shape, np.full(known, None, dtype=object))
 
@@ -166,9 +178,7 @@ def of_elements(elements: Elements) -> Shared:
 def regrouped(rows: Rows, shape: tuple[Size, ...]) -> Rows:
     """Returns `rows` with the same elements in the same order, reshaped.
 
-    Args:
-        rows: State before.
-        shape: Sizes after; exactly one depends on the number of rows.
+    Exactly one size may depend on the number of rows.
 
     Raises:
         NotRowWise: A row would not consist of whole slices of one dimension.
@@ -194,9 +204,3 @@ def _elements(values: NDArray[Any]) -> Elements | None:
     for index, value in np.ndenumerate(values):
         elements[index] = convert(value)
     return elements
-
-
-def _whole(element: Element) -> int | None:
-    if isinstance(element, Size):
-        return element.constant
-    return int(element) if isinstance(element, float) and element.is_integer() else None

@@ -41,7 +41,7 @@ from turnout.serving.sandbox.zipmap_check import without_zipmap
 from turnout.serving.sessions import providers
 from turnout.serving.sessions.runtime_errors import load_failure
 from turnout.serving.sessions.session import Session
-from turnout.serving.sessions.tensor import Array
+from turnout.serving.sessions.tensor import Array, identical
 
 SYNTHETIC_INPUTS = 8
 """Number of synthetic inputs that a version answers besides golden cases."""
@@ -248,11 +248,7 @@ def _synthetic(
 ) -> Iterator[Example]:
     """Yields synthetic inputs by the first recipe that the model runs on; their names include the recipe.
 
-    Args:
-        request: The question.
-        session: Session of the first version.
-        known: Recipe that produced a sample, which is tried first; None if there is none.
-        tried: Further recipes.
+    A recipe that is known to produce a sample is tried before the others.
     """
     _, manifest = request.versions[0]
     signature, outputs = manifest.signature, [spec.name for spec in manifest.signature.outputs]
@@ -317,14 +313,10 @@ def _repeated(
         return {"repeatable": None, "wander": 0.0, "strays": False}
     one, other = session.run(sample, names), session.run(sample, names)
     pairs = list(zip(one, other, manifest.signature.outputs, strict=True))
-    same = all(a.shape == b.shape and _bits(a) == _bits(b) for a, b, _ in pairs)
+    same = all(identical(a, b) for a, b, _ in pairs)
     wander = max((largest_difference(a, b) for a, b, _ in pairs), default=0.0)
     strays = any(differs(a, b, tolerance_of(manifest, spec)) for a, b, spec in pairs)
     return {"repeatable": same, "wander": min(wander, 1e300), "strays": strays}
-
-
-def _bits(array: Array) -> object:
-    return array.tolist() if array.dtype == object else array.tobytes()
 
 
 if __name__ == "__main__":

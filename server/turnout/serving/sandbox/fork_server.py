@@ -55,9 +55,8 @@ class ForkServer:
     def __init__(self, idle_seconds: float | None = None) -> None:
         """Prepares the server; no process is started.
 
-        Args:
-            idle_seconds: Seconds without children after which the warm process, which takes some 80 MiB, is ended; it
-                is restarted when needed. None keeps it running.
+        After `idle_seconds` without children the warm process, which takes some 80 MiB, is ended, and restarted when
+        needed; None keeps it running.
         """
         self._idle_seconds = idle_seconds
         self._lock = threading.Lock()

@@ -30,12 +30,7 @@ class ChildErrorCause(Exception):
 
 
 def send_frame(connection: socket.socket, data: bytes, given_up: Callable[[], bool] = lambda: False) -> None:
-    """Sends a frame.
-
-    Args:
-        connection: Socket to send to.
-        data: Contents of the frame.
-        given_up: Called at each timeout of the socket; returns whether to abandon the operation.
+    """Sends a frame. At each timeout of the socket, `given_up` returns whether to abandon the operation.
 
     Raises:
         TimeoutError: The operation was abandoned.
@@ -100,9 +95,7 @@ def failure_body(error: TurnoutError) -> dict[str, Any]:
 def read_failure(body: Mapping[str, Any], refused: Collection[type[TurnoutError]] = ()) -> TurnoutError:
     """Recreates an error from the result of `failure_body`.
 
-    Args:
-        body: Result of `failure_body`.
-        refused: Errors that a child must not raise; they become ModelFailure, as do unknown errors.
+    Errors that a child must not raise (`refused`), or that are unknown, become ModelFailure.
 
     Raises:
         FrameError: The body is invalid.

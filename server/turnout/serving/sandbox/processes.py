@@ -156,12 +156,7 @@ def short_address(address: str) -> Iterator[str]:
 
 
 def readable(descriptor: int, deadline: float) -> bool:
-    """Waits until a descriptor is readable; returns False if the deadline passes first.
-
-    Args:
-        descriptor: Descriptor of a file.
-        deadline: Deadline on the monotonic clock.
-    """
+    """Waits until a descriptor is readable; returns False if a deadline on the monotonic clock passes first."""
     poll = select.poll()  # select() does not support descriptors from 1,024 on, which a server may have
     poll.register(descriptor, select.POLLIN)
     return bool(poll.poll(max(deadline - time.monotonic(), 0.0) * 1000))

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ class SandboxRequest:
         run_seconds: Time limit in seconds for a run on synthetic inputs.
         scratch: Directory for answers.
         attempts: Guards runs that the process may not survive.
+        graphs: Graphs of the versions that have been read, by index.
     """
 
     question: str
@@ -47,6 +48,7 @@ class SandboxRequest:
     run_seconds: float
     scratch: Path
     attempts: RunAttempts
+    graphs: dict[int, ModelGraph] = field(default_factory=dict)
 
     @classmethod
     def of(cls, job: Mapping[str, Any], scratch: Path) -> "SandboxRequest":
@@ -78,5 +80,7 @@ class SandboxRequest:
         return self.attempts.attempt(f"synthetic inputs ({what})", self.run_seconds)
 
     def graph(self, index: int = 0) -> ModelGraph:
-        """Reads the graph of a version by its index."""
-        return read_graph(self.versions[index][0] / MODEL_FILE)
+        """Returns the graph of a version by its index. Each is read once."""
+        if index not in self.graphs:
+            self.graphs[index] = read_graph(self.versions[index][0] / MODEL_FILE)
+        return self.graphs[index]

@@ -58,15 +58,9 @@ _TOLD = (ConfigError, InvalidModel, MemoryBudgetExceeded, ModelFailure)
 
 
 class ProcessSandbox:
-    """Runs versions in child processes and caches the reports."""
+    """Runs versions in child processes, with the settings with which they will be served, and caches the reports."""
 
     def __init__(self, settings: ModelSettings, processes: Processes) -> None:
-        """Prepares the sandbox; nothing is run.
-
-        Args:
-            settings: Settings with which the model will be served: providers, threads, batch rows, limits of trials.
-            processes: Starts children.
-        """
         self._settings = settings
         runtime = settings.runtime
         engines = allowance(runtime.providers, runtime.tensorrt_build_timeout_s)

@@ -93,7 +93,7 @@ class _Warm:
 
     def _start(self, child: _Child, job: dict[str, object]) -> None:
         scratch, idle = str(job["scratch"]), bool(job["idle"])
-        child.pid = self._fork(scratch, idle=idle) if _threads() == 1 else _spawn(scratch)
+        child.pid = self._fork(scratch, idle=idle) if len(os.listdir("/proc/self/task")) == 1 else _spawn(scratch)
         child.end = os.pidfd_open(child.pid)
         self._selector.register(child.end, selectors.EVENT_READ, lambda: self._ended(child))
 
@@ -171,10 +171,6 @@ def main() -> None:
             warm.close()
             # The owner removes it as well, unless it was killed.
             shutil.rmtree(Path(sys.argv[1]).parent, ignore_errors=True)
-
-
-def _threads() -> int:
-    return len(os.listdir("/proc/self/task"))
 
 
 def _spawn(scratch: str) -> int:

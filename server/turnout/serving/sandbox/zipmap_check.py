@@ -1,7 +1,6 @@
 """Verifies that a model gives the same answers without its ZipMap, by running both in a child process of a trial."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from turnout.registry.manifest.signature import Signature
 from turnout.registry.onnx.model import read_model
 from turnout.registry.onnx.zipmap import Unzipped, drop_zipmap, labels_of
 from turnout.registry.storage.golden import read_case
+from turnout.serving.inputs.sample import Trying
 from turnout.serving.inputs.synthetic import Recipe, synthetic_inputs
 from turnout.serving.sandbox.processes import DROPPED_FILE
 from turnout.serving.sessions import providers
@@ -23,17 +23,9 @@ from turnout.serving.sessions.tensor import Array
 _RECIPES = (Recipe(5, 0, 2), Recipe(1, 0, 2), Recipe(5, 0, 256))
 """Recipes for synthetic inputs: five rows, one row, and larger integers."""
 
-Trying = Callable[[str], AbstractContextManager[None]]
-
 
 def without_zipmap(model: Path, scratch: Path, golden: Sequence[Path], trying: Trying) -> dict[str, Any]:
-    """Writes the model without its ZipMap to `scratch`, and runs both models.
-
-    Args:
-        model: The ONNX file.
-        scratch: Directory to write to.
-        golden: Golden cases whose inputs both models have to answer.
-        trying: Guards a run on synthetic inputs.
+    """Writes the model without its ZipMap to `scratch`, and runs both models, on synthetic inputs and golden cases.
 
     Returns:
         `labels` by output, and `rows`, the number of rows that both answered alike.
@@ -58,7 +50,10 @@ def without_zipmap(model: Path, scratch: Path, golden: Sequence[Path], trying: T
         except Exception as error:  # noqa: BLE001 - any error of ONNX Runtime means that it does not run on these inputs
             trouble = trouble or str(error).splitlines()[0][:200]
             continue
-        was, now = (dict(zip(_names(one), answer, strict=True)) for one, answer in ((before, old), (after, new)))
+        was, now = (
+            dict(zip([output.name for output in session.get_outputs()], answer, strict=True))
+            for session, answer in ((before, old), (after, new))
+        )
         rows += _compare(was, now, unzipped)
     if not rows:
         raise InvalidModel(
@@ -75,10 +70,6 @@ def _session(path: Path) -> ort.InferenceSession:
         return ort.InferenceSession(path, options, providers=[providers.CPU])
     except Exception as error:
         raise InvalidModel("ONNX Runtime cannot load the model") from error
-
-
-def _names(session: ort.InferenceSession) -> list[str]:
-    return [output.name for output in session.get_outputs()]
 
 
 def _examples(signature: Signature, golden: Sequence[Path]) -> Iterator[tuple[str, Mapping[str, Array]]]:

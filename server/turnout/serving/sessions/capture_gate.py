@@ -41,11 +41,7 @@ class CaptureGate:
 
     @contextlib.contextmanager
     def alone(self, attempts: int, seconds: float) -> Iterator[None]:
-        """Holds the gate exclusively; other threads wait.
-
-        Args:
-            attempts: Maximum number of attempts.
-            seconds: Time in seconds for which each attempt blocks other threads.
+        """Holds the gate exclusively, after up to `attempts` attempts that each block other threads for `seconds`.
 
         Raises:
             TimeoutError: The gate was never empty.
@@ -59,7 +55,9 @@ class CaptureGate:
         try:
             yield
         finally:
-            self._open()
+            with self._changed:
+                self._closed = False
+                self._changed.notify_all()
 
     def _close(self, seconds: float) -> bool:
         with self._changed:
@@ -73,11 +71,6 @@ class CaptureGate:
             self._closed = False
             self._changed.notify_all()
             return False
-
-    def _open(self) -> None:
-        with self._changed:
-            self._closed = False
-            self._changed.notify_all()
 
 
 class GatedSessions:

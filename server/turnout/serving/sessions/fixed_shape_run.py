@@ -12,7 +12,7 @@ import numpy as np
 
 from turnout.errors import TurnoutError
 from turnout.serving.sessions.session import Session
-from turnout.serving.sessions.tensor import Array
+from turnout.serving.sessions.tensor import Array, identical
 
 MOST_BYTES = 64 * 1024
 """Maximum size in bytes of the inputs and outputs of a kind that is bound."""
@@ -28,14 +28,7 @@ class PreparedRun:
     def __init__(
         self, session: Session, inputs: Mapping[str, Array], outputs: Sequence[str], seen: Sequence[Array]
     ) -> None:
-        """Binds memory for inputs and outputs like those of an earlier run; `of` checks whether that is possible.
-
-        Args:
-            session: Session on the CPU.
-            inputs: Inputs of the run.
-            outputs: Names of its outputs.
-            seen: Values of its outputs.
-        """
+        """Binds memory for inputs and outputs like those of an earlier run; `of` checks whether that is possible."""
         self._session = session
         self._inputs = [(name, np.empty(array.shape, array.dtype)) for name, array in inputs.items()]
         self._outputs = [np.empty(array.shape, array.dtype) for array in seen]
@@ -68,7 +61,7 @@ class PreparedRun:
             again = made(inputs, outputs)
         except TurnoutError:
             return None
-        same = all(a.tobytes() == b.tobytes() for a, b in zip(again, seen, strict=True))
+        same = all(map(identical, again, seen))
         return made if made._bound and same else None
 
     def __call__(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:

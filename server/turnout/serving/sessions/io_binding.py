@@ -110,7 +110,7 @@ class BoundRunner:
         for name in outputs:
             binding.bind_output(name, "cpu")
         self._session.run_bound(binding)
-        values = [_to_numpy(value) for value in binding.get_outputs()]
+        values = [host_array(value) for value in binding.get_outputs()]
         binding.clear_binding_outputs()  # the next run's outputs must not keep this run's memory
         return values
 
@@ -138,10 +138,3 @@ class BoundRunner:
         np.copyto(buffer.view(array.dtype, array.shape), array)
         element = TensorProto.BFLOAT16 if array.dtype == ml_dtypes.bfloat16 else array.dtype.type
         self._binding.bind_input(name, "cpu", 0, element, list(array.shape), buffer.address)
-
-
-def _to_numpy(value: Any) -> Array:
-    if value.data_type() == "tensor(bfloat16)":
-        return host_array(value)
-    array: Array = value.numpy()
-    return array

@@ -11,20 +11,20 @@ from turnout.telemetry.metrics.server import DeviceMemory
 _PCI_ADDRESS_BYTES = 32
 
 
-def cuda_used_bytes(device_id: int) -> int:
-    """Returns the memory in use on a CUDA device by all processes, in bytes; 0 if there is no such device."""
-    return cuda_bytes(device_id)[0]
-
-
-def cuda_bytes(device_id: int) -> tuple[int, int]:
-    """Returns the memory in use on a CUDA device by all processes and its total, in bytes; 0 if there is no device."""
+def _cuda_bytes(device: str) -> tuple[int, int]:
+    """Returns the memory in use on `cuda:N` by all processes and its total, in bytes; 0 if there is no device."""
     cudart = cuda_runtime()
     free, total = ctypes.c_size_t(), ctypes.c_size_t()
-    if cudart is None or cudart.cudaSetDevice(device_id):
+    if cudart is None or cudart.cudaSetDevice(device_number(device)):
         return 0, 0
     if cudart.cudaMemGetInfo(ctypes.byref(free), ctypes.byref(total)):
         return 0, 0
     return total.value - free.value, total.value
+
+
+def device_number(device: str) -> int:
+    """Returns N of a device `cuda:N`."""
+    return int(device.partition(":")[2])
 
 
 def pci_addresses(devices: Iterable[str]) -> dict[str, str]:
@@ -34,14 +34,14 @@ def pci_addresses(devices: Iterable[str]) -> dict[str, str]:
         text = ctypes.create_string_buffer(_PCI_ADDRESS_BYTES)
         if device == "cpu" or (cudart := cuda_runtime()) is None:
             continue
-        if not cudart.cudaDeviceGetPCIBusId(text, len(text), int(device.partition(":")[2])):
+        if not cudart.cudaDeviceGetPCIBusId(text, len(text), device_number(device)):
             found[text.value.decode()] = device
     return found
 
 
 def used_bytes(device: str) -> int:
     """Returns the bytes in use on `cpu` (by this process) or `cuda:N` (by all processes)."""
-    return resident_bytes() if device == "cpu" else cuda_used_bytes(int(device.partition(":")[2]))
+    return resident_bytes() if device == "cpu" else _cuda_bytes(device)[0]
 
 
 def device_memory(devices: Iterable[str], children: int = 0) -> dict[str, DeviceMemory]:
@@ -51,12 +51,8 @@ def device_memory(devices: Iterable[str], children: int = 0) -> dict[str, Device
         devices: Names of devices, `cpu` or `cuda:N`.
         children: Memory of child processes in bytes.
     """
-    found = {
-        device: DeviceMemory(resident_bytes() + children, memory_limit())
-        if device == "cpu"
-        else DeviceMemory(*cuda_bytes(int(device.partition(":")[2])))
-        for device in devices
-    }
+    cpu = resident_bytes() + children, memory_limit()
+    found = {device: DeviceMemory(*(cpu if device == "cpu" else _cuda_bytes(device))) for device in devices}
     return {device: memory for device, memory in found.items() if memory.limit}
 
 

@@ -22,7 +22,6 @@ class Nvml:
     """The initialised NVML library. Its methods take milliseconds, so call them in a separate thread."""
 
     def __init__(self, library: Any, log: FilteringBoundLogger) -> None:
-        """Takes over the initialised bindings."""
         self._library = library
         self._log = log
 

@@ -142,7 +142,8 @@ def _probe_one(name: str, available: bool) -> ProviderReport:
             session.disable_fallback()
             session.run(None, {"x": np.zeros(1, np.float32)})
     except Exception as error:  # noqa: BLE001 - ONNX Runtime raises many kinds; each means that it cannot be used
-        return ProviderReport(name, True, False, _first_line(str(error)))
+        lines = str(error).strip().splitlines() or ["it raised an error without a message"]
+        return ProviderReport(name, True, False, lines[0][:300])
     if session.get_providers()[0] != name:
         return ProviderReport(name, True, False, _missing_reason(name))
     return ProviderReport(name, True, True)
@@ -219,10 +220,6 @@ def _loads(name: str) -> bool:
 
 def _major(name: str) -> str:
     return name.rpartition(".")[2]
-
-
-def _first_line(text: str) -> str:
-    return text.strip().splitlines()[0][:300] if text.strip() else "it raised an error without a message"
 
 
 @functools.cache

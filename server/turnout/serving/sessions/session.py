@@ -6,7 +6,6 @@
 
 import ctypes
 import threading
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -28,20 +27,6 @@ if TYPE_CHECKING:  # importing settings takes 0.16 s, which would delay replacem
 
 Run = Callable[[Mapping[str, Array], Sequence[str]], list[Array]]
 """Runs a model: takes inputs by name and the names of requested outputs; returns their values in that order."""
-
-
-class EndableRun(ABC):
-    """A `Run` that takes place in another process, so that it can be ended from outside."""
-
-    @abstractmethod
-    def __call__(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
-        """Runs the model once."""
-
-    @abstractmethod
-    def run_unless(
-        self, inputs: Mapping[str, Array], outputs: Sequence[str], given_up: Callable[[], bool]
-    ) -> list[Array]:
-        """Runs the model once, and ends the run some time after `given_up` returns True."""
 
 
 MakeRunner = Callable[[], AbstractContextManager[Run]]
@@ -152,8 +137,7 @@ class Session:
         self.providers: tuple[str, ...] = tuple(self._session.get_providers())
         self.device = f"cuda:{device_id}" if self.providers[0] in (CUDA, TENSORRT) else "cpu"
         self.device_id = device_id
-        self._bfloat16_outputs = frozenset(s.name for s in signature.outputs if s.dtype is DataType.BFLOAT16)
-        self._bfloat16 = bool(self._bfloat16_outputs) or any(s.dtype is DataType.BFLOAT16 for s in signature.inputs)
+        self._bfloat16 = any(s.dtype is DataType.BFLOAT16 for s in (*signature.inputs, *signature.outputs))
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str], stop: "Stop | None" = None) -> list[Array]:
         """Runs the model once on host arrays.
@@ -178,7 +162,9 @@ class Session:
                 if self.captures and stop is not None:
                     options.add_run_config_entry(_GRAPH_ID, _NO_GRAPH)
                 with self.turn():
-                    return self._run_plainly(inputs, outputs, options)
+                    if self._bfloat16:
+                        return self._run_values(inputs, outputs, options)
+                    return self._run(outputs, inputs, options)  # type: ignore[no-any-return]
             if self._bfloat16:
                 return self._run_values(inputs, outputs, options)
             values: list[Array] = self._run(outputs, inputs, options)
@@ -252,20 +238,11 @@ class Session:
             self._session = self._run = self._run_bound = None
         GATED.discard(self)
 
-    def _run_plainly(self, inputs: Mapping[str, Array], outputs: Sequence[str], options: Any) -> list[Array]:
-        if self._bfloat16:
-            return self._run_values(inputs, outputs, options)
-        values: list[Array] = self._run(outputs, inputs, options)
-        return values
-
     def _run_values(self, inputs: Mapping[str, Array], outputs: Sequence[str], options: Any) -> list[Array]:
         """Runs with OrtValues, since ONNX Runtime's NumPy interface does not support ml_dtypes' bfloat16."""
         given = {name: ort_value(array) for name, array in inputs.items()}
         values = self._session.run_with_ort_values(outputs, given, options)
-        return [
-            host_array(value) if name in self._bfloat16_outputs else value.numpy()
-            for name, value in zip(outputs, values, strict=True)
-        ]
+        return list(map(host_array, values))
 
 
 def ort_value(array: Array) -> Any:
@@ -277,7 +254,9 @@ def ort_value(array: Array) -> Any:
 
 
 def host_array(value: Any) -> Array:
-    """Returns a copy of a bfloat16 OrtValue in host memory, which OrtValue.numpy() does not support."""
+    """Returns the array of an OrtValue in host memory; a copy for bfloat16, which OrtValue.numpy() lacks."""
+    if value.data_type() != "tensor(bfloat16)":
+        return value.numpy()  # type: ignore[no-any-return]
     count = int(np.prod(value.shape(), dtype=np.int64))
     if count == 0:
         return np.empty(value.shape(), ml_dtypes.bfloat16)

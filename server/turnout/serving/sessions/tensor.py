@@ -35,6 +35,13 @@ NUMPY_DTYPES: Mapping[DataType, np.dtype[Any]] = MappingProxyType(
 """NumPy dtype of each element type; strings are object arrays of `str`."""
 
 
+def identical(one: Array, other: Array) -> bool:
+    """Returns whether two tensors are equal bit for bit."""
+    if one.dtype != other.dtype or one.shape != other.shape:
+        return False
+    return bool(one.tolist() == other.tolist()) if one.dtype == object else one.tobytes() == other.tobytes()
+
+
 def memory_of(arrays: Iterable[Array]) -> int:
     """Returns the size of `arrays` in bytes, including that of their strings."""
     size = 0

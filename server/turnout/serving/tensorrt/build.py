@@ -29,16 +29,12 @@ class EngineBuilds:
         self._going: set[str] = set()
 
     def within(self, seconds: float, name: str, build: Callable[[], T], discard: Callable[[T], None]) -> T:
-        """Returns the result of a build.
+        """Returns the result of a build, which runs in a new thread; that of an abandoned build is freed by `discard`.
 
-        Args:
-            seconds: Time limit in seconds.
-            name: Name of the build. Only one build of a name runs at a time, including abandoned builds.
-            build: Performs the build; runs in a new thread.
-            discard: Frees the result of an abandoned build.
+        Only one build of a name runs at a time, including abandoned builds.
 
         Raises:
-            ModelTimedOut: The build takes too long, or an earlier one is still running.
+            ModelTimedOut: The build takes longer than `seconds`, or an earlier one is still running.
             WorkCancelled: The waiting thread was cancelled.
             Exception: `build` raised it.
         """

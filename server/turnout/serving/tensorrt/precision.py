@@ -5,11 +5,9 @@ comparison is that of the gate `golden`. Outputs that a case does not specify ar
 session at full precision.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
-
-from numpy.typing import NDArray
+from typing import Literal
 
 from turnout.registry.compatibility.golden_answers import accuracy_of, answer_faults
 from turnout.registry.compatibility.sandbox import ExampleResult
@@ -56,12 +54,7 @@ class Compared:
 
 
 def beforehand(setting: Literal["off", "golden"], manifest: Manifest) -> Precision | None:
-    """Returns the precision of a version if it is known without a trial; None if a trial is necessary.
-
-    Args:
-        setting: The setting `runtime.tensorrt_fp16`.
-        manifest: Manifest of the version.
-    """
+    """Returns the precision of a version by the setting `runtime.tensorrt_fp16`; None if a trial is necessary."""
     if setting == "off":
         return FULL
     if not any(entry.path.startswith(f"{GOLDEN_DIRECTORY}/") for entry in manifest.files):
@@ -70,12 +63,7 @@ def beforehand(setting: Literal["off", "golden"], manifest: Manifest) -> Precisi
 
 
 def decide(manifest: Manifest, compared: Iterable[Compared]) -> Precision:
-    """Returns whether a version may run in FP16.
-
-    Args:
-        manifest: Manifest of the version, with tolerances and labels.
-        compared: Comparison for each of its golden cases; iteration stops at the first disagreement.
-    """
+    """Returns whether a version may run in FP16. Looks no further than the first golden case that forbids it."""
     labelled: dict[str, GoldenCase] = {}
     answers: tuple[dict[str, ExampleResult], dict[str, ExampleResult]] = ({}, {})
     cases = 0
@@ -90,7 +78,8 @@ def decide(manifest: Manifest, compared: Iterable[Compared]) -> Precision:
         if one.case.labels:
             labelled[name] = GoldenCase(name, {}, {}, one.case.labels)
             for side, answer in zip(answers, (one.full, one.reduced), strict=True):
-                side[name] = replace(answer, outputs=_only(answer.outputs, one.case.labels))
+                labels = {name: array for name, array in answer.outputs.items() if name in one.case.labels}
+                side[name] = replace(answer, outputs=labels)
     if not cases:
         return full("no golden case could be read, which would show whether FP16 is exact enough")
     theirs, ours = (accuracy_of(manifest, labelled, side) for side in answers)
@@ -99,7 +88,3 @@ def decide(manifest: Manifest, compared: Iterable[Compared]) -> Precision:
             f"FP16 was tried, and {ours.ratio:.1%} of the labelled rows are right instead of {theirs.ratio:.1%}"
         )
     return Precision(True, f"FP16: {cases} golden case{'s' * (cases != 1)} answered as expected, within tolerance")
-
-
-def _only(outputs: Mapping[str, NDArray[Any]], labels: Mapping[str, object]) -> Mapping[str, NDArray[Any]]:
-    return {name: array for name, array in outputs.items() if name in labels}

@@ -1,5 +1,8 @@
 """Creates the sessions of a version at the precision that a trial finds exact enough."""
 
+import contextlib
+import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,16 +14,55 @@ from turnout.errors import InvalidModel, TurnoutError
 from turnout.registry.compatibility.sandbox import ExampleResult
 from turnout.registry.manifest.manifest import Manifest
 from turnout.registry.manifest.signature import DataType
+from turnout.registry.storage.files import read_small
 from turnout.registry.storage.golden import GOLDEN_DIRECTORY, read_case
 from turnout.serving.sandbox.examples import check_fit
 from turnout.serving.sessions.tensor import NUMPY_DTYPES, Array
 from turnout.serving.tensorrt.precision import Compared, Precision, decide, full
-from turnout.serving.tensorrt.precision_record import PrecisionRecord
 
 CASE_BYTES = 64 << 20
 """Maximum size in bytes of the arrays of a golden case that is run during a load; a larger case rules out FP16."""
 
 _BFLOAT16 = NUMPY_DTYPES[DataType.BFLOAT16]
+
+
+_RECORD_BYTES = 64 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class PrecisionRecord:
+    """A file with the result of a precision trial, beside the engines that it was made with.
+
+    Like the engines, it is valid for one version, kind of GPU and set of libraries, and also for the settings that it
+    names. If it cannot be read, it counts as missing; if it cannot be written, the next load repeats the trial.
+
+    Attributes:
+        path: Path of the file.
+        settings: Settings that affect what an engine computes, by name.
+    """
+
+    path: Path
+    settings: Mapping[str, str]
+
+    def read(self) -> Precision | None:
+        """Returns the result; None if there is none, it is for other settings, or the file is damaged."""
+        try:
+            data = read_small(self.path, _RECORD_BYTES)
+            body = json.loads(data) if len(data) <= _RECORD_BYTES else None
+        except (OSError, ValueError, RecursionError):
+            return None
+        match body:
+            case {"fp16": bool(fp16), "reason": str(reason), "settings": dict(settings)} if settings == self.settings:
+                return Precision(fp16, reason)
+        return None
+
+    def write(self, found: Precision) -> None:
+        """Writes a result if possible."""
+        body = {"fp16": found.fp16, "reason": found.reason, "settings": dict(self.settings)}
+        scratch = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        with contextlib.suppress(OSError):
+            scratch.write_text(json.dumps(body) + "\n")
+            scratch.replace(self.path)
 
 
 class EngineSession(Protocol):
@@ -110,9 +152,5 @@ class PrecisionTrial(Generic[SessionT]):
             values = session.run(inputs, names)
         except TurnoutError as error:
             return ExampleResult(name, True, {}, error.message)
-        return ExampleResult(name, True, {n: _plain(v) for n, v in zip(names, values, strict=True)})
-
-
-def _plain(array: Array) -> Array:
-    """Returns `array` in a dtype that golden cases support."""
-    return array.astype(np.float32) if array.dtype == _BFLOAT16 else array
+        plain = [v.astype(np.float32) if v.dtype == _BFLOAT16 else v for v in values]  # as in golden cases
+        return ExampleResult(name, True, dict(zip(names, plain, strict=True)))

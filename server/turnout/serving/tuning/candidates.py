@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from turnout.config import ModelSettings
+from turnout.serving.inputs.rows import doubled_up_to
 
 _ROWS = (4, 8, 16, 32, 64, 128)
 _DELAYS_MS = (0.5, 2.0)
@@ -77,29 +78,18 @@ class Tuned:
 
 
 def threads_and_runners(best: Tuned, cores: int, *, on_gpu: bool) -> Iterator[Tuned]:
-    """Yields other ways to share the cores.
-
-    Args:
-        best: Best settings so far.
-        cores: Number of cores that the process may use.
-        on_gpu: Whether runs take place on a GPU, where the number of threads has no effect.
-    """
+    """Yields other ways to share the cores. On a GPU, the number of threads has no effect."""
     if on_gpu:
         yield from (replace(best, runners=runners, cuda_graphs="off") for runners in (1, 2, 3, 4))
         yield replace(best, runners=0, cuda_graphs="auto")
         return
-    for threads in _powers(cores):
-        for runners in _powers(max(cores // threads, 1)):
+    for threads in doubled_up_to(cores):
+        for runners in doubled_up_to(max(cores // threads, 1)):
             yield replace(best, threads=threads, runners=runners)
 
 
 def batch_sizes(best: Tuned, most_rows: int) -> Iterator[Tuned]:
-    """Yields other batch sizes, including no batching.
-
-    Args:
-        best: Best settings so far.
-        most_rows: Maximum number of rows by the manifest and the proof; below 2 the version is never batched.
-    """
+    """Yields other batch sizes, including no batching, if the manifest and the proof allow 2 rows or more."""
     if most_rows >= 2:
         yield replace(best, max_rows=0)
         yield from (replace(best, max_rows=rows) for rows in _ROWS if rows <= most_rows)
@@ -114,14 +104,6 @@ def delays(best: Tuned, most_rows: int) -> Iterator[Tuned]:
 def untried(candidates: Iterator[Tuned], tried: Sequence[Tuned]) -> list[Tuned]:
     """Returns the candidates that have not been tried, without duplicates."""
     return [candidate for candidate in dict.fromkeys(candidates) if candidate not in tried]
-
-
-def _powers(most: int) -> list[int]:
-    """Returns the powers of two up to `most`, and `most` itself."""
-    powers = [1]
-    while powers[-1] * 2 <= most:
-        powers.append(powers[-1] * 2)
-    return powers if powers[-1] == most else [*powers, most]
 
 
 def _counted(count: int, noun: str) -> str:

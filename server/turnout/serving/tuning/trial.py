@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 from structlog.typing import FilteringBoundLogger
 
 from turnout.config import ModelSettings
@@ -21,11 +20,12 @@ from turnout.registry.onnx.value_sizes import values_become_sizes
 from turnout.registry.storage.golden import GOLDEN_DIRECTORY, read_case
 from turnout.registry.storage.listing import Published
 from turnout.registry.storage.repository import Repository
+from turnout.serving.inputs.rows import copied_row
 from turnout.serving.inputs.sample import find_sample
 from turnout.serving.inputs.synthetic import FEW_ELEMENTS, recipes
 from turnout.serving.isolation.supervision import supervision
 from turnout.serving.loading.loaded_version import LoadedVersion
-from turnout.serving.loading.loader import devices_of, load
+from turnout.serving.loading.loader import Loader, devices_of
 from turnout.serving.sandbox.processes import Processes
 from turnout.serving.sessions.tensor import Array
 from turnout.serving.tuning import candidates
@@ -69,19 +69,6 @@ class TuningSubject:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class _Requests:
-    """The requests to send.
-
-    Attributes:
-        inputs: Inputs of each request.
-        source: Origin of the inputs.
-    """
-
-    inputs: Sequence[Request]
-    source: str
-
-
 class TuningTrial:
     """Tries settings. Used on an event loop that runs nothing else."""
 
@@ -95,16 +82,10 @@ class TuningTrial:
     ):
         """Prepares the trial; nothing is loaded.
 
-        Args:
-            subject: The version.
-            processes: Starts processes to try inputs that are not safe to try in this one.
-            log: Records child processes that die.
-            say: Called with a description of each step.
-            alive: Called whenever a load or a request has ended.
+        `say` is called with a description of each step, and `alive` whenever a load or a request has ended.
         """
         self._subject = subject
-        self._processes = processes
-        self._supervision = supervision(log)
+        self._loader = Loader(subject.repository, _WARMUP_RUNS, supervision(log), processes)
         self._loads = Threads("load")
         self._say = say
         self._alive = alive
@@ -127,9 +108,9 @@ class TuningTrial:
             loaded, handle = await stack.enter_async_context(self._open(present))
             if loaded.tensorrt:
                 self._say(f"TensorRT: {loaded.tensorrt}")
-            requests = await self._loads.run(self._requests, loaded, captured)
-            _check(handle, captured, requests.inputs)
-            await _ask(handle, requests.inputs[0], 0)
+            requests, source = await self._loads.run(self._requests, loaded, captured)
+            _check(handle, captured, requests)
+            await _ask(handle, requests[0], 0)
             windows: list[Window] = []
             findings = Findings(Result(present))
             on_gpu = devices_of(subject.settings.runtime) != ["cpu"]
@@ -154,20 +135,20 @@ class TuningTrial:
                         break
                     self._say(f"{kind}: {tuned} ({len(left) - number - 1} more)")
                     end = now + (until - now) / (len(left) - number)
-                    findings.candidates.append(await self._compare(tuned, handle, requests.inputs, windows, end))
+                    findings.candidates.append(await self._compare(tuned, handle, requests, windows, end))
                     findings.present = Result(present, tuple(windows))
             promising = findings.promising()
             for number, tuned in enumerate(promising):
                 self._say(f"once more: {tuned} ({len(promising) - number - 1} more)")
                 now = time.monotonic()
                 end = now + (began + subject.seconds - now) / (len(promising) - number)
-                again = await self._compare(tuned, handle, requests.inputs, windows, end, _LEAST_AGAIN)
+                again = await self._compare(tuned, handle, requests, windows, end, _LEAST_AGAIN)
                 findings.again.append(again)
                 findings.present = Result(present, tuple(windows))
             if not windows:
-                windows.append(await self._window(handle, requests.inputs))
+                windows.append(await self._window(handle, requests))
                 findings.present = Result(present, tuple(windows))
-        return findings, requests.source
+        return findings, source
 
     async def _compare(
         self,
@@ -230,14 +211,10 @@ class TuningTrial:
         subject = self._subject
         manifest, settings = subject.published.manifest, tuned.over(subject.settings)
         loaded = await self._loads.run(
-            load,
-            subject.repository,
+            self._loader.load,
             subject.published,
             settings,
-            _WARMUP_RUNS,
             lambda: None,
-            self._supervision,
-            self._processes,
             lambda stage: self._say(stage) if stage else None,
         )
         self._alive()
@@ -248,8 +225,8 @@ class TuningTrial:
         finally:
             await handle.close()
 
-    def _requests(self, loaded: LoadedVersion, captured: Sequence[Path]) -> _Requests:
-        """Returns the requests to send.
+    def _requests(self, loaded: LoadedVersion, captured: Sequence[Path]) -> tuple[Sequence[Request], str]:
+        """Returns the requests to send, and the origin of their inputs.
 
         Raises:
             TurnoutError: No inputs are found that the version runs on, or the given inputs cannot be read.
@@ -257,13 +234,13 @@ class TuningTrial:
         subject = self._subject
         manifest = subject.published.manifest
         if captured:
-            return _Requests([read_case(path, sides=("inputs",)).inputs for path in captured], "captured")
+            return [read_case(path, sides=("inputs",)).inputs for path in captured], "captured"
         directory = subject.repository.directory(manifest.model, manifest.version)
         axes = loaded.plan.input_axes
         if paths := sorted((directory / GOLDEN_DIRECTORY).glob("*.npz"))[:_MOST_REQUESTS]:
             cases = (read_case(path, sides=("inputs",)).inputs for path in paths)
             rows = itertools.islice(itertools.chain.from_iterable(_rows(case, axes) for case in cases), _MOST_REQUESTS)
-            return _Requests(list(rows), "golden")
+            return list(rows), "golden"
         graph = read_graph(directory / MODEL_FILE).graph
         given = {spec.name for spec in manifest.signature.inputs if not spec.has_default}
         tried = recipes(values_become_sizes=values_become_sizes(graph, given), sizes=loaded.shapes.usual)
@@ -273,7 +250,7 @@ class TuningTrial:
                 f"{manifest.model} {manifest.version} has no golden case, and no inputs were found that it runs on"
                 f"{': ' + sample.trouble if sample.trouble else ''}; give some with --inputs"
             )
-        return _Requests([sample.inputs], "made up")
+        return [sample.inputs], "made up"
 
 
 async def _ask(handle: VersionHandle, inputs: Request, number: int) -> None:
@@ -292,7 +269,7 @@ def _rows(case: Request, axes: Mapping[str, int]) -> Iterator[Request]:
         yield case
         return
     for row in range(counts.pop()):
-        yield {name: np.take(a, [row], axis=axes[name]) if name in axes else a for name, a in case.items()}
+        yield copied_row(axes, case, row)
 
 
 def _check(handle: VersionHandle, captured: Sequence[Path], inputs: Sequence[Request]) -> None:

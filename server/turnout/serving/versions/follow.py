@@ -17,7 +17,7 @@ from semver import Version
 from structlog.typing import FilteringBoundLogger
 from watchfiles import Change, watch
 
-from turnout.config import RepositorySettings as RepositorySettings
+from turnout.config import RepositorySettings
 from turnout.errors import TurnoutError, UnavailableError
 from turnout.serving.versions.availability import Availability, Dependency
 from turnout.serving.versions.catalog import Catalog, ModelEntry
@@ -44,13 +44,7 @@ class VersionFinder:
     """
 
     def __init__(self, catalog: Catalog, look_soon: Callable[[], None], refresh: Refresh) -> None:
-        """Creates the finder.
-
-        Args:
-            catalog: The known models and versions.
-            look_soon: Makes the next refresh list the repository, even if it is remote and was listed just now.
-            refresh: Reads the release state and the repository, and updates the catalog.
-        """
+        """Stores the means to `look_soon`, which lists the repository again even if it is remote, and to `refresh`."""
         self._catalog = catalog
         self._look_soon = look_soon
         self._refresh = refresh
@@ -166,13 +160,8 @@ async def _follow_disk(refresh: Refresh, root: Path, log: FilteringBoundLogger) 
 async def _watched(root: Path, threads: Threads, changed: asyncio.Event) -> AsyncIterator["asyncio.Future[None]"]:
     """Watches a directory in a thread, since most changes there are of the state store and need no event loop.
 
-    Args:
-        root: The directory.
-        threads: Provides the thread.
-        changed: Set at the start, for each batch of changes, and when the watch ends.
-
-    Yields:
-        Future that is done once the directory is gone or has been replaced.
+    `changed` is set at the start, for each batch of changes, and when the watch ends. The future that this yields is
+    done once the directory is gone or has been replaced.
     """
     loop, stop = asyncio.get_running_loop(), threading.Event()
     watching = asyncio.wrap_future(threads.submit(_watch, root, lambda: loop.call_soon_threadsafe(changed.set), stop))

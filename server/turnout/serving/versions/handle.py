@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from turnout.config import ModelSettings
 from turnout.errors import InputsRefused, ModelCrashed, ModelFailure, ModelTimedOut, NotLoaded, TurnoutError
 from turnout.registry.manifest.manifest import Manifest
-from turnout.serving.batching.active_plan import PlanInForce
 from turnout.serving.batching.answer import BatchedAnswer
 from turnout.serving.batching.batcher import Batcher
 from turnout.serving.batching.request_queue import QueueBounds
@@ -96,15 +95,7 @@ class VersionHandle:
         recorder: VersionRecorder,
         on_demoted: Callable[[str], None] = lambda reason: None,
     ) -> None:
-        """Puts a version into service.
-
-        Args:
-            manifest: Manifest of the version.
-            loaded: Result of loading.
-            settings: Settings of its model.
-            recorder: Metrics of the version.
-            on_demoted: Called once, with the reason, if batching stops because outputs of a batch did not add up.
-        """
+        """Puts a version into service. `on_demoted` is called once, with the reason, if batching has to stop."""
         self.manifest = manifest
         self.loaded: LoadedVersion | None = loaded
         self.recorder = recorder
@@ -127,7 +118,7 @@ class VersionHandle:
         required = [spec.name for spec in manifest.signature.inputs if not spec.has_default]
         axes = loaded.plan.input_axes if loaded.plan.max_rows else {}
         self._row_axis = next(((name, axes[name]) for name in required if name in axes), None)
-        self.in_force = loaded.in_force or PlanInForce(loaded.plan)
+        self.in_force = loaded.in_force
         self._demoted = False
         self._on_demoted = on_demoted
         self._loaded_at = time.monotonic()

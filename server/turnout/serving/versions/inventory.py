@@ -50,13 +50,6 @@ class Inventory:
     """
 
     def __init__(self, catalog: Catalog, availability: Availability, log: FilteringBoundLogger) -> None:
-        """Starts without versions.
-
-        Args:
-            catalog: Catalog to write to.
-            availability: Receives the availability of the repository.
-            log: Logs versions whose files are gone.
-        """
         self._catalog = catalog
         self._availability = availability
         self._log = log
@@ -126,12 +119,7 @@ class Inventory:
                         entries[version] = replace(entry, release_status=release_status)
 
     def follow_tags(self, model: str, coming: Collection[Version]) -> None:
-        """Makes each tag name its declared version, if that is loaded.
-
-        Args:
-            model: Name of the model.
-            coming: Versions of the model that should be loaded.
-        """
+        """Makes each tag name its declared version. Arguments as in `load_policy.tags_in_force`."""
         before = self._tags.get(model, {})
         self._tags[model] = tags_in_force(self._release_state.of(model).tags, self.loaded(model), coming)
         if self._tags[model] != before:
@@ -142,12 +130,7 @@ class Inventory:
         return self._release_state.of(model).tags != self._tags.get(model, {})
 
     def reconcile(self, listing: Listing | OSError, now: float) -> None:
-        """Records which versions exist on disk. The entry of a version in memory is kept.
-
-        Args:
-            listing: Result of a scan, or the error that it raised.
-            now: Time of the event loop in seconds.
-        """
+        """Records which versions exist on disk. The entry of a version in memory is kept."""
         known = [(model, version) for model, entries in self._entries.items() for version in entries]
         before = self._presence
         if isinstance(listing, OSError):
@@ -200,13 +183,7 @@ class Inventory:
         return now >= self._failed_at.get(key, 0.0) + min(pause, _LONGEST_ON_DEMAND_RETRY_SECONDS)
 
     def mark_on_demand(self, model: str, versions: Collection[Version], awaited: Collection[Version]) -> None:
-        """Records which versions of a model are loaded on demand only, and sets the reason of those not in memory.
-
-        Args:
-            model: Name of the model.
-            versions: Versions that are loaded on demand only.
-            awaited: Versions for whose load requests wait.
-        """
+        """Records which versions of a model are loaded on demand only, and for which of them requests wait."""
         entries = self._entries[model]
         for version, entry in entries.items():
             optional = version in versions
@@ -222,13 +199,9 @@ class Inventory:
         self._begun = True
 
     def refused(self, release_state: ReleaseState) -> tuple[Sequence[VersionEntry], Sequence[VersionEntry]]:
-        """Returns versions that could not be loaded and may be acceptable now.
+        """Returns versions that could not be loaded and may be acceptable under a new release state.
 
-        Args:
-            release_state: New release state.
-
-        Returns:
-            Versions without a trusted signature, and versions whose recorded digest has changed.
+        These are versions without a trusted signature, and versions whose recorded digest has changed.
         """
         failed = [e for entries in self._entries.values() for e in entries.values() if e.failure is not None]
         unsigned = [entry for entry in failed if isinstance(entry.failure, NotTrusted)]
@@ -265,14 +238,7 @@ class Inventory:
         return gone
 
     def move(self, model: str, version: Version, state: LifecycleState, **changes: Any) -> None:
-        """Moves a version along its lifecycle and makes that visible.
-
-        Args:
-            model: Name of the model.
-            version: The version.
-            state: New state.
-            changes: Further changes to its entry.
-        """
+        """Moves a version along its lifecycle, with further changes to its entry, and makes that visible."""
         entry = self._entries[model][version]
         if state is LifecycleState.READY:
             self._failures.pop((model, version), None)

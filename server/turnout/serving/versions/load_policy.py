@@ -100,13 +100,7 @@ def wanted(
 ) -> set[Version]:
     """Returns the versions that should be loaded regardless of requests.
 
-    Args:
-        desired: What is configured and requested by operators.
-        versions: Versions that exist.
-        model_releases: Release statuses and tags. A yanked version is loaded only if an operator asks for it or
-            `desired.yanked` is set; a pruned version never is.
-        resolve: Resolves a selector of the configuration.
-        loaded: How the model is served now; None if nothing is loaded.
+    A yanked version is loaded only if an operator asks for it or `desired.yanked` is set; a pruned version never is.
     """
     now = loaded or CurrentServing()
     there = [v for v in versions if v not in model_releases.pruned]
@@ -128,10 +122,6 @@ def kept_below(fallbacks: Fallbacks, model_releases: ModelReleaseState) -> Fallb
     It is determined here rather than by the code that follows the traffic, which may not know the latest release yet.
     The version below that release would then be unloaded, and if the release was yanked, no version could answer until
     another was loaded.
-
-    Args:
-        fallbacks: Latest known fallbacks.
-        model_releases: Release statuses of the model's versions.
     """
     if fallbacks.needed:
         return fallbacks
@@ -144,12 +134,8 @@ def on_demand(
 ) -> set[Version]:
     """Returns the versions that are loaded on demand: none, unless the `load` setting says so.
 
-    Args:
-        desired: What is configured and requested by operators. A version that an operator unloaded stays unloaded until
-            an operator loads it.
-        versions: Versions that exist.
-        model_releases: Release statuses. Yanked versions are included only if pins to them are answered.
-        needed: Versions that should be loaded anyway.
+    A version that an operator unloaded stays unloaded until an operator loads it. Yanked versions are included only if
+    pins to them are answered, and those that are `needed` anyway are not.
     """
     if not isinstance(desired.load, LoadOnDemand):
         return set()
@@ -169,10 +155,6 @@ def awaited(desired: DesiredServing, optional: Set[Version]) -> set[Version]:
 
     These are the versions that are loaded on demand, also after an operator asked for them: otherwise requests that
     waited before would be refused, and ranges would name other versions, until they are in memory.
-
-    Args:
-        desired: What is configured and requested by operators.
-        optional: Versions that are loaded on demand.
     """
     asked = {version for version, load in desired.asked.items() if load}
     return {*optional, *asked} if isinstance(desired.load, LoadOnDemand) else set(optional)
@@ -250,12 +232,7 @@ def tags_in_force(
     """Returns the version that each tag resolves to.
 
     A moved tag keeps resolving to its previous version until the new one is Ready, so that moving a tag to a version
-    that has to be loaded first does not fail requests.
-
-    Args:
-        declared: Declared version of each tag.
-        loaded: How the model is served now, with the versions that tags resolved to before.
-        coming: Versions that should be loaded.
+    that has to be loaded first does not fail requests. `coming` are the versions that should be loaded.
     """
     return {
         tag: before if _stands_in(before := loaded.tags.get(tag, target), target, loaded, coming) else target

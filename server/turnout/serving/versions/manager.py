@@ -14,14 +14,7 @@ from semver import Version
 
 from turnout.cancellation import Cancellation
 from turnout.config import ModelSettings, Settings
-from turnout.errors import (
-    ChangeRefused,
-    DigestMismatch,
-    Draining,
-    NotLoaded,
-    TurnoutError,
-    VersionNotFound,
-)
+from turnout.errors import ChangeRefused, DigestMismatch, Draining, NotLoaded, TurnoutError, VersionNotFound
 from turnout.registry.manifest.manifest import MANIFEST_FILE
 from turnout.registry.storage import in_use
 from turnout.registry.storage.listing import Published
@@ -29,7 +22,7 @@ from turnout.registry.storage.repository import Repository
 from turnout.registry.storage.timed_scan import TimedScanner
 from turnout.serving.isolation.supervision import supervision
 from turnout.serving.loading.checks import check_environment, doubt_of, trusted
-from turnout.serving.loading.loader import devices_of, load, on_devices
+from turnout.serving.loading.loader import Loader, devices_of, on_devices
 from turnout.serving.loading.memory_budget import Occupant
 from turnout.serving.loading.memory_room import MemoryRoom, occupant
 from turnout.serving.sandbox.processes import Processes
@@ -59,6 +52,8 @@ T = TypeVar("T")
 class Manager:
     """Manages the versions of one server. Used on the event loop only; loads run in threads.
 
+    Nothing is read before the first `refresh`.
+
     Attributes:
         asked: Requests of operators for single versions, by model: True to load, False to unload.
         on_demand: Loads versions for requests that ask for them.
@@ -74,16 +69,6 @@ class Manager:
         telemetry: LoadTelemetry,
         processes: Processes,
     ) -> None:
-        """Prepares the manager; nothing is read before the first `refresh`.
-
-        Args:
-            repository: Repository of versions on disk.
-            settings: Settings of the server.
-            demand: Determines which versions should be loaded.
-            catalog: Catalog to update.
-            telemetry: Telemetry for loads and unloads.
-            processes: Starts processes in which versions are tried.
-        """
         self._repository = repository
         self._settings = settings
         self._demand = demand
@@ -91,7 +76,6 @@ class Manager:
         self._metrics, self._log = telemetry.metrics, telemetry.log
         self._inventory = Inventory(catalog, telemetry.availability, telemetry.log)
         self._stages = LoadStages(self._inventory, telemetry.availability, telemetry.log)
-        self._processes = processes
         self._cancellation = Cancellation()
         self.asked: dict[str, dict[Version, bool]] = {}
         self._in_use: dict[tuple[str, Version], int | None] = {}
@@ -102,6 +86,7 @@ class Manager:
         self._builds = Threads("build")  # one at a time, since TensorRT chooses kernels by their measured time
         self._freeing = Threads("unload")
         self._supervision = supervision(telemetry.log)
+        self._loader = Loader(repository, settings.loading.warmup_runs, self._supervision, processes)
         self._room = MemoryRoom(settings.loading, self._occupant, self._evict)
         self._loop = asyncio.get_running_loop()
         self._closing = False
@@ -368,18 +353,7 @@ class Manager:
             if builds_engines(settings.runtime.providers):
                 threads = self._builds
                 self._stages.begin(model, version, WAITING)
-            loaded = await threads.run(
-                self._cancellable,
-                load,
-                self._repository,
-                published,
-                settings,
-                self._settings.loading.warmup_runs,
-                warming,
-                self._supervision,
-                self._processes,
-                on_stage,
-            )
+            loaded = await threads.run(self._cancellable, self._loader.load, published, settings, warming, on_stage)
         except TurnoutError as error:
             self._failed(entry, error)
             return

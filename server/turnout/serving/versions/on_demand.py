@@ -11,10 +11,8 @@ from semver import Version
 
 from turnout.config import Settings
 from turnout.errors import DeadlineExceededError, Draining, QueueFull, TurnoutError
+from turnout.serving.versions.load_outcomes import LOADING_RETRY_SECONDS
 from turnout.serving.versions.presence import Key
-
-RETRY_SECONDS = 1.0
-"""Retry delay in seconds if too many requests wait for a version: loads take from 0.4 seconds to some minutes."""
 
 
 @dataclass(slots=True, eq=False)
@@ -38,11 +36,9 @@ class OnDemand:
     """Loads versions on demand. Used on the event loop only."""
 
     def __init__(self, settings: Settings, load: Callable[[str, Version], Coroutine[Any, Any, None]]) -> None:
-        """Starts without waiting requests.
+        """Starts without waiting requests. The bounds of a version's queue also apply to requests waiting for its load.
 
-        Args:
-            settings: Settings with the bounds of a version's queue, which also apply to requests waiting for its load.
-            load: Loads a version and returns once it can answer; raises TurnoutError if it fails.
+        `load` returns once a version can answer, and raises TurnoutError if it fails.
         """
         self._settings = settings
         self._load = load
@@ -146,4 +142,4 @@ class OnDemand:
             message = (
                 f"{model} {version} is being loaded; {queued} requests with {held:,} bytes are waiting, the maximum"
             )
-            raise QueueFull(message, retry_after=RETRY_SECONDS)
+            raise QueueFull(message, retry_after=LOADING_RETRY_SECONDS)

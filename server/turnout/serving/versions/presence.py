@@ -60,10 +60,7 @@ class RepositoryPresence:
 def look(listing: Listing, known: Collection[Key], recorded: Collection[Key]) -> RepositoryPresence:
     """Compares the result of a scan with the known versions.
 
-    Args:
-        listing: Result of the scan.
-        known: Versions known to the server.
-        recorded: Versions that the state store records as published, and neither yanked nor pruned.
+    Versions that the state store records as published, and neither yanked nor pruned, are expected as well.
     """
     expected = set(known) | set(recorded)
     if listing.away and not listing.published:
@@ -72,21 +69,16 @@ def look(listing: Listing, known: Collection[Key], recorded: Collection[Key]) ->
         return RepositoryPresence("is not there", missing=frozenset(known)) if expected else RepositoryPresence()
     if not listing.published and not listing.problems and expected:
         versions = "1 version" if len(expected) == 1 else f"{len(expected)} versions"
-        return RepositoryPresence(
-            f"is empty, and {versions} of {_models(expected)} should be in it", missing=frozenset(known)
-        )
-    models = {p.model: p.reason for p in listing.problems if not p.version}
+        names = sorted({model for model, _ in expected})
+        models = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        return RepositoryPresence(f"is empty, and {versions} of {models} should be in it", missing=frozenset(known))
+    faults = {p.model: p.reason for p in listing.problems if not p.version}
     found = {(p.manifest.model, p.manifest.version) for p in listing.published}
     found |= {(p.model, Version.parse(p.version)) for p in listing.problems if p.damaged}
     missing = frozenset(key for key in known if key not in found)
-    return RepositoryPresence(models=models, found=found, missing=missing, away=listing.away)
+    return RepositoryPresence(models=faults, found=found, missing=missing, away=listing.away)
 
 
 def unreadable(reason: str, known: Collection[Key]) -> RepositoryPresence:
     """Returns the presence of a repository whose root cannot be read."""
     return RepositoryPresence(reason, missing=frozenset(known))
-
-
-def _models(keys: Collection[Key]) -> str:
-    names = sorted({model for model, _ in keys})
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

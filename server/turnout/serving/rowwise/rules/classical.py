@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
+from turnout.registry.onnx.graph import CLASSICAL_DOMAIN
 from turnout.serving.rowwise.call import NodeCall, Rule
-from turnout.serving.rowwise.rules.elementwise import CLASSICAL
 from turnout.serving.rowwise.sizes import ONE, Size
 from turnout.serving.rowwise.states import NotRowWise, Rows, State
 
@@ -14,10 +14,6 @@ def _table(call: NodeCall) -> Rows:
     if rows.rank != 2 or rows.axis:
         raise NotRowWise("its input is not a table with its rows along the first axis")
     return rows
-
-
-def _scaled(call: NodeCall) -> Sequence[State]:
-    return [_table(call)]
 
 
 def _classifier(call: NodeCall) -> Sequence[State]:
@@ -35,32 +31,30 @@ def _regressor(call: NodeCall) -> Sequence[State]:
     return [rows.with_dimension(1, Size(call.integer(name, 1)))]
 
 
-def _forest(call: NodeCall) -> Sequence[State]:
-    rows = _table(call)
-    return [rows.with_dimension(1, Size(call.integer("n_targets", 1)))]
+def _kept(call: NodeCall) -> Sequence[State]:
+    return [_table(call)]
 
 
 def _one_per_row(call: NodeCall) -> Sequence[State]:
-    """`SVMRegressor`: one value per row."""
     return [_table(call).with_dimension(1, ONE)]
 
 
-def _labels(call: NodeCall) -> Sequence[State]:
-    """`LabelEncoder` and `CategoryMapper`: each element is looked up separately."""
+def _looked_up(call: NodeCall) -> Sequence[State]:
+    """Each element is looked up separately, whatever the shape."""
     return [call.rows(0)]
 
 
 RULES: Mapping[tuple[str, str], Rule] = {
-    (CLASSICAL, "CategoryMapper"): _labels,
-    (CLASSICAL, "Imputer"): _scaled,
-    (CLASSICAL, "LabelEncoder"): _labels,
-    (CLASSICAL, "LinearClassifier"): _classifier,
-    (CLASSICAL, "LinearRegressor"): _regressor,
-    (CLASSICAL, "Normalizer"): _scaled,
-    (CLASSICAL, "SVMClassifier"): _classifier,
-    (CLASSICAL, "SVMRegressor"): _one_per_row,
-    (CLASSICAL, "Scaler"): _scaled,
-    (CLASSICAL, "TreeEnsemble"): _forest,
-    (CLASSICAL, "TreeEnsembleClassifier"): _classifier,
-    (CLASSICAL, "TreeEnsembleRegressor"): _regressor,
+    (CLASSICAL_DOMAIN, "CategoryMapper"): _looked_up,
+    (CLASSICAL_DOMAIN, "Imputer"): _kept,
+    (CLASSICAL_DOMAIN, "LabelEncoder"): _looked_up,
+    (CLASSICAL_DOMAIN, "LinearClassifier"): _classifier,
+    (CLASSICAL_DOMAIN, "LinearRegressor"): _regressor,
+    (CLASSICAL_DOMAIN, "Normalizer"): _kept,
+    (CLASSICAL_DOMAIN, "SVMClassifier"): _classifier,
+    (CLASSICAL_DOMAIN, "SVMRegressor"): _one_per_row,
+    (CLASSICAL_DOMAIN, "Scaler"): _kept,
+    (CLASSICAL_DOMAIN, "TreeEnsemble"): _regressor,
+    (CLASSICAL_DOMAIN, "TreeEnsembleClassifier"): _classifier,
+    (CLASSICAL_DOMAIN, "TreeEnsembleRegressor"): _regressor,
 }

@@ -3,16 +3,10 @@
 import functools
 from collections.abc import Mapping, Sequence
 
-from turnout.registry.onnx.graph import STANDARD_DOMAIN
+from turnout.registry.onnx.graph import CLASSICAL_DOMAIN, MICROSOFT_DOMAIN, STANDARD_DOMAIN
 from turnout.serving.rowwise.call import NodeCall, Rule
 from turnout.serving.rowwise.sizes import ONE, broadcast
 from turnout.serving.rowwise.states import NotRowWise, Rows, Shared, State
-
-MICROSOFT = "com.microsoft"
-"""Domain of ONNX Runtime's own operators."""
-
-CLASSICAL = "ai.onnx.ml"
-"""Domain of classical machine learning."""
 
 
 def broadcast_rows(states: Sequence[Shared | Rows]) -> Rows:
@@ -44,10 +38,7 @@ def broadcast_rows(states: Sequence[Shared | Rows]) -> Rows:
 
 def elementwise(call: NodeCall) -> Sequence[State]:
     """Broadcasts all inputs to one shape."""
-    for index, state in enumerate(call.inputs):
-        if isinstance(state, Shared):
-            call.shared(index)
-    return [broadcast_rows([state for state in call.inputs if state is not None])]
+    return [broadcast_rows([call.operand(index) for index in range(len(call.inputs)) if call.has(index)])]
 
 
 def _first_alone(call: NodeCall) -> Sequence[State]:
@@ -58,11 +49,8 @@ def _first_alone(call: NodeCall) -> Sequence[State]:
 
 def _cast_like(call: NodeCall) -> Sequence[State]:
     """The second input determines only the element type."""
-    first = call.given(0)
-    if isinstance(first, Shared):
-        call.shared(0)
-        return [Shared(first.shape)]
-    return [first]
+    first = call.operand(0)
+    return [Shared(first.shape) if isinstance(first, Shared) else first]
 
 
 def _dropout(call: NodeCall) -> Sequence[State]:
@@ -132,11 +120,11 @@ RULES: Mapping[tuple[str, str], Rule] = {
     (STANDARD_DOMAIN, "PRelu"): _prelu,
     (STANDARD_DOMAIN, "QuantizeLinear"): _quantize,
     (STANDARD_DOMAIN, "StringNormalizer"): _normalizes_strings,
-    (MICROSOFT, "BiasGelu"): _bias,
-    (MICROSOFT, "DequantizeLinear"): _quantize,
-    (MICROSOFT, "FastGelu"): _bias,
-    (MICROSOFT, "Gelu"): elementwise,
-    (MICROSOFT, "QuantizeLinear"): _quantize,
-    (MICROSOFT, "QuickGelu"): elementwise,
-    (CLASSICAL, "Binarizer"): elementwise,
+    (MICROSOFT_DOMAIN, "BiasGelu"): _bias,
+    (MICROSOFT_DOMAIN, "DequantizeLinear"): _quantize,
+    (MICROSOFT_DOMAIN, "FastGelu"): _bias,
+    (MICROSOFT_DOMAIN, "Gelu"): elementwise,
+    (MICROSOFT_DOMAIN, "QuantizeLinear"): _quantize,
+    (MICROSOFT_DOMAIN, "QuickGelu"): elementwise,
+    (CLASSICAL_DOMAIN, "Binarizer"): elementwise,
 }

@@ -4,9 +4,20 @@ from collections.abc import Mapping, Sequence
 
 from turnout.registry.onnx.graph import STANDARD_DOMAIN
 from turnout.serving.rowwise.call import NodeCall, Rule, normal
-from turnout.serving.rowwise.shared import shape_of_rows, size_of_rows
+from turnout.serving.rowwise.shared import cuts, evaluate_shape, evaluate_size, expanded, python_slice
 from turnout.serving.rowwise.sizes import ONE, Size, broadcast, derived, product
-from turnout.serving.rowwise.states import Element, NotRowWise, Rows, RunFails, Shared, State, counts_rows, regrouped
+from turnout.serving.rowwise.states import (
+    Element,
+    NotRowWise,
+    Rows,
+    RunFails,
+    Shared,
+    State,
+    as_size,
+    counts_rows,
+    integers,
+    regrouped,
+)
 
 _WHOLE = 10**9
 """Ends of slices from here on are past the end of any dimension; exporters write such numbers."""
@@ -32,8 +43,8 @@ def _target(call: NodeCall, rows: Rows, wanted: Sequence[Element]) -> tuple[Size
     growing = [i for i, size in enumerate(wanted) if counts_rows(size)]
     if any(not isinstance(wanted[i], Size) for i in growing) or len(growing) > 1:
         raise NotRowWise("its shape depends on the number of rows in a way that is not analysed")
-    unknown = [i for i, size in enumerate(wanted) if not (isinstance(size, Size) and size.is_size) and i not in left]
-    sizes = [size if isinstance(size, Size) and size.is_size else call.fresh(i) for i, size in enumerate(wanted)]
+    unknown = [i for i, size in enumerate(wanted) if as_size(size) is None and i not in left]
+    sizes = [as_size(size) or call.fresh(i) for i, size in enumerate(wanted)]
     batch = growing[0] if growing else left[0] if left else None
     if batch is None:
         raise NotRowWise("its shape is fixed, which is right for one number of rows only")
@@ -70,8 +81,7 @@ def _squeeze(call: NodeCall) -> Sequence[State]:
 
 def _unsqueeze(call: NodeCall) -> Sequence[State]:
     rows = call.rows(0)
-    named = call.integers("axes") if not call.has(1) else tuple(call.constants(1))
-    if named is None:
+    if (named := call.stated_axes(1)) is None:
         raise NotRowWise("it does not say which axes it adds")
     rank = rows.rank + len(named)
     added = {normal(axis, rank) for axis in named}
@@ -93,22 +103,19 @@ def _transpose(call: NodeCall) -> Sequence[State]:
 def _expand(call: NodeCall) -> Sequence[State]:
     rows = call.rows(0)
     wanted = call.numbers(1)
-    rank = max(rows.rank, len(wanted))
-    axis = rows.axis + rank - rows.rank
-    shape: list[Size] = []
-    for at in range(rank):
-        own = rows.shape[at - rank + rows.rank] if at >= rank - rows.rank else ONE
-        element: Element = wanted[at - rank + len(wanted)] if at >= rank - len(wanted) else ONE
+    axis = rows.axis + max(len(wanted) - rows.rank, 0)
+    sizes: list[Size] = []
+    for at, (own, element) in enumerate(expanded(rows.shape, wanted)):
+        target = as_size(element)
         if at == axis:
             if element not in (ONE, own):
                 raise NotRowWise("it stretches the batch axis")
-            shape.append(own)
+            sizes.append(own)
         elif counts_rows(element):
             raise NotRowWise("it repeats the rows once for each row")
         else:
-            known = isinstance(element, Size) and element.is_size
-            shape.append(broadcast(own, element) if known and isinstance(element, Size) else call.fresh(at))
-    return [rows.with_shape(tuple(shape), axis)]
+            sizes.append(call.fresh(at) if target is None else broadcast(own, target))
+    return [rows.with_shape(tuple(sizes), axis)]
 
 
 def _tile(call: NodeCall) -> Sequence[State]:
@@ -143,9 +150,8 @@ def _pad(call: NodeCall) -> Sequence[State]:
             if (before, after) != (Size(0), Size(0)):
                 raise NotRowWise("it pads the batch axis")
             continue
-        numbers = (shape[axis].constant, *(pad.constant if isinstance(pad, Size) else None for pad in (before, after)))
-        if None not in numbers:
-            shape[axis] = Size(sum(number for number in numbers if number is not None))
+        if (numbers := integers((shape[axis], before, after))) is not None:
+            shape[axis] = Size(sum(numbers))
         else:
             known = isinstance(before, Size) and isinstance(after, Size)
             shape[axis] = derived("pad", shape[axis], before, after) if known else call.fresh(axis)
@@ -154,43 +160,25 @@ def _pad(call: NodeCall) -> Sequence[State]:
 
 def _slice(call: NodeCall) -> Sequence[State]:
     rows = call.rows(0)
-    starts, ends, axes, steps = _cuts(call)
     shape = list(rows.shape)
-    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+    for axis, start, end, step in cuts(call):
         at = normal(axis, rows.rank)
         size = rows.shape[at]
-        whole = (start, step) == (Size(0), ONE) and (end == size or _is_past_the_end(end))
-        if whole:
+        past_the_end = isinstance(end, Size) and end.constant is not None and end.constant >= _WHOLE
+        if (start, step) == (Size(0), ONE) and (end == size or past_the_end):
             continue
         if at == rows.axis:
             raise NotRowWise("it takes a part of the batch axis")
         if any(map(counts_rows, (start, end, step))):
             raise NotRowWise("where it cuts depends on the number of rows")
-        numbers = [number.constant if isinstance(number, Size) else None for number in (size, start, end, step)]
-        if None not in numbers and numbers[3]:
-            length, first, last, stride = (number for number in numbers if number is not None)
-            stop = None if stride < 0 and last < -length else last
-            first = 0 if stride < 0 and first < -length else first
-            shape[at] = Size(len(range(*slice(first, stop, stride).indices(length))))
+        numbers = integers((size, start, end, step))
+        if numbers is not None and numbers[3]:
+            shape[at] = Size(len(range(*python_slice(*numbers).indices(numbers[0]))))
         elif all(isinstance(number, Size) for number in (start, end, step)):
             shape[at] = derived("slice", shape[at], start, end, step)
         else:
             shape[at] = call.fresh(at)
     return [rows.with_shape(tuple(shape), rows.axis)]
-
-
-def _cuts(call: NodeCall) -> tuple[Sequence[Element], Sequence[Element], Sequence[int], Sequence[Element]]:
-    if call.opset < 10:
-        starts, ends = call.integers("starts") or (), call.integers("ends") or ()
-        axes: Sequence[int] = call.integers("axes") or range(len(starts))
-        return [Size(s) for s in starts], [Size(e) for e in ends], axes, [ONE] * len(starts)
-    begin = call.numbers(1)
-    axes = call.constants(3) if call.has(3) else range(len(begin))
-    return begin, call.numbers(2), axes, call.numbers(4) if call.has(4) else [ONE] * len(begin)
-
-
-def _is_past_the_end(end: Element) -> bool:
-    return isinstance(end, Size) and end.constant is not None and end.constant >= _WHOLE
 
 
 def _split(call: NodeCall) -> Sequence[State]:
@@ -206,9 +194,7 @@ def _split(call: NodeCall) -> Sequence[State]:
     for output, element in enumerate(sizes):
         if counts_rows(element):
             raise NotRowWise("where it cuts depends on the number of rows")
-        known = isinstance(element, Size) and element.is_size
-        size = element if known and isinstance(element, Size) else call.fresh(axis, output)
-        made.append(rows.with_dimension(axis, size))
+        made.append(rows.with_dimension(axis, as_size(element) or call.fresh(axis, output)))
     return made
 
 
@@ -221,21 +207,17 @@ def _concat(call: NodeCall) -> Sequence[State]:
         if (part.rank, part.axis, part.layout) != (first.rank, first.axis, first.layout):
             raise NotRowWise("it joins tensors that have their rows along different axes")
     sizes = [part.shape[axis] for part in parts]
-    numbers = [size.constant for size in sizes]
-    total = derived("concat", *sizes)
-    if None not in numbers:
-        total = Size(sum(number for number in numbers if number is not None))
-    return [first.with_dimension(axis, total)]
+    numbers = integers(sizes)
+    return [first.with_dimension(axis, derived("concat", *sizes) if numbers is None else Size(sum(numbers)))]
 
 
 def _gather(call: NodeCall) -> Sequence[State]:
-    data, indices = call.given(0), call.given(1)
+    data, indices = call.operand(0), call.operand(1)
     if data.shape is None or indices.shape is None:
         raise NotRowWise("the rank of its inputs is not known before a run")
     axis = call.axis("axis", 0, len(data.shape))
     shape = (*data.shape[:axis], *indices.shape, *data.shape[axis + 1 :])
     if isinstance(data, Shared):
-        call.shared(0)
         rows = call.rows(1)
         return [rows.with_shape(shape, axis + rows.axis)]
     call.shared(1)
@@ -244,10 +226,9 @@ def _gather(call: NodeCall) -> Sequence[State]:
 
 
 def _gather_elements(call: NodeCall) -> Sequence[State]:
-    data, indices = call.given(0), call.rows(1)
+    data, indices = call.operand(0), call.rows(1)
     axis = call.axis("axis", 0, indices.rank)
     if isinstance(data, Shared):
-        call.shared(0)
         if indices.axis != axis:
             raise NotRowWise("which slice it picks from depends on the position of a row")
         return [indices]
@@ -270,7 +251,7 @@ def _meet(one: Rows, other: Rows) -> None:
 
 
 def _gather_nd(call: NodeCall) -> Sequence[State]:
-    data, indices = call.given(0), call.rows(1)
+    data, indices = call.operand(0), call.rows(1)
     shared = call.integer("batch_dims", 0)
     if data.shape is None:
         raise NotRowWise("the rank of its input is not known before a run")
@@ -283,10 +264,8 @@ def _gather_nd(call: NodeCall) -> Sequence[State]:
         _meet(data, indices)
         if data.axis >= shared:
             raise NotRowWise("it picks along the batch axis")
-    else:
-        call.shared(0)
-        if shared:
-            raise NotRowWise("which slice it picks from depends on the position of a row")
+    elif shared:
+        raise NotRowWise("which slice it picks from depends on the position of a row")
     shape = (*indices.shape[:-1], *data.shape[shared + depth :])
     return [indices.with_shape(shape, indices.axis)]
 
@@ -357,8 +336,8 @@ RULES: Mapping[tuple[str, str], Rule] = {
         "Reshape": _reshape,
         "ReverseSequence": _reverse_sequence,
         "ScatterElements": _scatter_elements,
-        "Shape": shape_of_rows,
-        "Size": size_of_rows,
+        "Shape": evaluate_shape,
+        "Size": evaluate_size,
         "Slice": _slice,
         "SpaceToDepth": _rearranged_blocks,
         "Split": _split,

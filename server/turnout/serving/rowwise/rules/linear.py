@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from turnout.registry.onnx.graph import STANDARD_DOMAIN
+from turnout.registry.onnx.graph import MICROSOFT_DOMAIN, STANDARD_DOMAIN
 from turnout.serving.rowwise.call import NodeCall, Rule
-from turnout.serving.rowwise.rules.elementwise import MICROSOFT, broadcast_rows
+from turnout.serving.rowwise.rules.elementwise import broadcast_rows
 from turnout.serving.rowwise.sizes import ONE, Size, derived
 from turnout.serving.rowwise.states import Mixed, NotRowWise, Rows, RunFails, Shared, State
 
@@ -54,15 +54,8 @@ def _stretched(state: Shared | Rows, rank: int, summed: int) -> Shared | Rows:
     return Shared(shape) if isinstance(state, Shared) else state.with_shape(shape, state.axis)
 
 
-def _check_shared(call: NodeCall, *indices: int) -> None:
-    for index in indices:
-        if call.has(index) and isinstance(call.given(index), Shared):
-            call.shared(index)
-
-
 def _matmul(call: NodeCall) -> Sequence[State]:
-    _check_shared(call, 0, 1)
-    return [matmul_states(call.given(0), call.given(1))]
+    return [matmul_states(call.operand(0), call.operand(1))]
 
 
 def _swapped(state: Shared | Rows) -> Shared | Rows:
@@ -77,8 +70,7 @@ def _swapped(state: Shared | Rows) -> Shared | Rows:
 
 
 def _gemm(call: NodeCall) -> Sequence[State]:
-    _check_shared(call, 0, 1, 2)
-    left, right = call.given(0), call.given(1)
+    left, right = call.operand(0), call.operand(1)
     for state in (left, right):
         if state.shape is None or len(state.shape) != 2:
             raise NotRowWise("it multiplies tensors that are not matrices")
@@ -87,17 +79,16 @@ def _gemm(call: NodeCall) -> Sequence[State]:
     )
     if not call.has(2):
         return [product]
-    added = call.given(2)
+    added = call.operand(2)
     if added.shape is None or len(added.shape) > 2:
         raise NotRowWise("the rank of the tensor that it adds is not known before a run")
     return [broadcast_rows([product, added])]
 
 
 def _fused_matmul(call: NodeCall) -> Sequence[State]:
-    _check_shared(call, 0, 1)
+    left, right = call.operand(0), call.operand(1)
     if call.integer("transBatchA", 0) or call.integer("transBatchB", 0):
         raise NotRowWise("it swaps batch axes")
-    left, right = call.given(0), call.given(1)
     left = _swapped(left) if call.integer("transA", 0) and left.shape and len(left.shape) > 1 else left
     right = _swapped(right) if call.integer("transB", 0) and right.shape and len(right.shape) > 1 else right
     return [matmul_states(left, right)]
@@ -107,16 +98,15 @@ def _quantized_matmul(first: int, second: int, per_tensor: Sequence[int], any_sh
     """Returns the rule for a product whose other inputs are scales and zero points."""
 
     def rule(call: NodeCall) -> Sequence[State]:
-        _check_shared(call, first, second)
+        left, right = call.operand(first), call.operand(second)
         call.shared(*per_tensor, *any_shape)
         # One scale per row of the left factor would be one per row of the batch.
         for index in per_tensor:
             if call.has(index) and call.given(index).shape not in ((), (ONE,)):
                 raise NotRowWise(f"input {index} holds more than one number")
-        right = call.given(second)
         if any_shape and not isinstance(right, Shared):
             raise NotRowWise("its scales belong to rows")
-        return [matmul_states(call.given(first), right)]
+        return [matmul_states(left, right)]
 
     return rule
 
@@ -144,14 +134,12 @@ def _einsum(call: NodeCall) -> Sequence[State]:
     batch: set[str] = set()
     layouts: set[tuple[Size, Size]] = set()
     for index, term in enumerate(terms):
-        state = call.given(index)
+        state = call.operand(index)
         if state.shape is None or len(term) != len(state.shape):
             raise NotRowWise("its equation does not name each axis")
         if isinstance(state, Rows):
             batch.add(term[state.axis])
             layouts.add(state.layout)
-        else:
-            call.shared(index)
         for letter, size in zip(term, state.shape, strict=True):
             if not size.rows:
                 sizes[letter] = size if sizes.get(letter, ONE) == ONE else sizes[letter]
@@ -186,7 +174,8 @@ def _over_places(call: NodeCall, rows: Rows, channels: Size) -> tuple[Size, ...]
         if size is None:
             size = call.fresh(axis)
         if size.constant is None:
-            kernel = "" if len(call.inputs) < 2 else _text(call.given(1))
+            shape = () if len(call.inputs) < 2 else call.given(1).shape
+            kernel = "?" if shape is None else ",".join(map(str, shape))
             size = derived("over", *how, kernel, axis, rows.shape[axis])
         places.append(size)
     return (rows.shape[0], channels, *places)
@@ -212,16 +201,10 @@ def _places(call: NodeCall, size: Size, at: int, count: int) -> Size | None:
     return Size(room // strides[at] + 1)
 
 
-def _text(state: Shared | Rows) -> str:
-    return "?" if state.shape is None else ",".join(map(str, state.shape))
-
-
 def _convolution(weights: int, transposed: bool = False) -> Rule:
     """Returns the rule for a convolution whose other inputs are the same for every row.
 
-    Args:
-        weights: Index of the input with the weights (output channels, ...).
-        transposed: Whether the weights are (input channels, output channels, ...).
+    The weights are (output channels, ...), or (input channels, output channels, ...) if it is transposed.
     """
 
     def rule(call: NodeCall) -> Sequence[State]:
@@ -348,5 +331,5 @@ _OF_ONNX_RUNTIME: Mapping[str, Rule] = {
 }
 RULES: Mapping[tuple[str, str], Rule] = {
     **{(STANDARD_DOMAIN, name): rule for name, rule in _STANDARD.items()},
-    **{(MICROSOFT, name): rule for name, rule in _OF_ONNX_RUNTIME.items()},
+    **{(MICROSOFT_DOMAIN, name): rule for name, rule in _OF_ONNX_RUNTIME.items()},
 }

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
-from turnout.registry.onnx.graph import STANDARD_DOMAIN
+from turnout.registry.onnx.graph import MICROSOFT_DOMAIN, STANDARD_DOMAIN
 from turnout.serving.rowwise.call import NodeCall, Rule
-from turnout.serving.rowwise.rules.elementwise import MICROSOFT, broadcast_rows
+from turnout.serving.rowwise.rules.elementwise import broadcast_rows
 from turnout.serving.rowwise.sizes import ONE, Size
-from turnout.serving.rowwise.states import NotRowWise, Rows, Shared, State
+from turnout.serving.rowwise.states import NotRowWise, Rows, State
 
 
 def _reduce(call: NodeCall) -> Sequence[State]:
@@ -98,17 +98,12 @@ def _layer_normalization(call: NodeCall) -> Sequence[State]:
     axis = call.axis("axis", -1, rows.rank)
     if rows.axis >= axis:
         raise NotRowWise("it normalises along the batch axis")
-    for index in (1, 2):
-        if call.has(index):
-            _weighs(rows, call.given(index))
+    for weights in (call.given(index) for index in (1, 2) if call.has(index)):
+        if weights.shape is None or len(weights.shape) > rows.rank:
+            raise NotRowWise("the rank of its scale is not known before a run")
+        broadcast_rows([rows, weights])
     mean = rows.with_shape((*rows.shape[:axis], *[ONE] * (rows.rank - axis)), rows.axis)
     return [rows, mean, mean][: len(call.node.outputs)]
-
-
-def _weighs(rows: Rows, weights: Shared | Rows) -> None:
-    if weights.shape is None or len(weights.shape) > rows.rank:
-        raise NotRowWise("the rank of its scale is not known before a run")
-    broadcast_rows([rows, weights])
 
 
 def _skip_normalization(call: NodeCall) -> Sequence[State]:
@@ -117,9 +112,7 @@ def _skip_normalization(call: NodeCall) -> Sequence[State]:
     """
     weights = range(2, len(call.inputs))
     call.shared(*weights)
-    both = broadcast_rows([call.rows(0), call.given(1)])
-    if isinstance(call.given(1), Shared):
-        call.shared(1)
+    both = broadcast_rows([call.rows(0), call.operand(1)])
     if both.axis == both.rank - 1 or both.rank != call.rows(0).rank:
         raise NotRowWise("it normalises along the batch axis")
     if any(call.node.outputs[1:3]):
@@ -194,6 +187,6 @@ _STANDARD: Mapping[str, Rule] = {
 }
 RULES: Mapping[tuple[str, str], Rule] = {
     **{(STANDARD_DOMAIN, name): rule for name, rule in _STANDARD.items()},
-    (MICROSOFT, "SkipLayerNormalization"): _skip_normalization,
-    (MICROSOFT, "SkipSimplifiedLayerNormalization"): _skip_normalization,
+    (MICROSOFT_DOMAIN, "SkipLayerNormalization"): _skip_normalization,
+    (MICROSOFT_DOMAIN, "SkipSimplifiedLayerNormalization"): _skip_normalization,
 }

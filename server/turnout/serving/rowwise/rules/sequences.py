@@ -2,20 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 
-from turnout.registry.onnx.graph import STANDARD_DOMAIN
+from turnout.registry.onnx.graph import MICROSOFT_DOMAIN, STANDARD_DOMAIN
 from turnout.serving.rowwise.call import NodeCall, Rule
-from turnout.serving.rowwise.rules.elementwise import MICROSOFT
 from turnout.serving.rowwise.sizes import ONE, Size
 from turnout.serving.rowwise.states import NotRowWise, Rows, RunFails, Shared, State
 
 
 def _recurrent(states: Sequence[int], peepholes: int | None) -> Rule:
-    """Returns the rule for RNN, GRU or LSTM.
-
-    Args:
-        states: Indices of the inputs with the initial state of each row.
-        peepholes: Index of the input with the peephole weights; None if there is none.
-    """
+    """Returns the rule for RNN, GRU or LSTM: `states` are the inputs with the initial states of each row."""
 
     def rule(call: NodeCall) -> Sequence[State]:
         rows = call.rows(0)
@@ -67,10 +61,7 @@ def _batch_first(call: NodeCall, index: int) -> Rows:
 def _bias(call: NodeCall, index: int, *, full: bool = False) -> None:
     """Checks a tensor that is added to scores (rows, heads, queries, keys): of that rank, or shared by all rows.
 
-    Args:
-        call: The node.
-        index: Index of the input.
-        full: Whether a shared tensor must have all four dimensions.
+    With `full`, a shared tensor must have all four dimensions too.
     """
     if not call.has(index):
         return
@@ -164,7 +155,7 @@ RULES: Mapping[tuple[str, str], Rule] = {
     (STANDARD_DOMAIN, "GRU"): _recurrent((5,), None),
     (STANDARD_DOMAIN, "LSTM"): _recurrent((5, 6), 7),
     (STANDARD_DOMAIN, "RNN"): _recurrent((5,), None),
-    (MICROSOFT, "Attention"): _fused_attention,
-    (MICROSOFT, "EmbedLayerNormalization"): _embed,
-    (MICROSOFT, "MultiHeadAttention"): _multi_head_attention,
+    (MICROSOFT_DOMAIN, "Attention"): _fused_attention,
+    (MICROSOFT_DOMAIN, "EmbedLayerNormalization"): _embed,
+    (MICROSOFT_DOMAIN, "MultiHeadAttention"): _multi_head_attention,
 }

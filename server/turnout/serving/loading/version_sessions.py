@@ -1,10 +1,11 @@
-"""Has the engines of a version built, at the precision that is exact enough, in this process or in child processes."""
+"""Creates the sessions of a version, in this process or in child processes; has TensorRT build its engines first."""
 
 import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from turnout import __version__
 from turnout.cancellation import current
@@ -12,14 +13,13 @@ from turnout.config import Runtime
 from turnout.errors import ModelFailure
 from turnout.registry.manifest.manifest import MODEL_FILE
 from turnout.registry.storage.listing import Published
-from turnout.serving.isolation.session import ChildResources, IsolatedSession
+from turnout.serving.isolation.session import IsolatedSession, Priority
 from turnout.serving.sessions import providers
 from turnout.serving.sessions.session import Session
 from turnout.serving.sessions.tensor import Array
 from turnout.serving.tensorrt.engine_cache import clear, engine_caches, provider_options
 from turnout.serving.tensorrt.precision import Precision, beforehand
-from turnout.serving.tensorrt.precision_record import PrecisionRecord
-from turnout.serving.tensorrt.precision_trial import PrecisionTrial, SessionT
+from turnout.serving.tensorrt.precision_trial import PrecisionRecord, PrecisionTrial, SessionT
 from turnout.serving.tensorrt.shapes import ShapeProfile
 
 _CASE_SECONDS = 60.0
@@ -27,15 +27,15 @@ _CASE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Engines:
-    """A version whose engines are to be built.
+class VersionSessions:
+    """A version that is loaded. Its methods raise as `Loader.load`.
 
     Attributes:
-        directory: Directory of the version.
+        directory: Directory with the verified files of the version.
         published: The version.
-        names: Execution providers, of which TensorRT is the first.
+        names: ONNX Runtime's names of execution providers, in order of preference.
         runtime: Runtime settings of its model.
-        shapes: Shapes for which engines are built.
+        shapes: Shapes for which TensorRT builds engines.
     """
 
     directory: Path
@@ -44,17 +44,35 @@ class Engines:
     runtime: Runtime
     shapes: ShapeProfile
 
-    def sessions(self) -> tuple[Sequence[Session], Precision]:
-        """Creates a session for each device, in FP16 if that is requested and exact enough.
+    @property
+    def devices(self) -> Sequence[int]:
+        """Numbers of the devices to load it on."""
+        return self.runtime.device_ids if self.names[0] != providers.CPU else (0,)
 
-        Raises:
-            ModelFailure, MemoryBudgetExceeded, ConfigError: As `load`.
-        """
-        signature = self.published.manifest.signature
+    def on_each_device(self, *, captures: bool = False) -> Sequence[Session]:
+        """Creates a session for each device; `captures` as in `Session`."""
+        return [self._session(device, captures=captures) for device in self.devices]
+
+    def in_child(self, device: int, priority: Priority, tensorrt: Mapping[str, str]) -> IsolatedSession:
+        """Prepares a session in a child process. Arguments as in `IsolatedSession`."""
+        manifest = self.published.manifest
+        return IsolatedSession(
+            self.directory / MODEL_FILE,
+            manifest.signature,
+            self.names,
+            device,
+            self.runtime,
+            memory_limit=int(self.runtime.memory_limit_bytes),
+            priority=priority,
+            tensorrt=tensorrt,
+            files=manifest.files,
+        )
+
+    def engines(self) -> tuple[Sequence[Session], Precision]:
+        """Creates a session on TensorRT for each device, in FP16 if that is requested and exact enough."""
 
         def make(device: int, options: Mapping[str, str]) -> Session:
-            model = self.directory / MODEL_FILE
-            session = Session(model, signature, self.names, device, self.runtime, tensorrt=options)
+            session = self._session(device, tensorrt=options)
             if session.providers[0] != providers.TENSORRT:
                 session.close()
                 raise _elsewhere(session.providers)
@@ -62,12 +80,8 @@ class Engines:
 
         return self._built(make)
 
-    def options_of_children(self) -> tuple[Mapping[int, Mapping[str, str]], Precision]:
-        """Has a child process for each device build the engines, and returns the options with which others find them.
-
-        Raises:
-            ModelFailure, MemoryBudgetExceeded, ConfigError: As `load`.
-        """
+    def engines_of_children(self) -> tuple[Mapping[int, Mapping[str, str]], Precision]:
+        """Has a child process for each device build its engines; returns the options with which others find them."""
         if not self.runtime.tensorrt_cache:
             raise ModelFailure(
                 "it runs in child processes, and each would build its own engines; set [runtime] tensorrt_cache, where"
@@ -77,6 +91,10 @@ class Engines:
         for child in children:
             child.close()
         return {child.device: child.options for child in children}, precision
+
+    def _session(self, device: int, **more: Any) -> Session:
+        model, signature = self.directory / MODEL_FILE, self.published.manifest.signature
+        return Session(model, signature, self.names, device, self.runtime, **more)
 
     def _built(self, make_one: Callable[[int, Mapping[str, str]], SessionT]) -> tuple[Sequence[SessionT], Precision]:
         manifest, devices = self.published.manifest, self.runtime.device_ids
@@ -111,23 +129,13 @@ class Engines:
 class _EngineChild:
     """A child process that builds the engines of a version for one device."""
 
-    def __init__(self, engines: Engines, device: int, options: Mapping[str, str]) -> None:
-        runtime, manifest = engines.runtime, engines.published.manifest
+    def __init__(self, version: VersionSessions, device: int, options: Mapping[str, str]) -> None:
         self.device = device
         self.options = options
-        self._session = IsolatedSession(
-            engines.directory / MODEL_FILE,
-            manifest.signature,
-            engines.names,
-            device,
-            runtime,
-            ChildResources(int(runtime.memory_limit_bytes), "low_while_loading"),
-            options,
-            manifest.files,
-        )
+        self._session = version.in_child(device, "low_while_loading", options)
         try:
             with current().stopping(self._session.kill):
-                self._session.start(timeout=runtime.tensorrt_build_timeout_s, verified=True)
+                self._session.start(timeout=version.runtime.tensorrt_build_timeout_s, verified=True)
             if self._session.providers[0] != providers.TENSORRT:
                 raise _elsewhere(self._session.providers)
         except BaseException:

@@ -7,7 +7,7 @@ import onnx_models
 from onnx_models import model, tensor
 from turnout.registry.manifest.signature import DataType, Signature, TensorSpec
 from turnout.registry.onnx.graph_reader import describe
-from turnout.serving.batching.in_step import in_step as groups_of
+from turnout.serving.isolation.empty_inputs import in_step as groups_of
 
 FLOAT = TensorProto.FLOAT
 
