@@ -15,9 +15,10 @@ from turnout.rollout.guards.circuit_breaker import Outcomes, SlotRecord
 from turnout.rollout.guards.moved_slots import MovedSlots
 from turnout.rollout.guards.slot_history import NO_RECORDS, SlotRecords
 from turnout.routing.slots import Owners
-from turnout.serving.counting.arm_counts import ArmMeter, Arms, BaselineReplayer, attach, detach
+from turnout.serving.counting.arm_counts import ArmMeter, Arms, attach, detach
 from turnout.serving.counting.keyed_outcomes import SLOTS, KeyedWindow, SlotHistory
 from turnout.serving.counting.tick_counts import Rules, TickCounts
+from turnout.serving.data_plane.replay import ReplayedBaseline
 
 _ASKED_SECONDS = 10.0
 """Maximum time in seconds to wait for the baseline's answers to requests that the candidate failed."""
@@ -110,7 +111,7 @@ class Counters:
         self,
         canary: Place,
         baseline: Place,
-        asked: BaselineReplayer | None = None,
+        asked: ReplayedBaseline | None = None,
         rest: Place | None = None,
         *,
         rest_meets_candidate: bool = False,

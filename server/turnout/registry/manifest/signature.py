@@ -70,6 +70,16 @@ class Signature(JsonForm):
             if repeated := [name for name, count in counted.items() if count > 1]:
                 raise ValueError(f"two {side}s are named {repeated[0]!r}")
 
+    @property
+    def required(self) -> tuple[TensorSpec, ...]:
+        """Inputs that a request has to have, since they have no default."""
+        return tuple(spec for spec in self.inputs if not spec.has_default)
+
+    @property
+    def output_names(self) -> list[str]:
+        """Names of the outputs."""
+        return [spec.name for spec in self.outputs]
+
     def input(self, name: str) -> TensorSpec | None:
         """Returns the input with this name; None if there is none."""
         return next((spec for spec in self.inputs if spec.name == name), None)

@@ -68,7 +68,7 @@ def check(
     Raises:
         BatchDifference: A row's answer depends on the batch, or the batch cannot be run or divided.
     """
-    names = [spec.name for spec in manifest.signature.outputs]
+    names = manifest.signature.output_names
     until = clock() + (_SOLE_BUDGET_SECONDS if proved is None else _BUDGET_SECONDS)
     alone = list(_answered(run, rows, names))
     if len(alone) < 2:

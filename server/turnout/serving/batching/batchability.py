@@ -162,8 +162,7 @@ class _AxesAttempt:
 
     def _equal(self) -> list[list[tuple[str, int]]]:
         """Returns the dimensions that the proof assumes to be equal; requests are not checked for this elsewhere."""
-        required = [spec for spec in self.manifest.signature.inputs if not spec.has_default]
-        groups = shared_symbols(Signature(tuple(required), ())).values()
+        groups = shared_symbols(Signature(self.manifest.signature.required, ())).values()
         beside = [[(name, axis) for name, axis in group if self.input_axes.get(name) != axis] for group in groups]
         return [group for group in beside if len(group) > 1]
 
@@ -223,7 +222,7 @@ def likely_axes(signature: Signature) -> Iterator[dict[str, int]]:
     """Yields guesses at the batch axes: the first free dimension of each input; only those on axis 0; and the axes that
     bear the name of the first input's first free dimension.
     """
-    needed = [spec for spec in signature.inputs if not spec.has_default]
+    needed = signature.required
     first_free = {
         spec.name: next(i for i, d in enumerate(spec.shape) if not isinstance(d, int))
         for spec in needed
@@ -267,7 +266,7 @@ class _Samples:
     def _look(
         self, run: Run, signature: Signature, axes: Mapping[str, int], rows: Iterable[Mapping[str, Array]]
     ) -> Iterator[Mapping[str, Array]]:
-        names = [spec.name for spec in signature.outputs]
+        names = signature.output_names
         seen: set[Sizes] = set()
         for inputs in rows:
             sizes = sizes_of(inputs, axes)

@@ -9,7 +9,7 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from turnout.errors import InputsRefused, InvalidTensor, MemoryBudgetExceeded, ModelCrashed, ModelFailure, ModelTimedOut
 from turnout.serving.counting.keyed_outcomes import BAD, ERROR, GIVEN_UP, INVALID, NO_SLOT, ROOM, UNTIMED, judge
@@ -24,6 +24,9 @@ from turnout.serving.counting.tick_counts import (
 from turnout.serving.sessions.tensor import Array
 from turnout.telemetry.histogram import LATENCY_BOUNDS
 
+if TYPE_CHECKING:  # it runs requests on a version, whose handle has meters
+    from turnout.serving.data_plane.replay import ReplayedBaseline
+
 _OF_A_RUN = (InputsRefused, ModelFailure, MemoryBudgetExceeded)
 """Errors of a run on which another version might succeed."""
 
@@ -32,18 +35,6 @@ _ENDED = (ModelCrashed, ModelTimedOut)
 
 Settle = Callable[[Replayed | None], None]
 """Receives the result of a request on the baseline; None if it is not known."""
-
-
-class BaselineReplayer(Protocol):
-    """The version that a canary is compared with; implemented in `turnout.serving.data_plane.replay`."""
-
-    def accepts(self, request: "FailedRequest") -> bool:
-        """Returns whether a request fits the baseline's signature."""
-        ...
-
-    def ask(self, request: "FailedRequest", settle: Settle) -> bool:
-        """Schedules a request on the baseline and passes the result to `settle`; returns False if the queue is full."""
-        ...
 
 
 class ArmMeter:
@@ -58,7 +49,7 @@ class ArmMeter:
     def __init__(self, rules: Rules) -> None:
         self.rules = rules
         self.counts = TickCounts(rules)
-        self.baseline: BaselineReplayer | None = None
+        self.baseline: ReplayedBaseline | None = None
         self._warm: defaultdict[int, int] = defaultdict(int)
 
     def roll(self) -> TickCounts:

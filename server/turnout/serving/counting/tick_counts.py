@@ -33,13 +33,7 @@ def failure_marks(code: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """The result of a request on the baseline.
-
-    Attributes:
-        answered: Whether it was answered.
-        invalid: Whether the answer contains NaN or infinity.
-        seconds: Duration in seconds.
-    """
+    """The result of a request on the baseline. An answer with NaN or infinity is invalid."""
 
     answered: bool
     invalid: bool

@@ -31,7 +31,7 @@ def prepare(
     runners: list[PreparedRunner] = []
     if not plan.buckets:
         return plan, runners
-    names = [spec.name for spec in manifest.signature.outputs]
+    names = manifest.signature.output_names
     tolerances = {spec.name: tolerance_of(manifest, spec) for spec in manifest.signature.outputs}
 
     @contextlib.contextmanager

@@ -130,13 +130,7 @@ class InferenceRequest(NamedTuple):
 
 @dataclass(slots=True)
 class InferenceResult:
-    """The answer to an `InferenceRequest`.
-
-    Attributes:
-        names: Names of the outputs, in the order requested.
-        answer: Values of the outputs, and the timings of the run.
-        route: Version that answered, and why.
-    """
+    """The answer to an `InferenceRequest`: its outputs by the names requested, in that order, and who answered."""
 
     names: Sequence[str]
     answer: BatchedAnswer

@@ -75,12 +75,7 @@ class Replays:
 
 @dataclass(frozen=True, slots=True)
 class ReplayedBaseline:
-    """The version that a canary is compared with, for replays of requests.
-
-    Attributes:
-        handle: Handle of the version.
-        replays: Queue of the replays.
-    """
+    """The version that a canary is compared with, for replays of requests."""
 
     handle: VersionHandle
     replays: Replays

@@ -73,7 +73,7 @@ def synthetic_by_recipe(
     signature: Signature, tried: Sequence[Recipe], axes: Mapping[str, int], most: int = MOST_ELEMENTS
 ) -> Iterator[tuple[Recipe, dict[str, Array]]]:
     """Yields the inputs of each recipe, except those of more than `most` elements or equivalent to earlier ones."""
-    needed = [spec for spec in signature.inputs if not spec.has_default]
+    needed = signature.required
     integers = any(spec.dtype in _INTEGERS for spec in needed)
     known = set()
     for recipe in tried:
@@ -97,8 +97,7 @@ def synthetic_inputs(signature: Signature, recipe: Recipe, axes: Mapping[str, in
     random = np.random.default_rng(seed)
     return {
         spec.name: _values(random, spec, _shape(spec, recipe, axes.get(spec.name)), recipe)
-        for spec in signature.inputs
-        if not spec.has_default
+        for spec in signature.required
     }
 
 

@@ -40,14 +40,14 @@ class Validator:
         self._in_step = in_step
         self._sizes = sizes
         self._never_empty = never_empty
-        self.output_names = [spec.name for spec in signature.outputs]
+        self.output_names = signature.output_names
         self._outputs = frozenset(self.output_names)
         self._inputs = {
             spec.name: (spec, NUMPY_DTYPES[spec.dtype], len(spec.shape), list(_bounds(spec, sizes)))
             for spec in signature.inputs
         }
         self._symbols = shared_symbols(signature)
-        self._required = frozenset(spec.name for spec in signature.inputs if not spec.has_default)
+        self._required = frozenset(spec.name for spec in signature.required)
 
     def check(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> Sequence[str]:
         """Returns the names of the requested outputs.

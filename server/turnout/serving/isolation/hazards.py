@@ -69,12 +69,7 @@ _FACTORS = 2
 
 @dataclass(frozen=True, slots=True)
 class Isolation:
-    """Where a version runs.
-
-    Attributes:
-        process: Whether it runs in child processes, rather than in the server's process.
-        reason: Human-readable reason.
-    """
+    """Whether a version runs in child processes, rather than in the server's process, and why."""
 
     process: bool
     reason: str

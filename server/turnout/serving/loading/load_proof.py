@@ -42,7 +42,7 @@ def prove_at_load(
     declared = shapes.batchable(manifest)
     case = first_case(directory, CASE_BYTES)
     golden = None if case is None else case.inputs
-    given = {spec.name for spec in manifest.signature.inputs if not spec.has_default} | set(golden or ())
+    given = {*(spec.name for spec in manifest.signature.required), *(golden or ())}
     plan: BatchPlan | None = None
     if not values_become_sizes(graph.graph, given):
         cases = [] if golden is None else [golden]

@@ -188,7 +188,7 @@ class _Load:
             plan = prove_at_load(runs[0], manifest, directory, graph, most, sandbox, shapes)
             if on_tensorrt and plan.sample is None and next_providers(runtime.providers):
                 raise ModelFailure(f"no inputs were found that it runs on there: {plan.reason}")
-            outputs = [spec.name for spec in manifest.signature.outputs]
+            outputs = manifest.signature.output_names
             pays, warmup_runs = settings.batching.only_where_it_pays, self.loader.warmup_runs
             warmth, *_ = [warm_up(run, plan, outputs, warmup_runs, pays) for run in runs]
             if pays:

@@ -28,14 +28,9 @@ _CASE_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class VersionSessions:
-    """A version that is loaded. Its methods raise as `Loader.load`.
+    """A version that is loaded, with these providers in order of preference. Its methods raise as `Loader.load`.
 
-    Attributes:
-        directory: Directory with the verified files of the version.
-        published: The version.
-        names: ONNX Runtime's names of execution providers, in order of preference.
-        runtime: Runtime settings of its model.
-        shapes: Shapes for which TensorRT builds engines.
+    Its files in `directory` have been verified. TensorRT builds engines for `shapes`.
     """
 
     directory: Path

@@ -127,7 +127,7 @@ def examine(request: SandboxRequest) -> dict[str, Any]:
     tried = recipes(values_become_sizes=sizes, sizes=loaded.shapes.usual)
     found = _sample(request, loaded, tried)
     plan = _proved(request, loaded, found, graph, sizes=sizes)
-    names = [spec.name for spec in manifest.signature.outputs]
+    names = manifest.signature.output_names
     # One row only: which batch sizes pay off depends on the load of the machine, and the peak of memory would too.
     warmth = warm_up(session.run, replace(plan, max_rows=0), names, _WARM_RUNS, only_where_it_pays=True)
     examples = golden_examples(request.golden, manifest.signature)
@@ -192,8 +192,7 @@ def _proved(
 
 
 def _values_become_sizes(graph: ModelGraph, manifest: Manifest) -> bool:
-    given = {spec.name for spec in manifest.signature.inputs if not spec.has_default}
-    return values_become_sizes(graph.graph, given)
+    return values_become_sizes(graph.graph, [spec.name for spec in manifest.signature.required])
 
 
 def compare_latency(request: SandboxRequest) -> dict[str, Any]:
@@ -202,7 +201,7 @@ def compare_latency(request: SandboxRequest) -> dict[str, Any]:
     prepack = max(manifest.size for manifest in manifests) < PREPACKED_LIMIT  # the same for both, or it would decide
     loaded = [load(request, index, prepack=prepack) for index in range(len(manifests))]
     sessions = [one.session for one in loaded]
-    outputs = [[spec.name for spec in manifest.signature.outputs] for manifest in manifests]
+    outputs = [manifest.signature.output_names for manifest in manifests]
     example = _common_example(request, loaded, outputs)
     taken: tuple[list[float], list[float]] = ([], [])
     computed: tuple[list[float], list[float]] = ([], [])
@@ -251,7 +250,7 @@ def _synthetic(
     A recipe that is known to produce a sample is tried before the others.
     """
     _, manifest = request.versions[0]
-    signature, outputs = manifest.signature, [spec.name for spec in manifest.signature.outputs]
+    signature, outputs = manifest.signature, manifest.signature.output_names
     order = tried if known is None else [known, *(recipe for recipe in tried if recipe != known)]
     for recipe, inputs in synthetic_by_recipe(signature, order, {}):
         try:

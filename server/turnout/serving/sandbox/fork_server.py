@@ -52,19 +52,22 @@ _LEAST_SECONDS = 1e-6
 class ForkServer:
     """A private warm process. It starts with the first child and ends with its owner at the latest."""
 
-    def __init__(self, idle_seconds: float | None = None) -> None:
+    def __init__(self, idle_seconds: float | None = None, shared: str = "") -> None:
         """Prepares the server; no process is started.
 
         After `idle_seconds` without children the warm process, which takes some 80 MiB, is ended, and restarted when
-        needed; None keeps it running.
+        needed; None keeps it running. With the address of one that is `shared`, no private one is started.
         """
         self._idle_seconds = idle_seconds
+        self._shared = shared
         self._lock = threading.Lock()
         self._home = ""
         self._warm: subprocess.Popen[bytes] | None = None
 
     def run(self, scratch: Path, timeout: float, cancellation: Cancellation) -> Ended:
         """Does the same as `Processes.run`."""
+        if self._shared:
+            return ask(self._shared, scratch, timeout, cancellation)
         address = self.address()
         try:
             return ask(address, scratch, timeout, cancellation)
@@ -127,26 +130,11 @@ class ForkServer:
         shutil.rmtree(self._home, ignore_errors=True)
 
 
-class SharedForkServer:
-    """A warm process that belongs to another process, such as a test suite."""
-
-    def __init__(self, address: str) -> None:
-        self._address = address
-
-    def run(self, scratch: Path, timeout: float, cancellation: Cancellation) -> Ended:
-        """Does the same as `Processes.run`."""
-        return ask(self._address, scratch, timeout, cancellation)
-
-    def close(self) -> None:
-        """Does nothing, since the owner ends the process."""
-
-
 def start_processes() -> Processes:
     """Returns the means to start children here: by fork on Linux, otherwise with an interpreter for each."""
     if sys.platform != "linux":  # system libraries start threads elsewhere, or the end of a process is not reported
         return SpawnedProcesses()
-    shared = os.environ.get(SHARED)
-    return SharedForkServer(shared) if shared else ForkServer(_IDLE_SECONDS)
+    return ForkServer(_IDLE_SECONDS, os.environ.get(SHARED, ""))
 
 
 def ask(address: str, scratch: Path, timeout: float, cancellation: Cancellation) -> Ended:

@@ -90,7 +90,7 @@ class ProcessSandbox:
             body,
             _,
         ):
-            p50, p99 = _pair(body["p50"]), _pair(body["p99"])
+            p50, p99 = ((float(first), float(second)) for first, second in (body["p50"], body["p99"]))
             return LatencyComparison(int(body["rounds"]), p50, p99, str(body["example"]), bool(body["busy"]))
 
     def optimised_weights(self, first: SandboxVersion, second: SandboxVersion) -> tuple[Weights, Weights] | None:
@@ -208,11 +208,6 @@ def _read(scratch: Path) -> dict[str, Any]:
         # The child ran an untrusted model and may report anything, so other errors are not passed on.
         raise failure if isinstance(failure, _TOLD) else ModelFailure(failure.message)
     return body
-
-
-def _pair(values: Sequence[float]) -> tuple[float, float]:
-    first, second = values
-    return float(first), float(second)
 
 
 def memory_limit(wanted: int) -> int:

@@ -27,13 +27,7 @@ LOADING = 4
 
 @dataclass(frozen=True, slots=True)
 class TrialSession:
-    """A session of a version that is tried.
-
-    Attributes:
-        session: The session.
-        seconds: How long its creation took.
-        shapes: Shapes that its TensorRT engines take.
-    """
+    """A version that is tried: its session, the seconds that it took, and the shapes that its TensorRT engines take."""
 
     session: Session
     seconds: float

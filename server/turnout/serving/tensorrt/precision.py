@@ -18,12 +18,7 @@ from turnout.registry.storage.golden import GOLDEN_DIRECTORY, GoldenCase
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """The precision at which a version runs.
-
-    Attributes:
-        fp16: Whether it runs in FP16.
-        reason: Human-readable reason; "" if FP16 was not requested.
-    """
+    """The precision at which a version runs, and why; "" if FP16 was not requested."""
 
     fp16: bool = False
     reason: str = ""
@@ -40,13 +35,7 @@ def full(why: str) -> Precision:
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """One golden case and the answers of two sessions of a version.
-
-    Attributes:
-        case: Golden case with its expected outputs; its inputs are not used.
-        full: Answer at full precision.
-        reduced: Answer in FP16.
-    """
+    """A golden case (its inputs are not used), and the answers to it at full precision and in FP16."""
 
     case: GoldenCase
     full: ExampleResult

@@ -147,7 +147,7 @@ class PrecisionTrial(Generic[SessionT]):
             yield Compared(case, self._answer(exact, case.name, inputs), self._answer(reduced, case.name, inputs))
 
     def _answer(self, session: SessionT, name: str, inputs: Mapping[str, Array]) -> ExampleResult:
-        names = [spec.name for spec in self.manifest.signature.outputs]
+        names = self.manifest.signature.output_names
         try:
             values = session.run(inputs, names)
         except TurnoutError as error:

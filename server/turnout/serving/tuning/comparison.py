@@ -110,12 +110,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The settings to use for one goal.
-
-    Attributes:
-        tuned: The settings.
-        why: Reason as a sentence.
-    """
+    """The settings to use for one goal, and why, as a sentence."""
 
     tuned: Tuned
     why: str

@@ -242,7 +242,7 @@ class TuningTrial:
             rows = itertools.islice(itertools.chain.from_iterable(_rows(case, axes) for case in cases), _MOST_REQUESTS)
             return list(rows), "golden"
         graph = read_graph(directory / MODEL_FILE).graph
-        given = {spec.name for spec in manifest.signature.inputs if not spec.has_default}
+        given = [spec.name for spec in manifest.signature.required]
         tried = recipes(values_become_sizes=values_become_sizes(graph, given), sizes=loaded.shapes.usual)
         sample = find_sample(loaded.run, manifest.signature, axes, None, tried, most=FEW_ELEMENTS)
         if sample.inputs is None:

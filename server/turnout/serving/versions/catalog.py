@@ -95,12 +95,7 @@ class ModelEntry:
 
 @dataclass(frozen=True, slots=True)
 class Damaged:
-    """Versions of one model whose manifests have become unreadable.
-
-    Attributes:
-        reasons: What is wrong, by version.
-        model_releases: Release statuses and tags of the model.
-    """
+    """Versions of one model whose manifests have become unreadable, with the reasons, and the model's releases."""
 
     reasons: Mapping[Version, str]
     model_releases: ModelReleaseState

@@ -115,9 +115,8 @@ class VersionHandle:
         self._inline_pause = _PAUSE_SECONDS
         self._inline_again: asyncio.TimerHandle | None = None
         self._inline_limit = settings.runtime.inline_threshold_us * 1e-6 * _OVERRUN
-        required = [spec.name for spec in manifest.signature.inputs if not spec.has_default]
         axes = loaded.plan.input_axes if loaded.plan.max_rows else {}
-        self._row_axis = next(((name, axes[name]) for name in required if name in axes), None)
+        self._row_axis = next(((s.name, axes[s.name]) for s in manifest.signature.required if s.name in axes), None)
         self.in_force = loaded.in_force
         self._demoted = False
         self._on_demoted = on_demoted

@@ -37,13 +37,7 @@ _OUTCOMES: tuple[tuple[type[TurnoutError], LoadOutcome], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class LoadTelemetry:
-    """Telemetry for loads and unloads.
-
-    Attributes:
-        metrics: Metrics by version.
-        availability: Receives the availability of the repository.
-        log: Logs loads and unloads.
-    """
+    """Telemetry for loads and unloads."""
 
     metrics: Metrics
     availability: Availability
