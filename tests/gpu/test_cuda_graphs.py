@@ -15,6 +15,7 @@ from turnout.config import BatchingSettings, Runtime
 from turnout.serving.sessions.memory import used_bytes
 from turnout.serving.sessions.providers import CUDA
 from turnout.serving.sessions.session import Session
+from turnout.serving.sessions.spec import SessionSpec
 from wire import outputs_of, request, stub_of
 
 pytestmark = pytest.mark.gpu
@@ -126,7 +127,9 @@ def test_onnx_runtime_launches_what_it_captured_in_the_thread_that_captured_only
     onnx.save(_layers(2), path)
     from turnout.registry.onnx.model import read_model
 
-    session = Session(path, read_model(path).signature, [CUDA, "CPUExecutionProvider"], 0, GRAPHS, captures=True)
+    session = Session(
+        SessionSpec(path, read_model(path).signature, [CUDA, "CPUExecutionProvider"], 0, GRAPHS), captures=True
+    )
     x = np.ones((1, 64), np.float32)
     values = session.value_like(x), session.value_like(x)
     binding = session.bind()

@@ -12,6 +12,7 @@ from turnout.registry.onnx.model import read_model
 from turnout.serving.isolation.session import IsolatedSession
 from turnout.serving.sessions.memory import used_bytes
 from turnout.serving.sessions.providers import CPU, CUDA
+from turnout.serving.sessions.spec import SessionSpec
 
 pytestmark = pytest.mark.gpu
 
@@ -37,7 +38,9 @@ async def test_a_shadow_has_a_session_of_its_own_on_the_device(publish_model, st
 def test_a_child_keeps_to_its_arena_and_lives_on(tmp_path) -> None:
     path = save(grows(), tmp_path / "model.onnx")
     runtime = Runtime(arena_limit_bytes=64 * MIB)
-    child = IsolatedSession(path, read_model(path).signature, [CUDA, CPU], 0, runtime, memory_limit=256 * MIB)
+    child = IsolatedSession(
+        SessionSpec(path, read_model(path).signature, [CUDA, CPU], 0, runtime), memory_limit=256 * MIB
+    )
     child.start()
     x = np.ones((1, 4), np.float32)
     try:

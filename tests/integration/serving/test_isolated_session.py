@@ -25,6 +25,7 @@ from turnout.registry.onnx.model import read_model
 from turnout.serving.isolation.session import IsolatedSession
 from turnout.serving.sessions.providers import CPU
 from turnout.serving.sessions.session import Session
+from turnout.serving.sessions.spec import SessionSpec
 
 pytestmark = pytest.mark.slow
 
@@ -45,7 +46,7 @@ def start(tmp_path: Path) -> Iterator[object]:
 
     def start_one(proto: ModelProto, **more: Any) -> IsolatedSession:
         path = save(proto, tmp_path / f"{len(children)}" / "model.onnx")
-        child = IsolatedSession(path, read_model(path).signature, [CPU], 0, Runtime(), **more)
+        child = IsolatedSession(SessionSpec(path, read_model(path).signature, [CPU], 0, Runtime()), **more)
         children.append(child)
         child.start()
         return child
@@ -71,7 +72,7 @@ def start(tmp_path: Path) -> Iterator[object]:
 def test_it_answers_as_a_session_in_this_process_does(start, tmp_path, proto, inputs) -> None:
     child = start(proto)
     path = save(proto, tmp_path / "here" / "model.onnx")
-    here = Session(path, read_model(path).signature, [CPU], 0, Runtime())
+    here = Session(SessionSpec(path, read_model(path).signature, [CPU], 0, Runtime()))
     (expected,) = here.run(inputs, ["y"])
     (got,) = child.run(inputs, ["y"], within(60.0))
     assert got.dtype == expected.dtype
@@ -125,7 +126,7 @@ def test_a_model_that_cannot_be_loaded_is_refused(tmp_path) -> None:
     signature = read_model(path).signature
     path.write_bytes(b"no model")
     with pytest.raises(ModelFailure, match="cannot load"):
-        IsolatedSession(path, signature, [CPU], 0, Runtime()).start()
+        IsolatedSession(SessionSpec(path, signature, [CPU], 0, Runtime())).start()
 
 
 def test_closing_ends_the_child_even_while_it_runs(start) -> None:
@@ -160,7 +161,9 @@ def test_the_child_dies_with_its_parent(tmp_path) -> None:
         "from turnout.registry.onnx.model import read_model\n"
         "from turnout.serving.isolation.session import IsolatedSession\n"
         f"path = Path({str(path)!r})\n"
-        "child = IsolatedSession(path, read_model(path).signature, ['CPUExecutionProvider'], 0, Runtime())\n"
+        "from turnout.serving.sessions.spec import SessionSpec\n"
+        "spec = SessionSpec(path, read_model(path).signature, ['CPUExecutionProvider'], 0, Runtime())\n"
+        "child = IsolatedSession(spec)\n"
         "child.start()\n"
         "print(child.pid, flush=True); time.sleep(60)\n"
     )

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ from turnout.serving.sessions.cuda_driver import CudaDevice, CudaDriver
 from turnout.serving.sessions.providers import CPU, TENSORRT, ProviderReport
 from turnout.serving.sessions.runtime_errors import run_failure
 from turnout.serving.sessions.session import Session, _with_options
+from turnout.serving.sessions.spec import SessionSpec
 from turnout.serving.tensorrt import build, engine_cache
 from turnout.telemetry.logging import make_logger
 from wire import outputs_of, refusal, request, stub_of
@@ -104,11 +105,10 @@ class Machine:
     sessions: list[Session] = field(default_factory=list)
     ended_late: bool = False
 
-    def make(self, model: Path, signature: Any, names: Any, device: int, runtime: Runtime, **named: Any) -> Session:
-        if names[0] != TENSORRT:
-            return Session(model, signature, names, device, runtime, **named)
-        tensorrt: Mapping[str, str] = named["tensorrt"]
-        given = dict(_with_options(names, device, runtime, tensorrt, captures=False))[TENSORRT]
+    def make(self, spec: SessionSpec, **named: Any) -> Session:
+        if spec.providers[0] != TENSORRT:
+            return Session(spec, **named)
+        given = dict(_with_options(spec, captures=False))[TENSORRT]
         fp16 = given["trt_fp16_enable"] == "True"
         self.begun.set()
         if not self.may_go_on.wait(BOUND):
@@ -116,10 +116,9 @@ class Machine:
         if why := self.fails(given):
             raise ModelFailure(why)
         self.built.append(given)
-        if fp16:
-            model = self.in_half(model)
-        session = ProfiledSession(model, signature, [CPU], device, runtime)
-        session.providers, session.tensorrt = (TENSORRT, CPU), tensorrt
+        model = self.in_half(spec.model) if fp16 else spec.model
+        session = ProfiledSession(replace(spec, model=model, providers=[CPU], tensorrt={}))
+        session.providers, session.tensorrt = (TENSORRT, CPU), spec.tensorrt
         session.ranges = _ranges(given)
         self.sessions.append(session)
         return session
@@ -456,9 +455,9 @@ async def test_a_shadow_runs_as_the_version_itself_does(
     class Child(shadows.IsolatedSession):
         """A child as on a machine with TensorRT, whose session is on the CPU here."""
 
-        def __init__(self, model, signature, names, device, runtime, **named) -> None:
-            started.append((names, named["tensorrt"]))
-            super().__init__(model, signature, [CPU], device, runtime, **named)
+        def __init__(self, spec: SessionSpec, **named) -> None:
+            started.append((spec.providers, spec.tensorrt))
+            super().__init__(replace(spec, providers=[CPU]), **named)
 
     monkeypatch.setattr(shadows, "IsolatedSession", Child)
     publish_model("m", "1.0.0", scaled(2), golden=(_case(tmp_path, inputs__x=np.ones((1, 4), np.float32)),))
@@ -547,10 +546,10 @@ def children(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> list[tuple[st
     started: list[tuple[str, Mapping[str, str]]] = []
 
     class Child(IsolatedSession):
-        def __init__(self, model, signature, names, device, runtime, **named) -> None:
-            model = machine.in_half(model) if named["tensorrt"].get("trt_fp16_enable") == "True" else model
-            super().__init__(model, signature, [CPU], device, runtime, **named)
-            self.names = tuple(names)
+        def __init__(self, spec: SessionSpec, **named) -> None:
+            model = machine.in_half(spec.model) if spec.tensorrt.get("trt_fp16_enable") == "True" else spec.model
+            super().__init__(replace(spec, model=model, providers=[CPU]), **named)
+            self.names = tuple(spec.providers)
 
         def start(self, *given_up: Any, **named: Any) -> None:
             if why := machine.fails(self.tensorrt):

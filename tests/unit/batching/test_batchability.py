@@ -19,6 +19,7 @@ from turnout.serving.batching.batch import shape_of
 from turnout.serving.batching.batchability import BatchPlan, prove
 from turnout.serving.sessions.providers import CPU
 from turnout.serving.sessions.session import Session
+from turnout.serving.sessions.spec import SessionSpec
 
 
 @pytest.fixture
@@ -31,7 +32,8 @@ def proved(tmp_path: Path):
         signature = read_model(path).signature
         files = (FileEntry(MODEL_FILE, 1, "sha256:" + "0" * 64),)
         manifest = Manifest("m", Version(1), files, signature, {"": 17}, 8, batching)
-        return prove(Session(path, signature, [CPU], 0, Runtime()).run, manifest, max_rows, golden, read_graph(path))
+        session = Session(SessionSpec(path, signature, [CPU], 0, Runtime()))
+        return prove(session.run, manifest, max_rows, golden, read_graph(path))
 
     return run
 

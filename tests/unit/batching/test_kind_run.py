@@ -16,6 +16,7 @@ from turnout.registry.onnx.model import read_model
 from turnout.serving.sessions.fixed_shape_run import MOST_BYTES, PreparedRun
 from turnout.serving.sessions.providers import CPU
 from turnout.serving.sessions.session import Session
+from turnout.serving.sessions.spec import SessionSpec
 from turnout.serving.sessions.tensor import Array
 
 Open = Callable[[onnx.ModelProto], Session]
@@ -27,7 +28,7 @@ def opened(tmp_path: Path) -> Open:
     def make(model: onnx.ModelProto) -> Session:
         path = tmp_path / "model.onnx"
         onnx.save(model, path)
-        return Session(path, read_model(path).signature, [CPU], 0, Runtime())
+        return Session(SessionSpec(path, read_model(path).signature, [CPU], 0, Runtime()))
 
     return make
 

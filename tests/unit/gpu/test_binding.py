@@ -14,6 +14,7 @@ from turnout.registry.onnx.model import read_model
 from turnout.serving.sessions.io_binding import BoundRunner, HostBuffer, bindable, pageable
 from turnout.serving.sessions.providers import CPU
 from turnout.serving.sessions.session import Session
+from turnout.serving.sessions.spec import SessionSpec
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def session(tmp_path: Path):
     def make(model: onnx.ModelProto) -> Session:
         path = tmp_path / "model.onnx"
         onnx.save(model, path)
-        return Session(path, read_model(path).signature, [CPU], 0, Runtime())
+        return Session(SessionSpec(path, read_model(path).signature, [CPU], 0, Runtime()))
 
     return make
 

@@ -19,6 +19,7 @@ from turnout.serving.sessions.io_binding import BoundRunner, pageable
 from turnout.serving.sessions.prepared_runner import PreparedRunner
 from turnout.serving.sessions.providers import CPU, CUDA
 from turnout.serving.sessions.session import Run, Session
+from turnout.serving.sessions.spec import SessionSpec
 from turnout.serving.sessions.tensor import Array
 
 BOUND = 30.0
@@ -106,7 +107,7 @@ def on_gpu(tmp_path: Path) -> MakeSession:
     path = tmp_path / "model.onnx"
     onnx.save(matmul(), path)
     signature = read_model(path).signature
-    return lambda names=(CUDA, CPU), **given: Session(path, signature, names, 0, Runtime(), **given)
+    return lambda names=(CUDA, CPU), **given: Session(SessionSpec(path, signature, names, 0, Runtime()), **given)
 
 
 def _run_all_ways(made: Session) -> None:

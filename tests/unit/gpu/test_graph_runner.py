@@ -26,6 +26,7 @@ from turnout.serving.cuda_graphs.plan import GraphPlan, plan_graphs
 from turnout.serving.sessions.io_binding import HostBuffer, pageable
 from turnout.serving.sessions.providers import CPU
 from turnout.serving.sessions.session import Session, Stop
+from turnout.serving.sessions.spec import SessionSpec
 from turnout.serving.sessions.tensor import Array
 
 BOUND = 30.0
@@ -60,8 +61,8 @@ class Subject:
         signature = read_model(path).signature
         files = (FileEntry(MODEL_FILE, 1, "sha256:" + "0" * 64),)
         self.manifest = Manifest("m", Version(1), files, signature, {"": 17}, 8)
-        self.session = Captured(path, signature, [CPU], 0, Runtime(), captures=True)
-        self.plain = Session(path, signature, [CPU], 0, Runtime())
+        self.session = Captured(SessionSpec(path, signature, [CPU], 0, Runtime()), captures=True)
+        self.plain = Session(SessionSpec(path, signature, [CPU], 0, Runtime()))
         self.batch_plan = prove(self.plain.run, self.manifest, rows, (), read_graph(path))
         self.plan = plan_graphs(signature, self.batch_plan)
         self.outputs = [spec.name for spec in signature.outputs]

@@ -26,6 +26,7 @@ from turnout.registry.onnx.model import read_model
 from turnout.registry.storage.golden import GoldenCase
 from turnout.serving.sessions.providers import CPU
 from turnout.serving.sessions.session import Session
+from turnout.serving.sessions.spec import SessionSpec
 from turnout.serving.tensorrt.precision import FULL, Compared, Precision, beforehand, decide
 from turnout.serving.tensorrt.precision_trial import PrecisionRecord, PrecisionTrial
 
@@ -145,7 +146,7 @@ class Subject:
 
     def make(self, fp16: bool) -> Sequence[Session]:
         model = self.directory / ("half.onnx" if fp16 else MODEL_FILE)
-        session = Session(model, self.signature, [CPU], 0, Runtime())
+        session = Session(SessionSpec(model, self.signature, [CPU], 0, Runtime()))
         self.made.append((fp16, session))
         return [session]
 

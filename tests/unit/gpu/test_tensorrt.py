@@ -1,7 +1,6 @@
 """TensorRT where it is not there, and where its caches would lie where it is."""
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from turnout.serving.sessions import providers
 from turnout.serving.sessions.cuda_driver import CudaDevice, CudaDriver
 from turnout.serving.sessions.providers import ProviderReport
 from turnout.serving.sessions.session import Session, _with_options
+from turnout.serving.sessions.spec import SessionSpec
 from turnout.serving.tensorrt import engine_cache
 from turnout.serving.tensorrt.engine_cache import (
     TensorrtCache,
@@ -140,7 +140,7 @@ def test_folders_of_a_version_are_made_for_the_server_alone_and_the_provider_is_
     again = open_cache(str(tmp_path / "cache"), DIGEST, H200, "fixed")  # as at the next load
     assert provider_options(again, PROFILE, fp16=False) == options
     names = [providers.TENSORRT, providers.CUDA, providers.CPU]
-    given = dict(_with_options(names, 1, Runtime(), options, captures=False))
+    given = dict(_with_options(SessionSpec(Path("m"), Signature((), ()), names, 1, Runtime(), options), captures=False))
     assert given[providers.TENSORRT] == {"device_id": "1", **options}
     assert not set(options) & set(given[providers.CUDA])
 
@@ -216,7 +216,9 @@ def test_what_may_be_damaged_is_removed_at_one_precision(tmp_path) -> None:
 
 def _session(tmp_path: Path, *names: str) -> Session:
     onnx.save(matmul(), tmp_path / "model.onnx")
-    return Session(tmp_path / "model.onnx", read_model(tmp_path / "model.onnx").signature, names, 0, Runtime())
+    return Session(
+        SessionSpec(tmp_path / "model.onnx", read_model(tmp_path / "model.onnx").signature, names, 0, Runtime())
+    )
 
 
 @pytest.mark.skipif(
@@ -254,11 +256,11 @@ def test_gates_try_a_version_that_tensorrt_cannot_serve_on_the_provider_that_wil
     manifest = Manifest("m", Version(1), (FileEntry(MODEL_FILE, 1, DIGEST),), signature, {"": 17}, 8)
     tried: list[str] = []
 
-    def session(model: Path, signature: Signature, names: Sequence[str], *more: Any, **named: Any) -> Session:
-        tried.append(names[0])
-        if names[0] == providers.TENSORRT:
+    def session(spec: SessionSpec, **named: Any) -> Session:
+        tried.append(spec.providers[0])
+        if spec.providers[0] == providers.TENSORRT:
             raise ModelFailure("the engine cannot be built")
-        return Session(model, signature, names, *more, **named)
+        return Session(spec, **named)
 
     reports = [ProviderReport(name, True, True) for name in (providers.TENSORRT, providers.CPU)]
     monkeypatch.setattr(providers, "probe", lambda: reports)

@@ -16,6 +16,7 @@ from turnout.registry.manifest.signature import Signature
 from turnout.serving.sessions.providers import CPU
 from turnout.serving.sessions.runtime_errors import load_failure, run_failure, sentence
 from turnout.serving.sessions.session import Session
+from turnout.serving.sessions.spec import SessionSpec
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 
@@ -77,7 +78,7 @@ def session_of(case: Case, directory: Path) -> Session:
     )
     path = directory / "model.onnx"
     path.write_bytes(graph.SerializeToString())
-    return Session(path, Signature((), ()), [CPU], 0, Runtime())  # it is asked for bfloat16 alone
+    return Session(SessionSpec(path, Signature((), ()), [CPU], 0, Runtime()))  # it is asked for bfloat16 alone
 
 
 def failure_of(session: Session, inputs: Mapping[str, Any], outputs: Sequence[str] = ("y0",)) -> TurnoutError:
@@ -99,7 +100,7 @@ def test_inputs_that_a_kernel_cannot_take_are_the_callers(case: Case, tmp_path: 
 def test_a_failure_that_is_not_about_the_inputs_sizes_is_the_models(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(look_up().SerializeToString())
-    error = failure_of(Session(path, Signature((), ()), [CPU], 0, Runtime()), {"index": ints(1000)}, ["y"])
+    error = failure_of(Session(SessionSpec(path, Signature((), ()), [CPU], 0, Runtime())), {"index": ints(1000)}, ["y"])
     assert isinstance(error, ModelFailure)
     assert error.message.startswith("the model raised: Cast node")
 

@@ -26,6 +26,7 @@ from turnout.serving.data_plane.inference import AnswerObserver
 from turnout.serving.isolation.pool import ChildPool
 from turnout.serving.isolation.session import IsolatedSession
 from turnout.serving.sessions.session import Session
+from turnout.serving.sessions.spec import SessionSpec
 from turnout.serving.sessions.tensor import Array
 from turnout.serving.tensorrt.fallback import allowance
 from turnout.serving.versions.catalog import Catalog
@@ -167,13 +168,13 @@ class Shadows:
         own_arena = for_shadow and shared.device != "cpu"
         if own_arena:
             runtime = runtime.model_copy(update={"arena_limit_bytes": _arena_limit(settings, manifest.size)})
+        spec = SessionSpec(model, manifest.signature, shared.providers, shared.device_id, runtime, shared.tensorrt)
         if isinstance(shared, ChildPool) or (for_shadow and settings.isolation == "process"):
 
             def start() -> IsolatedSession:
                 child = IsolatedSession(
-                    model, manifest.signature, shared.providers, shared.device_id, runtime, priority="low",
-                    memory_limit=int(settings.memory_limit_bytes), tensorrt=shared.tensorrt, files=manifest.files,
-                )  # fmt: skip
+                    spec, memory_limit=int(settings.memory_limit_bytes), priority="low", files=manifest.files
+                )
                 engines = allowance(runtime.providers, runtime.tensorrt_build_timeout_s)
                 child.start(timeout=_START_SECONDS + engines)
                 return child
@@ -184,9 +185,7 @@ class Shadows:
 
             def load() -> Session:
                 check_files(model.parent, manifest.files)
-                return Session(
-                    model, manifest.signature, shared.providers, shared.device_id, runtime, tensorrt=shared.tensorrt
-                )
+                return Session(spec)
 
             session = await self._loading.run(load)
         return ThreadRunner(name, session, settings.max_inflight, settings.timeout_s)

@@ -23,6 +23,7 @@ from turnout.serving.isolation.frames import MAX_ARENA, pack_answer, pack_failur
 from turnout.serving.sandbox.messages import FrameError, receive_frame, send_frame
 from turnout.serving.sessions import providers
 from turnout.serving.sessions.session import Session
+from turnout.serving.sessions.spec import SessionSpec
 
 
 def main() -> None:
@@ -87,14 +88,15 @@ def _session(job: Mapping[str, Any]) -> Session:
 
         check_files(Path(job["model"]).parent, map(FileEntry.from_json, job["files"]))
     providers.start_runtime()
-    session = Session(
+    spec = SessionSpec(
         Path(job["model"]),
         Signature.from_json(job["signature"]),
         job["providers"],
         job["device_id"],
-        SimpleNamespace(**job["runtime"]),  # type: ignore[arg-type] # see `turnout.serving.sessions.session` on the import
-        tensorrt=job["tensorrt"],
+        SimpleNamespace(**job["runtime"]),  # type: ignore[arg-type] # see `turnout.serving.sessions.spec` on the import
+        job["tensorrt"],
     )
+    session = Session(spec)
     limit = job["memory_limit"]
     if limit and session.device == "cpu":
         # Only on the CPU: on a GPU the arena has the limit, and CUDA takes host memory when a kernel first runs.

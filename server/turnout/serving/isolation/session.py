@@ -16,19 +16,16 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from types import MappingProxyType
 from typing import Literal
 
-from turnout.config import Runtime
 from turnout.errors import ModelCrashed, ModelFailure, ModelTimedOut, TurnoutError
 from turnout.host.memory import private_bytes
 from turnout.registry.manifest.manifest import FileEntry
-from turnout.registry.manifest.signature import Signature
 from turnout.serving.isolation.arena import Arena
 from turnout.serving.isolation.frames import MAX_ARENA, pack_request, unpack_answer, unpack_loaded
 from turnout.serving.sandbox.messages import LOOK_SECONDS, FrameError, receive_frame, send_frame
 from turnout.serving.sandbox.processes import Ended, end_child, ending, start_child
+from turnout.serving.sessions.spec import SessionSpec
 from turnout.serving.sessions.tensor import Array
 
 Priority = Literal["ordinary", "low_while_loading", "low"]
@@ -58,37 +55,36 @@ class IsolatedSession:
 
     def __init__(
         self,
-        model: Path,
-        signature: Signature,
-        providers: Sequence[str],
-        device_id: int,
-        runtime: Runtime,
+        spec: SessionSpec,
         *,
         memory_limit: int = 0,
         priority: Priority = "ordinary",
-        tensorrt: Mapping[str, str] = MappingProxyType({}),
         files: Sequence[FileEntry] = (),
     ) -> None:
         """Prepares the session; no process is started.
 
-        Arguments are those of `Session`, and the published files of the version, which each start verifies. On the CPU,
-        runs may use `memory_limit` bytes beyond what loading took; on a GPU `runtime.arena_limit_bytes` is the limit.
+        Args:
+            spec: What to load, and where.
+            memory_limit: Memory in bytes that runs on the CPU may use beyond what loading took; 0 for no limit. On a
+                GPU `runtime.arena_limit_bytes` is the limit.
+            priority: Priority of the child.
+            files: Published files of the version, including the model; each start verifies them.
         """
         self._files = [entry.to_json() for entry in files]
         self._job = {
-            "model": str(model),
-            "signature": signature.to_json(),
-            "providers": list(providers),
-            "device_id": device_id,
-            "runtime": runtime.model_dump(mode="json"),
+            "model": str(spec.model),
+            "signature": spec.signature.to_json(),
+            "providers": list(spec.providers),
+            "device_id": spec.device_id,
+            "runtime": spec.runtime.model_dump(mode="json"),
+            "tensorrt": dict(spec.tensorrt),
             "memory_limit": memory_limit,
             "priority": priority,
-            "tensorrt": dict(tensorrt),
         }
         self.providers: tuple[str, ...] = ()
         self.device = "cpu"
-        self.device_id = device_id
-        self.tensorrt = tensorrt
+        self.device_id = spec.device_id
+        self.tensorrt = spec.tensorrt
         self._busy = threading.Lock()
         self._closed = False
         self._requests: Arena | None = None

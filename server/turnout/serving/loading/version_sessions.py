@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
 
 from turnout import __version__
 from turnout.cancellation import current
@@ -16,6 +16,7 @@ from turnout.registry.storage.listing import Published
 from turnout.serving.isolation.session import IsolatedSession, Priority
 from turnout.serving.sessions import providers
 from turnout.serving.sessions.session import Session
+from turnout.serving.sessions.spec import SessionSpec
 from turnout.serving.sessions.tensor import Array
 from turnout.serving.tensorrt.engine_cache import clear, engine_caches, provider_options
 from turnout.serving.tensorrt.precision import Precision, beforehand
@@ -46,28 +47,22 @@ class VersionSessions:
 
     def on_each_device(self, *, captures: bool = False) -> Sequence[Session]:
         """Creates a session for each device; `captures` as in `Session`."""
-        return [self._session(device, captures=captures) for device in self.devices]
+        return [Session(self._spec(device), captures=captures) for device in self.devices]
 
     def in_child(self, device: int, priority: Priority, tensorrt: Mapping[str, str]) -> IsolatedSession:
-        """Prepares a session in a child process. Arguments as in `IsolatedSession`."""
-        manifest = self.published.manifest
+        """Prepares a session in a child process, with these options for TensorRT."""
         return IsolatedSession(
-            self.directory / MODEL_FILE,
-            manifest.signature,
-            self.names,
-            device,
-            self.runtime,
+            self._spec(device, tensorrt),
             memory_limit=int(self.runtime.memory_limit_bytes),
             priority=priority,
-            tensorrt=tensorrt,
-            files=manifest.files,
+            files=self.published.manifest.files,
         )
 
     def engines(self) -> tuple[Sequence[Session], Precision]:
         """Creates a session on TensorRT for each device, in FP16 if that is requested and exact enough."""
 
         def make(device: int, options: Mapping[str, str]) -> Session:
-            session = self._session(device, tensorrt=options)
+            session = Session(self._spec(device, options))
             if session.providers[0] != providers.TENSORRT:
                 session.close()
                 raise _elsewhere(session.providers)
@@ -87,9 +82,9 @@ class VersionSessions:
             child.close()
         return {child.device: child.options for child in children}, precision
 
-    def _session(self, device: int, **more: Any) -> Session:
+    def _spec(self, device: int, tensorrt: Mapping[str, str] = MappingProxyType({})) -> SessionSpec:
         model, signature = self.directory / MODEL_FILE, self.published.manifest.signature
-        return Session(model, signature, self.names, device, self.runtime, **more)
+        return SessionSpec(model, signature, self.names, device, self.runtime, tensorrt)
 
     def _built(self, make_one: Callable[[int, Mapping[str, str]], SessionT]) -> tuple[Sequence[SessionT], Precision]:
         manifest, devices = self.published.manifest, self.runtime.device_ids

@@ -12,6 +12,7 @@ from turnout.registry.manifest.manifest import MODEL_FILE
 from turnout.serving.sandbox.request import SandboxRequest
 from turnout.serving.sessions import providers
 from turnout.serving.sessions.session import Session
+from turnout.serving.sessions.spec import SessionSpec
 from turnout.serving.tensorrt.engine_cache import engine_caches, provider_options
 from turnout.serving.tensorrt.fallback import next_providers
 from turnout.serving.tensorrt.shapes import NO_PROFILE, ShapeProfile, shape_profile
@@ -83,15 +84,15 @@ def _session(
     }
     if not on_gpu:
         memory.limit_data(LOADING * manifest.size + request.memory_limit)
-    session = Session(
+    spec = SessionSpec(
         directory / MODEL_FILE,
         manifest.signature,
         names,
         wanted.device_ids[0] if on_gpu else 0,
         wanted.model_copy(update=changed),
-        prepack=manifest.size < PREPACKED_LIMIT if prepack is None else prepack,
-        tensorrt=tensorrt,
+        tensorrt,
     )
+    session = Session(spec, prepack=manifest.size < PREPACKED_LIMIT if prepack is None else prepack)
     if not on_gpu:
         memory.limit_data(request.memory_limit)
     return session

@@ -8,18 +8,17 @@ import ctypes
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
 import numpy as np
 import onnxruntime as ort
 
-from turnout.registry.manifest.signature import DataType, Signature
+from turnout.registry.manifest.signature import DataType
 from turnout.serving.sessions.capture_gate import GATED, LOADS, RUNS, capturing
 from turnout.serving.sessions.providers import CPU, CUDA, TENSORRT
 from turnout.serving.sessions.runtime_errors import load_failure, run_failure
+from turnout.serving.sessions.spec import SessionSpec
 from turnout.serving.sessions.tensor import Array
 
 if TYPE_CHECKING:  # importing settings takes 0.16 s, which would delay replacement child processes
@@ -31,8 +30,6 @@ Run = Callable[[Mapping[str, Array], Sequence[str]], list[Array]]
 
 MakeRunner = Callable[[], AbstractContextManager[Run]]
 """Makes the `Run` of one runner thread, in that thread; leaving the context frees the thread's resources."""
-
-_NOTHING: Mapping[str, str] = MappingProxyType({})
 
 _BFLOAT16 = 16
 """ONNX's number for the element type (TensorProto.BFLOAT16)."""
@@ -74,50 +71,34 @@ class Session:
             session captures; only if captures are expected in this process.
     """
 
-    def __init__(
-        self,
-        model: Path,
-        signature: Signature,
-        providers: Sequence[str],
-        device_id: int,
-        runtime: "Runtime",
-        *,
-        prepack: bool = True,
-        captures: bool = False,
-        tensorrt: Mapping[str, str] = _NOTHING,
-    ) -> None:
+    def __init__(self, spec: SessionSpec, *, prepack: bool = True, captures: bool = False) -> None:
         """Reads and optimises the graph, which may take long; the GIL is not held.
 
         Args:
-            model: Path of the ONNX file, with any external data beside it.
-            signature: Signature of the model.
-            providers: ONNX Runtime's names of execution providers, in order of preference.
-            device_id: Device number for GPU providers.
-            runtime: Runtime settings of the model.
+            spec: What to load, and where.
             prepack: Whether to copy weights into the layout that kernels prefer: faster, but it doubles the memory of
                 weights that are otherwise only mapped.
             captures: Whether runs may be captured as CUDA graphs (the CUDA provider's option `enable_cuda_graph`). On
                 the CPU the same calls are made and nothing is captured.
-            tensorrt: Options for the TensorRT provider, in addition to those from `runtime`.
 
         Raises:
             ModelFailure: ONNX Runtime cannot load the model, or cannot capture it because it has control flow or nodes
                 without a kernel in the CUDA provider.
             MemoryBudgetExceeded: The model does not fit into the permitted memory.
         """
-        options = _options(runtime)
+        options = _options(spec.runtime)
         if not prepack:
             options.add_session_config_entry("session.disable_prepacking", "1")
-        on_gpu = any(name != CPU for name in providers)
+        on_gpu = any(name != CPU for name in spec.providers)
         if captures:
             GATED.expect_captures()
         self.gated = captures or (on_gpu and GATED.add(self))
         try:
             with LOADS if self.gated else nullcontext():
                 self._session: Any = ort.InferenceSession(
-                    str(model),
+                    str(spec.model),
                     options,
-                    providers=_with_options(providers, device_id, runtime, tensorrt, captures=captures),
+                    providers=_with_options(spec, captures=captures),
                     # Otherwise the CPU takes over a model that the GPU cannot load, with a note on standard output.
                     enable_fallback=False,
                 )
@@ -129,15 +110,15 @@ class Session:
         self._run_bound = self._session._sess.run_with_iobinding
         self._run_options = ort.RunOptions()
         self.captures = captures
-        self.tensorrt = tensorrt
+        self.tensorrt = spec.tensorrt
         # ONNX Runtime, "Using CUDA Graphs in the CUDA EP": "Multi-threaded usage is currently not supported".
         self._one_at_a_time = threading.Lock() if captures else None
         if captures:
             self._run_options.add_run_config_entry(_GRAPH_ID, _NO_GRAPH)
         self.providers: tuple[str, ...] = tuple(self._session.get_providers())
-        self.device = f"cuda:{device_id}" if self.providers[0] in (CUDA, TENSORRT) else "cpu"
-        self.device_id = device_id
-        self._bfloat16 = any(s.dtype is DataType.BFLOAT16 for s in (*signature.inputs, *signature.outputs))
+        self.device = f"cuda:{spec.device_id}" if self.providers[0] in (CUDA, TENSORRT) else "cpu"
+        self.device_id = spec.device_id
+        self._bfloat16 = any(s.dtype is DataType.BFLOAT16 for s in (*spec.signature.inputs, *spec.signature.outputs))
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str], stop: "Stop | None" = None) -> list[Array]:
         """Runs the model once on host arrays.
@@ -277,10 +258,8 @@ def _options(runtime: "Runtime") -> ort.SessionOptions:
     return options
 
 
-def _with_options(
-    providers: Sequence[str], device_id: int, runtime: "Runtime", tensorrt: Mapping[str, str], *, captures: bool
-) -> list[tuple[str, dict[str, str]]]:
-    gpu = {"device_id": str(device_id)}
+def _with_options(spec: SessionSpec, *, captures: bool) -> list[tuple[str, dict[str, str]]]:
+    runtime, gpu = spec.runtime, {"device_id": str(spec.device_id)}
     cuda = gpu | {
         "arena_extend_strategy": _STRATEGIES[runtime.arena_extend_strategy],
         "use_tf32": str(int(runtime.tf32)),
@@ -292,5 +271,5 @@ def _with_options(
         cuda["gpu_mem_limit"] = str(int(runtime.arena_limit_bytes))
     if captures:
         cuda["enable_cuda_graph"] = "1"
-    by_name: dict[str, dict[str, str]] = {CPU: {}, CUDA: cuda, TENSORRT: gpu | dict(tensorrt)}
-    return [(name, by_name[name]) for name in providers]
+    by_name: dict[str, dict[str, str]] = {CPU: {}, CUDA: cuda, TENSORRT: gpu | dict(spec.tensorrt)}
+    return [(name, by_name[name]) for name in spec.providers]
