@@ -408,6 +408,10 @@ class Authority:
         """Ends the current task's stream when the caller's credential ends. Raises as `OpenStreams.opened`."""
         return self._streams.opened(caller)
 
+    def change(self, caller: Caller) -> AbstractContextManager[None]:
+        """Ends the current task's call when the caller's credential is revoked. Raises as `OpenStreams.opened`."""
+        return self._streams.opened(caller, outlasts_expiry=True)
+
     # Helpers.
 
     def _quota(self, identity: Identity) -> Quota | None:

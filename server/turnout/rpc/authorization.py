@@ -51,7 +51,8 @@ def _protected(path: str, need: Need, method: Method, authority: Authority) -> M
         return method
     entrance = _Entrance(path, need, authority)
     if isinstance(method, Unary):
-        return replace(method, answer=_unary(method.answer, entrance))
+        behaviour = _until_revoked(method.answer, authority) if need.audited else method.answer
+        return replace(method, answer=_unary(behaviour, entrance))
     return replace(method, serve=_streaming(method.serve, entrance))
 
 
@@ -151,6 +152,24 @@ def _unary(behaviour: _Answer, entrance: _Entrance) -> _Answer:
             return await done
         finally:
             quota.leave()
+
+    return answer
+
+
+def _until_revoked(behaviour: _Answer, authority: Authority) -> _Answer:
+    """Wraps a unary method that changes something, such as a long publish, so that it ends if its token is revoked."""
+
+    def answer(message: bytes, call: RpcCall) -> Response | Awaitable[Response]:
+        done, caller = behaviour(message, call), call.caller
+        return done if isinstance(done, RESPONSES) or caller is None else rest(done, caller)
+
+    async def rest(done: Awaitable[Response], caller: Caller) -> Response:
+        try:
+            with authority.change(caller):
+                return await done
+        except TurnoutError as error:
+            status = to_status(error)
+        raise StatusError(status)
 
     return answer
 
