@@ -231,6 +231,23 @@ def test_buckets_are_bounded_and_those_in_use_stay() -> None:
     assert quotas.of("busy", limit, 0.0).in_flight == 1
 
 
+@pytest.mark.parametrize("in_flight", [0, 1])
+def test_an_identity_has_one_bucket_however_many_others_come_after_it(in_flight: int) -> None:
+    quotas, limit = Quotas(most=3), Limit("l", (), 1.0, 2.0, 5)
+    held = quotas.of("first", limit, 0.0)  # by a cached caller, which goes on to use it
+    for _ in range(in_flight):
+        held.enter(0.0)
+    held.enter(0.0)
+    held.leave()
+    for n in range(100):
+        quotas.of(f"n{n}", limit, 0.0).enter(0.0)
+        assert len(quotas) <= 3
+    again = quotas.of("first", limit, 0.0)  # for another credential of the same identity
+    assert again is held
+    assert again.in_flight == in_flight
+    assert len(quotas) <= 3
+
+
 def test_a_limit_that_changes_keeps_what_is_under_way() -> None:
     quotas = Quotas()
     quotas.of("a", Limit("l", (), 0, 1.0, 1), 0.0).enter(0.0)
