@@ -45,7 +45,16 @@ _SHOWN = 64
 NO_CREDENTIAL = "authentication is required: send a token (authorization: Bearer ...) or present a client certificate"
 
 
-class Credentials(Protocol):
+class Peer(Protocol):
+    """Where a call comes from."""
+
+    @property
+    def host(self) -> str:
+        """The caller's IP address; "" if it has none."""
+        ...
+
+
+class Credentials(Peer, Protocol):
     """The credentials that a call carries."""
 
     @property
@@ -56,11 +65,6 @@ class Credentials(Protocol):
     @property
     def certificate(self) -> str:
         """The client's certificate in PEM, signed by a trusted authority; "" if the call has none."""
-        ...
-
-    @property
-    def host(self) -> str:
-        """The caller's IP address; "" if it has none."""
         ...
 
 
@@ -223,7 +227,14 @@ class Authority:
 
     # Authorization.
 
-    def check(self, caller: Caller | None, roles: Sequence[AccessRole], model: str, what: str = "") -> None:
+    def check(
+        self,
+        caller: Caller | None,
+        roles: Sequence[AccessRole],
+        model: str,
+        what: str = "",
+        peer: Peer | None = None,
+    ) -> None:
         """Checks that the caller has one of `roles` on a model.
 
         Args:
@@ -231,6 +242,7 @@ class Authority:
             roles: Roles, of which one is enough.
             model: Name of the model; `SERVER` for the server.
             what: The method or route that is called, for the log.
+            peer: Where the call comes from, for the log; None if that is not known.
 
         Raises:
             UnauthenticatedError: The caller is unknown, or its credential has expired or was revoked.
@@ -240,54 +252,69 @@ class Authority:
             for role in roles:
                 if caller.may(role, model):
                     return
-        raise self.refusal(caller, roles, model, what)
+        raise self.refusal(caller, roles, model, what, peer)
 
-    def check_known(self, caller: Caller | None, what: str = "") -> None:
+    def check_known(self, caller: Caller | None, what: str = "", peer: Peer | None = None) -> None:
         """Checks that the caller is known, or that `anonymous` has some grant. Raises the errors of `check`."""
         if caller is None or caller.ended or (caller.identity.anonymous and not caller.scopes):
-            raise self.refusal(caller, (), SERVER, what)
+            raise self.refusal(caller, (), SERVER, what, peer)
 
-    def check_any(self, caller: Caller | None, roles: Sequence[AccessRole], what: str = "") -> None:
+    def check_any(
+        self, caller: Caller | None, roles: Sequence[AccessRole], what: str = "", peer: Peer | None = None
+    ) -> None:
         """Checks that the caller has one of `roles` on at least one model. Raises the errors of `check`."""
-        self.check_known(caller, what)
+        self.check_known(caller, what, peer)
         assert caller is not None, "it was checked"
         for scope in caller.scopes:
             if any(scope.covers(role, pattern.text.replace("*", "")) for role in roles for pattern in scope.models):
                 return
-        raise self.refusal(caller, roles, "", what)
+        raise self.refusal(caller, roles, "", what, peer)
 
-    def check_need(self, caller: Caller, need: Need, what: str) -> None:
+    def check_need(self, caller: Caller, need: Need, what: str, peer: Peer | None = None) -> None:
         """Checks whatever can be checked about a call before its model is known.
 
         Raises the errors of `check`.
         """
         if need.kind is ResourceKind.SERVER:
-            self.check(caller, need.roles, SERVER, what)
+            self.check(caller, need.roles, SERVER, what, peer)
         elif need.kind is ResourceKind.LISTED:
-            self.check_any(caller, need.roles, what)
+            self.check_any(caller, need.roles, what, peer)
         elif need.kind is not ResourceKind.HEALTH:
-            self.check_known(caller, what)
+            self.check_known(caller, what, peer)
 
-    def check_setting(self, caller: Caller | None, need: Need, model: str, what: str, *, changes: bool) -> None:
+    def check_setting(
+        self, caller: Caller | None, need: Need, model: str, what: str, peer: Peer | None = None, *, changes: bool
+    ) -> None:
         """Checks that the caller may read or change a setting of a model or the server. Raises as `check`."""
         assert need.also is not None, "a setting's need has both roles"
-        self.check(caller, (need.also[1],) if changes else need.roles, model or SERVER, what)
+        self.check(caller, (need.also[1],) if changes else need.roles, model or SERVER, what, peer)
 
-    def refusal(self, caller: Caller | None, roles: Sequence[AccessRole], model: str, what: str) -> TurnoutError:
+    def permitted(self, caller: Caller | None, model: str, what: str, peer: Peer) -> None:
+        """Logs a permitted call that may change something or takes files."""
+        if caller is not None:
+            identity, model = caller.identity.actor, model[:_SHOWN]
+            self._log.info(
+                "permitted", call=what, identity=identity, credential=caller.credential, model=model, peer=peer.host
+            )
+
+    def refusal(
+        self, caller: Caller | None, roles: Sequence[AccessRole], model: str, what: str, peer: Peer | None = None
+    ) -> TurnoutError:
         """Counts and logs a refused call, and returns the error for the caller."""
+        host = "" if peer is None else peer.host
         if caller is None or (caller.identity.anonymous and not caller.ended):
-            self._refusals.record(RefusalReason.NO_CREDENTIAL, call=what, model=model[:_SHOWN])
+            self._refusals.record(RefusalReason.NO_CREDENTIAL, call=what, model=model[:_SHOWN], peer=host)
             return UnauthenticatedError(NO_CREDENTIAL)
+        identity = caller.identity.actor
         if caller.ended:
             self._refusals.record(
-                RefusalReason.BAD_CREDENTIAL, call=what, identity=caller.identity.actor, reason=caller.ended
+                RefusalReason.BAD_CREDENTIAL, call=what, identity=identity, reason=caller.ended, peer=host
             )
             return UnauthenticatedError(ENDED)
         needed = " or ".join(roles) or "anything"
-        identity = caller.identity.actor
         self._refusals.record(
             RefusalReason.DENIED, call=what, identity=identity, credential=caller.credential, needs=needed,
-            model=model[:_SHOWN],
+            model=model[:_SHOWN], peer=host,
         )  # fmt: skip
         on = f"the model {model[:_SHOWN]!r}" if model else "this server"
         return PermissionDeniedError(f"{identity} lacks the role {needed} on {on}")
@@ -380,6 +407,10 @@ class Authority:
     def stream(self, caller: Caller) -> AbstractContextManager[None]:
         """Ends the current task's stream when the caller's credential ends. Raises as `OpenStreams.opened`."""
         return self._streams.opened(caller)
+
+    def change(self, caller: Caller) -> AbstractContextManager[None]:
+        """Ends the current task's call when the caller's credential is revoked. Raises as `OpenStreams.opened`."""
+        return self._streams.opened(caller, outlasts_expiry=True)
 
     # Helpers.
 

@@ -14,8 +14,6 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from turnout.auth.roles import Pattern
-
 ANONYMOUS_NAME = "anonymous"
 KINDS = ("spiffe://", "dns:", "token:", "jwt:", "group:", "console", "local", ANONYMOUS_NAME, "*")
 """Prefixes of identities and of patterns for them."""
@@ -49,12 +47,6 @@ class Identity:
             return self.name
         digest = hashlib.sha256(encoded).hexdigest()[:_DIGEST]
         return f"{encoded[: _ACTOR_BYTES - _DIGEST - 1].decode('utf-8', 'ignore')}~{digest}"
-
-    def matches(self, pattern: Pattern) -> bool:
-        """Returns whether a pattern matches. Only the pattern `anonymous` matches callers without a credential."""
-        if self.anonymous:
-            return pattern.text == ANONYMOUS_NAME
-        return any(pattern.matches(name) for name in (self.name, *self.also))
 
 
 ANONYMOUS = Identity(ANONYMOUS_NAME)

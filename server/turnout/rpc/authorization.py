@@ -51,7 +51,8 @@ def _protected(path: str, need: Need, method: Method, authority: Authority) -> M
         return method
     entrance = _Entrance(path, need, authority)
     if isinstance(method, Unary):
-        return replace(method, answer=_unary(method.answer, entrance))
+        behaviour = _until_revoked(method.answer, authority) if need.audited else method.answer
+        return replace(method, answer=_unary(behaviour, entrance))
     return replace(method, serve=_streaming(method.serve, entrance))
 
 
@@ -78,9 +79,9 @@ class _Entrance:
                 raise
             return None  # the server's own health is public
 
-    def check(self, caller: Caller) -> None:
+    def check(self, call: RpcCall, caller: Caller) -> None:
         """Checks that a caller may call the method on any model at all. Raises the same errors as `Authority.check`."""
-        self.authority.check_need(caller, self.need, self.path)
+        self.authority.check_need(caller, self.need, self.path, call)
 
     def enter(self, call: RpcCall, caller: Caller | None) -> Quota | None:
         """Records the caller, checks its permission and counts the call against its quota.
@@ -94,7 +95,7 @@ class _Entrance:
         call.caller = caller
         if caller is None:
             return None
-        self.check(caller)
+        self.check(call, caller)
         return self.authority.enter(caller)
 
 
@@ -155,6 +156,24 @@ def _unary(behaviour: _Answer, entrance: _Entrance) -> _Answer:
     return answer
 
 
+def _until_revoked(behaviour: _Answer, authority: Authority) -> _Answer:
+    """Wraps a unary method that changes something, such as a long publish, so that it ends if its token is revoked."""
+
+    def answer(message: bytes, call: RpcCall) -> Response | Awaitable[Response]:
+        done, caller = behaviour(message, call), call.caller
+        return done if isinstance(done, RESPONSES) or caller is None else rest(done, caller)
+
+    async def rest(done: Awaitable[Response], caller: Caller) -> Response:
+        try:
+            with authority.change(caller):
+                return await done
+        except TurnoutError as error:
+            status = to_status(error)
+        raise StatusError(status)
+
+    return answer
+
+
 def _streaming(
     behaviour: Callable[[Stream], Awaitable[None]], entrance: _Entrance
 ) -> Callable[[Stream], Awaitable[None]]:
@@ -166,7 +185,7 @@ def _streaming(
             if caller is None:
                 await behaviour(stream)
                 return
-            entrance.check(caller)
+            entrance.check(stream, caller)
             quota = entrance.authority.enter(caller) if counted else None
             MODEL_SEEN.set(caller.knows)  # not `seen`, which would stay as it is when the policy changes
             try:
@@ -214,7 +233,7 @@ class MessageCheck:
         return cls(path, need_of(METHODS, path), authority, model_of_upload, recorded)
 
     def request(self, call: RpcCall, request: Any) -> Callable[[], None]:
-        """Checks that the caller may do this with the model that the request names.
+        """Checks that the caller may do this with the model that the request names. Logs it if it changes something.
 
         Returns:
             Checks the same again, for the later messages of a stream: the policy may have changed. It holds nothing of
@@ -224,37 +243,41 @@ class MessageCheck:
             UnauthenticatedError, PermissionDeniedError: As for `Authority.check`.
         """
         caller = call.caller
-        check = self._check_of(caller, request)
+        check = self._check_of(call, request)
         check()
+        if self.need.audited:
+            named = getattr(request, self.need.field)
+            model = self.model_of_upload(named) or "" if self.need.kind is ResourceKind.UPLOAD else _model(named)
+            self.authority.permitted(caller, model, self.path, call)
         if self.recorded is not None and caller is not None:
             _record(getattr(request, self.recorded) if self.recorded else request, caller)
         return check
 
-    def _check_of(self, caller: Caller | None, request: Any) -> Callable[[], None]:
-        need, authority, path = self.need, self.authority, self.path
+    def _check_of(self, call: RpcCall, request: Any) -> Callable[[], None]:
+        need, authority, path, caller = self.need, self.authority, self.path, call.caller
         if need.kind is ResourceKind.MODEL:
-            return partial(authority.check, caller, need.roles, _model(getattr(request, need.field)), path)
+            return partial(authority.check, caller, need.roles, _model(getattr(request, need.field)), path, call)
         if need.kind is ResourceKind.UPLOAD:
             also = need.also is not None and bool(getattr(request, need.also[0]))
-            return partial(self._check_upload, caller, getattr(request, need.field), also=also)
+            return partial(self._check_upload, call, getattr(request, need.field), also=also)
         if need.kind is ResourceKind.LISTED and (model := getattr(request, need.field, "")):
-            return partial(authority.check, caller, need.roles, model, path)
+            return partial(authority.check, caller, need.roles, model, path, call)
         if need.kind is ResourceKind.SETTING and need.also is not None:
             model, changes = getattr(request, need.field, ""), bool(getattr(request, need.also[0]))
-            return partial(authority.check_setting, caller, need, model, path, changes=changes)
+            return partial(authority.check_setting, caller, need, model, path, call, changes=changes)
         if need.kind is ResourceKind.HEALTH and request.service.startswith(_HEALTH_MODEL):
             model = _model(request.service[len(_HEALTH_MODEL) :])
-            return partial(authority.check, caller, need.roles, model, path)
+            return partial(authority.check, caller, need.roles, model, path, call)
         return _passes
 
-    def _check_upload(self, caller: Caller | None, upload_id: str, *, also: bool) -> None:
-        need, found = self.need, self.model_of_upload(upload_id)
+    def _check_upload(self, call: RpcCall, upload_id: str, *, also: bool) -> None:
+        need, found, caller = self.need, self.model_of_upload(upload_id), call.caller
         if found is None:
-            self.authority.check_any(caller, need.roles, self.path)  # the method answers that there is no upload
+            self.authority.check_any(caller, need.roles, self.path, call)  # the method answers that there is no upload
             return
-        self.authority.check(caller, need.roles, found, self.path)
+        self.authority.check(caller, need.roles, found, self.path, call)
         if also and need.also is not None:
-            self.authority.check(caller, (need.also[1],), found, self.path)
+            self.authority.check(caller, (need.also[1],), found, self.path, call)
 
     def response(self, call: RpcCall, response: Message) -> None:
         """Removes models that the caller may not see from a response."""

@@ -47,9 +47,21 @@ class HttpCredentials:
         if len(given) > 1:
             raise UnauthenticatedError("expected one Authorization header")
         chain = scope.get("extensions", {}).get("tls", {}).get("client_cert_chain", ())
-        client = scope.get("client")
         authorization = given[0].decode("latin-1") if given else ""
-        return cls(authorization, str(chain[0]) if chain else "", client[0] if client else "")
+        return cls(authorization, str(chain[0]) if chain else "", _Client(scope).host)
+
+
+@dataclass(frozen=True, slots=True)
+class _Client:
+    """The client of a request."""
+
+    scope: Scope
+
+    @property
+    def host(self) -> str:
+        """The client's IP address; "" if it has none."""
+        client = self.scope.get("client")
+        return str(client[0]) if client else ""
 
 
 def caller_of(scope: Scope) -> Caller | None:
@@ -140,12 +152,14 @@ class _Protected:
             raise
 
     def _check(self, caller: Caller, scope: Scope) -> None:
-        need, authority = self._need, self._authority
+        need, authority, client = self._need, self._authority, _Client(scope)
         if need.kind is ResourceKind.MODEL:
             model = scope["path_params"]["model"].partition("@")[0]  # load and unload requests have NAME@VERSION here
-            authority.check(caller, need.roles, model, self._path)
+            authority.check(caller, need.roles, model, self._path, client)
+            if need.audited:
+                authority.permitted(caller, model, self._path, client)
         elif need.kind is ResourceKind.SETTING:
             model, changes = scope["path_params"].get("model", ""), scope["method"] not in ("GET", "HEAD")
-            authority.check_setting(caller, need, model, self._path, changes=changes)
+            authority.check_setting(caller, need, model, self._path, client, changes=changes)
         else:
-            authority.check_need(caller, need, self._path)
+            authority.check_need(caller, need, self._path, client)

@@ -9,19 +9,22 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
+from datetime import timedelta
 from pathlib import Path
 
 import grpc
 import pytest
 
 import onnx_models
-from registry_wire import Files, registry_of, upload
+from auth_wire import AUTH, bearer, make_token, revoke_token
+from registry_wire import Files, beginning, pieces, registry_of, upload
 from started_servers import StartServer, make_settings
 from turnout.app.server import Running, running
 from turnout.registry.storage.staging import STAGING
 from turnout.serving.sandbox.fork_server import SHARED
 from turnout.telemetry.logging import make_logger
 from turnout_proto.v1 import registry_pb2 as pb
+from turnout_proto.v1.registry_pb2_grpc import RegistryServiceStub
 
 BOUND = 100.0
 """Far more than an end takes, and far less than the run that is ended."""
@@ -81,6 +84,44 @@ async def test_a_trial_whose_client_left_ends(publishing: Publishing, scratch: P
                     raise
                 await asyncio.sleep(0.01)
     assert [home for home in (models / STAGING).iterdir() if home.is_dir()] == []
+
+
+@pytest.mark.parametrize("why", ["revoked", "expired"])
+async def test_a_publish_ends_if_its_token_is_revoked_and_outlasts_its_expiry(
+    start_server: StartServer, scratch: Path, models: Path, why: str
+) -> None:
+    server = await start_server(auth=AUTH)
+    soon = timedelta(seconds=12) if why == "expired" else None  # far more than it takes to begin
+    token = bearer(make_token(models, "ci", ["publish", "operate"], ["m"], ends_in=soon))
+    async with grpc.aio.insecure_channel(str(server.control)) as channel:
+        registry = RegistryServiceStub(channel)
+        files: Files = {"model.onnx": onnx_models.endless().SerializeToString()}
+        async with asyncio.timeout(BOUND):
+            while await registry.BeginUpload(beginning(files), metadata=token).code() is not grpc.StatusCode.OK:
+                await asyncio.sleep(0.01)  # the server has yet to find the token
+        begun = await registry.BeginUpload(beginning(files), metadata=token)
+        await registry.UploadFiles(pieces(begun.upload_id, files), metadata=token)
+        call = registry.PublishUpload(pb.PublishUploadRequest(upload_id=begun.upload_id, release=True), metadata=token)
+        ended = asyncio.ensure_future(call.code())
+        await until(lambda: trying(scratch) or ended.done())
+        assert not ended.done()
+        if why == "revoked":
+            revoke_token(models, "ci")
+            async with asyncio.timeout(BOUND):
+                assert await ended is grpc.StatusCode.UNAUTHENTICATED
+            assert "expired or was revoked" in str(await call.details())
+            await until(lambda: not list(scratch.glob("turnout-*")))
+            assert not (models / "m").exists()
+        else:
+            async with asyncio.timeout(BOUND):
+                refused = grpc.StatusCode.OK
+                while refused is not grpc.StatusCode.UNAUTHENTICATED:
+                    await asyncio.sleep(0.05)
+                    again = registry.DescribeUpload(pb.DescribeUploadRequest(upload_id="x"), metadata=token)
+                    refused = await again.code()
+            assert not ended.done()
+            call.cancel()
+            await ended
 
 
 async def test_a_server_that_stops_ends_trials_and_says_so(scratch: Path, models: Path) -> None:

@@ -14,6 +14,7 @@ from turnout.auth.caller import Caller
 from turnout.auth.credentials import tokens
 from turnout.auth.identity import Identity, of_certificate
 from turnout.auth.policy.parser import read_policy
+from turnout.auth.policy.pattern_index import PatternIndex
 from turnout.auth.policy.permissions import METHODS, ROUTES, ResourceKind
 from turnout.auth.policy.policy import AccessPolicy, Limit, decide
 from turnout.auth.policy.quotas import Quota, QuotaExceeded, Quotas
@@ -100,11 +101,31 @@ def test_a_certificate_names_by_its_first_spiffe_uri_or_its_dns_name() -> None:
 
 
 def test_a_star_is_everybody_who_is_known() -> None:
-    assert Identity("jwt:corp/ann", ("group:corp/ml",)).matches(Pattern("group:corp/*"))
-    assert Identity("dns:a").matches(Pattern("*"))
-    assert not identity.ANONYMOUS.matches(Pattern("*"))
-    assert not identity.ANONYMOUS.matches(Pattern("anon*"))
-    assert identity.ANONYMOUS.matches(Pattern("anonymous"))
+    def named(who: Identity, *texts: str) -> bool:
+        return PatternIndex([patterns(texts)]).matching(who) == [0]
+
+    assert named(Identity("jwt:corp/ann", ("group:corp/ml",)), "group:corp/*")
+    assert named(Identity("dns:a"), "*")
+    assert not named(identity.ANONYMOUS, "*", "anon*")
+    assert named(identity.ANONYMOUS, "anonymous")
+
+
+def test_few_patterns_are_tried_for_a_caller_however_many_the_policy_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    tables = [
+        f"[[{kind}]]\nidentities = ['jwt:corp/team{n}-*', 'group:corp/g{n}', 'spiffe://x/{n}/*']\n{rest}\n"
+        for kind, rest in (("grant", "roles = ['read']\nmodels = ['m']"), ("limit", "in_flight = 1"))
+        for n in range(200)
+    ]
+    policy = read_policy("".join(tables), "p")
+    tried: list[str] = []
+    matches = Pattern.matches
+    monkeypatch.setattr(Pattern, "matches", lambda self, name: tried.append(name) or matches(self, name))
+    ann = Identity("jwt:corp/team7-ann", tuple(f"group:corp/g{n}" for n in range(5, 205)))
+    assert len(policy.scopes_of(ann)) == 195
+    found = policy.limit_of(ann)
+    assert found is not None
+    assert found.name == "limit-6"
+    assert len(tried) <= 4
 
 
 def test_an_actor_fits_the_log_and_two_that_are_long_stay_two() -> None:
@@ -229,6 +250,23 @@ def test_buckets_are_bounded_and_those_in_use_stay() -> None:
         quotas.of(f"n{n}", limit, 0.0)
         assert len(quotas) <= 3
     assert quotas.of("busy", limit, 0.0).in_flight == 1
+
+
+@pytest.mark.parametrize("in_flight", [0, 1])
+def test_an_identity_has_one_bucket_however_many_others_come_after_it(in_flight: int) -> None:
+    quotas, limit = Quotas(most=3), Limit("l", (), 1.0, 2.0, 5)
+    held = quotas.of("first", limit, 0.0)  # by a cached caller, which goes on to use it
+    for _ in range(in_flight):
+        held.enter(0.0)
+    held.enter(0.0)
+    held.leave()
+    for n in range(100):
+        quotas.of(f"n{n}", limit, 0.0).enter(0.0)
+        assert len(quotas) <= 3
+    again = quotas.of("first", limit, 0.0)  # for another credential of the same identity
+    assert again is held
+    assert again.in_flight == in_flight
+    assert len(quotas) <= 3
 
 
 def test_a_limit_that_changes_keeps_what_is_under_way() -> None:

@@ -43,6 +43,7 @@ class Need:
             field is set.
         paths: Paths in the response to the fields with model names, through lists. Items of models that the caller
             may not see are left out.
+        audited: Whether each permitted call is logged with its caller: it may change something, or takes files.
     """
 
     kind: ResourceKind
@@ -50,23 +51,26 @@ class Need:
     field: str = "model"
     also: tuple[str, AccessRole] | None = None
     paths: tuple[str, ...] = ()
+    audited: bool = False
 
 
 PUBLIC = Need(ResourceKind.PUBLIC)
 KNOWN = Need(ResourceKind.KNOWN)
 INFERENCE = Need(ResourceKind.INFERENCE, (AccessRole.PREDICT,))
+_LOOKS = {AccessRole.PREDICT, AccessRole.READ}
+"""Roles whose calls change nothing."""
 
 
-def _on(*roles: AccessRole, field: str = "model") -> Need:
-    return Need(ResourceKind.MODEL, roles, field)
+def _on(*roles: AccessRole, field: str = "model", audited: bool = False) -> Need:
+    return Need(ResourceKind.MODEL, roles, field, audited=audited or not _LOOKS.intersection(roles))
 
 
 def _listed(*paths: str) -> Need:
     return Need(ResourceKind.LISTED, (AccessRole.READ,), paths=paths)
 
 
-def _upload(also: tuple[str, AccessRole] | None = None) -> Need:
-    return Need(ResourceKind.UPLOAD, (AccessRole.PUBLISH,), "upload_id", also)
+def _upload(also: tuple[str, AccessRole] | None = None, *, audited: bool = True) -> Need:
+    return Need(ResourceKind.UPLOAD, (AccessRole.PUBLISH,), "upload_id", also, audited=audited)
 
 
 def _setting(change: AccessRole, field: str = "model") -> Need:
@@ -116,12 +120,12 @@ _SERVICES: Mapping[str, Mapping[str, Need]] = {
     "turnout.v1.RegistryService": {
         "BeginUpload": _on(AccessRole.PUBLISH),
         "UploadFiles": _upload(),
-        "DescribeUpload": _upload(),
+        "DescribeUpload": _upload(audited=False),  # clients ask for the progress of a publish again and again
         "PublishUpload": _upload(("release", AccessRole.OPERATE)),  # a released version answers requests
         "AbandonUpload": _upload(),
         "SignVersion": _on(AccessRole.PUBLISH),
         "DescribeVersion": _READ,
-        "FetchVersion": _READ,
+        "FetchVersion": _on(AccessRole.READ, audited=True),
     },
     "inference.GRPCInferenceService": {
         "ServerLive": PUBLIC,

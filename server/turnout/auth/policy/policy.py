@@ -1,9 +1,10 @@
 """The access policy: what each identity may do, and how much. Pure."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from turnout.auth.identity import CONSOLE, LOCAL, Identity
+from turnout.auth.policy.pattern_index import PatternIndex
 from turnout.auth.roles import EVERYTHING, AccessRole, Pattern, Scope
 
 _BUILT_IN = {
@@ -69,16 +70,22 @@ class AccessPolicy:
 
     grants: tuple[Grant, ...] = ()
     limits: tuple[Limit, ...] = ()
+    _grants_of: PatternIndex = field(init=False, repr=False, compare=False)
+    _limits_of: PatternIndex = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_grants_of", PatternIndex(one.identities for one in self.grants))
+        object.__setattr__(self, "_limits_of", PatternIndex(one.identities for one in self.limits))
 
     def scopes_of(self, identity: Identity) -> tuple[Scope, ...]:
         """Returns the scopes of an identity whose credential has none of its own."""
         built_in = _BUILT_IN.get(identity.name)
-        found = [grant.scope for grant in self.grants if any(map(identity.matches, grant.identities))]
+        found = [self.grants[number].scope for number in self._grants_of.matching(identity)]
         return (*([built_in] if built_in is not None else []), *found)
 
     def limit_of(self, identity: Identity) -> Limit | None:
         """Returns the limit that applies to an identity; None if no limit does."""
-        return next((one for one in self.limits if any(map(identity.matches, one.identities))), None)
+        return next((self.limits[number] for number in self._limits_of.matching(identity)), None)
 
 
 def decide(scopes: Sequence[Scope], role: AccessRole, model: str) -> AccessDecision:

@@ -2,12 +2,14 @@
 
 from collections import OrderedDict
 from itertools import islice
+from weakref import WeakValueDictionary
 
 from turnout.auth.policy.policy import Limit
 from turnout.errors import Exhausted
 
 _MOST = 10_000
-"""Maximum number of identities. Beyond it, the least recently used one without requests in flight is dropped."""
+"""Maximum number of identities that no cached caller has. Beyond it, the one without requests in flight whose last new
+credential came longest ago is dropped."""
 _SCANNED = 16
 _RETRY_IN_FLIGHT = 0.1
 _LEAST_RETRY = 0.001
@@ -21,7 +23,7 @@ class Quota:
         in_flight: Number of requests in flight.
     """
 
-    __slots__ = ("_at", "_left", "in_flight", "limit")
+    __slots__ = ("__weakref__", "_at", "_left", "in_flight", "limit")
 
     def __init__(self, limit: Limit, now: float) -> None:
         self.limit = limit
@@ -85,21 +87,22 @@ class Quotas:
     def __init__(self, most: int = _MOST) -> None:
         self._most = most
         self._by_name: OrderedDict[str, Quota] = OrderedDict()
+        self._held: WeakValueDictionary[str, Quota] = WeakValueDictionary()  # also those that only callers hold
 
     def __len__(self) -> int:
         return len(self._by_name)
 
     def of(self, name: str, limit: Limit, now: float) -> Quota:
         """Returns the quota of an identity, with `limit` in force."""
-        quota = self._by_name.get(name)
+        quota = self._held.get(name)
         if quota is None:
-            if len(self._by_name) >= self._most:
-                self._let_go()
-            quota = self._by_name[name] = Quota(limit, now)
-        else:
-            self._by_name.move_to_end(name)
-            if quota.limit != limit:
-                quota.change(limit)
+            quota = self._held[name] = Quota(limit, now)
+        elif quota.limit != limit:
+            quota.change(limit)
+        if name not in self._by_name and len(self._by_name) >= self._most:
+            self._let_go()
+        self._by_name[name] = quota
+        self._by_name.move_to_end(name)
         return quota
 
     def _let_go(self) -> None:
@@ -107,4 +110,4 @@ class Quotas:
             if not self._by_name[name].in_flight:
                 del self._by_name[name]
                 return
-        self._by_name.popitem(last=False)  # all have requests in flight, which go on uncounted
+        self._by_name.popitem(last=False)  # all have requests in flight

@@ -151,8 +151,8 @@ class GrpcioCall(Stream):
 
     @property
     def host(self) -> str:
-        """The caller's IP address; "" if it has none."""
-        return peer_host(self._context.peer())
+        """The caller's IP address; "" if it has none, or if the call has ended."""
+        return "" if self._context.done() else peer_host(self._context.peer())  # as for `certificate`
 
     @property
     def authorization(self) -> str:
