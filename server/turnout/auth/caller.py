@@ -6,7 +6,7 @@ from math import inf
 from turnout.auth.identity import Identity
 from turnout.auth.policy.policy import decide
 from turnout.auth.policy.quotas import Quota
-from turnout.auth.roles import SERVER, AccessRole, Scope
+from turnout.auth.roles import SERVER, AccessRole, AccessScope
 
 _MOST_DECISIONS = 1024
 _LONGEST_NAME = 128
@@ -33,7 +33,7 @@ class Caller:
     def __init__(
         self,
         identity: Identity,
-        scopes: Sequence[Scope],
+        scopes: Sequence[AccessScope],
         credential: str,
         expires: float = inf,
         quota: Quota | None = None,
@@ -74,7 +74,7 @@ class Caller:
         """Returns whether the caller may see the name of a model; None if it may see all."""
         return None if self.knows(SERVER) else self.knows
 
-    def change(self, scopes: Sequence[Scope], quota: Quota | None) -> None:
+    def change(self, scopes: Sequence[AccessScope], quota: Quota | None) -> None:
         """Applies the scopes and quota of another policy."""
         self.quota = quota
         if not self.own:

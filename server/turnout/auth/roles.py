@@ -76,7 +76,7 @@ def patterns(texts: Iterable[str]) -> tuple[Pattern, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class Scope:
+class AccessScope:
     """Roles on models.
 
     Attributes:

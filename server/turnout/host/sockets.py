@@ -39,7 +39,7 @@ def connections(port: int) -> list[tuple[int, socket.socket]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Peer:
+class TcpPeer:
     """The remote end of a TCP connection.
 
     Attributes:
@@ -51,18 +51,18 @@ class Peer:
     port: int
 
     @classmethod
-    def of(cls, address: str, port: int) -> "Peer":
+    def of(cls, address: str, port: int) -> "TcpPeer":
         """Returns the peer for an address as a library formats it."""
         return cls(address.partition("%")[0].removeprefix("::ffff:"), port)
 
 
-def peers(port: int) -> Mapping[Peer, bool]:
+def peers(port: int) -> Mapping[TcpPeer, bool]:
     """Returns the peers of this process's TCP connections to its port `port`, and whether each can still send.
 
     A peer that cannot send has closed its end. The result is empty on systems other than Linux. Blocking; may be called
     from any thread.
     """
-    found: dict[Peer, bool] = {}
+    found: dict[TcpPeer, bool] = {}
     if not hasattr(socket, "TCP_INFO") or sys.platform != "linux":
         return found
     for number in _open_sockets():
@@ -70,7 +70,7 @@ def peers(port: int) -> Mapping[Peer, bool]:
             if _local_port(connection) == port:
                 address, theirs = connection.getpeername()[:2]
                 state = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
-                found[Peer.of(address, theirs)] = state == _ESTABLISHED
+                found[TcpPeer.of(address, theirs)] = state == _ESTABLISHED
     return found
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from turnout.host.sockets import Peer, peers
+from turnout.host.sockets import TcpPeer, peers
 from turnout.threads import Threads
 from turnout.web.cancelled import serve_or_refuse
 
@@ -36,7 +36,7 @@ class _Request:
         left: Whether its client closed the connection, and the task was cancelled.
     """
 
-    peer: Peer
+    peer: TcpPeer
     port: int
     task: "asyncio.Task[object]"
     since: float
@@ -65,7 +65,7 @@ class AbandonedRequests:
             await self._application(scope, receive, send)
             return
         since = asyncio.get_running_loop().time()
-        request = _Request(Peer.of(client[0], client[1]), server[1], task, since)
+        request = _Request(TcpPeer.of(client[0], client[1]), server[1], task, since)
         with self._watched(request):
             await serve_or_refuse(
                 self._application, scope, receive, send, lambda: _end_unread(send) if request.left else None

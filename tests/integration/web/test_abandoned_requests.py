@@ -15,7 +15,7 @@ import pytest
 from certificates import Authority, put
 from onnx_models import slow
 from turnout.config import Address
-from turnout.host.sockets import Peer, peers
+from turnout.host.sockets import TcpPeer, peers
 from turnout.web import abandoned
 
 pytestmark = [
@@ -95,8 +95,8 @@ def test_peers_are_told_by_address_and_by_whether_they_may_send() -> None:
         here, there = socket.create_connection(("127.0.0.1", port)), socket.create_connection(("127.0.0.1", port))
         accepted = [listening.accept()[0] for _ in range(2)]
         there.shutdown(socket.SHUT_WR)
-        assert peers(port) == {Peer.of(*here.getsockname()): True, Peer.of(*there.getsockname()): False}
+        assert peers(port) == {TcpPeer.of(*here.getsockname()): True, TcpPeer.of(*there.getsockname()): False}
         assert peers(listening.fileno()) == {}
         for connection in (here, there, *accepted):
             connection.close()
-    assert Peer.of("::ffff:10.0.0.1", 5) == Peer.of("10.0.0.1", 5)
+    assert TcpPeer.of("::ffff:10.0.0.1", 5) == TcpPeer.of("10.0.0.1", 5)

@@ -18,7 +18,7 @@ from turnout.auth.policy.pattern_index import PatternIndex
 from turnout.auth.policy.permissions import METHODS, ROUTES, ResourceKind
 from turnout.auth.policy.policy import AccessPolicy, Limit, decide
 from turnout.auth.policy.quotas import Quota, QuotaExceeded, Quotas
-from turnout.auth.roles import SERVER, AccessRole, Pattern, Scope, patterns
+from turnout.auth.roles import SERVER, AccessRole, AccessScope, Pattern, patterns
 from turnout.config import Settings, check_exposure
 from turnout.errors import ConfigError, InvalidRequest
 from turnout.rpc.authorization import protected
@@ -28,8 +28,8 @@ from turnout.web.authorization import protect
 GRANT = '[[grant]]\nidentities = ["spiffe://a/*"]\nroles = ["publish"]\nmodels = ["fraud-*"]\n'
 
 
-def scope(role: str, *models: str) -> Scope:
-    return Scope(frozenset({AccessRole(role)}), patterns(models), "here")
+def scope(role: str, *models: str) -> AccessScope:
+    return AccessScope(frozenset({AccessRole(role)}), patterns(models), "here")
 
 
 # Patterns and roles.
@@ -157,7 +157,7 @@ def test_a_policy_is_read_whole() -> None:
     text = GRANT + '[[limit]]\nname = "b"\nidentities = ["*"]\nrequests_per_second = 10\nin_flight = 3\n'
     policy = read_policy(text, "policy.toml")
     assert policy.scopes_of(Identity("spiffe://a/b")) == (
-        Scope(frozenset({AccessRole.PUBLISH}), patterns(["fraud-*"]), "grant 1, line 1"),
+        AccessScope(frozenset({AccessRole.PUBLISH}), patterns(["fraud-*"]), "grant 1, line 1"),
     )
     assert policy.scopes_of(Identity("spiffe://b/b")) == ()
     assert policy.limit_of(Identity("dns:x")) == Limit("b", patterns(["*"]), 10, 10, 3)

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from turnout.host.sockets import Peer, connection_counts, cut_connections, peers, same_file, unwatch
+from turnout.host.sockets import TcpPeer, connection_counts, cut_connections, peers, same_file, unwatch
 
 only_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists what an event loop watches")
 
@@ -44,7 +44,7 @@ def test_clients_that_have_left_are_found(host: str) -> None:
         leaves.close()
         accepted[1].recv(1)  # until the end has come
         before = os.listdir("/dev/fd")
-        assert [peer for peer, may_send in peers(address[1]).items() if not may_send] == [Peer(*where)]
+        assert [peer for peer, may_send in peers(address[1]).items() if not may_send] == [TcpPeer(*where)]
         assert os.listdir("/dev/fd") == before
         for connection in (stays, *accepted):
             connection.close()

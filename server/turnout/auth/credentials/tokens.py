@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Sequence
 
 from turnout.auth.identity import Identity
-from turnout.auth.roles import AccessRole, Scope, patterns
+from turnout.auth.roles import AccessRole, AccessScope, patterns
 from turnout.errors import InvalidRequest
 from turnout.state.tokens import TokenRecord
 
@@ -27,10 +27,10 @@ def identity_of(record: TokenRecord) -> Identity:
     return Identity(f"token:{record.name}")
 
 
-def scope_of(record: TokenRecord) -> Scope:
+def scope_of(record: TokenRecord) -> AccessScope:
     """Returns the scope of a token. Roles that only a later version of Turnout knows grant nothing here."""
     known = frozenset(AccessRole(role) for role in record.roles if role in set(AccessRole))
-    return Scope(known, patterns(record.models), f"token {record.name} ({record.id})")
+    return AccessScope(known, patterns(record.models), f"token {record.name} ({record.id})")
 
 
 def new_token() -> tuple[str, str, str]:

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 from turnout.auth.identity import KINDS
 from turnout.auth.policy.policy import AccessPolicy, Grant, Limit
-from turnout.auth.roles import AccessRole, Scope, patterns
+from turnout.auth.roles import AccessRole, AccessScope, patterns
 from turnout.errors import ConfigError
 from turnout.text.toml import parse_toml
 
@@ -163,7 +163,7 @@ def _grant(table: _Table) -> Grant:
             table.fail("identities", f"{one!r}: a token brings its own roles (turnout token create)")
     roles = table.texts("roles", f"some of {', '.join(AccessRole)}", lambda one: one in set(AccessRole))
     models = table.texts("models", "names of models, in which * stands for any characters", _is_model_pattern)
-    scope = Scope(frozenset(map(AccessRole, roles)), patterns(models), f"grant {table.number}, line {table.line}")
+    scope = AccessScope(frozenset(map(AccessRole, roles)), patterns(models), f"grant {table.number}, line {table.line}")
     return Grant(patterns(identities), scope)
 
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 
 from turnout.auth.identity import CONSOLE, LOCAL, Identity
 from turnout.auth.policy.pattern_index import PatternIndex
-from turnout.auth.roles import EVERYTHING, AccessRole, Pattern, Scope
+from turnout.auth.roles import EVERYTHING, AccessRole, AccessScope, Pattern
 
 _BUILT_IN = {
-    LOCAL.name: Scope(frozenset({AccessRole.ADMIN}), EVERYTHING, "auth.loopback"),
-    CONSOLE.name: Scope(frozenset({AccessRole.OPERATE}), EVERYTHING, "console.token"),
+    LOCAL.name: AccessScope(frozenset({AccessRole.ADMIN}), EVERYTHING, "auth.loopback"),
+    CONSOLE.name: AccessScope(frozenset({AccessRole.OPERATE}), EVERYTHING, "console.token"),
 }
 """Scopes of identities that settings other than the policy file allow."""
 
@@ -24,7 +24,7 @@ class Grant:
     """
 
     identities: tuple[Pattern, ...]
-    scope: Scope
+    scope: AccessScope
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class AccessPolicy:
         object.__setattr__(self, "_grants_of", PatternIndex(one.identities for one in self.grants))
         object.__setattr__(self, "_limits_of", PatternIndex(one.identities for one in self.limits))
 
-    def scopes_of(self, identity: Identity) -> tuple[Scope, ...]:
+    def scopes_of(self, identity: Identity) -> tuple[AccessScope, ...]:
         """Returns the scopes of an identity whose credential has none of its own."""
         built_in = _BUILT_IN.get(identity.name)
         found = [self.grants[number].scope for number in self._grants_of.matching(identity)]
@@ -88,7 +88,7 @@ class AccessPolicy:
         return next((self.limits[number] for number in self._limits_of.matching(identity)), None)
 
 
-def decide(scopes: Sequence[Scope], role: AccessRole, model: str) -> AccessDecision:
+def decide(scopes: Sequence[AccessScope], role: AccessRole, model: str) -> AccessDecision:
     """Decides whether `scopes` include `role` on a model."""
     for scope in scopes:
         if scope.covers(role, model):

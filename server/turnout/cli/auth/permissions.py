@@ -11,7 +11,7 @@ from turnout.text.quantities import count_text
 if TYPE_CHECKING:
     from turnout.auth.identity import Identity
     from turnout.auth.policy.policy import AccessDecision, AccessPolicy
-    from turnout.auth.roles import AccessRole, Scope
+    from turnout.auth.roles import AccessRole, AccessScope
     from turnout.cli.workspace import Workspace
 
 application = typer.Typer(no_args_is_help=True, help="Explain what a caller may do, and check the policy file.")
@@ -94,7 +94,7 @@ def _decide(
     return decide(policy.scopes_of(caller), role, model)
 
 
-def _scopes_of_tokens(workspace: "Workspace", name: str) -> "list[Scope]":
+def _scopes_of_tokens(workspace: "Workspace", name: str) -> "list[AccessScope]":
     from turnout.auth.credentials.tokens import scope_of
 
     if not workspace.has_store():
