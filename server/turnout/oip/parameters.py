@@ -84,7 +84,7 @@ def read_outputs(
                 field_path = f"outputs[{index}].parameters.{_CLASSIFICATION}"
                 count = whole(parameters[_CLASSIFICATION], field_path)
                 if not 1 <= count <= _MOST_CLASSES:
-                    raise InvalidRequest.at(field_path, f"expected 1 or more, got {count}")
+                    raise InvalidRequest.at(field_path, f"expected 1 to {_MOST_CLASSES}, got {count}")
                 if place is not None:
                     raise InvalidRequest.at(field_path, "expected none of an output that goes to shared memory")
                 classes[name] = count
