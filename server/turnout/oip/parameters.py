@@ -99,9 +99,12 @@ def place_of(parameters: Parameters, field: str) -> Place | None:
         field: Path of the tensor in error messages.
 
     Raises:
-        InvalidRequest: A parameter has the wrong type or is negative.
+        InvalidRequest: A parameter has the wrong type or is negative, or the region is missing.
     """
     if REGION not in parameters:
+        for key in (_REGION_OFFSET, _REGION_SIZE):
+            if key in parameters:
+                raise InvalidRequest.at(f"{field}.parameters.{key}", f"expected {REGION} beside it")
         return None
     region = parameters[REGION]
     if not isinstance(region, str):
