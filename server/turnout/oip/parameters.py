@@ -84,7 +84,7 @@ def read_outputs(
                 field_path = f"outputs[{index}].parameters.{_CLASSIFICATION}"
                 count = whole(parameters[_CLASSIFICATION], field_path)
                 if not 1 <= count <= _MOST_CLASSES:
-                    raise InvalidRequest.at(field_path, f"expected 1 or more, got {count}")
+                    raise InvalidRequest.at(field_path, f"expected 1 to {_MOST_CLASSES}, got {count}")
                 if place is not None:
                     raise InvalidRequest.at(field_path, "expected none of an output that goes to shared memory")
                 classes[name] = count
@@ -99,9 +99,12 @@ def place_of(parameters: Parameters, field: str) -> Place | None:
         field: Path of the tensor in error messages.
 
     Raises:
-        InvalidRequest: A parameter has the wrong type or is negative.
+        InvalidRequest: A parameter has the wrong type or is negative, or the region is missing.
     """
     if REGION not in parameters:
+        for key in (_REGION_OFFSET, _REGION_SIZE):
+            if key in parameters:
+                raise InvalidRequest.at(f"{field}.parameters.{key}", f"expected {REGION} beside it")
         return None
     region = parameters[REGION]
     if not isinstance(region, str):

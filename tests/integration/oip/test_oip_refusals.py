@@ -3,11 +3,13 @@
 import asyncio
 from typing import Any
 
+import grpc
 import httpx
 import pytest
 import pytest_asyncio
 
 from onnx_models import scaled
+from turnout_proto.oip.inference_pb2 import ModelInferRequest
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -105,3 +107,25 @@ async def test_a_byte_that_is_not_utf_8_is_named(server) -> None:
     sent = b'{"id": "\xc3\xa9\xff", "inputs": []}'
     status, text, _ = await refused(server, "POST", "/v2/models/m/infer", content=sent)
     assert (status, text) == (400, "body: expected JSON in UTF-8: this is not UTF-8 at byte 10")
+
+
+@pytest.mark.parametrize("key", ["shared_memory_byte_size", "shared_memory_offset"])
+@pytest.mark.parametrize("part", ["inputs", "outputs"])
+async def test_a_place_in_shared_memory_without_a_region_is_refused(server, part, key) -> None:
+    """It would be ignored, and a client that left out the region would read old memory."""
+    document: dict[str, Any] = {
+        "inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}],
+        "outputs": [{"name": "y"}],
+    }
+    document[part][0]["parameters"] = {key: 16}
+    told = f"{part}[0].parameters.{key}: expected shared_memory_region beside it"
+    assert await refused(server, "POST", "/v2/models/m/infer", json=document) == (400, told, None)
+    request = ModelInferRequest(model_name="m")
+    x = request.inputs.add(name="x", datatype="FP32", shape=[1, 4])
+    request.raw_input_contents.append(bytes(16))
+    (x if part == "inputs" else request.outputs.add(name="y")).parameters[key].int64_param = 16
+    async with grpc.aio.insecure_channel(str(server.grpc)) as channel:
+        infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await infer(request.SerializeToString())
+    assert (error.value.code(), error.value.details()) == (grpc.StatusCode.INVALID_ARGUMENT, told)

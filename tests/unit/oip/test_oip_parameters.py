@@ -146,6 +146,20 @@ def test_a_place_in_shared_memory_that_is_none_is_refused(name, value):
         read_outputs(wanting("y", **{"shared_memory_region": region, f"shared_memory_{name}": value}))
 
 
+@pytest.mark.parametrize("key", ["shared_memory_byte_size", "shared_memory_offset"])
+def test_a_place_in_no_region_is_refused(key):
+    with pytest.raises(
+        InvalidRequest, match=rf"outputs\[0\]\.parameters\.{key}: expected shared_memory_region beside it"
+    ):
+        read_outputs(wanting("y", **{key: InferParameter(int64_param=16)}))
+
+
+@pytest.mark.parametrize("count", [0, -1, 2**31, 2**62])
+def test_a_classification_out_of_range_is_refused_with_the_range(count: int):
+    with pytest.raises(InvalidRequest, match=rf"expected 1 to 2147483647, got {count}$"):
+        read_outputs(wanting("y", classification=InferParameter(int64_param=count)))
+
+
 def test_a_classification_does_not_go_to_shared_memory():
     region, count = InferParameter(string_param="r"), InferParameter(int64_param=1)
     with pytest.raises(InvalidRequest, match="expected none of an output that goes to shared memory"):

@@ -9,7 +9,7 @@ import numpy as np
 from turnout.errors import InvalidTensor
 from turnout.oip.elements import BY_NAME, ElementType
 from turnout.oip.extensions.shared_memory import NO_MEMORY, STORED_INPUT, CallerMemory
-from turnout.oip.parameters import REGION, place_of
+from turnout.oip.parameters import REGION, Place, place_of
 from turnout.oip.tensors import check_shape, decode_raw, element_type, filled, repeated, shaped, text
 from turnout.rpc.oip.parameters import plain
 from turnout.rpc.parsing.templates import Fields
@@ -111,12 +111,12 @@ def decode_inputs(
     """
     tensors = request.inputs
     limits.check_tensors("inputs", len(tensors))
-    in_memory = [index for index, tensor in enumerate(tensors) if REGION in tensor.parameters]
-    if in_memory:
-        memory.check(f"inputs[{in_memory[0]}]")
-    raws, sent = request.raw_input_contents, len(tensors) - len(in_memory)
+    places = {index: place for index, tensor in enumerate(tensors) if (place := _place(index, tensor)) is not None}
+    if places:
+        memory.check(f"inputs[{min(places)}]")
+    raws, sent = request.raw_input_contents, len(tensors) - len(places)
     if raws and len(raws) != sent:
-        beside = " that do not lie in shared memory" if in_memory else ""
+        beside = " that do not lie in shared memory" if places else ""
         raise InvalidTensor.at(
             "raw_input_contents", f"expected one for each of {sent} inputs{beside}, or none at all; got {len(raws)}"
         )
@@ -129,8 +129,8 @@ def decode_inputs(
         limits.check_name(f"inputs[{index}].name", name)
         kind = BY_NAME.get(tensor.datatype) or element_type(index, tensor.datatype)
         shape = _shape(index, tensor, limits)
-        if in_memory and REGION in tensor.parameters:
-            array = _stored(index, tensor, kind, shape, left, memory)
+        if index in places:
+            array = _stored(index, tensor, kind, shape, left, memory, places[index])
         elif raws:
             if tensor.HasField("contents"):
                 raise InvalidTensor.at(f"inputs[{index}].contents", "expected none beside raw_input_contents, got some")
@@ -145,15 +145,26 @@ def decode_inputs(
     return inputs
 
 
+def _place(index: int, tensor: InputTensor) -> Place | None:
+    """Returns the location of a tensor in shared memory; None if it is not in shared memory."""
+    if not tensor.parameters:
+        return None
+    return place_of(plain(tensor.parameters, f"inputs[{index}].parameters"), f"inputs[{index}]")
+
+
 def _stored(
-    index: int, tensor: InputTensor, kind: ElementType, shape: tuple[int, ...], left: InputLimits, memory: CallerMemory
+    index: int,
+    tensor: InputTensor,
+    kind: ElementType,
+    shape: tuple[int, ...],
+    left: InputLimits,
+    memory: CallerMemory,
+    place: Place,
 ) -> Array:
     """Returns an array whose elements are in shared memory."""
     field = f"inputs[{index}]"
     if tensor.HasField("contents"):
         raise InvalidTensor.at(f"{field}.contents", "expected none beside shared memory, got some")
-    place = place_of(plain(tensor.parameters, f"{field}.parameters"), field)
-    assert place is not None, "it was looked for"
     return decode_raw(index, kind, shape, memory.read(place, field), STORED_INPUT, left)
 
 
