@@ -13,7 +13,11 @@ from turnout.serving.sessions.tensor import memory_of
 from turnout.telemetry.tracing.trace import Trace
 
 _HEAD_BYTES = 64
-"""Number of bytes of each input in the hash: enough to distinguish requests, few enough to cost almost nothing."""
+"""Number of bytes of each input in the hash, and of each string in it: enough to distinguish requests, few enough to
+cost almost nothing."""
+
+_HEAD_STRINGS = 4
+"""Number of strings of each input in the hash."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +77,13 @@ def material_of(request: InferenceRequest) -> bytes:
     parts = [request.request_id.encode("utf-8", "surrogatepass")]
     for name, array in request.inputs.items():
         parts.append(name.encode())
-        if array.dtype != object and array.size:
-            parts.append(array.reshape(-1)[:_HEAD_BYTES].tobytes()[:_HEAD_BYTES])
+        head = array.reshape(-1)[:_HEAD_BYTES]
+        if array.dtype == object:
+            for text in head[:_HEAD_STRINGS].tolist():
+                data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
+                parts.append(data[:_HEAD_BYTES])
+        else:
+            parts.append(head.tobytes()[:_HEAD_BYTES])
     return b"\0".join(parts)
 
 
