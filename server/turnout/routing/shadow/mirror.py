@@ -5,11 +5,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from turnout.routing.policy import UNITS
 from turnout.routing.shadow.copies import Copy
 from turnout.routing.shadow.lane import Lane
 from turnout.serving.data_plane.inference import InferenceRequest, InferenceResult
-from turnout.serving.sessions.tensor import memory_of
+from turnout.serving.sessions.tensor import Array, memory_of
 from turnout.telemetry.tracing.trace import Trace
 
 _HEAD_BYTES = 64
@@ -88,6 +90,12 @@ def material_of(request: InferenceRequest) -> bytes:
 
 
 def _copy(request: InferenceRequest, result: InferenceResult, epoch: int, trace: Trace | None) -> Copy:
-    expected = result.answer.outputs
+    expected = [_compact(array) for array in result.answer.outputs]
     nbytes = memory_of(request.inputs.values()) + memory_of(expected)
     return Copy(request.request_id, request.inputs, result.names, expected, epoch, time.monotonic(), nbytes, trace)
+
+
+def _compact(array: Array) -> Array:
+    """Returns `array`, or a copy if it keeps the outputs of a whole batch in memory, which the queue does not count."""
+    base = array.base
+    return array.copy() if isinstance(base, np.ndarray) and base.nbytes > 2 * array.nbytes else array
