@@ -67,7 +67,7 @@ class Reloader:
             models: Settings by model, shared with the other components.
             threshold: Threshold of the log.
             certificates: Reads the certificates and the policy file again.
-            refresh: Loads and unloads versions according to the current settings.
+            refresh: Applies the current settings to shadows, and loads and unloads versions according to them.
             log: Logger for changes and errors.
         """
         self._settings = settings

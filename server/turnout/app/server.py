@@ -26,6 +26,7 @@ from turnout.app.serving import open_serving
 from turnout.config import Address, Settings
 from turnout.rollout.clock import SYSTEM_CLOCK, Clock
 from turnout.routing.active_policies import Policies
+from turnout.routing.shadow.service import Shadows
 from turnout.rpc.server import Services
 from turnout.serving.versions.hold import Hold
 from turnout.telemetry.logging import LogForm, Threshold
@@ -116,7 +117,7 @@ async def running(
                 await following.refresh()
                 await peers.wait_to_listen()
         listeners = open_listeners(services, base.settings, web, base.certificates, admission, budget, stack)
-        reloader = _reloader(settings, base, threshold, following)
+        reloader = _reloader(settings, base, threshold, serving.shadows, following)
         failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         side_tasks = SideTasks(failed)
         stack.push_async_callback(side_tasks.cancel)
@@ -172,13 +173,19 @@ def server_name(given: str, address: Address, member: Member | None) -> str:
     return name if member is None else f"{name}/{member.start.index}"
 
 
-def _reloader(read: Settings, base: Foundation, threshold: Threshold, following: Following) -> Reloader:
+def _reloader(
+    read: Settings, base: Foundation, threshold: Threshold, shadows: Shadows, following: Following
+) -> Reloader:
     async def reread_files() -> None:
         await base.certificates.reload()
         if base.authority is not None:
             await base.authority.reload()
 
-    return Reloader(read, base.models, threshold, reread_files, following.refresh, base.log)
+    async def apply() -> None:
+        shadows.configure()
+        await following.refresh()
+
+    return Reloader(read, base.models, threshold, reread_files, apply, base.log)
 
 
 async def _leave(member: Member, snapshot: Callable[[], Awaitable[bytes]]) -> None:

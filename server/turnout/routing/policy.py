@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
+import numpy as np
 from numpy.typing import NDArray
 from semver import Version
 
@@ -15,7 +16,7 @@ from turnout.registry.compatibility.compat import refusals
 from turnout.registry.manifest.json_form import JsonForm
 from turnout.registry.manifest.signature import Signature
 from turnout.routing.selection.selector import Default, InRange, Selector
-from turnout.routing.slots import SLOTS, SlotTable
+from turnout.routing.slots import SLOTS, Owners, SlotTable
 from turnout.state.release_status import ReleaseStatus
 
 UNITS = 10_000
@@ -275,9 +276,9 @@ def unfit(policy: Policy, facts: Mapping[Version, PolicyFact], *, force: bool) -
 def takes_back(before: PolicyState, after: PolicyState, earlier_baselines: Iterable[Version]) -> bool:
     """Returns whether a change only takes traffic back, which is allowed while changes are frozen.
 
-    No canary or shadow may gain, and the baseline must stay, or be one of an earlier epoch. Removing the policy does
-    not
-    take traffic back: the version that was released last would get everything.
+    No canary or shadow may gain, nor meet other keys with the same weight, and the baseline must stay, or be one of an
+    earlier epoch. Removing the policy does not take traffic back: the version that was released last would get
+    everything.
     """
     if after.policy is None:
         return before.policy is None
@@ -288,7 +289,17 @@ def takes_back(before: PolicyState, after: PolicyState, earlier_baselines: Itera
         (new.baseline == old.baseline or new.baseline in set(earlier_baselines))
         and all(c.weight <= old.weight(c.version) for c in new.canaries)
         and all(s.rate <= old.rate(s.version) for s in new.shadows)
+        and not _meets_other_keys(new, before.table, after.table)
     )
+
+
+def _meets_other_keys(policy: Policy, before: SlotTable, after: SlotTable) -> bool:
+    """Returns whether a canary has a slot that it did not have before, as after a return to an earlier epoch."""
+    if before == after:
+        return False
+    had, has = Owners.of(before), Owners.of(after)
+    names = [str(canary.version) for canary in policy.canaries]
+    return any(np.any(has.owned(name) & ~had.owned(name)) for name in names)
 
 
 def _misfits(who: str, baseline: Signature, other: Signature) -> list[str]:

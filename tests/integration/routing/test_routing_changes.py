@@ -139,6 +139,24 @@ async def test_a_policy_that_is_set_again_makes_no_epoch(start_server) -> None:
     assert (await put(server, policy("1.0.0", v1_1_0=0.05))).epoch == 1
 
 
+async def test_in_a_freeze_no_user_meets_a_canary_that_they_did_not_meet_before(start_server) -> None:
+    server = await start_server()
+    await put(server, policy("1.0.0", v1_1_0=0.2))  # epoch 1
+    await put(server, policy("1.0.0"))
+    await put(server, policy("1.0.0", v1_1_0=0.3))  # epoch 3: another trial, with other keys
+    await put(server, policy("1.0.0", v1_1_0=0.2))  # epoch 4: fewer of the same
+    await put(server, policy("1.0.0", v1_1_0=0.3))
+    keys = [f"user-{number}" for number in range(300)]
+    met = {key for key, one in zip(keys, await ask(server, keys), strict=True) if one.role == "canary"}
+    async with control_of(server) as control:
+        await control.FreezeTraffic(pb.FreezeTrafficRequest(model="m", frozen=True))
+        code, message = await refused(control.RevertTraffic(pb.RevertTrafficRequest(model="m", epoch=1)))
+        assert (code, "frozen" in message) == (grpc.StatusCode.FAILED_PRECONDITION, True)
+        await control.RevertTraffic(pb.RevertTrafficRequest(model="m", epoch=4))
+    left = {key for key, one in zip(keys, await ask(server, keys), strict=True) if one.role == "canary"}
+    assert left < met
+
+
 async def test_in_a_freeze_only_what_takes_traffic_back_is_taken(start_server) -> None:
     server = await start_server()
     await put(server, policy("1.3.0"))

@@ -11,6 +11,7 @@ from routing_wire import control_of, policy, put, scrape
 from shadow_wire import PATIENT, accounted, numbered, predict, report, settled
 from turnout.routing.policy import UNITS
 from turnout.routing.shadow.mirror import material_of, position_of
+from turnout.routing.shadow.pressure import Pressure
 from turnout.serving.data_plane.inference import InferenceRequest
 from turnout_proto import tensors
 from turnout_proto.v1 import traffic_pb2 as pb
@@ -111,6 +112,29 @@ async def test_strings_count_by_their_length(publish_model, start_server) -> Non
     comparison = await settled(server, "1.1.0", 200)
     assert set(comparison.dropped) <= {"queue_bytes"}
     assert comparison.dropped["queue_bytes"] > 0
+
+
+async def test_a_copy_keeps_no_more_in_memory_than_it_counts_for(publish_model, start_server, monkeypatch) -> None:
+    """A batch of eight answers is one array, of which a copy needs one row."""
+    publish_model("m", "1.0.0", scaled(1))
+    publish_model("m", "1.1.0", scaled(1), release=False)
+    batching = {"only_where_it_pays": False, "max_delay_ms": 100_000, "max_rows": 8}
+    server = await start_server(
+        shadow=PATIENT | {"noise_rate": 0}, batching=batching, runtime={"runners": 1, "inline_threshold_us": 0}
+    )
+    await put(server, policy("1.0.0", {"1.1.0": 1.0}))
+    (lane,) = server.services.shadows.of("m")
+    with monkeypatch.context() as held:
+        held.setattr(Pressure, "has_room", lambda _: False)
+        live = await predict(server, numbered(16, x=X), at_once=8)
+        assert live.errors == []
+        copies = list(lane._queue)
+    assert max(answer.timing.batch_rows for answer in live.answers) > 2
+    assert len(copies) == 16
+    for copy in copies:
+        (y,) = copy.expected
+        assert (y if y.base is None else y.base).nbytes <= 2 * y.nbytes
+    assert dict((await settled(server, "1.1.0", 16)).outcomes) == {"agreed": 16}
 
 
 async def test_copies_for_a_shadow_that_is_not_ready_are_dropped(publish_model, start_server, models) -> None:

@@ -48,7 +48,10 @@ def test_two_shadows_are_sampled_independently() -> None:
 def test_ids_that_are_all_alike_leave_it_to_the_inputs_and_the_other_way_round() -> None:
     same_id = {position_of(material("", x=[number]), "1.1.0") for number in range(100)}
     same_input = {position_of(material(f"r{number}", x=[1]), "1.1.0") for number in range(100)}
+    texts = [np.array([[text]], object) for number in range(100) for text in (f"text {number}", f"{number}".encode())]
+    same_id_of_texts = {position_of(material("", x=text), "1.1.0") for text in texts}
     assert len(same_id) > 90
+    assert len(same_id_of_texts) > 180
     assert len(same_input) > 90
     assert position_of(material("r", x=[1]), "1.1.0") == position_of(material("r", x=[1]), "1.1.0")
 
@@ -62,3 +65,4 @@ def test_little_of_a_large_input_is_hashed() -> None:
     large = np.zeros(10**7, np.float32)
     assert len(material("r", x=large)) < 200
     assert len(material("r", x=large.reshape(100, -1).T)) < 200
+    assert len(material("r", x=np.full(10**6, "a" * 1000, object))) < 400

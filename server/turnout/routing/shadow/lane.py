@@ -29,6 +29,7 @@ from turnout.routing.shadow.compare import AnswerComparison, OutputRule, compare
 from turnout.routing.shadow.copies import Copy, Pair, trace_copy
 from turnout.routing.shadow.ledger import CopyOutcome, Disagreement, Ledger
 from turnout.routing.shadow.pressure import Pressure
+from turnout.routing.shadow.redaction import Redact
 from turnout.routing.shadow.runner import CopyRunner
 from turnout.serving.batching.batch import BatchSizeMismatch, shape_of, split
 from turnout.serving.inputs.rows import join
@@ -47,9 +48,6 @@ _UNEXPECTED = "an unexpected error; see the server's log"
 _SMALL_BYTES = 64 * 1024
 """Outputs up to this size are compared on the event loop (about 50 us), since handing them to a thread costs more."""
 
-Redact = Callable[[str, Mapping[str, Array]], Mapping[str, Array]]
-"""Returns the part of a model's inputs that may be stored."""
-
 
 @dataclass(frozen=True, slots=True)
 class LaneDependencies:
@@ -57,19 +55,19 @@ class LaneDependencies:
 
     Attributes:
         find: Returns the handle of one of the model's versions; None if it is not Ready.
-        runner_for: Creates a runner of copies on a version, which may take as long as a load. Called with the handle
-            and whether it is the shadow's; otherwise it is the baseline's, to measure its noise.
-        rules: Returns how each output is compared.
-        redact: Returns the part of the inputs that may be stored; None to store nothing.
+        runner_for: Creates a runner of copies on a version, which may take as long as a load. Called with the handle,
+            the lane's settings, and whether it is the shadow's; otherwise it is the baseline's, to measure its noise.
+        rules: Returns how each output is compared under the lane's settings.
+        redact: Returns what redacts inputs under the lane's settings; None to store nothing.
         pressure: Decides whether a copy may run now.
         threads: Threads that compare outputs that are too large for the event loop.
         log: Logger for errors.
     """
 
     find: Callable[[str], VersionHandle | None]
-    runner_for: Callable[[VersionHandle, bool], "asyncio.Future[CopyRunner]"]
-    rules: Callable[[], Mapping[str, OutputRule]]
-    redact: Redact | None
+    runner_for: Callable[[VersionHandle, LaneSettings, bool], "asyncio.Future[CopyRunner]"]
+    rules: Callable[[LaneSettings], Mapping[str, OutputRule]]
+    redact: Callable[[LaneSettings], Redact | None]
     pressure: Pressure
     threads: Threads
     log: FilteringBoundLogger
@@ -80,6 +78,7 @@ class Lane:
 
     Attributes:
         pair: The versions whose answers are compared.
+        settings: Settings of the lane.
         ledger: The results.
         closed: Why the lane accepts no more copies; "" while it does.
     """
@@ -89,13 +88,15 @@ class Lane:
         self.ledger = ledger
         self.closed = ""
         self.ended = False
-        self._settings = settings
+        self.settings = settings
         self._parts = parts
         self._queue: deque[Copy] = deque()
         self._queued_bytes = 0
         self._offered = asyncio.Event()
         self._running: set[asyncio.Task[None]] = set()
         self._runners: dict[bool, tuple[VersionHandle, asyncio.Future[CopyRunner]]] = {}
+        self._rules: Mapping[str, OutputRule] | None = None
+        self._outdated = False
         self._noise_due = 0.0
         self._dispatcher = self._dispatching()
 
@@ -106,7 +107,7 @@ class Lane:
         """
         if self.closed:
             self.ledger.drop("closed")
-        elif len(self._queue) >= self._settings.max_queue_requests:
+        elif len(self._queue) >= self.settings.max_queue_requests:
             self.ledger.drop("queue_items")
         else:
             return True
@@ -114,7 +115,7 @@ class Lane:
 
     def offer(self, copy: Copy) -> None:
         """Queues a copy after `has_place` returned True; drops and counts it if the queue would exceed its bytes."""
-        if self._queue and self._queued_bytes + copy.nbytes > self._settings.max_queue_bytes:
+        if self._queue and self._queued_bytes + copy.nbytes > self.settings.max_queue_bytes:
             self.ledger.drop("queue_bytes")
         else:
             self._queue.append(copy)
@@ -140,6 +141,15 @@ class Lane:
                 task.cancel()
         self._close_runners()
         await asyncio.gather(self._dispatcher, *self._running, return_exceptions=True)
+
+    def configure(self, settings: LaneSettings) -> None:
+        """Changes the settings. Copies that run are finished under the previous ones."""
+        if (settings.keep_inputs, settings.redact) != (self.settings.keep_inputs, self.settings.redact):
+            self.ledger.forget_inputs()
+        self.settings = settings
+        self.ledger.configure(settings.keep_worst, noise=bool(settings.noise_rate))
+        self._rules = None
+        self._outdated = bool(self._runners)
 
     def reopen(self) -> None:
         """Accepts copies again, if it was closed because its shadow could not run any more."""
@@ -184,12 +194,15 @@ class Lane:
     async def _dispatch(self) -> None:
         while not self.closed:
             await self._offered.wait()
-            while self._queue and time.monotonic() - self._queue[0].offered > self._settings.max_lag_s:
+            while self._queue and time.monotonic() - self._queue[0].offered > self.settings.max_lag_s:
                 self._pop()
                 self.ledger.drop("stale")
             if not self._queue:
                 self._offered.clear()
-            elif len(self._running) >= self._settings.max_inflight:
+            elif self._outdated and not self._running:
+                self._close_runners()
+                self._outdated = False
+            elif self._outdated or len(self._running) >= self.settings.max_inflight:
                 await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
             elif (left := self._queue[0].offered + _HEAD_START_SECONDS - time.monotonic()) > 0:
                 await asyncio.sleep(left)
@@ -325,7 +338,7 @@ class Lane:
         if known is None or known[0] is not handle:
             if known is not None:
                 known[1].add_done_callback(_close)
-            known = self._runners[for_shadow] = handle, self._parts.runner_for(handle, for_shadow)
+            known = self._runners[for_shadow] = handle, self._parts.runner_for(handle, self.settings, for_shadow)
         return await asyncio.shield(known[1])
 
     def _failed(self, copy: Copy, error: TurnoutError) -> None:
@@ -343,7 +356,7 @@ class Lane:
         trace_copy(self.pair, copy, CopyOutcome.AGREED if comparison.agrees else CopyOutcome.DISAGREED)
         if self.ledger.compare(comparison, copy.epoch, lag):
             self.ledger.keep(Disagreement(copy.request_id, datetime.now(UTC), comparison, await self._kept(copy)))
-        self._noise_due += self._settings.noise_rate
+        self._noise_due += self.settings.noise_rate
         if self.closed or (self._noise_due < 1.0 and not self.ledger.wants_repeat):
             return
         if (baseline := self._parts.find(self.pair.baseline)) is not None:
@@ -356,18 +369,22 @@ class Lane:
     async def _compared(
         self, expected: Mapping[str, Array], actual: Mapping[str, Array], copy: Copy
     ) -> AnswerComparison:
-        rules = self._parts.rules()
+        rules = self._rules
+        if rules is None:
+            rules = self._rules = self._parts.rules(self.settings)
         if copy.nbytes <= _SMALL_BYTES:
             return compare(expected, actual, rules)
         return await self._parts.threads.run(compare, expected, actual, rules)
 
     async def _kept(self, copy: Copy) -> Mapping[str, Array]:
         """Returns the part of a copy's inputs that may be stored."""
-        redact = self._parts.redact
+        settings = self.settings
+        redact = self._parts.redact(settings)
         if redact is None:
             return {}
         try:  # in a thread, since how long the hook takes is up to its author
-            return dict(await self._parts.threads.run(redact, self.pair.model, copy.inputs))
+            kept = dict(await self._parts.threads.run(redact, self.pair.model, copy.inputs))
+            return kept if self.settings is settings else {}
         except Exception as error:
             self._parts.log.error("the redaction hook failed; no inputs are kept", **_names(self.pair), exc_info=error)
             return {}

@@ -5,7 +5,7 @@ import itertools
 import math
 from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 
@@ -153,6 +153,17 @@ class Ledger:
     def worst(self) -> Sequence[Disagreement]:
         """The kept disagreements, worst first."""
         return [disagreement for _, _, disagreement in sorted(self._worst, key=lambda item: item[:2], reverse=True)]
+
+    def configure(self, keep_worst: int, *, noise: bool) -> None:
+        """Changes what is kept, and whether copies are repeated, as in the constructor."""
+        self._keep_worst = keep_worst
+        while len(self._worst) > keep_worst:
+            heapq.heappop(self._worst)
+        self.noise.measured = noise
+
+    def forget_inputs(self) -> None:
+        """Discards the inputs that were stored: what may be stored has changed."""
+        self._worst = [(at, number, replace(one, inputs={})) for at, number, one in self._worst]
 
     def drop(self, reason: str) -> None:
         """Counts a copy that was not run."""

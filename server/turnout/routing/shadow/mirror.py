@@ -5,15 +5,21 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from turnout.routing.policy import UNITS
 from turnout.routing.shadow.copies import Copy
 from turnout.routing.shadow.lane import Lane
 from turnout.serving.data_plane.inference import InferenceRequest, InferenceResult
-from turnout.serving.sessions.tensor import memory_of
+from turnout.serving.sessions.tensor import Array, memory_of
 from turnout.telemetry.tracing.trace import Trace
 
 _HEAD_BYTES = 64
-"""Number of bytes of each input in the hash: enough to distinguish requests, few enough to cost almost nothing."""
+"""Number of bytes of each input in the hash, and of each string in it: enough to distinguish requests, few enough to
+cost almost nothing."""
+
+_HEAD_STRINGS = 4
+"""Number of strings of each input in the hash."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +79,23 @@ def material_of(request: InferenceRequest) -> bytes:
     parts = [request.request_id.encode("utf-8", "surrogatepass")]
     for name, array in request.inputs.items():
         parts.append(name.encode())
-        if array.dtype != object and array.size:
-            parts.append(array.reshape(-1)[:_HEAD_BYTES].tobytes()[:_HEAD_BYTES])
+        head = array.reshape(-1)[:_HEAD_BYTES]
+        if array.dtype == object:
+            for text in head[:_HEAD_STRINGS].tolist():
+                data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
+                parts.append(data[:_HEAD_BYTES])
+        else:
+            parts.append(head.tobytes()[:_HEAD_BYTES])
     return b"\0".join(parts)
 
 
 def _copy(request: InferenceRequest, result: InferenceResult, epoch: int, trace: Trace | None) -> Copy:
-    expected = result.answer.outputs
+    expected = [_compact(array) for array in result.answer.outputs]
     nbytes = memory_of(request.inputs.values()) + memory_of(expected)
     return Copy(request.request_id, request.inputs, result.names, expected, epoch, time.monotonic(), nbytes, trace)
+
+
+def _compact(array: Array) -> Array:
+    """Returns `array`, or a copy if it keeps the outputs of a whole batch in memory, which the queue does not count."""
+    base = array.base
+    return array.copy() if isinstance(base, np.ndarray) and base.nbytes > 2 * array.nbytes else array

@@ -2,7 +2,6 @@
 
 import asyncio
 import functools
-import importlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -11,23 +10,22 @@ from structlog.typing import FilteringBoundLogger
 
 from turnout.config import Settings
 from turnout.config import ShadowLane as LaneSettings
-from turnout.errors import ConfigError
 from turnout.registry.manifest.manifest import MODEL_FILE, Tolerance
 from turnout.registry.storage.manifests import check_files
 from turnout.routing.policy import Policy
 from turnout.routing.shadow.compare import OutputRule, rules_for
 from turnout.routing.shadow.copies import Pair
-from turnout.routing.shadow.lane import Lane, LaneDependencies, Redact
+from turnout.routing.shadow.lane import Lane, LaneDependencies
 from turnout.routing.shadow.ledger import Ledger
 from turnout.routing.shadow.mirror import Mirror, Target
 from turnout.routing.shadow.pressure import Pressure
+from turnout.routing.shadow.redaction import Redaction
 from turnout.routing.shadow.runner import CopyRunner, ProcessRunner, ThreadRunner
 from turnout.serving.data_plane.inference import AnswerObserver
 from turnout.serving.isolation.pool import ChildPool
 from turnout.serving.isolation.session import IsolatedSession
 from turnout.serving.sessions.session import Session
 from turnout.serving.sessions.spec import SessionSpec
-from turnout.serving.sessions.tensor import Array
 from turnout.serving.tensorrt.fallback import allowance
 from turnout.serving.versions.catalog import Catalog
 from turnout.serving.versions.handle import VersionHandle
@@ -75,10 +73,9 @@ class Shadows:
         self._loading = Threads("shadow load")
         self._lanes: dict[Pair, Lane] = {}
         self._ended: dict[Pair, Lane] = {}
-        self._rules_of: dict[Pair, Mapping[str, OutputRule]] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._stopped = False
-        self._hooks = {name: _hook(name) for name in {settings.shadow.redact, *_own_hooks(settings)} if name}
+        self._redaction = Redaction(settings)
 
     def observe(self, model: str, policy: Policy | None, epoch: int) -> AnswerObserver | None:
         """Opens and closes a model's lanes according to its policy; returns the observer of the baseline's answers."""
@@ -89,6 +86,13 @@ class Shadows:
             self._end(pair)
         targets = [Target(self._lane(pair), rate) for pair, rate in wanted.items()]
         return Mirror(targets, epoch) if targets else None
+
+    def configure(self) -> None:
+        """Applies changed settings to the lanes, those that have ended included."""
+        for lane in (*self._lanes.values(), *self._ended.values()):
+            settings = self._settings.for_model(lane.pair.model).shadow
+            if settings != lane.settings:
+                lane.configure(settings)
 
     def of(self, model: str) -> list[Lane]:
         """Returns the model's lanes, those in use first."""
@@ -110,7 +114,7 @@ class Shadows:
             settings = self._settings.for_model(pair.model).shadow
             recorder = self._metrics.shadow(pair.model, pair.shadow)
             ledger = ended.ledger if ended else Ledger(recorder, settings.keep_worst, noise=bool(settings.noise_rate))
-            lane = self._lanes[pair] = Lane(pair, settings, ledger, self._parts(pair, settings))
+            lane = self._lanes[pair] = Lane(pair, settings, ledger, self._parts(pair))
         return lane
 
     def _end(self, pair: Pair) -> None:
@@ -119,20 +123,18 @@ class Shadows:
         if len(self._ended) > _MAX_ENDED:
             oldest = next(iter(self._ended))
             del self._ended[oldest]
-            self._rules_of.pop(oldest, None)
         task = asyncio.create_task(lane.close(_ENDED, _CLOSE_SECONDS))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
-    def _parts(self, pair: Pair, settings: LaneSettings) -> LaneDependencies:
-        redact: Redact | None = None
-        if settings.keep_inputs:
-            redact = self._hooks.get(settings.redact) or _everything
+    def _parts(self, pair: Pair) -> LaneDependencies:
         return LaneDependencies(
             find=functools.partial(self._handle, pair.model),
-            runner_for=lambda handle, shadow: asyncio.ensure_future(self._runner(handle, settings, for_shadow=shadow)),
-            rules=functools.partial(self._rules, pair, settings),
-            redact=redact,
+            runner_for=lambda handle, settings, shadow: asyncio.ensure_future(
+                self._runner(handle, settings, for_shadow=shadow)
+            ),
+            rules=functools.partial(self._rules, pair),
+            redact=self._redaction.of,
             pressure=self._pressure,
             threads=self._comparing,
             log=self._log,
@@ -145,14 +147,10 @@ class Shadows:
 
     def _rules(self, pair: Pair, settings: LaneSettings) -> Mapping[str, OutputRule]:
         """Returns how the baseline's outputs are compared: by the settings, the manifest, or else the defaults."""
-        known = self._rules_of.get(pair)
-        if known is not None:
-            return known
         manifest = self._catalog.snapshot.model(pair.model).versions[Version.parse(pair.baseline)].manifest
         given = {name: Tolerance(t.atol, t.rtol) for name, t in settings.tolerances.items()}
         tolerances, scores = {**manifest.tolerances, **given}, {**manifest.scores, **settings.scores}
-        rules = self._rules_of[pair] = rules_for(manifest.signature, tolerances, scores, settings.top_k)
-        return rules
+        return rules_for(manifest.signature, tolerances, scores, settings.top_k)
 
     async def _runner(self, handle: VersionHandle, settings: LaneSettings, *, for_shadow: bool) -> CopyRunner:
         """Creates a runner of copies on a version.
@@ -194,22 +192,3 @@ class Shadows:
 def _arena_limit(settings: LaneSettings, model_bytes: int) -> int:
     """Returns the memory limit of a shadow's GPU arena. ONNX Runtime includes weights in it; the setting does not."""
     return model_bytes + int(settings.memory_limit_bytes) if settings.memory_limit_bytes else 0
-
-
-def _own_hooks(settings: Settings) -> set[str]:
-    return {settings.for_model(name).shadow.redact for name in settings.model}
-
-
-def _hook(name: str) -> Redact:
-    module, _, function = name.partition(":")
-    try:
-        hook: Redact = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"shadow.redact: {name} cannot be imported: {error}") from error
-    if not callable(hook):
-        raise ConfigError(f"shadow.redact: {name} is not a function")
-    return hook
-
-
-def _everything(_: str, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
-    return inputs
