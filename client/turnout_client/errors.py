@@ -24,13 +24,15 @@ Each error has the server's message in `message`, and the `google.rpc` details t
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import BadRequest, RequestInfo, RetryInfo
 from google.rpc.status_pb2 import Status
+
+ResponseT = TypeVar("ResponseT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +241,18 @@ def error_of_break(call: FailedCall | None, *, has_deadline: bool = False) -> Tu
     return error
 
 
+def whole(response: ResponseT | None, request_id: str = "") -> ResponseT:
+    """Returns `response`.
+
+    Raises:
+        Internal: It is None, which is what gRPC returns if a call ends with OK before a whole response has arrived, or
+            if grpc.aio cannot parse the response.
+    """
+    if response is None:
+        raise Internal("the call ended with OK, without a valid response", request_id=request_id)
+    return response
+
+
 def _error(code: grpc.StatusCode, message: str, details: Iterable[AnyMessage], request_id: str) -> TurnoutClientError:
     violations: list[Violation] = []
     retry_after: float | None = None
@@ -250,6 +264,7 @@ def _error(code: grpc.StatusCode, message: str, details: Iterable[AnyMessage], r
         elif request_info := _unpacked(detail, RequestInfo()):
             request_id = request_info.request_id or request_id
     kind = _CLASSES.get(code, Unknown)
+    message = message or f"the call ended with {code.name}, without a message"
     return kind(message, violations=violations, retry_after=retry_after, request_id=request_id)
 
 
