@@ -202,6 +202,8 @@ _CLASSES: dict[grpc.StatusCode, type[TurnoutClientError]] = {
 _CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 _BREAKS = (Cancelled, Unknown, Aborted, Internal, Unavailable)
 _STATUS_DETAILS = "grpc-status-details-bin"
+_HTTP_ANSWER = "Received http2 header with status: "
+"""gRPC's message if the answer is one of HTTP, such as of Turnout's HTTP port."""
 
 
 def error_of_call(call: FailedCall, request_id: str = "") -> TurnoutClientError:
@@ -213,7 +215,10 @@ def error_of_call(call: FailedCall, request_id: str = "") -> TurnoutClientError:
                 details = Status.FromString(value).details
             except DecodeError:
                 continue  # not from Turnout but from a proxy; the status code itself is still valid
-    return _error(call.code(), call.details() or "", details, request_id)
+    message = call.details() or ""
+    if message.startswith(_HTTP_ANSWER):
+        message = f"{message}: not a gRPC server, or a proxy in front of one; Turnout's gRPC port is 8001 by default"
+    return _error(call.code(), message, details, request_id)
 
 
 def error_of_status(status: Status, request_id: str = "") -> TurnoutClientError:
