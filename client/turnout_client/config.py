@@ -19,6 +19,8 @@ Metadata = Sequence[tuple[str, str | bytes]]
 
 _LOCAL = ("unix:", "unix-abstract:", "vsock:")
 _SCHEME = re.compile(r"dns:(?:///)?|ipv4:|ipv6:")  # what a DNS server that the target names says of a host is its own
+_KEY = re.compile(r"[0-9a-z_.-]+")
+_VALUE = re.compile(r"[ -~]*")
 _URL = re.compile(r"(https?|grpcs?|tcp)://", re.IGNORECASE)
 _ADDRESS = re.compile(r"(?:\[[^\]]+\]|[^:/\[\]]+):(?P<port>\d{1,5})")
 
@@ -90,6 +92,25 @@ def checked_target(target: str) -> str:
         if found is None or not 0 < int(found["port"]) < 65_536:
             raise ValueError(f"expected HOST:PORT, such as '127.0.0.1:8001' or '[::1]:8001', got {address!r}")
     return target
+
+
+def checked_metadata(metadata: Metadata) -> Metadata:
+    """Returns `metadata` with its keys in lower case, which gRPC requires.
+
+    Raises:
+        ValueError: A key or value cannot be sent. gRPC would fail each call with INTERNAL. The message contains no
+            value, since it may be a secret.
+    """
+    checked = [(key.lower(), value) for key, value in metadata]
+    for key, value in checked:
+        if not _KEY.fullmatch(key):
+            raise ValueError(f"expected a metadata key of letters, digits and '-_.', got {key!r}")
+        if key.endswith("-bin"):
+            if not isinstance(value, bytes):
+                raise ValueError(f"expected bytes as the value of metadata {key!r}, got {type(value).__name__}")
+        elif not _VALUE.fullmatch(value.decode("latin-1") if isinstance(value, bytes) else value):
+            raise ValueError(f"expected printable ASCII as the value of metadata {key!r}")
+    return checked
 
 
 def file_stamp(path: str | Path) -> tuple[int, int, int]:

@@ -85,7 +85,7 @@ class PredictCall:
         tensors = request.inputs
         for name, value in self.inputs.items():
             try:
-                append(tensors, name, _array(value))
+                append(tensors, name, as_array(value))
             except (TypeError, UnicodeEncodeError) as error:
                 if _is_text(name):
                     raise
@@ -182,7 +182,7 @@ def _dimension(dim: catalog_pb2.Dimension) -> int | str | None:
             return None
 
 
-def _array(value: ArrayLike) -> NDArray[Any]:
+def as_array(value: ArrayLike) -> NDArray[Any]:
     """Converts a value to an array.
 
     Text stays in `str` and `bytes`. In an array of NumPy's `U` or `S` it would lose the NULs at its end, and numbers

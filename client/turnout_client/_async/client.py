@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from turnout_client._async.connection import AsyncConnection
 from turnout_client._async.readiness import wait_until_serving
 from turnout_client._async.stream import AsyncStreamTransport
-from turnout_client.config import Metadata, Options, Transport, channel_options, checked_target
+from turnout_client.config import Metadata, Options, Transport, channel_options, checked_metadata, checked_target
 from turnout_client.errors import TurnoutClientError
 from turnout_client.model import ModelInfo, Prediction, VersionInfo
 from turnout_client.retry import RetryAttempts, RetryBudget, RetryPolicy
@@ -54,8 +54,8 @@ class AsyncClient:
         options: gRPC channel arguments. They override the client's defaults.
 
     Raises:
-        ValueError: The target, transport or number of retries is invalid, a file of `tls` cannot be used, or the token
-            would be sent unencrypted to another machine.
+        ValueError: The target, transport, metadata or number of retries is invalid, a file of `tls` cannot be used, or
+            the token would be sent unencrypted to another machine.
     """
 
     def __init__(
@@ -82,6 +82,7 @@ class AsyncClient:
         security = Security.of(tls, credentials)
         target = checked_target(target)
         options = channel_options((*security.options, *options), target)
+        metadata = checked_metadata(metadata)
         bearer = bearer_of(token, target, metadata, plain=security.plain, plaintext_token=plaintext_token)
         self._connection = AsyncConnection(target, security, options, metadata, bearer)
         self._stream = AsyncStreamTransport(self._connection) if transport == "stream" else None

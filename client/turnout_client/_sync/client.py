@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from turnout_client._sync.connection import Connection
 from turnout_client._sync.readiness import wait_until_serving
 from turnout_client._sync.stream import StreamTransport
-from turnout_client.config import Metadata, Options, Transport, channel_options, checked_target
+from turnout_client.config import Metadata, Options, Transport, channel_options, checked_metadata, checked_target
 from turnout_client.errors import TurnoutClientError
 from turnout_client.model import ModelInfo, Prediction, VersionInfo
 from turnout_client.retry import RetryAttempts, RetryBudget, RetryPolicy
@@ -55,8 +55,8 @@ class Client:
         options: gRPC channel arguments. They override the client's defaults.
 
     Raises:
-        ValueError: The target, transport or number of retries is invalid, a file of `tls` cannot be used, or the token
-            would be sent unencrypted to another machine.
+        ValueError: The target, transport, metadata or number of retries is invalid, a file of `tls` cannot be used, or
+            the token would be sent unencrypted to another machine.
     """
 
     def __init__(
@@ -83,6 +83,7 @@ class Client:
         security = Security.of(tls, credentials)
         target = checked_target(target)
         options = channel_options((*security.options, *options), target)
+        metadata = checked_metadata(metadata)
         bearer = bearer_of(token, target, metadata, plain=security.plain, plaintext_token=plaintext_token)
         self._connection = Connection(target, security, options, metadata, bearer)
         self._stream = StreamTransport(self._connection) if transport == "stream" else None
