@@ -24,13 +24,15 @@ Each error has the server's message in `message`, and the `google.rpc` details t
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import BadRequest, RequestInfo, RetryInfo
 from google.rpc.status_pb2 import Status
+
+ResponseT = TypeVar("ResponseT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +202,8 @@ _CLASSES: dict[grpc.StatusCode, type[TurnoutClientError]] = {
 _CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 _BREAKS = (Cancelled, Unknown, Aborted, Internal, Unavailable)
 _STATUS_DETAILS = "grpc-status-details-bin"
+_HTTP_ANSWER = "Received http2 header with status: "
+"""gRPC's message if the answer is one of HTTP, such as of Turnout's HTTP port."""
 
 
 def error_of_call(call: FailedCall, request_id: str = "") -> TurnoutClientError:
@@ -211,7 +215,10 @@ def error_of_call(call: FailedCall, request_id: str = "") -> TurnoutClientError:
                 details = Status.FromString(value).details
             except DecodeError:
                 continue  # not from Turnout but from a proxy; the status code itself is still valid
-    return _error(call.code(), call.details() or "", details, request_id)
+    message = call.details() or ""
+    if message.startswith(_HTTP_ANSWER):
+        message = f"{message}: not a gRPC server, or a proxy in front of one; Turnout's gRPC port is 8001 by default"
+    return _error(call.code(), message, details, request_id)
 
 
 def error_of_status(status: Status, request_id: str = "") -> TurnoutClientError:
@@ -239,6 +246,18 @@ def error_of_break(call: FailedCall | None, *, has_deadline: bool = False) -> Tu
     return error
 
 
+def whole(response: ResponseT | None, request_id: str = "") -> ResponseT:
+    """Returns `response`.
+
+    Raises:
+        Internal: It is None, which is what gRPC returns if a call ends with OK before a whole response has arrived, or
+            if grpc.aio cannot parse the response.
+    """
+    if response is None:
+        raise Internal("the call ended with OK, without a valid response", request_id=request_id)
+    return response
+
+
 def _error(code: grpc.StatusCode, message: str, details: Iterable[AnyMessage], request_id: str) -> TurnoutClientError:
     violations: list[Violation] = []
     retry_after: float | None = None
@@ -250,6 +269,7 @@ def _error(code: grpc.StatusCode, message: str, details: Iterable[AnyMessage], r
         elif request_info := _unpacked(detail, RequestInfo()):
             request_id = request_info.request_id or request_id
     kind = _CLASSES.get(code, Unknown)
+    message = message or f"the call ended with {code.name}, without a message"
     return kind(message, violations=violations, retry_after=retry_after, request_id=request_id)
 
 

@@ -8,6 +8,9 @@ import contextlib
 import re
 import socket
 import ssl
+import threading
+import time
+from concurrent.futures import Future
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,6 +19,12 @@ from turnout_client.tls import ClosedOnReset, Tls
 
 _SECONDS = 1.0
 """Time limit of each step, in seconds. It is short because a call has already failed when this runs."""
+
+_PATIENCE_SECONDS = 3.0
+"""Maximum time that a failed call waits for its explanation, in seconds."""
+
+_REUSED_SECONDS = 5.0
+"""Time for which a result is used again, in seconds. Without it, each failed call would connect to the server."""
 
 _TARGET = re.compile(r"(?:(?:dns:(?:///?)?)|(?:ipv[46]:))?(?:\[(?P<v6>[^\]]+)\]|(?P<host>[^:,/\[\]]+)):(?P<port>\d+)")
 _NO_CONNECTION = (
@@ -45,6 +54,65 @@ _UNTRUSTED = (2, 18, 19, 20, 21)
 """OpenSSL's verification error codes (X509_V_ERR_*)."""
 
 
+class Diagnosis:
+    """Explains the failed connections of one channel.
+
+    It connects to the server in a thread, once for all calls that fail within a few seconds, so that an outage does not
+    become a storm of connections.
+    """
+
+    def __init__(self, target: str, tls: Tls | None, *, plain: bool) -> None:
+        """Stores the channel's settings. The arguments are those of `explained`."""
+        self._target = target
+        self._tls = tls
+        self._plain = plain
+        self._lock = threading.Lock()
+        self._obstacle: Future[str] | None = None
+        self._expires = 0.0  # in `time.monotonic` seconds
+
+    def obstacle(self) -> Future[str]:
+        """Returns the future result of `find_obstacle`, which may be a few seconds old."""
+        with self._lock:
+            found = self._obstacle
+            if found is None or (found.done() and time.monotonic() > self._expires):
+                found = self._obstacle = Future()
+                found.set_running_or_notify_cancel()  # a caller that stops waiting does not cancel it
+                name = "turnout-client diagnosis"
+                threading.Thread(target=self._find, args=(found,), name=name, daemon=True).start()
+            return found
+
+    def _find(self, found: Future[str]) -> None:
+        try:
+            obstacle = find_obstacle(self._target, self._tls, plain=self._plain)
+        except BaseException as error:
+            found.set_exception(error)
+            raise
+        self._expires = time.monotonic() + _REUSED_SECONDS
+        found.set_result(obstacle)
+
+
+def patience(left: float | None) -> float:
+    """Returns how many seconds a failed call that has `left` seconds waits for its explanation; None for no limit."""
+    return _PATIENCE_SECONDS if left is None else min(left, _PATIENCE_SECONDS)
+
+
+def is_failed_connection(error: TurnoutClientError) -> bool:
+    """Returns whether a connection failed, for a reason that the server's port being closed does not explain."""
+    text = error.message.lower()
+    if not isinstance(error, Unavailable) or "connection refused" in text:
+        return False
+    return any(phrase in text for phrase in _NO_CONNECTION)
+
+
+def with_obstacle(error: TurnoutClientError, obstacle: str) -> TurnoutClientError:
+    """Returns an error that says what the obstacle was, caused by `error`; `error` itself if `obstacle` is empty."""
+    if not obstacle:
+        return error
+    explained = Unavailable(obstacle, request_id=error.request_id)
+    explained.__cause__ = error
+    return explained
+
+
 def explained(error: TurnoutClientError, target: str, tls: Tls | None, *, plain: bool) -> TurnoutClientError:
     """Returns `error`, or an error that explains it if TLS is the cause.
 
@@ -54,17 +122,9 @@ def explained(error: TurnoutClientError, target: str, tls: Tls | None, *, plain:
         tls: TLS settings of the channel; None if it uses plain text, or gRPC credentials whose settings are not known.
         plain: Whether the channel uses plain text.
     """
-    text = error.message.lower()
-    if not isinstance(error, Unavailable) or "connection refused" in text:
+    if not is_failed_connection(error):
         return error
-    if not any(phrase in text for phrase in _NO_CONNECTION):
-        return error
-    obstacle = find_obstacle(target, tls, plain=plain)
-    if not obstacle:
-        return error
-    explained = Unavailable(obstacle, request_id=error.request_id)
-    explained.__cause__ = error
-    return explained
+    return with_obstacle(error, find_obstacle(target, tls, plain=plain))
 
 
 def find_obstacle(target: str, tls: Tls | None, *, plain: bool) -> str:

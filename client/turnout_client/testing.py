@@ -12,15 +12,16 @@ It needs no model and no ONNX Runtime, and does not validate requests. To test a
 and errors, serve the model with `turnout.testing`, from the distribution `turnout`.
 """
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Self, TypeAlias
 
 import grpc
-import numpy as np
 from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import BadRequest, RequestInfo, RetryInfo
 from google.rpc.status_pb2 import Status
@@ -28,8 +29,9 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthServicer, add_HealthServicer_to_server
 from numpy.typing import ArrayLike
 
-from turnout_client.errors import InvalidArgument, NotFound, TurnoutClientError, Violation
+from turnout_client.errors import InvalidArgument, NotFound, TurnoutClientError, Unknown, Violation
 from turnout_client.model import Role
+from turnout_client.wire import as_array
 from turnout_proto.tensors import Array, TensorError, append, decode
 from turnout_proto.v1 import prediction_pb2
 from turnout_proto.v1.prediction_pb2 import (
@@ -60,7 +62,7 @@ class Received:
         outputs: Names of the requested outputs; () for all.
         request_id: Request id that the client sent.
         routing_key: Routing key that the client sent.
-        metadata: Metadata of the call, with keys in lower case.
+        metadata: Metadata of the call, with keys in lower case. It is not part of the repr, as it may contain a token.
         streamed: Whether the request arrived on a `PredictStream`.
     """
 
@@ -70,7 +72,7 @@ class Received:
     outputs: Sequence[str]
     request_id: str
     routing_key: str
-    metadata: Sequence[tuple[str, str | bytes]]
+    metadata: Sequence[tuple[str, str | bytes]] = field(repr=False)
     streamed: bool
 
 
@@ -83,7 +85,9 @@ Answer: TypeAlias = Callable[[Received], Outputs]
 class FakeServer:
     """A fake server that returns preset answers, on a free port of 127.0.0.1. Use it as a context manager.
 
-    Requests for a model without an answer get NOT_FOUND. Answers can be changed at any time.
+    Requests for a model without an answer get NOT_FOUND. Answers can be changed at any time. Requests run in parallel,
+    on a stream too. If an answer is a function that raises any exception but `TurnoutClientError`, its request ends
+    with UNKNOWN.
     """
 
     def __init__(self) -> None:
@@ -93,12 +97,15 @@ class FakeServer:
         self._received: list[Received] = []
         self._closed = False
         self._threads = ThreadPoolExecutor(16, "fake-turnout")
+        self._items = ThreadPoolExecutor(16, "fake-turnout-item")  # runs the requests on streams
         self._server = grpc.server(self._threads, options=[("grpc.so_reuseport", 0)])
         add_HealthServicer_to_server(_Health(self), self._server)
         add_PredictionServiceServicer_to_server(_Predictions(self), self._server)
         self._port = 0
 
     def __enter__(self) -> Self:
+        if self._port:
+            raise RuntimeError("a FakeServer serves once; create another one")
         self._port = self._server.add_insecure_port("127.0.0.1:0")
         self._server.start()
         return self
@@ -111,6 +118,7 @@ class FakeServer:
             self._changed.notify_all()
         self._server.stop(0).wait()
         self._threads.shutdown()
+        self._items.shutdown()
 
     @property
     def target(self) -> str:
@@ -156,10 +164,10 @@ class FakeServer:
             versions[version] = answer, role
             self._changed.notify_all()
 
-    def _predict(
+    def _receive(
         self, request: PredictRequest, metadata: Sequence[tuple[str, str | bytes]], *, streamed: bool
-    ) -> PredictResponse:
-        """Returns the preset answer to `request`. Raises TurnoutClientError if the answer is an error."""
+    ) -> Received:
+        """Records a request. Raises InvalidArgument if an input is malformed."""
         try:
             inputs = {tensor.name: decode(tensor) for tensor in request.inputs}
         except TensorError as error:
@@ -170,6 +178,19 @@ class FakeServer:
         )  # fmt: skip
         with self._changed:
             self._received.append(received)
+        return received
+
+    def _predict(self, request: PredictRequest, received: Received) -> PredictResponse:
+        """Returns the preset answer to `request`. Raises TurnoutClientError if the answer is an error."""
+        try:
+            return self._answer(request, received)
+        except TurnoutClientError:
+            raise
+        except Exception as error:
+            raise Unknown(f"the answer to {request.model!r} raised {type(error).__name__}: {error}") from error
+
+    def _answer(self, request: PredictRequest, received: Received) -> PredictResponse:
+        with self._changed:
             versions = dict(self._answers.get(request.model, {}))
         if not versions:
             raise NotFound(f"no model is named {request.model!r}: tell this server of it with answer()")
@@ -184,7 +205,7 @@ class FakeServer:
             if name not in outputs:
                 what = f"expected one of the outputs {', '.join(outputs)}, got {name!r}"
                 raise InvalidArgument(what, violations=[Violation("outputs", what)])
-            append(response.outputs, name, np.asarray(outputs[name]))
+            append(response.outputs, name, as_array(outputs[name]))
         return response
 
 
@@ -229,7 +250,7 @@ class _Predictions(PredictionServiceServicer):
 
     def Predict(self, request: PredictRequest, context: grpc.ServicerContext) -> PredictResponse:  # noqa: N802
         try:
-            return self._server._predict(request, _metadata(context), streamed=False)
+            return self._server._predict(request, self._server._receive(request, _metadata(context), streamed=False))
         except TurnoutClientError as error:
             context.set_trailing_metadata(((_DETAILS, _status(error, request.request_id).SerializeToString()),))
             context.abort(error.code, error.message)
@@ -237,15 +258,36 @@ class _Predictions(PredictionServiceServicer):
     def PredictStream(  # noqa: N802
         self, request_iterator: Iterator[PredictStreamRequest], context: grpc.ServicerContext
     ) -> Iterator[PredictStreamResponse]:
-        for item in request_iterator:
-            if item.WhichOneof("item") != "request":
-                continue
-            request_id = item.request.request_id
+        server, metadata = self._server, _metadata(context)
+        answers: SimpleQueue[PredictStreamResponse | None] = SimpleQueue()
+
+        def answer(request: PredictRequest, received: Received) -> None:
             try:
-                response = self._server._predict(item.request, _metadata(context), streamed=True)
-                yield PredictStreamResponse(request_id=request_id, response=response)
+                response = server._predict(request, received)
+                answers.put(PredictStreamResponse(request_id=request.request_id, response=response))
             except TurnoutClientError as error:
-                yield PredictStreamResponse(request_id=request_id, error=_status(error, request_id))
+                refuse(request, error)
+
+        def refuse(request: PredictRequest, error: TurnoutClientError) -> None:
+            answers.put(PredictStreamResponse(request_id=request.request_id, error=_status(error, request.request_id)))
+
+        def read() -> None:
+            pending: list[Future[None]] = []
+            with contextlib.suppress(Exception):  # gRPC raises a bare Exception if the client cancels the call
+                for item in request_iterator:
+                    if item.WhichOneof("item") != "request":
+                        continue
+                    try:
+                        received = server._receive(item.request, metadata, streamed=True)
+                    except InvalidArgument as error:
+                        refuse(item.request, error)
+                    else:
+                        pending.append(server._items.submit(answer, item.request, received))
+            wait(pending)
+            answers.put(None)
+
+        threading.Thread(target=read, name="fake-turnout-stream", daemon=True).start()
+        yield from iter(answers.get, None)
 
 
 def _metadata(context: grpc.ServicerContext) -> Sequence[tuple[str, str | bytes]]:
@@ -259,7 +301,7 @@ def _status(error: TurnoutClientError, request_id: str) -> Status:
         details.append(BadRequest(field_violations=fields))
     if error.retry_after is not None:
         delay = Duration()
-        delay.FromNanoseconds(int(error.retry_after * 1e9))
+        delay.FromNanoseconds(int(min(error.retry_after, 1e9) * 1e9))
         details.append(RetryInfo(retry_delay=delay))
     status = Status(code=error.code.value[0], message=error.message)
     for detail in details:

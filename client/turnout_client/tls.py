@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import grpc
 
-from turnout_client.config import Options
+from turnout_client.config import Options, file_stamp
 
 VARIABLES = {
     "ca": "TURNOUT_TLS_CA",
@@ -43,7 +43,8 @@ class Tls:
 
         Client("turnout.example.org:8001", tls=Tls(ca="ca.pem", cert="client.pem", key="client.key"))
 
-    The files are read once, when the client is created.
+    The files are read when the client is created, and again when a connection fails after they have changed. So renewed
+    certificates need no new client.
 
     Attributes:
         ca: PEM file with the certificates of the authorities that may sign the server's certificate; "" for the public
@@ -86,6 +87,10 @@ class Tls:
         self.context()  # reports errors in the files; with gRPC, each call would fail to connect without a reason
         ca, key, cert = (Path(path).read_bytes() if path else None for path in (self.ca, self.key, self.cert))
         return grpc.ssl_channel_credentials(ca, key, cert)
+
+    def stamps(self) -> tuple[tuple[int, int, int], ...]:
+        """Returns numbers that change when one of the files is replaced. Raises OSError if one does not exist."""
+        return tuple(file_stamp(path) for path in (self.ca, self.cert, self.key) if path)
 
     def options(self) -> list[tuple[str, str]]:
         """Returns the gRPC channel arguments to use with the credentials."""
@@ -136,10 +141,12 @@ class Security:
     Attributes:
         credentials: gRPC channel credentials; None for plain text.
         tls: The settings that the credentials were made from; None if there are none or they are not known.
+        stamps: `Tls.stamps` of the files when they were read.
     """
 
     credentials: grpc.ChannelCredentials | None = None
     tls: Tls | None = None
+    stamps: tuple[tuple[int, int, int], ...] = ()
 
     @classmethod
     def of(cls, tls: Tls | None, credentials: grpc.ChannelCredentials | None) -> Self:
@@ -152,7 +159,18 @@ class Security:
             return cls(credentials)
         if credentials is not None:
             raise ValueError("expected tls or credentials, got both")
-        return cls(tls.credentials(), tls)
+        credentials = tls.credentials()  # first, since it says which file is missing
+        return cls(credentials, tls, tls.stamps())
+
+    def renewed(self) -> Self:
+        """Returns the security with the present content of the files; itself if it is the same, or cannot be used."""
+        if self.tls is None:
+            return self
+        try:
+            stamps = self.tls.stamps()
+            return self if stamps == self.stamps else type(self)(self.tls.credentials(), self.tls, stamps)
+        except (OSError, ValueError):
+            return self
 
     @property
     def plain(self) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from turnout_client.config import Metadata, is_local
+from turnout_client.config import Metadata, file_stamp, is_local
 
 Token = str | Callable[[], str]
 """A token, or a function that returns the current one, such as a `TokenFile`."""
@@ -43,8 +43,7 @@ class TokenFile:
         """
         with self._lock:
             try:
-                found = os.stat(self._path)
-                stamp = found.st_ino, found.st_size, found.st_mtime_ns
+                stamp = file_stamp(self._path)
                 if stamp != self._stamp:
                     self._token, self._stamp = self._read(), stamp
             except (OSError, ValueError) as error:

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from turnout_client.errors import Internal, InvalidArgument, Violation
 from turnout_client.model import (
@@ -65,21 +65,31 @@ class PredictCall:
         """Fills the empty `request` in place, because protobuf copies a message when it is assigned to a field.
 
         Raises:
-            InvalidArgument: An input cannot be represented as a tensor.
+            InvalidArgument: An input cannot be represented as a tensor, or a string is not valid Unicode.
+            TypeError: A name, the version, the request id or the routing key is not a string.
         """
-        request.model = self.model
-        if self.version:
-            request.version = self.version
-        if self.request_id:
-            request.request_id = self.request_id
-        if self.routing_key:
-            request.routing_key = self.routing_key
-        if self.outputs:
-            request.outputs.extend(self.outputs)
+        try:
+            request.model = self.model
+            if self.version:
+                request.version = self.version
+            if self.request_id:
+                request.request_id = self.request_id
+            if self.routing_key:
+                request.routing_key = self.routing_key
+            if self.outputs:
+                request.outputs.extend(self.outputs)
+        except (TypeError, UnicodeEncodeError) as error:
+            fields = ("model", "version", "request_id", "routing_key")
+            given = [(field, getattr(self, field)) for field in fields]
+            raise _no_text([*given, *(("outputs", output) for output in self.outputs)]) from error
         tensors = request.inputs
         for name, value in self.inputs.items():
             try:
-                append(tensors, name, np.asarray(value))
+                append(tensors, name, as_array(value))
+            except (TypeError, UnicodeEncodeError) as error:
+                if _is_text(name):
+                    raise
+                raise _no_text([("inputs", name)]) from error
             except ValueError as error:
                 raise _bad_input(len(tensors), name, error) from error
 
@@ -170,6 +180,32 @@ def _dimension(dim: catalog_pb2.Dimension) -> int | str | None:
             return dim.symbol
         case _:
             return None
+
+
+def as_array(value: ArrayLike) -> NDArray[Any]:
+    """Converts a value to an array.
+
+    Text stays in `str` and `bytes`. In an array of NumPy's `U` or `S` it would lose the NULs at its end, and numbers
+    beside it in a list would become text.
+    """
+    array = np.asarray(value)
+    return np.asarray(value, object) if array.dtype.kind in "US" and array is not value else array
+
+
+def _is_text(value: object) -> bool:
+    try:
+        return isinstance(value, str) and bool(value.encode() or True)
+    except UnicodeEncodeError:
+        return False
+
+
+def _no_text(fields: Iterable[tuple[str, object]]) -> Exception:
+    """Returns the error for the first of the fields whose value is not a string, or not valid Unicode."""
+    field, value = next((field, value) for field, value in fields if not _is_text(value))
+    if not isinstance(value, str):
+        return TypeError(f"{field}: expected a string, got {value!r}")
+    description = f"expected text that UTF-8 can hold, got {value!r}"
+    return InvalidArgument(f"{field}: {description}", violations=[Violation(field, description)])
 
 
 def _bad_input(index: int, name: str, error: ValueError) -> InvalidArgument:

@@ -166,7 +166,8 @@ def _utf8(elements: Iterable[object]) -> Iterable[bytes]:
                 element.decode()
                 yield element
             else:
-                raise TensorError(f"strings[{index}]", f"expected str or bytes, got {type(element).__name__}")
+                kind = type(element).__name__
+                raise TensorError(f"strings[{index}]", f"expected str or bytes in an array of objects, got {kind}")
         except UnicodeError:
             raise TensorError(f"strings[{index}]", "expected text that UTF-8 can hold, got something else") from None
 

@@ -1,6 +1,7 @@
 """An asyncio gRPC channel that is opened on first use. The counterpart in `_sync` is written by hand as well."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -10,8 +11,8 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from turnout_client.config import Metadata, Options
-from turnout_client.errors import Cancelled, ClientClosed, TurnoutClientError, error_of_break, error_of_call
-from turnout_client.obstacles import explained, find_obstacle
+from turnout_client.errors import Cancelled, ClientClosed, TurnoutClientError, error_of_break, error_of_call, whole
+from turnout_client.obstacles import Diagnosis, is_failed_connection, patience, with_obstacle
 from turnout_client.tls import Security
 from turnout_client.token import Bearer
 from turnout_client.tracing import traced
@@ -24,10 +25,6 @@ if TYPE_CHECKING:
 
 RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT")
-
-sleep = asyncio.sleep
-
-_in_thread = asyncio.to_thread  # noqa: TID251 - each step that runs in it takes at most a second
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,18 +40,21 @@ class AsyncConnection:
     """A gRPC channel, with the metadata that each call sends. It is bound to the event loop that first uses it.
 
     Attributes:
+        target: Target of the channel.
         bearer: The token that each call sends.
     """
 
     def __init__(self, target: str, security: Security, options: Options, metadata: Metadata, bearer: Bearer) -> None:
         self.bearer = bearer
         self._metadata = tuple(metadata)
-        self._target = target
+        self.target = target
         self._security = security
         self._options = options
-        self._channel: grpc.aio.Channel | None = None
+        self._diagnosis = Diagnosis(target, security.tls, plain=security.plain)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._channels: list[grpc.aio.Channel] = []  # only the last is used for new calls
         self._stubs: AsyncStubs | None = None
-        self._closed = False
+        self._closed = asyncio.Event()
 
     @property
     def metadata(self) -> tuple[tuple[str, str | bytes], ...]:
@@ -67,17 +67,26 @@ class AsyncConnection:
 
         Raises:
             ClientClosed: The connection was closed.
+            RuntimeError: The running event loop is not the one that first used the connection.
         """
+        self.check_loop()
         if self._stubs is None:
-            if self._closed:
+            if self._closed.is_set():
                 raise ClientClosed("the client was closed")
             if self._security.credentials is None:
-                channel = grpc.aio.insecure_channel(self._target, options=self._options)
+                channel = grpc.aio.insecure_channel(self.target, options=self._options)
             else:
-                channel = grpc.aio.secure_channel(self._target, self._security.credentials, options=self._options)
-            self._channel = channel
+                channel = grpc.aio.secure_channel(self.target, self._security.credentials, options=self._options)
+            self._channels.append(channel)
             self._stubs = AsyncStubs(PredictionServiceStub(channel), CatalogServiceStub(channel), HealthStub(channel))
         return self._stubs
+
+    def check_loop(self) -> None:
+        """Binds the connection to the running event loop. Raises RuntimeError if it belongs to another one."""
+        if self._loop is not (running := asyncio.get_running_loop()):
+            if self._loop is not None:
+                raise RuntimeError("this client belongs to another event loop; create an AsyncClient in each loop")
+            self._loop = running
 
     async def invoke(
         self,
@@ -92,12 +101,13 @@ class AsyncConnection:
             TurnoutClientError: The call ended with a status other than OK.
         """
         try:
-            return await method(request, timeout=timeout, metadata=traced(self.metadata))
+            response = await method(request, timeout=timeout, metadata=traced(self.metadata))
         except grpc.aio.AioRpcError as error:
             raise error_of_call(error, request_id) from error
         except asyncio.CancelledError:
             self._raise_if_closed(request_id)
             raise
+        return whole(response, request_id)
 
     async def watch_health(
         self,
@@ -115,7 +125,7 @@ class AsyncConnection:
         watch = self.stubs.health.Watch(request, timeout=timeout, metadata=self.metadata, wait_for_ready=True)
         try:
             while (reply := await watch.read()) is not grpc.aio.EOF:
-                if enough(reply.status):
+                if enough(whole(reply).status):
                     return
             raise error_of_break(None)
         except grpc.aio.AioRpcError as error:
@@ -126,20 +136,46 @@ class AsyncConnection:
         finally:
             watch.cancel()
 
-    async def explained(self, error: TurnoutClientError) -> TurnoutClientError:
-        """Returns `error`, or an error that explains it if TLS is the cause."""
-        return await _in_thread(explained, error, self._target, self._security.tls, plain=self._security.plain)
+    def renew(self, error: TurnoutClientError) -> None:
+        """Opens another channel for later calls, if a connection failed and the certificates have been renewed."""
+        if is_failed_connection(error) and (renewed := self._security.renewed()) is not self._security:
+            self._security = renewed
+            self._stubs = None
 
-    async def obstacle(self) -> str:
-        """Returns the TLS problem between client and server; "" if none was found."""
-        return await _in_thread(find_obstacle, self._target, self._security.tls, plain=self._security.plain)
+    async def pause(self, seconds: float) -> None:
+        """Waits for so many seconds.
+
+        Raises:
+            Cancelled: The connection was closed meanwhile.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._closed.wait()
+                raise Cancelled("the client was closed")
+
+    async def explained(self, error: TurnoutClientError, left: float | None) -> TurnoutClientError:
+        """Returns `error`, or an error that explains it if TLS is the cause.
+
+        Args:
+            error: The error that a call ended with.
+            left: Seconds that the call may still take; None for no limit.
+        """
+        return with_obstacle(error, await self.obstacle(left)) if is_failed_connection(error) else error
+
+    async def obstacle(self, left: float | None) -> str:
+        """Returns the TLS problem between client and server; "" if none was found within `left` seconds."""
+        try:
+            async with asyncio.timeout(patience(left)):
+                return await asyncio.wrap_future(self._diagnosis.obstacle())
+        except TimeoutError:
+            return ""
 
     async def aclose(self) -> None:
         """Ends the pending calls and closes the channel. Closing a closed connection does nothing."""
-        self._closed = True
+        self._closed.set()
         self._stubs = None
-        channel, self._channel = self._channel, None
-        if channel is not None:
+        channels, self._channels = self._channels, []
+        for channel in channels:
             await channel.close()
 
     def _raise_if_closed(self, request_id: str = "") -> None:
@@ -148,5 +184,5 @@ class AsyncConnection:
         Closing a channel cancels its calls, which raises CancelledError in tasks that were not cancelled themselves.
         """
         task = asyncio.current_task()
-        if self._closed and task is not None and not task.cancelling():
+        if self._closed.is_set() and task is not None and not task.cancelling():
             raise Cancelled("the client was closed", request_id=request_id) from None

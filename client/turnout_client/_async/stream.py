@@ -46,6 +46,7 @@ class AsyncStreamTransport:
             Unavailable: The stream broke before the response arrived.
             TurnoutClientError: The server answered this request with an error.
         """
+        self._connection.check_loop()
         stream = self._stream
         if stream is None or stream.broken:
             stream = self._stream = _AsyncStream(self._connection)
@@ -56,6 +57,10 @@ class AsyncStreamTransport:
         stream, self._stream = self._stream, None
         if stream is not None:
             await stream.aclose()
+
+    def __del__(self) -> None:
+        if self._stream is not None:  # without it, the tasks of a client that was not closed would run for ever
+            self._stream.abandon()
 
 
 @dataclass(slots=True, eq=False)
@@ -134,8 +139,14 @@ class _AsyncStream:
                 timer.cancel()
 
     async def aclose(self) -> None:
-        self._break(Cancelled("the client was closed"))
-        await asyncio.gather(self._reader, self._writer, return_exceptions=True)
+        self.abandon()
+        if self._loop is asyncio.get_running_loop():
+            await asyncio.gather(self._reader, self._writer, return_exceptions=True)
+
+    def abandon(self) -> None:
+        """Ends the stream like `aclose`, but does not wait for its tasks; may be called from any thread."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._break, Cancelled("the client was closed"))
 
     def _put(self, entry: _AsyncItem | str) -> None:
         self._outbox.append(entry)

@@ -4,18 +4,18 @@
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import NoReturn, Self, TypeVar
 
 import grpc
 from numpy.typing import ArrayLike
 
-from turnout_client._sync.connection import Connection, sleep
+from turnout_client._sync.connection import Connection
 from turnout_client._sync.readiness import wait_until_serving
 from turnout_client._sync.stream import StreamTransport
-from turnout_client.config import Metadata, Options, Transport, channel_options, checked_target
+from turnout_client.config import Metadata, Options, Transport, channel_options, checked_metadata, checked_target
 from turnout_client.errors import TurnoutClientError
 from turnout_client.model import ModelInfo, Prediction, VersionInfo
-from turnout_client.retry import RetryAttempts, RetryPolicy
+from turnout_client.retry import RetryAttempts, RetryBudget, RetryPolicy
 from turnout_client.tls import Security, Tls
 from turnout_client.token import Token, bearer_of
 from turnout_client.wire import PredictCall, read_model, read_prediction, read_version
@@ -55,8 +55,8 @@ class Client:
         options: gRPC channel arguments. They override the client's defaults.
 
     Raises:
-        ValueError: The target, transport or number of retries is invalid, a file of `tls` cannot be used, or the token
-            would be sent unencrypted to another machine.
+        ValueError: The target, transport, metadata or number of retries is invalid, a file of `tls` cannot be used, or
+            the token would be sent unencrypted to another machine.
     """
 
     def __init__(
@@ -78,10 +78,12 @@ class Client:
             raise ValueError(f"expected the transport 'unary' or 'stream', got {transport!r}")
         self._version = version
         self._timeout = timeout
-        self._policy = RetryPolicy(retries) if isinstance(retries, int) else retries
+        self._policy = retries if isinstance(retries, RetryPolicy) else RetryPolicy(retries)
+        self._budget = RetryBudget(self._policy)
         security = Security.of(tls, credentials)
-        options = channel_options((*security.options, *options), target)
         target = checked_target(target)
+        options = channel_options((*security.options, *options), target)
+        metadata = checked_metadata(metadata)
         bearer = bearer_of(token, target, metadata, plain=security.plain, plaintext_token=plaintext_token)
         self._connection = Connection(target, security, options, metadata, bearer)
         self._stream = StreamTransport(self._connection) if transport == "stream" else None
@@ -189,6 +191,9 @@ class Client:
     def __enter__(self) -> Self:
         return self
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"expected one {type(self).__name__} in each process; it cannot be copied or pickled")
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
@@ -215,12 +220,16 @@ class Client:
         request: RequestT,
         timeout: float | None,
     ) -> ResponseT:
-        attempts = RetryAttempts(self._policy, self._timeout if timeout is None else timeout)
+        attempts = RetryAttempts(self._policy, self._timeout if timeout is None else timeout, self._budget)
         while True:
             try:
-                return send(request, attempts.remaining())
+                response = send(request, attempts.remaining())
             except TurnoutClientError as error:
+                self._connection.renew(error)
                 pause = attempts.pause_after(error)
                 if pause is None:
-                    raise self._connection.explained(error)  # noqa: B904 - the cause is already set
-            sleep(pause)
+                    raise self._connection.explained(error, attempts.left())  # noqa: B904 - the cause is already set
+            else:
+                self._budget.refill()
+                return response
+            self._connection.pause(pause)

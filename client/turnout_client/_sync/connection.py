@@ -1,7 +1,6 @@
 """A blocking gRPC channel that is opened on first use. The counterpart in `_async` is written by hand as well."""
 
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -11,8 +10,16 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from turnout_client.config import Metadata, Options
-from turnout_client.errors import ClientClosed, FailedCall, TurnoutClientError, error_of_break, error_of_call
-from turnout_client.obstacles import explained, find_obstacle
+from turnout_client.errors import (
+    Cancelled,
+    ClientClosed,
+    FailedCall,
+    TurnoutClientError,
+    error_of_break,
+    error_of_call,
+    whole,
+)
+from turnout_client.obstacles import Diagnosis, is_failed_connection, patience, with_obstacle
 from turnout_client.tls import Security
 from turnout_client.token import Bearer
 from turnout_client.tracing import traced
@@ -21,8 +28,6 @@ from turnout_proto.v1.prediction_pb2_grpc import PredictionServiceStub
 
 RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT")
-
-sleep = time.sleep
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,19 +43,21 @@ class Connection:
     """A gRPC channel, with the metadata that each call sends. It can be shared by threads.
 
     Attributes:
+        target: Target of the channel.
         bearer: The token that each call sends.
     """
 
     def __init__(self, target: str, security: Security, options: Options, metadata: Metadata, bearer: Bearer) -> None:
         self.bearer = bearer
         self._metadata = tuple(metadata)
-        self._target = target
+        self.target = target
         self._security = security
         self._options = options
+        self._diagnosis = Diagnosis(target, security.tls, plain=security.plain)
         self._lock = threading.Lock()
-        self._channel: grpc.Channel | None = None
+        self._channels: list[grpc.Channel] = []  # only the last is used for new calls
         self._stubs: Stubs | None = None
-        self._closed = False
+        self._closed = threading.Event()
 
     @property
     def metadata(self) -> tuple[tuple[str, str | bytes], ...]:
@@ -68,14 +75,14 @@ class Connection:
 
     def _open(self) -> Stubs:
         with self._lock:
-            if self._closed:
+            if self._closed.is_set():
                 raise ClientClosed("the client was closed")
             if self._stubs is None:
                 if self._security.credentials is None:
-                    channel = grpc.insecure_channel(self._target, options=self._options)
+                    channel = grpc.insecure_channel(self.target, options=self._options)
                 else:
-                    channel = grpc.secure_channel(self._target, self._security.credentials, options=self._options)
-                self._channel = channel
+                    channel = grpc.secure_channel(self.target, self._security.credentials, options=self._options)
+                self._channels.append(channel)
                 self._stubs = Stubs(PredictionServiceStub(channel), CatalogServiceStub(channel), HealthStub(channel))
             return self._stubs
 
@@ -92,13 +99,14 @@ class Connection:
             TurnoutClientError: The call ended with a status other than OK.
         """
         try:
-            return method(request, timeout=timeout, metadata=traced(self.metadata))
+            response = method(request, timeout=timeout, metadata=traced(self.metadata))
         except grpc.RpcError as error:
             raise error_of_call(cast(FailedCall, error), request_id) from error
         except ValueError:
-            if self._closed:  # gRPC raises ValueError if another thread has just closed the channel
+            if self._closed.is_set():  # gRPC raises ValueError if another thread has just closed the channel
                 raise ClientClosed("the client was closed") from None
             raise
+        return whole(response, request_id)
 
     def watch_health(self, service: str, timeout: float | None, enough: Callable[[int], bool]) -> None:
         """Passes each status of `service` to `enough` until it returns True; waits for a server if necessary.
@@ -111,7 +119,7 @@ class Connection:
         watch = self.stubs.health.Watch(request, timeout=timeout, metadata=self.metadata, wait_for_ready=True)
         try:
             for reply in watch:
-                if enough(reply.status):
+                if enough(whole(reply).status):
                     return
             raise error_of_break(None)
         except grpc.RpcError as error:
@@ -119,19 +127,45 @@ class Connection:
         finally:
             watch.cancel()
 
-    def explained(self, error: TurnoutClientError) -> TurnoutClientError:
-        """Returns `error`, or an error that explains it if TLS is the cause."""
-        return explained(error, self._target, self._security.tls, plain=self._security.plain)
+    def renew(self, error: TurnoutClientError) -> None:
+        """Opens another channel for later calls, if a connection failed and the certificates have been renewed."""
+        if not is_failed_connection(error):
+            return
+        with self._lock:
+            if (renewed := self._security.renewed()) is not self._security:
+                self._security = renewed
+                self._stubs = None
 
-    def obstacle(self) -> str:
-        """Returns the TLS problem between client and server; "" if none was found."""
-        return find_obstacle(self._target, self._security.tls, plain=self._security.plain)
+    def pause(self, seconds: float) -> None:
+        """Waits for so many seconds.
+
+        Raises:
+            Cancelled: The connection was closed meanwhile.
+        """
+        if self._closed.wait(min(seconds, threading.TIMEOUT_MAX)):
+            raise Cancelled("the client was closed")
+
+    def explained(self, error: TurnoutClientError, left: float | None) -> TurnoutClientError:
+        """Returns `error`, or an error that explains it if TLS is the cause.
+
+        Args:
+            error: The error that a call ended with.
+            left: Seconds that the call may still take; None for no limit.
+        """
+        return with_obstacle(error, self.obstacle(left)) if is_failed_connection(error) else error
+
+    def obstacle(self, left: float | None) -> str:
+        """Returns the TLS problem between client and server; "" if none was found within `left` seconds."""
+        try:
+            return self._diagnosis.obstacle().result(patience(left))
+        except TimeoutError:
+            return ""
 
     def close(self) -> None:
         """Ends the pending calls and closes the channel. Closing a closed connection does nothing."""
         with self._lock:
-            self._closed = True
+            self._closed.set()
             self._stubs = None
-            channel, self._channel = self._channel, None
-        if channel is not None:
+            channels, self._channels = self._channels, []
+        for channel in channels:
             channel.close()

@@ -4,6 +4,7 @@ Tasks wait on futures and need no locks, since they share one event loop; thread
 state. The two implementations have too little in common to generate one from the other.
 """
 
+import os
 import queue
 import threading
 import time
@@ -43,7 +44,11 @@ class StreamTransport:
         Raises:
             Unavailable: The stream broke before the response arrived.
             TurnoutClientError: The server answered this request with an error.
+            RuntimeError: The stream belongs to a process that this one was forked from.
         """
+        stream = self._stream
+        if stream is not None and stream.process != os.getpid():  # its threads are those of the parent
+            raise RuntimeError("the process was forked while this client had a stream; create a Client in each process")
         with self._lock:
             stream = self._stream
             if stream is None or stream.broken:
@@ -56,6 +61,10 @@ class StreamTransport:
             stream, self._stream = self._stream, None
         if stream is not None:
             stream.close()
+
+    def __del__(self) -> None:
+        if self._stream is not None:  # without it, the threads of a client that was not closed would run for ever
+            self._stream.abandon()
 
 
 def _held_lock() -> threading.Lock:
@@ -84,9 +93,13 @@ class _Stream:
     """One PredictStream and its two threads: gRPC's writes the outbox's entries, ours delivers the responses.
 
     The thread that removes an item from `_pending` is the one that finishes it.
+
+    Attributes:
+        process: Id of the process that opened the stream.
     """
 
     def __init__(self, connection: Connection) -> None:
+        self.process = os.getpid()
         self._ending: TurnoutClientError | None = None
         self._closing = False
         self._lock = threading.Lock()
@@ -128,9 +141,14 @@ class _Stream:
         raise cast(TurnoutClientError, item.answer)
 
     def close(self) -> None:
-        self._closing = True
-        self._call.cancel()
+        self.abandon()
         self._reader.join()
+
+    def abandon(self) -> None:
+        """Ends the stream like `close`, but does not wait for its threads."""
+        self._closing = True
+        if self.process == os.getpid():
+            self._call.cancel()
 
     def _drop(self, item: _Item) -> bool:
         """Stops waiting for the item; returns whether it was pending."""

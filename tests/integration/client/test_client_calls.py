@@ -140,7 +140,7 @@ async def test_metadata_goes_with_every_call(server, kind, transport):
     ("value", "field", "text"),
     [
         (np.zeros(2, np.complex64), "inputs[1].data_type", "expected an array of"),
-        (np.array([None]), "inputs[1].strings[0]", "expected str or bytes, got NoneType"),
+        (np.array([None]), "inputs[1].strings[0]", "expected str or bytes in an array of objects, got NoneType"),
         ([[1], [1, 2]], "inputs[1]", "expected something that NumPy makes an array of"),
     ],
 )
@@ -239,10 +239,78 @@ async def test_a_client_that_was_never_used_closes(kind, transport):
         pass
 
 
-@pytest.mark.parametrize("target", ["", " 127.0.0.1:1", "127.0.0.1:1,127.0.0.1:2"])
+@pytest.mark.parametrize(
+    "target",
+    [
+        "", " 127.0.0.1:1", "127.0.0.1:1,127.0.0.1:2", "http://127.0.0.1:8001", "GRPC://127.0.0.1:8001", "127.0.0.1",
+        "127.0.0.1:", "127.0.0.1:http", "127.0.0.1:0", "127.0.0.1:99999", "127.0.0.1:8001/", ":8001", "::1:8001",
+        "dns:///", "dns:///turnout", "ipv4:127.0.0.1", "ipv4:127.0.0.1:1,127.0.0.1", None, ("127.0.0.1", 1),
+    ],
+)  # fmt: skip
 def test_a_target_that_grpc_would_misread_is_refused(kind, target):
-    with pytest.raises(ValueError, match="expected "):
+    with pytest.raises((TypeError, ValueError), match="expected "):
         kind(target)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "turnout:8001", "[::1]:8001", "ipv6:[::1]:8001,[::1]:8002", "ipv4:10.0.0.1:1,10.0.0.2:1", "dns:turnout:8001",
+        "dns:///turnout.example.org:8001", "dns://10.0.0.53/turnout:8001", "unix:turnout.sock", "unix:///turnout.sock",
+        "unix-abstract:turnout", "vsock:1:2", "xds:///turnout", "passthrough:///turnout:8001",
+    ],
+)  # fmt: skip
+def test_a_target_of_every_scheme_is_accepted(kind, target):
+    kind(target)
+
+
+@pytest.mark.parametrize(
+    ("value", "strings"),
+    [
+        (["a\0", "b"], [b"a\0", b"b"]),
+        (b"a\0\0", [b"a\0\0"]),
+        ([["a", b"b\0"], ["c", ""]], [b"a", b"b\0", b"c", b""]),
+        (np.str_("a\0"), [b"a\0"]),
+        (np.array(["a", "b"]), [b"a", b"b"]),
+    ],
+)
+async def test_text_is_sent_to_its_last_character(client, server, value, strings):
+    await client.predict("m", {"x": value})
+    assert list(server.seen[-1].inputs[0].strings) == strings
+
+
+@pytest.mark.parametrize("value", [["a", 1], [1.0, None], [b"a", 2.0]])
+async def test_numbers_beside_text_do_not_become_text(client, server, value):
+    with pytest.raises(InvalidArgument, match="expected str or bytes in an array of objects, got"):
+        await client.predict("m", {"x": value})
+    assert server.seen == []
+
+
+@pytest.mark.parametrize(
+    ("field", "call"),
+    [
+        ("model", {"model": 1}),
+        ("version", {"version": 1}),
+        ("request_id", {"request_id": 5}),
+        ("routing_key", {"routing_key": 7}),
+        ("outputs", {"outputs": ["y", 1]}),
+        ("inputs", {"inputs": {1: [1]}}),
+    ],
+)
+async def test_what_is_no_string_is_named(client, server, field, call):
+    with pytest.raises(TypeError, match=f"^{field}: expected a string, got "):
+        await client.predict(**{"model": "m", "inputs": {}} | call)
+    assert server.seen == []
+    await client.predict("m", {})  # a stream is still in use
+
+
+@pytest.mark.parametrize("field", ["model", "version", "request_id", "routing_key", "outputs", "inputs"])
+async def test_text_that_utf8_cannot_hold_is_refused_before_anything_is_sent(client, server, field):
+    bad = {"outputs": ["\ud800"], "inputs": {"\ud800": [1]}}.get(field, "\ud800")
+    with pytest.raises(InvalidArgument, match="expected text that UTF-8 can hold") as caught:
+        await client.predict(**{"model": "m", "inputs": {}, field: bad})
+    assert [violation.field for violation in caught.value.violations] == [field]
+    assert server.seen == []
 
 
 def test_a_transport_that_is_none_is_refused(kind):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import pytest_asyncio
 
-from client_faults import AnyClient
+from client_faults import BOUND, AnyClient
 from onnx_models import matmul, scaled, slow, string_identity
 from turnout_client import (
     DeadlineExceeded,
@@ -14,6 +14,7 @@ from turnout_client import (
     NotFound,
     Role,
     Standing,
+    Unimplemented,
     VersionState,
 )
 
@@ -151,3 +152,11 @@ async def test_no_proxy_of_the_environment_comes_between_a_client_and_a_server_o
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")  # nobody listens there
     async with connect(server, token="secret") as client:
         np.testing.assert_array_equal((await client.predict("double", {"x": X}))["y"], 2 * X)
+
+
+@one_server
+async def test_the_http_port_is_told_from_the_grpc_port(server, kind, transport) -> None:
+    async with AnyClient(kind, str(server.http), transport=transport) as client:
+        for call in (client.predict("double", {"x": X}), client.models(), client.wait_ready(timeout=BOUND)):
+            with pytest.raises(Unimplemented, match="Turnout's gRPC port is 8001 by default"):
+                await call

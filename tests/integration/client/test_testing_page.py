@@ -1,6 +1,8 @@
 """docs/testing.md: its examples print what it says, and the stand-in and the fixture do what they promise."""
 
+import asyncio
 import re
+import threading
 from pathlib import Path
 
 import grpc
@@ -15,11 +17,13 @@ from turnout_client import (
     DeadlineExceeded,
     InvalidArgument,
     NotFound,
+    Prediction,
     ResourceExhausted,
     Role,
+    Unknown,
     Violation,
 )
-from turnout_client.testing import FakeServer
+from turnout_client.testing import FakeServer, Received
 
 pytest_plugins = ["turnout.testing.fixtures"]
 
@@ -83,6 +87,57 @@ async def test_the_stand_in_answers_both_kinds_of_client_with_routes_and_errors(
             ("", "", transport == "stream"), ("", "", transport == "stream"),
         ]  # fmt: skip
         assert server.received[1].inputs["x"].tolist() == [1]
+
+
+@pytest.mark.parametrize("transport", ["unary", "stream"])
+async def test_a_mistake_in_an_answer_is_told_and_ends_its_own_request_only(transport) -> None:
+    with FakeServer() as server:
+        server.answer("wrong", lambda _: {"y": [1 / 0]})
+        server.answer("empty", lambda _: None)  # type: ignore[arg-type,return-value]
+        server.answer("complex", {"y": [1j]})
+        server.answer("m", {"y": ["text\0"]})
+        async with AsyncClient(server.target, transport=transport) as client:
+            ends = await asyncio.gather(
+                *(client.predict(model, {}) for model in ("wrong", "m", "empty", "complex")), return_exceptions=True
+            )
+        assert len(server.received) == 4  # none is tried again
+    assert [type(end) for end in ends] == [Unknown, Prediction, Unknown, Unknown]
+    assert "the answer to 'wrong' raised ZeroDivisionError: division by zero" in str(ends[0])
+    assert ends[1]["y"].tolist() == ["text\0"]
+
+
+@pytest.mark.parametrize("transport", ["unary", "stream"])
+async def test_a_slow_answer_delays_no_other(transport) -> None:
+    release = threading.Event()
+
+    def slow(_: Received) -> dict[str, list[int]]:
+        release.wait(100)
+        return {"y": [1]}
+
+    with FakeServer() as server:
+        server.answer("slow", slow)
+        server.answer("m", {"y": [2]})
+        async with AsyncClient(server.target, transport=transport, timeout=100) as client:
+            waiting = asyncio.ensure_future(client.predict("slow", {}))
+            assert (await client.predict("m", {}))["y"].tolist() == [2]
+            assert not waiting.done()
+            release.set()
+            assert (await waiting)["y"].tolist() == [1]
+
+
+def test_a_stand_in_serves_once() -> None:
+    with FakeServer() as server:
+        pass
+    with pytest.raises(RuntimeError, match="serves once"), server:
+        pass
+
+
+def test_a_token_is_not_in_the_repr_of_a_request() -> None:
+    with FakeServer() as server, Client(server.target, token="a-secret") as client:
+        server.answer("m", {"y": [1]})
+        client.predict("m", {})
+        assert ("authorization", "Bearer a-secret") in server.received[0].metadata
+        assert "a-secret" not in repr(server.received)
 
 
 def test_a_client_waits_until_the_stand_in_was_told_of_a_model() -> None:

@@ -101,7 +101,9 @@ class FaultServer:
         catalog: Models in the catalog.
     """
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(
+        self, port: int = 0, host: str = "127.0.0.1", *, credentials: grpc.ServerCredentials | None = None
+    ) -> None:
         self.predict: Predict = echo
         self.stream: Stream | None = None
         self.seen: list[PredictRequest] = []
@@ -116,12 +118,16 @@ class FaultServer:
         prediction_pb2_grpc.add_PredictionServiceServicer_to_server(_Prediction(self), self._server)
         add_CatalogServiceServicer_to_server(_Catalog(self), self._server)
         add_HealthServicer_to_server(self.health, self._server)
-        self.port = self._server.add_insecure_port(f"127.0.0.1:{port}")
+        self.host = host
+        if credentials is None:
+            self.port = self._server.add_insecure_port(f"{host}:{port}")
+        else:
+            self.port = self._server.add_secure_port(f"{host}:{port}", credentials)
         self._server.start()
 
     @property
     def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
+        return f"{self.host}:{self.port}"
 
     def kill(self) -> None:
         """Ends all calls and frees the port at once, like a process that is killed."""
@@ -190,9 +196,9 @@ class _Catalog(CatalogServiceServicer):
 
 
 @contextmanager
-def fault_server(port: int = 0) -> Iterator[FaultServer]:
-    """Runs a server for the duration of a block."""
-    server = FaultServer(port)
+def fault_server(*args: Any, **options: Any) -> Iterator[FaultServer]:
+    """Runs a server, with the arguments of `FaultServer`, for the duration of a block."""
+    server = FaultServer(*args, **options)
     try:
         yield server
     finally:

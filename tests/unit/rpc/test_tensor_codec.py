@@ -125,7 +125,7 @@ def test_text_that_utf8_cannot_hold_is_refused():
 
 @pytest.mark.parametrize("array", [np.array([1, "a"], object), np.array([None], object), np.array([[1], [2]], object)])
 def test_objects_that_are_no_text_are_refused(array):
-    with pytest.raises(TensorError, match=r"expected str or bytes, got (int|NoneType)"):
+    with pytest.raises(TensorError, match=r"expected str or bytes in an array of objects, got (int|NoneType)"):
         encode("x", array)
 
 
