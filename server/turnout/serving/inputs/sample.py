@@ -57,7 +57,7 @@ def find_sample(
         trying: Makes the context of each run.
         most: Maximum number of elements in a set of synthetic inputs.
     """
-    names, trouble = [spec.name for spec in signature.outputs], ""
+    names, trouble = [spec.name for spec in signature.outputs], f"all would have more than {most:,} elements"
     tries, left_out = 0, 0
     if golden is not None and (row := one_row(golden, axes)) is not None:
         try:
