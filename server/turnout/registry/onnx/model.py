@@ -60,13 +60,18 @@ def read_model(path: Path) -> ModelFacts:
             files outside its directory.
         OSError: The file cannot be read.
     """
-    if path.stat().st_size > MAX_PROTOBUF:
-        raise InvalidModel("the ONNX file is larger than 2 GiB, the limit of protobuf; save it with external data")
+    check_size(path.stat().st_size)
     try:
         model = onnx.load(path, format="protobuf", load_external_data=False)
     except DecodeError as error:
         raise InvalidModel(NO_MODEL) from error
     return _facts(model)
+
+
+def check_size(size: int) -> None:
+    """Raises InvalidModel if an ONNX file is larger than a protobuf message may be."""
+    if size > MAX_PROTOBUF:
+        raise InvalidModel("the ONNX file is larger than 2 GiB, the limit of protobuf; save it with external data")
 
 
 def _facts(model: ModelProto) -> ModelFacts:

@@ -18,7 +18,7 @@ from turnout.registry.gates.reports import attest_gates
 from turnout.registry.gates.version_history import VersionHistory
 from turnout.registry.manifest.digest import Progress, canonical_bytes
 from turnout.registry.manifest.manifest import MANIFEST_FILE, MODEL_FILE
-from turnout.registry.onnx.model import ModelFacts, read_model
+from turnout.registry.onnx.model import ModelFacts, ReadModel, read_model
 from turnout.registry.publishing.commit import Recorded, Yanked, check_number, commit, is_published, unrecorded
 from turnout.registry.publishing.publish import DEFAULT_GATES, PublishResult
 from turnout.registry.signing.trust import PREFIX, SUFFIX, bundles
@@ -80,6 +80,7 @@ def import_version(
     gates: Sequence[Gate] = DEFAULT_GATES,
     yanked: Yanked = tuple,
     recorded: Recorded = unrecorded,
+    read: ReadModel = read_model,
     progress: Progress | None = None,
 ) -> PublishResult:
     """Imports a version from `source`, with the same digest.
@@ -91,6 +92,7 @@ def import_version(
         gates: Gates that it must pass, in order.
         yanked: Returns the versions of the model that were yanked in `repository`.
         recorded: Called with the version once it exists; not called if it already existed.
+        read: Reads the ONNX file.
         progress: Called after each block with its size in bytes.
 
     Raises:
@@ -108,7 +110,7 @@ def import_version(
             return PublishResult(manifest, digest, created=False, report=GateReport())
         with staged(repository.root) as directory:
             _copy_files(source, published, directory, progress)
-            facts = read_model(directory / MODEL_FILE)
+            facts = read(directory / MODEL_FILE)
             _check_manifest(published, facts)
             history = VersionHistory.of(repository, manifest.model, yanked())
             candidate = Candidate(
@@ -173,7 +175,7 @@ def _evidence_records(source: Repository, published: Published) -> Mapping[str, 
     """Returns the attestations of a version by file name, except those about another digest and those not in JSON."""
     manifest = published.manifest
     try:
-        found = attestations.read(source, manifest.model, manifest.version, "", but=PREFIX)
+        found = dict(attestations.read(source, manifest.model, manifest.version, "", but=PREFIX))
     except OSError:
         return {}
     about = {name: data for name, data in bundles(source, published).items() if _BUNDLE.fullmatch(name)}
