@@ -109,6 +109,7 @@ class Publisher:
             gates=self._gates(model, ParentComparison(self._sandbox(model)), None, source),
             yanked=lambda: self.yanked(model),
             recorded=recorder.record,
+            read=self.reader(model),
             progress=progress,
         )
         self._settle(result, recorder, how)

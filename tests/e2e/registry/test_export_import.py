@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rfc8785
 from semver import Version
 
 import command_line
@@ -35,7 +36,8 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("original")
     source = onnx_models.save_external(home / "work", location="weights.data")
     np.savez(home / "one.npz", **{"inputs/x": np.ones((1, 64), np.float32)})
-    (home / "meta.toml").write_text('description = "d | <b>"\nauthors = ["Ada"]\n[training]\nseed = 7\n')
+    described = r'description = "d | <b> \u001b[31m\u202e"'
+    (home / "meta.toml").write_text(f'{described}\nauthors = ["Ada"]\n[training]\nseed = 7\n')
     options = ("--meta", home / "meta.toml", "--golden", home / "one.npz", "--models", home / "models")
     turnout("publish", "m", "1.0.0", source, *options)
     turnout("export", "m@1.0.0", "--to", home / "out", "--models", home / "models")
@@ -170,7 +172,7 @@ def test_a_manifest_that_says_other_things_than_its_model_is_refused(tmp_path: P
     home = exported / "models" / "m" / "1.0.0"
     body = json.loads((home / "manifest.json").read_bytes())
     body["signature"]["inputs"][0]["dtype"] = "int32"
-    _change(home / "manifest.json", json.dumps(body, sort_keys=True, separators=(",", ":")).encode())
+    _change(home / "manifest.json", rfc8785.dumps(body))
     source = Repository(exported / "models")
     with pytest.raises(InvalidModel, match="signature is not that of"):
         import_version(Repository(tmp_path / "other"), source, only_version(source))
@@ -199,7 +201,7 @@ def test_the_card_and_the_lock_and_the_dockerfile_are_what_they_say(tmp_path: Pa
     digest = Repository(tmp_path / "models").find("m", V1).digest
     card = (exported / "README.md").read_text()
     assert card.startswith("# m 1.0.0\n")
-    assert "d \\| \\<b\\>" in card
+    assert "d \\| \\<b\\> ?\\[31m?" in card
     assert f"| digest | `{digest}` |" in card
     assert "| seed | 7 |" in card
     lock = (exported / "environment.txt").read_text().splitlines()[1:]

@@ -200,7 +200,7 @@ def test_a_model_that_dies_of_whatever_is_made_up_is_refused_and_told_the_way_ou
 def test_made_up_inputs_that_kill_are_left_out_and_others_tried(tried: Try) -> None:
     found = tried(dies(above=1))  # zeros and ones are survived
     assert found.load[0] is GateOutcome.PASSED
-    assert found.watched.ends[0].code == -signal.SIGFPE
+    assert [end.code for end in found.watched.ends if end.code] == [-signal.SIGFPE]
     assert found.watched.ends[-1].code == 0
 
 

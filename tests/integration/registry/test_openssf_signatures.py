@@ -20,13 +20,13 @@ from semver import Version
 import onnx_models
 from certificates import Authority, Certified
 from turnout.config import Signing
-from turnout.errors import ConfigError, Conflict, DigestMismatch, InvalidRequest, NotTrusted, TurnoutError
+from turnout.errors import ConfigError, Conflict, DigestMismatch, Exhausted, InvalidRequest, NotTrusted, TurnoutError
 from turnout.registry.publishing.publish import PublishRequest, publish
 from turnout.registry.signing.bundle import Bundle
 from turnout.registry.signing.certificates import SignerCertificate
 from turnout.registry.signing.keys import PrivateKey
 from turnout.registry.signing.signer import KeySigner, MadeElsewhere
-from turnout.registry.signing.trust import Trust, keep
+from turnout.registry.signing.trust import MAX_SIGNATURES, Trust, bundles, keep
 from turnout.registry.storage import attestations
 from turnout.registry.storage.listing import Published
 from turnout.registry.storage.repository import Repository
@@ -278,6 +278,26 @@ def test_only_the_certificates_of_trusted_authorities_count(home: Path) -> None:
         Trust.of(trusting(home, root)).check(repository, found(home))
     by_key = Signing(signatures="require", trusted_keys=(str(signer.key),))
     Trust.of(by_key).check(repository, found(home))
+
+
+def test_however_many_strangers_sign_what_a_trusted_certificate_signed_counts(home: Path) -> None:
+    root = Authority.make("a root")
+    signer, _ = certified(home, root.issue("ada", hosts=(), extensions=SIGNS))
+    repository, stranger = Repository(home / "models"), KeySigner(PrivateKey.create(home / "stranger.pem"))
+    keep(repository, "m", ONE, signer.key.id, signer.sign(found(home)))
+    theirs, strangers = stranger.sign(found(home)), MAX_SIGNATURES - 1
+    for number in range(strangers):
+        keep(repository, "m", ONE, f"{number:016x}", theirs)
+    trust = Trust.of(trusting(home, root))
+    assert signer.key.id in {one.key for one in trust.check(repository, found(home)) if one.worth == "trusted"}
+    assert signer.key.id in str(bundles(repository, found(home)).keys()), "exports carry it too"
+    with pytest.raises(Exhausted, match=r"m 1\.0\.0 has 256 signatures, which is the maximum"):
+        keep(repository, "m", ONE, stranger.key.id, theirs)
+    keep(repository, "m", ONE, signer.key.id, signer.sign(found(home)))  # replaces its own
+
+    (attestations.directory(repository, "m", ONE) / f"bundle-{signer.key.id}.sigstore.json").unlink()
+    with pytest.raises(NotTrusted, match=f"is signed by {stranger.key.id}, .* and {strangers - 3} more only: which is"):
+        trust.check(repository, found(home))
 
 
 UNFIT: dict[str, tuple[dict[str, object], str]] = {

@@ -12,6 +12,7 @@ import onnx_models
 from turnout.errors import DigestMismatch, InvalidRequest, ModelNotFound, VersionNotFound
 from turnout.registry.manifest.digest import canonical_bytes
 from turnout.registry.publishing.publish import PublishRequest, publish
+from turnout.registry.storage import attestations
 from turnout.registry.storage.repository import Repository
 from turnout.registry.storage.staging import locked
 
@@ -334,6 +335,21 @@ def test_what_nobody_builds_any_more_is_swept(repository):
     assert not stale.exists()
     assert others.exists()
     assert repository.sweep() == ()
+
+
+def test_the_beginning_of_a_record_whose_writer_was_killed_is_swept_an_hour_later(repository):
+    put(repository)
+    home = attestations.directory(repository, "m", V1)
+    home.mkdir(parents=True, exist_ok=True)
+    begun, fresh, other = (home / name for name in (f".{'0' * 32}", f".{'1' * 32}", ".notes"))
+    for path in (begun, fresh, other):
+        path.write_text("half")
+    for path in (begun, other):
+        os.utime(path, (0, 0))
+    repository.sweep()
+    assert not begun.exists()
+    assert fresh.exists()
+    assert other.exists()
 
 
 def test_an_empty_directory_is_nobodys_problem(repository):

@@ -91,8 +91,8 @@ def test_many_signatures_of_a_version_hide_no_other_record_and_are_hidden_by_non
         attestations.write(repository, "m", V1, f"bundle-{number:016x}.sigstore.json", b"{}")
         attestations.write(repository, "m", V1, f"a-{number}.json", b"{}")
     with closing(store.open(tmp_path / "elsewhere")) as other:
-        assert len(attestations.read(other, "m", V1, "bundle-")) == 4
-        assert len(attestations.read(other, "m", V1, "a-")) == 4
+        assert len(dict(attestations.read(other, "m", V1, "bundle-"))) == 4
+        assert len(dict(attestations.read(other, "m", V1, "a-"))) == 4
 
 
 def test_a_record_that_cannot_be_copied_here_keeps_no_version_from_being_found(
@@ -107,7 +107,7 @@ def test_a_record_that_cannot_be_copied_here_keeps_no_version_from_being_found(
         assert listing.away == "", "the store answers"
         in_the_way.rmdir()
         other.look_soon()
-        assert in_the_way.name in attestations.read(other, "m", V1, "environment"), "it is copied once that works"
+        assert in_the_way.name in dict(attestations.read(other, "m", V1, "environment")), "it is copied once that works"
 
 
 def test_the_cache_keeps_what_is_loaded_and_lets_go_of_what_was_used_longest_ago(

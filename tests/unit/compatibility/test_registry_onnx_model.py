@@ -250,6 +250,9 @@ def test_external_data_is_found_in_functions_and_sparse_tensors(facts):
         "deep/",
         "a\\b",
         "a\0b",
+        "a\nb",
+        "\x1b[31m",
+        "a\u202eb",
         "*/_ORT_MEM_ADDR_/*",
     ],
 )
@@ -260,11 +263,22 @@ def test_external_data_that_leaves_the_directory_is_refused(facts, location):
         facts(proto)
 
 
-@pytest.mark.parametrize("location", ["manifest.json", "model.onnx", "golden/case.npz", "./model.onnx"])
+@pytest.mark.parametrize(
+    "location", ["manifest.json", "model.onnx", "golden/case.npz", "./model.onnx", "MODEL.ONNX", "Golden/case"]
+)
 def test_external_data_may_not_take_a_name_of_the_registrys(facts, location):
     proto = onnx_models.matmul()
     onnx_models.move_out(proto.graph.initializer[0], location)
     with pytest.raises(InvalidModel, match="a name that the registry needs for itself"):
+        facts(proto)
+
+
+def test_files_of_external_data_that_differ_in_case_only_are_refused(facts):
+    proto = onnx_models.if_with_weights()
+    for node in proto.graph.node:
+        for attribute, location in zip(node.attribute, ("w.data", "W.data"), strict=True):
+            onnx_models.move_out(attribute.g.initializer[0], location)
+    with pytest.raises(InvalidModel, match=r"'W\.data' and 'w\.data' differ in case only"):
         facts(proto)
 
 

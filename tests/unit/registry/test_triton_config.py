@@ -212,14 +212,25 @@ def test_random_warm_up_requests_are_the_same_each_time(tmp_path: Path) -> None:
         ('data_type: TYPE_FP32 dims: [1] input_data_file: "gone"', "is missing"),
         ('data_type: TYPE_FP32 dims: [2] input_data_file: "short"', "has 3 bytes, expected 8"),
         ('data_type: TYPE_STRING dims: [1] input_data_file: "short"', "does not hold 1 elements"),
+        ('data_type: TYPE_STRING dims: [4000] input_data_file: "one_long"', "the elements of x take more than"),
+        (f"data_type: TYPE_FP32 dims: [0, {2**62}, {2**62}] zero_data: true", "x has a shape that no array has"),
     ],
 )
 def test_a_warm_up_request_that_cannot_be_is_left_out_with_the_reason(tmp_path: Path, body: str, reason: str) -> None:
-    (model,) = read_tree(tree(tmp_path, sample(body), short=b"abc"))
+    one_long = struct.pack("<I", 1 << 16) + b"a" * (1 << 16) + bytes(4 * 3999)
+    (model,) = read_tree(tree(tmp_path, sample(body), short=b"abc", one_long=one_long))
     files, rows = write_samples(model, tmp_path)
     assert files == ()
     assert [row.outcome for row in rows] == [FieldOutcome.LEFT_OUT]
     assert reason in rows[0].note
+
+
+def test_a_warm_up_request_with_a_name_that_no_archive_takes_is_left_out(tmp_path: Path) -> None:
+    config = sample("data_type: TYPE_FP32 dims: [1] zero_data: true").replace('"x"', f'"{"x" * 70_000}"')
+    (model,) = read_tree(tree(tmp_path, config))
+    files, rows = write_samples(model, tmp_path)
+    assert files == ()
+    assert [row.note for row in rows] == ["an input has a name of 70000 characters"]
 
 
 @pytest.mark.parametrize(

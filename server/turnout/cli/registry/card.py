@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from turnout.cli.registry.description import Content, VersionDescription
+from turnout.cli.terminal_text import printable
 from turnout.registry.gates.reports import GateAttestation
 from turnout.registry.manifest.provenance import Provenance
 from turnout.registry.publishing.environment_record import SeenEnvironment
@@ -52,7 +53,9 @@ def report_line(report: GateAttestation) -> str:
 
 
 def markdown(version: VersionDescription) -> str:
-    """Returns the card as a Markdown file. Text written by people is escaped, so that it is never markup."""
+    """Returns the card as a Markdown file. Text by people is escaped, so that it is neither markup nor controls a
+    terminal.
+    """
     content = version.content
     assert content is not None, "a card needs the manifest, from the disk or from a server's registry"
     manifest, stated = content.manifest, content.manifest.metadata
@@ -98,7 +101,7 @@ def markdown(version: VersionDescription) -> str:
     lines += ["## Files", ""]
     files = [(_text(file.path), size_text(file.size), f"`{file.digest}`") for file in manifest.files]
     lines += _table(("path", "size", "digest"), files)
-    return "\n".join(lines).rstrip() + "\n"
+    return printable("\n".join(lines).rstrip() + "\n")
 
 
 def _provenance(content: Content) -> list[str]:

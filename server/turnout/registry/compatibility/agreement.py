@@ -51,7 +51,10 @@ def differs(got: NDArray[Any], expected: NDArray[Any], tolerance: Tolerance | No
     if got.shape != expected.shape:
         return True
     if tolerance is None or got.dtype == object or expected.dtype == object:
-        return not np.array_equal(got, expected)
+        return not _equal(got, expected)
+    if _same_integers(got, expected):
+        allowed = tolerance.atol + tolerance.rtol * np.abs(expected.astype(np.float64))
+        return bool(np.any(_distance(got, expected) > allowed))
     return not np.allclose(
         got.astype(np.float64), expected.astype(np.float64), rtol=tolerance.rtol, atol=tolerance.atol, equal_nan=True
     )
@@ -63,12 +66,35 @@ def largest_difference(got: NDArray[Any], expected: NDArray[Any]) -> float:
         return float("inf")
     if got.dtype == object or expected.dtype == object:
         return 0.0 if np.array_equal(got, expected) else float("inf")
+    if _same_integers(got, expected):
+        return float(_distance(got, expected).max(initial=0.0))
     one, other = got.astype(np.float64), expected.astype(np.float64)
     if not np.array_equal(np.isnan(one), np.isnan(other)):
         return float("inf")
     with np.errstate(invalid="ignore"):  # infinity minus infinity
         apart = np.where(one == other, 0.0, np.abs(one - other))
     return float(np.nanmax(apart, initial=0.0)) if apart.size else 0.0
+
+
+def _equal(got: NDArray[Any], expected: NDArray[Any]) -> bool:
+    if got.dtype.kind in "iu" and expected.dtype.kind == "f":
+        # NumPy would compare both as float64, which takes integers beyond 2**53 for their neighbours.
+        with np.errstate(invalid="ignore"):
+            whole = expected.astype(got.dtype)
+        return bool(np.array_equal(whole.astype(expected.dtype), expected) and np.array_equal(got, whole))
+    return bool(np.array_equal(got, expected))
+
+
+def _same_integers(got: NDArray[Any], expected: NDArray[Any]) -> bool:
+    return got.dtype == expected.dtype and got.dtype.kind in "iu"
+
+
+def _distance(got: NDArray[Any], expected: NDArray[Any]) -> NDArray[np.float64]:
+    """Returns the differences of integers of one type, which are not rounded before they are subtracted."""
+    high, low = np.maximum(got, expected), np.minimum(got, expected)
+    # Modulo 2**64, so that the difference of an int64's extremes fits too.
+    apart: NDArray[np.float64] = (high.astype(np.uint64) - low.astype(np.uint64)).astype(np.float64)
+    return apart
 
 
 def agree(manifest: Manifest, first: Iterable[ExampleResult], second: Iterable[ExampleResult]) -> AnswerAgreement:

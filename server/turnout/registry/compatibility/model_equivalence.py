@@ -29,7 +29,7 @@ class WeightsEquivalence(Enum):
     """The same after ONNX Runtime has optimised both in the same way."""
     OTHERS = auto()
     UNKNOWN = auto()
-    """Different as stored, and too large to be optimised for a comparison."""
+    """Different as stored, and too large to be optimised for a comparison; or they cannot be read within limits."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from turnout.registry.manifest.manifest import Manifest
 
 if TYPE_CHECKING:  # importing onnx takes long, and reporting the results of gates does not need it
+    from turnout.registry.onnx.checker import ModelCheck
     from turnout.registry.onnx.weights import Weights
 
 
@@ -120,6 +121,20 @@ class Sandbox(Protocol):
 
         Raises:
             TurnoutError: A version cannot be loaded, or no input was found that both accept.
+        """
+
+    def check(self, sandbox_version: SandboxVersion) -> "ModelCheck":
+        """Checks the ONNX file of a version, as `turnout.registry.onnx.checker.check_file` does.
+
+        Raises:
+            TurnoutError: The check crashed the process that it ran in, or reached a limit.
+        """
+
+    def weights(self, sandbox_version: SandboxVersion) -> "Weights":
+        """Reads the weights of a version, as `turnout.registry.onnx.weights.read_weights` does.
+
+        Raises:
+            TurnoutError: They cannot be read, or reading them reached a limit.
         """
 
     def optimised_weights(self, first: SandboxVersion, second: SandboxVersion) -> "tuple[Weights, Weights] | None":

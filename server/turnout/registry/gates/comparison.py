@@ -21,7 +21,7 @@ from turnout.registry.compatibility.model_equivalence import ModelEquivalence, W
 from turnout.registry.compatibility.sandbox import Sandbox, SandboxReport, SandboxVersion
 from turnout.registry.gates.gate import Candidate, Parent
 from turnout.registry.manifest.manifest import Manifest
-from turnout.registry.onnx.weights import read_weights
+from turnout.registry.onnx.weights import Weights, read_weights
 from turnout.registry.storage.golden import is_golden
 
 
@@ -90,7 +90,10 @@ class ParentComparison:
     def _equivalence(self, new: SandboxVersion, old: SandboxVersion) -> ModelEquivalence:
         if _model_files(old.manifest) == _model_files(new.manifest):
             return ModelEquivalence(WeightsEquivalence.SAME_FILES)
-        before, after = read_weights(old.directory), read_weights(new.directory)
+        try:
+            before, after = self._weights(old), self._weights(new)
+        except TurnoutError:
+            return ModelEquivalence(WeightsEquivalence.UNKNOWN, agreement=self._agreement(new, old))
         changed = (after.contents - before.contents).total()
         same = before.contents == after.contents
         weights_equivalence = WeightsEquivalence.SAME_AS_STORED if same else self._optimised_equivalence(new, old)
@@ -98,6 +101,9 @@ class ParentComparison:
         return ModelEquivalence(
             weights_equivalence, before.operators == after.operators, len(after.tensors), changed, agreement
         )
+
+    def _weights(self, version: SandboxVersion) -> Weights:
+        return read_weights(version.directory) if self._sandbox is None else self._sandbox.weights(version)
 
     def _optimised_equivalence(self, new: SandboxVersion, old: SandboxVersion) -> WeightsEquivalence:
         if self._sandbox is None:

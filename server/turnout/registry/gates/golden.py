@@ -43,7 +43,7 @@ class GoldenGate(SandboxGate[GoldenOptions]):
             more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
             return failure_verdict(plan.on_failure, f"{faults[0]}{more}", numbers)
         accuracy = accuracy_of(candidate.manifest, labelled, answers)
-        if not accuracy.rows:
+        if accuracy is None or not accuracy.rows:
             return GateVerdict(GateOutcome.PASSED, f"{len(expecting)} cases answered as expected", numbers)
         return self._judged(candidate, labelled, accuracy, numbers)
 

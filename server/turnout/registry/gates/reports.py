@@ -84,7 +84,7 @@ def gate_attestations(repository: Repository, model: str, version: Version, dige
     """
     found: list[tuple[bool, int, GateAttestation]] = []
     try:
-        kept = attestations.read(repository, model, version, _STEM, f"{attestations.IMPORTED}{_STEM}")
+        kept = dict(attestations.read(repository, model, version, _STEM, f"{attestations.IMPORTED}{_STEM}"))
     except OSError:
         return ()
     for name, data in kept.items():

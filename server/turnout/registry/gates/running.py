@@ -7,6 +7,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Generic, TypeVar
 
+import numpy as np
+
 from turnout.errors import TurnoutError
 from turnout.registry.compatibility.sandbox import Sandbox, SandboxReport
 from turnout.registry.gates.comparison import examined, golden_paths
@@ -68,7 +70,15 @@ class LoadGate(SandboxGate[LoadOptions]):
             return failure_verdict(self.plan.on_failure, f"{where}, but {fault}", numbers)
         if seen.warning:
             return GateVerdict(GateOutcome.WARNED, f"{where}; not warmed: {seen.warning}", numbers)
+        if _only_nan(seen):
+            answers = f"all numbers in its answers to {len(seen.answers)} examples are NaN"
+            return GateVerdict(GateOutcome.WARNED, f"{where}; {answers}", numbers)
         return GateVerdict(GateOutcome.PASSED, f"{where}; a run takes {seconds_text(seen.run_seconds)}", numbers)
+
+
+def _only_nan(seen: SandboxReport) -> bool:
+    outputs = [array for answer in seen.answers for array in answer.outputs.values() if array.size]
+    return bool(outputs) and all(array.dtype.kind == "f" and np.isnan(array).all() for array in outputs)
 
 
 class DeterminismGate(SandboxGate[DeterminismOptions]):

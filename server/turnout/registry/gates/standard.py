@@ -16,7 +16,7 @@ def standard_gates(plan: GatePlan, sandbox: Sandbox, comparison: ParentCompariso
     """Returns the gates that a publish must pass, in order, without those that the plan turns off."""
     # `turnout.publishing` puts the gate on the publisher's signature behind the first of them.
     planned: tuple[tuple[Gate, OnFailure], ...] = (
-        (IntegrityGate(), OnFailure.REFUSE),
+        (IntegrityGate(sandbox), OnFailure.REFUSE),
         (MetadataGate(plan.metadata), plan.metadata.on_failure),
         (BumpGate(comparison, plan.bump), plan.bump.on_failure),
         (LoadGate(sandbox, plan.load), plan.load.on_failure),

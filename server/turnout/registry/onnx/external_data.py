@@ -9,6 +9,7 @@ from onnx import ModelProto, NodeProto, TensorProto
 from turnout.errors import InvalidModel
 from turnout.registry.manifest.json_form import JsonForm
 from turnout.registry.manifest.manifest import MANIFEST_FILE, MODEL_FILE, is_plain_path
+from turnout.registry.manifest.names import differing_in_case
 from turnout.registry.onnx.messages import graph_tensors, model_nodes, model_tensors, text_of
 from turnout.registry.storage.golden import GOLDEN_DIRECTORY
 
@@ -47,6 +48,9 @@ def external_files(model: ModelProto) -> tuple[ExternalFile, ...]:
             sizes[file.path] = max(file.min_size, sizes.get(file.path, 0))
     if len(sizes) > MAX_EXTERNAL_FILES:
         raise InvalidModel(f"the weights are in {len(sizes)} files, at most {MAX_EXTERNAL_FILES} are allowed")
+    if alike := differing_in_case(sizes):
+        one, other = next(iter(alike.items()))
+        raise InvalidModel(f"{one!r} and {other!r} differ in case only, and are one file on many file systems")
     return tuple(ExternalFile(path, size) for path, size in sorted(sizes.items()))
 
 
@@ -79,7 +83,9 @@ def _inside(location: str, what: str) -> str:
         )
     if not is_plain_path(plain):
         raise InvalidModel(f"{what} keeps its data in {location[:256]!r}, which is not a plain relative path")
-    if path.parts[0] in (MODEL_FILE, MANIFEST_FILE, GOLDEN_DIRECTORY):
+    if not plain.isprintable():
+        raise InvalidModel(f"{what} keeps its data in {location[:256]!r}, which is not printable")
+    if path.parts[0].lower() in (MODEL_FILE, MANIFEST_FILE, GOLDEN_DIRECTORY):
         raise InvalidModel(f"{what} keeps its data in {location[:256]!r}, a name that the registry needs for itself")
     return plain
 

@@ -25,6 +25,9 @@ MAX_PROTOBUF = (1 << 31) - 1
 # Manifests are JSON, whose integers are exact up to this value.
 _MAX_DIMENSION = 2**53 - 1
 
+_MAX_RANK = 64
+"""Maximum number of dimensions of an array in NumPy 2."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts(JsonForm):
@@ -57,13 +60,18 @@ def read_model(path: Path) -> ModelFacts:
             files outside its directory.
         OSError: The file cannot be read.
     """
-    if path.stat().st_size > MAX_PROTOBUF:
-        raise InvalidModel("the ONNX file is larger than 2 GiB, the limit of protobuf; save it with external data")
+    check_size(path.stat().st_size)
     try:
         model = onnx.load(path, format="protobuf", load_external_data=False)
     except DecodeError as error:
         raise InvalidModel(NO_MODEL) from error
     return _facts(model)
+
+
+def check_size(size: int) -> None:
+    """Raises InvalidModel if an ONNX file is larger than a protobuf message may be."""
+    if size > MAX_PROTOBUF:
+        raise InvalidModel("the ONNX file is larger than 2 GiB, the limit of protobuf; save it with external data")
 
 
 def _facts(model: ModelProto) -> ModelFacts:
@@ -123,6 +131,8 @@ def _tensor_spec(side: str, value: ValueInfoProto, *, has_default: bool) -> Tens
         raise InvalidModel(
             f"{what} has no shape; give it one in the ONNX file, with symbolic dimensions if the sizes are not known"
         )
+    if len(tensor.shape.dim) > _MAX_RANK:
+        raise InvalidModel(f"{what} has {len(tensor.shape.dim)} dimensions, at most {_MAX_RANK} are supported")
     return TensorSpec(name, dtype, tuple(_dimension(d, what) for d in tensor.shape.dim), has_default)
 
 

@@ -19,7 +19,7 @@ from typing import BinaryIO
 from turnout.errors import InvalidModel
 from turnout.registry.manifest.digest import Progress
 from turnout.registry.manifest.manifest import MODEL_FILE, FileEntry
-from turnout.registry.onnx.model import ModelFacts, ReadModel
+from turnout.registry.onnx.model import ModelFacts, ReadModel, check_size
 from turnout.registry.storage.files import copy_file, explain, open_inside, open_outside
 
 _BLOBS, _SNAPSHOTS = "blobs", "snapshots"
@@ -38,6 +38,7 @@ def copy_model(
         OSError: The copy cannot be written.
     """
     with opened(open_outside(source), "the ONNX file") as file:
+        check_size(os.fstat(file.fileno()).st_size)
         files = [copy_file(file, directory, MODEL_FILE, progress)]
     facts = read(directory / MODEL_FILE)
     for external in facts.external:

@@ -15,13 +15,14 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 from turnout.registry.manifest.digest import BLOCK
+from turnout.registry.manifest.json_form import JsonForm
 from turnout.registry.manifest.manifest import MODEL_FILE
 from turnout.registry.onnx.messages import model_nodes, model_tensors
 from turnout.registry.storage.files import open_inside
 
 
 @dataclass(frozen=True, slots=True)
-class Weight:
+class Weight(JsonForm):
     """One tensor.
 
     Attributes:
@@ -38,9 +39,11 @@ class Weight:
     size: int
     content: str
 
+    AS_LIST = True
+
 
 @dataclass(frozen=True, slots=True)
-class Weights:
+class Weights(JsonForm):
     """All tensors and operators of a version.
 
     Attributes:

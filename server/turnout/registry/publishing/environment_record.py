@@ -60,7 +60,7 @@ class SeenEnvironment(JsonForm):
 def recorded_environment(repository: Repository, model: str, exact: Version, digest: str) -> SeenEnvironment | None:
     """Returns the recorded environment of the version with this digest; None if there is no readable record."""
     try:
-        found = attestations.read(repository, model, exact, _FILE, f"{attestations.IMPORTED}{_FILE}")
+        found = dict(attestations.read(repository, model, exact, _FILE, f"{attestations.IMPORTED}{_FILE}"))
         imported = _FILE not in found
         body = json.loads(found[f"{attestations.IMPORTED}{_FILE}" if imported else _FILE])
         if body["digest"] != digest or body["schema"] != _SCHEMA:

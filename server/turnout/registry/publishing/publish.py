@@ -241,11 +241,20 @@ def _stage_golden(
             raise InvalidModel(f"two golden cases are named {case.name!r}")
         with opened(open_outside(case), f"golden case {case.name!r}") as source:
             yield copy_file(source, directory, path, progress)
-        _check_golden(directory / path, signature, request.metadata)
+        check_golden(directory / path, signature, request.metadata.labels)
 
 
-def _check_golden(path: Path, signature: Signature, metadata: VersionMetadata) -> None:
-    """Checks the names in a golden case. Its inputs and outputs, which may be large, are read when they are run."""
+def check_golden(path: Path, signature: Signature, classes: Mapping[str, Sequence[str]]) -> None:
+    """Checks the names and labels in a golden case. Inputs and outputs, which may be large, are read when they are run.
+
+    Args:
+        path: The file.
+        signature: Signature of the version.
+        classes: By output name, the names of its classes, as far as they are declared.
+
+    Raises:
+        InvalidModel: The case does not fit the version.
+    """
     names = case_names(path)
     sides: Mapping[str, tuple[frozenset[str], set[str]]] = {
         "input": (names["inputs"], {spec.name for spec in signature.inputs}),
@@ -258,6 +267,6 @@ def _check_golden(path: Path, signature: Signature, metadata: VersionMetadata) -
         raise InvalidModel(f"golden case {path.name} lacks the input {missing[0]!r}")
     for name, labels in read_case(path, max_bytes=_MAX_LABEL_BYTES, sides=("labels",)).labels.items():
         try:
-            class_numbers(labels, metadata.labels.get(name))
+            class_numbers(labels, classes.get(name))
         except ValueError as error:
             raise InvalidModel(f"golden case {path.name}: labels/{name} {error}") from error

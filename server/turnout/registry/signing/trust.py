@@ -3,7 +3,8 @@
 <root>/<model>/.attestations/<version>/bundle-<key>.sigstore.json
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Literal, Self
@@ -11,7 +12,7 @@ from typing import Literal, Self
 from semver import Version
 
 from turnout.config import Signing
-from turnout.errors import ConfigError, NotTrusted
+from turnout.errors import ConfigError, Exhausted, NotTrusted
 from turnout.registry.gates.gate import Candidate, GateOutcome, GateVerdict
 from turnout.registry.signing.bundle import Bundle, plain
 from turnout.registry.signing.certificates import Authorities, SignerCertificate
@@ -22,9 +23,14 @@ from turnout.registry.storage.listing import Published
 from turnout.registry.storage.repository import Repository
 
 PREFIX, SUFFIX = attestations.SIGNATURE, ".sigstore.json"
-MAX_SIGNATURES = 32
-"""Maximum number of signatures that are read of a version, in addition to those of trusted keys. Each may have
-megabytes."""
+MAX_SIGNATURES = attestations.MAX_FILES
+"""Maximum number of signatures of a version. Where certificates are trusted, all of them are read, since any may have
+one: publishers may sign with any number of keys, which must not hide a trusted signature."""
+
+_MOST_UNTRUSTED = 32
+"""Maximum number of signatures that are read beside those of trusted keys, where only keys are trusted."""
+
+_NAMED = 3
 
 
 class SignatureStatus(StrEnum):
@@ -126,7 +132,9 @@ class Trust:
         if wrong := by[SignatureStatus.WRONG]:
             return f"the signature of {wrong[0].key} does not fit it ({wrong[0].why}), and no trusted key signed it"
         if unknown := by[SignatureStatus.UNKNOWN]:
-            return f"it is signed by {', '.join(one.key for one in unknown)} only: {unknown[0].why}"
+            more = f" and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else ""
+            by_whom = ", ".join(one.key for one in unknown[:_NAMED])
+            return f"it is signed by {by_whom}{more} only: {unknown[0].why}"
         if other := by[SignatureStatus.OTHER]:
             return f"it is not signed: the signature of {other[0].key} is not one of this version, {other[0].why}"
         return "it is not signed, and signing.signatures asks for that"
@@ -148,15 +156,13 @@ class Trust:
 
     def signed(self, repository: Repository, published: Published) -> list[Signed]:
         """Returns the status of each signature beside a version."""
-        return [self.worth(published, file, data) for file, data in self.stored(repository, published).items()]
-
-    def stored(self, repository: Repository, published: Published) -> dict[str, bytes]:
-        """Returns the signatures beside a version, by file name: those of trusted keys, and some of those by others.
-
-        Publishers may sign with any number of keys, which must not hide a trusted signature.
-        """
         of_trusted = [PREFIX + name for name in sorted(key.id for key in self.keys)]
-        return _files(repository, published, *of_trusted, PREFIX)
+        most = MAX_SIGNATURES if self.authorities.roots else _MOST_UNTRUSTED
+        with suppress(OSError):
+            return [
+                self.worth(published, *one) for one in _files(repository, published, *of_trusted, PREFIX, most=most)
+            ]
+        return []
 
     def worth(self, published: Published, file: str, data: bytes) -> Signed:
         """Determines the status of the signature in a file of that name."""
@@ -187,10 +193,10 @@ class SignatureGate:
     def run(self, candidate: Candidate) -> GateVerdict:
         """Checks the existing signatures, and the one that will be added."""
         published = Published(candidate.manifest, candidate.digest)
-        found = self.trust.stored(self.repository, published)
+        signed = self.trust.signed(self.repository, published)
         if self.signer is not None:
-            found[file_name(self.signer.key.id)] = self.signer.sign(published).to_bytes()
-        signed = [self.trust.worth(published, file, data) for file, data in found.items()]
+            made = self.signer.sign(published).to_bytes()
+            signed.append(self.trust.worth(published, file_name(self.signer.key.id), made))
         if fault := self.trust.fault(published, signed):
             return GateVerdict(GateOutcome.FAILED if self.trust.required else GateOutcome.WARNED, fault)
         trusted = dict.fromkeys(one.key for one in signed if one.worth is SignatureStatus.TRUSTED)
@@ -205,8 +211,13 @@ def keep(repository: Repository, model: str, version: Version, key: str, bundle:
     The caller must have checked that `key`, an id, made it.
 
     Raises:
+        Exhausted: As many others have signed it as may.
         OSError: The repository could not be written to.
     """
+    repository.refresh_evidence_records()
+    others = [name for name in attestations.names(repository, model, version) if name.startswith(PREFIX)]
+    if len(others) >= MAX_SIGNATURES and file_name(key) not in others:
+        raise Exhausted(f"{model} {version} has {len(others)} signatures, which is the maximum")
     attestations.write(repository, model, version, file_name(key), bundle.to_bytes())
 
 
@@ -217,11 +228,14 @@ def file_name(key: str) -> str:
 
 def bundles(repository: Repository, published: Published) -> dict[str, bytes]:
     """Returns the signatures beside a version that are about it, as bytes by file name."""
-    return {
-        name: data
-        for name, data in _files(repository, published, PREFIX, most=attestations.MAX_FILES).items()
-        if name.endswith(SUFFIX) and is_about(published, data)
-    }
+    found: dict[str, bytes] = {}
+    with suppress(OSError):
+        found |= {
+            name: data
+            for name, data in _files(repository, published, PREFIX)
+            if name.endswith(SUFFIX) and is_about(published, data)
+        }
+    return found
 
 
 def is_about(published: Published, data: bytes) -> bool:
@@ -233,10 +247,6 @@ def is_about(published: Published, data: bytes) -> bool:
 
 
 def _files(
-    repository: Repository, published: Published, *prefixes: str, most: int = MAX_SIGNATURES
-) -> dict[str, bytes]:
-    manifest = published.manifest
-    try:
-        return attestations.read(repository, manifest.model, manifest.version, *prefixes, most=most)
-    except OSError:
-        return {}
+    repository: Repository, published: Published, *prefixes: str, most: int = attestations.MAX_FILES
+) -> Iterator[tuple[str, bytes]]:
+    return attestations.read(repository, published.manifest.model, published.manifest.version, *prefixes, most=most)

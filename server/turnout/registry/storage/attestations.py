@@ -7,7 +7,9 @@ takes it for a version. Records may be wrong or missing: each kind has its own w
 """
 
 import os
+from collections.abc import Iterator
 from contextlib import nullcontext, suppress
+from itertools import chain
 from pathlib import Path
 
 from semver import Version
@@ -85,32 +87,35 @@ def remove(repository: Repository, model: str, version: Version, name: str) -> N
 
 def read(
     repository: Repository, model: str, version: Version, *prefixes: str, but: str = "/", most: int = MAX_FILES
-) -> dict[str, bytes]:
-    """Returns attestations whose names begin with one of `prefixes`, but not with `but`, by name. Links and files that
-    are too large are left out.
+) -> Iterator[tuple[str, bytes]]:
+    """Yields attestations whose names begin with one of `prefixes`, but not with `but`: their names and contents, one
+    at a time, since together they may be large. Links and files that are too large are left out.
 
     At most the first `most` of each prefix are read, so that many of one kind do not hide those of another.
 
     Raises:
         OSError: The directory cannot be read.
     """
-    home = directory(repository, model, version)
     repository.refresh_evidence_records()
-    try:
-        present = sorted(name for name in os.listdir(home) if not name.startswith(but))
-    except FileNotFoundError:
-        return {}
-    names = [name for prefix in prefixes for name in [name for name in present if name.startswith(prefix)][:most]]
-    found: dict[str, bytes] = {}
-    for name in names:
+    home = directory(repository, model, version)
+    present = sorted(name for name in names(repository, model, version) if not name.startswith(but))
+    wanted = [[name for name in present if name.startswith(prefix)][:most] for prefix in prefixes]
+    for name in dict.fromkeys(chain.from_iterable(wanted)):
         try:
             with open_inside(home, name) as file:
                 data = file.read(MAX_BYTES + 1)
         except OSError:
             continue
         if len(data) <= MAX_BYTES:
-            found[name] = data
-    return found
+            yield name, data
+
+
+def names(repository: Repository, model: str, version: Version) -> list[str]:
+    """Returns the names of a version's attestations that are stored here. Raises OSError if they cannot be listed."""
+    try:
+        return os.listdir(directory(repository, model, version))
+    except FileNotFoundError:
+        return []
 
 
 def _sync(home: Path) -> None:

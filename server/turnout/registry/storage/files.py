@@ -6,6 +6,8 @@ link between a check and its use has no effect.
 
 import errno
 import os
+import re
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +31,9 @@ _KINDS = {
     stat.S_IFSOCK: "socket",
 }
 _EXPECTED = ", expected a regular file"
+UNFINISHED = re.compile(r"\.[0-9a-f]{32}")
+"""Name under which `replace_file` writes a file before it replaces another."""
+
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -141,6 +146,9 @@ def copy_file(source: BinaryIO, directory: Path, path: str, progress: Progress |
         InvalidModel: The source grew meanwhile. Copying a file that keeps growing would never end.
     """
     size = os.fstat(source.fileno()).st_size
+    if size > shutil.disk_usage(directory).free:
+        # A sparse file may claim terabytes. Filling the disk would also stop the state store, which is often beside it.
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     target = directory / path
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.open("xb") as file:
@@ -156,9 +164,13 @@ def copy_file(source: BinaryIO, directory: Path, path: str, progress: Progress |
 def write_file(target: Path, data: bytes) -> None:
     """Writes a new read-only file, durably."""
     with target.open("xb") as file:
-        file.write(data)
-        file.flush()
-        seal(file.fileno())
+        try:
+            file.write(data)
+            file.flush()
+            seal(file.fileno())
+        except BaseException:
+            target.unlink(missing_ok=True)  # a part of it, as on a full disk
+            raise
 
 
 def replace_file(target: Path, data: bytes) -> None:

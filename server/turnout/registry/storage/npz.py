@@ -28,8 +28,8 @@ MAX_RANK = 32
 _SUFFIX = ".npy"
 _END, _ZIP64_END = b"PK\x05\x06", b"PK\x06\x07"
 _END_SIZE, _LOCATOR_SIZE, _MAX_COMMENT = 22, 20, 0xFFFF
-_MAX_DIRECTORY = 1 << 20
-"""Maximum size of an archive's directory in bytes. Each entry has 46 bytes plus its name."""
+_MAX_ENTRY = 1 << 10
+"""Maximum mean size of an entry in an archive's directory in bytes: 46 bytes plus its name."""
 
 _MAX_HEADER = 1 << 14
 _ENCRYPTED = 0x1
@@ -89,7 +89,7 @@ class ArrayHeader:
 
 
 def read_npz(
-    path: Path, max_bytes: int, wanted: Callable[[str], bool] = lambda _: True
+    path: Path, max_bytes: int, wanted: Callable[[str], bool] = lambda _: True, *, max_arrays: int = MAX_ARRAYS
 ) -> tuple[Mapping[str, ArrayHeader], dict[str, NDArray[Any]]]:
     """Reads an archive.
 
@@ -97,6 +97,7 @@ def read_npz(
         path: A regular file. Links are followed.
         max_bytes: Maximum total size of the wanted arrays in bytes. Reading takes up to twice as much memory.
         wanted: Returns, for the name of an array, whether to read it. Of other arrays only the headers are read.
+        max_arrays: Maximum number of arrays in the archive.
 
     Returns:
         The headers of all arrays, and the wanted arrays; text as object arrays of `str`.
@@ -106,9 +107,9 @@ def read_npz(
     """
     try:
         with open_outside(path) as file:
-            _check_directory(file)
+            _check_directory(file, max_arrays * _MAX_ENTRY)
             with zipfile.ZipFile(file) as archive:
-                members = _members(archive)
+                members = _members(archive, max_arrays)
                 headers = {name: _header_of(archive, member, name) for name, member in members.items()}
                 chosen = [name for name in headers if wanted(name)]
                 _check_sum({name: headers[name] for name in chosen}, max_bytes)
@@ -122,7 +123,7 @@ def read_npz(
         raise NpzError(f"is not a valid .npz archive ({_words(error)})") from error
 
 
-def _check_directory(file: BinaryIO) -> None:
+def _check_directory(file: BinaryIO, most: int) -> None:
     """Checks the size of the archive's directory, which zipfile would read in full."""
     size = file.seek(0, io.SEEK_END)
     file.seek(max(size - _END_SIZE - _MAX_COMMENT - _LOCATOR_SIZE, 0))
@@ -134,14 +135,14 @@ def _check_directory(file: BinaryIO) -> None:
     if tail[max(at - _LOCATOR_SIZE, 0) : at].startswith(_ZIP64_END):
         raise NpzError("is a ZIP64 archive, which only more than 4 GiB or 65,535 arrays need")
     (directory,) = struct.unpack_from("<I", tail, at + 12)
-    if directory > _MAX_DIRECTORY:
-        raise NpzError(f"has a directory of {directory:,} bytes, at most {_MAX_DIRECTORY:,} are allowed")
+    if directory > most:
+        raise NpzError(f"has a directory of {directory:,} bytes, at most {most:,} are allowed")
 
 
-def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+def _members(archive: zipfile.ZipFile, most: int) -> dict[str, zipfile.ZipInfo]:
     entries = archive.infolist()
-    if len(entries) > MAX_ARRAYS:
-        raise NpzError(f"holds {len(entries):,} arrays, at most {MAX_ARRAYS:,} are allowed")
+    if len(entries) > most:
+        raise NpzError(f"holds {len(entries):,} arrays, at most {most:,} are allowed")
     members: dict[str, zipfile.ZipInfo] = {}
     for entry in entries:
         name = entry.filename.removesuffix(_SUFFIX)

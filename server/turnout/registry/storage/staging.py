@@ -17,6 +17,8 @@ from uuid import uuid4
 
 from turnout.errors import UnavailableError
 from turnout.host import files
+from turnout.registry.manifest.names import ATTESTATIONS
+from turnout.registry.storage.files import UNFINISHED
 
 STAGING = ".staging"
 
@@ -31,6 +33,8 @@ _OWNER = "owner"
 _VERSION = "version"
 _UUID = re.compile(r"[0-9a-f]{32}")
 _POLL = 0.02
+_WRITTEN_SECONDS = 3600.0
+"""Age of a record's beginning, in seconds, at which it is certain that nobody is still writing it."""
 
 
 @contextmanager
@@ -101,6 +105,7 @@ def sweep(root: Path) -> tuple[str, ...]:
             abandoned += [(home, owner) for home in homes if (owner := _claim(home)) is not None]
         for home, _ in abandoned:
             shutil.rmtree(home, ignore_errors=True)
+        _sweep_records(root)
     except UnavailableError:
         return ()
     except OSError as error:
@@ -110,6 +115,15 @@ def sweep(root: Path) -> tuple[str, ...]:
         for _, owner in abandoned:
             os.close(owner)
     return tuple(home.name for home, _ in abandoned if not home.exists())
+
+
+def _sweep_records(root: Path) -> None:
+    """Removes the beginnings of records beside versions (`replace_file`) whose writers were killed."""
+    before = time.time() - _WRITTEN_SECONDS
+    for path in root.glob(f"*/{ATTESTATIONS}/*/.*"):
+        with suppress(OSError):
+            if UNFINISHED.fullmatch(path.name) and path.lstat().st_mtime < before:
+                path.unlink()
 
 
 def _claim(home: Path) -> int | None:

@@ -13,18 +13,20 @@ from pathlib import Path
 from semver import Version
 
 from turnout.errors import DigestMismatch, InvalidModel, InvalidRequest
+from turnout.registry.gates.comparison import golden_paths
 from turnout.registry.gates.gate import Candidate, Gate, GateRefused, GateReport, run_gates
 from turnout.registry.gates.reports import attest_gates
 from turnout.registry.gates.version_history import VersionHistory
 from turnout.registry.manifest.digest import Progress, canonical_bytes
 from turnout.registry.manifest.manifest import MANIFEST_FILE, MODEL_FILE
-from turnout.registry.onnx.model import ModelFacts, read_model
+from turnout.registry.onnx.model import ModelFacts, ReadModel, read_model
 from turnout.registry.publishing.commit import Recorded, Yanked, check_number, commit, is_published, unrecorded
-from turnout.registry.publishing.publish import DEFAULT_GATES, PublishResult
+from turnout.registry.publishing.metadata import VersionMetadata
+from turnout.registry.publishing.publish import DEFAULT_GATES, PublishResult, check_golden
 from turnout.registry.signing.trust import PREFIX, SUFFIX, bundles
 from turnout.registry.storage import attestations
 from turnout.registry.storage.files import copy_file, open_inside, storage_errors, write_file
-from turnout.registry.storage.golden import is_golden
+from turnout.registry.storage.golden import GOLDEN_FILE, is_golden
 from turnout.registry.storage.listing import Published
 from turnout.registry.storage.repository import Repository
 from turnout.registry.storage.staging import staged
@@ -80,6 +82,7 @@ def import_version(
     gates: Sequence[Gate] = DEFAULT_GATES,
     yanked: Yanked = tuple,
     recorded: Recorded = unrecorded,
+    read: ReadModel = read_model,
     progress: Progress | None = None,
 ) -> PublishResult:
     """Imports a version from `source`, with the same digest.
@@ -91,6 +94,7 @@ def import_version(
         gates: Gates that it must pass, in order.
         yanked: Returns the versions of the model that were yanked in `repository`.
         recorded: Called with the version once it exists; not called if it already existed.
+        read: Reads the ONNX file.
         progress: Called after each block with its size in bytes.
 
     Raises:
@@ -108,8 +112,10 @@ def import_version(
             return PublishResult(manifest, digest, created=False, report=GateReport())
         with staged(repository.root) as directory:
             _copy_files(source, published, directory, progress)
-            facts = read_model(directory / MODEL_FILE)
+            facts = read(directory / MODEL_FILE)
             _check_manifest(published, facts)
+            for path in golden_paths(manifest):
+                check_golden(directory / path, manifest.signature, manifest.labels)
             history = VersionHistory.of(repository, manifest.model, yanked())
             candidate = Candidate(
                 directory, manifest, digest, facts, parent=history.parent(manifest.version), taken=history.taken
@@ -149,10 +155,10 @@ def _copy_files(source: Repository, published: Published, target: Path, progress
 
 
 def _check_manifest(published: Published, facts: ModelFacts) -> None:
-    """Checks that a manifest from another repository matches the ONNX file.
+    """Checks that a manifest from another repository is one that a publish of its ONNX file would make.
 
     Raises:
-        InvalidModel: It does not.
+        InvalidModel: It is not.
     """
     manifest = published.manifest
     sides = {
@@ -163,8 +169,13 @@ def _check_manifest(published: Published, facts: ModelFacts) -> None:
     for name, (stated, found) in sides.items():
         if stated != found:
             raise InvalidModel(f"the manifest's {name} is not that of {MODEL_FILE}")
+    VersionMetadata(
+        batching=manifest.batching, tolerances=manifest.tolerances, scores=manifest.scores, labels=manifest.labels
+    ).check_against(manifest.signature)
     belonging = {MODEL_FILE, *(file.path for file in facts.external)}
     for entry in manifest.files:
+        if is_golden(entry.path) and not GOLDEN_FILE.fullmatch(entry.path):
+            raise InvalidModel(f"golden case {entry.path[:128]!r}: expected a plain name that ends in .npz")
         if entry.path not in belonging and not is_golden(entry.path):
             raise InvalidModel(f"{entry.path} does not belong to the model: nothing in {MODEL_FILE} refers to it")
 
@@ -173,7 +184,7 @@ def _evidence_records(source: Repository, published: Published) -> Mapping[str, 
     """Returns the attestations of a version by file name, except those about another digest and those not in JSON."""
     manifest = published.manifest
     try:
-        found = attestations.read(source, manifest.model, manifest.version, "", but=PREFIX)
+        found = dict(attestations.read(source, manifest.model, manifest.version, "", but=PREFIX))
     except OSError:
         return {}
     about = {name: data for name, data in bundles(source, published).items() if _BUNDLE.fullmatch(name)}

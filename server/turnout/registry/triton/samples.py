@@ -21,6 +21,9 @@ MAX_SAMPLE_BYTES = 64 << 20
 """Maximum memory for the inputs of one sample, in bytes."""
 MAX_SAMPLES = 16
 
+_MAX_NAME = 1024
+"""Maximum length of an input's name in characters. An archive's names have at most 65,535 bytes."""
+
 _TYPES: Mapping[int, Any] = {
     pb.TYPE_BOOL: np.bool_,
     pb.TYPE_UINT8: np.uint8,
@@ -70,6 +73,8 @@ def _inputs(model: TritonModel, sample: pb.ModelWarmup) -> Iterator[tuple[str, N
     if not sample.inputs:
         raise InvalidModel("has no inputs")
     for name in sorted(sample.inputs):
+        if len(name) > _MAX_NAME:
+            raise InvalidModel(f"an input has a name of {len(name)} characters")
         spec = sample.inputs[name]
         lead = (max(sample.batch_size, 1),) if model.rows_per_request > 0 else ()
         shape = (*lead, *spec.dims)
@@ -82,7 +87,10 @@ def _inputs(model: TritonModel, sample: pb.ModelWarmup) -> Iterator[tuple[str, N
         left -= count * (8 if text else np.dtype(_TYPES[spec.data_type]).itemsize)
         if left < 0 or len(shape) > 32:
             raise InvalidModel(f"it takes more than {MAX_SAMPLE_BYTES} bytes")
-        yield name, _array(model, name, spec, count).reshape(shape)
+        try:
+            yield name, _array(model, name, spec, count).reshape(shape)
+        except ValueError as error:  # with a dimension of 0, the others may be larger than NumPy supports
+            raise InvalidModel(f"{name} has a shape that no array has") from error
 
 
 def _array(model: TritonModel, name: str, spec: pb.ModelWarmup.Input, count: int) -> NDArray[Any]:
@@ -130,4 +138,7 @@ def _texts(name: str, data: bytes, count: int) -> NDArray[Any]:
         at = -1
     if at != len(data) or len(texts) != count:
         raise InvalidModel(f"the file of {name} does not hold {count} elements of UTF-8, each after its length")
+    # NumPy gives each element the room of the longest.
+    if count * 4 * max(map(len, texts), default=0) > MAX_SAMPLE_BYTES:
+        raise InvalidModel(f"the elements of {name} take more than {MAX_SAMPLE_BYTES} bytes")
     return np.array(texts, dtype=np.str_)

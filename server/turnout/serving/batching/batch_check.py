@@ -154,7 +154,7 @@ def _random(random: np.random.Generator, array: Array) -> Array:
         return np.asarray(random.integers(0, 2, array.shape)).astype(np.bool_)
     if _is_float(array):
         return np.asarray(random.standard_normal(array.shape)).astype(array.dtype)
-    return np.asarray(random.integers(0, int(array.max(initial=0)) + 1, array.shape)).astype(array.dtype)
+    return np.asarray(random.integers(0, array.max(initial=0), array.shape, dtype=array.dtype, endpoint=True))
 
 
 def _shifted(array: Array) -> Array:

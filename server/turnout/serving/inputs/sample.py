@@ -56,7 +56,7 @@ def find_sample(
         trying: Makes the context of each run.
         most: Maximum number of elements in a set of synthetic inputs.
     """
-    names, trouble = signature.output_names, ""
+    names, trouble = signature.output_names, f"all would have more than {most:,} elements"
     tries, left_out = 0, 0
     if golden is not None and (row := one_row(golden, axes)) is not None:
         try:

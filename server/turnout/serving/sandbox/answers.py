@@ -17,6 +17,9 @@ from turnout.serving.sessions.tensor import NUMPY_DTYPES, Array
 MAX_ANSWERS_BYTES = 512 << 20
 """Maximum size in bytes of all answers together that are kept for comparison."""
 
+MAX_ANSWER_ARRAYS = 60_000
+"""Maximum number of outputs of all answers together: an archive of more than 65,535 arrays has another format."""
+
 _MAX_READ = 2 << 30
 """Maximum memory for reading answers: text takes more memory than space in the archive."""
 
@@ -26,7 +29,7 @@ class AnswerArchiveWriter:
 
     def __init__(self, file: Path) -> None:
         self._archive = zipfile.ZipFile(file, "w", zipfile.ZIP_STORED)
-        self._left = MAX_ANSWERS_BYTES
+        self._left, self._arrays_left = MAX_ANSWERS_BYTES, MAX_ANSWER_ARRAYS
         self.records: list[dict[str, Any]] = []
 
     def __enter__(self) -> "AnswerArchiveWriter":
@@ -43,9 +46,12 @@ class AnswerArchiveWriter:
         size = sum(array.nbytes for array in plain.values())
         if size > self._left:
             plain, fault = {}, f"its outputs and the earlier ones together exceed {MAX_ANSWERS_BYTES >> 20} MiB"
+        elif len(plain) > self._arrays_left:
+            plain, fault = {}, f"its outputs and the earlier ones together are more than {MAX_ANSWER_ARRAYS:,} arrays"
         self._left -= size if plain else 0
-        for name, array in plain.items():
-            with self._archive.open(f"{len(self.records)}/{name}.npy", "w", force_zip64=True) as file:
+        self._arrays_left -= len(plain)
+        for index, array in enumerate(plain.values()):  # names of outputs may be too long for an archive
+            with self._archive.open(f"{len(self.records)}/{index}.npy", "w", force_zip64=True) as file:
                 np.lib.format.write_array(file, np.asanyarray(array), allow_pickle=False)
         self.records.append({"example": example.name, "golden": example.golden, "outputs": list(plain), "fault": fault})
 
@@ -57,11 +63,11 @@ def read_answers(records: Sequence[Mapping[str, Any]], file: Path) -> Iterator[E
         ModelFailure: The archive cannot be read, or takes too much memory.
     """
     try:
-        _, arrays = read_npz(file, _MAX_READ)
+        _, arrays = read_npz(file, _MAX_READ, max_arrays=MAX_ANSWER_ARRAYS)
     except NpzError as error:
         raise ModelFailure(f"its answers cannot be read: the archive {error}") from error
     for index, answer in enumerate(records):
-        outputs = {name: arrays[f"{index}/{name}"] for name in answer["outputs"]}
+        outputs = {name: arrays[f"{index}/{output}"] for output, name in enumerate(answer["outputs"])}
         yield ExampleResult(answer["example"], answer["golden"], outputs, answer["fault"])
 
 

@@ -23,9 +23,11 @@ from turnout.errors import InvalidModel, MemoryBudgetExceeded, ModelCrashed, Mod
 from turnout.host import memory, process
 from turnout.registry.compatibility.agreement import differs, largest_difference, tolerance_of
 from turnout.registry.manifest.manifest import MODEL_FILE, Manifest
+from turnout.registry.onnx.checker import ModelCheck, check_file
 from turnout.registry.onnx.graph import ModelGraph
 from turnout.registry.onnx.model import read_model
 from turnout.registry.onnx.value_sizes import values_become_sizes
+from turnout.registry.onnx.weights import read_weights
 from turnout.serving.batching.batchability import BatchPlan, prove, sample_axes
 from turnout.serving.batching.warmup import warm_up
 from turnout.serving.inputs.attempts import LeftOut
@@ -79,14 +81,17 @@ def answer(scratch: Path) -> None:
         request.memory_limit + LOADING * max((manifest.size for _, manifest in request.versions), default=0)
     )
     questions = {"describe": describe, "examine": examine, "sample": sample, "compare_latency": compare_latency,
-                 "optimise": optimise, "drop zipmap": drop}  # fmt: skip
+                 "optimise": optimise, "drop zipmap": drop, "check": check, "weights": weights}  # fmt: skip
     try:
         report = questions[request.question](request)
     except TurnoutError as error:
         report = {"error": failure_body(error) | {"message": request.client_message(error)}}
     except MemoryError:
-        failure = MemoryBudgetExceeded(AT_LIMIT)
-        report = {"error": failure_body(failure) | {"message": request.client_message(failure)}}
+        at_limit = MemoryBudgetExceeded(AT_LIMIT)
+        report = {"error": failure_body(at_limit) | {"message": request.client_message(at_limit)}}
+    except Exception as error:  # noqa: BLE001 - an exit code alone would look like a crash of the model
+        failure = ModelFailure(f"its trial failed unexpectedly: {type(error).__name__}: {str(error)[:200]}")
+        report = {"error": failure_body(failure)}
     (scratch / ANSWER_FILE).write_text(json.dumps(report))
 
 
@@ -108,6 +113,32 @@ def describe(request: SandboxRequest) -> dict[str, Any]:
                 " attributes and texts than that is enough for"
             ) from error
         raise
+
+
+def check(request: SandboxRequest) -> dict[str, Any]:
+    """Checks an ONNX file. Shape inference, which refuses nothing, is skipped if it takes too long or too much."""
+    ((directory, _),) = request.versions
+    inferring = request.attempts.attempt("shape inference", request.run_seconds)
+    try:
+        found = check_file(directory / MODEL_FILE, inferring)
+    except LeftOut as error:
+        found = ModelCheck(shapes=f"its shapes were not inferred: {error.message}")
+    body: dict[str, Any] = found.to_json()
+    return body
+
+
+def weights(request: SandboxRequest) -> dict[str, Any]:
+    """Reads the weights of a version, which may describe a file of petabytes: tensors may overlap."""
+    ((directory, _),) = request.versions
+    return _weights(directory)
+
+
+def _weights(directory: Path) -> dict[str, Any]:
+    try:
+        body: dict[str, Any] = read_weights(directory).to_json()
+        return body
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InvalidModel("the data of a tensor does not match its description") from error
 
 
 def drop(request: SandboxRequest) -> dict[str, Any]:
@@ -239,7 +270,7 @@ def optimise(request: SandboxRequest) -> dict[str, Any]:
             ort.InferenceSession(str(source / MODEL_FILE), options, providers=["CPUExecutionProvider"])
         except Exception as error:
             raise load_failure(error) from error
-    return {}
+    return {"weights": [_weights(request.scratch / str(index)) for index in range(len(request.versions))]}
 
 
 def _synthetic(

@@ -29,9 +29,9 @@ from turnout.errors import (
 )
 from turnout.host import memory
 from turnout.registry.compatibility.sandbox import LatencyComparison, SandboxReport, SandboxVersion
-from turnout.registry.manifest.manifest import MODEL_FILE
+from turnout.registry.onnx.checker import ModelCheck
 from turnout.registry.onnx.model import ModelFacts
-from turnout.registry.onnx.weights import Weights, read_weights
+from turnout.registry.onnx.weights import Weights
 from turnout.registry.storage.files import read_small
 from turnout.serving.inputs.attempts import last_attempt
 from turnout.serving.inputs.synthetic import Recipe
@@ -97,9 +97,19 @@ class ProcessSandbox:
         """Does the same as `Sandbox.optimised_weights`."""
         if max(first.manifest.size, second.manifest.size) > OPTIMISED_LIMIT:
             return None
-        with self._asked("optimise", [first, second], ()) as (_, scratch):
-            one, other = (read_weights(scratch / side, MODEL_FILE) for side in ("0", "1"))
+        with self._asked("optimise", [first, second], ()) as (body, _):
+            one, other = map(Weights.from_json, body["weights"])
             return one, other
+
+    def check(self, sandbox_version: SandboxVersion) -> ModelCheck:
+        """Does the same as `Sandbox.check`."""
+        with self._asked("check", [sandbox_version], ()) as (body, _):
+            return ModelCheck.from_json(body)
+
+    def weights(self, sandbox_version: SandboxVersion) -> Weights:
+        """Does the same as `Sandbox.weights`."""
+        with self._asked("weights", [sandbox_version], ()) as (body, _):
+            return Weights.from_json(body)
 
     def describe(self, model: Path) -> ModelFacts:
         """Reads an ONNX file like `turnout.registry.onnx.model.read_model`, but in bounded memory.

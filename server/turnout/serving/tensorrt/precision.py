@@ -72,6 +72,8 @@ def decide(manifest: Manifest, compared: Iterable[Compared]) -> Precision:
     if not cases:
         return full("no golden case could be read, which would show whether FP16 is exact enough")
     theirs, ours = (accuracy_of(manifest, labelled, side) for side in answers)
+    if theirs is None or ours is None:
+        return full("FP16 was tried, and the golden cases have labels that its answers have no scores for")
     if theirs.ratio - ours.ratio > GoldenOptions().top1_worse_by_max + 1e-9:
         return full(
             f"FP16 was tried, and {ours.ratio:.1%} of the labelled rows are right instead of {theirs.ratio:.1%}"
