@@ -275,6 +275,7 @@ async def test_a_version_whose_outputs_do_not_add_up_is_demoted_and_everybody_ge
         after = (await http.get(f"http://{server.http}/metrics")).text
         assert 'turnout_batching_demoted_total{model="m",version="1.0.0"} 1.0' in after
     assert _batches(server) == (16, 16.0)  # each request once, by itself
+    assert entry().handle.loaded.plan.max_rows == 0  # by which a shadow's copies are put together, too
     show = await asyncio.to_thread(_printed, "show", "m@1.0.0", "--server", str(server.control))
     assert reason in " ".join(show.split())
     models = await asyncio.to_thread(_printed, "models", "--server", str(server.control))
