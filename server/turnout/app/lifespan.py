@@ -24,6 +24,9 @@ _SETTLE_SECONDS = 0.5
 """After the drain delay, requests are accepted until none has arrived for the first of these times, but no longer than
 the second. Thus requests that were in transit when the server was told to stop are still accepted."""
 
+_LAST_SECONDS = 0.2
+"""Time in seconds that the last rejections have to reach their clients."""
+
 _EXPIRY_SECONDS = 0.5
 """Minimum time in seconds between two checks for abandoned uploads."""
 
@@ -85,7 +88,8 @@ async def drain(
 
     First waits for the drain delay, then stops accepting requests, then waits for the requests in progress. A request
     that has started is answered even if it has been received only in part. Later requests are rejected with UNAVAILABLE
-    and a retry delay, also on new connections, until the last request in progress has been answered.
+    and a retry delay, also on new connections and by every listener, until the last request in progress has been
+    answered on any of them.
     """
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(bounds.delay_s):
@@ -99,7 +103,10 @@ async def drain(
     registry.stop(Draining("the server stops", retry_after=1.0))
     # The shadow lanes end first: no caller waits for a copy, and the manager would wait for the versions they lease.
     shadows = serving.shadows.close(min(bound, _SHADOWS_CLOSE_SECONDS))
-    await asyncio.gather(*(c.stop(bound) for c in listeners.clients), listeners.control.stop(min(bound, 1.0)), shadows)
+    await asyncio.gather(
+        *(c.finish(bound) for c in listeners.clients), listeners.control.stop(min(bound, 1.0)), shadows
+    )
+    await asyncio.gather(*(c.stop(_LAST_SECONDS) for c in listeners.clients))
     side_tasks.expect_end()
     await serving.manager.close(max(ends - time.monotonic(), min(bound, _RUNS_CLOSE_SECONDS)))
 

@@ -6,23 +6,19 @@ import errno
 import json
 import os
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
 import grpc
 import httpx
 import numpy as np
 import pytest
-from google.rpc.error_details_pb2 import RetryInfo
-from grpc_status import rpc_status
 
 from carried import LIMITS, SERVICE, Carried, carried, listens
 from held import held_conversions
 from http2_client import CALL, Http2Client
 from onnx_models import scaled, slow
-from started_servers import TRANSPORTS, make_settings
-from turnout.app.server import Running, running
+from started_servers import TRANSPORTS
+from stopping import retry_seconds, stopping
 from turnout.config import Drain, Runtime
 from turnout.host.sockets import connections
 from turnout.rpc.transport.asgi.framing import PREFIX
@@ -43,27 +39,6 @@ class Outcomes:
     before: Counter[str] = field(default_factory=Counter)
     after: Counter[str] = field(default_factory=Counter)
     refused: list[grpc.aio.AioRpcError] = field(default_factory=list)
-
-
-@asynccontextmanager
-async def stopping(models, **settings) -> AsyncIterator[tuple[Running, asyncio.Event]]:
-    """Runs a server until the event is set; the event tells when it is told to stop as well."""
-    stop = asyncio.Event()
-    started: asyncio.Future[Running] = asyncio.get_running_loop().create_future()
-
-    async def serve() -> None:
-        async with running(make_settings(models, **settings), make_logger("json", "warning")) as server:
-            await server.services.catalog.wait_for(lambda snapshot: snapshot.complete)
-            started.set_result(server)
-            await stop.wait()
-
-    serving = asyncio.create_task(serve())
-    await asyncio.wait([serving, started], return_when=asyncio.FIRST_COMPLETED)
-    try:
-        yield await started, stop
-    finally:
-        stop.set()
-        await serving
 
 
 @pytest.fixture
@@ -214,14 +189,6 @@ async def test_a_client_of_ours_loses_nothing_when_its_server_is_followed_by_ano
                 stop.set()
                 await loads
         assert outcomes == {"1.0.0": 480}
-
-
-def retry_seconds(error: grpc.aio.AioRpcError) -> float:
-    status = rpc_status.from_call(error)
-    assert status is not None
-    info = RetryInfo()
-    assert any(detail.Unpack(info) for detail in status.details)
-    return info.retry_delay.ToTimedelta().total_seconds()
 
 
 def connect(server: Carried) -> Http2Client:

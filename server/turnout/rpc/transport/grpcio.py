@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import TypeAlias
 
 import grpc
@@ -21,6 +22,7 @@ from turnout.tls.identity import IdentitySource
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
 Options: TypeAlias = Sequence[tuple[str, int]]
+Counted: TypeAlias = Callable[[], AbstractContextManager[None]]
 
 _FAILED = Status(code=code_pb2.INTERNAL, message="the call failed inside the server")
 
@@ -80,6 +82,14 @@ class GrpcioListener:
         """Starts accepting connections."""
         await self._server.start()
         self._watching = asyncio.create_task(self._watch(), name=f"grpcio {self._address}")
+
+    async def finish(self, grace: float) -> None:
+        """Waits up to `grace` seconds for the calls in flight. The methods have to reject others by themselves.
+
+        The server is not told to stop yet, since the gRPC core would then cancel calls that have just arrived.
+        """
+        if begun := list(self._handlers.running):
+            await asyncio.wait(begun, timeout=grace)
 
     async def stop(self, grace: float) -> None:
         """Sends GOAWAY to clients, waits up to `grace` seconds for calls in flight, then cancels the rest."""
@@ -192,22 +202,37 @@ class GrpcioCall(Stream):
 
 
 class _Handlers(grpc.GenericRpcHandler):
-    """Finds methods by path."""
+    """Finds methods by path.
+
+    Attributes:
+        running: Tasks of the calls in flight.
+    """
 
     def __init__(self, methods: Methods, log: FilteringBoundLogger) -> None:
+        self.running: set[asyncio.Task[object]] = set()
         self._handlers: Mapping[str, Handler] = {
-            path: _handler(method, log.bind(path=path)) for path, method in methods.items()
+            path: _handler(method, log.bind(path=path), self._counted) for path, method in methods.items()
         }
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        task = asyncio.current_task()
+        assert task is not None
+        self.running.add(task)
+        try:
+            yield
+        finally:
+            self.running.discard(task)
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> "Handler | None":
         """Returns the handler for a call; None if the method does not exist."""
         return self._handlers.get(handler_call_details.method)
 
 
-def _handler(method: Method, log: FilteringBoundLogger) -> Handler:
+def _handler(method: Method, log: FilteringBoundLogger, counted: Counted) -> Handler:
     if isinstance(method, Unary):
-        return grpc.unary_unary_rpc_method_handler(_unary(method, log))
-    return grpc.stream_stream_rpc_method_handler(_streaming(method.serve, log))
+        return grpc.unary_unary_rpc_method_handler(_unary(method, log, counted))
+    return grpc.stream_stream_rpc_method_handler(_streaming(method.serve, log, counted))
 
 
 def _status(error: Exception, log: FilteringBoundLogger) -> Status:
@@ -218,11 +243,12 @@ def _status(error: Exception, log: FilteringBoundLogger) -> Status:
     return _FAILED
 
 
-def _unary(method: Unary, log: FilteringBoundLogger) -> Callable[[bytes, Context], Awaitable[bytes]]:
+def _unary(method: Unary, log: FilteringBoundLogger, counted: Counted) -> Callable[[bytes, Context], Awaitable[bytes]]:
     async def behaviour(message: bytes, context: Context) -> bytes:
         call = GrpcioCall(context)
         try:
-            response = await method.respond(message, call)
+            with counted():
+                response = await method.respond(message, call)
         except Exception as error:  # noqa: BLE001 - the client must get a status in any case
             status = _status(error, log)
         else:
@@ -236,12 +262,13 @@ def _unary(method: Unary, log: FilteringBoundLogger) -> Callable[[bytes, Context
 
 
 def _streaming(
-    serve: Callable[[Stream], Awaitable[None]], log: FilteringBoundLogger
+    serve: Callable[[Stream], Awaitable[None]], log: FilteringBoundLogger, counted: Counted
 ) -> Callable[[object, Context], Awaitable[None]]:
     async def behaviour(_: object, context: Context) -> None:
         stream = GrpcioCall(context)
         try:
-            await serve(stream)
+            with counted():
+                await serve(stream)
         except Exception as error:  # noqa: BLE001 - the client must get a status in any case
             status = _status(error, log)
         else:

@@ -4,7 +4,7 @@ A listener has one listening socket and runs a succession of h2corn servers, cal
 
     start -> serving -> show:  the next generation takes over the socket, this one keeps its connections
                      -> age:   the next generation takes over the socket, this one finishes its calls
-                     -> stop:  the next generation only rejects calls, until this one has finished
+                     -> finish: the next generation only rejects calls, until the listener stops
 
 An h2corn server that is shutting down accepts no more connections. New connections would then wait in the socket's
 queue indefinitely, so there is always one generation that accepts them.
@@ -166,6 +166,7 @@ class H2cornListener:
         self._log = log
         self._identity = identity
         self._current: _Generation | None = None
+        self._rejecting: _Generation | None = None
         self._running: set[_Generation] = set()
         self._retired: set[_Generation] = set()
         self._quiet: dict[_Generation, asyncio.TimerHandle] = {}
@@ -239,22 +240,34 @@ class H2cornListener:
         self._quiet.pop(generation).cancel()
         self._retire(generation, None)
 
-    async def stop(self, grace: float) -> None:
+    async def finish(self, grace: float) -> None:
         """Sends GOAWAY to clients, waits up to `grace` seconds for calls in flight, then ends the rest.
 
-        In the meantime, new connections are accepted, and the application rejects their calls.
+        From then on and until `stop`, new connections are accepted, and the application rejects their calls.
         """
         self._stopping = True
         if self._ageing is not None:
             self._ageing.cancel()
         last, self._current = self._current, None
-        if last is None:  # the last generation failed, and another may be starting
-            await self._cut()
-            self._lingering.close()
-            self._socket.close()
+        if last is None:  # it has finished, or the last generation failed
             return
         try:
             await self._finish_begun(last, grace)
+        except asyncio.CancelledError:
+            await self._cut()
+            raise
+
+    async def stop(self, grace: float) -> None:
+        """Finishes, and then stops listening."""
+        try:
+            await self.finish(grace)
+            if self._rejecting is None:
+                await self._cut()
+                return
+            self._retire(self._rejecting, None)
+            self._rejecting.calls.end_all()
+            await self._let_go()
+            await self._lingering.finish()
         except asyncio.CancelledError:
             await self._cut()
             raise
@@ -263,10 +276,9 @@ class H2cornListener:
             self._socket.close()
 
     async def _finish_begun(self, last: _Generation, grace: float) -> None:
-        """Stops all generations in an order that loses no responses. `last` is the one that accepts connections."""
-        following: _Generation | None = None
+        """Ends all generations in an order that loses no responses. `last` is the one that accepts connections."""
         try:
-            following = await self._begin()
+            self._rejecting = await self._begin()
         except _NOT_BEGUN as error:  # new connections are not answered then, but calls in flight are
             self._log.error("new connections wait until the end", address=str(self.address), exc_info=error)
         self._retire(last, None)
@@ -280,12 +292,6 @@ class H2cornListener:
             generation.calls.end_all()
         await self._let_go()
         await self._lingering.finish()
-        if following is None:
-            return
-        self._retire(following, None)
-        following.calls.end_all()
-        await self._let_go()
-        await self._lingering.finish()
 
     async def _let_go(self) -> None:
         """Waits briefly for ended calls to finish, then cuts the connections of those that have not."""
@@ -297,6 +303,7 @@ class H2cornListener:
 
     async def _cut(self) -> None:
         """Ends all generations immediately. Stops listening, and cuts all connections."""
+        self._lingering.close()
         with contextlib.suppress(OSError):  # only on Linux does this also affect h2corn's descriptors of the socket
             self._socket.shutdown(socket.SHUT_RDWR)
         ending = list(self._running)

@@ -18,5 +18,8 @@ class NullListener:
     async def start(self) -> None:
         """Does nothing."""
 
+    async def finish(self, grace: float) -> None:
+        """Does nothing."""
+
     async def stop(self, grace: float) -> None:
         """Does nothing."""

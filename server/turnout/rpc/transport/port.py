@@ -177,6 +177,13 @@ class CallListener(Protocol):
         """Starts accepting connections."""
         ...
 
+    async def finish(self, grace: float) -> None:
+        """Waits up to `grace` seconds for calls in flight.
+
+        Until `stop`, connections are accepted, so that the methods can reject the calls that still come.
+        """
+        ...
+
     async def stop(self, grace: float) -> None:
         """Sends GOAWAY to clients, waits up to `grace` seconds for calls in flight, then cancels the rest."""
         ...
