@@ -1,4 +1,4 @@
-"""Python's cyclic garbage collector. It runs per number of new objects, of which a start has many, nearly all to stay."""
+"""Python's cyclic garbage collector, which runs per number of new objects. A start has many, nearly all to stay."""
 
 import gc
 

@@ -69,7 +69,7 @@ def _share_compiled_statements() -> None:
 
 
 def _remember_what_is_not_installed() -> None:
-    # For each connection, httpx looks for sniffio in all folders of the path, of which pytest adds eight: 2 % of the CPU
-    # of tests/integration.
+    # For each connection, httpx looks for sniffio in all folders of the path, to which pytest adds eight: 2 % of the
+    # CPU of tests/integration.
     if importlib.util.find_spec("sniffio") is None:
         sys.modules["sniffio"] = None  # type: ignore[assignment]
