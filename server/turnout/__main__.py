@@ -5,6 +5,7 @@ import sys
 
 from turnout.cli.streams import writing_out
 from turnout.host.cpu import lower_priority
+from turnout.host.garbage import collect_seldom
 from turnout.host.signals import hold_hangups
 
 _CAN_WAIT = {"publish"}
@@ -19,6 +20,7 @@ handshake. These lines would disturb a command's one-line error message, or a se
 
 def main() -> None:
     """Runs the command line of this process."""
+    collect_seldom()
     serves = "serve" in sys.argv[1:2]
     os.environ.setdefault(_GRPC_LOG, "ERROR" if serves else "NONE")
     if serves:

@@ -3,18 +3,15 @@
 import asyncio
 import sys
 
-import typer
-
-from turnout.app.process import loop_factory
-from turnout.cli.output import reporting
-from turnout.errors import UnavailableError
-from turnout.threads import end_process
-from turnout.workers.member import Member
+from turnout.host.garbage import collect_seldom
 
 
 def main() -> None:
     """Runs a worker. The only command-line argument is the file descriptor of its end of the link to the supervisor."""
+    collect_seldom()
+    from turnout.app.process import loop_factory
     from turnout.serving.sessions.cuda_driver import cuda_driver
+    from turnout.threads import end_process
 
     with asyncio.Runner(loop_factory=loop_factory(gpu=bool(cuda_driver().devices))) as runner:
         code = runner.run(_work(int(sys.argv[1])))
@@ -22,7 +19,12 @@ def main() -> None:
 
 
 async def _work(descriptor: int) -> int:
+    import typer
+
     from turnout.app.process import run
+    from turnout.cli.output import reporting
+    from turnout.errors import UnavailableError
+    from turnout.workers.member import Member
 
     try:
         member = await Member.join(descriptor)

@@ -1,7 +1,6 @@
 """Runs a server as a process: sets up the event loop and signal handlers, and determines the exit code."""
 
 import asyncio
-import gc
 import os
 import signal
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from typing import Any
 
 from turnout.app.server import running
 from turnout.config import Settings, misread_variables
+from turnout.host.garbage import collect_as_usual
 from turnout.host.memory import return_freed_memory
 from turnout.host.signals import accept_hangups, on_each_hangup
 from turnout.telemetry.logging import LogForm, Threshold, make_logger
@@ -84,9 +84,7 @@ async def run(settings: Settings, read: Callable[[], Settings], member: Member |
         reloads = loop.create_task(on_each_hangup(hung_up, partial(server.reloader.reload, read)))
         if member is None:
             log.info("listening", grpc=str(server.grpc), http=str(server.http), control=str(server.control))
-        # Exclude the current, long-lived objects from garbage collections, which would stall the event loop.
-        gc.collect()
-        gc.freeze()
+        collect_as_usual()
         signalled = asyncio.ensure_future(stopping.wait())
         ends: list[asyncio.Future[Any]] = [signalled, server.failed]
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)

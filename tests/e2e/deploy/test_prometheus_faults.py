@@ -11,6 +11,7 @@ import pytest
 from semver import Version
 
 import rollout_wire
+from held import held_runs
 from onnx_models import scaled, slow
 from prometheus_process import Prometheus, needs_prometheus, prometheus
 from routing_wire import policy, put
@@ -64,7 +65,7 @@ async def test_each_kind_of_trouble_fires_its_own_alert_and_no_other(
     publish_model("m", "1.1.0", scaled(3), release=False)  # a shadow that disagrees
     publish_model("thin", "1.0.0", scaled(2))
     publish_model("thin", "1.1.0", scaled(2), release=False)  # a rollout that sees too little
-    publish_model("full", "1.0.0", slow())  # a queue that never empties
+    publish_model("full", "1.0.0", slow())  # a queue that never empties, since a run does not end
     publish_model("barred", "1.0.0", scaled(2))  # what a setting keeps from being loaded
     publish_model("changed", "1.0.0", scaled(2))
     file = models / "changed" / "1.0.0" / "model.onnx"
@@ -75,16 +76,17 @@ async def test_each_kind_of_trouble_fires_its_own_alert_and_no_other(
         model={"barred": ModelOverrides(runtime=Runtime(providers=["tensorrt"]))},
         shadow=ShadowLane(isolation="thread", **PATIENT),
     )
-    long = {"x": X, "n": np.array(5_000)}
+    looped = {"x": X, "n": np.array(1)}  # in a thread, which can be held without CPU
     async with AsyncExitStack() as stack, replica(tmp_path, models) as other:
         loads = [
             (server, lambda _: request("m", x=X), 1, 0.02),
             (server, lambda _: request("thin", x=X), 1, 0.05),
             # One runs, all others wait: none is refused. Not where the shadow is, which runs when nobody waits.
-            (other, lambda _: request("full", **long), WAITING, 0.0),
+            (other, lambda _: request("full", **looped), WAITING, 0.0),
         ]
         for which, make, count, pause in loads:
-            await stack.enter_async_context(rollout_wire.clients(which, make, count=count, pause=pause))
+            await stack.enter_async_context(rollout_wire.clients(which, make, count, pause, timeout_s=240.0))
+        stack.enter_context(held_runs(other, "full"))
         await put(other, policy("1.0.0"))
         await put(server, policy("1.0.0", {"1.1.0": 1.0}))
         await put(server, policy("1.0.0", {"1.1.0": 0.9}))  # an epoch that the other does not have

@@ -40,9 +40,12 @@ def models(published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def played(models: Path, name: str) -> Outcome:
-    """Plays a scene on a server process of its own."""
+    """Plays a scene on a server process of its own.
+
+    Its versions have one runner each, since runs that hang would otherwise take every core from all other tests.
+    """
     scene = SCENES[name]
-    with serving(models, ENVIRONMENT, show=False, kill=scene.lasting) as server:
+    with serving(models, ENVIRONMENT | {"TURNOUT_RUNTIME__RUNNERS": "1"}, show=False, kill=scene.lasting) as server:
         outcome = play(server, scene)
     assert outcome.rollout.state == scene.ends, outcome.rollout
     assert scene.because in outcome.rollout.verdict, outcome.rollout

@@ -69,7 +69,7 @@ async def test_no_step_is_recorded_twice_although_a_change_of_the_traffic_holds_
         await asyncio.sleep(1.5)
 
     monkeypatch.setattr(serving, "apply", slowly)
-    async with clients(server, lambda _: request("m", x=X), pause=0.005):
+    async with clients(server, lambda _: request("m", x=X)):
         await start(server, "1.1.0", SURE_SOONER)
         last = (await until(server, in_state(*FINAL)))[-1]
     assert last.state == "succeeded", last

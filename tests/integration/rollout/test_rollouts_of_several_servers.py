@@ -223,7 +223,7 @@ async def test_a_driver_that_dies_is_succeeded_by_another_and_the_evidence_goes_
     make = Lookups()
     async with AsyncExitStack() as stack:
         for server in (driver, other):
-            await stack.enter_async_context(clients(server, make, count=2, pause=0.005))
+            await stack.enter_async_context(clients(server, make, count=2))
         await soaking(driver)
         (active,) = driver.parts.rollouts.engine.active
         await settled(lambda: active.rollout.step_requests > 40, lambda: active.rollout)

@@ -4,8 +4,10 @@ Tests of a time limit set it themselves. Everything here is for the others.
 """
 
 import functools
+import importlib.util
 import os
 import ssl
+import sys
 from collections.abc import MutableMapping
 from typing import Any
 
@@ -38,6 +40,7 @@ def share_what_is_costly() -> None:
     """Shares objects in this process that each client and each store would otherwise create."""
     _share_authorities()
     _share_compiled_statements()
+    _remember_what_is_not_installed()
 
 
 def _share_authorities() -> None:
@@ -63,3 +66,10 @@ def _share_compiled_statements() -> None:
     def share(connection: sqlalchemy.Connection) -> None:
         if isinstance(connection.dialect, SQLiteDialect_pysqlite):
             connection.execution_options(compiled_cache=compiled)
+
+
+def _remember_what_is_not_installed() -> None:
+    # For each connection, httpx looks for sniffio in all folders of the path, to which pytest adds eight: 2 % of the
+    # CPU of tests/integration.
+    if importlib.util.find_spec("sniffio") is None:
+        sys.modules["sniffio"] = None  # type: ignore[assignment]
