@@ -25,7 +25,7 @@ LARGE = np.zeros((2**17, 4), np.float32)
 @asynccontextmanager
 async def grpc_in_progress(server: Running) -> AsyncIterator[Callable[[], asyncio.Task[bool]]]:
     """Has a call in progress, whose end the yielded function brings about; its task returns whether it was answered."""
-    conversions = server.services.conversions._calls
+    conversions = server.parts.serving.conversions._calls
     async with grpc.aio.insecure_channel(str(server.grpc)) as channel:
         with held_conversions(server) as go_on:
             call = PredictionServiceStub(channel).Predict(request("m", x=LARGE))

@@ -123,7 +123,7 @@ async def test_a_copy_keeps_no_more_in_memory_than_it_counts_for(publish_model, 
         shadow=PATIENT | {"noise_rate": 0}, batching=batching, runtime={"runners": 1, "inline_threshold_us": 0}
     )
     await put(server, policy("1.0.0", {"1.1.0": 1.0}))
-    (lane,) = server.services.shadows.of("m")
+    (lane,) = server.parts.serving.shadows.of("m")
     with monkeypatch.context() as held:
         held.setattr(Pressure, "has_room", lambda _: False)
         live = await predict(server, numbered(16, x=X), at_once=8)
