@@ -21,7 +21,8 @@ from turnout.rpc.transport.admission import admitted
 from turnout.rpc.transport.asgi.application import Application, GrpcApplication
 from turnout.rpc.transport.asgi.call import CallLimits, Receive, Scope, Send, send_http
 from turnout.rpc.transport.asgi.running_calls import RunningCalls
-from turnout.rpc.transport.h2corn import ConnectionLimits, H2cornListener, ListenerApplication
+from turnout.rpc.transport.h2corn import H2cornListener, ListenerApplication
+from turnout.rpc.transport.h2corn_config import ConnectionLimits
 from turnout.rpc.transport.listening_socket import listen as listen_socket
 from turnout.rpc.transport.other_worker import NullListener
 from turnout.rpc.transport.port import CallListener, Unary

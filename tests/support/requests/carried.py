@@ -18,7 +18,8 @@ from turnout.rpc.errors import to_status
 from turnout.rpc.transport.asgi.application import GrpcApplication
 from turnout.rpc.transport.asgi.call import CallLimits
 from turnout.rpc.transport.asgi.running_calls import RunningCalls
-from turnout.rpc.transport.h2corn import ConnectionLimits, H2cornListener, ListenerApplication
+from turnout.rpc.transport.h2corn import H2cornListener, ListenerApplication
+from turnout.rpc.transport.h2corn_config import ConnectionLimits
 from turnout.rpc.transport.listening_socket import listen
 from turnout.rpc.transport.port import Methods, Parts, RpcCall, StatusError, Stream, Streaming, Unary
 from turnout.telemetry.logging import make_logger

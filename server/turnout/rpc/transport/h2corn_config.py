@@ -1,0 +1,125 @@
+"""The limits of connections, as h2corn's configuration."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h2corn
+
+from turnout.host.cpu import usable_cores
+from turnout.tls.identity import ServerIdentity
+
+CUT_SECONDS = 1.0
+"""Time in seconds that calls which were ended have to send their responses before their connections are cut."""
+
+_RETIRED_SECONDS = 30 * 86400.0
+"""Time in seconds that h2corn gives the calls of a generation that was replaced because of new certificates. h2corn
+requires this value when the generation starts. `stop` ends the calls earlier if necessary."""
+
+_WINDOW_BYTES = 4 << 20
+"""HTTP/2 window size in bytes: the unread data that a connection may hold. Sufficient for 1 Gbit/s at 30 ms latency."""
+
+_BACKLOG_STALLS = 10
+"""Ratio of the write timeout to the stall timeout. The write timeout limits how long a client may have unread data,
+regardless of progress, and a slow client that fetches one large response after another always has unread data."""
+
+_CORES_FOR_TWO_THREADS = 4
+"""Number of cores below which h2corn uses one thread instead of its default of two. On two cores with 16 requests in
+flight, the second thread competes with the event loop and the client: using one thread raised the throughput from 8,300
+to 10,400 requests per second, and lowered the p99 latency from 8.2 to 6.3 ms."""
+
+_IN_MEMORY = Path("in memory")
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """Limits of connections. All times are in seconds.
+
+    Attributes:
+        connections: Maximum number of open connections; further ones wait to be accepted.
+        streams: Maximum number of concurrent calls on a connection.
+        header_bytes: Maximum size of a request's headers in bytes.
+        headers: Maximum number of headers of a request.
+        header_seconds: Timeout for the handshake of a connection, and for receiving a request's headers.
+        body_seconds: Maximum pause within a request body.
+        stall_seconds: Maximum time in which a client reads nothing of a response.
+        idle_seconds: Maximum time without a request before a connection is closed.
+        age_seconds: Interval at which all clients are asked to reconnect; 0 for never.
+        grace_seconds: Time for calls to finish when the listener, or one of its generations, stops.
+    """
+
+    connections: int
+    streams: int
+    header_bytes: int
+    headers: int
+    header_seconds: float
+    body_seconds: float
+    stall_seconds: float
+    idle_seconds: float
+    age_seconds: float
+    grace_seconds: float
+
+
+def h2corn_config(
+    descriptor: int, limits: ConnectionLimits, identity: ServerIdentity | None, unary_paths: Sequence[str]
+) -> h2corn.Config:
+    """Returns the configuration of one h2corn server.
+
+    Args:
+        descriptor: Number of the listening socket's descriptor.
+        limits: Limits of connections.
+        identity: The certificate and key; None for plain text. h2corn takes their contents with the server.
+        unary_paths: Paths of methods whose clients send a single message, and so have no reason to pause.
+    """
+    return h2corn.Config(
+        bind=(f"fd://{descriptor}",),
+        grpc=True,
+        lifespan="off",
+        access_log=False,
+        log_format="json",
+        runtime_threads=2 if usable_cores() >= _CORES_FOR_TWO_THREADS else 1,
+        max_concurrent_streams=limits.streams,
+        limit_request_head_size=limits.header_bytes,
+        limit_request_line=limits.header_bytes,
+        limit_request_field_size=limits.header_bytes,
+        limit_request_fields=limits.headers,
+        h2_max_header_list_size=limits.header_bytes,
+        h2_max_header_block_size=limits.header_bytes,
+        h2_initial_stream_window_size=_WINDOW_BYTES,
+        h2_initial_connection_window_size=_WINDOW_BYTES,
+        max_request_body_size=0,  # the application limits bodies, with a helpful error message
+        timeout_request_body_idle=limits.body_seconds,
+        request_policies=tuple(
+            _request_policy(path, limits.body_seconds, limits.stall_seconds) for path in unary_paths
+        ),
+        limit_connections=limits.connections,
+        timeout_handshake=limits.header_seconds,
+        timeout_request_header=limits.header_seconds,
+        timeout_keep_alive=limits.idle_seconds,
+        timeout_graceful_shutdown=limits.grace_seconds + CUT_SECONDS if identity is None else _RETIRED_SECONDS,
+        h2_timeout_response_stall=limits.stall_seconds,
+        h2_timeout_write=limits.stall_seconds * _BACKLOG_STALLS,
+        **_tls_options(identity),
+    )
+
+
+@functools.cache
+def _request_policy(path: str, body_seconds: float, stall_seconds: float) -> h2corn.RequestPolicy:
+    return h2corn.RequestPolicy(
+        path=path,
+        max_request_body_size=0,
+        timeout_request_body_idle=body_seconds,
+        h2_timeout_response_stall=stall_seconds,
+    )
+
+
+def _tls_options(identity: ServerIdentity | None) -> Mapping[str, Any]:
+    """Returns h2corn's TLS settings. The file names are placeholders: the contents are passed as TlsMaterial."""
+    if identity is None:
+        return {}
+    options: dict[str, Any] = {"certfile": _IN_MEMORY, "keyfile": _IN_MEMORY}
+    if identity.client_certificates != "none":
+        options |= {"ca_certs": _IN_MEMORY, "cert_reqs": identity.client_certificates}
+    return options
