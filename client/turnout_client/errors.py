@@ -246,6 +246,19 @@ def error_of_break(call: FailedCall | None, *, has_deadline: bool = False) -> Tu
     return error
 
 
+def after_failure(error: TurnoutClientError, failure: TurnoutClientError | None) -> TurnoutClientError:
+    """Returns the error of a call whose attempt before the last one ended with `failure`.
+
+    That is `error`, or if it only says that the time is over, an error that also has the reason of the failure.
+    """
+    if failure is None or not isinstance(error, DeadlineExceeded):
+        return error
+    message = f"{error.message}; the attempt before ended with {failure.code.name}: {failure.message}"
+    late = DeadlineExceeded(message, request_id=error.request_id)
+    late.__cause__ = error
+    return late
+
+
 def whole(response: ResponseT | None, request_id: str = "") -> ResponseT:
     """Returns `response`.
 

@@ -13,7 +13,7 @@ from turnout_client._sync.connection import Connection
 from turnout_client._sync.readiness import wait_until_serving
 from turnout_client._sync.stream import StreamTransport
 from turnout_client.config import Metadata, Options, Transport, channel_options, checked_metadata, checked_target
-from turnout_client.errors import TurnoutClientError
+from turnout_client.errors import TurnoutClientError, after_failure
 from turnout_client.model import ModelInfo, Prediction, VersionInfo
 from turnout_client.retry import RetryAttempts, RetryBudget, RetryPolicy
 from turnout_client.tls import Security, Tls
@@ -221,14 +221,19 @@ class Client:
         timeout: float | None,
     ) -> ResponseT:
         attempts = RetryAttempts(self._policy, self._timeout if timeout is None else timeout, self._budget)
+        failure: TurnoutClientError | None = None
         while True:
             try:
                 response = send(request, attempts.remaining())
             except TurnoutClientError as error:
-                self._connection.renew(error)
+                self._connection.failed(error)
                 pause = attempts.pause_after(error)
                 if pause is None:
-                    raise self._connection.explained(error, attempts.left())  # noqa: B904 - the cause is already set
+                    if failure is not None:
+                        failure = self._connection.explained(failure, 0.0)
+                    error = self._connection.explained(error, attempts.left())
+                    raise after_failure(error, failure)  # noqa: B904 - the cause is already set
+                failure = error
             else:
                 self._budget.refill()
                 return response

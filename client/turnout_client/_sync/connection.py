@@ -127,10 +127,14 @@ class Connection:
         finally:
             watch.cancel()
 
-    def renew(self, error: TurnoutClientError) -> None:
-        """Opens another channel for later calls, if a connection failed and the certificates have been renewed."""
+    def failed(self, error: TurnoutClientError) -> None:
+        """Takes note of an error. If a connection failed, begins to look for the reason.
+
+        If the certificates have been renewed, later calls use another channel.
+        """
         if not is_failed_connection(error):
             return
+        self._diagnosis.obstacle()
         with self._lock:
             if (renewed := self._security.renewed()) is not self._security:
                 self._security = renewed

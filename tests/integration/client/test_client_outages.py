@@ -186,6 +186,24 @@ async def test_a_status_without_a_message_still_says_something(kind, transport):
                 await client.predict("m", {})
 
 
+async def test_a_deadline_that_passes_in_a_retry_says_why_there_was_one(kind, transport):
+    release, asked = threading.Event(), []
+
+    def first_down_then_slow(request):
+        asked.append(request)
+        if len(asked) == 1:
+            raise Fault(grpc.StatusCode.UNAVAILABLE, "m 1.0.0 is loading")
+        release.wait(BOUND)
+        return echo(request)
+
+    with fault_server() as server:
+        server.predict = first_down_then_slow
+        async with AnyClient(kind, server.address, transport=transport, timeout=2.0) as client:
+            with pytest.raises(DeadlineExceeded, match=r"before ended with UNAVAILABLE: m 1\.0\.0 is loading"):
+                await client.predict("m", {})
+        release.set()
+
+
 class NameServer:
     """A DNS server. `addresses` has the IPv4 addresses of every name."""
 
