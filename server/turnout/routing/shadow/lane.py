@@ -250,7 +250,7 @@ class Lane:
         task.add_done_callback(self._ended)
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
-        self._parts.pressure.running -= 1
+        self._parts.pressure.ended()
         self._running.discard(task)
         self._check_task(task)
 

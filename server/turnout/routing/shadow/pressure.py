@@ -35,7 +35,7 @@ class Pressure:
 
     def __init__(self, catalog: Catalog) -> None:
         self.running = 0
-        self._pausing = 0
+        self._turns: list[asyncio.Future[None]] = []
         self._catalog = catalog
         self._snapshot: CatalogSnapshot | None = None
         self._handles: list[VersionHandle] = []
@@ -54,12 +54,22 @@ class Pressure:
         return max(self._live, live) + self.running + 1 <= self._cores + _SLACK
 
     async def pause(self) -> None:
-        """Waits before a lane asks again. All lanes together ask as often as one, since each question costs 15 us."""
-        self._pausing += 1
+        """Waits before a lane asks again: until a copy has ended, or for a while.
+
+        The lanes are woken one after the other, and all together ask as often as one, since a question costs 15 us.
+        """
+        turn = asyncio.get_running_loop().create_future()
+        self._turns.append(turn)
         try:
-            await asyncio.sleep(_PAUSE_SECONDS * self._pausing)
+            await asyncio.wait([turn], timeout=_PAUSE_SECONDS * len(self._turns))
         finally:
-            self._pausing -= 1
+            self._turns.remove(turn)
+
+    def ended(self) -> None:
+        """Records that a copy has ended, and wakes the lane that has waited longest."""
+        self.running -= 1
+        if (turn := next((turn for turn in self._turns if not turn.done()), None)) is not None:
+            turn.set_result(None)
 
     def _live_requests(self) -> tuple[int, int]:
         """Returns the number of requests that are running or waiting, and how many of them wait."""
