@@ -122,6 +122,9 @@ class PolicyState:
         begins = policy.canaries and (self.policy is None or not self.policy.canaries)
         table = SlotTable(self.table.salt, order=order) if begins else self.table
         wanted = {str(c.version): _slots(c.weight) for c in policy.canaries} | {TWIN: _slots(policy.twin)}
+        if policy.twin + sum(c.weight for c in policy.canaries) == UNITS:  # rounding must leave the baseline nothing
+            last = next((str(c.version) for c in reversed(policy.canaries) if c.weight), TWIN)
+            wanted[last] += max(SLOTS - sum(wanted.values()), 0)
         newcomers = {}
         if self.policy is not None and policy.baseline != self.policy.baseline:
             runs = next((claim.runs for claim in self.table.claims if claim.owner == str(policy.baseline)), ())

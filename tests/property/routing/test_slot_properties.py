@@ -6,7 +6,9 @@ import math
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from semver import Version
 
+from turnout.routing.policy import UNITS, Canary, Policy, PolicyState
 from turnout.routing.slots import SLOTS, Owners, SlotTable, position
 from turnout.serving.counting.keyed_outcomes import SlotFinder
 
@@ -165,3 +167,14 @@ def test_a_twin_is_drawn_where_there_is_traffic_if_there_is_any_left_for_it(orde
     canary, twin = (int(traffic[sorted(drawn[name])].sum()) for name in ("canary", "twin"))
     assert drawn["canary"] == owned(table)["canary"]
     assert twin or not canary or canary == traffic.sum(), "some key is neither, and nobody is compared"
+
+
+@given(st.lists(st.integers(0, UNITS), min_size=1, max_size=7), st.integers(0, UNITS))
+def test_canaries_with_all_of_the_traffic_leave_the_baseline_none(cuts: list[int], twin: int) -> None:
+    bounds = [0, *sorted(min(cut, UNITS - twin) for cut in cuts), UNITS - twin]
+    weights = [stop - start for start, stop in itertools.pairwise(bounds)]
+    canaries = tuple(Canary(Version(4, number), weight) for number, weight in enumerate(weights))
+    table = PolicyState().with_policy(Policy(Version(3), canaries, twin=twin), b"order").table
+    assert sum(claim.slots for claim in table.claims) == SLOTS
+    for canary in canaries:
+        assert abs(table.slots_of(str(canary.version)) / SLOTS - canary.weight / UNITS) < len(weights) / SLOTS

@@ -37,9 +37,6 @@ from turnout.serving.sessions.tensor import Array
 from turnout.serving.versions.handle import VersionHandle
 from turnout.threads import Threads
 
-_PAUSE_SECONDS = 0.005
-"""Interval of checks while a lane has to wait: short compared with a copy's use, long compared with a check's cost."""
-
 _HEAD_START_SECONDS = 0.003
 """Minimum time that a copy waits, while its request's answer is being sent and further copies arrive."""
 
@@ -207,7 +204,7 @@ class Lane:
             elif (left := self._queue[0].offered + _HEAD_START_SECONDS - time.monotonic()) > 0:
                 await asyncio.sleep(left)
             elif not self._parts.pressure.has_room():
-                await asyncio.sleep(_PAUSE_SECONDS)
+                await self._parts.pressure.pause()
             elif (handle := self._parts.find(self.pair.shadow)) is None:
                 self._pop()
                 self.ledger.drop("not_ready")
@@ -254,7 +251,7 @@ class Lane:
         task.add_done_callback(self._ended)
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
-        self._parts.pressure.running -= 1
+        self._parts.pressure.ended()
         self._running.discard(task)
         self._check_task(task)
 
