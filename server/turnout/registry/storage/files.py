@@ -146,11 +146,11 @@ def copy_file(source: BinaryIO, directory: Path, path: str, progress: Progress |
         InvalidModel: The source grew meanwhile. Copying a file that keeps growing would never end.
     """
     size = os.fstat(source.fileno()).st_size
-    if size > shutil.disk_usage(directory).free:
-        # A sparse file may claim terabytes. Filling the disk would also stop the state store, which is often beside it.
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     target = directory / path
     target.parent.mkdir(parents=True, exist_ok=True)
+    if size > shutil.disk_usage(target.parent).free:
+        # A sparse file may claim terabytes. Filling the disk would also stop the state store, which is often beside it.
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     with target.open("xb") as file:
         digest = stream_digest(source, copy_to=file, progress=progress, most=size)
         if source.read(1):
