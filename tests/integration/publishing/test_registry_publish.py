@@ -215,9 +215,10 @@ def test_a_golden_case_that_does_not_fit_the_model_is_refused(repository, source
     assert refused.value.message == message
 
 
-def test_two_golden_cases_of_one_name_are_refused(repository, source, tmp_path):
+@pytest.mark.parametrize("name", ["a.npz", "A.npz"], ids=["the same", "but for case"])
+def test_two_golden_cases_of_one_name_are_refused(repository, source, tmp_path, name):
     (tmp_path / "other").mkdir()
-    paths = (tmp_path / "a.npz", tmp_path / "other" / "a.npz")
+    paths = (tmp_path / "a.npz", tmp_path / "other" / name)
     for path in paths:
         np.savez(path, **{"inputs/x": np.ones((1, 64), np.float32)})
     with pytest.raises(InvalidModel, match=r"two golden cases are named 'a\.npz'"):

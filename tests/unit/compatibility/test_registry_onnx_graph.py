@@ -1,5 +1,6 @@
 """A graph is read from its file without its weights, and with nothing believed that nobody checks."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import onnx_models
 from turnout.errors import InvalidModel
 from turnout.registry.onnx import functions as onnx_functions
 from turnout.registry.onnx import structure as onnx_structure
-from turnout.registry.onnx.graph import ModelGraph, TensorType, UnreadAttribute
+from turnout.registry.onnx.graph import Graph, ModelGraph, TensorType, UnreadAttribute
 from turnout.registry.onnx.graph_reader import read_graph
 
 
@@ -151,6 +152,19 @@ def test_functions_that_would_fill_the_memory_stay_calls(graph_of):
     assert onnx_functions.MOST_NODES < 2**40
     read = graph_of(_calls(chain, "f0"))
     assert [(node.domain, node.op_type) for node in read.graph.nodes] == [("local function of local", "f0")]
+
+
+def test_types_of_very_many_nodes_are_not_inferred(graph_of):
+    """ONNX holds Python's lock meanwhile, and with it the event loop of a server that loads the version."""
+
+    def read(nodes: int) -> Graph:
+        names = ["x", *map(str, range(1, nodes)), "y"]
+        chain = [helper.make_node("Identity", [one], [other]) for one, other in pairwise(names)]
+        x, y = (onnx_models.tensor(name, TensorProto.FLOAT, [4]) for name in "xy")
+        return graph_of(onnx_models.model(chain, [x], [y])).graph
+
+    assert read(onnx_functions.MOST_NODES + 1).types.keys() == {"y"}, "as the file says"
+    assert "1" in read(100).types
 
 
 @pytest.mark.parametrize("spelled", ["", "ai.onnx"])

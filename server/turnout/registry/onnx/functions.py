@@ -11,9 +11,10 @@ from turnout.registry.onnx.messages import all_nodes, domain_of, model_nodes
 LOCAL_DOMAIN = "local function of "
 """Prefix of the domain of calls to functions that could not be inlined."""
 
-MOST_NODES = 200_000
-"""Maximum number of nodes of a model with inlined functions. Functions that call each other twice, thirty levels deep,
-would result in a billion."""
+MOST_NODES = 50_000
+"""Maximum number of nodes of a model with inlined functions, and of one whose types are inferred: ONNX holds Python's
+lock meanwhile, for 1 s for 50,000 nodes. Functions that call each other twice, thirty levels deep, would result in a
+billion."""
 
 _MOST_DEPTH = 64
 """Maximum number of functions of which each calls the next."""

@@ -7,6 +7,7 @@ import math
 import mmap
 from collections import Counter
 from graphlib import CycleError, TopologicalSorter
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from onnx import (
 
 from turnout.errors import InvalidModel
 from turnout.registry.manifest.signature import Dimension
-from turnout.registry.onnx.functions import inlined
+from turnout.registry.onnx.functions import MOST_NODES, inlined
 from turnout.registry.onnx.graph import (
     FIRST_IR_WITH_DEFAULTS,
     Attribute,
@@ -38,7 +39,7 @@ from turnout.registry.onnx.graph import (
     TensorType,
     UnreadAttribute,
 )
-from turnout.registry.onnx.messages import NO_MODEL, domain_of, element_name, inner_graphs
+from turnout.registry.onnx.messages import NO_MODEL, all_nodes, domain_of, element_name, inner_graphs
 from turnout.registry.onnx.structure import without_weights
 
 KEPT_ELEMENTS = 1024
@@ -158,6 +159,8 @@ def _inferred(model: ModelProto) -> ModelProto:
 
 def _with_types(model: ModelProto) -> ModelProto:
     del model.functions[:]  # those that could not be inlined: inference would follow each call without end
+    if any(True for _ in islice(all_nodes(model.graph.node), MOST_NODES, None)):
+        return model
     try:
         plain = shape_inference.infer_shapes(model)
         # ONNX propagates the values of every vector, whose length can be stated in a few bytes: an `Add` to 2**24

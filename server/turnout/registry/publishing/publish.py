@@ -10,6 +10,7 @@ Nothing is visible before the last step. An interrupted publish leaves only a st
 removes.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
@@ -233,11 +234,12 @@ def _stage(
 def _stage_golden(
     directory: Path, request: PublishRequest, signature: Signature, progress: Progress | None
 ) -> Iterator[FileEntry]:
+    names = Counter(case.name.lower() for case in request.golden)  # one file on many file systems
     for case in request.golden:
         path = f"{GOLDEN_DIRECTORY}/{case.name}"
         if not GOLDEN_FILE.fullmatch(path):
             raise InvalidModel(f"golden case {case.name[:128]!r}: expected a plain name that ends in .npz")
-        if [other.name for other in request.golden].count(case.name) > 1:
+        if names[case.name.lower()] > 1:
             raise InvalidModel(f"two golden cases are named {case.name!r}")
         with opened(open_outside(case), f"golden case {case.name!r}") as source:
             yield copy_file(source, directory, path, progress)
