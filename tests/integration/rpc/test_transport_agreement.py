@@ -7,6 +7,7 @@ import asyncio
 import base64
 import gzip
 import struct
+import zlib
 from collections.abc import Callable
 
 import grpc
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from google.protobuf.message import Message
 from grpc_health.v1.health_pb2 import HealthCheckRequest
+from grpc_reflection.v1alpha import reflection_pb2
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -69,11 +71,30 @@ _VALID: dict[str, tuple[Message, ...]] = {
     "/inference.GRPCInferenceService/ServerLive": (inference_pb2.ServerLiveRequest(),),
     "/inference.GRPCInferenceService/ModelMetadata": (inference_pb2.ModelMetadataRequest(name="m"),),
     "/inference.GRPCInferenceService/ModelStatistics": (inference_pb2.ModelMetadataRequest(name="m"),),
+    **{
+        f"/inference.GRPCInferenceService/{name}": (inference_pb2.ModelReadyRequest(name="m"), HealthCheckRequest())
+        for name in ("ModelReady", "ModelConfig", "ServerReady", "ServerMetadata", "RepositoryIndex", "LogSettings")
+    },
+    **{
+        f"/inference.GRPCInferenceService/{name}": (inference_pb2.ModelReadyRequest(name="m"),)
+        for name in ("RepositoryModelLoad", "SystemSharedMemoryStatus", "CudaSharedMemoryRegister", "TraceSetting")
+    },
+    **{
+        f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo": (
+            reflection_pb2.ServerReflectionRequest(list_services="*", host="h"),
+            reflection_pb2.ServerReflectionRequest(file_containing_symbol="inference.GRPCInferenceService"),
+            reflection_pb2.ServerReflectionRequest(file_containing_symbol="nothing"),
+            reflection_pb2.ServerReflectionRequest(all_extension_numbers_of_type="turnout.v1.PredictRequest"),
+            reflection_pb2.ServerReflectionRequest(),
+        )
+        for version in ("v1", "v1alpha")
+    },
     "/grpc.health.v1.Health/Check": (HealthCheckRequest(), HealthCheckRequest(service="model:m@^2")),
     "/turnout.v1.PredictionService/Nothing": (HealthCheckRequest(),),
     "/nobody.Service/Method": (HealthCheckRequest(),),
 }
-_STREAMS = {PREDICT_STREAM, STREAM_INFER}
+_STREAMS = {PREDICT_STREAM, STREAM_INFER, *(path for path in _VALID if "reflection" in path)}
+_COMPRESS = {b"gzip": gzip.compress, b"deflate": zlib.compress}
 
 
 @st.composite
@@ -95,7 +116,10 @@ _METADATA = st.lists(
     st.one_of(
         st.tuples(st.sampled_from([b"x-other", b"user-agent", b"a_b.c-0"]), _ODD),
         st.tuples(st.sampled_from([b"trace-bin", b"grpc-trace-bin"]), _BINARY),
-        st.tuples(st.just(b"x-routing-key"), _ODD),
+        st.tuples(st.just(b"x-routing-key"), _ODD | st.sampled_from([b"k" * 2000, "grün".encode(), b"\xff\xfe"])),
+        st.tuples(
+            st.sampled_from([b"grpc-previous-rpc-attempts", b"grpc-message-type", b"grpc-unknown"]), st.just(b"1")
+        ),
         st.tuples(st.just(b"x-turnout-version"), st.sampled_from([b"1.0.0", b"^9", b"^^", b"latest"])),
         st.tuples(st.just(b"x-request-id"), _ODD),
         st.just((b"traceparent", b"00-" + b"1" * 32 + b"-" + b"2" * 16 + b"-01")),
@@ -115,12 +139,13 @@ def calls(draw: st.DrawFn) -> RawCall:
     deadline = draw(_DEADLINES)
     if deadline is not None:
         metadata.append((b"grpc-timeout", deadline))
-    encoding = draw(st.sampled_from([b"", b"", b"gzip", b"identity"]))
+    encoding = draw(st.sampled_from([b"", b"", b"gzip", b"deflate", b"identity"]))
     if encoding:
         metadata.append((b"grpc-encoding", encoding))
-    pressed = [encoding == b"gzip" and draw(st.booleans()) for _ in payloads]
+    compress = _COMPRESS.get(encoding, bytes)
+    pressed = [encoding in _COMPRESS and draw(st.booleans()) for _ in payloads]
     body = b"".join(
-        message(gzip.compress(payload), 1) if press else message(payload)
+        message(compress(payload), 1) if press else message(payload)
         for payload, press in zip(payloads, pressed, strict=True)
     )
     sizes = draw(st.just(()) | st.lists(st.integers(1, 40), max_size=12).map(tuple))
@@ -183,6 +208,8 @@ ALIKE = {
     "said to be gzip, and is not": _with(b"grpc-encoding", b"gzip", message(b"no gzip", 1)),
     "gzip cut short": _with(b"grpc-encoding", b"gzip", message(_GZIP[:-9], 1)),
     "gzip, uncompressed": _with(b"grpc-encoding", b"gzip"),
+    "gzip of nothing at all": _with(b"grpc-encoding", b"gzip", message(b"", 1)),
+    "deflate of nothing at all": _with(b"grpc-encoding", b"deflate", message(b"", 1)),
     "gzip of a mebibyte": _with(
         b"grpc-encoding",
         b"gzip",
