@@ -79,6 +79,17 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Excludes what earlier files have left, such as modules and caches, from garbage collection, too.
+
+    Collections got slower from file to file: they took an eighth of the CPU of tests/integration.
+    """
+    if nextitem is None or nextitem.path != item.path:
+        gc.collect()
+        gc.freeze()
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Returns the number of workers for `-n auto`."""

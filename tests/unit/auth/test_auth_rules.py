@@ -176,7 +176,7 @@ def test_nothing_is_granted_by_an_empty_file() -> None:
         ("[[grant]", r"p is not valid TOML: .*line 1"),
         ("grant = " + "[" * 20_000, r"p is not valid TOML: expected at most 100 arrays and tables"),
         ("limit = " + "9" * 5_000, r"p is not valid TOML: .*digits"),
-        ("grant." + "a." * 20_000 + "b = 1", r"p is not valid TOML: expected at most 100"),
+        ("grant." + "a." * 2_000 + "b = 1", r"p is not valid TOML: expected at most 100"),
         ("x = 1\n", r"p, line 1: unknown table 'x'; expected grant, limit"),
         (GRANT + "[[grants]]\n", r"p, line 5: unknown table 'grants'; expected grant"),
         ("[grant]\n", r"p: expected tables \[\[grant\]\], in double brackets"),

@@ -7,7 +7,7 @@ import pytest
 from turnout.config import Address, load_settings
 from turnout.errors import ConfigError
 
-UNREADABLE_TOML = ("models = " + "[" * 20_000, "workers = " + "9" * 5_000, "models." + "a." * 20_000 + "b = 1")
+UNREADABLE_TOML = ("models = " + "[" * 20_000, "workers = " + "9" * 5_000, "models." + "a." * 2_000 + "b = 1")
 """Documents for which `tomllib` raises something else than its own error, or that recursive code cannot read."""
 
 
