@@ -38,10 +38,15 @@ def test_a_bomb_is_refused_and_costs_its_limit_at_most(encoding: bytes) -> None:
 
 
 @pytest.mark.parametrize("encoding", PACK)
-@pytest.mark.parametrize("damage", [lambda m: m[:-5], lambda m: m + b"x", lambda m: b"", lambda m: b"nothing of it"])
+@pytest.mark.parametrize("damage", [lambda m: m[:-5], lambda m: m + b"x", lambda m: b"nothing of it"])
 def test_what_is_not_one_whole_message_is_refused(encoding: bytes, damage) -> None:
     with pytest.raises(FramingError, match=encoding.decode()):
         decompress(damage(PACK[encoding](b"a message" * 10)), encoding, 1000)
+
+
+@pytest.mark.parametrize("encoding", PACK)
+def test_no_bytes_are_an_empty_message_as_for_grpcs_own_servers(encoding: bytes) -> None:
+    assert decompress(b"", encoding, 1000) == b""
 
 
 def test_a_call_that_names_no_encoding_sends_no_compressed_message() -> None:
