@@ -9,7 +9,7 @@ import pytest
 from semver import Version
 
 from turnout.app.server import Running
-from turnout.serving.versions import manager
+from turnout.serving.loading.loader import Loader
 
 _LIMIT_SECONDS = 200.0
 
@@ -57,14 +57,14 @@ def held_conversions(server: Running) -> Iterator[threading.Event]:
 @contextmanager
 def held_loads() -> Iterator[threading.Event]:
     """Blocks loads in all servers of this process until the event is set, at the latest at the end of the context."""
-    go_on, load = threading.Event(), manager.load  # type: ignore[attr-defined]
+    go_on, load = threading.Event(), Loader.load
 
     def held(*args: Any) -> Any:
         assert go_on.wait(_LIMIT_SECONDS)
         return load(*args)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(manager, "load", held)
+        patch.setattr(Loader, "load", held)
         try:
             yield go_on
         finally:
