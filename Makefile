@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.set-up
 GRPC   ?= 127.0.0.1:8001
 HTTP   ?= 127.0.0.1:8000
 
-.PHONY: demo test gpu debian check unit coverage bench protos breaking dashboards manifests reference docs pictures serve format \
+.PHONY: demo test gpu debian check unit newest coverage bench protos breaking dashboards manifests reference docs pictures serve format \
         dist release clean
 
 # Bytecode is kept, whatever the environment says: each of some hundred processes would compile the same 400 modules,
@@ -50,6 +50,11 @@ check: $(STAMP)
 unit: $(STAMP)
 	$(BIN)/python -c "import turnout.app.server, turnout.cli.main, turnout_client"
 	$(BIN)/python -m pytest -n auto tests/unit tests/property -m "not slow"
+
+# With the newest packages, which users get by `pip install` and constraints.txt holds back. `make clean` goes back.
+newest: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager --editable .
+	$(BIN)/python -m pytest -n auto tests/unit tests/property tests/integration -m "not slow"
 
 # The floor is in pyproject.toml, [tool.coverage.report].
 coverage: $(STAMP)

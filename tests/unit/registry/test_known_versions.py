@@ -6,7 +6,7 @@ from semver import Version
 from turnout.registry.manifest.versions import highest_first, known_version
 
 
-@pytest.mark.parametrize("other", [None, 7, object(), ["1.0.0"]])
+@pytest.mark.parametrize("other", [None, 7, object(), frozenset({"1.0.0"})])
 def test_a_version_differs_from_what_is_none(other: object) -> None:
     """Baselines, tags and statuses are compared with nothing at all, too: no error, and no equality."""
     version = known_version("1.0.0")
