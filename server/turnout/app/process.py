@@ -9,7 +9,7 @@ from typing import Any
 
 from turnout.app.server import running
 from turnout.config import Settings, misread_variables
-from turnout.host.garbage import collect_as_usual
+from turnout.host.garbage import freeze_objects
 from turnout.host.memory import return_freed_memory
 from turnout.host.signals import accept_hangups, on_each_hangup
 from turnout.telemetry.logging import LogForm, Threshold, make_logger
@@ -84,7 +84,7 @@ async def run(settings: Settings, read: Callable[[], Settings], member: Member |
         reloads = loop.create_task(on_each_hangup(hung_up, partial(server.reloader.reload, read)))
         if member is None:
             log.info("listening", grpc=str(server.grpc), http=str(server.http), control=str(server.control))
-        collect_as_usual()
+        freeze_objects()
         signalled = asyncio.ensure_future(stopping.wait())
         ends: list[asyncio.Future[Any]] = [signalled, server.failed]
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)

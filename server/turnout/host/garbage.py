@@ -9,15 +9,26 @@ _SELDOM = 500_000
 
 
 def collect_seldom() -> None:
-    """Makes collections rare. Call this before the imports of a process: a seventh of their CPU went into those."""
+    """Delays the next collection; those after it are as frequent as Python makes them.
+
+    Call this before the imports of a process: a seventh of their CPU went into collections. A process that keeps
+    running has one by itself at some time, so it needs no call that ends the delay.
+    """
     gc.set_threshold(_SELDOM, *_USUAL[1:])
+    gc.callbacks.append(_collect_as_usual)
 
 
-def collect_as_usual() -> None:
-    """Collects once, makes collections as frequent as Python does, and excludes all current objects from them.
+def freeze_objects() -> None:
+    """Collects once, and excludes all objects that remain from later collections.
 
-    Call this when a process has started and runs an event loop, which collections of long-lived objects would stall.
+    Call this when a process has started: collections of long-lived objects would stall its event loop, or write to
+    memory that it shares with forked children.
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(*_USUAL)
+
+
+def _collect_as_usual(phase: str, _: object) -> None:
+    if phase == "stop":
+        gc.set_threshold(*_USUAL)
+        gc.callbacks.remove(_collect_as_usual)

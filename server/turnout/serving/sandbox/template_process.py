@@ -6,7 +6,6 @@ child gets a new interpreter. It ends when its standard input is closed.
 """
 
 import contextlib
-import gc
 import json
 import os
 import selectors
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from turnout.host import cpu, process
+from turnout.host.garbage import freeze_objects
 from turnout.serving.sandbox import child as sandbox_child
 from turnout.serving.sandbox.messages import received_frame, send_frame
 from turnout.serving.sandbox.processes import short_address
@@ -162,8 +162,7 @@ def main() -> None:
         os.write(1, b"\n")  # the process that started this one waits for it
         nothing = os.open(os.devnull, os.O_RDWR)
         os.dup2(nothing, 1)
-        gc.collect()
-        gc.freeze()  # children share these pages as long as no collection writes to them
+        freeze_objects()  # children share their pages as long as no collection writes to them
         warm = _Warm(listener, float(sys.argv[2]) if any(sys.argv[2:]) else None)
         try:
             warm.run()
