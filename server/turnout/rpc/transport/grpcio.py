@@ -2,8 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeAlias
 
 import grpc
@@ -16,13 +15,14 @@ from turnout.config import Address
 from turnout.errors import ConfigError
 from turnout.routing.request_metadata import peer_host
 from turnout.rpc.transport.credentials import server_credentials
+from turnout.rpc.transport.in_flight import in_flight
 from turnout.rpc.transport.port import Metadata, Method, Methods, StatusError, Stream, Unary
 from turnout.tls.identity import IdentitySource
 
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
 Options: TypeAlias = Sequence[tuple[str, int]]
-Counted: TypeAlias = Callable[[], AbstractContextManager[None]]
+Running: TypeAlias = "set[asyncio.Task[object]]"
 
 _FAILED = Status(code=code_pb2.INTERNAL, message="the call failed inside the server")
 
@@ -209,30 +209,20 @@ class _Handlers(grpc.GenericRpcHandler):
     """
 
     def __init__(self, methods: Methods, log: FilteringBoundLogger) -> None:
-        self.running: set[asyncio.Task[object]] = set()
+        self.running: Running = set()
         self._handlers: Mapping[str, Handler] = {
-            path: _handler(method, log.bind(path=path), self._counted) for path, method in methods.items()
+            path: _handler(method, log.bind(path=path), self.running) for path, method in methods.items()
         }
-
-    @contextmanager
-    def _counted(self) -> Iterator[None]:
-        task = asyncio.current_task()
-        assert task is not None
-        self.running.add(task)
-        try:
-            yield
-        finally:
-            self.running.discard(task)
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> "Handler | None":
         """Returns the handler for a call; None if the method does not exist."""
         return self._handlers.get(handler_call_details.method)
 
 
-def _handler(method: Method, log: FilteringBoundLogger, counted: Counted) -> Handler:
+def _handler(method: Method, log: FilteringBoundLogger, running: Running) -> Handler:
     if isinstance(method, Unary):
-        return grpc.unary_unary_rpc_method_handler(_unary(method, log, counted))
-    return grpc.stream_stream_rpc_method_handler(_streaming(method.serve, log, counted))
+        return grpc.unary_unary_rpc_method_handler(_unary(method, log, running))
+    return grpc.stream_stream_rpc_method_handler(_streaming(method.serve, log, running))
 
 
 def _status(error: Exception, log: FilteringBoundLogger) -> Status:
@@ -243,11 +233,11 @@ def _status(error: Exception, log: FilteringBoundLogger) -> Status:
     return _FAILED
 
 
-def _unary(method: Unary, log: FilteringBoundLogger, counted: Counted) -> Callable[[bytes, Context], Awaitable[bytes]]:
+def _unary(method: Unary, log: FilteringBoundLogger, running: Running) -> Callable[[bytes, Context], Awaitable[bytes]]:
     async def behaviour(message: bytes, context: Context) -> bytes:
         call = GrpcioCall(context)
         try:
-            with counted():
+            with in_flight(running):
                 response = await method.respond(message, call)
         except Exception as error:  # noqa: BLE001 - the client must get a status in any case
             status = _status(error, log)
@@ -262,12 +252,12 @@ def _unary(method: Unary, log: FilteringBoundLogger, counted: Counted) -> Callab
 
 
 def _streaming(
-    serve: Callable[[Stream], Awaitable[None]], log: FilteringBoundLogger, counted: Counted
+    serve: Callable[[Stream], Awaitable[None]], log: FilteringBoundLogger, running: Running
 ) -> Callable[[object, Context], Awaitable[None]]:
     async def behaviour(_: object, context: Context) -> None:
         stream = GrpcioCall(context)
         try:
-            with counted():
+            with in_flight(running):
                 await serve(stream)
         except Exception as error:  # noqa: BLE001 - the client must get a status in any case
             status = _status(error, log)

@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from math import inf
 from typing import Any
 
@@ -12,6 +12,7 @@ from google.rpc.status_pb2 import Status
 from turnout.errors import InvalidRequest
 from turnout.rpc.transport.asgi.headers import read_metadata
 from turnout.rpc.transport.asgi.statuses import DEADLINE_EXCEEDED, UNAVAILABLE
+from turnout.rpc.transport.in_flight import in_flight
 from turnout.rpc.transport.port import Metadata, Stream
 
 _LEAST_SECONDS = 0.001
@@ -135,16 +136,9 @@ class RunningCalls:
             if not call.counted:
                 call.end(_STOPPED)
 
-    @contextmanager
-    def request(self) -> Iterator[None]:
+    def request(self) -> AbstractContextManager[None]:
         """Registers the current task as an HTTP request, so that `end_all` ends it together with the calls."""
-        task = asyncio.current_task()
-        assert task is not None
-        self._requests.add(task)
-        try:
-            yield
-        finally:
-            self._requests.discard(task)
+        return in_flight(self._requests)
 
     def end_all(self) -> None:
         """Ends all calls of a server that stops, and all HTTP requests without a response."""
