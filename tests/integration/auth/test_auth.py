@@ -4,12 +4,10 @@ import asyncio
 import hashlib
 import json
 import re
-import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,7 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 from numpy.typing import NDArray
 
-from auth_wire import AUTH, Issuer, bearer, grant, make_token, revoke_token, write_keys, write_policy
+from auth_wire import AUTH, Issuer, bearer, grant, make_token, revoke_token, serving_keys, write_keys, write_policy
 from certificates import UNREADABLE_NAMES, Authority, put
 from onnx_models import repeats, scaled
 from published import Publish
@@ -261,24 +259,12 @@ def key_server() -> Iterator[tuple[str, dict[str, Any]]]:
     """A web server that tells keys; `state` says which, and whether it answers at all."""
     state: dict[str, Any] = {"keys": [], "up": True, "asked": 0}
 
-    class Keys(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            state["asked"] += 1
-            self.send_response(200 if state["up"] else 503)
-            self.end_headers()
-            self.wfile.write(json.dumps({"keys": [one.public for one in state["keys"]]}).encode())
+    def answer(_: str) -> tuple[int, list[Issuer]]:
+        state["asked"] += 1
+        return 200 if state["up"] else 503, state["keys"]
 
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Keys) as serving:
-        thread = threading.Thread(target=serving.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{serving.server_port}/keys", state
-        finally:
-            serving.shutdown()
-            thread.join()
+    with serving_keys(answer) as address:
+        yield f"{address}/keys", state
 
 
 def jwt_settings(jwks: str, **more: Any) -> dict[str, Any]:

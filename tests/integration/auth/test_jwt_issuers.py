@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import grpc
 import httpx
 import pytest
 
-from auth_wire import AUTH, Issuer, bearer, grant, write_keys, write_policy
+from auth_wire import AUTH, Issuer, bearer, grant, serving_keys, write_keys, write_policy
 from onnx_models import scaled
 from published import Publish
 from started_servers import StartServer
@@ -51,27 +50,17 @@ def hanging_on_request(keys: Issuer) -> Iterator[tuple[str, list[str], threading
     hanging: list[str] = []
     hang, end = threading.Event(), threading.Event()
 
-    class Keys(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            if hang.is_set():
-                hanging.append(self.path)
-                end.wait(BOUND)
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(json.dumps({"keys": [keys.public]}).encode())
+    def answer(path: str) -> tuple[int, list[Issuer]]:
+        if hang.is_set():
+            hanging.append(path)
+            end.wait(BOUND)
+        return 200, [keys]
 
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Keys) as serving:
-        thread = threading.Thread(target=serving.serve_forever)
-        thread.start()
+    with serving_keys(answer) as address:
         try:
-            yield f"http://127.0.0.1:{serving.server_port}", hanging, hang
+            yield address, hanging, hang
         finally:
             end.set()
-            serving.shutdown()
-            thread.join()
 
 
 @pytest.mark.parametrize("what", ["issuers", "policy"])

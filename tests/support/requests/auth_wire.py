@@ -1,9 +1,12 @@
 """Creates credentials of every kind for a server under test, in files and in its state store."""
 
 import json
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -99,3 +102,27 @@ def write_keys(path: Path, *issuers: Issuer) -> str:
     beside.write_text(json.dumps({"keys": [one.public for one in issuers]}))
     beside.replace(path)
     return str(path)
+
+
+@contextmanager
+def serving_keys(answer: Callable[[str], tuple[int, Sequence[Issuer]]]) -> Iterator[str]:
+    """A web server of keys. Yields its address; `answer` returns the status, and whose keys, for a request's path."""
+
+    class Keys(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status, issuers = answer(self.path)
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(json.dumps({"keys": [one.public for one in issuers]}).encode())
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Keys) as serving:
+        thread = threading.Thread(target=serving.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{serving.server_port}"
+        finally:
+            serving.shutdown()
+            thread.join()
