@@ -84,6 +84,8 @@ class VersionHandle:
         arms: Meters that count its requests for rollouts.
         history: Its latest requests with a routing key, by slot.
         in_force: The batch plan in force.
+        inflight: Number of requests in progress.
+        closing: Whether the version is being unloaded and refuses requests.
         child_bytes: Memory of its child processes in bytes at the latest `sample`.
     """
 
@@ -121,9 +123,9 @@ class VersionHandle:
         self._demoted = False
         self._on_demoted = on_demoted
         self._loaded_at = time.monotonic()
-        self._inflight = 0
+        self.inflight = 0
         self._leases = 0
-        self._closing = False
+        self.closing = False
         self._idle = asyncio.Event()
         self._bounds = QueueBounds(
             settings.limits.max_queue_requests,
@@ -134,19 +136,9 @@ class VersionHandle:
         self._batchers = {"": self._lane("")}
 
     @property
-    def closing(self) -> bool:
-        """Whether the version is being unloaded and refuses requests."""
-        return self._closing
-
-    @property
-    def inflight(self) -> int:
-        """Number of requests in progress."""
-        return self._inflight
-
-    @property
     def in_use(self) -> bool:
         """Whether requests or other work are in progress."""
-        return bool(self._inflight or self._leases)
+        return bool(self.inflight or self._leases)
 
     @property
     def used_at(self) -> float:
@@ -181,7 +173,7 @@ class VersionHandle:
             InvalidTensor: The request does not fit the signature.
             InputsRefused, ModelFailure, MemoryBudgetExceeded: The run failed.
         """
-        if not self._inline_bytes or self._closing:
+        if not self._inline_bytes or self.closing:
             return None
         batcher = self._batchers.get(lane)
         if batcher is not None and batcher.waiting:
@@ -262,10 +254,10 @@ class VersionHandle:
             NotLoaded: The version is being unloaded.
             QueueFull, DeadlineExceededError, InputsRefused, ModelFailure, MemoryBudgetExceeded: As `Batcher.submit`.
         """
-        if self._closing:
+        if self.closing:
             raise NotLoaded(f"{self.manifest.model} {self.manifest.version} is being unloaded")
         names = (self._checked.get(kind) or self._check(inputs, outputs, kind)).names
-        self._inflight += 1
+        self.inflight += 1
         try:
             batcher = self._batchers.get(lane)
             if batcher is None:
@@ -276,7 +268,7 @@ class VersionHandle:
                 raise refused from error
             raise
         finally:
-            self._inflight -= 1
+            self.inflight -= 1
             self._left()
 
     def sample(self) -> None:
@@ -306,7 +298,7 @@ class VersionHandle:
         Raises:
             NotLoaded: The version is being unloaded.
         """
-        if self._closing or self.loaded is None:
+        if self.closing or self.loaded is None:
             raise NotLoaded(f"{self.manifest.model} {self.manifest.version} is being unloaded")
         self._leases += 1
         try:
@@ -320,10 +312,10 @@ class VersionHandle:
 
         A run that hangs delays this for as long as it hangs, but blocks nothing else.
         """
-        self._closing = True
+        self.closing = True
         if self._inline_again is not None:
             self._inline_again.cancel()
-        if self._inflight or self._leases:
+        if self.inflight or self._leases:
             await self._idle.wait()
         for batcher in self._batchers.values():
             batcher.close()
@@ -374,9 +366,9 @@ class VersionHandle:
 
     def _lane(self, lane: str) -> Batcher:
         assert self.loaded is not None
-        name = f"{self.manifest.model}@{self.manifest.version}"
+        name = f"{self.manifest.model}@{self.manifest.version}{f'-{lane}' if lane else ''}"
         return Batcher(
-            f"{name}-{lane}" if lane else name,
+            name,
             self.in_force,
             self._bounds,
             self.loaded.runners,
@@ -403,5 +395,5 @@ class VersionHandle:
         self._bound_kinds = 0
 
     def _left(self) -> None:
-        if self._closing and not self._inflight and not self._leases:
+        if self.closing and not self.inflight and not self._leases:
             self._idle.set()

@@ -242,6 +242,11 @@ class Inventory:
         entry = self._entries[model][version]
         if state is LifecycleState.READY:
             self._failures.pop((model, version), None)
+        if state is LifecycleState.UNLOADED:  # nothing describes a load any more
+            entry = VersionEntry(
+                entry.manifest, entry.digest, entry.release_status, entry.state,
+                on_demand=entry.on_demand, awaited=entry.awaited,
+            )  # fmt: skip
         cleared: Mapping[str, Any] = {"reason": "", "failure": None} | changes
         self.put(replace(entry, state=step(entry.state, state), **cleared))
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 from structlog.typing import FilteringBoundLogger
@@ -73,7 +72,7 @@ def tell_loaded(log: FilteringBoundLogger, entry: VersionEntry, loaded: LoadedVe
 
 
 def of_loaded(loaded: LoadedVersion) -> Mapping[str, Any]:
-    """Returns the fields of a version's entry that describe how it was loaded."""
+    """Returns the fields of a version's entry that describe how it was loaded. A new entry has their defaults."""
     return {
         "providers": loaded.providers,
         "max_batch_rows": loaded.plan.max_rows,
@@ -84,19 +83,6 @@ def of_loaded(loaded: LoadedVersion) -> Mapping[str, Any]:
         "tensorrt": loaded.tensorrt,
     }
 
-
-NOT_LOADED: Mapping[str, Any] = MappingProxyType(
-    {
-        "providers": (),
-        "max_batch_rows": 0,
-        "batching": "",
-        "load_seconds": 0.0,
-        "isolation": "",
-        "cuda_graphs": "",
-        "tensorrt": "",
-    }
-)
-"""The same fields for a version that is not loaded."""
 
 LOADING_RETRY_SECONDS = 1.0
 """Retry delay in seconds for a version that is loading: loads take from 0.4 seconds to some minutes."""

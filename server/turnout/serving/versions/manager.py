@@ -386,7 +386,7 @@ class Manager:
             await self._freeing.run(release_memory)
         self._let_go(model, version)
         self._metrics.retire(model, str(version))
-        self._inventory.move(model, version, LifecycleState.UNLOADED, **load_outcomes.NOT_LOADED)
+        self._inventory.move(model, version, LifecycleState.UNLOADED)
         self._log.info("version unloaded", model=model, version=str(version))
 
     def _demoted(self, model: str, version: Version, reason: str) -> None:
