@@ -52,11 +52,11 @@ from turnout.web.admission import AdmissionGate
 from turnout.web.body import BodyReceiver
 from turnout.web.console.application import console_routes
 from turnout.web.console.comparison import VersionComparison
-from turnout.web.console.models import ModelViews
 from turnout.web.console.pages import Pages
 from turnout.web.console.recent import Recent
 from turnout.web.console.rollout_history import TrackedRollouts
 from turnout.web.console.session import Sessions
+from turnout.web.console.views import ModelViews
 from turnout.web.exchange import HttpInference
 from turnout.web.guard import BrowserGuard
 from turnout.web.oip.routes import oip_routes

@@ -23,43 +23,28 @@ Refuse = Callable[[Request, TurnoutError], Response]
 
 
 @dataclass(frozen=True, slots=True)
-class HttpCredentials:
-    """The credentials in a request.
-
-    Attributes:
-        authorization: Value of the `authorization` header; "" if there is none.
-        certificate: The client's certificate in PEM format; "" if there is none.
-        host: The caller's IP address; "" if it has none.
-    """
-
-    authorization: str
-    certificate: str
-    host: str
-
-    @classmethod
-    def of(cls, scope: Scope) -> "HttpCredentials":
-        """Returns the credentials of a request.
-
-        Raises:
-            UnauthenticatedError: The request has several `authorization` headers.
-        """
-        given = [value for name, value in scope["headers"] if name == b"authorization"]
-        if len(given) > 1:
-            raise UnauthenticatedError("expected one Authorization header")
-        chain = scope.get("extensions", {}).get("tls", {}).get("client_cert_chain", ())
-        authorization = given[0].decode("latin-1") if given else ""
-        return cls(authorization, str(chain[0]) if chain else "", _Client(scope).host)
-
-
-@dataclass(frozen=True, slots=True)
-class _Client:
-    """The client of a request."""
+class HttpCall:
+    """Where a request comes from, and its credentials."""
 
     scope: Scope
 
     @property
+    def authorization(self) -> str:
+        """The `authorization` header; "" if there is none. Raises UnauthenticatedError if there are several."""
+        given = [value for name, value in self.scope["headers"] if name == b"authorization"]
+        if len(given) > 1:
+            raise UnauthenticatedError("expected one Authorization header")
+        return given[0].decode("latin-1") if given else ""
+
+    @property
+    def certificate(self) -> str:
+        """The client's certificate in PEM format; "" if there is none."""
+        chain = self.scope.get("extensions", {}).get("tls", {}).get("client_cert_chain", ())
+        return str(chain[0]) if chain else ""
+
+    @property
     def host(self) -> str:
-        """The client's IP address; "" if it has none."""
+        """The caller's IP address; "" if it has none."""
         client = self.scope.get("client")
         return str(client[0]) if client else ""
 
@@ -140,26 +125,26 @@ class _Protected:
         if public and self._session is None and not self._need.roles:
             return None
         try:
-            credentials = HttpCredentials.of(scope)
-            if not credentials.authorization and self._session is not None:
+            call = HttpCall(scope)
+            if self._session is not None and not call.authorization:
                 found = self._session(Request(scope))
                 if found is not None:
                     return found
-            return self._authority.known(credentials) or await self._authority.identify(credentials)
+            return await self._authority.identify(call)
         except UnauthenticatedError:
             if public:
                 return None
             raise
 
     def _check(self, caller: Caller, scope: Scope) -> None:
-        need, authority, client = self._need, self._authority, _Client(scope)
+        need, authority, call = self._need, self._authority, HttpCall(scope)
         if need.kind is ResourceKind.MODEL:
             model = scope["path_params"]["model"].partition("@")[0]  # load and unload requests have NAME@VERSION here
-            authority.check(caller, need.roles, model, self._path, client)
+            authority.check(caller, need.roles, model, self._path, call)
             if need.audited:
-                authority.permitted(caller, model, self._path, client)
+                authority.permitted(caller, model, self._path, call)
         elif need.kind is ResourceKind.SETTING:
             model, changes = scope["path_params"].get("model", ""), scope["method"] not in ("GET", "HEAD")
-            authority.check_setting(caller, need, model, self._path, client, changes=changes)
+            authority.check_setting(caller, need, model, self._path, call, changes=changes)
         else:
-            authority.check_need(caller, need, self._path, client)
+            authority.check_need(caller, need, self._path, call)

@@ -31,36 +31,32 @@ def status_of(error: errors.TurnoutError) -> HTTPStatus:
     return next((STATUSES[b] for b in type(error).__mro__ if b in STATUSES), HTTPStatus.INTERNAL_SERVER_ERROR)
 
 
-def error_response(error: errors.TurnoutError, request_id: str = "") -> JSONResponse:
-    """Returns a response with `{"error": {"message", "violations", "request_id"}}` and the headers for `error`."""
-    body = error_body(error.message, error.violations, request_id)
-    return JSONResponse(body, status_of(error), headers_of(error))
-
-
 def refusal(
     path: str,
     status: int,
     message: str,
     violations: Sequence[errors.FieldViolation] = (),
     headers: Mapping[str, str] | None = None,
+    request_id: str = "",
 ) -> JSONResponse:
-    """Returns the response to a request that reaches no endpoint, in the form of all other errors under its path.
+    """Returns a response in the form of all errors under its path.
 
-    Errors under `/v2` are `{"error": message}`, as the clients of the Open Inference Protocol expect.
+    That is `{"error": {"message", "violations", "request_id"}}`. Under `/v2` it is `{"error": message}`, as the clients
+    of the Open Inference Protocol expect; the message of an internal error then includes the request's id, so that its
+    log line can be found.
     """
-    oip = path == "/v2" or path.startswith("/v2/")
-    return JSONResponse({"error": message} if oip else error_body(message, violations), status, headers)
+    if path == "/v2" or path.startswith("/v2/"):
+        named = request_id and status == HTTPStatus.INTERNAL_SERVER_ERROR
+        body: dict[str, Any] = {"error": f"{message} (request {request_id})" if named else message}
+    else:
+        described = [{"field": v.field, "description": v.description} for v in violations]
+        body = {"error": {"message": message, "violations": described, "request_id": request_id}}
+    return JSONResponse(body, status, headers)
 
 
-def refusal_of(path: str, error: errors.TurnoutError) -> JSONResponse:
-    """Returns `refusal` for `error`."""
-    return refusal(path, status_of(error), error.message, error.violations, headers_of(error))
-
-
-def error_body(message: str, violations: Sequence[errors.FieldViolation] = (), request_id: str = "") -> dict[str, Any]:
-    """Returns the JSON form of an error."""
-    described = [{"field": v.field, "description": v.description} for v in violations]
-    return {"error": {"message": message, "violations": described, "request_id": request_id}}
+def refusal_of(path: str, error: errors.TurnoutError, request_id: str = "") -> JSONResponse:
+    """Returns `refusal` for `error`, with the headers that belong to it."""
+    return refusal(path, status_of(error), error.message, error.violations, headers_of(error), request_id)
 
 
 def headers_of(error: errors.TurnoutError) -> dict[str, str]:

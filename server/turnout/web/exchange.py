@@ -13,13 +13,13 @@ from turnout.auth.caller import Caller
 from turnout.errors import TurnoutError
 from turnout.routing.request_metadata import NO_PREFERENCES, PreferenceReader, Preferences
 from turnout.serving.data_plane.data_plane import DataPlane
-from turnout.serving.data_plane.inference import InferenceExchange
+from turnout.serving.data_plane.inference import InferenceExchange, InferenceRequest
 from turnout.serving.inputs.limits import InputLimits
 from turnout.telemetry.tracing.context import SpanContext, read
 from turnout.telemetry.tracing.trace import Operation
 from turnout.web.authorization import caller_of
 from turnout.web.body import BodyReceiver, RequestBody
-from turnout.web.errors import status_of
+from turnout.web.errors import refusal_of, status_of
 
 _OK = (200, False)
 
@@ -96,6 +96,10 @@ class HttpExchange:
         pairs = ((name.decode("latin-1"), value) for name, value in self._request.headers.raw)
         self.preferences = preferences.read(pairs, lambda: host)
         self.body = await bodies.receive(self._request)
+
+    def refusal(self, request: InferenceRequest, error: TurnoutError) -> Response:
+        """Returns the response for an error."""
+        return refusal_of(self._request.url.path, error, request.request_id)
 
     def outcome(self, error: BaseException | None) -> tuple[int, bool]:
         """Returns the HTTP status for an error (None for success), and whether the server is at fault."""

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from turnout.errors import InvalidRequest, InvalidTensor, TurnoutError
+from turnout.errors import InvalidRequest, InvalidTensor
 from turnout.oip.json_tensors import from_nested, to_nested
 from turnout.registry.manifest.signature import Signature
 from turnout.routing.request_metadata import PreferenceReader
@@ -20,7 +20,6 @@ from turnout.serving.inputs.limits import InputLimits
 from turnout.serving.sessions.tensor import Array
 from turnout.telemetry.tracing.trace import Operation
 from turnout.web.body import BodyReceiver
-from turnout.web.errors import error_response
 from turnout.web.exchange import HttpExchange, HttpInference
 from turnout.web.json_body import json_object
 
@@ -91,10 +90,6 @@ class JsonExchange(HttpExchange):
             "outputs": {name: to_nested(array) for name, array in result.outputs},
         }
         return Response(orjson.dumps(document), media_type="application/json")
-
-    def refusal(self, request: InferenceRequest, error: TurnoutError) -> Response:
-        """Returns the response for an error."""
-        return error_response(error, request.request_id)
 
 
 def predict_routes(http: HttpInference, router: Router, limits: InputLimits) -> Sequence[Route]:

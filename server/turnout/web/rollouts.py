@@ -10,7 +10,7 @@ from starlette.routing import Route
 from turnout.errors import InvalidRequest, NotFoundError, TurnoutError
 from turnout.rollout.machine.status import Verdict, status
 from turnout.rollout.reporting.log import RolloutLog
-from turnout.web.errors import error_response
+from turnout.web.errors import refusal_of
 
 _SEARCHED = 100
 """Maximum number of attempts to search for the latest rollout of a candidate."""
@@ -35,7 +35,7 @@ class RolloutEndpoints:
         try:
             return JSONResponse(await self._status(request), headers=_FRESH)
         except TurnoutError as error:
-            return error_response(error)
+            return refusal_of(request.url.path, error)
 
     async def check(self, request: Request) -> Response:
         """Returns 200 if a check passes, else 409, for webhooks that evaluate only the status.
@@ -48,7 +48,7 @@ class RolloutEndpoints:
                 raise NotFoundError(f"expected one of the checks {', '.join(CHECKS)}, got {name[:64]!r}")
             found = await self._status(request)
         except TurnoutError as error:
-            return error_response(error)
+            return refusal_of(request.url.path, error)
         words, passes = CHECKS[name]
         passed = passes(found["verdict"])
         body = {"check": name, "passed": passed, "meaning": f"{found['candidate']} {words}", "rollout": found}

@@ -15,7 +15,7 @@ from turnout.serving.versions.availability import Availability
 from turnout.telemetry.exposition import negotiate
 from turnout.telemetry.metrics.faults import FaultRecorder
 from turnout.web.authorization import caller_of
-from turnout.web.errors import error_response, refusal, refusal_of
+from turnout.web.errors import refusal, refusal_of
 
 _HTTP = "http"
 """The label with which this listener's faults are counted."""
@@ -76,7 +76,7 @@ class WebServices:
         try:
             blocks = await self.scrape(content_type)
         except UnavailableError as error:  # the workers' parent process does not answer
-            return error_response(error)
+            return refusal_of(request.url.path, error)
         return StreamingResponse(blocks, media_type=content_type, headers={"Vary": "Accept"})
 
     async def livez(self, _: Request) -> Response:

@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 from typing import Any
 
-from turnout.web.console.models import ModelViews
+from turnout.web.console.views import ModelViews
 
 
 def test_a_rollout_of_a_model_that_is_gone_has_colours_still() -> None:

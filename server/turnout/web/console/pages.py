@@ -18,12 +18,11 @@ from turnout.serving.versions.catalog import ModelEntry, VersionEntry
 from turnout.state.rollouts import RolloutRecord
 from turnout.web.authorization import caller_of
 from turnout.web.console.comparison import VersionComparison
-from turnout.web.console.models import ModelViews
 from turnout.web.console.rendering import HEADERS, page
 from turnout.web.console.rollout_history import TrackedRollouts
 from turnout.web.console.session import Sessions
 from turnout.web.console.stages import reach, stages
-from turnout.web.console.views import OverviewTotals, colours_of, difference, neighbour
+from turnout.web.console.views import ModelViews, OverviewTotals, colours_of, difference, neighbour
 from turnout.web.errors import status_of
 from turnout.web.report.explain import explain
 

@@ -1,6 +1,6 @@
-"""View models of the console's pages, from one snapshot of the server. Does no I/O."""
+"""View models of the console's pages, from the server's current state. Does no I/O."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Self
@@ -10,11 +10,12 @@ from semver import Version
 from turnout.registry.gates.bump import BumpFinding
 from turnout.registry.manifest.manifest import metadata_text
 from turnout.routing.active_policies import AppliedPolicy, Policies
+from turnout.routing.explain import Explainer
 from turnout.routing.traffic_shares import Share, shares
 from turnout.serving.data_plane.inference import ServingRole
-from turnout.serving.versions.catalog import ModelEntry, VersionEntry
+from turnout.serving.versions.catalog import Catalog, ModelEntry, VersionEntry
 from turnout.serving.versions.lifecycle import LifecycleState
-from turnout.web.console.recent import ActivityPoint
+from turnout.web.console.recent import ActivityPoint, Recent
 from turnout.web.report.colours import version_colours
 
 
@@ -64,29 +65,70 @@ class ModelView:
         return [(self.colours[share.version], share.applied) for share in answering]
 
 
-def model_view(
-    known: ModelEntry, policies: Policies, recent: Mapping[str, Sequence[ActivityPoint]], answering: str | None = None
-) -> ModelView:
-    """Returns the view of a model."""
-    applied = policies.current.get(known.name)
-    split: tuple[Share, ...] = ()
-    if applied is not None and applied.state.policy is not None:
-        split = tuple(shares(known, applied, applied.state.policy, policies.diverted.get(known.name)))
-    parts: dict[str, list[Share]] = {}
-    for share in split:
-        parts.setdefault(share.version, []).append(share)
-    rows = [
-        VersionRow(
-            entry,
-            tuple(sorted(tag for tag, named in known.model_releases.tags.items() if named == version)),
-            tuple(parts.get(entry.version_text, ())),
-            recent[entry.version_text][-1] if recent.get(entry.version_text) else None,
-        )
-        for version, entry in known.versions.items()
-    ]
-    diverted = str(policies.diverted.get(known.name, ""))
-    colours = colours_of(known, *parts)
-    return ModelView(known.name, applied, tuple(rows), split, diverted, answering, colours)
+class ModelViews:
+    """Provides views of the models. Used on the event loop only."""
+
+    def __init__(
+        self, catalog: Catalog, policies: Policies, explainer: Explainer, recent: Recent, part: str = ""
+    ) -> None:
+        """Creates the views.
+
+        Args:
+            catalog: The catalog of versions.
+            policies: The active routing policies.
+            explainer: Explains routes.
+            recent: The metrics of the last hour.
+            part: Description of the worker whose shadows and decisions are shown; "" if there is only one.
+        """
+        self.explainer = explainer
+        self.recent = recent
+        self.part = part
+        self._catalog = catalog
+        self._policies = policies
+
+    @property
+    def all(self) -> Collection[ModelEntry]:
+        """All models."""
+        return self._catalog.snapshot.models.values()
+
+    def named(self, name: str) -> ModelEntry:
+        """Returns the model `name`.
+
+        Raises:
+            ModelNotFound: The model does not exist.
+        """
+        return self._catalog.snapshot.model(name)
+
+    def colours(self, name: str, *more: str) -> Mapping[str, int]:
+        """Returns the colours of a model's versions and of `more`; only of `more` if the model no longer exists."""
+        known = self._catalog.snapshot.models.get(name)
+        return version_colours((), *more) if known is None else colours_of(known, *more)
+
+    def view(self, known: ModelEntry) -> ModelView:
+        """Returns the view of a model."""
+        policies, recent = self._policies, self.recent.of(known.name)
+        applied = policies.current.get(known.name)
+        split: tuple[Share, ...] = ()
+        answering = None
+        if applied is not None and applied.state.policy is not None:
+            split = tuple(shares(known, applied, applied.state.policy, policies.diverted.get(known.name)))
+        else:
+            routes = self.explainer.explain(known.name, "", "", baseline_only=False).chances
+            answering = next((route.entry.version_text for route in routes), None)
+        parts: dict[str, list[Share]] = {}
+        for share in split:
+            parts.setdefault(share.version, []).append(share)
+        rows = [
+            VersionRow(
+                entry,
+                tuple(sorted(tag for tag, named in known.model_releases.tags.items() if named == version)),
+                tuple(parts.get(entry.version_text, ())),
+                recent[entry.version_text][-1] if recent.get(entry.version_text) else None,
+            )
+            for version, entry in known.versions.items()
+        ]
+        diverted = str(policies.diverted.get(known.name, ""))
+        return ModelView(known.name, applied, tuple(rows), split, diverted, answering, colours_of(known, *parts))
 
 
 def colours_of(known: ModelEntry, *more: str) -> Mapping[str, int]:

@@ -7,14 +7,12 @@ from typing import Any
 import orjson
 from starlette.responses import Response
 
-from turnout.errors import TurnoutError
 from turnout.oip.exchange import answer_parameters
 from turnout.oip.extensions.shared_memory import TensorWindow
 from turnout.oip.json_tensors import to_json
 from turnout.oip.tensors import datatype_of, encode_raw
 from turnout.serving.data_plane.inference import InferenceRequest, Route
 from turnout.serving.sessions.tensor import Array
-from turnout.web.errors import headers_of, status_of
 from turnout.web.oip.requests import BINARY_SIZE, HEADER_LENGTH, BinaryOutputs
 
 _JSON = "application/json"
@@ -81,22 +79,6 @@ def json_answer(document: Mapping[str, Any] | list[Any], status: HTTPStatus = HT
 def empty_answer() -> Response:
     """Returns an empty response, which means success."""
     return Response(b"", media_type=_JSON)
-
-
-def error_answer(error: TurnoutError, request_id: str = "") -> Response:
-    """Returns a response with `{"error": "..."}` and the headers for `error`.
-
-    Args:
-        error: The error. Its message is sent to the client.
-        request_id: Id of the request. It is added to internal errors, so that their log lines can be found.
-    """
-    status = status_of(error)
-    message = error.message
-    if request_id and status == HTTPStatus.INTERNAL_SERVER_ERROR:
-        message = f"{message} (request {request_id})"
-    answer = json_answer({"error": message}, status)
-    answer.headers.update(headers_of(error))
-    return answer
 
 
 def _rendered(document: Mapping[str, Any] | list[Any]) -> bytes:

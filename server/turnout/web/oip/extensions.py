@@ -1,6 +1,7 @@
 """Triton's extensions over HTTP: statistics, the model repository, settings and shared memory."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from starlette.requests import Request
@@ -14,8 +15,11 @@ from turnout.oip.extensions.settings import check_changes
 from turnout.oip.extensions.shared_memory import no_cuda, no_cuda_region
 from turnout.oip.parameters import whole
 from turnout.oip.services import OipServices
+from turnout.serving.inputs.limits import InputLimits
 from turnout.web.authorization import caller_of
-from turnout.web.oip.endpoints import JsonBodies, parameters_of, route, sees
+from turnout.web.body import BodyReceiver
+from turnout.web.json_body import SMALL_BYTES, json_object
+from turnout.web.oip.endpoints import parameters_of, route, sees
 from turnout_proto.oip.inference_pb2 import InferStatistics, ModelStatistics, StatisticDuration
 
 _COMPUTE = ("compute_input", "compute_infer", "compute_output")
@@ -31,14 +35,16 @@ _LISTED = "trace_level"
 class ExtensionEndpoints:
     """Endpoints of the extensions."""
 
-    def __init__(self, oip: OipServices, allowed: Oip, bodies: JsonBodies) -> None:
+    def __init__(self, oip: OipServices, allowed: Oip, bodies: BodyReceiver, limits: InputLimits) -> None:
         """Initializes the endpoints; `allowed` says what clients may change."""
         self._statistics = oip.statistics
         self._repository = oip.repository
         self._settings = oip.settings
         self._memory = oip.memory
         self._allowed = allowed
-        self._bodies = bodies
+        # Small enough to be parsed on the event loop.
+        self._bodies = replace(bodies, max_bytes=min(SMALL_BYTES, bodies.max_bytes))
+        self._limits = limits
 
     def routes(self) -> Sequence[Route]:
         """Returns the routes."""
@@ -82,7 +88,7 @@ class ExtensionEndpoints:
 
     async def index(self, request: Request) -> list[Any]:
         """Lists all versions of the models that the caller may see, with their states."""
-        ready = (await self._bodies.read(request, '{"ready": true}')).get("ready", False)
+        ready = (await self._read(request, '{"ready": true}')).get("ready", False)
         if not isinstance(ready, bool):
             raise InvalidRequest.at("ready", "expected true or false")
         seen = sees(request)
@@ -100,13 +106,13 @@ class ExtensionEndpoints:
     async def load(self, request: Request) -> None:
         """Loads the version that `NAME` or `NAME@SELECTOR` resolves to."""
         check_control(allowed=self._allowed.allow_repository_control)
-        parameters = parameters_of(await self._bodies.read(request, _LOAD))
+        parameters = parameters_of(await self._read(request, _LOAD))
         await self._repository.load(request.path_params["model"], parameters)
 
     async def unload(self, request: Request) -> None:
         """Unloads the version that `NAME@SELECTOR` resolves to, or all loaded versions of `NAME`."""
         check_control(allowed=self._allowed.allow_repository_control)
-        parameters_of(await self._bodies.read(request, _LOAD))
+        parameters_of(await self._read(request, _LOAD))
         await self._repository.unload(request.path_params["model"])
 
     async def log(self, request: Request) -> Mapping[str, Any]:
@@ -124,10 +130,15 @@ class ExtensionEndpoints:
         in_force = self._settings.trace(model)
         return {name: values if name == _LISTED else values[0] for name, values in in_force.items()}
 
+    async def _read(self, request: Request, example: str) -> Mapping[str, Any]:
+        """Returns the JSON object in a body, such as `example`; an empty object if there is no body."""
+        data = (await self._bodies.receive(request)).plain()
+        return json_object(data, self._limits, example) if data else {}
+
     async def _changes(self, request: Request) -> Mapping[str, Any]:
         if request.method != "POST":
             return {}
-        settings = await self._bodies.read(request, '{"log_verbose_level": 1}')
+        settings = await self._read(request, '{"log_verbose_level": 1}')
         if settings:
             check_changes(allowed=self._allowed.allow_settings_changes)
         return settings
@@ -139,7 +150,7 @@ class ExtensionEndpoints:
 
     async def register(self, request: Request) -> None:
         """Registers a region."""
-        body = await self._bodies.read(request, _REGION)
+        body = await self._read(request, _REGION)
         key = body.get("key")
         if not isinstance(key, str):
             raise InvalidRequest.at("key", "expected text")

@@ -5,14 +5,13 @@ from collections.abc import Callable, Iterable
 from starlette.requests import Request
 from starlette.responses import Response
 
-from turnout.errors import TurnoutError
 from turnout.oip.exchange import LOGGED_ID, NOTHING_SPECIAL, answered, request_of
 from turnout.oip.extensions.shared_memory import SharedMemory
 from turnout.serving.data_plane.inference import InferenceRequest, InferenceResult, Route
 from turnout.serving.inputs.limits import InputLimits
 from turnout.telemetry.tracing.trace import Operation
 from turnout.web.exchange import HttpExchange
-from turnout.web.oip.answers import error_answer, inference_answer
+from turnout.web.oip.answers import inference_answer
 from turnout.web.oip.requests import (
     HEADER_LENGTH,
     BinaryOutputs,
@@ -105,7 +104,3 @@ class RestExchange(HttpExchange):
         classes, windows = self._wanted
         outputs, request_id = answered(result, classes, self.limits), self._opened.request_id
         return inference_answer(request, request_id, result.route, outputs, windows, self._binary, headers)
-
-    def refusal(self, request: InferenceRequest, error: TurnoutError) -> Response:
-        """Returns the response for an error."""
-        return error_answer(error, request.request_id)

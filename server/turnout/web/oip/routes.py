@@ -10,7 +10,6 @@ from turnout.oip.services import OipServices
 from turnout.serving.inputs.limits import InputLimits
 from turnout.web.exchange import HttpInference
 from turnout.web.oip.description import VERSIONS, DescriptionEndpoints
-from turnout.web.oip.endpoints import JsonBodies
 from turnout.web.oip.extensions import ExtensionEndpoints
 from turnout.web.oip.inference import RestExchange, RouteHeaders
 
@@ -29,7 +28,7 @@ def oip_routes(
     """
     exchange = partial(RestExchange, route_headers, limits, oip.memory)
     return [
-        *ExtensionEndpoints(oip, allowed, JsonBodies.of(http.bodies, limits)).routes(),
+        *ExtensionEndpoints(oip, allowed, http.bodies, limits).routes(),
         *DescriptionEndpoints(oip.description).routes(),  # behind the others: `stats` is not a model's name
         *(http.route(f"{base}/infer", exchange) for base in VERSIONS),
     ]
