@@ -4,7 +4,8 @@ Bytes that cannot be parsed and messages that exceed the limits result in INVALI
 in INTERNAL, without details. Both are counted and logged.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,7 +113,6 @@ class MethodGuard:
         self,
         service: ServiceDescriptor,
         *servicers: object,
-        called: Sequence[object] = (),
         name: str = "",
         apart: Collection[str] = (),
         skip_unimplemented: bool = False,
@@ -124,8 +124,7 @@ class MethodGuard:
             servicers: Objects that implement the methods as coroutine functions of the same names. A function takes the
                 request, or an asynchronous iterator of requests if the client streams. It returns the response; if the
                 server streams, it also takes `write`, which sends a response and returns when there is room for the
-                next. It raises TurnoutError to reject a call.
-            called: The same for unary methods whose functions also take the call.
+                next. That of a unary method may also take `call`. It raises TurnoutError to reject a call.
             name: The name by which clients call the service; the descriptor's name if empty.
             apart: Names of methods to leave out.
             skip_unimplemented: Whether to leave out methods that no object implements, so that calls of them end with
@@ -138,12 +137,12 @@ class MethodGuard:
         self.faults.watch(name)
         methods: dict[str, Method] = {}
         for method in service.methods:
-            behaviour = _behaviour([*servicers, *called], method.name)
+            behaviour = next(filter(None, (getattr(servicer, method.name, None) for servicer in servicers)), None)
             if method.name in apart or (behaviour is None and skip_unimplemented):
                 continue
             if behaviour is None:
                 raise AttributeError(f"no servicer has {method.name}")
-            methods[f"/{name}/{method.name}"] = self._method(name, method, behaviour, called)
+            methods[f"/{name}/{method.name}"] = self._method(name, method, behaviour)
         return methods
 
     def sized(self, answer: bytes) -> bytes:
@@ -186,11 +185,9 @@ class MethodGuard:
             error = ModelFailure(_UNEXPECTED)
         return to_status(error)
 
-    def _method(
-        self, service: str, method: MethodDescriptor, behaviour: Callable[..., Awaitable[Any]], called: Sequence[object]
-    ) -> Method:
+    def _method(self, service: str, method: MethodDescriptor, behaviour: Callable[..., Awaitable[Any]]) -> Method:
         """Returns a method, unary or streaming in either direction as its descriptor says."""
-        takes_call = getattr(behaviour, "__self__", None) in called
+        takes_call = "call" in inspect.signature(behaviour).parameters
         reader = self.reader(GetMessageClass(method.input_type))
         check = MessageCheck.of(f"/{service}/{method.name}", method, self.authority, self.model_of_upload)
 
@@ -253,7 +250,3 @@ class MethodGuard:
                 await write(await begun)
 
         return self.streaming(service, serve)
-
-
-def _behaviour(servicers: Sequence[object], method: str) -> Callable[..., Awaitable[Any]] | None:
-    return next(filter(None, (getattr(servicer, method, None) for servicer in servicers)), None)

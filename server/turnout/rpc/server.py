@@ -139,15 +139,7 @@ def _data_methods(services: Services, settings: Settings, allowed: Oip) -> Mappi
     return {
         **prediction_methods(services.inference, preferences, max_items, guard),
         **guard.methods(_CATALOG, CatalogServicer(services.catalog, services.router)),
-        **oip_methods(
-            plane=services.inference,
-            preferences=preferences,
-            oip=services.oip,
-            allow_repository_control=allowed.allow_repository_control,
-            allow_settings_changes=allowed.allow_settings_changes,
-            max_stream_items=max_items,
-            guard=guard,
-        ),
+        **oip_methods(services.inference, preferences, services.oip, allowed, max_items, guard),
     }
 
 

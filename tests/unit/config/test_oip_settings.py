@@ -7,7 +7,7 @@ import pytest
 from turnout.errors import InvalidRequest, Unsupported
 from turnout.oip.extensions import log_settings, trace_settings
 from turnout.oip.extensions.log_settings import LogState
-from turnout.oip.extensions.regions import file_name
+from turnout.oip.extensions.shared_memory import file_name
 from turnout.oip.extensions.trace_settings import FOLLOWS, Sampling
 from turnout.telemetry.tracing.context import SpanContext
 from turnout.telemetry.tracing.trace import Operation

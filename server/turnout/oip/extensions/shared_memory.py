@@ -30,7 +30,6 @@ from turnout.errors import (
     TurnoutError,
     Unsupported,
 )
-from turnout.oip.extensions.regions import check_available, check_extent, check_within, file_name
 from turnout.oip.parameters import REGION, Place
 from turnout.workers.peers import Peers
 
@@ -41,6 +40,10 @@ _MOST_REGIONS = 256
 """Maximum number of regions of all callers. Each uses one of the 512 file descriptors not reserved for connections."""
 
 _NAME_BYTES = 1024
+_MOST_KEY_BYTES = 255
+
+_SEMAPHORE = "sem."
+"""File name prefix of POSIX semaphores, which are in the same directory as shared memory."""
 
 _TOPIC = "regions"
 
@@ -176,7 +179,9 @@ class CallerMemory:
         region = self._known(field).get(place.region)
         if region is None:
             raise _unknown(place.region)
-        check_within(place, region.size, field)
+        if place.offset + place.size > region.size:
+            expected = f"expected a place within the {region.size} bytes of region {place.region[:64]!r}"
+            raise InvalidRequest.at(f"{field}.parameters", f"{expected}, got {place.offset} + {place.size}")
         return TensorWindow(region, place.offset, place.size, field)
 
     def _known(self, field: str) -> Mapping[str, Region]:
@@ -310,7 +315,10 @@ class SharedMemory:
         if not name or len(name.encode(errors="surrogatepass")) > _NAME_BYTES:
             raise InvalidRequest.at("name", f"expected 1 to {_NAME_BYTES} bytes")
         file = file_name(key)
-        check_extent(offset, size)
+        if size < 1:
+            raise InvalidRequest.at("byte_size", f"expected 1 or more, got {size}")
+        if offset < 0 or offset + size >= 2**63:
+            raise InvalidRequest.at("offset", f"expected a place in a file, got {offset} + {size}")
         mine = self._owners.get(owner, {})
         if name in mine:
             raise AlreadyExistsError(f"a region is named {name[:64]!r} already: unregister it first")
@@ -335,6 +343,24 @@ class SharedMemory:
             del self._owners[owner]
 
 
+def file_name(key: str) -> str:
+    """Returns the file name of a POSIX shared memory segment. The result never contains a slash.
+
+    Args:
+        key: Name of the segment as for shm_open; the leading slash is optional.
+
+    Raises:
+        InvalidRequest: The name is invalid.
+    """
+    name = key.removeprefix("/")
+    size = len(name.encode(errors="surrogatepass"))
+    if not 0 < size <= _MOST_KEY_BYTES or "/" in name or "\0" in name or name in (".", "..") or not name.isprintable():
+        raise InvalidRequest.at("key", "expected a name as of shm_open: / and 1 to 255 bytes without another slash")
+    if name.startswith(_SEMAPHORE):
+        raise InvalidRequest.at("key", "expected the name of shared memory, got that of a semaphore")
+    return name
+
+
 def _opened(name: str, offset: int, size: int) -> int:
     """Opens a segment, and returns its file descriptor. Raises the same errors as `SharedMemory.register`."""
     file = None
@@ -347,7 +373,9 @@ def _opened(name: str, offset: int, size: int) -> int:
         found = os.fstat(file)
         if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
             raise PermissionError
-        check_available(offset, size, found.st_size)
+        if offset + size > found.st_size:
+            expected = f"expected a region within the {found.st_size} bytes of that memory"
+            raise InvalidRequest.at("byte_size", f"{expected}, got {offset} + {size}")
     except OSError:
         if file is not None:
             os.close(file)

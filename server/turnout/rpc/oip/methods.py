@@ -2,6 +2,7 @@
 
 from turnout import __version__
 from turnout.auth.caller import actor_of
+from turnout.config import Oip
 from turnout.errors import DigestMismatch, NotFoundError, NotLoaded, UnavailableError
 from turnout.oip.description import SERVER
 from turnout.oip.extensions.repository import check_control, check_repository
@@ -13,15 +14,17 @@ from turnout.rpc.transport.port import RpcCall
 from turnout_proto.oip import inference_pb2 as pb
 
 
-class DescriptionMethods:
-    """Describes the server and its models, with their statistics, and loads and unloads versions."""
+class OipMethods:
+    """The service's methods, each with the signature that `MethodGuard.methods` describes."""
 
-    def __init__(self, oip: OipServices, *, allow_control: bool) -> None:
-        """Initializes the methods; `allow_control` says whether clients of this listener may load and unload."""
+    def __init__(self, oip: OipServices, allowed: Oip) -> None:
+        """Initializes the methods; `allowed` says what clients of this listener may change."""
         self._description = oip.description
         self._statistics = oip.statistics
         self._repository = oip.repository
-        self._allow_control = allow_control
+        self._settings = oip.settings
+        self._memory = oip.memory
+        self._allowed = allowed
 
     async def ServerLive(self, _: pb.ServerLiveRequest) -> pb.ServerLiveResponse:
         """Reports that the server is live."""
@@ -63,32 +66,22 @@ class DescriptionMethods:
 
     async def RepositoryModelLoad(self, request: pb.RepositoryModelLoadRequest) -> pb.RepositoryModelLoadResponse:
         """Loads the version that `NAME` or `NAME@SELECTOR` resolves to."""
-        check_control(allowed=self._allow_control)
+        check_control(allowed=self._allowed.allow_repository_control)
         check_repository(request.repository_name)
         await self._repository.load(request.model_name, request.parameters)
         return pb.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(self, request: pb.RepositoryModelUnloadRequest) -> pb.RepositoryModelUnloadResponse:
         """Unloads the version that `NAME@SELECTOR` resolves to, or all loaded versions of `NAME`."""
-        check_control(allowed=self._allow_control)
+        check_control(allowed=self._allowed.allow_repository_control)
         check_repository(request.repository_name)
         await self._repository.unload(request.model_name)
         return pb.RepositoryModelUnloadResponse()
 
-
-class CallerMethods:
-    """Changes logging and tracing settings, and registers shared memory. Each method also takes the call."""
-
-    def __init__(self, oip: OipServices, *, allow_changes: bool) -> None:
-        """Initializes the methods; `allow_changes` says whether clients of this listener may change settings."""
-        self._settings = oip.settings
-        self._memory = oip.memory
-        self._allow_changes = allow_changes
-
     async def LogSettings(self, request: pb.LogSettingsRequest, call: RpcCall) -> pb.LogSettingsResponse:
         """Applies the logging settings in the request, if any, and returns all of them."""
         if request.settings:
-            check_changes(allowed=self._allow_changes)
+            check_changes(allowed=self._allowed.allow_settings_changes)
             settings = {name: value_of(setting) for name, setting in request.settings.items()}
             await self._settings.change_log(settings, actor_of(call.caller))
         response = pb.LogSettingsResponse()
@@ -104,7 +97,7 @@ class CallerMethods:
     async def TraceSetting(self, request: pb.TraceSettingRequest, call: RpcCall) -> pb.TraceSettingResponse:
         """Applies the trace settings in the request, if any, to one model or to all, and returns the settings."""
         if request.settings:
-            check_changes(allowed=self._allow_changes)
+            check_changes(allowed=self._allowed.allow_settings_changes)
             settings = {name: list(setting.value) for name, setting in request.settings.items()}
             await self._settings.change_trace(request.model_name, settings, actor_of(call.caller))
         response = pb.TraceSettingResponse()
@@ -138,7 +131,7 @@ class CallerMethods:
         return pb.SystemSharedMemoryUnregisterResponse()
 
     async def CudaSharedMemoryStatus(
-        self, request: pb.CudaSharedMemoryStatusRequest, _: RpcCall
+        self, request: pb.CudaSharedMemoryStatusRequest
     ) -> pb.CudaSharedMemoryStatusResponse:
         """Returns an empty list, or an error for a named region: CUDA regions are never registered."""
         if request.name:
@@ -146,13 +139,13 @@ class CallerMethods:
         return pb.CudaSharedMemoryStatusResponse()
 
     async def CudaSharedMemoryRegister(
-        self, _: pb.CudaSharedMemoryRegisterRequest, __: RpcCall
+        self, _: pb.CudaSharedMemoryRegisterRequest
     ) -> pb.CudaSharedMemoryRegisterResponse:
         """Rejects the request: CUDA shared memory is not supported."""
         raise no_cuda()
 
     async def CudaSharedMemoryUnregister(
-        self, _: pb.CudaSharedMemoryUnregisterRequest, __: RpcCall
+        self, _: pb.CudaSharedMemoryUnregisterRequest
     ) -> pb.CudaSharedMemoryUnregisterResponse:
         """Does nothing, since CUDA regions are never registered."""
         return pb.CudaSharedMemoryUnregisterResponse()

@@ -4,7 +4,7 @@ from collections.abc import Awaitable
 
 from google.protobuf.descriptor import ServiceDescriptor
 
-from turnout.oip.extensions.shared_memory import SharedMemory
+from turnout.config import Oip
 from turnout.oip.services import OipServices
 from turnout.routing.request_metadata import PreferenceReader
 from turnout.rpc.exchange import Opened
@@ -12,7 +12,7 @@ from turnout.rpc.guard import MethodGuard
 from turnout.rpc.multiplex import Multiplexer, in_order
 from turnout.rpc.oip.codec import FIELDS, InputDecoder
 from turnout.rpc.oip.exchange import InferEndpoint, InferExchange, InferItem
-from turnout.rpc.oip.methods import CallerMethods, DescriptionMethods
+from turnout.rpc.oip.methods import OipMethods
 from turnout.rpc.parsing.templates import Templates
 from turnout.rpc.transport.port import Methods, Response, RpcCall, Stream
 from turnout.serving.data_plane.data_plane import DataPlane, Pending
@@ -29,12 +29,10 @@ DESCRIPTOR: ServiceDescriptor = inference_pb2.DESCRIPTOR.services_by_name["GRPCI
 
 
 def oip_methods(
-    *,
     plane: DataPlane,
     preferences: PreferenceReader,
     oip: OipServices,
-    allow_repository_control: bool,
-    allow_settings_changes: bool,
+    allowed: Oip,
     max_stream_items: int,
     guard: MethodGuard,
 ) -> Methods:
@@ -44,23 +42,11 @@ def oip_methods(
         plane: Data plane that answers the inference requests.
         preferences: Reader of routing preferences in metadata.
         oip: The protocol's services other than inference.
-        allow_repository_control: Whether clients may load and unload versions.
-        allow_settings_changes: Whether clients may change logging and tracing settings.
+        allowed: What clients may change.
         max_stream_items: Maximum number of unanswered requests on a ModelStreamInfer stream.
         guard: Guard that wraps the methods.
     """
-    described = DescriptionMethods(oip, allow_control=allow_repository_control)
-    called = CallerMethods(oip, allow_changes=allow_settings_changes)
-    apart = _INFER, _STREAM_INFER
-    return {
-        **guard.methods(DESCRIPTOR, described, called=[called], name=SERVICE_NAME, apart=apart),
-        **_inference_methods(plane, preferences, max_stream_items, guard, oip.memory),
-    }
-
-
-def _inference_methods(
-    plane: DataPlane, preferences: PreferenceReader, max_stream_items: int, guard: MethodGuard, memory: SharedMemory
-) -> Methods:
+    memory = oip.memory
     inputs, templates = InputDecoder(guard.limits), Templates(FIELDS)
     inferring, streaming = (
         InferEndpoint.of(
@@ -89,6 +75,7 @@ def _inference_methods(
         await Multiplexer(plane, stream, item, in_order, max_stream_items).run()
 
     return {
+        **guard.methods(DESCRIPTOR, OipMethods(oip, allowed), name=SERVICE_NAME, apart=(_INFER, _STREAM_INFER)),
         f"/{SERVICE_NAME}/{_INFER}": guard.unary(SERVICE_NAME, model_infer, prompt=True),
         f"/{SERVICE_NAME}/{_STREAM_INFER}": guard.streaming(SERVICE_NAME, model_stream_infer),
     }
