@@ -1,13 +1,12 @@
 """Translates requests and responses of the protocol between the transports and the data plane."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from turnout.oip.extensions.classification import classify
 from turnout.oip.extensions.shared_memory import CallerMemory, TensorWindow
 from turnout.oip.metadata import batches_along_first_axis
 from turnout.oip.parameters import Parameters, check_id, read_options, read_outputs
-from turnout.oip.tensors import encode_raw
 from turnout.routing.request_metadata import Preferences
 from turnout.serving.data_plane.inference import InferenceRequest, InferenceResult, Route
 from turnout.serving.inputs.limits import DEFAULT_LIMITS, InputLimits
@@ -30,24 +29,6 @@ class RequestedOutputs(NamedTuple):
 
 
 NOTHING_SPECIAL = RequestedOutputs({}, {})
-
-
-class InferenceOutput(NamedTuple):
-    """An output, encoded for the protocol.
-
-    Attributes:
-        name: Name of the output.
-        datatype: Name of the element type in the protocol.
-        shape: Shape of the output.
-        raw: The elements as raw bytes.
-        stored: Whether the elements were written to shared memory, so that the response contains none.
-    """
-
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
-    raw: bytes
-    stored: bool
 
 
 def request_of(
@@ -92,43 +73,26 @@ def request_of(
     names, classes, places = read_outputs(outputs)
     windows = {name: memory.find(place, f"outputs.{name[:64]}") for name, place in places.items()} if places else {}
     timeout, routing_key = read_options(parameters)
-    request = assembled(model, selector, inputs, names, logged_id, routing_key, timeout, arrived, deadline, preferences)
-    return request, RequestedOutputs(classes, windows) if classes or windows else NOTHING_SPECIAL
-
-
-def assembled(
-    model: str,
-    selector: str,
-    inputs: Mapping[str, Array],
-    outputs: Sequence[str],
-    logged_id: str,
-    routing_key: str,
-    timeout: float | None,
-    arrived: float,
-    deadline: float | None,
-    preferences: Preferences,
-    kind: object = None,
-) -> InferenceRequest:
-    """Assembles a request from parts that have been checked.
-
-    The arguments are those of `request_of`, the results of `read_options`, and `kind`, an attribute of
-    `InferenceRequest`.
-    """
-    if timeout is not None:
-        expiry = arrived + timeout
-        deadline = expiry if deadline is None else min(deadline, expiry)
-    return InferenceRequest(
+    request = InferenceRequest(
         model,
         preferences.selector_of(selector),
         inputs,
-        outputs,
+        names,
         logged_id,
         routing_key or preferences.routing_key,
-        deadline,
+        sooner(deadline, arrived, timeout),
         arrived,
         preferences.baseline_only,
-        kind,
     )
+    return request, RequestedOutputs(classes, windows) if classes or windows else NOTHING_SPECIAL
+
+
+def sooner(deadline: float | None, arrived: float, timeout: float | None) -> float | None:
+    """Returns the caller's deadline, or the end of the request's timeout if that is sooner. None means no limit."""
+    if timeout is None:
+        return deadline
+    ends = arrived + timeout
+    return ends if deadline is None else min(deadline, ends)
 
 
 def answered(
@@ -162,21 +126,6 @@ def answered(
         )
         for name, values in outputs
     ]
-
-
-def stored(outputs: Iterable[tuple[str, Array]], windows: Mapping[str, TensorWindow]) -> Iterator[InferenceOutput]:
-    """Yields the encoded outputs, after writing those that have a window to shared memory. Blocking.
-
-    Raises:
-        InvalidTensor: An output does not fit into its window, or the memory behind it no longer exists.
-        Unsupported: The protocol has no datatype for an output.
-    """
-    for name, array in outputs:
-        datatype, raw = encode_raw(name, array)
-        window = windows.get(name)
-        if window is not None:
-            window.write(raw)
-        yield InferenceOutput(name, datatype, array.shape, raw, window is not None)
 
 
 def answer_parameters(route: Route) -> Mapping[str, str | int]:

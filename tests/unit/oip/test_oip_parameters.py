@@ -6,7 +6,7 @@ from turnout.oip.exchange import request_of
 from turnout.oip.extensions.shared_memory import CallerMemory
 from turnout.oip.parameters import MAX_ID, MAX_PARAMETERS, Place, check_id
 from turnout.routing.request_metadata import MAX_KEY_BYTES, NO_PREFERENCES
-from turnout.rpc.oip.parameters import plain, wanted_outputs
+from turnout.rpc.oip.codec import plain, wanted_outputs
 from turnout.serving.inputs.limits import DEFAULT_LIMITS
 from turnout_proto.oip.inference_pb2 import InferParameter, ModelInferRequest
 

@@ -113,9 +113,12 @@ def output_parts(outputs: Iterable[tuple[str, Array]], described: Descriptions) 
 def _stored_parts(outputs: Iterable[tuple[str, Array]], wanted: RequestedOutputs) -> list[bytes]:
     """Does the same as `output_parts` for outputs of which some are written to shared memory."""
     response = ModelInferResponse()
-    for output in exchange.stored(outputs, wanted.windows):
-        response.outputs.add(name=output.name, datatype=output.datatype, shape=output.shape)
-        response.raw_output_contents.append(b"" if output.stored else output.raw)
+    for name, array in outputs:
+        datatype, raw = encode_raw(name, array)
+        if (window := wanted.windows.get(name)) is not None:
+            window.write(raw)
+        response.outputs.add(name=name, datatype=datatype, shape=array.shape)
+        response.raw_output_contents.append(b"" if window is not None else raw)
     return [response.SerializeToString()]
 
 

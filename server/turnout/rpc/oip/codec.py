@@ -1,6 +1,10 @@
-"""Converts input tensors in the protocol's messages to NumPy arrays, from raw bytes or from the list for their type."""
+"""Converts the protocol's messages: parameters to plain values, and input tensors to NumPy arrays.
+
+The elements of a tensor are in raw bytes, or in the list for their type.
+"""
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -9,13 +13,12 @@ import numpy as np
 from turnout.errors import InvalidTensor
 from turnout.oip.elements import BY_NAME, ElementType
 from turnout.oip.extensions.shared_memory import NO_MEMORY, STORED_INPUT, CallerMemory
-from turnout.oip.parameters import REGION, Place, place_of
+from turnout.oip.parameters import NO_PARAMETERS, REGION, Parameters, Place, Value, check_parameter_count, place_of
 from turnout.oip.tensors import check_shape, decode_raw, element_type, filled, repeated, shaped, text
-from turnout.rpc.oip.parameters import plain
 from turnout.rpc.parsing.templates import Fields
 from turnout.serving.inputs.limits import DEFAULT_LIMITS, InputLimits, counted
 from turnout.serving.sessions.tensor import Array
-from turnout_proto.oip.inference_pb2 import ModelInferRequest
+from turnout_proto.oip.inference_pb2 import InferParameter, LogSettingsRequest, ModelInferRequest
 
 _RAW = "raw_input_contents[{}]"
 
@@ -80,7 +83,6 @@ class InputDecoder:
         return inputs
 
     def _remember(self, request: ModelInferRequest) -> None:
-        """Caches the descriptions of the inputs of a decoded request."""
         for tensor in request.inputs:
             kind = BY_NAME[tensor.datatype]
             described = tensor.SerializeToString()
@@ -146,7 +148,6 @@ def decode_inputs(
 
 
 def _place(index: int, tensor: InputTensor) -> Place | None:
-    """Returns the location of a tensor in shared memory; None if it is not in shared memory."""
     if not tensor.parameters:
         return None
     return place_of(plain(tensor.parameters, f"inputs[{index}].parameters"), f"inputs[{index}]")
@@ -161,7 +162,6 @@ def _stored(
     memory: CallerMemory,
     place: Place,
 ) -> Array:
-    """Returns an array whose elements are in shared memory."""
     field = f"inputs[{index}]"
     if tensor.HasField("contents"):
         raise InvalidTensor.at(f"{field}.contents", "expected none beside shared memory, got some")
@@ -201,3 +201,38 @@ def _typed(index: int, tensor: InputTensor, kind: ElementType, shape: tuple[int,
             raise InvalidTensor.at(field, f"expected values that {kind.name} can hold, got others")
         array = array.astype(kind.dtype)
     return shaped(index, shape, array)
+
+
+def plain(parameters: Mapping[str, InferParameter], field: str = "parameters") -> Parameters:
+    """Returns the values of parameters by name; None for a parameter without a value.
+
+    Raises:
+        InvalidRequest: There are too many parameters.
+    """
+    if not parameters:
+        return NO_PARAMETERS
+    check_parameter_count(field, len(parameters))
+    return {key: value_of(parameters[key]) for key in parameters}
+
+
+def wanted_outputs(
+    outputs: Sequence[ModelInferRequest.InferRequestedOutputTensor], limits: InputLimits
+) -> Sequence[tuple[str, Parameters]]:
+    """Returns the name and the parameters of each requested output.
+
+    Raises:
+        InvalidRequest: There are too many outputs or parameters, or a name is too long.
+    """
+    limits.check_tensors("outputs", len(outputs))
+    wanted = []
+    for index, output in enumerate(outputs):
+        limits.check_name(f"outputs[{index}].name", output.name)
+        wanted.append((output.name, plain(output.parameters, f"outputs[{index}].parameters")))
+    return wanted
+
+
+def value_of(parameter: InferParameter | LogSettingsRequest.SettingValue) -> Value:
+    """Returns the value of a parameter or setting; None if it has none."""
+    choice = parameter.WhichOneof("parameter_choice")
+    value: Value = getattr(parameter, choice) if choice else None
+    return value

@@ -12,8 +12,7 @@ from turnout.rpc.codec import new_request_id, trailing_metadata
 from turnout.rpc.errors import to_status
 from turnout.rpc.exchange import Endpoint, GrpcExchange, ItemExchange, UnaryExchange
 from turnout.rpc.oip.answer import FINAL, stream_answer, unary_answer
-from turnout.rpc.oip.codec import InputDecoder
-from turnout.rpc.oip.parameters import plain, wanted_outputs
+from turnout.rpc.oip.codec import InputDecoder, plain, wanted_outputs
 from turnout.rpc.parsing.templates import Found, Outline
 from turnout.rpc.transport.port import Response
 from turnout.serving.data_plane.inference import InferenceRequest, InferenceResult
@@ -69,17 +68,7 @@ class _Infer(GrpcExchange[ModelInferRequest]):
         return ("", "") if self.parsed is None else (self.parsed.model_name, self.parsed.model_version)
 
     def request(self, deadline: float | None, preferences: Preferences, caller: Caller | None) -> InferenceRequest:
-        """Returns the decoded request.
-
-        Args:
-            deadline: The caller's deadline on the `time.monotonic()` clock, in seconds; None if it has none.
-            preferences: Routing preferences from the call's metadata.
-            caller: The authenticated caller; None if `[auth]` is not enabled.
-
-        Raises:
-            InvalidRequest, InvalidTensor: A field violates the protocol or the limits.
-            Unsupported: The request needs a sequence, or shared memory that is not supported.
-        """
+        """Returns the decoded request, for the caller's deadline and preferences. Raises as `request_of`."""
         if self._found is None:
             return self._decode(deadline, preferences, caller)
         template, request_id, inputs, _ = self._found
@@ -88,17 +77,16 @@ class _Infer(GrpcExchange[ModelInferRequest]):
         if template.classes:
             self.costly = True
             self._wanted = exchange.RequestedOutputs(template.classes, {})
-        return exchange.assembled(
+        return InferenceRequest(
             template.model,
-            template.selector,
+            preferences.selector_of(template.selector),
             inputs,
             template.outputs,
-            request_id[: exchange.LOGGED_ID] or new_request_id(),
-            template.routing_key,
-            template.timeout,
+            _logged_id(request_id),
+            template.routing_key or preferences.routing_key,
+            exchange.sooner(deadline, self.arrived, template.timeout),
             self.arrived,
-            deadline,
-            preferences,
+            preferences.baseline_only,
             template,
         )
 
@@ -174,5 +162,4 @@ class InferItem(_Infer, ItemExchange[ModelInferRequest]):
 
 
 def _logged_id(request_id: str) -> str:
-    """Returns the id that identifies a request in logs: its own id, or else a new one."""
     return request_id[: exchange.LOGGED_ID] or new_request_id()

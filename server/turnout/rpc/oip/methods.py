@@ -9,7 +9,7 @@ from turnout.oip.extensions.repository import check_control, check_repository
 from turnout.oip.extensions.settings import check_changes
 from turnout.oip.extensions.shared_memory import no_cuda, no_cuda_region
 from turnout.oip.services import OipServices
-from turnout.rpc.oip.parameters import value_of
+from turnout.rpc.oip.codec import value_of
 from turnout.rpc.transport.port import RpcCall
 from turnout_proto.oip import inference_pb2 as pb
 
