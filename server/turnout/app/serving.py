@@ -18,10 +18,9 @@ from turnout.routing.traffic import Traffic
 from turnout.rpc.errors import code_name
 from turnout.serving.data_plane.data_plane import DataPlane, RequestTelemetry
 from turnout.serving.versions.availability import Availability
-from turnout.serving.versions.demand import VersionDemand
 from turnout.serving.versions.hold import Hold
 from turnout.serving.versions.load_outcomes import LoadTelemetry
-from turnout.serving.versions.load_policy import Fallbacks
+from turnout.serving.versions.load_policy import Fallbacks, VersionDemand
 from turnout.serving.versions.manager import Manager
 from turnout.state.release_status import ReleaseState
 from turnout.telemetry.logging import AccessLog

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from turnout.cancellation import Cancellation, WorkCancelled
 from turnout.errors import ModelFailure, ModelTimedOut, UnavailableError
-from turnout.serving.loading.progress import LoadProgress
+from turnout.serving.loading.loader import LoadProgress
 from turnout.serving.tensorrt.build import EngineBuilds
 from turnout.serving.tensorrt.fallback import allowance, builds_engines, next_providers
 from turnout.text.quantities import progress_text

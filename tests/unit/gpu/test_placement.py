@@ -6,8 +6,7 @@ from semver import Version
 
 from turnout.config import Settings
 from turnout.serving.loading.loader import on_devices
-from turnout.serving.loading.memory_budget import Room
-from turnout.serving.loading.placement import least_loaded
+from turnout.serving.loading.memory_budget import Room, least_loaded
 
 THREE = ["cuda:0", "cuda:1", "cuda:2"]
 FREE = dict.fromkeys(THREE, Room(fits=True))

@@ -6,6 +6,7 @@ already serving come first.
 
 import contextlib
 import functools
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -31,7 +32,6 @@ from turnout.serving.isolation.session import IsolatedSession, Priority
 from turnout.serving.loading.load_proof import prove_at_load
 from turnout.serving.loading.loaded_version import LoadedVersion
 from turnout.serving.loading.memory_growth import MEMORY_GROWTH
-from turnout.serving.loading.progress import LoadProgress, OnStage, ignore_stage
 from turnout.serving.loading.version_sessions import VersionSessions
 from turnout.serving.sandbox.processes import Processes
 from turnout.serving.sandbox.sandbox import ProcessSandbox
@@ -53,6 +53,9 @@ CAPTURING = frozenset({providers.CUDA})
 
 RUNNERS_PER_GPU = 2
 """One runner copies inputs while the other computes; more would only queue on the device."""
+
+OnStage = Callable[[str], None]
+"""Called from any thread when a long stage of a load begins ("building TensorRT engines"), and with "" when it ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,7 @@ class Loader:
         published: Published,
         settings: ModelSettings,
         on_loaded: Callable[[], None],
-        on_stage: OnStage = ignore_stage,
+        on_stage: OnStage = lambda _: None,
     ) -> LoadedVersion:
         """Loads a version.
 
@@ -112,7 +115,7 @@ class _Load:
     settings: ModelSettings
     began: float
 
-    def with_engines(self, names: Sequence[str], progress: LoadProgress) -> LoadedVersion:
+    def with_engines(self, names: Sequence[str], progress: "LoadProgress") -> LoadedVersion:
         """Loads a version whose engines TensorRT builds; falls back to the next providers if that fails."""
         runtime = self.settings.runtime
         on_loaded, on_stage = progress.begin()
@@ -252,6 +255,41 @@ class _Load:
         processes = runtime.processes or runners * len(devices)
         name = f"{manifest.model}@{manifest.version}"
         return ChildPool(name, make, processes, runtime.kill_after_s, self.loader.supervision)
+
+
+class LoadProgress:
+    """Reports the progress of a load that may be attempted more than once; abandoned attempts report nothing."""
+
+    def __init__(self, on_loaded: Callable[[], None], on_stage: OnStage) -> None:
+        self._on_loaded = on_loaded
+        self._on_stage = on_stage
+        self._changed = threading.Lock()
+        self._current = 0
+        self._loaded = False
+
+    def begin(self) -> tuple[Callable[[], None], OnStage]:
+        """Starts an attempt and abandons the one before. Returns the two callbacks for the new attempt."""
+        with self._changed:
+            self._current += 1
+            number = self._current
+
+        def loaded() -> None:
+            with self._changed:
+                if number == self._current and not self._loaded:
+                    self._loaded = True
+                    self._on_loaded()
+
+        def stage(text: str) -> None:
+            with self._changed:
+                if number == self._current:
+                    self._on_stage(text)
+
+        return loaded, stage
+
+    def close(self) -> None:
+        """Abandons the current attempt, if there is one."""
+        with self._changed:
+            self._current += 1
 
 
 def devices_of(runtime: Runtime) -> list[str]:

@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from turnout.config import Loading
 from turnout.errors import NoRoom, RoomInUse
 from turnout.registry.manifest.manifest import Manifest
-from turnout.serving.loading.memory_budget import Occupant, Room, room_for
-from turnout.serving.loading.placement import least_loaded
+from turnout.serving.loading.memory_budget import Occupant, Room, least_loaded, room_for
 from turnout.serving.versions.catalog import VersionEntry
 from turnout.serving.versions.lifecycle import LifecycleState
 from turnout.serving.versions.presence import Key

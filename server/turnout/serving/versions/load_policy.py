@@ -9,15 +9,16 @@ loaded now. Two rules apply to every `load` setting; with `on_demand`, requests 
 - A publish unloads nothing: `latest:N` counts released versions, and newer candidates are loaded in addition.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence, Set
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
 from semver import Version
 
 from turnout.config import Load, LoadAll, LoadLatest, LoadOnDemand
 from turnout.registry.manifest.versions import highest_first
+from turnout.serving.versions.hold import Hold
 from turnout.serving.versions.lifecycle import LifecycleState
-from turnout.state.release_status import ModelReleaseState, ReleaseStatus
+from turnout.state.release_status import ModelReleaseState, ReleaseState, ReleaseStatus
 
 Resolve = Callable[[str, Sequence[Version], ModelReleaseState], Version | None]
 """Returns the version that a selector names among the existing ones, or None. Implemented in
@@ -41,6 +42,23 @@ class Fallbacks:
     needed: Collection[Version] = ()
     spare: Collection[Version] = ()
     nearest: Version | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VersionDemand:
+    """Callbacks that determine which versions should be loaded, besides the settings and operators.
+
+    Attributes:
+        release_state: Reads the declared release state from the state store.
+        resolve: Resolves a selector of the `load` setting.
+        pinned_versions: Returns the versions of a model that must stay loaded, and what holds them.
+        fallbacks: Returns the versions of a model that may have to answer next.
+    """
+
+    release_state: Callable[[], Awaitable[ReleaseState]]
+    resolve: Resolve
+    pinned_versions: Callable[[str], Mapping[Version, Hold]]
+    fallbacks: Callable[[str], Fallbacks]
 
 
 @dataclass(frozen=True, slots=True)

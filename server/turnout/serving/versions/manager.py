@@ -32,13 +32,20 @@ from turnout.serving.tensorrt.engine_cache import forget
 from turnout.serving.tensorrt.fallback import WAITING, builds_engines
 from turnout.serving.versions import load_outcomes
 from turnout.serving.versions.catalog import Catalog, VersionEntry
-from turnout.serving.versions.demand import VersionDemand
 from turnout.serving.versions.follow import VersionFinder
 from turnout.serving.versions.handle import VersionHandle
 from turnout.serving.versions.inventory import Inventory
 from turnout.serving.versions.lifecycle import LifecycleState
 from turnout.serving.versions.load_outcomes import LoadTelemetry, load_failure, load_outcome, unexpected
-from turnout.serving.versions.load_policy import DesiredServing, awaited, kept_below, moves, on_demand, wanted
+from turnout.serving.versions.load_policy import (
+    DesiredServing,
+    VersionDemand,
+    awaited,
+    kept_below,
+    moves,
+    on_demand,
+    wanted,
+)
 from turnout.serving.versions.load_stages import LoadStages
 from turnout.serving.versions.on_demand import OnDemand
 from turnout.serving.versions.presence import Key, RepositoryPresence
