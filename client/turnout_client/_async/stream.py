@@ -200,7 +200,6 @@ class _AsyncStream:
                 item.answer.set_exception(error_of_status(reply.error, reply.request_id))
 
     def _on_end(self, task: asyncio.Task[None]) -> None:
-        """Breaks the stream when one of its tasks ends, for any reason."""
         if task.cancelled():
             self._break(Cancelled("the client was closed"))
             return

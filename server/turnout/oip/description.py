@@ -33,14 +33,7 @@ class ModelDescription:
     def __init__(
         self, router: Router, catalog: Catalog, accepting: Callable[[], bool], *, shared_memory: bool = False
     ) -> None:
-        """Initializes the description.
-
-        Args:
-            router: Resolves selectors.
-            catalog: Models and versions that are served.
-            accepting: Returns whether the server accepts requests; False once it drains.
-            shared_memory: Whether tensors may be in system shared memory.
-        """
+        """Initializes the description. `accepting` returns False once the server drains."""
         self.extensions = sorted((*_EXTENSIONS, _SHARED_MEMORY)) if shared_memory else sorted(_EXTENSIONS)
         self._router = router
         self._catalog = catalog

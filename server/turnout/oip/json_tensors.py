@@ -125,7 +125,6 @@ def _rendered(array: Array) -> bytes:
 
 
 def _dumped(array: Array) -> bytes:
-    """Returns a small array as JSON."""
     if array.dtype == object:
         texts = np.empty(array.shape, object)
         texts.ravel()[:] = [_text(element) for element in array.ravel().tolist()]
@@ -185,7 +184,6 @@ def _preview(element: Any) -> str:
 
 
 def _slices(elements: Sequence[Any]) -> "chain[tuple[int, Sequence[Any]]]":
-    """Yields the start index and the elements of each slice."""
     starts = range(0, len(elements), _SLICE)
     return chain((start, elements[start : start + _SLICE]) for start in starts)
 

@@ -140,7 +140,6 @@ def repeated(index: int, name: str) -> InvalidTensor:
 
 
 def _split(raw: bytes, count: int, field: str) -> list[str]:
-    """Returns the `count` strings in `raw`, each of which is preceded by its length."""
     total = len(raw)
     if count * _LENGTH.size > total:
         raise InvalidTensor.at(field, f"expected {counted(count)} behind their lengths, got {total} bytes")
@@ -159,7 +158,6 @@ def _split(raw: bytes, count: int, field: str) -> list[str]:
 
 
 def _join(array: Array) -> bytes:
-    """Returns the strings of `array`, each preceded by its length."""
     parts: list[bytes] = []
     for element in array.ravel().tolist():
         data = element if isinstance(element, bytes) else str(element).encode(errors="replace")

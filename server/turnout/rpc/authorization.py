@@ -58,13 +58,7 @@ def _protected(path: str, need: Need, method: Method, authority: Authority) -> M
 
 @dataclass(frozen=True, slots=True)
 class _Entrance:
-    """Authenticates and authorizes the calls of one method.
-
-    Attributes:
-        path: Path of the method.
-        need: Permissions that the method requires.
-        authority: Authorizes callers.
-    """
+    """Authenticates and authorizes the calls of one method."""
 
     path: str
     need: Need

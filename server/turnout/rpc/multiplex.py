@@ -68,12 +68,8 @@ class Multiplexer:
     ) -> None:
         """Initializes the multiplexer.
 
-        Args:
-            plane: Data plane that answers the requests.
-            stream: The stream that carries the requests.
-            item: Returns the exchange for a serialized item.
-            ordering: `as_ready` or `in_order`.
-            max_items: Maximum number of unanswered requests.
+        `item` returns the exchange for a serialized item, `ordering` is `as_ready` or `in_order`, and at most
+        `max_items` requests are unanswered.
         """
         self._plane = plane
         self._stream = stream

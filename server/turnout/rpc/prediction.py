@@ -75,15 +75,7 @@ class _Predict(GrpcExchange[MessageT]):
         return InferenceRequest(model, selector, {}, outputs, request_id, key, arrived=self.arrived)
 
     def request(self, deadline: float | None, preferences: Preferences) -> InferenceRequest:
-        """Returns the decoded request.
-
-        Args:
-            deadline: The caller's deadline on the `time.monotonic()` clock, in seconds; None if it has none.
-            preferences: Routing preferences from the call's metadata.
-
-        Raises:
-            InvalidRequest, InvalidTensor: A field violates the protocol or the limits.
-        """
+        """Returns the decoded request, for the caller's deadline and preferences. Raises as `codec.decode`."""
         if self._found is None:
             return self._decode(deadline, preferences)
         template, request_id, inputs, _ = self._found
@@ -121,7 +113,6 @@ class _Predict(GrpcExchange[MessageT]):
         return request
 
     def timeout(self) -> float | None:
-        """Returns the timeout in the message in seconds; None if it has none."""
         return None
 
 

@@ -144,7 +144,6 @@ def _data_methods(services: Services, settings: Settings, allowed: Oip) -> Mappi
 
 
 def _server_methods(services: Services, offered: Sequence[ServiceDescriptor]) -> Mapping[str, Method]:
-    """Returns the methods about the server itself: health and reflection."""
     guard = services.guard
     described = {OIP_SERVICE: OIP_DESCRIPTOR} | {service.full_name: service for service in offered}
     served = frozenset((*described, REFLECTION_ALPHA.full_name, REFLECTION_V1))

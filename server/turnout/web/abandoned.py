@@ -25,34 +25,20 @@ _RESTS = 20
 
 @dataclass(slots=True, eq=False)
 class _Request:
-    """A request in progress.
-
-    Attributes:
-        peer: The client.
-        port: The server's port that the request was sent to.
-        task: The task that serves it.
-        since: When it arrived, on the event loop's clock in seconds.
-        seen: Whether its connection was found open.
-        left: Whether its client closed the connection, and the task was cancelled.
-    """
+    """A request in progress."""
 
     peer: TcpPeer
-    port: int
+    port: int  # of the server
     task: "asyncio.Task[object]"
-    since: float
-    seen: bool = False
-    left: bool = False
+    since: float  # when it arrived, in seconds on the event loop's clock
+    seen: bool = False  # its connection was found open
+    left: bool = False  # its client closed the connection, and the task was cancelled
 
 
 class AbandonedRequests:
     """ASGI middleware that cancels requests whose clients have disconnected."""
 
     def __init__(self, application: ASGIApp) -> None:
-        """Creates the middleware.
-
-        Args:
-            application: The wrapped application.
-        """
         self._application = application
         self._threads = Threads("HTTP clients")
         self._requests: set[_Request] = set()

@@ -32,12 +32,8 @@ class AdmissionGate:
     ) -> None:
         """Wraps an application.
 
-        Args:
-            application: The application that gets the accepted requests.
-            admission: Counts and limits the requests.
-            log: Receives unexpected errors.
-            staying: Returns whether connections may be reused. While the server drains, responses ask HTTP/1.1 clients
-                to close their connections. If the server closed them, it could lose requests that are just being sent.
+        `staying` returns whether connections may be reused. While the server drains, responses ask HTTP/1.1 clients to
+        close their connections. If the server closed them, it could lose requests that are just being sent.
         """
         self._application = application
         self._admission = admission

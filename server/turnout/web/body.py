@@ -95,7 +95,6 @@ class BodyReceiver:
 
 
 def _encoding(values: Sequence[str]) -> str:
-    """Returns the one encoding that the headers name, `identity` if they name none."""
     named = [name.strip().lower() for value in values for name in value.split(",")]
     codings = [name for name in named if name not in ("", "identity")] or ["identity"]
     encoding = "gzip" if codings == ["x-gzip"] else codings[0]

@@ -24,13 +24,9 @@ class BrowserGuard:
     """ASGI middleware that rejects requests which another site made a browser send."""
 
     def __init__(self, application: ASGIApp, hosts: Collection[str], *, loopback: bool) -> None:
-        """Wraps an application.
+        """Wraps an application of a server with these host names, each without a port.
 
-        Args:
-            application: The application that gets the accepted requests.
-            hosts: Host names of the server, without a port. If this is empty, `loopback` decides.
-            loopback: Whether the server listens on a loopback address. If `hosts` is empty, a server on loopback
-                accepts only localhost, and any other server accepts every name.
+        If there are none, a server on `loopback` accepts only localhost, and any other server accepts every name.
         """
         self._application = application
         self._hosts = frozenset(host.lower().rstrip(".") for host in hosts)
@@ -45,7 +41,6 @@ class BrowserGuard:
             await self._application(scope, receive, send)
 
     def _refusal(self, method: str, headers: Headers) -> tuple[int, str] | None:
-        """Returns the status and message of a rejection; None if the request is accepted."""
         given = headers.getlist("host")  # missing in HTTP/1.0, which no browser uses
         if len(given) > 1:
             return 400, "expected one Host header"

@@ -55,7 +55,6 @@ def json_object(data: bytes, limits: InputLimits, example: str) -> Mapping[str, 
 
 
 def _mistake(data: bytes, error: orjson.JSONDecodeError) -> str:
-    """Returns what is wrong with JSON, and where."""
     try:
         text = data.decode()
     except UnicodeDecodeError as wrong:

@@ -105,7 +105,6 @@ class WebServices:
         return PlainTextResponse("".join(f"{line}\n" for line in lines), status)
 
     def _withholds(self, request: Request) -> bool:
-        """Returns whether the names of models are withheld from the caller."""
         caller = caller_of(request.scope)
         return self.authorizes and (caller is None or not caller.sees(SERVER))
 

@@ -52,12 +52,7 @@ class ModelRepository:
     ) -> None:
         """Initializes the repository.
 
-        Args:
-            router: Resolves selectors.
-            catalog: Models and versions that are served.
-            control: Loads and unloads versions.
-            finder: Finds versions that were published a moment ago.
-            asked: Requests of operators for single versions, by model: True to load, False to unload.
+        `asked` has the requests of operators for single versions, by model: True to load, False to unload.
         """
         self._router = router
         self._catalog = catalog

@@ -31,16 +31,7 @@ class ServerSettings:
         peers: Peers | None,
         log: FilteringBoundLogger,
     ) -> None:
-        """Initializes the settings. The current values are taken as the configured ones.
-
-        Args:
-            threshold: Threshold of the log.
-            form: Format of the log's lines.
-            tracer: The tracer; None if tracing is off.
-            catalog: Models that are served.
-            peers: The other workers, which receive each change; None if this is the only one.
-            log: Logger for changes.
-        """
+        """Initializes the settings. The current values are taken as the configured ones."""
         self._log = log
         self._threshold = threshold
         self._form = form

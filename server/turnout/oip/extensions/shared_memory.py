@@ -198,13 +198,7 @@ class SharedMemory:
     """The registered regions of all callers."""
 
     def __init__(self, settings: Oip, max_input_bytes: int, peers: Peers | None = None) -> None:
-        """Initializes the registry of regions.
-
-        Args:
-            settings: Settings that switch shared memory on and limit its use.
-            max_input_bytes: Maximum total size in bytes of a request's inputs in shared memory.
-            peers: The other workers, which also register each region; None if this is the only one.
-        """
+        """Initializes the registry. The inputs of a request in shared memory may have `max_input_bytes` in total."""
         self.enabled = settings.system_shared_memory
         self._most = settings.max_shared_memory_regions
         self._most_bytes = int(settings.max_shared_memory_bytes)
@@ -362,7 +356,6 @@ def file_name(key: str) -> str:
 
 
 def _opened(name: str, offset: int, size: int) -> int:
-    """Opens a segment, and returns its file descriptor. Raises the same errors as `SharedMemory.register`."""
     file = None
     try:
         directory = os.open(DIRECTORY, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -16,13 +16,6 @@ class Statistics:
     """Statistics of versions since they were loaded."""
 
     def __init__(self, router: Router, catalog: Catalog, peers: Peers | None) -> None:
-        """Initializes the statistics.
-
-        Args:
-            router: Resolves selectors.
-            catalog: Models and versions that are served.
-            peers: The other workers; None if this is the only one.
-        """
         self._router = router
         self._catalog = catalog
         self._peers = peers

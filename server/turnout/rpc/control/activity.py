@@ -32,16 +32,7 @@ class ActivityMethods:
         accepting: Callable[[], bool],
         peers: Peers | None,
     ) -> None:
-        """Initializes the methods.
-
-        Args:
-            sample: Updates the gauges of versions.
-            catalog: Models and versions that are served.
-            rollouts: Runs rollouts.
-            metrics: Metrics of all versions.
-            accepting: Returns whether the server accepts requests; False once it drains.
-            peers: The other workers; None if this is the only one.
-        """
+        """Initializes the methods. `sample` updates the gauges; `accepting` returns False once the server drains."""
         self._sample = sample
         self._catalog = catalog
         self._rollouts = rollouts

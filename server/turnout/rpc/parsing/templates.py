@@ -138,17 +138,11 @@ class _Layout:
 
 @dataclass(slots=True, eq=False)
 class _Size:
-    """Messages of one length.
+    """Messages of one length."""
 
-    Attributes:
-        layouts: Known layouts, the most recent first.
-        tries: Number of requests cached since the last cache hit.
-        missed: Number of cache misses.
-    """
-
-    layouts: list[_Layout] = field(default_factory=list)
-    tries: int = 0
-    missed: int = 0
+    layouts: list[_Layout] = field(default_factory=list)  # the most recent first
+    tries: int = 0  # requests cached since the last cache hit
+    missed: int = 0  # cache misses
 
 
 class Templates:
@@ -276,7 +270,6 @@ class _MessageWalk:
         self.elements: list[slice] = []
 
     def envelope(self, start: int, stop: int) -> None:
-        """Walks through an outer message that contains the request."""
         fields, seen = self._fields, False
         for number, wire, at in self._walk(start, stop):
             if number == fields.request:
@@ -290,7 +283,6 @@ class _MessageWalk:
                 self.sent = at
 
     def request(self, start: int, stop: int) -> None:
-        """Walks through the request."""
         fields = self._fields
         for number, wire, at in self._walk(start, stop):
             if number == fields.id:

@@ -29,11 +29,7 @@ class FetchMethods:
     ) -> None:
         """Initializes the methods.
 
-        Args:
-            repository: Repository that contains the versions.
-            threads: Threads for disk work.
-            idle_seconds: Maximum time in seconds that a client may take to accept the next message of a fetch.
-            max_fetches: Maximum number of concurrent fetches.
+        A client has `idle_seconds` to accept the next message, and `max_fetches` may be under way.
         """
         self._repository = repository
         self._threads = threads

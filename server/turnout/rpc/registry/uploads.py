@@ -38,13 +38,8 @@ class UploadMethods:
     ) -> None:
         """Initializes the methods.
 
-        Args:
-            uploads: Uploads in progress.
-            operations: Releases the published version if the request asks for it.
-            release_state: Returns the release state of a model. Blocking.
-            refresh: Makes the server discover the published version.
-            threads: Threads for disk work.
-            idle_seconds: Maximum time in seconds between two messages of an upload.
+        `release_state` blocks, `refresh` makes the server discover a published version, and `idle_seconds` may pass
+        between two messages of an upload.
         """
         self._uploads = uploads
         self._operations = operations

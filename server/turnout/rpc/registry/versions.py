@@ -27,16 +27,7 @@ class PublishedVersionMethods:
         refresh: Callable[[], Awaitable[None]],
         threads: CancellableThreads,
     ) -> None:
-        """Initializes the methods.
-
-        Args:
-            repository: Repository that contains the versions.
-            release_writer: Records signatures.
-            release_state: Returns the release state of a model. Blocking.
-            trust: Returns the trusted signers of a model. Blocking.
-            refresh: Makes the server discover the signature.
-            threads: Threads for disk work.
-        """
+        """Initializes the methods. `release_state` and `trust` block; `refresh` discovers a new signature."""
         self._repository = repository
         self._release_writer = release_writer
         self._release_state = release_state

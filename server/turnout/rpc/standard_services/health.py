@@ -24,14 +24,7 @@ class HealthServicer:
     """Reports which services and models are ready."""
 
     def __init__(self, catalog: Catalog, router: Router, ready: Callable[[], bool], services: frozenset[str]) -> None:
-        """Initializes the servicer.
-
-        Args:
-            catalog: Catalog of models and versions, which notifies about each change.
-            router: Resolves selectors.
-            ready: Returns whether the server as a whole is ready.
-            services: Full names of the offered services.
-        """
+        """Initializes the servicer for services with these full names. `ready` concerns the server as a whole."""
         self._catalog = catalog
         self._router = router
         self._ready = ready

@@ -27,11 +27,7 @@ class ReflectionServicer:
     """Describes services."""
 
     def __init__(self, services: Mapping[str, ServiceDescriptor]) -> None:
-        """Initializes the servicer.
-
-        Args:
-            services: Descriptors of the services, by the name that clients call. Reflection itself is added.
-        """
+        """Describes services by the name that clients call. Reflection itself is added."""
         self._described = {**services, ALPHA.full_name: ALPHA, V1: ALPHA}
         self._names = sorted(self._described)
 
@@ -106,7 +102,6 @@ class ReflectionServicer:
 
 
 def _messages(file: FileDescriptorProto) -> Iterator[tuple[str, DescriptorProto]]:
-    """Yields the messages that a file defines, including nested ones, with their full names."""
     waiting = [(file.package, message) for message in file.message_type]
     while waiting:
         scope, message = waiting.pop()
@@ -116,7 +111,6 @@ def _messages(file: FileDescriptorProto) -> Iterator[tuple[str, DescriptorProto]
 
 
 def _symbols(file: FileDescriptorProto) -> Iterator[str]:
-    """Yields the full names of all symbols that a file defines."""
     enums: list[tuple[str, EnumDescriptorProto]] = [(file.package, enum) for enum in file.enum_type]
     for name, message in _messages(file):
         yield name
@@ -153,12 +147,7 @@ def _with_imports(file: FileDescriptor) -> Sequence[FileDescriptor]:
 
 @dataclass(frozen=True, slots=True)
 class _Rename:
-    """Renames a package in file descriptors.
-
-    Attributes:
-        ours: Name of the package in our files.
-        theirs: Name under which clients call it.
-    """
+    """Renames a package in file descriptors, from its name in our files to the one that clients call."""
 
     ours: str
     theirs: str

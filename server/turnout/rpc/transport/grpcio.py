@@ -52,14 +52,7 @@ class GrpcioListener:
         log: FilteringBoundLogger,
         identity: IdentitySource | None = None,
     ) -> None:
-        """Binds an address. Must be called on the running event loop.
-
-        Args:
-            methods: Methods by path.
-            address: Address to listen on; port 0 selects a free port.
-            options: Channel options of the gRPC core.
-            log: Logger for exceptions that methods should not raise, and for servers that fail.
-            identity: The listener's certificate and key; None for plain text.
+        """Binds an address; port 0 selects a free port. Must be called on the running event loop.
 
         Raises:
             ConfigError: The address cannot be bound, or the core does not support the TLS settings.
@@ -105,7 +98,6 @@ class GrpcioListener:
         await asyncio.gather(*(server.stop(grace) for server in {self._server, *self._finishing}))
 
     def _bound(self, address: Address) -> tuple[grpc.aio.Server, int]:
-        """Returns a new server that is bound to an address, and its port."""
         server = grpc.aio.server(options=self._options)
         server.add_generic_rpc_handlers((self._handlers,))
         try:
@@ -116,7 +108,6 @@ class GrpcioListener:
             raise ConfigError(f"{address} cannot be listened on; is another server there?") from error
 
     async def _watch(self) -> None:
-        """Replaces the server whenever it fails."""
         while True:
             try:
                 await self._server.wait_for_termination(_LOOK_SECONDS)
@@ -202,11 +193,7 @@ class GrpcioCall(Stream):
 
 
 class _Handlers(grpc.GenericRpcHandler):
-    """Finds methods by path.
-
-    Attributes:
-        running: Tasks of the calls in flight.
-    """
+    """Finds methods by path, and keeps the tasks of the calls in flight."""
 
     def __init__(self, methods: Methods, log: FilteringBoundLogger) -> None:
         self.running: Running = set()
@@ -215,7 +202,6 @@ class _Handlers(grpc.GenericRpcHandler):
         }
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> "Handler | None":
-        """Returns the handler for a call; None if the method does not exist."""
         return self._handlers.get(handler_call_details.method)
 
 

@@ -70,19 +70,12 @@ class ListenerApplication:
 
 @dataclass(slots=True, eq=False)
 class _Generation:
-    """One h2corn server in the succession that a listener runs.
-
-    Attributes:
-        server: The h2corn server.
-        calls: The server's calls in flight.
-        serving: Task that ends when the server has finished.
-        descriptors: The server's own descriptors of the listening socket. Only determined for listeners with TLS.
-    """
+    """One h2corn server in the succession that a listener runs."""
 
     server: h2corn.Server
-    calls: RunningCalls
-    serving: asyncio.Task[None]
-    descriptors: frozenset[int] = frozenset()
+    calls: RunningCalls  # in flight
+    serving: asyncio.Task[None]  # ends when the server has finished
+    descriptors: frozenset[int] = frozenset()  # its own of the listening socket; with TLS only
 
 
 class H2cornListener:
@@ -97,15 +90,9 @@ class H2cornListener:
         log: FilteringBoundLogger,
         identity: ServerIdentity | None = None,
     ) -> None:
-        """Initializes the listener.
+        """Takes over a listening socket, which it closes in the end.
 
-        Args:
-            listening: A listening socket, which the listener takes over and closes.
-            host: The configured host to listen on.
-            application: Application that serves the requests.
-            limits: Limits of connections.
-            log: Logger for generations that fail.
-            identity: The listener's certificate, key and policy for client certificates; None for plain text.
+        `host` is the configured host to listen on; without an `identity`, connections are plain text.
         """
         self._address = Address(host, listening.getsockname()[1])
         self._socket = listening

@@ -27,21 +27,13 @@ the event loop's time, regardless of the number of connections."""
 
 @dataclass(slots=True, eq=False)
 class _Held:
-    """A connection that is held open. Times are in seconds on the event loop's clock.
+    """A connection that is held open. Times are in seconds on the event loop's clock."""
 
-    Attributes:
-        connection: Our own descriptor of the connection.
-        owner: h2corn's descriptor of the connection.
-        until: Time at which to release the connection if h2corn has not closed it.
-        ended: Time at which h2corn was found to have closed the connection; None until then.
-        heard: Time at which data was last received from the client after that.
-    """
-
-    connection: socket.socket
-    owner: int
-    until: float
-    ended: float | None = None
-    heard: float = 0.0
+    connection: socket.socket  # our own descriptor of it
+    owner: int  # h2corn's descriptor of it
+    until: float  # when to release it if h2corn has not closed it
+    ended: float | None = None  # when h2corn was found to have closed it
+    heard: float = 0.0  # when the client last sent data after that
 
 
 class LingeringClose:
@@ -114,7 +106,6 @@ def _is_done(held: _Held, inode: int, now: float) -> bool:
 
 
 def _has(number: int, inode: int) -> bool:
-    """Returns whether the descriptor `number` still refers to the socket `inode`."""
     try:
         return os.fstat(number).st_ino == inode
     except OSError:

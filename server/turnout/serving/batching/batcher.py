@@ -45,19 +45,12 @@ class _Pending(QueuedRequest):
 
 @dataclass(slots=True, eq=False)
 class _Runner:
-    """A runner thread and the lock that it waits on.
-
-    Attributes:
-        make: Makes the function that the thread runs the model with.
-        ended: Set when the thread is about to end. Belongs to the event loop.
-        called: Lock that is released to wake the idle thread.
-        in_hand: Requests that the thread has taken but not answered.
-    """
+    """A runner thread and the lock that it waits on."""
 
     make: MakeRunner
-    ended: "asyncio.Future[None]"
-    called: threading.Lock = field(default_factory=threading.Lock)
-    in_hand: Sequence[_Pending] = ()
+    ended: "asyncio.Future[None]"  # set when the thread is about to end; belongs to the event loop
+    called: threading.Lock = field(default_factory=threading.Lock)  # released to wake the idle thread
+    in_hand: Sequence[_Pending] = ()  # taken but not answered
 
     def __post_init__(self) -> None:
         self.called.acquire()
@@ -336,7 +329,6 @@ class Batcher:
         self._spin.idled(time.monotonic() - began)
 
     def _serve(self, runner: _Runner, run: Run, batch: Sequence[_Pending]) -> None:
-        """Runs a batch and delivers its answers."""
         plan = self._in_force.plan
         if len(batch) == 1:
             self._hand_back.call(self._deliver, self._run_alone(plan, run, batch[0]))

@@ -184,7 +184,6 @@ class TickCounts:
 
 
 def _untimed(marks: "array[int]") -> Entries:
-    """Returns entries without durations."""
     return Entries(np.asarray(marks, np.uint32), np.zeros(len(marks)))
 
 

@@ -131,11 +131,7 @@ class GraphRunner:
 
 
 class _Graph:
-    """One captured graph: values at fixed addresses and their binding.
-
-    Attributes:
-        rows: Number of rows that it computes.
-    """
+    """One captured graph of `rows` rows: values at fixed addresses and their binding."""
 
     def __init__(self, session: Session, plan: GraphPlan, rows: int, like: tuple[Row, Row], allocate: Allocate) -> None:
         """Allocates values like the inputs and outputs of a plain run of `rows` rows."""
@@ -177,7 +173,6 @@ class _Graph:
             }
 
     def spoil_outputs(self) -> None:
-        """Overwrites the outputs with different values."""
         with self._session.turn():
             for value in self._outputs.values():
                 held = self._read(value)

@@ -284,7 +284,6 @@ class DataPlane:
         names: Sequence[str],
         answer: BatchedAnswer,
     ) -> InferenceResult:
-        """Counts and logs an answer, and returns the result."""
         now = time.monotonic()
         took = now - request.arrived
         recorder = route.recorder
@@ -319,7 +318,6 @@ class DataPlane:
         return self._refused(pending, self._client_error(pending, error))
 
     def _undecoded(self, pending: Pending[T], error: Exception) -> T:
-        """Counts and logs a request that could not be decoded, and returns its refusal."""
         if isinstance(error, MalformedMessage):
             self._metrics.faults.malformed[pending.exchange.service] += 1
         if pending.trace is not None:
@@ -327,7 +325,6 @@ class DataPlane:
         return self._failed(pending, error)
 
     def _failed(self, pending: Pending[T], error: Exception) -> T:
-        """Counts and logs a request that failed, and returns its refusal."""
         client_error = self._client_error(pending, error)
         self._count_failure(pending, error)
         return self._refused(pending, client_error)

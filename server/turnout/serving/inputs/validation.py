@@ -173,7 +173,6 @@ def _invalid(faults: Sequence[FieldViolation]) -> InvalidTensor:
 
 
 def _bounds(spec: TensorSpec, sizes: Mapping[InputDimension, SizeRange]) -> Iterator[tuple[int, int, int]]:
-    """Yields the axis, smallest and largest size of each dimension that does not accept all sizes."""
     for axis, size in enumerate(spec.shape):
         if isinstance(size, int):
             yield axis, size, size

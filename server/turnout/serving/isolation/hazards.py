@@ -101,7 +101,6 @@ def find_hazard(model: ModelGraph) -> str | None:
 
 
 def _danger(node: Node, scope: Scope) -> str:
-    """Returns why a node is dangerous; "" if it is not."""
     if node.domain not in _KNOWN_DOMAINS:
         return "is a custom operator"
     if node.op_type in _RECURRENT:

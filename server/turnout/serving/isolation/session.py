@@ -234,7 +234,6 @@ class IsolatedSession:
         return ours
 
     def _exchange(self, frame: bytes, given_up: GivenUp) -> bytes:
-        """Sends a frame and waits for the answer."""
         connection = self._connection
         if connection is None:
             raise ChildGone("its process is not running")
@@ -265,7 +264,6 @@ class IsolatedSession:
             self._child.wait(_CLOSE_SECONDS)
 
     def _end(self) -> None:
-        """Kills the child, waits for it and closes its socket."""
         if self._child is not None:
             end_child(self._child)
         if self._connection is not None:

@@ -338,7 +338,6 @@ def _guarded(request: SandboxRequest, example: Example) -> AbstractContextManage
 def _repeated(
     session: Session, manifest: Manifest, sample: Mapping[str, Array] | None, names: Sequence[str]
 ) -> dict[str, Any]:
-    """Runs one input twice and compares the answers."""
     if sample is None:
         return {"repeatable": None, "wander": 0.0, "strays": False}
     one, other = session.run(sample, names), session.run(sample, names)

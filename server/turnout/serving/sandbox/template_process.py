@@ -29,19 +29,12 @@ _MAX_MESSAGE = 1 << 16
 
 @dataclass(slots=True, eq=False)
 class _Child:
-    """A connection and its child.
-
-    Attributes:
-        connection: Connection to the process that asked.
-        message: Bytes received so far.
-        pid: Process id of the child; 0 before it is started.
-        end: Process descriptor, which becomes readable when the child ends; -1 before it is started.
-    """
+    """A connection to a process that asked, and the child that answers."""
 
     connection: socket.socket
-    message: bytes = b""
-    pid: int = 0
-    end: int = -1
+    message: bytes = b""  # received so far
+    pid: int = 0  # 0 before the child is started
+    end: int = -1  # process descriptor, readable when the child ends; -1 before it is started
 
 
 class _Warm:
@@ -67,7 +60,6 @@ class _Warm:
                 key.data()
 
     def close(self) -> None:
-        """Kills every child."""
         for child in list(self._children):
             self._forget(child)
 

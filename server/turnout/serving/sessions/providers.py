@@ -164,7 +164,6 @@ def _missing_reason(name: str) -> str:
 
 
 def _missing_of_tensorrt() -> str:
-    """Describes what TensorRT lacks here and how to get it."""
     needed = _needed_by_tensorrt()
     missing = [name for name in needed if not _loads(name)]
     if not needed:

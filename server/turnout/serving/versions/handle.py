@@ -54,24 +54,14 @@ _MOST_BOUND = 16
 
 @dataclass(slots=True, eq=False)
 class _Checked:
-    """Cached results for requests of one kind.
+    """Cached results for requests of one kind."""
 
-    Attributes:
-        names: Names of the outputs.
-        size: Size of the inputs in bytes.
-        rows: Number of rows reported to the caller; 0 if none is.
-        observed: Number of rows counted in metrics.
-        batch: Counter of the batch size.
-        run: Runs such requests on the event loop.
-        runs: Number of runs so far.
-    """
-
-    names: Sequence[str]
-    size: int
-    rows: int
-    observed: int
-    batch: BatchSize
-    run: Run
+    names: Sequence[str]  # of the outputs
+    size: int  # of the inputs, in bytes
+    rows: int  # reported to the caller; 0 if none are
+    observed: int  # rows counted in metrics
+    batch: BatchSize  # counter of the batch size
+    run: Run  # runs such requests on the event loop
     runs: int = 0
 
 

@@ -17,19 +17,12 @@ from turnout.serving.versions.presence import Key
 
 @dataclass(slots=True, eq=False)
 class _WaitingRequests:
-    """Requests that wait for a version, or have waited and are running; they keep the version in use.
+    """Requests that wait for a version, or have waited and are running; they keep the version in use."""
 
-    Attributes:
-        load: Task that ends once the version can answer or has failed.
-        requests: Number of these requests.
-        queued: Number of requests that still wait for the load.
-        bytes: Size in bytes of the inputs of the queued requests.
-    """
-
-    load: "asyncio.Task[TurnoutError | None]"
+    load: "asyncio.Task[TurnoutError | None]"  # ends once the version can answer or has failed
     requests: int = 0
-    queued: int = 0
-    bytes: int = 0
+    queued: int = 0  # requests that still wait for the load
+    bytes: int = 0  # size of the inputs of the queued requests
 
 
 class OnDemand:

@@ -136,7 +136,6 @@ class Actions:
 
 
 async def _form(request: Request) -> dict[str, str]:
-    """Returns the fields of a small form without files."""
     body = bytearray()
     async for part in request.stream():
         body += part

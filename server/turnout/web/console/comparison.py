@@ -24,12 +24,7 @@ class VersionComparison:
     """
 
     def __init__(self, repository: Repository, sandbox: Callable[[str], Sandbox]) -> None:
-        """Creates the comparison.
-
-        Args:
-            repository: The repository with the versions' files.
-            sandbox: Returns the sandbox for a model, as for publishing.
-        """
+        """Creates the comparison. `sandbox` returns the sandbox for a model, as for publishing."""
         self._repository = repository
         self._sandbox = sandbox
         self._threads = Threads("comparison", 1, lower_priority)

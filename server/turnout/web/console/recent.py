@@ -38,21 +38,13 @@ class ActivityPoint:
 
 @dataclass(frozen=True, slots=True)
 class _VersionCounts:
-    """The counts of a version, summed over the recorders of all workers that have it.
+    """The counts of a version, summed over the recorders of all workers that have it."""
 
-    Attributes:
-        recorders: Ids of the recorders. They show whether a recorder was replaced, which starts again at 0.
-        monotonic: Time of the sample, in `time.monotonic` seconds.
-        requests: Number of requests.
-        failed: Number of failed requests.
-        latency: Number of requests in each latency bucket.
-    """
-
-    recorders: tuple[str, ...]
-    monotonic: float
+    recorders: tuple[str, ...]  # their ids: a recorder that was replaced starts again at 0
+    monotonic: float  # when the counts were read, in seconds
     requests: int
     failed: int
-    latency: Sequence[int]
+    latency: Sequence[int]  # requests in each bucket
 
 
 _Key = tuple[str, str]
@@ -64,12 +56,7 @@ class Recent:
     """Keeps an hour of activity points for each loaded version. Used on the event loop only."""
 
     def __init__(self, catalog: Catalog, peers: Peers | None = None) -> None:
-        """Creates an empty history. The first points appear after the second `sample`.
-
-        Args:
-            catalog: The catalog of versions.
-            peers: The other workers, whose requests are included; None if there are none.
-        """
+        """Creates an empty history. The first points appear after the second `sample`."""
         self._catalog = catalog
         self._peers = peers
         if peers is not None:

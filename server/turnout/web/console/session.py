@@ -60,13 +60,10 @@ class Sessions:
     """
 
     def __init__(self, token: str, authority: Authority | None = None, key: bytes = b"", share: int = 1) -> None:
-        """Prepares.
+        """Prepares. `token` is the console's own; "" if there is none.
 
-        Args:
-            token: The console's own token; "" if there is none.
-            authority: Decides who else may sign in.
-            key: Signs sessions, if other processes are to know them; b"" for one of its own.
-            share: Processes that divide the failures of all addresses together between them.
+        Processes that know each other's sessions have the same `key`, and divide the failures of all addresses together
+        between them: they are `share`.
         """
         self.authority = authority
         self.throttle = SignInThrottle(share)

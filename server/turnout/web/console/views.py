@@ -73,12 +73,7 @@ class ModelViews:
     ) -> None:
         """Creates the views.
 
-        Args:
-            catalog: The catalog of versions.
-            policies: The active routing policies.
-            explainer: Explains routes.
-            recent: The metrics of the last hour.
-            part: Description of the worker whose shadows and decisions are shown; "" if there is only one.
+        `part` describes the worker whose shadows and decisions are shown; "" if there is only one.
         """
         self.explainer = explainer
         self.recent = recent

@@ -38,16 +38,7 @@ class RestExchange(HttpExchange):
         operation: Operation,
         request_id: str,
     ) -> None:
-        """Creates the exchange without reading the body.
-
-        Args:
-            route_headers: Returns the response headers with the version that answered and its role.
-            limits: Limits on the request's size and contents.
-            memory: Shared memory with tensors of the request.
-            request: The request.
-            operation: The method and route, for traces.
-            request_id: Id of the request in logs, unless the client sent one.
-        """
+        """Creates the exchange without reading the body. The client may send another id than `request_id`."""
         super().__init__(request, operation, request_id, limits)
         lengths = request.headers.getlist(HEADER_LENGTH)
         self._header_length = ", ".join(lengths) if lengths else None  # several are no number, and refused

@@ -175,7 +175,6 @@ def _finding(metric: Metric, replay: Seen) -> Finding:
 
 
 def _proof(metric: Metric, replay: Seen) -> tuple[bool, str]:
-    """Returns whether a metric currently allows a promotion, and why."""
     plan, evidence = replay.plan, replay.last
     seen, enough = evidence.accumulators[metric.name].canary, max(plan.exposure_requests, 1)
     found = evidence.fitness(metric, plan.beta, plan.exposure_requests, alone=plan.from_broken)

@@ -188,5 +188,4 @@ def _data(body: Mapping[str, Any]) -> Markup:
 
 
 def _static(name: str) -> Markup:
-    """Returns a static file of this package, unescaped."""
     return Markup((files("turnout.web") / "static" / name).read_text())  # noqa: S704 - part of the package

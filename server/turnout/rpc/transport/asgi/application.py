@@ -56,19 +56,12 @@ _ACCEPTED = (b"grpc-accept-encoding", ENCODING_NAMES.encode())
 
 @dataclass(frozen=True, slots=True)
 class _Route:
-    """A method in the routing table.
-
-    Attributes:
-        answer: Behaviour of a unary method; None for a streaming method.
-        serve: Behaviour of a streaming method; None for a unary method.
-        counted: Whether calls count against the limit on concurrent requests.
-        prompt: Whether calls are started without a task.
-    """
+    """A method in the routing table, which is either unary or streaming."""
 
     answer: Callable[[bytes, RpcCall], Response | Awaitable[Response]] | None
     serve: Callable[[Stream], Awaitable[None]] | None
-    counted: bool
-    prompt: bool = False
+    counted: bool  # against the limit on concurrent requests
+    prompt: bool = False  # calls are started without a task
 
 
 class GrpcApplication:
@@ -83,16 +76,7 @@ class GrpcApplication:
         log: FilteringBoundLogger,
         fallback: Application | None = None,
     ) -> None:
-        """Initializes the application.
-
-        Args:
-            methods: Methods by path.
-            calls: Registry of the calls in flight.
-            limits: Limits of calls.
-            admission: Decides whether a call may start.
-            log: Logger for exceptions that methods should not raise.
-            fallback: Application for requests that are not gRPC; None to reject them.
-        """
+        """Initializes the application. Requests that are not gRPC go to `fallback`; None rejects them."""
         self._calls = calls
         self._routes = {path.encode(): _route(path, method) for path, method in methods.items()}
         self._limits = limits

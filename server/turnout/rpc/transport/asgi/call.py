@@ -124,13 +124,7 @@ class AsgiCall(RunningCall):
     ) -> None:
         """Initializes the call; `open` must be called next.
 
-        Args:
-            limits: Limits of calls.
-            counted: Whether the call counts against the limit on concurrent requests.
-            scope: The ASGI connection scope.
-            headers: The request's headers, with one value for each name.
-            receive: The ASGI receive function.
-            send: The ASGI send function.
+        `headers` has one value for each name in those of `scope`; `counted` is an attribute of `RunningCall`.
         """
         self.counted = counted
         self._headers = scope["headers"]

@@ -39,7 +39,6 @@ class _Ended(Call):
         return iter(())
 
     def done(self) -> bool:
-        """Returns True, as a finished task does."""
         return True
 
     def result(self) -> None:
@@ -76,7 +75,6 @@ class _Begun(Call):
         return awaited
 
     def throw(self, *error: Any) -> Any:
-        """Raises an exception at the point where the call is waiting."""
         if self._enter is not None:
             self._enter()
             if self._awaited is not None:  # None is what `asyncio.sleep(0)` yields
@@ -85,7 +83,6 @@ class _Begun(Call):
         return self._call.throw(*error)
 
     def close(self) -> None:
-        """Closes the call's coroutine."""
         self._call.close()
 
     def __iter__(self) -> Any:

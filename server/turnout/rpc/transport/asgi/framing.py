@@ -40,11 +40,7 @@ class FrameSplitter:
     __slots__ = ("_begun", "_chunks", "_flag", "_length", "_limit", "_offset", "buffered")
 
     def __init__(self, limit: int) -> None:
-        """Initializes the splitter.
-
-        Args:
-            limit: Maximum size of a message in bytes, before decompression.
-        """
+        """Starts without data. A message may have `limit` bytes, before decompression."""
         self._limit = limit
         self._chunks: deque[bytes] = deque()
         self._offset = 0  # of the first unread byte in the first chunk
