@@ -100,10 +100,7 @@ def answered(
 ) -> Sequence[tuple[str, Array]]:
     """Returns the name and value of each output in the requested order, classified where requested.
 
-    Args:
-        result: Result of the data plane.
-        classes: `RequestedOutputs.classes` of the request.
-        limits: Limits on the strings that classification creates.
+    `classes` are those of `RequestedOutputs`.
 
     Raises:
         InvalidRequest: An output to classify is not numeric or has too many classes.

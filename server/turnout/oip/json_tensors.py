@@ -41,11 +41,7 @@ _ELEMENTS: Mapping[str, frozenset[type]] = {
 def from_json(index: int, kind: ElementType, shape: tuple[int, ...], data: Any) -> Array:
     """Converts an input to an array. Values are never rounded to integers, truncated or converted to another type.
 
-    Args:
-        index: Index of the input in the request.
-        kind: Element type of the input.
-        shape: Shape of the array, which has been checked.
-        data: The data as returned by the JSON parser.
+    The shape has been checked, and `data` is what the JSON parser returned.
 
     Raises:
         InvalidTensor: The data is not a list, its length does not match the shape, or an element has the wrong type.
@@ -94,11 +90,6 @@ def from_nested(spec: TensorSpec, data: Any, limits: InputLimits = DEFAULT_LIMIT
 
 def to_json(name: str, datatype: str, array: Array) -> orjson.Fragment:
     """Returns the elements of an output as a flat list.
-
-    Args:
-        name: Name of the output.
-        datatype: Name of the element type in the protocol.
-        array: The output, of any shape.
 
     Raises:
         InvalidRequest: The type cannot be represented in JSON.

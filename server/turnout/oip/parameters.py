@@ -59,9 +59,6 @@ def read_outputs(
 ) -> tuple[Sequence[str], Mapping[str, int], Mapping[str, Place]]:
     """Reads which outputs a request asks for, and how they are to be returned.
 
-    Args:
-        outputs: Name and parameters of each requested output, in order.
-
     Returns:
         A tuple of the names in order (empty for all outputs), the number of highest values to return for each output to
         classify, and the location of each output to write to shared memory.
@@ -94,9 +91,7 @@ def read_outputs(
 def place_of(parameters: Parameters, field: str) -> Place | None:
     """Returns the location of a tensor in shared memory; None if it is not in shared memory.
 
-    Args:
-        parameters: Parameters of the tensor.
-        field: Path of the tensor in error messages.
+    Errors name `field`, the path of the tensor.
 
     Raises:
         InvalidRequest: A parameter has the wrong type or is negative, or the region is missing.

@@ -33,9 +33,7 @@ ModelOfUpload = Callable[[str], str | None]
 def protected(methods: Methods, authority: Authority | None) -> Methods:
     """Wraps methods so that each call is authenticated and authorized.
 
-    Args:
-        methods: Methods by path.
-        authority: Authorizes callers; None if `[auth]` is not enabled.
+    Without an authority, `[auth]` is not enabled.
 
     Raises:
         LookupError: A method has no entry in the table of permissions.

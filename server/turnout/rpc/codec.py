@@ -53,12 +53,7 @@ def decode(
 ) -> InferenceRequest:
     """Converts a message to a request, whose tensors are views of the message's bytes.
 
-    Args:
-        message: The message as received.
-        arrived: Arrival time of the message on the `time.monotonic()` clock, in seconds.
-        deadline: The caller's deadline on the same clock; None if it has none.
-        preferences: Routing preferences from the call's metadata.
-        limits: Limits on the message's contents.
+    `arrived` and the caller's `deadline` are in seconds of `time.monotonic()`.
 
     Raises:
         InvalidRequest, InvalidTensor: A field violates the protocol or the limits.

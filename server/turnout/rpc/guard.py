@@ -73,10 +73,7 @@ class MethodGuard:
     ) -> Unary:
         """Returns a unary method whose behaviour parses, serializes and checks limits itself.
 
-        Args:
-            service: Full name of the service.
-            behaviour: As for `Unary.answer`, but may raise any exception.
-            prompt: As for `Unary.prompt`.
+        `behaviour` and `prompt` are as for `Unary`, but `behaviour` may raise any exception.
         """
 
         def answer(message: bytes, call: RpcCall) -> Response | Awaitable[Response]:

@@ -211,14 +211,7 @@ class PredictItem(_Predict[pb.PredictStreamRequest], ItemExchange[pb.PredictStre
 
 
 def prediction_methods(plane: DataPlane, preferences: PreferenceReader, max_items: int, guard: MethodGuard) -> Methods:
-    """Returns the methods of the prediction service, by path.
-
-    Args:
-        plane: Data plane that answers the requests.
-        preferences: Reader of routing preferences in metadata.
-        max_items: Maximum number of unanswered requests on a stream.
-        guard: Guard that wraps the methods.
-    """
+    """Returns the methods of the prediction service, by path. A stream may have `max_items` unanswered requests."""
     guard.faults.watch(_SERVICE)
     predicting = Endpoint.of(_SERVICE, "Predict", pb.PredictRequest, preferences, guard, Templates(FIELDS))
     streaming = Endpoint.of(

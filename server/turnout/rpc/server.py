@@ -108,14 +108,7 @@ def listen(
 ) -> CallListener:
     """Returns a listener that is bound to an address. It accepts no connections until it is started.
 
-    Args:
-        methods: Methods by path.
-        address: Address to listen on; port 0 selects a free port.
-        settings: The server's settings.
-        log: Logger for exceptions that methods should not raise.
-        identity: The listener's certificate and key; None for plain text.
-        shared: Whether other workers listen on the same port, which their supervisor reserves.
-        channelz: Whether to collect data for the channelz service.
+    Port 0 selects a free port. With `shared`, other workers listen on the same port, which their supervisor reserves.
 
     Raises:
         ConfigError: The address cannot be bound, or the transport does not support the TLS settings.

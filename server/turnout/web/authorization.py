@@ -65,12 +65,8 @@ def protect(
 ) -> list[BaseRoute]:
     """Wraps routes so that each call is authenticated and authorized.
 
-    Args:
-        routes: The application's routes. They are changed in place.
-        authority: Authorizes callers; None if `[auth]` is not enabled.
-        refuse: Returns the function that responds to rejected requests, given a route's path.
-        session: Returns the caller who is signed in to the console.
-        anonymous_metrics: Whether the metrics are public.
+    The routes are changed in place. Without an authority, `[auth]` is not enabled. `refuse` returns the function that
+    responds to rejected requests, given a route's path.
 
     Raises:
         LookupError: A route has no entry in the table of permissions, or is not a plain route.

@@ -16,12 +16,7 @@ async def serve_or_refuse(
 ) -> None:
     """Serves a request. If it is cancelled before it has a response, sends one in place of the cancellation.
 
-    Args:
-        application: Serves the request.
-        scope: ASGI scope of the request.
-        receive: Receives events from the client.
-        send: Sends events to the client.
-        refusal: Returns what sends the response to the cancelled request; None if it was cancelled by another party.
+    `refusal` returns what sends it; None if another party cancelled the request.
 
     Raises:
         asyncio.CancelledError: Another party cancelled the request, or its response has already begun.

@@ -82,10 +82,6 @@ class HttpExchange:
     async def receive(self, preferences: PreferenceReader, bodies: BodyReceiver) -> None:
         """Reads the headers and receives the body.
 
-        Args:
-            preferences: Reads the routing preferences from the headers.
-            bodies: Receives the body.
-
         Raises:
             InvalidRequest, PermissionDeniedError: As for `PreferenceReader.read` and `BodyReceiver.receive`.
             ClientDisconnect: The client disconnected before the body was complete.
@@ -136,9 +132,7 @@ class HttpInference:
     def route(self, path: str, exchange: Callable[[Request, Operation, str], HttpRequest]) -> Route:
         """Returns a route for inference requests.
 
-        Args:
-            path: Path with `{model}` and, optionally, `{selector}`.
-            exchange: Creates the exchange for a request, given its operation and id.
+        The path has `{model}` and, optionally, `{selector}`. `exchange` takes a request, its operation and its id.
         """
         operation = Operation.http("POST", path)
 

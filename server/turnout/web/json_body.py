@@ -27,11 +27,7 @@ def json_object(data: bytes, limits: InputLimits, example: str) -> Mapping[str, 
     """Parses `data` as a JSON object.
 
     The parser holds the GIL until it has finished. So the parts are counted first, which takes one second per gigabyte.
-
-    Args:
-        data: JSON text in UTF-8.
-        limits: Limits on its size and the number of its parts.
-        example: Example of a valid body, for error messages.
+    Errors show `example`, a valid body.
 
     Raises:
         InvalidRequest: The JSON is too large, has too many parts, or is not an object.

@@ -93,13 +93,7 @@ class JsonExchange(HttpExchange):
 
 
 def predict_routes(http: HttpInference, router: Router, limits: InputLimits) -> Sequence[Route]:
-    """Returns the routes.
-
-    Args:
-        http: Runs inference requests.
-        router: Finds signatures, which define the dtypes of the inputs.
-        limits: Limits on a request's size and contents.
-    """
+    """Returns the routes."""
     exchange = partial(JsonExchange, router, limits)
     return [http.route(path, exchange) for path in ("/predict/{model}", "/predict/{model}/{selector}")]
 

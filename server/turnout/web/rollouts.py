@@ -77,11 +77,7 @@ def _attempt(text: str) -> int:
 
 
 def rollout_routes(log: RolloutLog) -> Sequence[Route]:
-    """Returns the routes.
-
-    Args:
-        log: The log with the recorded rollouts.
-    """
+    """Returns the routes."""
     endpoints = RolloutEndpoints(log)
     return [
         Route("/v1/rollouts/{model}", endpoints.show),

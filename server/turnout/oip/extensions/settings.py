@@ -51,9 +51,7 @@ class ServerSettings:
     async def change_log(self, settings: Mapping[str, Value], actor: str) -> None:
         """Changes the log's settings. A reload of the server's own settings resets the level.
 
-        Args:
-            settings: The settings to change, by Triton's names; None resets a setting to its configured value.
-            actor: Actor of the change, for the log.
+        None resets a setting to its configured value.
 
         Raises:
             InvalidRequest, Unsupported: As for `log_settings.changed`.

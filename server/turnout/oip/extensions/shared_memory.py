@@ -234,13 +234,8 @@ class SharedMemory:
     async def register(self, caller: Caller | None, host: str, name: str, key: str, offset: int, size: int) -> None:
         """Registers a region in every worker.
 
-        Args:
-            caller: Owner of the region; None if `[auth]` is not enabled.
-            host: The caller's IP address.
-            name: Name by which tensors will refer to the region.
-            key: Name of the segment as for shm_open.
-            offset: Offset of the region in the segment, in bytes.
-            size: Size of the region in bytes.
+        `key` names the segment as for shm_open, and `name` is the one by which tensors will refer to the region. Offset
+        and size are in bytes.
 
         Raises:
             InvalidRequest: A name is invalid, or the region is not within the segment.
@@ -340,8 +335,7 @@ class SharedMemory:
 def file_name(key: str) -> str:
     """Returns the file name of a POSIX shared memory segment. The result never contains a slash.
 
-    Args:
-        key: Name of the segment as for shm_open; the leading slash is optional.
+    The leading slash of the key, as for shm_open, is optional.
 
     Raises:
         InvalidRequest: The name is invalid.

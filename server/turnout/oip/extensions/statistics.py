@@ -25,10 +25,6 @@ class Statistics:
     async def of(self, model: str = "", selector: str = "") -> ModelStatisticsResponse:
         """Returns the statistics of one version, of all loaded versions of a model, or of all models.
 
-        Args:
-            model: Name of the model; "" for all models.
-            selector: Version selector; "" for all loaded versions.
-
         Raises:
             InvalidSelector: The selector cannot be parsed.
             ModelNotFound, VersionNotFound: The version does not exist.

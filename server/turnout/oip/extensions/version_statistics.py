@@ -23,9 +23,7 @@ _OK = "OK"
 def version_statistics(recorder: VersionRecorder, epoch: float) -> ModelStatistics:
     """Returns the statistics of a version, over all its roles.
 
-    Args:
-        recorder: Counters of the version.
-        epoch: Unix time in seconds at which the `time.monotonic()` clock was 0.
+    The clock of `time.monotonic()` was 0 at the Unix time `epoch`, in seconds.
     """
     roles = list(recorder.roles.values())
     last = max((role.answered_last for role in roles), default=0.0)

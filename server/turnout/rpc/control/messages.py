@@ -87,11 +87,7 @@ def state_message(
 ) -> pb.TrafficState:
     """Returns the traffic state of a model.
 
-    Args:
-        known: The model.
-        applied: The policy in force; None if there is none.
-        answers: The model's routing table.
-        diverted: The version that receives all traffic after an unrecorded rollback; None if the policy applies.
+    `diverted` is the version that receives all traffic after an unrecorded rollback; None if the policy applies.
     """
     if applied is None:
         return pb.TrafficState(model=known.name, answers=answers_message(answers), diverted=str(diverted or ""))

@@ -54,11 +54,7 @@ def unary_answer(
 ) -> list[bytes]:
     """Returns the parts of the response to a request, which form a serialized ModelInferResponse when joined.
 
-    Args:
-        request_id: The request's id as the client wrote it.
-        result: Result of the data plane.
-        wanted: How the client wants the outputs returned.
-        limits: Limits on the strings that classification creates.
+    The client wrote `request_id`, and wants the outputs as `wanted`.
 
     Raises:
         InvalidRequest: An output to classify is not numeric or has too many classes, or an output does not fit into its
@@ -86,9 +82,7 @@ def stream_answer(
 def output_parts(outputs: Iterable[tuple[str, Array]], described: Descriptions) -> list[bytes]:
     """Returns the parts of a serialized ModelInferResponse that contain the outputs.
 
-    Args:
-        outputs: Name and value of each output.
-        described: Cache of the last description of each output.
+    `described` caches the last description of each output.
 
     Raises:
         Unsupported: The protocol has no datatype for an output.

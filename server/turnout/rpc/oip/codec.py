@@ -100,12 +100,8 @@ def decode_inputs(
 ) -> dict[str, Array]:
     """Returns the inputs of a request, by name.
 
-    Numeric arrays are read-only views of the request's bytes, or of a copy of the bytes in shared memory.
-
-    Args:
-        request: The parsed request.
-        limits: Limits on the request's contents.
-        memory: The caller's shared memory regions.
+    Numeric arrays are read-only views of the request's bytes, or of a copy of the bytes in shared memory. `memory` has
+    the caller's shared memory regions.
 
     Raises:
         InvalidRequest, InvalidTensor: A tensor violates the protocol or the limits. The error names the field.

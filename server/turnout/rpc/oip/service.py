@@ -38,13 +38,7 @@ def oip_methods(
 ) -> Methods:
     """Returns all methods of the service, by path.
 
-    Args:
-        plane: Data plane that answers the inference requests.
-        preferences: Reader of routing preferences in metadata.
-        oip: The protocol's services other than inference.
-        allowed: What clients may change.
-        max_stream_items: Maximum number of unanswered requests on a ModelStreamInfer stream.
-        guard: Guard that wraps the methods.
+    A ModelStreamInfer stream may have `max_stream_items` unanswered requests; `allowed` says what clients may change.
     """
     memory = oip.memory
     inputs, templates = InputDecoder(guard.limits), Templates(FIELDS)

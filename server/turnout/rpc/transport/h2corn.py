@@ -145,9 +145,7 @@ class H2cornListener:
     async def _replace(self, grace: float | None) -> None:
         """Starts the next generation, and retires the current one.
 
-        Args:
-            grace: Time in seconds that the current generation has to finish its calls; None to let it keep its
-                connections.
+        That has `grace` seconds to finish its calls; None lets it keep its connections.
         """
         following = await self._begin()
         if self._stopping:  # `stop` was called while the generation started

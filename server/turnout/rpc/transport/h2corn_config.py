@@ -72,11 +72,8 @@ def h2corn_config(
 ) -> h2corn.Config:
     """Returns the configuration of one h2corn server.
 
-    Args:
-        descriptor: Number of the listening socket's descriptor.
-        limits: Limits of connections.
-        identity: The certificate and key; None for plain text. h2corn takes their contents with the server.
-        unary_paths: Paths of methods whose clients send a single message, and so have no reason to pause.
+    h2corn takes the contents of certificate and key with the server. The clients of `unary_paths` send a single
+    message, and so have no reason to pause.
     """
     return h2corn.Config(
         bind=(f"fd://{descriptor}",),

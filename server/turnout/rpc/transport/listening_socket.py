@@ -14,9 +14,8 @@ _KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 20, "TCP_KEEPCNT": 3}
 def listen(address: Address, *, shared: bool = False) -> socket.socket:
     """Returns a socket that listens on `address`.
 
-    Args:
-        address: Address to listen on; port 0 selects a free port.
-        shared: Whether other processes may listen on the same port and receive a share of its connections.
+    Port 0 selects a free port. If it is `shared`, other processes may listen on it, and receive a share of its
+    connections.
 
     Raises:
         ConfigError: The address cannot be bound.

@@ -76,12 +76,8 @@ class ArmMeter:
     def answered(self, counts: TickCounts, slot: int, took: float, batch: int, invalid: bool = False) -> bool:
         """Counts a request that was answered.
 
-        Args:
-            counts: Counts returned by `admit`.
-            slot: Slot returned by `admit`.
-            took: Seconds since the request arrived.
-            batch: Number of requests in its batch.
-            invalid: Whether an output contains NaN or infinity.
+        `counts` and `slot` are from `admit`; it took `took` seconds from its arrival, in a batch of `batch` requests.
+        `invalid` means that an output contains NaN or infinity.
 
         Returns:
             Whether the answer was bad and should be compared with the baseline's (see `compare`).
@@ -135,13 +131,8 @@ class ArmMeter:
     ) -> None:
         """Counts a request that was not answered.
 
-        Args:
-            counts: Counts returned by `admit`.
-            slot: Slot returned by `admit`.
-            took: Seconds since the request arrived; if the deadline passed, seconds that the caller waited.
-            code: Name of the status code that the error maps to.
-            error: Cause of the failure.
-            request: The request, for a run on the baseline.
+        `counts` and `slot` are from `admit`. It took `took` seconds from its arrival; if the deadline passed, as long
+        as the caller waited. `code` is the status code of the error.
         """
         counts.settled += 1
         if counts.closed:

@@ -149,9 +149,7 @@ class Entries:
     def judged(self, least: float, client_timeout: float) -> "Entries":
         """Applies `judge` to requests whose callers stopped waiting, as a rollout does for its own requests.
 
-        Args:
-            least: The lowest latency threshold in seconds.
-            client_timeout: As in `Rules`.
+        The lowest latency threshold is `least` seconds; `client_timeout` is that of `Rules`.
         """
         given_up = self.marked(GIVEN_UP)
         if not given_up.any():
@@ -213,8 +211,7 @@ class SlotHistory:
     def fold(self, now: float) -> None:
         """Moves newly logged requests into the history and drops those that are too old or too many.
 
-        Args:
-            now: `time.monotonic()`.
+        `now` is `time.monotonic()`.
         """
         self.lost += self.log.lost
         self.log.lost = 0

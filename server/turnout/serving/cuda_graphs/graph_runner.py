@@ -59,9 +59,7 @@ class GraphRunner:
     def capture(self, rows: Sequence[Row], differs: Differs) -> None:
         """Captures a graph for each bucket of the plan and checks it against plain runs.
 
-        Args:
-            rows: One-row inputs that the model runs on, different if possible.
-            differs: Returns whether two answers differ.
+        The model runs on each of these one-row inputs, which are different if possible.
 
         Raises:
             GraphsFailed: A graph cannot be captured, or its answers differ from a plain run's.

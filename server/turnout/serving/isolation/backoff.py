@@ -29,8 +29,7 @@ class Backoff:
     def died(self, *, loaded: bool) -> None:
         """Counts the death of a child, or a failed start.
 
-        Args:
-            loaded: Whether the child had loaded the version, so that a request killed it.
+        If the child had `loaded` the version, a request killed it.
         """
         self.deaths += 1
         self._most = _MOST_ONCE_LOADED_SECONDS if loaded else _MOST_SECONDS

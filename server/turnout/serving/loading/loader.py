@@ -83,11 +83,8 @@ class Loader:
     ) -> LoadedVersion:
         """Loads a version.
 
-        Args:
-            published: The version, as listed in the repository.
-            settings: Settings of its model.
-            on_loaded: Called when the version is in memory and warm-up begins.
-            on_stage: Called with stages that may take minutes.
+        `on_loaded` is called when the version is in memory and warm-up begins, `on_stage` with stages that may take
+        minutes.
 
         Raises:
             NotTrusted: The version has no trusted signature, and the settings require one.

@@ -50,10 +50,8 @@ class Room:
 def room_for(need: Mapping[str, int], budgets: Mapping[str, int], occupants: Collection[Occupant]) -> Room:
     """Decides whether a version fits beside others.
 
-    Args:
-        need: Bytes that the version takes, by device.
-        budgets: Bytes that all versions together may take, by device; devices not listed are unlimited.
-        occupants: Other versions that take memory now.
+    It needs `need` bytes by device, and the other versions take what `occupants` say; `budgets` are for all together,
+    and devices not listed there are unlimited.
     """
     over = {
         device: wanted + sum(one.memory.get(device, 0) for one in occupants) - budgets[device]

@@ -61,10 +61,7 @@ class Processes(Protocol):
     def run(self, scratch: Path, timeout: float, cancellation: Cancellation) -> Ended:
         """Starts a child that answers the question in `scratch`, and waits until it has ended.
 
-        Args:
-            scratch: Directory with `job.json`, where the answer is written too.
-            timeout: Seconds after which the child is killed.
-            cancellation: Kills the child when it is cancelled.
+        The child is killed after `timeout` seconds, or when the work is cancelled.
 
         Raises:
             WorkCancelled: The work was cancelled; the child is gone.

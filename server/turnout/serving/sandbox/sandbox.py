@@ -128,10 +128,7 @@ class ProcessSandbox:
     def drop_zipmap(self, model: Path, target: Path, golden: Sequence[Path]) -> Mapping[str, tuple[str, ...]]:
         """Writes an ONNX file without the ZipMap that turns its outputs into maps, after verifying equal answers.
 
-        Args:
-            model: The ONNX file.
-            target: Path to write to, which must not exist yet.
-            golden: Golden cases whose inputs both models have to answer.
+        `target` must not exist yet. Both models have to answer the inputs of the golden cases.
 
         Returns:
             Names of the classes along the last axis, by output.

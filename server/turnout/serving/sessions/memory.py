@@ -47,9 +47,7 @@ def used_bytes(device: str) -> int:
 def device_memory(devices: Iterable[str], children: int = 0) -> dict[str, DeviceMemory]:
     """Returns the memory in use on each device and its limit, omitting devices whose limit is unknown.
 
-    Args:
-        devices: Names of devices, `cpu` or `cuda:N`.
-        children: Memory of child processes in bytes.
+    Child processes take `children` bytes more on the CPU.
     """
     cpu = resident_bytes() + children, memory_limit()
     found = {device: DeviceMemory(*(cpu if device == "cpu" else _cuda_bytes(device))) for device in devices}

@@ -151,8 +151,7 @@ class Catalog:
     def fold_histories(self, now: float) -> None:
         """Folds newly logged requests into the history of each version, which bounds it. Called once per tick.
 
-        Args:
-            now: `time.monotonic()`.
+        `now` is `time.monotonic()`.
         """
         for model in self.snapshot.models.values():
             for entry in model.versions.values():

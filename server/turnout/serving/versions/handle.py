@@ -150,11 +150,7 @@ class VersionHandle:
     ) -> tuple[Sequence[str], BatchedAnswer] | None:
         """Answers a request at once if its run is shorter than passing it to a thread would take.
 
-        Args:
-            inputs: Inputs by name, not yet validated.
-            outputs: Names of the requested outputs; empty means all.
-            lane: As in `infer`.
-            kind: Request kind, as in `InferenceRequest`; only the first request of a kind is validated.
+        Arguments as in `infer`; only the first request of a kind is validated.
 
         Returns:
             Names of the outputs and the answer; None if `infer` must be used.

@@ -94,9 +94,7 @@ _MEMORY_RETRY_SECONDS = 30.0
 def load_failure(entry: VersionEntry, away: str = "") -> TurnoutError:
     """Returns the error that explains why a version cannot answer. It is a new object, since raising changes it.
 
-    Args:
-        entry: The version, which is not Ready.
-        away: Why nothing can be loaded now, as a sentence; "" if loading is possible.
+    `away` says why nothing can be loaded now, as a sentence; "" if loading is possible.
     """
     name = f"{entry.model} {entry.version}"
     if entry.state in (LifecycleState.LOADING, LifecycleState.WARMING):

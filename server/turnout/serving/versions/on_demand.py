@@ -55,11 +55,7 @@ class OnDemand:
     ) -> AsyncIterator[TurnoutError | None]:
         """Waits until a version is in memory, and keeps it there while the context is entered.
 
-        Args:
-            model: Name of the model.
-            version: The version.
-            deadline: `time.monotonic()` until which the request waits; None for no deadline.
-            size: Size of the request's inputs in bytes.
+        The request waits until `deadline` (`time.monotonic()`; None for no deadline), and its inputs have `size` bytes.
 
         Yields:
             Why the version could not be loaded, as a new object; None if it is in memory.

@@ -23,15 +23,7 @@ _MODEL = "/console/models/{model}"
 def console_routes(
     pages: Pages, rollouts: RolloutEngine, recorder: AuthRecorder, log: FilteringBoundLogger, peers: Peers | None
 ) -> Sequence[Route]:
-    """Returns the console's routes.
-
-    Args:
-        pages: Renders the pages.
-        rollouts: Applies the commands of the buttons.
-        recorder: Counts rejected sign-ins.
-        log: Receives a line for each sign-in.
-        peers: The other workers; None if this is the only one.
-    """
+    """Returns the console's routes."""
     actions = Actions(rollouts, pages, pages.sessions, log, recorder.refused, peers)
     return [
         Route("/", _home),

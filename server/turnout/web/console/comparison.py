@@ -33,10 +33,7 @@ class VersionComparison:
     async def of(self, new: VersionEntry, old: VersionEntry, *, examine: bool) -> BumpFinding | None:
         """Returns the gate's finding for `new` over `old`.
 
-        Args:
-            new: The higher version.
-            old: The lower one.
-            examine: Whether to compare weights and run both versions if the manifests alone do not decide.
+        With `examine`, weights are compared and both versions are run if the manifests alone do not decide.
 
         Returns:
             The finding; None if the manifests alone do not decide and `examine` is False.

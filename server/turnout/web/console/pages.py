@@ -70,13 +70,7 @@ class Pages:
         return page(template, request, status, actor=actor, possible=self.sessions.possible, **context)
 
     def problem(self, request: Request, error: TurnoutError, back: str = "") -> Response:
-        """Returns an error page.
-
-        Args:
-            request: The request that failed.
-            error: The error, whose message is shown.
-            back: Path of a page to link to; "" for only the list of models.
-        """
+        """Returns an error page. It links to the page `back`; "" for only the list of models."""
         again = request.method == "GET" and isinstance(error, UnavailableError)
         return self._page("problem.html", request, status_of(error), message=error.message, back=back, again=again)
 

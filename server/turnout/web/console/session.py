@@ -78,11 +78,7 @@ class Sessions:
     def sign_in(self, name: str, token: str, response: Response, *, secure: bool) -> str | None:
         """Starts a session if the token is valid, and returns its actor; returns None if the token is not valid.
 
-        Args:
-            name: Name that the user entered.
-            token: Token that the user entered.
-            response: Response in which the cookie is set.
-            secure: Whether the page was loaded over HTTPS.
+        The cookie is set in `response`; `secure` says whether the page was loaded over HTTPS.
         """
         ends = int(time.time()) + _SECONDS
         given = hashlib.sha256(token.encode()).digest()

@@ -30,14 +30,8 @@ def inference_answer(
 ) -> Response:
     """Returns the response to an inference request.
 
-    Args:
-        call: The request.
-        request_id: Id that the client sent, to be returned; "" for none.
-        route: The version that answered.
-        outputs: Names and values of the outputs, in order.
-        windows: Where to write the outputs that go to shared memory, by output name.
-        binary_outputs: The outputs that the client wants in binary form.
-        headers: Additional headers of the response.
+    The outputs in `windows` are written to shared memory, and those that the client wants in binary form follow the
+    JSON.
 
     Raises:
         InvalidRequest: JSON cannot represent an output that was not requested in binary form, or an output does not fit

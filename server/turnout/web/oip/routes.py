@@ -17,15 +17,7 @@ from turnout.web.oip.inference import RestExchange, RouteHeaders
 def oip_routes(
     http: HttpInference, oip: OipServices, allowed: Oip, route_headers: RouteHeaders, limits: InputLimits
 ) -> Sequence[Route]:
-    """Returns the protocol's routes.
-
-    Args:
-        http: Runs inference requests.
-        oip: The protocol's other services.
-        allowed: Settings that define what clients may change.
-        route_headers: Returns the response headers with the version that answered and its role.
-        limits: Limits on a request's size and contents.
-    """
+    """Returns the protocol's routes."""
     exchange = partial(RestExchange, route_headers, limits, oip.memory)
     return [
         *ExtensionEndpoints(oip, allowed, http.bodies, limits).routes(),

@@ -48,9 +48,7 @@ _environment = templates("turnout.web.report")
 def render(replay: Replay, versions: Iterable[str] = ()) -> str:
     """Returns the page. All external text is escaped, in the markup and in the data.
 
-    Args:
-        replay: The rollout and its ticks.
-        versions: All versions of the model, so that they get the same colours as in the console.
+    With all `versions` of the model, they get the same colours as in the console.
     """
     rollout = replay.rollout
     colours = version_colours(versions, rollout.candidate, rollout.previous)

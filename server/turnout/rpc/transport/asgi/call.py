@@ -304,12 +304,7 @@ class AsgiCall(RunningCall):
             raise asyncio.CancelledError from None
 
     async def send_message(self, message: bytes, *, more: bool) -> None:
-        """Sends a message, preceded by the headers if it is the first.
-
-        Args:
-            message: The serialized message.
-            more: Whether another message may follow.
-        """
+        """Sends a message, preceded by the headers if it is the first. With `more`, another message may follow."""
         send, size = self._send, len(message)
         if not self.started:
             self.started = True

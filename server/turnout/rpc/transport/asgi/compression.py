@@ -23,10 +23,7 @@ time per byte."""
 def decompress(message: bytes, encoding: bytes, limit: int) -> bytes:
     """Decompresses a message. Stops as soon as the output exceeds `limit` bytes.
 
-    Args:
-        message: The compressed message.
-        encoding: The encoding that the call's headers declare.
-        limit: Maximum size of the decompressed message in bytes.
+    `encoding` is the one that the call's headers declare.
 
     Raises:
         FramingError: The message is not in that encoding.

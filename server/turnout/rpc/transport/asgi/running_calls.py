@@ -49,9 +49,7 @@ class RunningCall(Stream):
     def expire(self, deadline: float, early: float) -> None:
         """Sets the call's deadline.
 
-        Args:
-            deadline: The client's deadline on the `time.monotonic()` clock, in seconds.
-            early: Time in seconds by which the method's deadline precedes the client's.
+        The client's is in seconds of `time.monotonic()`, and the method's is `early` seconds earlier.
         """
         self._expires = deadline
         self._deadline = deadline - early
