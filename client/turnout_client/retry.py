@@ -116,11 +116,7 @@ class RetryAttempts:
         return left if left > 0 else 0.0  # NaN counts as no time
 
     def remaining(self) -> float | None:
-        """Returns the same as `left`.
-
-        Raises:
-            DeadlineExceeded: No time remains.
-        """
+        """Returns the same as `left`. Raises DeadlineExceeded if no time remains."""
         left = self.left()
         if left == 0.0:
             raise DeadlineExceeded(f"no answer came within {self.timeout} s")

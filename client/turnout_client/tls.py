@@ -97,11 +97,7 @@ class Tls:
         return [("grpc.ssl_target_name_override", self.server_name)] if self.server_name else []
 
     def context(self) -> ssl.SSLContext:
-        """Returns the same settings as a context for Python's `ssl`.
-
-        Raises:
-            ValueError: As for `credentials`.
-        """
+        """Returns the same settings as a context for Python's `ssl`. Raises ValueError as for `credentials`."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.sslsocket_class = ClosedOnReset
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # like gRPC, trusts intermediate authorities

@@ -70,11 +70,7 @@ class Bearer:
     token: Token | None = field(default=None, repr=False)
 
     def with_token(self, metadata: Metadata) -> tuple[tuple[str, str | bytes], ...]:
-        """Returns `metadata` with the token added.
-
-        Raises:
-            ValueError: The token cannot be read.
-        """
+        """Returns `metadata` with the token added. Raises ValueError if the token cannot be read."""
         if self.token is None:
             return tuple(metadata)
         token = self.token if isinstance(self.token, str) else checked_token(self.token())

@@ -108,11 +108,7 @@ def stamp(item: prediction_pb2.PredictStreamRequest, deadline: float | None) -> 
 
 
 def read_prediction(response: prediction_pb2.PredictResponse) -> Prediction:
-    """Returns the prediction in `response`.
-
-    Raises:
-        Internal: An output is not a valid tensor.
-    """
+    """Returns the prediction in `response`. Raises Internal if an output is not a valid tensor."""
     route, timing = response.route, response.timing
     try:
         outputs = {tensor.name: decode(tensor) for tensor in response.outputs}

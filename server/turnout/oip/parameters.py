@@ -166,11 +166,7 @@ def whole(value: Value, field_path: str) -> int:
 
 
 def check_id(request_id: str) -> str:
-    """Checks the length of a request id, and returns the id.
-
-    Raises:
-        InvalidRequest: The id is too long.
-    """
+    """Checks the length of a request id, and returns the id. Raises InvalidRequest if the id is too long."""
     if len(request_id) > MAX_ID // 4 and len(request_id.encode()) > MAX_ID:
         raise InvalidRequest.at("id", f"expected at most {MAX_ID} bytes")
     return request_id

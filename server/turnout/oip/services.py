@@ -11,15 +11,7 @@ from turnout.oip.extensions.statistics import Statistics
 
 @dataclass(frozen=True, slots=True)
 class OipServices:
-    """The protocol's services of a server, other than inference.
-
-    Attributes:
-        description: Describes the server and its models, and reports whether they are ready.
-        statistics: Statistics of versions.
-        repository: Lists, loads and unloads versions.
-        settings: Logging and tracing settings.
-        memory: Shared memory regions that may contain tensors.
-    """
+    """The protocol's services of a server, other than inference."""
 
     description: ModelDescription
     statistics: Statistics

@@ -20,11 +20,7 @@ _LENGTH = struct.Struct("<I")
 
 
 def element_type(index: int, datatype: str) -> ElementType:
-    """Returns the element type with the name `datatype`.
-
-    Raises:
-        InvalidTensor: The type does not exist.
-    """
+    """Returns the element type with the name `datatype`. Raises InvalidTensor if the type does not exist."""
     kind = BY_NAME.get(datatype)
     if kind is None:
         expected = f"expected one of {', '.join(BY_NAME)}; got {datatype[:64]!r}"

@@ -199,10 +199,6 @@ class MessageCheck:
     """Authorizes the messages of one method.
 
     Attributes:
-        path: Path of the method.
-        need: Permissions that the method requires.
-        authority: Authorizes callers.
-        model_of_upload: Returns the model of an upload.
         recorded: The part of a request that has the fields `actor` and `reason`: "" for the request itself, `change`
             for the field of that name, None if the request has no such fields.
     """

@@ -43,11 +43,8 @@ class MethodGuard:
     """Wraps methods with parsing, limits, authorization of messages and error handling.
 
     Attributes:
-        limits: Limits on the contents of requests.
         max_message_bytes: Maximum size of a response in bytes.
         thread: Thread that parses large messages.
-        faults: Counters of unparsable messages and unexpected errors.
-        log: Logger for rejected messages and unexpected errors.
         authority: Authorizes callers; None if `[auth]` is not enabled.
         model_of_upload: Returns the model of an upload, which authorization needs.
     """

@@ -51,16 +51,8 @@ _OPERATORS = (_CONTROL, _REGISTRY, _CHANNELZ)
 class Services:
     """What the listeners' methods call.
 
-    Attributes:
-        guard: Wraps every method.
-        inference: Answers inference requests.
-        catalog: Models and versions that are served.
-        router: Resolves selectors.
-        oip: Services of the Open Inference Protocol other than inference.
-        control: Objects that implement the control service.
-        registry: Publishes and fetches versions over streams.
-        ready: Returns whether the server should receive traffic.
-        peers: The other workers; None if this is the only one.
+    `control` has the objects that implement the control service, and `ready` returns whether the server should receive
+    traffic. `peers` are the other workers; None if this is the only one.
     """
 
     guard: MethodGuard

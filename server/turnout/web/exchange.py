@@ -115,14 +115,7 @@ class HttpRequest(InferenceExchange[Response], Protocol):
 
 @dataclass(frozen=True, slots=True)
 class HttpInference:
-    """Runs inference requests.
-
-    Attributes:
-        plane: The data plane, which answers requests.
-        preferences: Reads routing preferences from headers.
-        bodies: Receives bodies.
-        new_request_id: Returns a new id for a request that has none.
-    """
+    """Runs inference requests. Those without an id get a new one."""
 
     plane: DataPlane
     preferences: PreferenceReader

@@ -93,11 +93,7 @@ class TensorWindow:
     field: str
 
     def read(self) -> bytes:
-        """Returns a copy of the current contents.
-
-        Raises:
-            InvalidTensor: The segment has been truncated.
-        """
+        """Returns a copy of the current contents. Raises InvalidTensor if the segment has been truncated."""
         parts: list[bytes] = []
         at, left = self.region.offset + self.offset, self.size
         with contextlib.suppress(OSError):

@@ -26,11 +26,7 @@ _MAX_PARTS = 1000
 
 
 def read_policy(message: pb.Policy) -> Policy:
-    """Converts a message to a policy.
-
-    Raises:
-        InvalidRequest: The policy is invalid.
-    """
+    """Converts a message to a policy. Raises InvalidRequest if the policy is invalid."""
     for field, parts in (("canaries", len(message.canaries)), ("shadows", len(message.shadows))):
         if parts > _MAX_PARTS:
             raise InvalidRequest.at(f"policy.{field}", f"expected at most {_MAX_PARTS}")

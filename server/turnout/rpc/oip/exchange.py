@@ -24,12 +24,7 @@ _SHOWN_BYTES = 1024
 
 @dataclass(frozen=True, slots=True)
 class InferEndpoint(Endpoint[ModelInferRequest]):
-    """A method that takes ModelInferRequests.
-
-    Attributes:
-        inputs: Decoder of the requests' inputs.
-        memory: Shared memory that may contain tensors.
-    """
+    """A method that takes ModelInferRequests, whose tensors may be in shared memory."""
 
     inputs: InputDecoder
     memory: SharedMemory

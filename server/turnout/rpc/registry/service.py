@@ -11,14 +11,7 @@ from turnout.rpc.registry.versions import PublishedVersionMethods
 
 @dataclass(frozen=True, slots=True)
 class RegistryServicer:
-    """The objects that implement the registry service.
-
-    Attributes:
-        uploads: Methods that receive versions.
-        fetches: The method that sends versions.
-        versions: Methods that describe versions, and store their signatures.
-        threads: Threads for disk work.
-    """
+    """The objects that implement the registry service, and their threads for disk work."""
 
     uploads: UploadMethods
     fetches: FetchMethods

@@ -205,19 +205,11 @@ class InferenceExchange(Protocol[T_co]):
         ...
 
     def decode(self) -> InferenceRequest:
-        """Returns the decoded request.
-
-        Raises:
-            TurnoutError: The request is refused.
-        """
+        """Returns the decoded request. Raises TurnoutError if the request is refused."""
         ...
 
     def encode(self, request: InferenceRequest, result: InferenceResult) -> T_co:
-        """Returns the encoded answer.
-
-        Raises:
-            TurnoutError: The protocol cannot express the answer.
-        """
+        """Returns the encoded answer. Raises TurnoutError if the protocol cannot express the answer."""
         ...
 
     def refusal(self, request: InferenceRequest, error: TurnoutError) -> T_co:

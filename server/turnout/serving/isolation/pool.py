@@ -305,11 +305,7 @@ class ChildPool:
                         self._died(f"could not be started: {error.message}", loaded=False)
 
     def _warm(self, child: IsolatedSession) -> None:
-        """Performs the first run of a child.
-
-        Raises:
-            ModelCrashed, ModelTimedOut: The child did not survive it.
-        """
+        """Performs the first run of a child. Raises ModelCrashed or ModelTimedOut if the child did not survive it."""
         if self.warm_inputs is None:
             return
         until = time.monotonic() + _TRIAL_SECONDS

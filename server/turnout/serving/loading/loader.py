@@ -63,7 +63,6 @@ class Loader:
     """Loads versions into memory.
 
     Attributes:
-        repository: Repository of versions on disk.
         warmup_runs: Number of warm-up runs for each batch size.
         supervision: Supervises the child processes of isolated versions.
         processes: Starts processes to try inputs that are not safe to try in this one.

@@ -44,11 +44,7 @@ def golden_examples(paths: Sequence[Path], signature: Signature) -> Iterator[Exa
 
 
 def check_fit(inputs: Mapping[str, Array], signature: Signature) -> Mapping[str, Array]:
-    """Returns a case's inputs after checking that they fit the signature.
-
-    Raises:
-        InvalidModel: They do not fit.
-    """
+    """Returns a case's inputs after checking that they fit the signature. Raises InvalidModel if they do not fit."""
     for spec in signature.inputs:
         array = inputs.get(spec.name)
         if array is None:

@@ -22,16 +22,12 @@ class SandboxRequest:
     """A question and the bounds for answering it.
 
     Attributes:
-        question: Name of the question.
         model, size: ONNX file to describe or change, and its size in bytes.
         versions: Directory and manifest of each version concerned.
-        golden: Golden cases.
-        runtime: Settings for sessions.
         max_rows: Maximum number of rows in a batch.
         memory_limit: Bytes that may be used in addition to the models.
         seconds: Duration of a latency comparison in seconds.
         run_seconds: Time limit in seconds for a run on synthetic inputs.
-        scratch: Directory for answers.
         attempts: Guards runs that the process may not survive.
         graphs: Graphs of the versions that have been read, by index.
     """

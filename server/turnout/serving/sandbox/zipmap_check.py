@@ -80,11 +80,7 @@ def _examples(signature: Signature, golden: Sequence[Path]) -> Iterator[tuple[st
 
 
 def _compare(old: Mapping[str, Any], new: Mapping[str, Any], unzipped: Sequence[Unzipped]) -> int:
-    """Compares two answers to the same inputs and returns their number of rows.
-
-    Raises:
-        InvalidModel: They differ.
-    """
+    """Compares two answers to the same inputs and returns their number of rows. Raises InvalidModel if they differ."""
     maps = {one.output: one for one in unzipped}
     rows = 0
     for name, was in old.items():

@@ -83,8 +83,6 @@ class PrecisionTrial(Generic[SessionT]):
     """A version whose precision is to be determined.
 
     Attributes:
-        manifest: Manifest of the version.
-        directory: Directory with the version's files.
         make: Creates a session for each device, in FP16 if the argument is True; raises TurnoutError.
         records: Records of earlier trials, one for each device.
     """

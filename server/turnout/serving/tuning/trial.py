@@ -50,12 +50,9 @@ Request = Mapping[str, Array]
 
 @dataclass(frozen=True, slots=True)
 class TuningSubject:
-    """The version to tune.
+    """The version to tune, with the present settings of its model.
 
     Attributes:
-        repository: Repository of the version.
-        published: The version.
-        settings: Present settings of its model.
         inputs: A golden case, or a directory of them, whose inputs are sent unchanged; None for the version's own.
         in_flight: Number of requests in flight when throughput is measured.
         seconds: Approximate time limit in seconds.
@@ -286,11 +283,7 @@ def _check(handle: VersionHandle, captured: Sequence[Path], inputs: Sequence[Req
 
 
 def _cases(path: Path) -> Sequence[Path]:
-    """Returns the files with captured inputs.
-
-    Raises:
-        InvalidRequest: There are none.
-    """
+    """Returns the files with captured inputs. Raises InvalidRequest if there are none."""
     found = sorted(path.glob("*.npz")) if path.is_dir() else [path]
     if not found or not found[0].is_file():
         raise InvalidRequest.at("--inputs", f"expected a .npz of arrays inputs/NAME, or a directory of them: {path}")

@@ -118,11 +118,7 @@ class CatalogSnapshot:
     damaged: Mapping[str, Damaged] = field(default_factory=dict)
 
     def model(self, name: str) -> ModelEntry:
-        """Returns a model by name.
-
-        Raises:
-            ModelNotFound: There is no such model; the error suggests similar names.
-        """
+        """Returns a model by name. Raises ModelNotFound if there is no such model; the error suggests similar names."""
         entry = self.models.get(name)
         if entry is None:
             raise ModelNotFound.named(name, list(self.models))

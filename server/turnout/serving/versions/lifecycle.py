@@ -42,11 +42,7 @@ TRANSITIONS: frozenset[tuple[LifecycleState, LifecycleState]] = frozenset(
 
 
 def step(state: LifecycleState, to: LifecycleState) -> LifecycleState:
-    """Returns `to` after checking the transition.
-
-    Raises:
-        ValueError: The lifecycle has no such transition.
-    """
+    """Returns `to` after checking the transition. Raises ValueError if the lifecycle has no such transition."""
     if (state, to) not in TRANSITIONS:
         raise ValueError(f"a version does not go from {state} to {to}")
     return to

@@ -239,11 +239,7 @@ def json_error(error: TurnoutError) -> Response:
 
 
 def attempt_of(request: Request) -> int:
-    """Returns the attempt number in the path.
-
-    Raises:
-        NotFoundError: The number is not valid.
-    """
+    """Returns the attempt number in the path. Raises NotFoundError if the number is not valid."""
     text = request.path_params["attempt"]
     if not text.isascii() or not text.isdigit() or len(text) > _MOST_DIGITS or not int(text):
         raise NotFoundError(f"{request.path_params['model'][:64]} has had no rollout of that number: they count from 1")

@@ -52,11 +52,7 @@ class TrackedRollout:
         self._stride = 1
 
     def take(self, ticks: Sequence[_Tick]) -> None:
-        """Replays further ticks, in order.
-
-        Raises:
-            InvalidRequest: A tick cannot be read.
-        """
+        """Replays further ticks, in order. Raises InvalidRequest if a tick cannot be read."""
         for number, when, body in ticks:
             recorded = RecordedTick.from_json(when, body)
             self.last = self.last.taken(recorded.tick)

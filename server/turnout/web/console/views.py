@@ -87,11 +87,7 @@ class ModelViews:
         return self._catalog.snapshot.models.values()
 
     def named(self, name: str) -> ModelEntry:
-        """Returns the model `name`.
-
-        Raises:
-            ModelNotFound: The model does not exist.
-        """
+        """Returns the model `name`. Raises ModelNotFound if the model does not exist."""
         return self._catalog.snapshot.model(name)
 
     def colours(self, name: str, *more: str) -> Mapping[str, int]:

@@ -163,11 +163,7 @@ def read_outputs(body: InferenceBody) -> Sequence[tuple[str, Parameters]]:
 
 
 def read_binary_outputs(outputs: Sequence[tuple[str, Parameters]], parameters: Parameters) -> BinaryOutputs:
-    """Returns which outputs to return in binary form.
-
-    Raises:
-        InvalidRequest: A parameter is not a boolean.
-    """
+    """Returns which outputs to return in binary form. Raises InvalidRequest if a parameter is not a boolean."""
     default = _truth(parameters, _BINARY_OUTPUT, "parameters")
     by_output = {
         name: _truth(parameters, _BINARY, f"outputs[{index}].parameters")

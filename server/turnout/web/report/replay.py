@@ -36,11 +36,7 @@ class RecordedTick:
 
     @classmethod
     def from_json(cls, time: datetime, body: Mapping[str, Any]) -> Self:
-        """Parses an element of `ticks_json`.
-
-        Raises:
-            InvalidRequest: The element is not a valid tick.
-        """
+        """Parses an element of `ticks_json`. Raises InvalidRequest if the element is not a valid tick."""
         try:
             if "shadow" in body:
                 requests, bad = body["shadow"]

@@ -135,11 +135,7 @@ class AsgiCall(RunningCall):
         self._send = send
 
     def open(self) -> None:
-        """Reads the timeout and the encodings from the headers.
-
-        Raises:
-            StatusError: A header is invalid.
-        """
+        """Reads the timeout and the encodings from the headers. Raises StatusError if a header is invalid."""
         headers = self._names
         if (timeout := headers.get(b"grpc-timeout")) is not None:
             try:

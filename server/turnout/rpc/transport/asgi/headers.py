@@ -59,11 +59,7 @@ def read_metadata(headers: Headers) -> Metadata:
 
 
 def write_metadata(metadata: Metadata) -> list[tuple[bytes, bytes]]:
-    """Converts metadata to headers.
-
-    Raises:
-        UnicodeEncodeError: A key or a `str` value is not ASCII.
-    """
+    """Converts metadata to headers. Raises UnicodeEncodeError if a key or a `str` value is not ASCII."""
     return [(key.encode("ascii"), _encoded(value)) for key, value in metadata]
 
 
