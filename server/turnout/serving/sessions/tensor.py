@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-import ml_dtypes
+import ml_dtypes  # noqa: F401 - makes `bfloat16` known to NumPy
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,22 +15,7 @@ Array = NDArray[Any]
 """Value of a tensor. Strings are object arrays of `str`; bfloat16 is `ml_dtypes.bfloat16`."""
 
 NUMPY_DTYPES: Mapping[DataType, np.dtype[Any]] = MappingProxyType(
-    {
-        DataType.BOOL: np.dtype(np.bool_),
-        DataType.UINT8: np.dtype(np.uint8),
-        DataType.UINT16: np.dtype(np.uint16),
-        DataType.UINT32: np.dtype(np.uint32),
-        DataType.UINT64: np.dtype(np.uint64),
-        DataType.INT8: np.dtype(np.int8),
-        DataType.INT16: np.dtype(np.int16),
-        DataType.INT32: np.dtype(np.int32),
-        DataType.INT64: np.dtype(np.int64),
-        DataType.FLOAT16: np.dtype(np.float16),
-        DataType.BFLOAT16: np.dtype(ml_dtypes.bfloat16),
-        DataType.FLOAT32: np.dtype(np.float32),
-        DataType.FLOAT64: np.dtype(np.float64),
-        DataType.STRING: np.dtype(object),
-    }
+    {kind: np.dtype(object if kind is DataType.STRING else kind.value) for kind in DataType}
 )
 """NumPy dtype of each element type; strings are object arrays of `str`."""
 
