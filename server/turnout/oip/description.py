@@ -24,11 +24,7 @@ _SHARED_MEMORY = "system_shared_memory"
 
 
 class ModelDescription:
-    """Answers the questions that clients ask before they send inference requests.
-
-    Attributes:
-        extensions: Names of the supported protocol extensions.
-    """
+    """Answers the questions that clients ask before they send inference requests."""
 
     def __init__(
         self, router: Router, catalog: Catalog, accepting: Callable[[], bool], *, shared_memory: bool = False

@@ -22,7 +22,6 @@ class ElementType:
         size: Size of an element on the wire in bytes; 0 for BYTES, whose elements vary in size.
         contents: Field of InferTensorContents that contains such elements; "" if they are only sent raw.
         contents_dtype: Dtype of the elements in that field, which may be wider; `dtype` if there is no such field.
-        config: Number of the type in a ModelConfig.
     """
 
     name: str

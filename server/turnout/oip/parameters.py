@@ -40,7 +40,6 @@ class Place(NamedTuple):
     """The location of a tensor in shared memory.
 
     Attributes:
-        region: Name of the region.
         offset: Offset of the tensor in the region, in bytes.
         size: Size of an input, or maximum size of an output, in bytes.
     """

@@ -35,12 +35,6 @@ class Endpoint(Generic[MessageT]):
     """An inference method, with the objects that all its requests share.
 
     Attributes:
-        service: Full name of the service.
-        operation: Name of the method in traces.
-        reader: Parser of the method's requests.
-        preferences: Reader of routing preferences in metadata.
-        templates: Cache of parsed requests.
-        limits: Limits on a request's contents.
         check_size: Raises Exhausted if a response of the given size in bytes exceeds the maximum message size.
     """
 
@@ -87,7 +81,6 @@ class GrpcExchange(Generic[MessageT]):
     """One request over gRPC.
 
     Attributes:
-        endpoint: The called method.
         arrived: Arrival time of the request on the `time.monotonic()` clock, in seconds.
         heavy: Whether to parse and decode the message in a thread.
         costly: Whether the response is slow to encode even if the outputs are small.
@@ -177,12 +170,9 @@ class Opened(Generic[MessageT]):
     """An open stream, with the attributes that all its items share.
 
     Attributes:
-        endpoint: The called method.
-        stream: The stream that carries the items.
         preferences: Routing preferences from the stream's metadata.
         parent: The caller's span, from the stream's metadata.
         deadline: The client's deadline on the `time.monotonic()` clock, in seconds; None if it has none.
-        clock: Estimate of the client's clock.
     """
 
     endpoint: Endpoint[MessageT]
@@ -206,7 +196,6 @@ class ItemExchange(GrpcExchange[MessageT]):
     """One item of a stream, which is read before it is decoded.
 
     Attributes:
-        opened: The stream.
         key: The key that identifies the item among those in flight; "" if it has none. Set once the item is parsed.
         cancels: If the item is a cancellation, the key of the item that it cancels; None for a request.
     """

@@ -20,7 +20,6 @@ class RequestBody:
     """A received body, not yet decompressed.
 
     Attributes:
-        parts: The parts of the body, in order.
         size: Total size of the parts, in bytes.
         encoding: Content encoding: `gzip`, `deflate` or `identity`.
         max_bytes: Maximum size after decompression, in bytes.

@@ -38,11 +38,7 @@ class HttpExchange:
         arrived: `time.monotonic()` when the request arrived.
         model: Name of the model, from the path.
         selector: Version selector, from the path; "" if there is none.
-        request_id: Id of the request in logs.
         costly: Whether the response takes long to encode even if the outputs are small.
-        body: The received body.
-        preferences: Routing preferences, from the headers.
-        limits: Limits on the request's size and contents.
     """
 
     service = "http"

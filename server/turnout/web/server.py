@@ -32,13 +32,11 @@ class WebServices:
 
     Attributes:
         scrape: Returns the text of the metrics in blocks, given a content type.
-        ready: Returns whether the server accepts requests.
         availability: Knows which dependencies are unreachable, and what is not served.
         faults: Counts unexpected errors.
         endpoints: Routes of `/predict`, the Open Inference Protocol and `/v1`.
         console: Routes of the console; empty if it is off.
         protect: Adds authentication and authorization to routes.
-        authorizes: Whether `[auth]` is enabled.
     """
 
     scrape: Callable[[str], Awaitable[AsyncIterator[bytes]]]

@@ -66,7 +66,6 @@ class Region:
         key: Key of the segment as the client wrote it.
         offset: Offset of the region in the segment, in bytes.
         size: Size of the region in bytes.
-        file: File descriptor of the segment.
     """
 
     name: str
@@ -81,7 +80,6 @@ class TensorWindow:
     """A part of a region that contains, or will contain, one tensor.
 
     Attributes:
-        region: The region.
         offset: Offset of the part in the region, in bytes.
         size: Size of an input, or maximum size of an output, in bytes.
         field: Path of the tensor in error messages.

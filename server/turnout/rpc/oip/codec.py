@@ -37,14 +37,7 @@ FIELDS = Fields(request=0, id=_NUMBERS["id"], tensor=0, elements=_NUMBERS["raw_i
 
 
 class RawInput(NamedTuple):
-    """A checked description of a numeric tensor whose elements are sent as raw bytes.
-
-    Attributes:
-        name: Name of the tensor.
-        shape: Shape of the array.
-        dtype: Dtype of the array.
-        nbytes: Size of the elements in bytes.
-    """
+    """A checked description of a numeric tensor whose elements are sent as raw bytes."""
 
     name: str
     shape: tuple[int, ...]

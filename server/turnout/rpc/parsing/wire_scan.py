@@ -41,7 +41,6 @@ class _Field:
     """A field of a message type.
 
     Attributes:
-        name: Name of the field, for error messages.
         message: Fields of the nested message type; None if the field does not contain a message.
         width: Size of an element of a packed list in bytes; 0 if elements vary in size; None if the field is not a list
             of scalars. Lists of fixed-size elements are copied as a whole, so only the size of the message limits them.

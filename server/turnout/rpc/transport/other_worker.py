@@ -7,11 +7,7 @@ from turnout.config import Address
 
 @dataclass(frozen=True, slots=True)
 class NullListener:
-    """A listener that serves nothing.
-
-    Attributes:
-        address: The address of the other worker's listener.
-    """
+    """A listener that serves nothing."""
 
     address: Address
 

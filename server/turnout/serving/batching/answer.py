@@ -11,11 +11,9 @@ class BatchedAnswer:
     """The answer to one request, with the timings of its run.
 
     Attributes:
-        outputs: Outputs of this request, in the order requested.
         queue_seconds: Seconds from admission to the start of the run.
         compute_seconds: Duration in seconds of the run of the whole batch.
         batch_rows: Number of rows in the whole batch; 0 if the version is unbatched.
-        batch_requests: Number of requests that ran together.
         started: `time.monotonic()` when the run started.
     """
 

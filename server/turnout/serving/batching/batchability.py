@@ -31,7 +31,6 @@ class BatchPlan:
         max_rows: Maximum number of rows in a batch; 0 if requests run one at a time.
         input_axes: Axis along which each batched input is joined. Inputs not listed must be the same for a whole batch.
         output_axes: Axis along which each batched output is split. Outputs not listed are given to every request.
-        reason: Human-readable reason for this plan.
         sample: One-row inputs that the model runs on, for warm-up; None if none were found.
         mixes: Whether a batch was run in which rows got different answers than alone.
         sizes: Sizes of the other dimensions for which batching is proved; None if it holds for all sizes.

@@ -20,7 +20,6 @@ class QueueBounds:
     """Bounds of the queue, and how long a runner waits for more requests.
 
     Attributes:
-        requests: Maximum number of waiting requests.
         nbytes: Maximum size of their inputs in bytes.
         max_delay: Seconds that an idle runner waits for a fuller batch; 0.0 for no wait.
         spin: Seconds that an idle runner spins before it sleeps, one runner at a time; 0.0 for no spinning.
@@ -37,9 +36,6 @@ class QueuedRequest:
     """A waiting request.
 
     Attributes:
-        inputs: Inputs by name.
-        outputs: Names of the requested outputs.
-        rows: Number of rows that it adds to a batch.
         nbytes: Size of its inputs in bytes.
         line: Properties that requests must share to run with it; None if it runs alone.
         deadline: Time after which its answer is useless, in seconds of the caller's clock; None for no deadline.
@@ -65,7 +61,6 @@ class _Waiting(Generic[R]):
     Attributes:
         requests: Waiting requests, each with the time until which it may be held. A dict keeps their order and allows
             removal from the middle in constant time.
-        rows: Total number of rows.
         due: The earliest of those times.
     """
 
@@ -82,7 +77,6 @@ class RequestQueue(Generic[R]):
     """The lines of one lane of a version. Not thread-safe. The caller supplies the time.
 
     Attributes:
-        requests: Number of waiting requests.
         nbytes: Size of their inputs in bytes.
     """
 

@@ -42,7 +42,6 @@ class ArmMeter:
 
     Attributes:
         rules: Rules for counting; a change takes effect with the next tick.
-        counts: Counts of the present tick.
         baseline: Baseline that a canary is compared with; None for the baseline itself.
     """
 
@@ -200,12 +199,7 @@ def detach(arms: Arms, part: str, meter: ArmMeter) -> None:
 
 @dataclass(frozen=True, slots=True)
 class FailedRequest:
-    """A request that failed or was answered badly, as the baseline needs it.
-
-    Attributes:
-        inputs: Inputs by name.
-        outputs: Names of the requested outputs.
-    """
+    """A request that failed or was answered badly, as the baseline needs it."""
 
     inputs: Mapping[str, Array]
     outputs: Sequence[str]

@@ -19,7 +19,6 @@ class RunLengths:
     """The runs of one kind of bad requests, in the order in which an arm's requests end. Used on the event loop only.
 
     Attributes:
-        present: The present run.
         squares: Growth of the sum of the squares of all run lengths by the requests of this tick.
         begun: Number of runs that began with a request of this tick.
     """

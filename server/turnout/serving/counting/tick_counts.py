@@ -64,13 +64,9 @@ class Rules:
 
 @dataclass(slots=True, eq=False)
 class LastEnded:
-    """The request of an arm that ended last, in whichever tick it was admitted.
+    """The request of an arm that ended last, in whichever tick it was admitted."""
 
-    Attributes:
-        passed: Number of thresholds that it exceeded.
-    """
-
-    passed: int = 0
+    passed: int = 0  # number of thresholds that it exceeded
 
 
 @dataclass(slots=True, eq=False)
@@ -78,11 +74,7 @@ class TickCounts:
     """Counts of one arm's requests in one tick.
 
     Attributes:
-        rules: Rules for counting.
-        thresholds, late: Copied from the rules.
         notable: Seconds beyond which a request is examined further: the lesser of `late` and `rules.stalled`.
-        admitted: Number of requests admitted.
-        settled: Number of requests that ended.
         untimed: Requests left out of latency counts: warm-up, and callers who waited for less than the baseline takes.
         errors: Requests for whose failure the server is to blame.
         invalid: Answers with NaN or infinity in an output.
@@ -91,9 +83,7 @@ class TickCounts:
         passed: Number of requests by the number of thresholds that they exceeded.
         slow_runs: Run lengths of requests that exceeded a threshold, by threshold.
         error_runs, invalid_runs: Run lengths of errors and of invalid answers.
-        last: The request that ended last.
         latency: Answers by bucket of `LATENCY_BOUNDS`, for display only; no decision uses it.
-        largest_batch: Number of requests in the largest batch.
         slots: Slots of admitted requests with a key, in order of admission.
         keyed: Log of those requests that ended.
         blamed: Requests with a key whose failure was found to be the server's fault after they had ended.
@@ -192,7 +182,6 @@ class KeyedCounts:
     """One arm's requests with a key in a closed tick.
 
     Attributes:
-        rules: Rules by which they were counted.
         admitted: All admitted requests, with slots only.
         ended: Requests that ended before the tick closed.
         blamed: Ended requests that were blamed on the server later, marked `ERROR`, and `BAD` if they had not been bad.
@@ -212,7 +201,6 @@ class BaselineQuestion:
     """A badly answered request that the baseline runs as well.
 
     Attributes:
-        counts: Counts that the request belongs to.
         slot: Slot of the request; `NO_SLOT` if it has none.
     """
 

@@ -28,7 +28,6 @@ class GraphPlan:
 
     Attributes:
         buckets: Number of rows of each graph, ascending; () if nothing is captured.
-        reason: Human-readable reason for this plan.
         shapes: Shape of each input with one row.
         input_axes: Batch axis of each input that has rows.
         output_axes: Batch axis of each output that has rows.

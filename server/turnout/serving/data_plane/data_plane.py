@@ -74,7 +74,6 @@ class RequestTelemetry:
 
     Attributes:
         metrics: Counts requests that reach no version.
-        access: Logs requests.
         code_of: Returns the name of the status code that an error maps to, from the table that all protocols share.
         tracer: Traces requests; None if tracing is off.
     """

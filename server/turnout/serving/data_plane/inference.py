@@ -54,9 +54,7 @@ class Route:
 
     Attributes:
         entry: Catalog entry of the version, which is Ready.
-        role: Role in which it answers.
         epoch: Epoch of the model's routing policy; 0 if it never had one.
-        handle: Handle of the version.
         recorder: Counts what the version does in that role.
         observer: Observes the answers; None if there is no observer.
         lane: Queue of the version that requests go through; "" for the shared one.
@@ -107,7 +105,6 @@ class InferenceRequest(NamedTuple):
         selector: Version selector, as the client wrote it.
         inputs: Inputs by name. Strings are object arrays of `str`; bfloat16 is `ml_dtypes.bfloat16`.
         outputs: Names of the requested outputs, in order; empty means all, in the signature's order.
-        request_id: Identifies the request in logs.
         routing_key: Requests with the same key are routed to the same version while the weights allow it; "" for none.
         deadline: `time.monotonic()` after which the caller no longer waits; None for no deadline.
         arrived: `time.monotonic()` when the request arrived, before it was decoded.

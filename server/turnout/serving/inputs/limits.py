@@ -16,11 +16,9 @@ class InputLimits:
 
     Attributes:
         tensors: Maximum number of inputs, and of named outputs.
-        rank: Maximum number of dimensions of a tensor.
         name_bytes: Maximum length of the name of a model, version, input or output in bytes.
         elements: Maximum number of elements that are sent one by one, in all tensors together.
         strings: Maximum number of strings, in all tensors together.
-        json_bytes: Maximum size of a JSON document in bytes.
     """
 
     tensors: int

@@ -42,7 +42,6 @@ class Recipe:
 
     Attributes:
         free_size: Size of every free dimension except the batch axes and those in `sizes`.
-        lowest: Lowest integer.
         below: Upper bound of integers, exclusive.
         sizes: Sizes of free dimensions by name.
     """

@@ -30,11 +30,7 @@ class ArenaBroken(Exception):
 
 
 class Arena:
-    """One side's view of the shared memory. Used for one message at a time, by one thread at a time.
-
-    Attributes:
-        fd: Descriptor of the file.
-    """
+    """One side's view of the shared memory. Used for one message at a time, by one thread at a time."""
 
     def __init__(self, fd: int, limit: int, *, writable: bool) -> None:
         """Takes over a descriptor made by `create` or `read_only`, here or in another process.

@@ -25,15 +25,12 @@ class LoadedVersion:
         runners: Factories of a `Run` for each runner thread.
         run: Runs on the calling thread; only on the CPU.
         in_force: How requests are batched, also after a run has contradicted the proof.
-        warmth: Result of warm-up.
         inline_bytes: Maximum size of inputs with which a request runs in less than the configured threshold, and so on
             the event loop itself; 0 if there is none.
         memory_bytes: Bytes that loading took, by device.
-        seconds: Duration of loading in seconds.
         pool: Child processes of the version; None if it is not isolated.
         isolation: Where the version runs, and why.
         graphs: Which runs are captured as CUDA graphs, or why none are.
-        precision: Precision at which the version runs.
         tensorrt: Whether the version runs on TensorRT, at which precision, and why; "" if TensorRT was not requested.
         shapes: Shapes for which TensorRT has built engines.
         in_step: Groups of dimensions of inputs that must be 0 together or not at all.

@@ -14,12 +14,10 @@ class Occupant:
     """A version in memory, or one being loaded or unloaded.
 
     Attributes:
-        key: Model and version.
         memory: Bytes by device (`cpu`, `cuda:0`).
         used_at: Time of its last use, in seconds of any clock.
         evictable: Whether it was loaded on demand and nothing else needs it.
         in_use: Whether requests or other work use it or wait for it.
-        leaving: Whether it is being unloaded.
     """
 
     key: Key

@@ -16,8 +16,6 @@ class Example:
 
     Attributes:
         name: Name of the example, the same for every version that gets it.
-        golden: Whether it is a golden case.
-        inputs: Inputs by name.
         fault: Why the version cannot run it; "" if it can.
     """
 

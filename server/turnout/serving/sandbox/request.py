@@ -24,7 +24,6 @@ class SandboxRequest:
     Attributes:
         model, size: ONNX file to describe or change, and its size in bytes.
         versions: Directory and manifest of each version concerned.
-        max_rows: Maximum number of rows in a batch.
         memory_limit: Bytes that may be used in addition to the models.
         seconds: Duration of a latency comparison in seconds.
         run_seconds: Time limit in seconds for a run on synthetic inputs.

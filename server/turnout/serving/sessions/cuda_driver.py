@@ -14,7 +14,6 @@ class CudaDevice:
     Attributes:
         index: Device number, as in `device_ids`.
         name: Name, such as `NVIDIA H100 80GB HBM3`.
-        memory_bytes: Total memory in bytes.
         capability: Compute capability, such as `9.0`.
     """
 
@@ -30,7 +29,6 @@ class CudaDriver:
 
     Attributes:
         version: Highest CUDA version that it supports, such as `13.0`; "" if there is no driver.
-        devices: Devices of this machine.
         detail: Why there are no devices; "" if there are some.
     """
 

@@ -17,10 +17,7 @@ class SessionSpec:
 
     Attributes:
         model: Path of the ONNX file, with any external data beside it.
-        signature: Signature of the model.
         providers: ONNX Runtime's names of execution providers, in order of preference.
-        device_id: Device number for GPU providers.
-        runtime: Runtime settings of the model.
         tensorrt: Options for the TensorRT provider, in addition to those from `runtime`.
     """
 

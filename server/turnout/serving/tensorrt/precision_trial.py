@@ -37,7 +37,6 @@ class PrecisionRecord:
     names. If it cannot be read, it counts as missing; if it cannot be written, the next load repeats the trial.
 
     Attributes:
-        path: Path of the file.
         settings: Settings that affect what an engine computes, by name.
     """
 

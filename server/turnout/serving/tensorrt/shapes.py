@@ -32,7 +32,6 @@ class ShapeProfile:
 
     Attributes:
         sizes: Sizes of each free dimension.
-        names: Names of these dimensions.
         options: Options of ONNX Runtime's TensorRT provider; empty if all shapes in the graph are fixed.
     """
 

@@ -72,8 +72,6 @@ class Result:
     """The result of trying one setting.
 
     Attributes:
-        tuned: The setting.
-        windows: Measurements under it.
         throughput: Improvement over the present settings with many requests in flight; None for the present settings.
         latency: The same with one request in flight.
         refused: Why the setting could not be tried; "" if it was.

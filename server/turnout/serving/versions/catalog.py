@@ -25,16 +25,12 @@ class VersionEntry:
     """One version, as the server sees it now.
 
     Attributes:
-        manifest: Manifest of the version.
         digest: Digest of the canonical manifest, `sha256:...`.
-        release_status: Declared release status.
-        state: Lifecycle state.
         reason: Human-readable reason for the state; "" if there is nothing to say.
         failure: Error that made the version Failed; None in every other state.
         handle: Handle that runs the version; present exactly while the state is Ready.
         providers: Execution providers that the session actually uses, in order; () if it is not loaded.
         max_batch_rows: Maximum number of rows in a batch; 0 if it is unbatched or not loaded.
-        batching: Why it is batched as it is.
         isolation: Whether it runs in child processes, and why; "" if it is not loaded.
         cuda_graphs: Batch sizes captured as CUDA graphs, or why none are; "" if it does not run on a GPU and CUDA
             graphs were not requested.
@@ -83,7 +79,6 @@ class ModelEntry:
 
     Attributes:
         versions: Entries by version, highest precedence first.
-        model_releases: Release statuses and tags.
         layout: Identical in two entries of the model that differ only in the states of its versions.
     """
 

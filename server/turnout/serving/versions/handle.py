@@ -70,11 +70,8 @@ class VersionHandle:
 
     Attributes:
         loaded: The loaded version; None once it is closed.
-        recorder: Metrics of the version.
         arms: Meters that count its requests for rollouts.
         history: Its latest requests with a routing key, by slot.
-        in_force: The batch plan in force.
-        inflight: Number of requests in progress.
         closing: Whether the version is being unloaded and refuses requests.
         child_bytes: Memory of its child processes in bytes at the latest `sample`.
     """

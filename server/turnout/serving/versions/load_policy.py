@@ -66,7 +66,6 @@ class DesiredServing:
     """What should be loaded of one model.
 
     Attributes:
-        load: The `load` setting.
         asked: Requests of operators for single versions since the server started: True to load, False to unload. They
             take precedence over `load`.
         yanked: Whether yanked versions are kept as if they were not yanked, for pins to them; they do not displace

@@ -30,7 +30,6 @@ class RepositoryPresence:
     Attributes:
         fault: Why the repository as a whole is unavailable, as a predicate without a path; "" if it is available.
         models: Why a model's directory is unavailable, by name of the model.
-        found: Versions that were found.
         missing: Known versions that were not found.
         away: Why an earlier listing is used, as a predicate; "" if the listing is current.
     """

@@ -31,9 +31,6 @@ class TrackedRollout:
     """A rollout and the history that its page shows, in bounded memory.
 
     Attributes:
-        plan: Plan of the rollout.
-        rollout: State of the rollout.
-        last: The current evidence.
         after: Number of the last tick that was replayed.
         lock: Held while the history is read or updated.
     """
@@ -86,11 +83,7 @@ class TrackedRollout:
 
 
 class TrackedRollouts:
-    """A cache of recently viewed rollouts. Used on the event loop only.
-
-    Attributes:
-        log: Reads recorded rollouts.
-    """
+    """A cache of recently viewed rollouts. Used on the event loop only."""
 
     def __init__(self, log: RolloutLog) -> None:
         self.log = log

@@ -24,8 +24,6 @@ class VersionRow:
     """A version in a table.
 
     Attributes:
-        entry: The version's entry in the catalog.
-        tags: Tags that point to the version.
         shares: The version's shares of the traffic that the policy splits.
         latest: Latest activity of the version; None if there is none yet.
     """
@@ -41,13 +39,11 @@ class ModelView:
     """A model.
 
     Attributes:
-        name: Name of the model.
         applied: The policy in force; None if the model never had one.
         versions: All versions, highest first.
         split: The shares of the traffic that are in force, including those of versions that no longer exist.
         diverted: The version that gets all traffic because of an unrecorded rollback; "" if the policy applies.
         answering: The version that answers without a policy; None if there is a policy, or no version is ready.
-        colours: Colour number of each version.
     """
 
     name: str
@@ -170,7 +166,6 @@ class DifferenceView:
     Attributes:
         old, new: The lower and the higher version.
         finding: Finding of the gate `bump` for `new` over `old`; None if weights and outputs must be compared first.
-        facts: Other differences.
     """
 
     old: VersionEntry

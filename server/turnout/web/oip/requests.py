@@ -33,9 +33,7 @@ class InferenceBody:
 
     Attributes:
         request_id: Id that the client sent; "" for none.
-        document: The JSON object.
         binary: The bytes after the JSON.
-        limits: Limits on the body's size and contents.
     """
 
     request_id: str
@@ -49,7 +47,6 @@ class BinaryOutputs:
     """The outputs to return in the binary part of the response.
 
     Attributes:
-        by_output: Whether to return an output in binary form, by output name.
         default: Whether to return all other outputs in binary form.
     """
 

@@ -32,7 +32,6 @@ class Finding:
     """The evidence of one metric.
 
     Attributes:
-        name: Name of the metric.
         meaning: What counts as a bad event.
         canary_bad, canary_requests: Number of bad events and of requests of the candidate.
         baseline_bad, baseline_requests: Number of bad events and of requests of the baseline; 0 if the metric has no
@@ -41,7 +40,6 @@ class Finding:
             rate. None if there is nothing to compare.
         allowed: The highest ratio at which the candidate does not count as worse.
         e_value: Evidence that the candidate is worse.
-        weight: Weight in the combined evidence.
         fit_value: Evidence that the candidate is fit for promotion.
         fit_below: The bound that the ratio must be shown to be below for a promotion.
         proof: Whether the metric currently allows a promotion, and why, as text.
@@ -86,8 +84,6 @@ class RolloutExplanation:
     """An explanation of a rollout's state.
 
     Attributes:
-        title: Title with the model, the versions and the attempt.
-        status_sentence: The state as a sentence.
         verdict: Why the rollout ended or is ending; "" before that.
         findings: The evidence of each metric.
         e_value, threshold: Combined evidence that the candidate is worse, and the evidence at which it is rolled back.

@@ -79,7 +79,6 @@ class PlotPoint:
     Attributes:
         time: Time of the tick, in seconds since 1970.
         weight: The candidate's share of the traffic; None if it was not recorded.
-        combined: Combined e-value.
         metrics: E-value of each metric, in the plan's order.
     """
 

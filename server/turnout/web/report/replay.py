@@ -21,7 +21,6 @@ class RecordedTick:
 
     Attributes:
         time: Time of the tick, UTC.
-        tick: Counts of the tick.
         weight: Desired share of the candidate; None if it was not recorded.
         state: State of the rollout; "" if it was not recorded.
         canary, baseline: Latency histograms of both arms; empty if they were not recorded.
@@ -59,9 +58,6 @@ class Replay:
     """A rollout with its ticks and the evidence after each of them.
 
     Attributes:
-        rollout: Current state of the rollout.
-        plan: Plan of the rollout.
-        recorded_ticks: The ticks, oldest first.
         evidence: The evidence after each tick.
     """
 

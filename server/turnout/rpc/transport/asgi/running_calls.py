@@ -104,9 +104,6 @@ class RunningCalls:
 
     A single timer, set to the earliest deadline, serves all calls. A timer for each call would cost a microsecond per
     call.
-
-    Attributes:
-        ended: Whether `end_all` was called.
     """
 
     def __init__(self) -> None:
