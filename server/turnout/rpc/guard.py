@@ -180,7 +180,6 @@ class MethodGuard:
         return to_status(error)
 
     def _method(self, service: str, method: MethodDescriptor, behaviour: Callable[..., Awaitable[Any]]) -> Method:
-        """Returns a method, unary or streaming in either direction as its descriptor says."""
         takes_call = "call" in inspect.signature(behaviour).parameters
         reader = self.reader(GetMessageClass(method.input_type))
         check = MessageCheck.of(f"/{service}/{method.name}", method, self.authority, self.model_of_upload)

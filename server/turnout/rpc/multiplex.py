@@ -182,7 +182,6 @@ class Multiplexer:
         self._enter(done)
 
     def _watch(self, task: Task, key: str, quota: Quota | None) -> None:
-        """Has the answer of a task written."""
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         if quota is not None:
@@ -194,7 +193,6 @@ class Multiplexer:
         task.add_done_callback(lambda _: self._wake_writer.set())
 
     async def _write(self) -> None:
-        """Writes the responses of tasks."""
         while self._reading or self._answers:
             self._wake_writer.clear()
             await self._flush()

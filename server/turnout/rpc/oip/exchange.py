@@ -52,12 +52,10 @@ class _Infer(GrpcExchange[ModelInferRequest]):
         self._outline = templates.outline(data)
 
     def envelope(self) -> InferenceRequest:
-        """Returns a request with the fields that are known although decoding failed."""
         request_id = _logged_id(self._id)
         return InferenceRequest(*self.names(), {}, request_id=request_id, arrived=self.arrived)
 
     def names(self) -> tuple[str, str]:
-        """Returns the model and the selector that the client wrote; empty strings if they are unknown."""
         if self._found is not None:
             return self._found[0].model, self._found[0].selector
         return ("", "") if self.parsed is None else (self.parsed.model_name, self.parsed.model_version)

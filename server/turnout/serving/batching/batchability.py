@@ -253,7 +253,6 @@ class _Samples:
 
     @property
     def first(self) -> Mapping[str, Array] | None:
-        """First sample; None if none was found."""
         return next(iter(self), None)
 
     def __iter__(self) -> Iterator[Mapping[str, Array]]:

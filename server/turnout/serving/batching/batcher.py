@@ -215,7 +215,6 @@ class Batcher:
             pending.future.set_exception(_too_late())
 
     def _remove(self, pending: _Pending) -> None:
-        """Removes a request from the queue if it still waits."""
         with self._lock:
             self._queue.remove(pending)
 

@@ -160,7 +160,6 @@ class _Graph:
         self._launch = self._session.capture(self._binding, next(_NUMBERS))
 
     def run(self, inputs: Row, rows: int) -> dict[str, Array]:
-        """Returns all outputs by name, each with `rows` rows. Raises as `Session.run`."""
         assert self._launch is not None, "it is captured first"
         with self._session.turn():
             self._write(inputs, rows)
@@ -200,7 +199,6 @@ class _Graph:
             self._inputs[name].update_inplace(staged)
 
     def _read(self, value: ort.OrtValue) -> Array:
-        """Returns a copy of a value in host memory."""
         array: Array = value.numpy()
         return array.copy() if self._session.device == "cpu" else array  # on the CPU it is the value's own memory
 

@@ -259,7 +259,6 @@ class DataPlane:
         return Pending(self, exchange, trace, request, route, counted, result)
 
     def _route(self, request: InferenceRequest, trace: Trace | None) -> Route:
-        """Returns the route of a request. Raises as `Router.route`."""
         if trace is not None:
             trace.note_request(request)
             trace.routing = trace.routed = time.monotonic()

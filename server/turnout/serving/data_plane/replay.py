@@ -94,7 +94,6 @@ class ReplayedBaseline:
 
 
 async def _replayed(handle: VersionHandle, request: FailedRequest) -> Replayed | None:
-    """Returns the result of a request on a version; None if it was not run."""
     began = time.monotonic()
     try:
         _, answer = await handle.infer(request.inputs, request.outputs, began + _SECONDS, _LANE)

@@ -275,7 +275,6 @@ def _made(node: Node, scope: Scope, inner: Sequence[Known]) -> Known:
 
 
 def _either(branches: Sequence[Known]) -> Known:
-    """Returns what is known about a tensor that is one of several."""
     origin = max((known.origin for known in branches), default=Origin.CONSTANT)
     negative = origin is Origin.SIZE and any(may_be(known, lambda values: values < 0) for known in branches)
     return Known(origin, np.array([-1]) if negative else None)

@@ -212,7 +212,6 @@ class IsolatedSession:
             self._busy.release()
 
     def _start_child(self) -> socket.socket:
-        """Starts the process and returns the socket connected to it."""
         if self._requests is None or self._answers is None:
             self._requests = Arena.create(MAX_ARENA, writable=True)
             self._answers = Arena.create(MAX_ARENA, writable=False)

@@ -360,7 +360,6 @@ def _runners(sessions: Sequence[Session], bound: bool, count: int) -> Sequence[M
 
 
 def _shared(run: Run) -> MakeRunner:
-    """Returns a maker of runners that share a thread-safe `run`."""
     return lambda: contextlib.nullcontext(run)
 
 

@@ -119,7 +119,6 @@ class PrecisionTrial(Generic[SessionT]):
         return used, found
 
     def _known(self) -> Precision | None:
-        """Returns the recorded result if all devices have the same; otherwise None."""
         found = {record.read() for record in self.records}
         return found.pop() if len(found) == 1 else None
 

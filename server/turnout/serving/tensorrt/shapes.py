@@ -154,7 +154,6 @@ def _at_usual_sizes(signature: Signature, given: Mapping[str, SizeRange], axes: 
 
 
 def _is_fixed(graph: Graph) -> bool:
-    """Returns whether every tensor that a graph computes is known to have the same shape in each run."""
     for node in graph.nodes:
         if not all(_is_fixed(inner) for graphs in node.subgraphs.values() for inner in graphs):
             return False

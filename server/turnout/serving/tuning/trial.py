@@ -283,7 +283,6 @@ def _check(handle: VersionHandle, captured: Sequence[Path], inputs: Sequence[Req
 
 
 def _cases(path: Path) -> Sequence[Path]:
-    """Returns the files with captured inputs. Raises InvalidRequest if there are none."""
     found = sorted(path.glob("*.npz")) if path.is_dir() else [path]
     if not found or not found[0].is_file():
         raise InvalidRequest.at("--inputs", f"expected a .npz of arrays inputs/NAME, or a directory of them: {path}")
@@ -291,7 +290,6 @@ def _cases(path: Path) -> Sequence[Path]:
 
 
 def _most_rows(settings: ModelSettings, published: Published, loaded: LoadedVersion) -> int:
-    """Returns the maximum number of rows in a batch of the version; 0 if it is unbatched."""
     stated = published.manifest.batching
     if stated is not None and not stated.enabled:
         return 0

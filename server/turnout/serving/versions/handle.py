@@ -187,7 +187,6 @@ class VersionHandle:
         return names, BatchedAnswer(values, 0.0, took, known.rows, 1, start)
 
     def _bind(self, known: _Checked, inputs: Mapping[str, Array], values: Sequence[Array]) -> None:
-        """Binds memory for requests of a kind, if possible."""
         sessions = () if self.loaded is None else self.loaded.sessions
         if self._bound_kinds >= _MOST_BOUND or not sessions or self._run != sessions[0].run:
             return

@@ -119,7 +119,6 @@ class Manager:
             self._inventory.swap()
 
     async def _follow_files(self) -> None:
-        """Applies which versions exist."""
         self._repository.expect(self._inventory.recorded())
         self._inventory.reconcile(await self._scanner.listing(), self._loop.time())
         self.reconcile()
@@ -279,7 +278,6 @@ class Manager:
         return occupant(key, memory, entry, waited_for=self.on_demand.waits(*key))
 
     def _evict(self, key: Key) -> None:
-        """Unloads a version to make room for another."""
         model, version = key
         self._metrics.server.evictions[model] += 1
         self._log.info("version evicted to make room for another", model=model, version=str(version))
@@ -403,7 +401,6 @@ class Manager:
         self._log.error("batching demoted", model=model, version=str(version), reason=reason)
 
     def _let_go(self, model: str, version: Version) -> None:
-        """Releases a version's files and its memory."""
         self._room.leave((model, version))
         in_use.let_go(self._in_use.pop((model, version), None))
 

@@ -1,22 +1,29 @@
 """Writes HTTP responses of the protocol: JSON, followed by raw tensor data if the client asked for it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
 import orjson
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.routing import Route as HttpRoute
 
+from turnout.errors import TurnoutError
 from turnout.oip.exchange import answer_parameters
 from turnout.oip.extensions.shared_memory import TensorWindow
 from turnout.oip.json_tensors import to_json
 from turnout.oip.tensors import datatype_of, encode_raw
 from turnout.serving.data_plane.inference import InferenceRequest, Route
 from turnout.serving.sessions.tensor import Array
+from turnout.web.errors import refusal_of
 from turnout.web.oip.requests import BINARY_SIZE, HEADER_LENGTH, BinaryOutputs
 
 _JSON = "application/json"
 _BINARY = "application/octet-stream"
+
+Document = Mapping[str, Any] | list[Any] | None
+"""The JSON document of a response; None for an empty response, which means success."""
 
 
 def inference_answer(
@@ -65,14 +72,23 @@ def inference_answer(
     return Response(b"".join((text, *binary)), headers=all_headers, media_type=_BINARY)
 
 
-def json_answer(document: Mapping[str, Any] | list[Any], status: HTTPStatus = HTTPStatus.OK) -> Response:
+def json_answer(document: Document, status: HTTPStatus = HTTPStatus.OK) -> Response:
     """Returns a response with a JSON document."""
-    return Response(_rendered(document), status, media_type=_JSON)
+    return Response(b"" if document is None else _rendered(document), status, media_type=_JSON)
 
 
-def empty_answer() -> Response:
-    """Returns an empty response, which means success."""
-    return Response(b"", media_type=_JSON)
+def route(path: str, *methods: str, answer: Callable[[Request], Awaitable[Document]]) -> HttpRoute:
+    """Returns a route for an endpoint that returns a document or raises TurnoutError."""
+
+    async def answered(request: Request) -> Response:
+        try:
+            return json_answer(await answer(request))
+        except TurnoutError as error:
+            return refusal_of(request.url.path, error)
+        except ClientDisconnect:
+            return json_answer(None)  # the client will not read it
+
+    return HttpRoute(path, answered, methods=list(methods))
 
 
 def _rendered(document: Mapping[str, Any] | list[Any]) -> bytes:

@@ -11,8 +11,7 @@ from starlette.routing import Route
 
 from turnout import __version__
 from turnout.oip.description import SERVER, ModelDescription
-from turnout.web.oip.answers import json_answer
-from turnout.web.oip.endpoints import route
+from turnout.web.oip.answers import json_answer, route
 from turnout_proto.oip.inference_pb2 import ModelMetadataResponse
 from turnout_proto.oip.model_config_pb2 import ModelConfig
 

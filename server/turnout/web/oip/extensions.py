@@ -1,6 +1,6 @@
 """Triton's extensions over HTTP: statistics, the model repository, settings and shared memory."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,14 +19,10 @@ from turnout.serving.inputs.limits import InputLimits
 from turnout.web.authorization import caller_of
 from turnout.web.body import BodyReceiver
 from turnout.web.json_body import SMALL_BYTES, json_object
-from turnout.web.oip.endpoints import parameters_of, route, sees
+from turnout.web.oip.answers import route
 from turnout_proto.oip.inference_pb2 import InferStatistics, ModelStatistics, StatisticDuration
 
 _COMPUTE = ("compute_input", "compute_infer", "compute_output")
-
-_LOAD = '{"parameters": {...}}'
-_REGION = '{"key": "/name", "offset": 0, "byte_size": 64}'
-"""Examples of bodies, for error messages."""
 
 _LISTED = "trace_level"
 """The only trace setting that is a list in JSON."""
@@ -79,19 +75,19 @@ class ExtensionEndpoints:
         """Returns statistics of one version, all loaded versions of a model, or all models that the caller may see."""
         model, selector = (request.path_params.get(name, "") for name in ("model", "selector"))
         found = (await self._statistics.of(model, selector)).model_stats
-        seen = (lambda _: True) if model else sees(request)
+        seen = (lambda _: True) if model else _sees(request)
         return {"model_stats": [statistics_document(one) for one in found if seen(one.name)]}
 
     async def models(self, request: Request) -> Mapping[str, Any]:
         """Lists the models that the caller may see."""
-        return {"models": list(filter(sees(request), self._repository.names()))}
+        return {"models": list(filter(_sees(request), self._repository.names()))}
 
     async def index(self, request: Request) -> list[Any]:
         """Lists all versions of the models that the caller may see, with their states."""
         ready = (await self._read(request, '{"ready": true}')).get("ready", False)
         if not isinstance(ready, bool):
             raise InvalidRequest.at("ready", "expected true or false")
-        seen = sees(request)
+        seen = _sees(request)
         return [
             {
                 "name": one.name,
@@ -106,13 +102,12 @@ class ExtensionEndpoints:
     async def load(self, request: Request) -> None:
         """Loads the version that `NAME` or `NAME@SELECTOR` resolves to."""
         check_control(allowed=self._allowed.allow_repository_control)
-        parameters = parameters_of(await self._read(request, _LOAD))
-        await self._repository.load(request.path_params["model"], parameters)
+        await self._repository.load(request.path_params["model"], await self._parameters(request))
 
     async def unload(self, request: Request) -> None:
         """Unloads the version that `NAME@SELECTOR` resolves to, or all loaded versions of `NAME`."""
         check_control(allowed=self._allowed.allow_repository_control)
-        parameters_of(await self._read(request, _LOAD))
+        await self._parameters(request)
         await self._repository.unload(request.path_params["model"])
 
     async def log(self, request: Request) -> Mapping[str, Any]:
@@ -135,6 +130,12 @@ class ExtensionEndpoints:
         data = (await self._bodies.receive(request)).plain()
         return json_object(data, self._limits, example) if data else {}
 
+    async def _parameters(self, request: Request) -> Mapping[str, Any]:
+        parameters = (await self._read(request, '{"parameters": {...}}')).get("parameters", {})
+        if not isinstance(parameters, dict):
+            raise InvalidRequest.at("parameters", "expected an object")
+        return parameters
+
     async def _changes(self, request: Request) -> Mapping[str, Any]:
         if request.method != "POST":
             return {}
@@ -150,7 +151,7 @@ class ExtensionEndpoints:
 
     async def register(self, request: Request) -> None:
         """Registers a region."""
-        body = await self._read(request, _REGION)
+        body = await self._read(request, '{"key": "/name", "offset": 0, "byte_size": 64}')
         key = body.get("key")
         if not isinstance(key, str):
             raise InvalidRequest.at("key", "expected text")
@@ -175,6 +176,12 @@ class ExtensionEndpoints:
 
     async def cuda_unregister(self, _: Request) -> None:
         """Does nothing, since CUDA memory is never registered."""
+
+
+def _sees(request: Request) -> Callable[[str], bool]:
+    """Returns a function that returns whether the caller may see a given model in lists."""
+    caller = caller_of(request.scope)
+    return (lambda _: True) if caller is None else caller.sees
 
 
 def statistics_document(statistics: ModelStatistics) -> Mapping[str, Any]:
