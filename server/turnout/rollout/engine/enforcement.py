@@ -13,9 +13,10 @@ from structlog.typing import FilteringBoundLogger
 from turnout.errors import Conflict, ModelNotFound, TurnoutError, UnavailableError
 from turnout.rollout.changes.model_snapshot import RollbackOrigin
 from turnout.rollout.engine.active_rollout import ActiveRollout
+from turnout.rollout.engine.adapters.rollout_store import StoredRollouts
 from turnout.rollout.engine.ownership import Ownership
 from turnout.rollout.engine.policy_origin import accept_policy, set_by_others
-from turnout.rollout.engine.ports import LiveState, SharedState, TrafficChange
+from turnout.rollout.engine.ports import LiveState, TrafficChange
 from turnout.rollout.engine.store_timeouts import StoreTimeout
 from turnout.rollout.engine.unrecorded_rollbacks import Diversion, Diversions
 from turnout.rollout.machine.actors import rollout_actor
@@ -33,7 +34,7 @@ class Enforcement:
     def __init__(
         self,
         serving: LiveState,
-        store: SharedState,
+        store: StoredRollouts,
         ownership: Ownership,
         diversions: Diversions,
         store_timeout: StoreTimeout,

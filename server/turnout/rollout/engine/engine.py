@@ -17,15 +17,17 @@ from datetime import datetime
 from semver import Version
 
 from turnout.errors import TurnoutError, UnavailableError
+from turnout.rollout.analysis.analyses import Analyses
 from turnout.rollout.clock import TickSchedule
 from turnout.rollout.engine.active_rollout import ActiveRollout, tick_records
+from turnout.rollout.engine.adapters.rollout_store import StoredRollouts
 from turnout.rollout.engine.commits import RolloutCommits
 from turnout.rollout.engine.enforcement import Enforcement
 from turnout.rollout.engine.exchange.peers import OtherServer
 from turnout.rollout.engine.exchange.tick_exchange import TickExchange
 from turnout.rollout.engine.operators.commands import RolloutCommands
 from turnout.rollout.engine.policy_origin import accept_policy, set_by_rollout
-from turnout.rollout.engine.ports import ExternalChecks, LiveState, SharedState
+from turnout.rollout.engine.ports import LiveState
 from turnout.rollout.engine.rollbacks import Rollbacks
 from turnout.rollout.engine.running_rollouts import RunningRollouts
 from turnout.rollout.engine.store_timeouts import TICK_WAIT, StoreTimeout
@@ -59,10 +61,10 @@ class RolloutEngine:
     def __init__(
         self,
         serving: LiveState,
-        store: SharedState,
+        store: StoredRollouts,
         journal: DiversionFiles,
         schedule: TickSchedule,
-        outside: ExternalChecks,
+        outside: Analyses,
         reports: EventReporter,
     ) -> None:
         """Creates the engine. No rollout is driven before `run`.

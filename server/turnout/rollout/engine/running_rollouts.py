@@ -9,9 +9,10 @@ from structlog.typing import FilteringBoundLogger
 
 from turnout.errors import TurnoutError
 from turnout.rollout.clock import Instant, TickSchedule
+from turnout.rollout.engine.adapters.rollout_store import StoredRollouts
 from turnout.rollout.engine.exchange.peers import OtherServers
 from turnout.rollout.engine.ownership import Ownership
-from turnout.rollout.engine.ports import LiveState, SharedState
+from turnout.rollout.engine.ports import LiveState
 from turnout.rollout.engine.store_timeouts import StoreTimeout
 from turnout.rollout.engine.unrecorded_rollbacks import Diversions
 from turnout.rollout.machine import overrides
@@ -31,7 +32,7 @@ class RunningRollouts:
     def __init__(
         self,
         serving: LiveState,
-        store: SharedState,
+        store: StoredRollouts,
         diversions: Diversions,
         schedule: TickSchedule,
         log: FilteringBoundLogger,

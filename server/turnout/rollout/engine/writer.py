@@ -7,7 +7,7 @@ from structlog.typing import FilteringBoundLogger
 
 from turnout.errors import UnavailableError
 from turnout.rollout.engine.active_rollout import ActiveRollout
-from turnout.rollout.engine.ports import SharedState
+from turnout.rollout.engine.adapters.rollout_store import StoredRollouts
 from turnout.rollout.engine.store_timeouts import StillRunning, StoreTimeout
 from turnout.rollout.machine.actors import rollout_actor
 from turnout.rollout.machine.attempt import Rollout, RolloutHistoryEntry
@@ -38,7 +38,7 @@ class RolloutWriter:
 
     def __init__(
         self,
-        store: SharedState,
+        store: StoredRollouts,
         driver: str,
         lease_seconds: float,
         store_timeout: StoreTimeout,

@@ -10,8 +10,9 @@ from structlog.typing import FilteringBoundLogger
 
 from turnout.errors import UnavailableError
 from turnout.rollout.engine.active_rollout import ActiveRollout
+from turnout.rollout.engine.adapters.rollout_store import StoredRollouts
 from turnout.rollout.engine.exchange.peers import read_parts
-from turnout.rollout.engine.ports import LiveState, SharedState
+from turnout.rollout.engine.ports import LiveState
 from turnout.rollout.engine.running_rollouts import RunningRollouts
 from turnout.rollout.engine.store_timeouts import StoreTimeout
 from turnout.state.servers import CountRecord
@@ -30,7 +31,7 @@ class TickExchange:
     def __init__(
         self,
         serving: LiveState,
-        store: SharedState,
+        store: StoredRollouts,
         rollouts: RunningRollouts,
         tick_seconds: float,
         threads: Threads,
