@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Protocol, Self
+from typing import Protocol
 
 
 class Clock(Protocol):
@@ -66,8 +66,3 @@ class Instant:
 
     monotonic: float
     utc: datetime
-
-    @classmethod
-    def of(cls, clock: Clock) -> Self:
-        """Reads a clock."""
-        return cls(clock.monotonic(), clock.now())

@@ -105,7 +105,7 @@ class Counters:
         self._share = 0.0
         self._moved = MovedSlots()
         self._keyed: deque[tuple[int, int]] = deque(maxlen=_STARVED_TICKS)
-        self._sequences = RecentSequences[tuple[tuple[str, ...], Rules]]()
+        self._sequences = RecentSequences()
 
     def attach(
         self,

@@ -23,6 +23,7 @@ from typing import Any, Self
 from semver import Version
 from structlog.typing import FilteringBoundLogger
 
+from turnout.registry.manifest.json_form import JsonForm, fields_from_json, fields_to_json
 from turnout.rollout.changes.model_snapshot import RollbackOrigin
 from turnout.rollout.engine.ports import LiveState
 from turnout.rollout.machine.attempt import RolloutState
@@ -34,7 +35,7 @@ _RECORDED_SECONDS, _RECORDED_UNSEEN_SECONDS = 600.0, 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Diversion:
+class Diversion(JsonForm):
     """A rollback that is in force but not recorded yet.
 
     Attributes:
@@ -64,6 +65,8 @@ class Diversion:
     cause: str = ""
     end: RolloutState = RolloutState.ROLLED_BACK
 
+    ADDED = ("withdrawn", "recorded", "cause", "end")
+
     @property
     def sentence(self) -> str:
         """Description of the rollback for display."""
@@ -74,14 +77,10 @@ class Diversion:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the form in which its file contains it."""
-        return {
-            "model": self.model, "to": str(self.to), "epoch": self.since.epoch, "attempt": self.attempt,
-            "actor": self.actor, "reason": self.reason, "since": self.began.isoformat(),
-            "answering": None if self.since.answering is None else str(self.since.answering),
-            "withdrawn": [str(version) for version in self.withdrawn], "keep_released": self.keep_released,
-            "recorded": self.recorded, "cause": self.cause, "end": str(self.end),
-        }  # fmt: skip
+        """Returns the form in which its file contains it: the origin's fields, and `since` for when it began."""
+        body = fields_to_json(self)
+        origin, began = body.pop("since"), body.pop("began")
+        return {**body, **origin, "since": began}
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> Self:
@@ -91,15 +90,7 @@ class Diversion:
             ValueError: The document is not in that form.
         """
         try:
-            answering = body.get("answering")  # fields read with `get` are missing in files of earlier releases
-            since = RollbackOrigin(int(body["epoch"]), None if answering is None else Version.parse(answering))
-            return cls(
-                str(body["model"]), Version.parse(body["to"]), since, int(body["attempt"]), str(body["actor"]),
-                str(body["reason"]), datetime.fromisoformat(body["since"]),
-                tuple(map(Version.parse, body.get("withdrawn", ()))), bool(body["keep_released"]),
-                None if body.get("recorded") is None else int(body["recorded"]),
-                str(body.get("cause", "")), RolloutState(body.get("end", RolloutState.ROLLED_BACK)),
-            )  # fmt: skip
+            return fields_from_json(cls, {**body, "began": body["since"], "since": body})
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a diversion: {type(error).__name__} {error}") from error
 
