@@ -102,12 +102,7 @@ class Mount:
     ) -> None:
         """Initializes the object.
 
-        Args:
-            repository: The read-only repository.
-            store: State store that records the versions and their releases.
-            models: Settings by model.
-            log: Logger for fields of Triton configurations that have no effect.
-            release_all: Whether to release every version except prereleases, because the state store is temporary.
+        With `release_all`, every version except prereleases is released, because the state store is temporary.
         """
         self._repository = repository
         self._store = store

@@ -62,13 +62,8 @@ class Reloader:
     ) -> None:
         """Initializes the reloader.
 
-        Args:
-            settings: Settings in force.
-            models: Settings by model, shared with the other components.
-            threshold: Threshold of the log.
-            certificates: Reads the certificates and the policy file again.
-            refresh: Applies the current settings to shadows, and loads and unloads versions according to them.
-            log: Logger for changes and errors.
+        `certificates` reads the certificates and the policy file again; `refresh` applies the present settings to
+        shadows, and loads and unloads versions according to them.
         """
         self._settings = settings
         self._models = models

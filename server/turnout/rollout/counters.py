@@ -87,10 +87,7 @@ class Counters:
     def __init__(self, rules: Rules, *, history: str = "") -> None:
         """Creates counters, which count nothing before `attach`.
 
-        Args:
-            rules: Rules that determine which requests are bad.
-            history: Outcomes of slots before the first step, as returned by the property `history`; "" before that
-                step.
+        `history` are the outcomes of slots before the first step, as the property returns them; "" before that step.
         """
         self._names: tuple[str, ...] = ()
         self._canary, self._baseline, self._rest = ArmMeter(rules), ArmMeter(rules), ArmMeter(rules)
@@ -105,7 +102,7 @@ class Counters:
         self._share = 0.0
         self._moved = MovedSlots()
         self._keyed: deque[tuple[int, int]] = deque(maxlen=_STARVED_TICKS)
-        self._sequences = RecentSequences()
+        self._sequences = RecentSequences[tuple[tuple[str, ...], Rules]]()
 
     def attach(
         self,

@@ -147,14 +147,7 @@ class PolicyRouter:
     """
 
     def __init__(self, catalog: Catalog, policies: Policies, *, serve_yanked: bool = False) -> None:
-        """Creates a router.
-
-        Args:
-            catalog: The served models and versions.
-            policies: The policies in force.
-            serve_yanked: Whether selectors that name one version are answered, with a warning, if it was yanked;
-                otherwise they are refused.
-        """
+        """Creates a router. With `serve_yanked`, pins to yanked versions are answered with a warning, not refused."""
         self._serve_yanked = serve_yanked
         self._catalog = catalog
         self._policies = policies

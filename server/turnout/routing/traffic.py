@@ -83,16 +83,7 @@ class Traffic:
         observe: Observe,
         log: FilteringBoundLogger,
     ) -> None:
-        """Creates the object. Nothing is read before the first `refresh`.
-
-        Args:
-            store: State store with the policies.
-            catalog: The served models and versions.
-            finder: Finds the versions that a change names.
-            policies: Object that receives the policies in force.
-            observe: Called with each policy that comes into force.
-            log: Logger for changes.
-        """
+        """Creates the object. Nothing is read before the first `refresh`."""
         self._store = store
         self._catalog = catalog
         self._finder = finder

@@ -99,11 +99,7 @@ class FamilyCollector:
     """A prometheus-client collector for metric families."""
 
     def __init__(self, families: Callable[[], Iterable[Family]]) -> None:
-        """Creates the collector.
-
-        Args:
-            families: A function that returns the families of one scrape.
-        """
+        """Creates the collector of the families that `families` returns for each scrape."""
         self._families = families
 
     def collect(self) -> Iterator[Metric]:

@@ -29,11 +29,8 @@ class Link:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, handle: Handler) -> None:
         """Initializes the link and starts reading.
 
-        Args:
-            reader: Reader of a connected socket.
-            writer: Writer of the same socket.
-            handle: Handles a request, given its topic and body, and returns the reply. An error that it raises makes
-                `ask` fail at the other end.
+        `handle` gets a request's topic and body, and returns the reply. If it raises an error, `ask` fails at the other
+        end.
         """
         self._reader = reader
         self._writer = writer

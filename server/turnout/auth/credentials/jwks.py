@@ -49,12 +49,7 @@ class KeySet:
     """
 
     def __init__(self, name: str, settings: JwtIssuer) -> None:
-        """Creates an empty set without fetching anything.
-
-        Args:
-            name: Name of the issuer in the settings.
-            settings: Settings of the issuer.
-        """
+        """Creates an empty set without fetching anything. `name` is the name of the issuer in the settings."""
         self._name = name
         self._settings = settings
         self._keys: Mapping[str, VerificationKey] = {}

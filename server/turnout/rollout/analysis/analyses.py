@@ -80,13 +80,6 @@ class Analyses:
     ) -> None:
         """Creates the probes and the webhook without asking them. Blocking.
 
-        Args:
-            probes: Configured probes by name.
-            settings: Settings of the webhook.
-            clock: The clock that rollouts use.
-            recorder: Counters of answers.
-            log: Logger for unexpected errors.
-
         Raises:
             ConfigError: A file with certificate authorities cannot be read.
         """

@@ -83,13 +83,7 @@ class Prober:
     """
 
     def __init__(self, name: str, probe: Probe, threads: Threads) -> None:
-        """Reads the certificate authorities for the endpoint. Raises the errors of `HttpEndpoint`.
-
-        Args:
-            name: Name of the probe.
-            probe: Configuration of the probe.
-            threads: Threads that read files.
-        """
+        """Reads the certificate authorities for the endpoint. Raises the errors of `HttpEndpoint`."""
         self.name = name
         self.probe = probe
         self._threads = threads

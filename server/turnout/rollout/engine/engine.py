@@ -67,16 +67,7 @@ class RolloutEngine:
         outside: Analyses,
         reports: EventReporter,
     ) -> None:
-        """Creates the engine. No rollout is driven before `run`.
-
-        Args:
-            serving: What is served and routed.
-            store: Store of the rollouts.
-            journal: Files of rollbacks that are not recorded in the store.
-            schedule: Clock and interval of ticks.
-            outside: Probes and the confirm webhook.
-            reports: Receivers of events.
-        """
+        """Creates the engine. No rollout is driven before `run`."""
         self._serving = serving
         self._store = store
         self._outside = outside

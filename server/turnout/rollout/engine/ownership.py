@@ -42,9 +42,7 @@ class Ownership:
     def __init__(self, lease_seconds: float, server: Callable[[], str]) -> None:
         """Creates the object. No rollout is known before `reconcile`.
 
-        Args:
-            lease_seconds: Duration of a lease, during which no other server may drive a rollout, in seconds.
-            server: Returns this server's name in counts.
+        No other server may drive a rollout during a lease. `server` returns this server's name in counts.
         """
         self._server = server
         self._lease_seconds = lease_seconds

@@ -37,15 +37,7 @@ class RunningRollouts:
         schedule: TickSchedule,
         log: FilteringBoundLogger,
     ) -> None:
-        """Creates the object. No rollout is known before `reconcile`.
-
-        Args:
-            serving: What is served, which loads the versions that rollouts need.
-            store: Store of the rollouts.
-            diversions: Rollbacks that are in force but not recorded.
-            schedule: Clock and interval of ticks.
-            log: Logger for what was found in the store.
-        """
+        """Creates the object. No rollout is known before `reconcile`."""
         self._serving = serving
         self._store = store
         self._diversions = diversions

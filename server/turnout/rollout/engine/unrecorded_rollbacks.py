@@ -101,10 +101,7 @@ class DiversionFiles:
     def __init__(self, root: Path, state: str, log: FilteringBoundLogger) -> None:
         """Creates the object without reading anything.
 
-        Args:
-            root: Directory of the repository.
-            state: URL of the state store. Servers with another store do not share rollbacks.
-            log: Logger for files that cannot be read.
+        `state` is the URL of the state store: servers with another store do not share rollbacks.
         """
         self._directory = root / _DIRECTORY / hashlib.sha256(state.encode()).hexdigest()[:16]
         self._log = log
@@ -172,13 +169,7 @@ class Diversions:
     """The rollbacks that are in force but not recorded. Used only on the event loop."""
 
     def __init__(self, serving: LiveState, journal: "DiversionFiles", log: FilteringBoundLogger) -> None:
-        """Creates the object. No rollback is known before `follow`.
-
-        Args:
-            serving: Applies the diversions.
-            journal: Files of the diversions.
-            log: Logger for diversions.
-        """
+        """Creates the object. No rollback is known before `follow`."""
         self._serving = serving
         self._journal = journal
         self._log = log

@@ -47,13 +47,8 @@ class RolloutWriter:
     ) -> None:
         """Creates the writer.
 
-        Args:
-            store: Store of the rollouts.
-            driver: Owner of the leases.
-            lease_seconds: Duration of a lease, during which no other server may write, in seconds.
-            store_timeout: Limit on waiting for the store.
-            threads: Threads in which documents are serialized, so that requests continue.
-            reports: Receivers of recorded events.
+        `driver` owns the leases, during which, for `lease_seconds` each, no other server may write. Documents are
+        serialized in `threads`, so that requests continue.
         """
         self._store = store
         self._driver = driver

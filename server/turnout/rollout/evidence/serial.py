@@ -17,7 +17,7 @@ minutes, of which the latest is left out. It shows clusters of a few requests.
 
 from collections import deque
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,6 +91,9 @@ def dispersions(canary: Sequences, baseline: Sequences) -> dict[str, float]:
     return found
 
 
+K = TypeVar("K")
+
+
 class _Block(NamedTuple):
     """One tick, or several short ones: the ends of the first and the last in seconds, and both arms.
 
@@ -145,18 +148,18 @@ class _Recent:
         return len(self._blocks)
 
 
-class RecentSequences:
+class RecentSequences(Generic[K]):
     """Recent sequences of both arms. Several ticks are kept, because ticks may be shorter than a stall."""
 
     def __init__(self) -> None:
-        self._counted: tuple[object, tuple[str, ...]] | None = None
+        self._counted: tuple[K, tuple[str, ...]] | None = None
         self._forget()
 
     def _forget(self) -> None:
         self._recent = _Recent(_BLOCK_SECONDS, _POOLED_SECONDS)
         self._long = _Recent(_SCATTER_BLOCK_SECONDS, _SCATTER_SECONDS)
 
-    def take(self, ended: float, counted: object, canary: Sequences, baseline: Sequences) -> dict[str, float]:
+    def take(self, ended: float, counted: K, canary: Sequences, baseline: Sequences) -> dict[str, float]:
         """Adds a tick, and returns the dispersions by metric, as `dispersions` does.
 
         Args:

@@ -120,13 +120,7 @@ class Ledger:
     """
 
     def __init__(self, recorder: ShadowRecorder, keep_worst: int, *, noise: bool = True) -> None:
-        """Creates an empty ledger.
-
-        Args:
-            recorder: Counters for the metrics.
-            keep_worst: Number of disagreements to keep.
-            noise: Whether copies are repeated on the baseline.
-        """
+        """Creates an empty ledger of so many disagreements; with `noise`, copies are repeated on the baseline."""
         self.recorder = recorder
         self.compared = 0
         self.disagreed = 0

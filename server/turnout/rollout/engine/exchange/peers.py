@@ -52,11 +52,7 @@ class OtherServers:
     """The latest reports of the servers. Used only on the event loop."""
 
     def __init__(self, tick_seconds: float) -> None:
-        """Creates the object. No server is known before `update`.
-
-        Args:
-            tick_seconds: Interval between two ticks in seconds.
-        """
+        """Creates the object. No server is known before `update`."""
         self._tick_seconds = tick_seconds
         self._offset = 0.0
         self._known = False

@@ -37,16 +37,7 @@ class TickExchange:
         threads: Threads,
         log: FilteringBoundLogger,
     ) -> None:
-        """Creates the object.
-
-        Args:
-            serving: What is served, where requests are counted.
-            store: Store through which servers exchange counts.
-            rollouts: The running rollouts, and the other servers.
-            tick_seconds: Interval between two ticks in seconds.
-            threads: Threads for long computations, so that requests continue.
-            log: Logger for errors.
-        """
+        """Creates the object. Long computations run in `threads`, so that requests continue."""
         self._serving = serving
         self._store = store
         self._ownership = rollouts.ownership
