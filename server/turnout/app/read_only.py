@@ -72,12 +72,7 @@ def _file_of(settings: Settings) -> Path | None:
 
 
 def open_repository(settings: Settings, read: ReadModel, scratch: Callable[[], Path]) -> Repository:
-    """Returns the configured repository, without reading it.
-
-    Args:
-        settings: The server's settings.
-        read: Reads ONNX files.
-        scratch: Returns a temporary directory; called when one is needed.
+    """Returns the configured repository, without reading it. `scratch` returns a temporary directory if one is needed.
 
     Raises:
         ConfigError: The repository is remote, and the extra for it is not installed or the cache cannot be used.

@@ -76,8 +76,7 @@ class Reloader:
     async def reload(self, read: Callable[[], Settings]) -> None:
         """Reads the settings, the certificates and the policy file again. Invalid settings are logged and not applied.
 
-        Args:
-            read: Returns the settings, as for `reread`.
+        `read` returns the settings, as for `reread`.
         """
         async with self._one:
             after = await reread(read, self._log)

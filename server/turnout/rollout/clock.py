@@ -42,7 +42,6 @@ class TickSchedule:
     """When rollouts are evaluated.
 
     Attributes:
-        clock: The clock that rollouts use.
         seconds: Interval between two ticks in seconds.
     """
 

@@ -74,11 +74,7 @@ class FalseAlarmMeters:
         return [_sampled(model, tally) for model, tally in self._tallies.items()]
 
     def tick(self, now: float) -> None:
-        """Updates the meter of every model that has one.
-
-        Args:
-            now: Present time of the monotonic clock in seconds.
-        """
+        """Updates the meter of every model that has one. `now` is the time of the monotonic clock in seconds."""
         for model in self._catalog.snapshot.models:
             share = self._share_of(model)
             if not share:

@@ -113,11 +113,7 @@ class KeySet:
 
 
 def read_keys(data: bytes, where: str) -> Mapping[str, VerificationKey]:
-    """Returns the keys of a JSON Web Key Set that can verify signatures; others are left out.
-
-    Args:
-        data: The document.
-        where: Source of the document for error messages: a file or URL.
+    """Returns the keys of a JSON Web Key Set from a file or URL that can verify signatures; others are left out.
 
     Raises:
         ConfigError: The document is not a key set, or contains no usable key.

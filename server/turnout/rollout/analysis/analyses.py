@@ -155,8 +155,7 @@ class Analyses:
     def follow(self, rollouts: Sequence[tuple[Rollout, bool]]) -> None:
         """Starts the measurements that are due, and cancels those that are no longer needed.
 
-        Args:
-            rollouts: The rollouts that this server drives, each with whether its present state is recorded.
+        Each rollout that this server drives is given with whether its present state is recorded.
         """
         present = {(rollout.model, rollout.attempt) for rollout, _ in rollouts}
         for key in [key for key in self._questions if key not in present]:

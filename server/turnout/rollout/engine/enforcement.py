@@ -48,12 +48,7 @@ class Enforcement:
         self._log = log
 
     def divert(self, rollout: Rollout, now: datetime) -> None:
-        """Applies a rollback at once, in memory. Does nothing unless the rollout is being rolled back.
-
-        Args:
-            rollout: The rollout.
-            now: The present time of day.
-        """
+        """Applies a rollback at once, in memory. Does nothing unless the rollout is being rolled back."""
         if not self._awaits_rollback(rollout):
             return
         model, gone = rollout.model, (rollout.candidate,) if self._still_released(rollout) else ()
@@ -65,12 +60,7 @@ class Enforcement:
         self._diversions.begin(replace(found, cause=rollout.cause, end=rollout.end))
 
     async def apply(self, active: ActiveRollout, seconds: float) -> None:
-        """Puts into force what the recorded state requires.
-
-        Args:
-            active: The rollout.
-            seconds: Maximum time to wait for the state store, in seconds.
-        """
+        """Puts into force what the recorded state requires. Waits at most `seconds` for the state store."""
         rollout = active.rollout
         if not active.saved:
             return
@@ -105,8 +95,7 @@ class Enforcement:
     def undivert(self, *, fresh: bool) -> None:
         """Ends diversions whose rollback is recorded, or has ended otherwise.
 
-        Args:
-            fresh: Whether the running rollouts were just read from the state store.
+        `fresh`: the running rollouts were just read from the state store.
         """
         for diversion in self._diversions.current:
             if not self._needed(diversion, fresh=fresh):

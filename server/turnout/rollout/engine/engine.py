@@ -51,7 +51,6 @@ class RolloutEngine:
     """The rollouts of one server. Used only on the event loop.
 
     Attributes:
-        commands: Operators' commands.
         rollbacks: Rollbacks that are not recorded yet, or not in force on this server.
         last_tick: When the last tick ended, by the monotonic clock.
         tick_duration: Duration of the last tick in seconds.
@@ -131,8 +130,7 @@ class RolloutEngine:
     async def run(self, *beside: Callable[[float], None]) -> None:
         """Runs ticks until it is cancelled.
 
-        Args:
-            beside: Functions called at every tick, before the rollouts, with the monotonic clock's time.
+        The functions `beside` are called at every tick, before the rollouts, with the monotonic clock's time.
         """
         async with asyncio.TaskGroup() as group:
             group.create_task(self.rollbacks.run(), name="follow rollbacks")

@@ -44,10 +44,7 @@ class LiveState(Protocol):
     def count(self, active: ActiveRollout, seconds: float, now: float) -> Sequence[ClosedTick]:
         """Ends a rollout's tick on this server, begins the next, and returns the ticks that are closed by now.
 
-        Args:
-            active: The rollout, driven here or elsewhere.
-            seconds: Active seconds of the tick that ends.
-            now: Present time of the monotonic clock in seconds.
+        The rollout may be driven elsewhere. The tick had `seconds` active seconds; `now` is the monotonic clock's time.
         """
         ...
 
@@ -108,12 +105,7 @@ class LiveState(Protocol):
         ...
 
     def baseline(self, model: str, without: Collection[Version] = ()) -> Version | None:
-        """Returns the version that answers the empty selector now; None if there is none.
-
-        Args:
-            model: Name of the model.
-            without: Versions that count as not released.
-        """
+        """Returns the version that answers the empty selector now, if those in `without` are not released."""
         ...
 
     def is_ready(self, model: str, version: Version) -> bool:

@@ -43,8 +43,6 @@ class Diversion(JsonForm):
         since: State that the rollback was based on. A later change of it by an operator overrides the rollback.
         attempt: Rollout that is rolled back; 0 for a rollback by hand.
         actor: Who requested it; "" for the rollout itself.
-        reason: Why.
-        began: When it began.
         withdrawn: Versions that count as not released.
         keep_released: As in a rollback by hand.
         recorded: Epoch of the policy when the rollback was found to be recorded; None if it is not recorded yet.
@@ -202,9 +200,7 @@ class Diversions:
     def end(self, model: str, recorded: int | None = None) -> None:
         """Ends a diversion, so that the policy decides again.
 
-        Args:
-            model: Name of the model.
-            recorded: Epoch of the policy with which the rollback is recorded; None if it will never be recorded.
+        The rollback is recorded with the epoch `recorded` of the policy; None if it will never be recorded.
         """
         diversion = self._current.pop(model, None)
         if diversion is None:
@@ -222,9 +218,7 @@ class Diversions:
     ) -> Sequence[Diversion]:
         """Applies diversions of other servers, or of this one before a restart.
 
-        Args:
-            overruled: Returns whether a diversion was overridden by a later change.
-            knows_record: Returns whether this server knows that the rollback is recorded.
+        Those that were overruled by a later change are dropped, and those whose record this server knows are left out.
 
         Returns:
             Diversions of others that are recorded by now. They end when the recorded state is applied here.

@@ -26,7 +26,6 @@ class EventReporter:
 
     Attributes:
         notify: Called for each event of a rollout.
-        log: Logger for events and errors.
     """
 
     notify: Notify
@@ -59,12 +58,7 @@ class RolloutWriter:
         self._away = False
 
     async def save(self, active: ActiveRollout, seconds: float, *, strict: bool = False) -> None:
-        """Records the present state of a rollout. If the store does not respond, a later call records it.
-
-        Args:
-            active: The rollout.
-            seconds: Maximum time to wait for the store, in seconds.
-            strict: Whether to raise if it cannot be recorded now.
+        """Records the present state of a rollout. If the store does not respond in `seconds`, a later call records it.
 
         Raises:
             Conflict: Another server wrote it in the meantime.
@@ -99,11 +93,7 @@ class RolloutWriter:
     async def save_counts(self, several: Sequence[ActiveRollout], seconds: float) -> Sequence[ActiveRollout]:
         """Records several rollouts for which nothing changed except counts, in one transaction.
 
-        If the state store does not respond, a later call records them.
-
-        Args:
-            several: The rollouts.
-            seconds: Maximum time to wait for the store, in seconds.
+        If the state store does not respond in `seconds`, a later call records them.
 
         Returns:
             The rollouts that another server wrote in the meantime.
@@ -132,7 +122,6 @@ class RolloutWriter:
         return lost
 
     async def _wanted(self, active: ActiveRollout) -> RolloutWrite:
-        """Returns what to record for a rollout."""
         rollout = active.rollout
         document = await self._threads.run(rollout.to_json)
         return RolloutWrite(

@@ -139,7 +139,6 @@ class Exporter:
 
 
 async def _first(event: asyncio.Event, seconds: float) -> None:
-    """Waits until `event` is set, for at most `seconds`."""
     try:
         async with asyncio.timeout(seconds):
             await event.wait()

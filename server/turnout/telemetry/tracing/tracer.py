@@ -77,12 +77,7 @@ class Tracer:
         return int.from_bytes(trace.trace_id[-_SHARE_BITS // 8 :]) < bound
 
     def begin(self, operation: Operation, parent: SpanContext | None) -> Trace | None:
-        """Returns the trace of a new request; None if it is not traced.
-
-        Args:
-            operation: The method or route.
-            parent: The caller's span, if any.
-        """
+        """Returns the trace of a new request; None if it is not traced. `parent` is the caller's span, if any."""
         if parent is None:
             self._until_next -= 1
             if self._until_next:

@@ -23,7 +23,6 @@ class ServerPresence:
     """This server among those that share the state store.
 
     Attributes:
-        name: Name of the server.
         about: Constant part of its report about itself, as JSON values.
         instance: Identifier of the process, which differs at every start.
     """
@@ -57,12 +56,7 @@ class StoredRollouts:
         return await self._store.in_thread(self._store.running_rollouts, driver)
 
     async def report(self, document: Mapping[str, Any], counts: Sequence[CountRecord], alive_seconds: float) -> bool:
-        """Reports that this server is alive, and its counts.
-
-        Args:
-            document: This server's report about itself.
-            counts: This server's counts.
-            alive_seconds: How long a server counts as alive after its last report.
+        """Reports that this server is alive for `alive_seconds`, with a document about itself and its counts.
 
         Returns:
             False if another server has this one's name, in which case nothing is written.

@@ -26,7 +26,6 @@ class OtherServer:
     """The last report of a server.
 
     Attributes:
-        name: Name of the server.
         started: When it first reported, by the state store's clock.
         silent_s: Seconds since its last report.
         alive: Whether it has reported within `alive_seconds`.
@@ -65,12 +64,7 @@ class OtherServers:
         return alive_seconds(self._tick_seconds)
 
     def update(self, servers_snapshot: ServersSnapshot, now: float) -> None:
-        """Updates the reports.
-
-        Args:
-            servers_snapshot: The reports, and the store's time.
-            now: Present time of this server's monotonic clock.
-        """
+        """Updates the reports. `now` is the time of this server's monotonic clock."""
         self._snapshot = servers_snapshot
         self._counts = {}
         for record in servers_snapshot.counts:

@@ -60,11 +60,7 @@ class TickExchange:
                 active.receive(part)
 
     async def count(self, now: float) -> None:
-        """Ends the tick of every running rollout, driven here or elsewhere, and begins the next.
-
-        Args:
-            now: Present time of the monotonic clock in seconds.
-        """
+        """Ends the tick of every running rollout, driven here or elsewhere, and begins the next."""
         own, number = self._store.server, self._other_servers.tick(now)
         for active in self._ownership.counted:
             await asyncio.sleep(0)  # lets requests run in between: each rollout takes 1 to 3 ms
@@ -76,11 +72,8 @@ class TickExchange:
     async def report(self, seconds: float) -> None:
         """Reports counts to the servers that drive the other rollouts, and reports that this server is alive.
 
-        If there is nothing else to report, this is not done at every short tick, since it is a write to disk.
-
-        Args:
-            seconds: Maximum time to wait for the state store, in seconds. What it does not accept now is reported with
-                the next tick.
+        If there is nothing else to report, this is not done at every short tick, since it is a write to disk. What the
+        state store does not accept within `seconds` is reported with the next tick.
         """
         own = self._store.server
         counts = {

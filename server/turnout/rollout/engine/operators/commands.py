@@ -149,12 +149,9 @@ class RolloutCommands:
             await asyncio.sleep(_COMMAND_PAUSE)
 
     async def operate(self, operation: Callable[[], ChangeResult], seconds: float = _COMMAND_WAIT) -> ChangeResult:
-        """Makes a change in the state store while no tick runs here, and applies it on this server.
+        """Makes a blocking change in the state store while no tick runs here, and applies it on this server.
 
-        Args:
-            operation: A blocking change, as in `turnout.rollout.changes.operations`.
-            seconds: Maximum time to wait for the state store, in seconds. If it is shorter than for a command, the
-                change is refused while earlier work is still running.
+        If `seconds` are fewer than for a command, the change is refused while earlier work is still running.
 
         Raises:
             TurnoutError: As `operation`.
