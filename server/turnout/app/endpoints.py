@@ -72,10 +72,6 @@ class EndpointParts:
     """The components from which the endpoints are created.
 
     Attributes:
-        base: Components that all others use.
-        serving: Components that answer requests.
-        rollouts: Components that run rollouts.
-        uploads: Uploads in progress.
         refresh: Applies recorded changes and published versions.
         accepting: Returns whether the server accepts requests; False once it drains.
         member: This server as one of several workers; None if it is the only one.
@@ -116,14 +112,7 @@ def open_uploads(base: Foundation, stack: AsyncExitStack) -> Uploads:
 
 
 def open_services(parts: EndpointParts, threshold: Threshold, form: LogForm, stack: AsyncExitStack) -> Services:
-    """Creates the services of the listeners.
-
-    Args:
-        parts: Components to create them from.
-        threshold: Threshold of the log, which clients may change through the log settings.
-        form: Format of the log's lines, which clients may change likewise.
-        stack: Stack that closes the services.
-    """
+    """Creates the services of the listeners, which `stack` closes. Clients may change the log's threshold and form."""
     base, serving, registry = parts.base, parts.serving, _registry(parts, stack)
     limits = base.settings.limits
     guard = MethodGuard(
@@ -150,17 +139,7 @@ def open_web(
     budget: ReceiveBudget,
     stack: AsyncExitStack,
 ) -> ASGIApp:
-    """Creates the application of the HTTP listener.
-
-    Args:
-        parts: Components to create it from.
-        oip: Services of the Open Inference Protocol, shared with gRPC.
-        scrapes: Answers requests for /metrics.
-        recent: Recent data for the console's charts.
-        admission: Admission control, shared with gRPC.
-        budget: Limit on the total size of incomplete bodies, shared with gRPC.
-        stack: Ends the application's threads on exit.
-    """
+    """Creates the application of the HTTP listener, which shares services, admission and budget with gRPC."""
     base, serving, member = parts.base, parts.serving, parts.member
     settings = base.settings
     sessions = Sessions(
@@ -206,7 +185,6 @@ def _console(parts: EndpointParts, recent: Recent, sessions: Sessions) -> Sequen
 
 
 def _control(parts: EndpointParts) -> Sequence[object]:
-    """Creates the objects that implement the control service."""
     base, serving, rollouts, peers = parts.base, parts.serving, parts.rollouts, parts.peers
     catalog, manager, engine = base.catalog, serving.manager, rollouts.engine
 
@@ -225,7 +203,6 @@ def _control(parts: EndpointParts) -> Sequence[object]:
 
 
 def _oip(parts: EndpointParts, threshold: Threshold, form: LogForm, stack: AsyncExitStack) -> OipServices:
-    """Creates the services of the Open Inference Protocol other than inference."""
     base, serving, peers = parts.base, parts.serving, parts.peers
     router, catalog, settings = serving.router, base.catalog, base.settings
     shared_memory = SharedMemory(settings.oip, int(settings.limits.max_message_bytes), peers)

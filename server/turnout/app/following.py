@@ -10,16 +10,9 @@ from turnout.serving.versions.follow import follow
 
 
 class Following:
-    """Applies recorded changes and published versions to this server."""
+    """Applies recorded changes and published versions to this server. `run` starts following."""
 
     def __init__(self, base: Foundation, serving: Serving, rollouts: Rollouts) -> None:
-        """Initializes the object. Call `run` to start following.
-
-        Args:
-            base: Contains the repository and the state store.
-            serving: Contains the loaded versions and the policies in force.
-            rollouts: Contains the rollbacks of other servers.
-        """
         self._base = base
         self._serving = serving
         self._rollouts = rollouts

@@ -36,16 +36,10 @@ class Foundation:
     Attributes:
         settings: Settings in force, including secrets from files and the URL of the state store.
         models: Settings of single models, which a reload changes.
-        log: The server's logger.
         clock: Clock of rollouts and of events in the state store.
-        metrics: Metrics of the server.
-        certificates: Certificates of the listeners.
         authority: Authorizes callers; None if `[auth]` is not enabled.
         scratch: Temporary directories that are removed at the end.
         processes: Starts child processes for trial runs and isolated versions.
-        repository: The model repository.
-        catalog: Models and versions that are served.
-        store: The state store.
         nvml: NVIDIA's driver library; None if there is none.
         mount: Follows a read-only repository; None if versions are published here.
         new_store: Whether the state store is new although the repository contains versions.

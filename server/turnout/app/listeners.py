@@ -84,15 +84,6 @@ def open_listeners(
 ) -> Listeners:
     """Returns the listeners, bound to their addresses. They accept no connections until they are started.
 
-    Args:
-        services: Services to offer.
-        settings: The server's settings.
-        web: Application of the HTTP listener.
-        certificates: Certificates of the listeners.
-        admission: Admission control.
-        budget: Limit on the total size of incomplete messages.
-        stack: Stack that releases the listeners' resources.
-
     Raises:
         ConfigError: An address cannot be bound, or the settings contradict each other.
     """

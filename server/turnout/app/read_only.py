@@ -72,12 +72,7 @@ def _file_of(settings: Settings) -> Path | None:
 
 
 def open_repository(settings: Settings, read: ReadModel, scratch: Callable[[], Path]) -> Repository:
-    """Returns the configured repository, without reading it.
-
-    Args:
-        settings: The server's settings.
-        read: Reads ONNX files.
-        scratch: Returns a temporary directory; called when one is needed.
+    """Returns the configured repository, without reading it. `scratch` returns a temporary directory if one is needed.
 
     Raises:
         ConfigError: The repository is remote, and the extra for it is not installed or the cache cannot be used.
@@ -102,12 +97,7 @@ class Mount:
     ) -> None:
         """Initializes the object.
 
-        Args:
-            repository: The read-only repository.
-            store: State store that records the versions and their releases.
-            models: Settings by model.
-            log: Logger for fields of Triton configurations that have no effect.
-            release_all: Whether to release every version except prereleases, because the state store is temporary.
+        With `release_all`, every version except prereleases is released, because the state store is temporary.
         """
         self._repository = repository
         self._store = store

@@ -62,13 +62,8 @@ class Reloader:
     ) -> None:
         """Initializes the reloader.
 
-        Args:
-            settings: Settings in force.
-            models: Settings by model, shared with the other components.
-            threshold: Threshold of the log.
-            certificates: Reads the certificates and the policy file again.
-            refresh: Applies the current settings to shadows, and loads and unloads versions according to them.
-            log: Logger for changes and errors.
+        `certificates` reads the certificates and the policy file again; `refresh` applies the present settings to
+        shadows, and loads and unloads versions according to them.
         """
         self._settings = settings
         self._models = models
@@ -81,8 +76,7 @@ class Reloader:
     async def reload(self, read: Callable[[], Settings]) -> None:
         """Reads the settings, the certificates and the policy file again. Invalid settings are logged and not applied.
 
-        Args:
-            read: Returns the settings, as for `reread`.
+        `read` returns the settings, as for `reread`.
         """
         async with self._one:
             after = await reread(read, self._log)

@@ -34,15 +34,9 @@ class Rollouts:
     """The components that roll versions out and back.
 
     Attributes:
-        engine: Advances rollouts.
         releases: Manual releases, withdrawals and rollbacks.
         operations: Applies releases to the repository and the state store.
-        release_writer: Records releases and tags.
-        log: Reads recorded rollouts.
-        analyses: Runs probes.
-        previews: Predicts the effects of rollouts.
         meters: Measure the rate of false alarms by comparing baselines with themselves.
-        webhook: Sends notifications.
         presence: Description of this server for the servers that share its state store.
     """
 
@@ -69,13 +63,7 @@ class Rollouts:
 
 
 async def open_rollouts(base: Foundation, serving: Serving, stack: AsyncExitStack) -> Rollouts:
-    """Creates the components for rollouts, without starting the engine.
-
-    Args:
-        base: Components that all others use.
-        serving: Components that serve versions.
-        stack: Stack that closes the components.
-    """
+    """Creates the components for rollouts, which `stack` closes, without starting the engine."""
     settings, log, clock, store, metrics = base.settings, base.log, base.clock, base.store, base.metrics.rollouts
     webhook = Webhook(settings.rollout, log, clock)
     replays = Replays()

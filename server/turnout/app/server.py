@@ -43,11 +43,7 @@ class Running:
         grpc: Address of the data listener.
         http: Address of the HTTP listener.
         control: Address of the control listener.
-        parts: The components that the endpoints are created from.
-        services: What the listeners' methods call.
         failed: Future that fails, with the reason, when a background task ends unexpectedly.
-        admission: Admission control.
-        reloader: Reloads the settings.
         without_delay: Event that makes the drain skip its delay.
     """
 
@@ -162,12 +158,9 @@ async def running(
 
 
 def server_name(given: str, address: Address, member: Member | None) -> str:
-    """Returns the name of a server among those that share its state store.
+    """Returns the name of a server, or of one of its workers, among those that share its state store.
 
-    Args:
-        given: Name in the settings; "" for none.
-        address: Address of the data listener.
-        member: The server as one of several workers; None if it is the only one.
+    `given` is the name in the settings, or "".
     """
     name = given or f"{socket.gethostname()}:{address.port}"
     return name if member is None else f"{name}/{member.start.index}"

@@ -34,16 +34,9 @@ class Serving:
     """The components that answer requests.
 
     Attributes:
-        policies: Traffic policies in force.
-        router: Selects the version for a request.
-        explainer: Explains routing decisions.
         tracer: Tracer of requests; None if tracing is off.
         conversions: Thread that parses large messages.
-        inference: The data plane.
         availability: Dependencies that are currently unreachable.
-        manager: Loads and unloads versions.
-        shadows: Shadow lanes.
-        traffic: Changes traffic policies.
     """
 
     policies: Policies
@@ -64,13 +57,9 @@ async def open_serving(
     pinned_versions: Callable[[str], Mapping[Version, Hold]],
     stack: AsyncExitStack,
 ) -> Serving:
-    """Creates the components that answer requests, without loading any versions.
+    """Creates the components that answer requests, without loading any versions. `stack` closes them.
 
-    Args:
-        base: Components that all others use.
-        policies: Traffic policies in force.
-        pinned_versions: Returns the versions of a model that must stay in memory, and the reasons.
-        stack: Stack that closes the components.
+    `pinned_versions` returns the versions of a model that must stay in memory, and the reasons.
     """
     settings, catalog, metrics, log, authority = base.settings, base.catalog, base.metrics, base.log, base.authority
 

@@ -6,13 +6,7 @@ _MAX_ACTOR = 96
 
 
 def with_remark(reason: str, claimed_actor: str, actor: str) -> str:
-    """Adds the claimed actor to a reason, if there is room: `canary is fine [as ann@pc]`.
-
-    Args:
-        reason: The reason that the caller gave.
-        claimed_actor: The actor that the caller claims to be; "" if none.
-        actor: The proved identity of the caller.
-    """
+    """Adds the claimed actor to a reason, if there is room: `canary is fine [as ann@pc]`."""
     plain = " ".join("".join(c if c.isprintable() else " " for c in claimed_actor[:_MAX_ACTOR]).split())
     if not plain or claimed_actor == actor:
         return reason

@@ -82,13 +82,7 @@ class Authority:
     ) -> None:
         """Creates the authority, without any tokens.
 
-        Args:
-            settings: The `[auth]` section.
-            policy: The initial policy.
-            recorder: Counters of callers and refusals.
-            log: Logger for refusals and changes.
-            share: Number of processes among which rates and quotas are divided.
-            clock: Returns the current time in seconds since 1970, by which credentials expire.
+        Rates and quotas are divided among `share` processes. Credentials expire by `clock`, in seconds since 1970.
         """
         self._settings = settings
         self._policy = policy

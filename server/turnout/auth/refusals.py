@@ -22,9 +22,7 @@ class Refusals:
     def record(self, refusal: RefusalReason, **details: str) -> None:
         """Counts a refused call and logs it. Beyond the rate limit, the next line logged says how many were left out.
 
-        Args:
-            refusal: Why the call was refused.
-            details: Further details, without secrets; empty values are left out.
+        Details with empty values are left out.
         """
         recorder, now = self._recorder, time.monotonic()
         recorder.refused[str(refusal)] += 1

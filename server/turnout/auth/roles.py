@@ -41,11 +41,7 @@ def _pieces(text: str) -> Sequence[str]:
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """A name in which each `*` stands for any number of characters, including none. No other character is special.
-
-    Attributes:
-        text: The pattern's text.
-    """
+    """A name in which each `*` stands for any number of characters, including none. No other character is special."""
 
     text: str
 

@@ -27,11 +27,7 @@ class SignInThrottle:
     """Determines how long a peer has to wait before its next attempt."""
 
     def __init__(self, share: int = 1) -> None:
-        """Creates a throttle without failures.
-
-        Args:
-            share: Number of processes among which the failures of all peers together are divided.
-        """
+        """Creates a throttle without failures. Those of all peers together are divided among `share` processes."""
         self._peers: OrderedDict[str, _Peer] = OrderedDict()
         self._burst = max(_BURST / share, 1.0)
         self._per_second = _PER_SECOND / share

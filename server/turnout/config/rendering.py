@@ -21,12 +21,7 @@ _USER_PASSWORD = re.compile(r":[^:@\s]+@")
 
 
 def render_toml(settings: Settings, origins: Mapping[str, str]) -> str:
-    """Returns `settings` as TOML, with passwords as `***` and, in a comment, the origin of each non-default value.
-
-    Args:
-        settings: The settings.
-        origins: The origin of each value, as in `turnout.config.sources.LoadedSettings`.
-    """
+    """Returns `settings` as TOML, with passwords as `***` and, in a comment, the origin of each non-default value."""
     return "".join(f"{line}\n" for line in _table(as_data(settings), "", origins))
 
 

@@ -90,10 +90,7 @@ class ModelTable(Mapping[str, ModelOverrides]):
         self._models = _over_found(self._configured, self._beneath)
 
     def put_beneath(self, found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
-        """Sets defaults that come from the models' own files. The configuration takes precedence over them.
-
-        Args:
-            found: Values by model, table and key.
+        """Sets defaults from the models' own files, by model, table and key. The configuration overrides them.
 
         Raises:
             ValueError: A value is not valid; nothing is changed.

@@ -53,7 +53,6 @@ class LoadedSettings:
     """Settings and their origins.
 
     Attributes:
-        settings: The settings.
         file: The configuration file that was read; None if there was none.
         origins: The origin of each value by dotted key: the flag (`--grpc`), the variable (`TURNOUT_GRPC`) or the path
             of the file. Keys with default values are missing.
@@ -222,10 +221,6 @@ def misread_variables(settings: Settings, environ: Mapping[str, str] | None = No
     """Yields a warning for each client variable that was probably meant to set up TLS for the server.
 
     There are none if any listener uses TLS.
-
-    Args:
-        settings: Settings of the server.
-        environ: The environment; None for that of the process.
     """
     environ = os.environ if environ is None else environ
     if any(settings.tls.of(listener) for listener in LISTENERS):
@@ -238,10 +233,7 @@ def misread_variables(settings: Settings, environ: Mapping[str, str] | None = No
 async def reread(read: Callable[[], Settings], log: "FilteringBoundLogger") -> Settings | None:
     """Returns the settings as they are now; None if that fails, which is logged.
 
-    Args:
-        read: Returns the settings. Raises ConfigError if they are invalid. Called in a thread, because the file system
-            may hang, or the file may be a pipe without a writer.
-        log: Logger for the failure.
+    `read` is called in a thread, because the file system may hang, or the file may be a pipe without a writer.
     """
     threads = Threads("settings")
     try:

@@ -31,12 +31,7 @@ _BY_NAME: Mapping[str, type[BaseModel]] = {"model": ModelOverrides, "probe": Pro
 
 
 def validation_errors(error: ValidationError, origins: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Yields the dotted key and a message for each error.
-
-    Args:
-        error: The error that pydantic raised.
-        origins: The origin of each value, as in `turnout.config.sources.LoadedSettings`.
-    """
+    """Yields the dotted key and a message for each error. `origins` as in `turnout.config.sources.LoadedSettings`."""
     for one in error.errors(include_url=False):
         path = [str(part) for part in one["loc"] if isinstance(part, str) and part != "[key]"]
         key = ".".join(path)
@@ -91,7 +86,6 @@ def unknown_variable(name: str) -> str | None:
 
 
 def _origin(key: str, origins: Mapping[str, str]) -> str:
-    """Returns the origin of `key`, or of a value nested in it."""
     if key in origins:
         return origins[key]
     return next((origin for held, origin in origins.items() if held.startswith(f"{key}.")), "")

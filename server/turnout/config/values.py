@@ -164,13 +164,7 @@ def _long_enough(secret: SecretStr) -> SecretStr:
 
 
 def http_url(url: str, expected: str, of_user: str, *, query: bool = False) -> str:
-    """Returns `url` unchanged if it is a valid HTTP or HTTPS URL.
-
-    Args:
-        url: The URL.
-        expected: Error message if it is not a valid URL.
-        of_user: Error message if it contains a user or a password.
-        query: Whether it may have a query.
+    """Returns `url` unchanged if it is a valid HTTP or HTTPS URL, with a query only if `query` says so.
 
     Raises:
         ValueError: The URL is invalid, with one of the two messages.

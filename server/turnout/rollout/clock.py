@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Protocol, Self
+from typing import Protocol
 
 
 class Clock(Protocol):
@@ -42,7 +42,6 @@ class TickSchedule:
     """When rollouts are evaluated.
 
     Attributes:
-        clock: The clock that rollouts use.
         seconds: Interval between two ticks in seconds.
     """
 
@@ -66,8 +65,3 @@ class Instant:
 
     monotonic: float
     utc: datetime
-
-    @classmethod
-    def of(cls, clock: Clock) -> Self:
-        """Reads a clock."""
-        return cls(clock.monotonic(), clock.now())

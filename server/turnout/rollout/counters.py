@@ -87,10 +87,7 @@ class Counters:
     def __init__(self, rules: Rules, *, history: str = "") -> None:
         """Creates counters, which count nothing before `attach`.
 
-        Args:
-            rules: Rules that determine which requests are bad.
-            history: Outcomes of slots before the first step, as returned by the property `history`; "" before that
-                step.
+        `history` are the outcomes of slots before the first step, as the property returns them; "" before that step.
         """
         self._names: tuple[str, ...] = ()
         self._canary, self._baseline, self._rest = ArmMeter(rules), ArmMeter(rules), ArmMeter(rules)
@@ -198,14 +195,7 @@ class Counters:
         self._keyed.clear()
 
     def roll(self, seconds: float, now: float, rules: Rules, thresholds: Mapping[str, float]) -> None:
-        """Ends a tick and begins the next.
-
-        Args:
-            seconds: Active seconds of the tick that ends.
-            now: Present time of the monotonic clock.
-            rules: Rules of the next tick.
-            thresholds: Thresholds in `rules` by metric, in seconds.
-        """
+        """Ends a tick of `seconds` active seconds, and begins the next with other rules and thresholds by metric."""
         self._canary.rules = self._baseline.rules = self._rest.rules = rules
         counts = self._canary.roll(), self._baseline.roll(), self._rest.roll()
         self._open.append(_Open(self._names, *counts, self._shares, seconds, now))

@@ -59,12 +59,7 @@ class FalseAlarmMeters:
     ) -> None:
         """Creates meters, which count nothing before the first `tick`.
 
-        Args:
-            share_of: Returns the share of each lane of a model's baseline; 0 for no meter.
-            catalog: The served models and versions.
-            policies: Object that receives the lanes.
-            serving: Source of each model's baseline.
-            log: Logger for false alarms.
+        `share_of` returns the share of each lane of a model's baseline; 0 for no meter.
         """
         self._share_of = share_of
         self._catalog = catalog
@@ -79,11 +74,7 @@ class FalseAlarmMeters:
         return [_sampled(model, tally) for model, tally in self._tallies.items()]
 
     def tick(self, now: float) -> None:
-        """Updates the meter of every model that has one.
-
-        Args:
-            now: Present time of the monotonic clock in seconds.
-        """
+        """Updates the meter of every model that has one. `now` is the time of the monotonic clock in seconds."""
         for model in self._catalog.snapshot.models:
             share = self._share_of(model)
             if not share:

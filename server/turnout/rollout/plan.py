@@ -210,7 +210,6 @@ class Plan:
         return latency(name, weight)
 
     def _limits(self) -> Iterator[tuple[str, Guards]]:
-        """Yields the limits by field."""
         named = [("guards", self.guards), *((f"steps[{n}].guards", step.guards) for n, step in enumerate(self.steps))]
         yield from ((field, limits) for field, limits in named if limits is not None)
 
@@ -243,7 +242,6 @@ class Plan:
         return plan
 
     def _problems(self) -> list[FieldViolation]:
-        """Returns what is wrong with the values."""
         found: list[FieldViolation] = []
 
         def check(field: str, fine: bool, expected: str) -> None:

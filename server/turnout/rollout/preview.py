@@ -48,11 +48,7 @@ class Previews:
         self._seen: dict[str, deque[tuple[float, int]]] = {}
 
     def tick(self, now: float) -> None:
-        """Records the number of unpinned requests of each model so far.
-
-        Args:
-            now: Present time of the monotonic clock in seconds.
-        """
+        """Records the number of unpinned requests of each model so far. `now` is the monotonic clock in seconds."""
         for name, known in self._catalog.snapshot.models.items():
             seen = self._seen.setdefault(name, deque())
             seen.append((now, sum(_unpinned(entry) for entry in known.versions.values())))

@@ -139,8 +139,7 @@ class PolicyState:
     def with_twin_redrawn(self, traffic: NDArray[Any]) -> Self:
         """Returns the state in which the twin has slots that carry about as much traffic as the canary's.
 
-        Args:
-            traffic: Requests by slot, shape (SLOTS,).
+        `traffic` are the requests by slot, shape (SLOTS,).
         """
         return self if self.policy is None else self.with_policy(self.policy, b"", traffic)
 
@@ -252,12 +251,9 @@ def malformed(policy: Policy) -> list[tuple[str, str]]:
 
 
 def unfit(policy: Policy, facts: Mapping[Version, PolicyFact], *, force: bool) -> list[str]:
-    """Returns the reasons why `policy` cannot be put into force now, as sentences.
+    """Returns the reasons why a well-formed policy cannot be put into force now, as sentences.
 
-    Args:
-        policy: A well-formed policy. Each of its versions must have a fact.
-        facts: Facts about the model's versions.
-        force: Whether to skip the check of signatures.
+    Each of its versions must have a fact. With `force`, signatures are not checked.
     """
     baseline = facts[policy.baseline]
     problems: list[str] = []

@@ -13,13 +13,7 @@ from turnout.serving.versions.hold import Hold
 
 
 def policy_holds(model: str, state: PolicyState, epoch: int) -> dict[Version, Hold]:
-    """Returns the versions that the policy needs: its baseline, canaries and shadows.
-
-    Args:
-        model: Name of the model.
-        state: State of the epoch in force.
-        epoch: Number of that epoch.
-    """
+    """Returns the versions that the policy of an epoch needs: its baseline, canaries and shadows."""
     policy = state.policy
     if policy is None:
         return {}

@@ -58,11 +58,7 @@ class PreferenceReader:
         self.wire_keys = frozenset(key.encode() for key in self.keys)
 
     def read(self, metadata: Pairs, caller: Callable[[], str]) -> Preferences:
-        """Reads a call's metadata.
-
-        Args:
-            metadata: Keys, in lower case, and values.
-            caller: Returns the caller's address. Called only if it matters.
+        """Reads a call's metadata, with keys in lower case. `caller` returns the caller's address if it matters.
 
         Raises:
             InvalidRequest: A value is invalid.

@@ -147,14 +147,7 @@ class PolicyRouter:
     """
 
     def __init__(self, catalog: Catalog, policies: Policies, *, serve_yanked: bool = False) -> None:
-        """Creates a router.
-
-        Args:
-            catalog: The served models and versions.
-            policies: The policies in force.
-            serve_yanked: Whether selectors that name one version are answered, with a warning, if it was yanked;
-                otherwise they are refused.
-        """
+        """Creates a router. With `serve_yanked`, pins to yanked versions are answered with a warning, not refused."""
         self._serve_yanked = serve_yanked
         self._catalog = catalog
         self._policies = policies
@@ -206,7 +199,6 @@ class PolicyRouter:
         return resolutions.entry(model, parse(selector), prefer_ready=False)
 
     def _current(self) -> _Resolutions:
-        """Returns the cached results for the current catalog and policies."""
         resolutions, snapshot = self._resolutions, self._catalog.snapshot
         if resolutions.snapshot is not snapshot or resolutions.policies is not self._policies.current:
             resolutions = self._resolutions = resolutions.follow(snapshot, self._policies)
@@ -254,11 +246,8 @@ class PolicyRouter:
     ) -> RouteTarget:
         """Returns the target of a selector that the policy decides on.
 
-        Args:
-            applied: The policy.
-            baseline: Route of the requests that no canary gets.
-            able: Canaries that satisfy the selector and can answer, by version.
-            key: Model and selector.
+        Requests that no canary gets take the route `baseline`. `able` are the canaries that fit and can answer, by
+        version.
         """
         names, finder = applied.owners.names, applied.owners.finder
         routes = [baseline]

@@ -120,14 +120,11 @@ class SlotTable(JsonForm):
     def balanced(self, owner: str, against: str, traffic: NDArray[Any]) -> Self:
         """Returns the table in which `owner` has as many slots as before, with traffic similar to another owner's.
 
+        `traffic` are the requests by slot, shape (SLOTS,).
+
         Traffic is compared per slot. The slots are not changed if they carry at least half and at most twice the
         traffic wanted, or if no others come twice as close to it by ratio (any traffic is closer than none). Only
         traffic is considered, so that the choice reveals nothing about outcomes.
-
-        Args:
-            owner: Owner whose slots are drawn anew.
-            against: Owner whose traffic is the target.
-            traffic: Requests by slot, shape (SLOTS,).
         """
         claims = {claim.owner: claim.runs for claim in self.claims}
         if owner not in claims or against not in claims:
@@ -263,7 +260,6 @@ def _last(free: Sequence[Run], count: int, shunned: Sequence[Run]) -> tuple[Run,
 
 
 def _runs(positions: NDArray[np.intp]) -> tuple[Run, ...]:
-    """Returns ascending positions as runs."""
     if not positions.size:
         return ()
     breaks = np.flatnonzero(np.diff(positions) != 1) + 1

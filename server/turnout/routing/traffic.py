@@ -57,7 +57,6 @@ class ChangeOrigin:
     """Who changes traffic, why, and based on which epoch.
 
     Attributes:
-        reason: Why the change is made.
         expected_epoch: Epoch that the change was based on; None for any.
         force: Whether to accept the change even if a signature does not fit the baseline's clients.
     """
@@ -83,16 +82,7 @@ class Traffic:
         observe: Observe,
         log: FilteringBoundLogger,
     ) -> None:
-        """Creates the object. Nothing is read before the first `refresh`.
-
-        Args:
-            store: State store with the policies.
-            catalog: The served models and versions.
-            finder: Finds the versions that a change names.
-            policies: Object that receives the policies in force.
-            observe: Called with each policy that comes into force.
-            log: Logger for changes.
-        """
+        """Creates the object. Nothing is read before the first `refresh`."""
         self._store = store
         self._catalog = catalog
         self._finder = finder
@@ -271,7 +261,6 @@ class Traffic:
         change: ChangeOrigin,
         statuses: Mapping[Version, ReleaseStatus],
     ) -> None:
-        """Raises if a change is not allowed."""
         if before.frozen and not takes_back(before, after, await self._earlier_baselines(model)):
             applied = self._policies.current[model]
             raise ChangeRefused(
@@ -327,7 +316,6 @@ class Traffic:
         self._fallback_epochs.update(moved)
 
     async def _fallbacks(self, model: str) -> Fallbacks:
-        """Returns the version that a rollback of a model would return to."""
         changes = self._statuses.get(model, [])
         entries = [HistoryEntry.of_status(c.revision, c.version, c.status) for c in changes]
         statuses = {change.version: change.status for change in changes}
@@ -403,7 +391,6 @@ class _Beside:
 
 
 def _facts(known: ModelEntry, statuses: Mapping[Version, ReleaseStatus]) -> Mapping[Version, PolicyFact]:
-    """Returns what a policy must fit, with the release status of each version."""
     return {
         version: PolicyFact(statuses[version], entry.state is LifecycleState.READY, entry.manifest.signature)
         for version, entry in known.versions.items()

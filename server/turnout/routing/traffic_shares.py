@@ -45,11 +45,7 @@ class Share:
 def shares(known: ModelEntry, applied: AppliedPolicy, policy: Policy, diverted: Version | None = None) -> list[Share]:
     """Returns the share of each version in a policy: the baseline, the canaries, the shadows.
 
-    Args:
-        known: The model.
-        applied: The applied policy.
-        policy: The policy in it.
-        diverted: Version that answers in place of the baseline and the canaries; None if the policy is in effect.
+    `diverted` answers in place of the baseline and the canaries; None if the policy is in effect.
     """
     ready = {str(v) for v, entry in known.versions.items() if entry.state is LifecycleState.READY}
     table = applied.state.table

@@ -225,13 +225,5 @@ def _whole(digits: str) -> int:
 
 
 def _record(row: Row[Any]) -> PolicyRecord:
-    return PolicyRecord(
-        model=row.model,
-        epoch=row.epoch,
-        revision=row.revision,
-        time=datetime.fromisoformat(row.time),
-        action=row.action,
-        actor=row.actor,
-        reason=row.reason,
-        document=json.loads(row.document),
-    )
+    read = {"time": datetime.fromisoformat(row.time), "document": json.loads(row.document)}
+    return PolicyRecord(**row._asdict() | read)

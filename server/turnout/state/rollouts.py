@@ -268,11 +268,9 @@ def _no_event(kind: EventKind, subject: str, payload: Mapping[str, Any]) -> NoRe
 
 
 def _record(row: Row[Any]) -> RolloutRecord:
-    return RolloutRecord(
-        row.model, row.attempt, row.number, row.state, bool(row.final), datetime.fromisoformat(row.started),
-        datetime.fromisoformat(row.changed), row.driver, datetime.fromisoformat(row.driven_until),
-        _object(row.document),
-    )  # fmt: skip
+    columns = row._asdict()
+    times = {name: datetime.fromisoformat(columns[name]) for name in ("started", "changed", "driven_until")}
+    return RolloutRecord(**columns | times | {"final": bool(row.final), "document": _object(row.document)})
 
 
 def _object(text: str) -> Mapping[str, Any]:

@@ -30,9 +30,7 @@ class ServerReport:
     """A server's report about itself.
 
     Attributes:
-        name: Name of the server.
         instance: Identifier of the process, which differs at every start.
-        document: The report as JSON values.
         alive_seconds: How long another instance with this name counts as alive after its last report.
     """
 
@@ -47,10 +45,7 @@ class ServerRecord:
     """The last report of a server.
 
     Attributes:
-        name: Name of the server.
-        instance: Identifier of the process, which differs at every start.
         started, seen: When it first and last reported, in UTC, by the database's clock.
-        document: The report as JSON values.
     """
 
     name: str

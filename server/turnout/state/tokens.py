@@ -58,18 +58,11 @@ def read(connection: Connection, *, revoked: bool = True, active_at: datetime | 
         query = query.where((table.c.expires == "") | (table.c.expires > time_text(active_at)))
     return [
         TokenRecord(
-            row.id,
-            row.name,
-            row.digest,
-            tuple(json.loads(row.roles)),
-            tuple(json.loads(row.models)),
-            datetime.fromisoformat(row.created),
-            _time(row.expires),
-            _time(row.revoked),
-            row.actor,
+            row.id, row.name, row.digest, tuple(json.loads(row.roles)), tuple(json.loads(row.models)),
+            datetime.fromisoformat(row.created), _time(row.expires), _time(row.revoked), row.actor,
         )
         for row in connection.execute(query)
-    ]
+    ]  # fmt: skip
 
 
 class TokenStore(Transactions):

@@ -44,12 +44,9 @@ Keys are strings because the garbage collector ignores those: tuples kept betwee
 
 
 def negotiate(accept: str) -> str:
-    """Returns the content type of the response to a scraper.
+    """Returns the content type of the response to a scraper's Accept header; "" for none.
 
     The escaping of names is not negotiated, since every Prometheus release accepts the names that Turnout uses.
-
-    Args:
-        accept: The Accept header of the request; "" for none.
     """
     try:
         return choose_encoder(_ESCAPING.sub("", accept.lower()))[1]
@@ -66,9 +63,7 @@ class Exposition:
     async def render(self, registry: Collector, content_type: str) -> AsyncIterator[bytes]:
         """Yields the text of all metrics in blocks, and yields to the event loop every half millisecond.
 
-        Args:
-            registry: The metrics. Their samples may be created during iteration.
-            content_type: A content type that `negotiate` returned.
+        Samples may be created during iteration. `content_type` comes from `negotiate`.
         """
         media_type = content_type.partition(";")[0]  # the parameters come from the scraper and may be of any length
         writer = _Writer(content_type, self._templates.get(media_type, {}))
@@ -99,11 +94,7 @@ class FamilyCollector:
     """A prometheus-client collector for metric families."""
 
     def __init__(self, families: Callable[[], Iterable[Family]]) -> None:
-        """Creates the collector.
-
-        Args:
-            families: A function that returns the families of one scrape.
-        """
+        """Creates the collector of the families that `families` returns for each scrape."""
         self._families = families
 
     def collect(self) -> Iterator[Metric]:

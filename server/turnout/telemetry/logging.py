@@ -229,12 +229,7 @@ class AccessLog:
     """Logs every failed request and a sample of the successful ones."""
 
     def __init__(self, log: FilteringBoundLogger, sample_rate: float) -> None:
-        """Creates the log.
-
-        Args:
-            log: The server's logger.
-            sample_rate: Share of the successful requests that are logged, 0 to 1.
-        """
+        """Creates the log, with the share of the successful requests that are logged, 0 to 1."""
         self._log = log
         self._rate = sample_rate
         self._random = random.Random().random  # noqa: S311 - sampling, not a secret

@@ -14,12 +14,7 @@ class CachedReading(Generic[T]):
     """
 
     def __init__(self, read: Callable[[], Awaitable[T]], first: T) -> None:
-        """Creates the cache.
-
-        Args:
-            read: A function that reads the value in a thread. `value` raises its errors.
-            first: The value before the first read.
-        """
+        """Creates the cache of what `read` reads in a thread, `first` before that. `value` raises its errors."""
         self._read = read
         self._last = first
         self._running: asyncio.Future[T] | None = None

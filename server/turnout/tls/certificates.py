@@ -28,13 +28,7 @@ class Certificates:
     """
 
     def __init__(self, tls: TlsSettings, recorder: TlsRecorder, log: FilteringBoundLogger) -> None:
-        """Creates the object without reading any file.
-
-        Args:
-            tls: Settings with the paths of the files.
-            recorder: Metrics of certificates and reloads.
-            log: Logger for changes and unusable files.
-        """
+        """Creates the object without reading any file."""
         self._tls = tls
         self._recorder = recorder
         self._log = log

@@ -28,12 +28,7 @@ S = TypeVar("S", bound=Section)
 
 
 def share_of(settings: Settings, index: int) -> Settings:
-    """Returns the settings of one of `settings.workers` workers, with its share of each limit, which is at least 1.
-
-    Args:
-        settings: The server's settings.
-        index: Index of the worker, starting at 0.
-    """
+    """Returns the settings of the worker `index`, from 0, with its share of each limit, which is at least 1."""
     division = _Division(index, settings.workers, int(settings.limits.max_message_bytes))
     update: dict[str, Any] = {
         name: division.of_section(getattr(settings, name), keys) for name, keys in SHARED_OUT.items()

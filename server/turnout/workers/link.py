@@ -29,11 +29,8 @@ class Link:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, handle: Handler) -> None:
         """Initializes the link and starts reading.
 
-        Args:
-            reader: Reader of a connected socket.
-            writer: Writer of the same socket.
-            handle: Handles a request, given its topic and body, and returns the reply. An error that it raises makes
-                `ask` fail at the other end.
+        `handle` gets a request's topic and body, and returns the reply. If it raises an error, `ask` fails at the other
+        end.
         """
         self._reader = reader
         self._writer = writer
@@ -52,15 +49,10 @@ class Link:
         return cls(reader, writer, handle)
 
     async def ask(self, topic: str, body: bytes = b"", *, bound: float) -> bytes:
-        """Sends a request and returns the reply.
-
-        Args:
-            topic: Topic of the request: at most 16 ASCII letters.
-            body: Body of the request.
-            bound: Timeout for the reply in seconds.
+        """Sends a request with a topic of at most 16 ASCII letters, and returns the reply.
 
         Raises:
-            UnavailableError: The other process has ended, or does not reply in time.
+            UnavailableError: The other process has ended, or does not reply within `bound` seconds.
             Refused: The other process replied with an error.
         """
         if self.closed.done():

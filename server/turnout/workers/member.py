@@ -28,7 +28,6 @@ class Member:
     """One of several workers. Used on the event loop only.
 
     Attributes:
-        start: The data that the worker received when it started.
         others_ready: Whether every other worker that accepts connections is ready.
         listen_now: Event that makes the worker accept connections without waiting any longer.
         on_change: Function to call when `others_ready` may have changed.
@@ -46,10 +45,7 @@ class Member:
 
     @classmethod
     async def join(cls, descriptor: int) -> "Member":
-        """Connects to the supervisor, and returns the worker after it has received its start data.
-
-        Args:
-            descriptor: File descriptor of the worker's end of the socket pair.
+        """Connects to the supervisor by this end of the socket pair, and returns the worker with its start data.
 
         Raises:
             UnavailableError: The supervisor does not reply.
@@ -103,10 +99,7 @@ class Member:
     async def gather(self, topic: str, body: bytes = b"", *, bound: float) -> Mapping[int, bytes | UnavailableError]:
         """Sends a request to all other running workers, and returns their replies or errors by worker index.
 
-        Args:
-            topic: Topic of the request.
-            body: Body of the request.
-            bound: Timeout for each reply in seconds.
+        Each has at most `bound` seconds.
 
         Raises:
             UnavailableError: The supervisor does not reply.

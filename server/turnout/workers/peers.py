@@ -33,15 +33,7 @@ class Peers:
         refresh: Callable[[], Awaitable[None]],
         log: FilteringBoundLogger,
     ) -> None:
-        """Initializes the object. Call `catch_up` once requests from other workers can be answered.
-
-        Args:
-            member: This worker, with its link to the others.
-            manager: Loads and unloads versions in this worker.
-            catalog: Catalog whose watchers are notified when the readiness of the other workers changes.
-            refresh: Applies changes in the state store and the repository to this worker.
-            log: Logger for workers that did not apply a change.
-        """
+        """Initializes the object. Call `catch_up` once requests from other workers can be answered."""
         self._member = member
         self._manager = manager
         self._catalog = catalog

@@ -56,7 +56,6 @@ class Worker:
     """A slot for a worker, which is occupied by one process after another.
 
     Attributes:
-        index: Index of the worker, starting at 0.
         restarts: History of the worker's deaths.
         process: The current or last process; None before the first.
         link: Link to the current process; None if there is none.
@@ -399,11 +398,6 @@ class Supervisor:
 
 async def supervise(settings: Settings, source: SettingsSource, log: FilteringBoundLogger) -> int:
     """Runs a server with several workers, and returns the exit code as `Supervisor.run` does.
-
-    Args:
-        settings: The server's settings.
-        source: Source from which to read the settings again on SIGHUP.
-        log: The supervisor's logger.
 
     Raises:
         ConfigError: A port cannot be bound.

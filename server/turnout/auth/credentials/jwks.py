@@ -49,12 +49,7 @@ class KeySet:
     """
 
     def __init__(self, name: str, settings: JwtIssuer) -> None:
-        """Creates an empty set without fetching anything.
-
-        Args:
-            name: Name of the issuer in the settings.
-            settings: Settings of the issuer.
-        """
+        """Creates an empty set without fetching anything. `name` is the name of the issuer in the settings."""
         self._name = name
         self._settings = settings
         self._keys: Mapping[str, VerificationKey] = {}
@@ -118,11 +113,7 @@ class KeySet:
 
 
 def read_keys(data: bytes, where: str) -> Mapping[str, VerificationKey]:
-    """Returns the keys of a JSON Web Key Set that can verify signatures; others are left out.
-
-    Args:
-        data: The document.
-        where: Source of the document for error messages: a file or URL.
+    """Returns the keys of a JSON Web Key Set from a file or URL that can verify signatures; others are left out.
 
     Raises:
         ConfigError: The document is not a key set, or contains no usable key.

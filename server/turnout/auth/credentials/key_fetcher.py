@@ -33,11 +33,7 @@ class KeyFetcher:
     ) -> None:
         """Creates the fetcher, without fetching anything.
 
-        Args:
-            keys: Key set of each issuer, by the issuer's name in the settings.
-            recorder: Shows which issuers' keys cannot be fetched.
-            log: Logger for failures.
-            withdraw: Called with an issuer and the ids of its keys that were changed or removed, if there are any.
+        `withdraw` is called with an issuer and the ids of its keys that were changed or removed, if there are any.
         """
         self._keys = keys
         self._recorder = recorder

@@ -51,7 +51,6 @@ class AccessDecision:
     """Whether something is allowed, and why.
 
     Attributes:
-        allowed: Whether it is allowed.
         rule: The rule that allows it, or a short reason for the refusal.
     """
 

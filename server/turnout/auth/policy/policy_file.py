@@ -11,11 +11,7 @@ _MOST_MIB = 4
 
 
 def load_policy(path: str, share: int = 1) -> AccessPolicy:
-    """Reads a policy file. Blocking.
-
-    Args:
-        path: Path of the file; "" for a policy without grants.
-        share: See `read_policy`.
+    """Reads a policy file; "" for a policy without grants. Blocking. `share` as in `read_policy`.
 
     Raises:
         ConfigError: The file cannot be read, or is not a valid policy.

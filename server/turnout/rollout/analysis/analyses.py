@@ -80,13 +80,6 @@ class Analyses:
     ) -> None:
         """Creates the probes and the webhook without asking them. Blocking.
 
-        Args:
-            probes: Configured probes by name.
-            settings: Settings of the webhook.
-            clock: The clock that rollouts use.
-            recorder: Counters of answers.
-            log: Logger for unexpected errors.
-
         Raises:
             ConfigError: A file with certificate authorities cannot be read.
         """
@@ -162,8 +155,7 @@ class Analyses:
     def follow(self, rollouts: Sequence[tuple[Rollout, bool]]) -> None:
         """Starts the measurements that are due, and cancels those that are no longer needed.
 
-        Args:
-            rollouts: The rollouts that this server drives, each with whether its present state is recorded.
+        Each rollout that this server drives is given with whether its present state is recorded.
         """
         present = {(rollout.model, rollout.attempt) for rollout, _ in rollouts}
         for key in [key for key in self._questions if key not in present]:

@@ -20,11 +20,7 @@ class ConfirmWebhook:
     """The confirm webhook. Used only on the event loop."""
 
     def __init__(self, settings: RolloutSettings) -> None:
-        """Reads the certificate authorities for the endpoint. Raises the errors of `HttpEndpoint`.
-
-        Args:
-            settings: Settings with a `confirm_url`.
-        """
+        """Reads the certificate authorities of `settings` with a `confirm_url`. Raises the errors of `HttpEndpoint`."""
         self._url = settings.confirm_url
         self._secret = settings.webhook_secret.get_secret_value()
         self._endpoint = HttpEndpoint("rollout.confirm_ca_file", settings.confirm_ca_file, settings.confirm_timeout_s)

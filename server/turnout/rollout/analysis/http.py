@@ -44,13 +44,7 @@ class HttpEndpoint:
         )
 
     async def ask(self, method: str, url: str, headers: Mapping[str, str], content: bytes | None = None) -> HttpAnswer:
-        """Sends a request, and returns the response.
-
-        Args:
-            method: GET or POST.
-            url: The whole URL.
-            headers: Headers of the request.
-            content: Body of the request; None if there is none.
+        """Sends a request to the whole `url`, and returns the response.
 
         Raises:
             UnavailableError: There was no valid response within the bounds. The message says why, but not the URL.

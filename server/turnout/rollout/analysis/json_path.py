@@ -7,11 +7,7 @@ _SEGMENT = re.compile(r"""\.([A-Za-z_][\w-]*)|\[(\d+)\]|\["([^"\]]+)"\]""")
 
 
 def value_at(document: Any, path: str) -> Any:
-    """Returns the value at a path.
-
-    Args:
-        document: JSON values.
-        path: Path in the format of the settings.
+    """Returns the value at a path, which is in the format of the settings.
 
     Raises:
         LookupError: The document has no such value. The message says which part of the path is missing.

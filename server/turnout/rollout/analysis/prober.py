@@ -63,7 +63,6 @@ class ProbeAnswer:
     """The result of one measurement.
 
     Attributes:
-        outcome: Outcome of the measurement.
         value: Measured value as text; "" if there is none.
         number: Measured value as a number, 1 or 0 for a boolean; None if there is none.
         detail: A sentence that explains the outcome; "" if it passed.
@@ -76,20 +75,10 @@ class ProbeAnswer:
 
 
 class Prober:
-    """One probe. Used only on the event loop.
-
-    Attributes:
-        probe: Configuration of the probe.
-    """
+    """One probe. Used only on the event loop."""
 
     def __init__(self, name: str, probe: Probe, threads: Threads) -> None:
-        """Reads the certificate authorities for the endpoint. Raises the errors of `HttpEndpoint`.
-
-        Args:
-            name: Name of the probe.
-            probe: Configuration of the probe.
-            threads: Threads that read files.
-        """
+        """Reads the certificate authorities for the endpoint. Raises the errors of `HttpEndpoint`."""
         self.name = name
         self.probe = probe
         self._threads = threads

@@ -28,12 +28,7 @@ _ESCAPES = {"\\": "\\\\", '"': '\\"', "'": "\\'", "\n": "\\n", "\r": "\\r", "\t"
 
 
 def filled(query: str, values: Mapping[str, str]) -> str:
-    """Replaces the placeholders in a query by their values.
-
-    Args:
-        query: PromQL.
-        values: Values by placeholder. Other names in braces are not changed.
-    """
+    """Replaces placeholders in PromQL by their values. Other names in braces are not changed."""
     parts, regex = [], False
     for token in _TOKEN.finditer(query):
         text = token[0]
@@ -80,10 +75,7 @@ def _escaped(value: str) -> str:
 
 
 def number_in(answer: Any) -> float:
-    """Returns the one number in Prometheus's response to an instant query.
-
-    Args:
-        answer: The response as JSON values.
+    """Returns the one number in Prometheus's response to an instant query, given as JSON values.
 
     Raises:
         LookupError: The response contains no number, or more than one; the message says so.

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from semver import Version
 
+from turnout.registry.manifest.json_form import JsonForm
 from turnout.registry.manifest.signature import Signature
 from turnout.rollout.machine.actors import is_rollout
 from turnout.rollout.machine.attempt import PROMOTED, Rollout, RolloutHistoryEntry, RolloutState
@@ -85,7 +86,7 @@ def answers_with_rollouts(
 
 
 @dataclass(frozen=True, slots=True)
-class RollbackOrigin:
+class RollbackOrigin(JsonForm):
     """The state that an unrecorded rollback was based on.
 
     Attributes:
@@ -94,7 +95,9 @@ class RollbackOrigin:
     """
 
     epoch: int
-    answering: Version | None
+    answering: Version | None = None
+
+    ADDED = ("answering",)
 
     def overruled(self, epoch: int, actor: str, policy: Policy | None, answering: Version | None) -> bool:
         """Returns whether the rollback was overridden by a later change. Changes of the policy by rollouts do not

@@ -35,7 +35,6 @@ class ChangeResult:
 
     Attributes:
         sentence: Description of the change for display.
-        changed: Whether anything was changed.
         answers: The versions that answer each selector from now on.
         baseline: The version that answers plain requests from now on, apart from canaries; None if there is none.
         epoch: Present epoch of the policy; 0 if there never was one.
@@ -73,14 +72,8 @@ class Operations:
     ) -> ChangeResult:
         """Declares a version fit for general traffic. If it is higher than the present one, it answers plain requests.
 
-        Args:
-            model: Name of the model.
-            version: The version.
-            actor: Who makes the change.
-            reason: Why.
-            traffic: Whether it may answer plain requests; otherwise only ranges and `latest`.
-            supersede: Whether to end rollouts that would prevent the release.
-            trouble: Returns why the version cannot answer.
+        Without `traffic`, only ranges and `latest` reach it. With `supersede`, rollouts that would prevent the release
+        end. `trouble` returns why the version cannot answer.
 
         Raises:
             ModelNotFound, VersionNotFound: The version does not exist.
@@ -161,14 +154,7 @@ class Operations:
         reason: str,
         signatures: Mapping[Version, Signature] | None = None,
     ) -> ChangeResult:
-        """Ends rollouts that cannot be read, without changing their documents.
-
-        Args:
-            model: Name of the model.
-            attempt: Number of the attempt; 0 for all.
-            actor: Who makes the change.
-            reason: Why.
-            signatures: As in `rollback`.
+        """Ends rollouts that cannot be read, `attempt` or for 0 all of a model, without changing their documents.
 
         Raises:
             ChangeRefused: There is no such unreadable rollout.
@@ -254,7 +240,6 @@ class Operations:
 def _model_snapshot(
     view: StoredModel, signatures: Mapping[Version, Signature], trouble: Trouble
 ) -> tuple[ModelSnapshot, int]:
-    """Returns a model's present state, and its policy's epoch."""
     epochs = view.epochs()
     states = [(record, state) for record in epochs if (state := readable(record.document)) is not None]
     rollouts, unreadable = split_records(view.running())
@@ -276,7 +261,6 @@ def _model_snapshot(
 
 
 def _change(outcome: ChangeOutcome, records: dict[int, RolloutRecord], actor: str, reason: str) -> ModelChange:
-    """Returns the change to record."""
     writes = [
         RolloutWrite(
             rollout.attempt, records[rollout.attempt].number, str(rollout.state), True, rollout.to_json(),

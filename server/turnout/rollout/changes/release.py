@@ -24,20 +24,9 @@ _S = RolloutState
 def release(
     snapshot: ModelSnapshot, version: Version, order: bytes, *, traffic: bool, supersede: bool, actor: str, reason: str
 ) -> ChangeOutcome:
-    """Decides what releasing a version changes.
+    """Decides what releasing a version that exists changes. Arguments and errors as of `Operations.release`.
 
-    Args:
-        snapshot: The model.
-        version: A version that exists.
-        order: As in `PolicyState.with_policy`.
-        traffic: Whether the version answers plain requests from now on if it is higher than the present one.
-        supersede: Whether to end running rollouts that would prevent the release.
-        actor: Who makes the change.
-        reason: Why.
-
-    Raises:
-        ChangeRefused: Something prevents the release; the message says what, and what can be done.
-        InvalidRequest: The version is yanked.
+    `order` is as in `PolicyState.with_policy`.
     """
     model, before = snapshot.model, snapshot.answering
     if snapshot.status(version) is ReleaseStatus.YANKED:

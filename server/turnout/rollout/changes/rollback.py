@@ -21,15 +21,8 @@ _S = RolloutState
 def rollback(
     snapshot: ModelSnapshot, to: Version | None, order: bytes, *, keep_released: bool, actor: str, reason: str
 ) -> ChangeOutcome:
-    """Decides what a rollback changes.
-
-    Args:
-        snapshot: The model.
-        to: Version to go back to; None for the one that a rollout goes back to, or the nearest that answered before.
-        order: As in `PolicyState.with_policy`.
-        keep_released: Whether the versions that are rolled back stay released.
-        actor: Who makes the change.
-        reason: Why.
+    """Decides what a rollback changes. Arguments as of `Operations.rollback`, and `order` as in
+    `PolicyState.with_policy`.
 
     Raises:
         ChangeRefused: There is no version to go back to, or it cannot answer; the message says which versions exist.
@@ -65,11 +58,7 @@ def rollback(
 
 
 def _target(snapshot: ModelSnapshot, to: Version | None) -> Version:
-    """Returns the version to go back to.
-
-    Raises:
-        ChangeRefused: There is none, or `to` is not suitable.
-    """
+    """Returns the version to go back to. Raises ChangeRefused if there is none, or `to` is not suitable."""
     model = snapshot.model
     targets = rollback_targets(snapshot.history, snapshot.statuses, snapshot.signatures.keys())
     if snapshot.rollouts:
@@ -101,7 +90,6 @@ def _before(rollouts: tuple[Rollout, ...], snapshot: ModelSnapshot) -> Version:
 
 
 def _nothing(snapshot: ModelSnapshot) -> str:
-    """Explains why there is no version to go back to, and what can be done."""
     model, present = snapshot.model, snapshot.answering
     earlier = [v for v in dict.fromkeys(reversed(snapshot.history)) if v != present]
     why = f"no other version was the baseline of {model} before"

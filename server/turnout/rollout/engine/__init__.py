@@ -1,5 +1,5 @@
 """The engine that drives rollouts: observe, decide, record, apply.
 
-`RolloutEngine` depends on two ports, `LiveState` (what is served and routed) and `SharedState`, and on a clock.
-`LocalServing` and `StoredRollouts` implement the ports for a real server. The rest is private to the package.
+`RolloutEngine` depends on the port `LiveState` (what is served and routed), which `LocalServing` implements, on
+`StoredRollouts` (the state store), and on a clock. The rest is private to the package.
 """

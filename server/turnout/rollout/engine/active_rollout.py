@@ -62,12 +62,9 @@ class ActiveRollout:
 
     @classmethod
     def begin(cls, rollout: Rollout, number: int, now: float) -> Self:
-        """Creates the state of a rollout that is driven from now on.
+        """Creates the state of a rollout that is driven from now on, by the monotonic clock.
 
-        Args:
-            rollout: The rollout in its present state.
-            number: Number of the state store's last write; 0 before the first.
-            now: Present time of the monotonic clock in seconds.
+        `number` is that of the state store's last write; 0 before the first.
         """
         return cls(rollout, number, Counters(rules_of(rollout), history=rollout.history), now, now)
 
@@ -77,12 +74,7 @@ class ActiveRollout:
         self.mailed.add(part.stratum.server)
 
     def begin_tick(self, number: int, server: str) -> None:
-        """Records that a tick is over.
-
-        Args:
-            number: Number of the tick by the state store's clock. It is increased if an earlier tick has the same one.
-            server: This server's name.
-        """
+        """Records that a tick is over. Its number, by the store's clock, is increased if an earlier tick has it."""
         self.last_number = max(number, self.last_number + 1, self.rollout.per_server.taken.get(server, -1) + 1)
         self.numbers.append(self.last_number)
 
@@ -93,12 +85,7 @@ class ActiveRollout:
         return seconds
 
     def counted(self, closed: Sequence[ClosedTick], server: str) -> None:
-        """Adds this server's counts of closed ticks.
-
-        Args:
-            closed: The ticks, oldest first.
-            server: This server's name.
-        """
+        """Adds this server's counts of closed ticks, oldest first."""
         slots = tuple(replace(record, server=server) for record in self.counters.slot_records)
         for one in closed:
             (stratum,) = one.tick.strata
@@ -111,12 +98,7 @@ class ActiveRollout:
             del self.parts[key]  # not used because the store is unavailable; they would be too late anyway
 
     def gather(self, own: str, oldest: int) -> CollectedTicks:
-        """Takes the counts that were not used yet.
-
-        Args:
-            own: This server's name.
-            oldest: Ticks of other servers below this number are too late.
-        """
+        """Takes the counts that were not used yet. Ticks of other servers below the number `oldest` are too late."""
         collected = gather(self.parts.values(), self.rollout.per_server.taken, own, oldest)
         self.kept |= {key: part for key, part in self.parts.items() if key[1] == own}
         for key in sorted(self.kept)[: max(len(self.kept) - _MOST_PARTS, 0)]:
@@ -128,12 +110,7 @@ class ActiveRollout:
         return collected
 
     def recorded(self, rollout: Rollout, number: int) -> None:
-        """Records that a state was written. The rollout may have changed since, if the write took long.
-
-        Args:
-            rollout: The rollout in the state that was written.
-            number: Number of that write.
-        """
+        """Records that a state was written. The rollout may have changed since, if the write took long."""
         self.saved, self.number = self.rollout is rollout, number
         if self.saved:
             self.delivered.clear()
@@ -141,11 +118,7 @@ class ActiveRollout:
         self.kept = {key: part for key, part in self.kept.items() if key[0] > taken.get(key[1], -1)}
 
     def lost(self, own: str) -> None:
-        """Discards decisions made here, because another server drives the rollout. Counts are kept.
-
-        Args:
-            own: This server's name.
-        """
+        """Discards decisions made here, because another server drives the rollout. Counts are kept."""
         self.parts = self.kept | {key: part for key, part in self.parts.items() if key[1] == own}
         self.kept = {}
         self.entries, self.ticks = [], []

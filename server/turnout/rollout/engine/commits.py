@@ -38,12 +38,7 @@ class RolloutCommits:
         self._log = log
 
     async def begin(self, rollout: Rollout, entry: RolloutHistoryEntry, until: float) -> ActiveRollout:
-        """Commits a new rollout. It is void if it cannot be recorded.
-
-        Args:
-            rollout: The rollout.
-            entry: First entry of its history.
-            until: When to stop waiting for the state store, by the event loop's clock.
+        """Commits a new rollout. It is void if it cannot be recorded by `until`, a time of the event loop's clock.
 
         Raises:
             TurnoutError: It cannot be recorded.
@@ -61,13 +56,9 @@ class RolloutCommits:
     async def decide(
         self, active: ActiveRollout, after: Rollout, entries: Sequence[RolloutHistoryEntry], until: float
     ) -> None:
-        """Commits a command. It is void if it cannot be recorded, unless it is a rollback.
+        """Commits a command, which led to the state `after`. `until` as in `begin`.
 
-        Args:
-            active: The rollout.
-            after: The rollout in the state that was decided on.
-            entries: Entries for its history.
-            until: When to stop waiting for the state store, by the event loop's clock.
+        It is void if it cannot be recorded, unless it is a rollback.
 
         Raises:
             Conflict: Another server wrote the rollout in the meantime.
@@ -110,9 +101,7 @@ class RolloutCommits:
     async def save_counts(self, several: Sequence[ActiveRollout], seconds: float) -> None:
         """Records the counts of rollouts for which a tick has decided nothing, and applies what these rollouts require.
 
-        Args:
-            several: The rollouts.
-            seconds: Maximum time to wait for the state store, in seconds.
+        Waits at most `seconds` for the state store.
         """
         try:
             lost = await self._writer.save_counts(several, seconds)
@@ -138,11 +127,7 @@ class RolloutCommits:
         return True
 
     def ended(self, endings: Iterable[tuple[Rollout, Sequence[RolloutHistoryEntry]]]) -> None:
-        """Reports rollouts that a recorded change of the state store has ended, and ends their diversions.
-
-        Args:
-            endings: The rollouts, each with the entries in its history.
-        """
+        """Reports rollouts that a recorded change of the state store has ended, and ends their diversions."""
         self._enforcement.undivert(fresh=True)
         for rollout, entries in endings:
             self._writer.report(rollout, entries)

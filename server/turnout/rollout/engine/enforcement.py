@@ -13,9 +13,10 @@ from structlog.typing import FilteringBoundLogger
 from turnout.errors import Conflict, ModelNotFound, TurnoutError, UnavailableError
 from turnout.rollout.changes.model_snapshot import RollbackOrigin
 from turnout.rollout.engine.active_rollout import ActiveRollout
+from turnout.rollout.engine.adapters.rollout_store import StoredRollouts
 from turnout.rollout.engine.ownership import Ownership
 from turnout.rollout.engine.policy_origin import accept_policy, set_by_others
-from turnout.rollout.engine.ports import LiveState, SharedState, TrafficChange
+from turnout.rollout.engine.ports import LiveState, TrafficChange
 from turnout.rollout.engine.store_timeouts import StoreTimeout
 from turnout.rollout.engine.unrecorded_rollbacks import Diversion, Diversions
 from turnout.rollout.machine.actors import rollout_actor
@@ -33,7 +34,7 @@ class Enforcement:
     def __init__(
         self,
         serving: LiveState,
-        store: SharedState,
+        store: StoredRollouts,
         ownership: Ownership,
         diversions: Diversions,
         store_timeout: StoreTimeout,
@@ -47,12 +48,7 @@ class Enforcement:
         self._log = log
 
     def divert(self, rollout: Rollout, now: datetime) -> None:
-        """Applies a rollback at once, in memory. Does nothing unless the rollout is being rolled back.
-
-        Args:
-            rollout: The rollout.
-            now: The present time of day.
-        """
+        """Applies a rollback at once, in memory. Does nothing unless the rollout is being rolled back."""
         if not self._awaits_rollback(rollout):
             return
         model, gone = rollout.model, (rollout.candidate,) if self._still_released(rollout) else ()
@@ -64,12 +60,7 @@ class Enforcement:
         self._diversions.begin(replace(found, cause=rollout.cause, end=rollout.end))
 
     async def apply(self, active: ActiveRollout, seconds: float) -> None:
-        """Puts into force what the recorded state requires.
-
-        Args:
-            active: The rollout.
-            seconds: Maximum time to wait for the state store, in seconds.
-        """
+        """Puts into force what the recorded state requires. Waits at most `seconds` for the state store."""
         rollout = active.rollout
         if not active.saved:
             return
@@ -104,8 +95,7 @@ class Enforcement:
     def undivert(self, *, fresh: bool) -> None:
         """Ends diversions whose rollback is recorded, or has ended otherwise.
 
-        Args:
-            fresh: Whether the running rollouts were just read from the state store.
+        `fresh`: the running rollouts were just read from the state store.
         """
         for diversion in self._diversions.current:
             if not self._needed(diversion, fresh=fresh):

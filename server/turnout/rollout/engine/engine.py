@@ -17,15 +17,17 @@ from datetime import datetime
 from semver import Version
 
 from turnout.errors import TurnoutError, UnavailableError
+from turnout.rollout.analysis.analyses import Analyses
 from turnout.rollout.clock import TickSchedule
 from turnout.rollout.engine.active_rollout import ActiveRollout, tick_records
+from turnout.rollout.engine.adapters.rollout_store import StoredRollouts
 from turnout.rollout.engine.commits import RolloutCommits
 from turnout.rollout.engine.enforcement import Enforcement
 from turnout.rollout.engine.exchange.peers import OtherServer
 from turnout.rollout.engine.exchange.tick_exchange import TickExchange
 from turnout.rollout.engine.operators.commands import RolloutCommands
 from turnout.rollout.engine.policy_origin import accept_policy, set_by_rollout
-from turnout.rollout.engine.ports import ExternalChecks, LiveState, SharedState
+from turnout.rollout.engine.ports import LiveState
 from turnout.rollout.engine.rollbacks import Rollbacks
 from turnout.rollout.engine.running_rollouts import RunningRollouts
 from turnout.rollout.engine.store_timeouts import TICK_WAIT, StoreTimeout
@@ -49,7 +51,6 @@ class RolloutEngine:
     """The rollouts of one server. Used only on the event loop.
 
     Attributes:
-        commands: Operators' commands.
         rollbacks: Rollbacks that are not recorded yet, or not in force on this server.
         last_tick: When the last tick ended, by the monotonic clock.
         tick_duration: Duration of the last tick in seconds.
@@ -59,22 +60,13 @@ class RolloutEngine:
     def __init__(
         self,
         serving: LiveState,
-        store: SharedState,
+        store: StoredRollouts,
         journal: DiversionFiles,
         schedule: TickSchedule,
-        outside: ExternalChecks,
+        outside: Analyses,
         reports: EventReporter,
     ) -> None:
-        """Creates the engine. No rollout is driven before `run`.
-
-        Args:
-            serving: What is served and routed.
-            store: Store of the rollouts.
-            journal: Files of rollbacks that are not recorded in the store.
-            schedule: Clock and interval of ticks.
-            outside: Probes and the confirm webhook.
-            reports: Receivers of events.
-        """
+        """Creates the engine. No rollout is driven before `run`."""
         self._serving = serving
         self._store = store
         self._outside = outside
@@ -138,8 +130,7 @@ class RolloutEngine:
     async def run(self, *beside: Callable[[float], None]) -> None:
         """Runs ticks until it is cancelled.
 
-        Args:
-            beside: Functions called at every tick, before the rollouts, with the monotonic clock's time.
+        The functions `beside` are called at every tick, before the rollouts, with the monotonic clock's time.
         """
         async with asyncio.TaskGroup() as group:
             group.create_task(self.rollbacks.run(), name="follow rollbacks")

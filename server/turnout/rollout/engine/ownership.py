@@ -42,9 +42,7 @@ class Ownership:
     def __init__(self, lease_seconds: float, server: Callable[[], str]) -> None:
         """Creates the object. No rollout is known before `reconcile`.
 
-        Args:
-            lease_seconds: Duration of a lease, during which no other server may drive a rollout, in seconds.
-            server: Returns this server's name in counts.
+        No other server may drive a rollout during a lease. `server` returns this server's name in counts.
         """
         self._server = server
         self._lease_seconds = lease_seconds
@@ -96,12 +94,7 @@ class Ownership:
         return [active for _, active in sorted(self._foreign.items())]
 
     def take(self, model: str, attempt: int = 0) -> None:
-        """Takes over rollouts from other servers, which notice it at their next write.
-
-        Args:
-            model: Name of the model.
-            attempt: Number of the attempt; 0 for all.
-        """
+        """Takes over the rollout, or for attempt 0 all, from other servers, which notice it at their next write."""
         for key in [key for key in self._foreign if key[0] == model and attempt in (0, key[1])]:
             taken = self._active[key] = self._foreign.pop(key)
             if taken.unread is not None and isinstance(rollout := read_record(taken.unread), Rollout):
@@ -123,11 +116,7 @@ class Ownership:
         self._drop((rollout.model, rollout.attempt))
 
     def named(self, model: str, attempt: int) -> ActiveRollout:
-        """Returns a rollout that this server drives.
-
-        Args:
-            model: Name of the model.
-            attempt: Number of the attempt; 0 for the one that is not queued.
+        """Returns a rollout that this server drives; for `attempt` 0, the one that is not queued.
 
         Raises:
             NotFoundError: No such rollout is running.
@@ -164,10 +153,7 @@ class Ownership:
     def reconcile(self, records: Sequence[RolloutRecord], now: Instant, *, mine: str | None = None) -> Reconciled:
         """Updates the rollouts from the state store, and takes over those without a driver.
 
-        Args:
-            records: The rollouts that have not ended.
-            now: The present time, by the state store's clock.
-            mine: Model whose rollouts are taken over from other drivers, which notice it at their next write.
+        Those of the model `mine` are taken over from other drivers, which notice it at their next write.
         """
         known, foreign = self._unreadable, self._foreign
         self._foreign, self._unreadable = {}, {}

@@ -54,15 +54,9 @@ def stopped_by_traffic(rollout: Rollout) -> bool:
 def refuse_other_baseline(
     before: Rollout, after: Rollout, applied: AppliedPolicy | None, baseline: Version | None
 ) -> None:
-    """Raises if a rollout would continue although another version has been made the baseline.
+    """Raises if a rollout would continue, in the state `after`, although another version has been made the baseline.
 
     Continuing would silently undo that, and would compare with a version that has no traffic.
-
-    Args:
-        before: The rollout in its present state.
-        after: The rollout in the state in which it would continue.
-        applied: The policy in force.
-        baseline: The version that answers the empty selector now.
 
     Raises:
         ChangeRefused: Another version is the baseline.

@@ -1,11 +1,8 @@
-"""The ports of the engine: `LiveState`, which serves and routes, and `SharedState`, which records rollouts.
+"""The port of the engine to what is served and routed. The engine does not import the catalog."""
 
-The engine does not import the catalog or the state store's engine; `turnout.app` provides implementations.
-"""
-
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from semver import Version
 
@@ -14,19 +11,13 @@ from turnout.rollout.changes.model_snapshot import ModelSnapshot
 from turnout.rollout.counters import ClosedTick
 from turnout.rollout.engine.active_rollout import ActiveRollout
 from turnout.rollout.engine.exchange.server_ticks import CollectedTicks
-from turnout.rollout.machine.analysis_verdict import Analysis
 from turnout.rollout.machine.attempt import Rollout
 from turnout.rollout.machine.machine import Facts
-from turnout.rollout.plan import Plan
 from turnout.routing.active_policies import AppliedPolicy
 from turnout.routing.default_answers import RoutingTable
 from turnout.routing.policy import Policy
 from turnout.routing.traffic import ChangeOrigin
 from turnout.state.release_status import ReleaseStatus
-from turnout.state.rollouts import RolloutRecord, RolloutWrite
-from turnout.state.servers import CountRecord, ServersSnapshot
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +44,7 @@ class LiveState(Protocol):
     def count(self, active: ActiveRollout, seconds: float, now: float) -> Sequence[ClosedTick]:
         """Ends a rollout's tick on this server, begins the next, and returns the ticks that are closed by now.
 
-        Args:
-            active: The rollout, driven here or elsewhere.
-            seconds: Active seconds of the tick that ends.
-            now: Present time of the monotonic clock in seconds.
+        The rollout may be driven elsewhere. The tick had `seconds` active seconds; `now` is the monotonic clock's time.
         """
         ...
 
@@ -117,12 +105,7 @@ class LiveState(Protocol):
         ...
 
     def baseline(self, model: str, without: Collection[Version] = ()) -> Version | None:
-        """Returns the version that answers the empty selector now; None if there is none.
-
-        Args:
-            model: Name of the model.
-            without: Versions that count as not released.
-        """
+        """Returns the version that answers the empty selector now, if those in `without` are not released."""
         ...
 
     def is_ready(self, model: str, version: Version) -> bool:
@@ -170,112 +153,4 @@ class LiveState(Protocol):
         Raises:
             ModelNotFound: The model does not exist.
         """
-        ...
-
-
-class ExternalChecks(Protocol):
-    """External checks of rollouts. No method waits. Used only on the event loop."""
-
-    def check(self, plan: Plan) -> None:
-        """Raises if a plan names a probe that is not configured.
-
-        Raises:
-            InvalidRequest: The plan names an unknown probe.
-        """
-        ...
-
-    def take(self, rollout: Rollout) -> Analysis:
-        """Returns the answers about a rollout since the last call."""
-        ...
-
-    def follow(self, rollouts: Sequence[tuple[Rollout, bool]]) -> None:
-        """Starts the measurements that are due, and cancels those of rollouts that are no longer driven here.
-
-        Args:
-            rollouts: The rollouts that this server drives, each with whether its present state is recorded.
-        """
-        ...
-
-
-class SharedState(Protocol):
-    """Records rollouts and exchanges counts. Every method raises UnavailableError if the store does not respond.
-
-    Attributes:
-        server: This server's name, which no other server has at the same time.
-    """
-
-    @property
-    def server(self) -> str:
-        """This server's name."""
-        ...
-
-    async def running(self, driver: str) -> tuple[Sequence[RolloutRecord], ServersSnapshot]:
-        """Returns the rollouts that have not ended, and the servers' reports.
-
-        Args:
-            driver: This server's name in leases. The counts of the rollouts that it drives are included.
-        """
-        ...
-
-    async def report(self, document: Mapping[str, Any], counts: Sequence[CountRecord], alive_seconds: float) -> bool:
-        """Reports that this server is alive, and its counts.
-
-        Args:
-            document: This server's report about itself.
-            counts: This server's counts.
-            alive_seconds: How long a server counts as alive after its last report.
-
-        Returns:
-            False if another server has this one's name, in which case nothing is written.
-        """
-        ...
-
-    async def leave(self) -> None:
-        """Tells the other servers that this one stops."""
-        ...
-
-    async def aborting(self) -> Sequence[RolloutRecord]:
-        """Returns the rollouts that are being rolled back."""
-        ...
-
-    async def of(self, model: str) -> Sequence[RolloutRecord]:
-        """Returns the latest rollouts of a model, newest first."""
-        ...
-
-    async def write(self, model: str, wanted: RolloutWrite, *, actor: str, reason: str) -> RolloutRecord:
-        """Writes a rollout, its ticks and events, in one transaction.
-
-        Raises:
-            Conflict: Another server wrote it in the meantime.
-            ChangeRefused: A version that it needs is yanked.
-        """
-        ...
-
-    async def write_counts(self, several: Sequence[tuple[str, RolloutWrite]]) -> Sequence[RolloutRecord | None]:
-        """Writes several rollouts for which nothing changed except counts, in one transaction.
-
-        Returns:
-            The new record of each; None for a rollout that was not changed, since another server wrote it meanwhile.
-        """
-        ...
-
-    async def withdraw(
-        self, model: str, version: Version, *, actor: str, reason: str, rollout: tuple[int, int]
-    ) -> None:
-        """Withdraws a release.
-
-        Args:
-            model: Name of the model.
-            version: The version.
-            actor: Who makes the change.
-            reason: Why.
-            rollout: Attempt and number of the rollout that makes the change; it must not have been written since.
-
-        Raises:
-            Conflict: Another server wrote the rollout in the meantime.
-        """
-        ...
-
-    async def run(self, operation: Callable[[], T]) -> T:
-        """Runs a blocking change of the store in one of its threads."""
         ...

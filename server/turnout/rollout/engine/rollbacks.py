@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Sequence
 
 from turnout.rollout.clock import Clock
+from turnout.rollout.engine.adapters.rollout_store import StoredRollouts
 from turnout.rollout.engine.enforcement import Enforcement
-from turnout.rollout.engine.ports import SharedState
 from turnout.rollout.engine.running_rollouts import RunningRollouts
 from turnout.rollout.engine.unrecorded_rollbacks import Diversion, Diversions
 from turnout.rollout.machine.attempt import Rollout
@@ -24,7 +24,7 @@ class Rollbacks:
     def __init__(
         self,
         rollouts: RunningRollouts,
-        store: SharedState,
+        store: StoredRollouts,
         diversions: Diversions,
         enforcement: Enforcement,
         clock: Clock,

@@ -9,9 +9,10 @@ from structlog.typing import FilteringBoundLogger
 
 from turnout.errors import TurnoutError
 from turnout.rollout.clock import Instant, TickSchedule
+from turnout.rollout.engine.adapters.rollout_store import StoredRollouts
 from turnout.rollout.engine.exchange.peers import OtherServers
 from turnout.rollout.engine.ownership import Ownership
-from turnout.rollout.engine.ports import LiveState, SharedState
+from turnout.rollout.engine.ports import LiveState
 from turnout.rollout.engine.store_timeouts import StoreTimeout
 from turnout.rollout.engine.unrecorded_rollbacks import Diversions
 from turnout.rollout.machine import overrides
@@ -31,20 +32,12 @@ class RunningRollouts:
     def __init__(
         self,
         serving: LiveState,
-        store: SharedState,
+        store: StoredRollouts,
         diversions: Diversions,
         schedule: TickSchedule,
         log: FilteringBoundLogger,
     ) -> None:
-        """Creates the object. No rollout is known before `reconcile`.
-
-        Args:
-            serving: What is served, which loads the versions that rollouts need.
-            store: Store of the rollouts.
-            diversions: Rollbacks that are in force but not recorded.
-            schedule: Clock and interval of ticks.
-            log: Logger for what was found in the store.
-        """
+        """Creates the object. No rollout is known before `reconcile`."""
         self._serving = serving
         self._store = store
         self._diversions = diversions
@@ -77,10 +70,7 @@ class RunningRollouts:
     async def reconcile(self, seconds: float, *, mine: str | None = None, patient: bool = False) -> None:
         """Reads the state store, and takes over rollouts without a driver, and all rollouts of the model `mine`.
 
-        Args:
-            seconds: Maximum time to wait for the store, in seconds.
-            mine: The model; None for none.
-            patient: As in `StoreTimeout.wait`.
+        `patient` as in `StoreTimeout.wait`.
 
         Raises:
             UnavailableError: The state store does not respond within `seconds`.
@@ -97,11 +87,9 @@ class RunningRollouts:
         return await self._reads.wait(self._store.of(model), seconds, patient=True)
 
     async def followed(self, seconds: float, *, patient: bool = False) -> bool:
-        """Applies the recorded releases and policies; returns False if the state store does not respond in time.
+        """Applies the recorded releases and policies; returns False if the store does not respond within `seconds`.
 
-        Args:
-            seconds: Maximum time to wait for the store, in seconds.
-            patient: As in `StoreTimeout.wait`.
+        `patient` as in `StoreTimeout.wait`.
         """
         try:
             await self._follows.wait(self._serving.follow(), seconds, patient=patient)
@@ -120,13 +108,7 @@ class RunningRollouts:
     def update(
         self, records: Sequence[RolloutRecord], servers_snapshot: ServersSnapshot, mine: str | None = None
     ) -> None:
-        """Applies what was read from the state store.
-
-        Args:
-            records: The rollouts that have not ended.
-            servers_snapshot: Reports of the servers, and the store's time.
-            mine: As in `reconcile`.
-        """
+        """Applies what was read from the state store: the rollouts that have not ended, and the servers' reports."""
         now = self._clock.monotonic()
         self.other_servers.update(servers_snapshot, now)
         found = self.ownership.reconcile(records, Instant(now, servers_snapshot.now), mine=mine)

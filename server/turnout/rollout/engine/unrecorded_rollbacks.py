@@ -23,6 +23,7 @@ from typing import Any, Self
 from semver import Version
 from structlog.typing import FilteringBoundLogger
 
+from turnout.registry.manifest.json_form import JsonForm, fields_from_json, fields_to_json
 from turnout.rollout.changes.model_snapshot import RollbackOrigin
 from turnout.rollout.engine.ports import LiveState
 from turnout.rollout.machine.attempt import RolloutState
@@ -34,7 +35,7 @@ _RECORDED_SECONDS, _RECORDED_UNSEEN_SECONDS = 600.0, 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Diversion:
+class Diversion(JsonForm):
     """A rollback that is in force but not recorded yet.
 
     Attributes:
@@ -42,8 +43,6 @@ class Diversion:
         since: State that the rollback was based on. A later change of it by an operator overrides the rollback.
         attempt: Rollout that is rolled back; 0 for a rollback by hand.
         actor: Who requested it; "" for the rollout itself.
-        reason: Why.
-        began: When it began.
         withdrawn: Versions that count as not released.
         keep_released: As in a rollback by hand.
         recorded: Epoch of the policy when the rollback was found to be recorded; None if it is not recorded yet.
@@ -64,6 +63,8 @@ class Diversion:
     cause: str = ""
     end: RolloutState = RolloutState.ROLLED_BACK
 
+    ADDED = ("withdrawn", "recorded", "cause", "end")
+
     @property
     def sentence(self) -> str:
         """Description of the rollback for display."""
@@ -74,14 +75,10 @@ class Diversion:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the form in which its file contains it."""
-        return {
-            "model": self.model, "to": str(self.to), "epoch": self.since.epoch, "attempt": self.attempt,
-            "actor": self.actor, "reason": self.reason, "since": self.began.isoformat(),
-            "answering": None if self.since.answering is None else str(self.since.answering),
-            "withdrawn": [str(version) for version in self.withdrawn], "keep_released": self.keep_released,
-            "recorded": self.recorded, "cause": self.cause, "end": str(self.end),
-        }  # fmt: skip
+        """Returns the form in which its file contains it: the origin's fields, and `since` for when it began."""
+        body = fields_to_json(self)
+        origin, began = body.pop("since"), body.pop("began")
+        return {**body, **origin, "since": began}
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> Self:
@@ -91,15 +88,7 @@ class Diversion:
             ValueError: The document is not in that form.
         """
         try:
-            answering = body.get("answering")  # fields read with `get` are missing in files of earlier releases
-            since = RollbackOrigin(int(body["epoch"]), None if answering is None else Version.parse(answering))
-            return cls(
-                str(body["model"]), Version.parse(body["to"]), since, int(body["attempt"]), str(body["actor"]),
-                str(body["reason"]), datetime.fromisoformat(body["since"]),
-                tuple(map(Version.parse, body.get("withdrawn", ()))), bool(body["keep_released"]),
-                None if body.get("recorded") is None else int(body["recorded"]),
-                str(body.get("cause", "")), RolloutState(body.get("end", RolloutState.ROLLED_BACK)),
-            )  # fmt: skip
+            return fields_from_json(cls, {**body, "began": body["since"], "since": body})
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a diversion: {type(error).__name__} {error}") from error
 
@@ -110,10 +99,7 @@ class DiversionFiles:
     def __init__(self, root: Path, state: str, log: FilteringBoundLogger) -> None:
         """Creates the object without reading anything.
 
-        Args:
-            root: Directory of the repository.
-            state: URL of the state store. Servers with another store do not share rollbacks.
-            log: Logger for files that cannot be read.
+        `state` is the URL of the state store: servers with another store do not share rollbacks.
         """
         self._directory = root / _DIRECTORY / hashlib.sha256(state.encode()).hexdigest()[:16]
         self._log = log
@@ -181,13 +167,7 @@ class Diversions:
     """The rollbacks that are in force but not recorded. Used only on the event loop."""
 
     def __init__(self, serving: LiveState, journal: "DiversionFiles", log: FilteringBoundLogger) -> None:
-        """Creates the object. No rollback is known before `follow`.
-
-        Args:
-            serving: Applies the diversions.
-            journal: Files of the diversions.
-            log: Logger for diversions.
-        """
+        """Creates the object. No rollback is known before `follow`."""
         self._serving = serving
         self._journal = journal
         self._log = log
@@ -220,9 +200,7 @@ class Diversions:
     def end(self, model: str, recorded: int | None = None) -> None:
         """Ends a diversion, so that the policy decides again.
 
-        Args:
-            model: Name of the model.
-            recorded: Epoch of the policy with which the rollback is recorded; None if it will never be recorded.
+        The rollback is recorded with the epoch `recorded` of the policy; None if it will never be recorded.
         """
         diversion = self._current.pop(model, None)
         if diversion is None:
@@ -240,9 +218,7 @@ class Diversions:
     ) -> Sequence[Diversion]:
         """Applies diversions of other servers, or of this one before a restart.
 
-        Args:
-            overruled: Returns whether a diversion was overridden by a later change.
-            knows_record: Returns whether this server knows that the rollback is recorded.
+        Those that were overruled by a later change are dropped, and those whose record this server knows are left out.
 
         Returns:
             Diversions of others that are recorded by now. They end when the recorded state is applied here.

@@ -7,7 +7,7 @@ from structlog.typing import FilteringBoundLogger
 
 from turnout.errors import UnavailableError
 from turnout.rollout.engine.active_rollout import ActiveRollout
-from turnout.rollout.engine.ports import SharedState
+from turnout.rollout.engine.adapters.rollout_store import StoredRollouts
 from turnout.rollout.engine.store_timeouts import StillRunning, StoreTimeout
 from turnout.rollout.machine.actors import rollout_actor
 from turnout.rollout.machine.attempt import Rollout, RolloutHistoryEntry
@@ -26,7 +26,6 @@ class EventReporter:
 
     Attributes:
         notify: Called for each event of a rollout.
-        log: Logger for events and errors.
     """
 
     notify: Notify
@@ -38,7 +37,7 @@ class RolloutWriter:
 
     def __init__(
         self,
-        store: SharedState,
+        store: StoredRollouts,
         driver: str,
         lease_seconds: float,
         store_timeout: StoreTimeout,
@@ -47,13 +46,8 @@ class RolloutWriter:
     ) -> None:
         """Creates the writer.
 
-        Args:
-            store: Store of the rollouts.
-            driver: Owner of the leases.
-            lease_seconds: Duration of a lease, during which no other server may write, in seconds.
-            store_timeout: Limit on waiting for the store.
-            threads: Threads in which documents are serialized, so that requests continue.
-            reports: Receivers of recorded events.
+        `driver` owns the leases, during which, for `lease_seconds` each, no other server may write. Documents are
+        serialized in `threads`, so that requests continue.
         """
         self._store = store
         self._driver = driver
@@ -64,12 +58,7 @@ class RolloutWriter:
         self._away = False
 
     async def save(self, active: ActiveRollout, seconds: float, *, strict: bool = False) -> None:
-        """Records the present state of a rollout. If the store does not respond, a later call records it.
-
-        Args:
-            active: The rollout.
-            seconds: Maximum time to wait for the store, in seconds.
-            strict: Whether to raise if it cannot be recorded now.
+        """Records the present state of a rollout. If the store does not respond in `seconds`, a later call records it.
 
         Raises:
             Conflict: Another server wrote it in the meantime.
@@ -104,11 +93,7 @@ class RolloutWriter:
     async def save_counts(self, several: Sequence[ActiveRollout], seconds: float) -> Sequence[ActiveRollout]:
         """Records several rollouts for which nothing changed except counts, in one transaction.
 
-        If the state store does not respond, a later call records them.
-
-        Args:
-            several: The rollouts.
-            seconds: Maximum time to wait for the store, in seconds.
+        If the state store does not respond in `seconds`, a later call records them.
 
         Returns:
             The rollouts that another server wrote in the meantime.
@@ -137,7 +122,6 @@ class RolloutWriter:
         return lost
 
     async def _wanted(self, active: ActiveRollout) -> RolloutWrite:
-        """Returns what to record for a rollout."""
         rollout = active.rollout
         document = await self._threads.run(rollout.to_json)
         return RolloutWrite(

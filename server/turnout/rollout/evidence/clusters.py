@@ -108,6 +108,5 @@ def _without_largest(values: Floats) -> NDArray[np.bool_]:
 
 
 def _sums(values: Floats, length: int) -> Floats:
-    """Returns the sum of each `length` consecutive blocks."""
     sums: Floats = np.cumsum(np.concatenate([np.zeros_like(values[:1]), values]), axis=0)
     return sums[length:] - sums[:-length]

@@ -87,11 +87,7 @@ class Accumulator:
     def taken(self, metric: Metric, tick: Tick, gamma: float, phi: int) -> Self:
         """Returns the evidence of the metric with one more tick.
 
-        Args:
-            metric: The metric.
-            tick: The counts.
-            gamma: Mass of the mixture that starts with this tick.
-            phi: Number of requests that share their outcome.
+        Mass `gamma` of the mixture starts with the tick; `phi` requests share their outcome.
         """
         canary, baseline = tick.counts(metric.name)
         worse, fit = (_log_ratios(metric, tick.strata, null, others, phi) for null, others in _hypotheses(metric))
@@ -132,12 +128,7 @@ class Evidence:
 
     @classmethod
     def start(cls, metrics: Sequence[Metric], duration: float) -> Self:
-        """Returns the evidence before any traffic.
-
-        Args:
-            metrics: Metrics, whose weights sum to 1.
-            duration: Seconds over which late regressions are looked for.
-        """
+        """Returns the evidence before any traffic. Late regressions are looked for over `duration` seconds."""
         gamma = math.log(GAMMA_0)
         start = {
             m.name: Accumulator((gamma,) * len(m.alternatives), (gamma,) * len(m.good_alternatives)) for m in metrics

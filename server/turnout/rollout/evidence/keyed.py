@@ -180,15 +180,8 @@ class Keyed(SameArrays):
     def taken(
         self, metric: Metric, tick: Tick, worse: Sequence[float], fit: Sequence[float], gamma: float, phi: int
     ) -> Self:
-        """Returns the evidence with one more tick.
-
-        Args:
-            metric: The metric.
-            tick: The counts.
-            worse: What unkeyed traffic adds to each log M of the test `worse`.
-            fit: The same for the test `fit`.
-            gamma: Mass that starts with this tick.
-            phi: Number of requests that share their outcome.
+        """Returns the evidence with one more tick, in which unkeyed traffic adds `worse` and `fit` to each log M of the
+        tests.
         """
         strata, dispersion, requests, bad = [], [], self.requests, self.bad
         for stratum in tick.strata:

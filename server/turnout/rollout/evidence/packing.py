@@ -25,11 +25,7 @@ def packed(*columns: NDArray[np.int64] | NDArray[np.float64]) -> str:
 
 
 def unpacked(text: str, kinds: str) -> list[NDArray[np.float64]]:
-    """Decodes the output of `packed`.
-
-    Args:
-        text: The output of `packed`.
-        kinds: Type of each column, `i` or `f`.
+    """Decodes the output of `packed`; `kinds` has the type of each column, `i` or `f`.
 
     Raises:
         ValueError: The text does not contain such columns.

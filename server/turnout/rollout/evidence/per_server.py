@@ -30,12 +30,7 @@ class PerServer:
         return 0.5 if self.evidence else 1.0
 
     def with_tick(self, tick: Tick, fresh: Evidence) -> Self:
-        """Returns the evidence with one more tick.
-
-        Args:
-            tick: The counts, with one stratum for each server.
-            fresh: The evidence before any traffic.
-        """
+        """Returns the evidence with one more tick; that of a new server begins with `fresh`."""
         named = {stratum.server for stratum in tick.strata}
         if len(named | self.taken.keys() | self.evidence.keys()) < 2:
             return self
@@ -52,8 +47,7 @@ class PerServer:
     def worse(self, alpha: float) -> str | None:
         """Returns the server with the strongest evidence for a rollback; None if no server's evidence is sufficient.
 
-        Args:
-            alpha: Probability of rolling back a candidate that is not worse, for all servers together.
+        `alpha` is the probability of rolling back a candidate that is not worse, for all servers together.
         """
         least = len(self.evidence) / alpha if self.evidence else 0.0
         found = {name: one.combined for name, one in self.evidence.items() if one.combined >= least}

@@ -18,13 +18,7 @@ are expected to have the same share."""
 
 
 def keyed_units(keyed: KeyedCounts, names: Sequence[str], shares: Shares) -> dict[str, Units]:
-    """Counts the requests with a key, by metric.
-
-    Args:
-        keyed: Requests of one arm and tick.
-        names: Metrics of the thresholds, in their order.
-        shares: Expected shares of bad events of the arm.
-    """
+    """Counts one arm's requests with a key in a tick, by metric. `names` are those of the thresholds, in order."""
     if not len(keyed.admitted):
         return {}
     ended, blamed = keyed.ended, keyed.blamed
@@ -39,25 +33,14 @@ def keyed_units(keyed: KeyedCounts, names: Sequence[str], shares: Shares) -> dic
 
 
 def unkeyed_counts(counts: TickCounts, keyed: Mapping[str, Units], names: Sequence[str]) -> dict[str, Count]:
-    """Counts the requests without a key, by metric.
-
-    Args:
-        counts: All requests of one arm and tick.
-        keyed: Those with a key.
-        names: Metrics of the thresholds, in their order.
-    """
+    """Counts one arm's requests without a key in a tick, by metric. Arguments as of `keyed_units`."""
     totals = {ERRORS: Count(counts.admitted, counts.errors), INVALID: Count(counts.admitted, counts.invalid)}
     totals |= {name: Count(counts.timed, counts.slow(index)) for index, name in enumerate(names)}
     return {name: _without(total, keyed[name].total) if keyed else total for name, total in totals.items()}
 
 
 def sequences_of(counts: TickCounts, names: Sequence[str]) -> dict[str, InSequence]:
-    """Returns the requests in the order in which they ended, with a key or without, by metric.
-
-    Args:
-        counts: Of one arm and tick, closed.
-        names: Metrics of the thresholds, in their order.
-    """
+    """Returns one arm's requests of a closed tick in the order in which they ended, by metric, keyed or not."""
     found = {
         ERRORS: _in_sequence(counts.admitted, counts.errors, counts.error_runs),
         INVALID: _in_sequence(counts.admitted, counts.invalid, counts.invalid_runs),

@@ -41,13 +41,7 @@ class SlotRecords:
 
     @classmethod
     def of(cls, window: KeyedWindow, thresholds: Mapping[str, float], late: float) -> Self:
-        """Counts the requests in a window.
-
-        Args:
-            window: Keyed requests of the baseline.
-            thresholds: Thresholds by latency metric in seconds.
-            late: Seconds beyond which a request is an error.
-        """
+        """Counts the requests in a window by thresholds in seconds. Those that take longer than `late` are errors."""
         entries = window.entries
         bad = {
             ERRORS: entries.count(entries.marked(ERROR) | entries.slower(late)),
@@ -57,16 +51,9 @@ class SlotRecords:
         return cls(entries.count(), bad)
 
     def shares(self, metric: str, owned: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """Returns the expected share of bad events of each group, over the slots of one arm.
+        """Returns the expected share of bad events of each group, over the slots of one arm; shape (GROUPS,).
 
         Only proportions matter. If no bad event is known, all groups have the same share.
-
-        Args:
-            metric: Name of the metric.
-            owned: Whether each slot is the arm's, shape (SLOTS,).
-
-        Returns:
-            Shares of shape (GROUPS,).
         """
         bad = self.bad.get(metric)
         if bad is None or not (events := int(bad.sum())):

@@ -18,10 +18,6 @@ def is_rollout(actor: str) -> bool:
 def check_person(actor: str, field: str) -> None:
     """Checks that a person does not use a rollout's name, since rollouts accept each other's changes.
 
-    Args:
-        actor: Actor of the change.
-        field: Field that contained it, for the error.
-
     Raises:
         InvalidRequest: The name is reserved for rollouts.
     """

@@ -53,12 +53,7 @@ class Confirmation(JsonForm):
 
 
 def reply_of(status: int, body: object) -> tuple[Reply, str]:
-    """Returns the reply in an HTTP response, and the reason.
-
-    Args:
-        status: The HTTP status.
-        body: JSON with `reason` and `rollback`, or text; None if it is neither.
-    """
+    """Returns the reply in an HTTP response, and the reason. The body is JSON with `reason` and `rollback`, or text."""
     if 200 <= status < 300:
         return Reply.GO, ""
     if status in (408, 425, 429) or not 400 <= status < 500:

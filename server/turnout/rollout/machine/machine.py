@@ -158,7 +158,6 @@ def _stopped(rollout: Rollout, facts: Facts, why: Pause) -> Moved:
 
 
 def _idle(rollout: Rollout, facts: Facts) -> Moved:
-    """Returns the rollout after a tick in which it could not progress."""
     held = "the traffic is frozen" if facts.frozen else "" if facts.ready else "a version is not ready"
     idle = replace(rollout, idle_s=rollout.idle_s + facts.seconds, held=held)
     begins = rollout.state in (_S.PENDING, _S.VALIDATING)

@@ -56,7 +56,6 @@ class Measurement:
     """One measurement of a probe.
 
     Attributes:
-        probe: Name of the probe.
         stage: Stage of the rollout when the probe was asked, as in `Rollout.stage`.
         value: Measured value as text; "" if there is none.
         detail: A sentence about the limit that was exceeded, or why it is inconclusive; "" if it passed.

@@ -115,15 +115,9 @@ def abort(
     actor: str = "",
     cause: str = "",
 ) -> Moved:
-    """Returns the rollout rolling back. If it already is, its reason does not change.
+    """Returns the rollout rolling back to the final state `end`. If it already is, its reason does not change.
 
-    Args:
-        rollout: The rollout.
-        why: Reason for the record.
-        end: Final state.
-        kind: As in `RolloutHistoryEntry`.
-        actor: As in `RolloutHistoryEntry`.
-        cause: As in `Rollout`.
+    `kind` and `actor` as in `RolloutHistoryEntry`, `cause` as in `Rollout`.
 
     Raises:
         ChangeRefused: It has ended.
@@ -155,16 +149,10 @@ def abort(
 
 
 def roll_back(rollout: Rollout, why: str, cause: str = "", end: RolloutState = RolloutState.ROLLED_BACK) -> Moved:
-    """Returns the rollout rolling back because of how the candidate behaved.
+    """Returns the rollout rolling back because of how the candidate behaved. Arguments as of `abort`.
 
     If there is a cause, the candidate's release is withdrawn even if someone else released it, since ranges and
     `latest` must not reach such a version.
-
-    Args:
-        rollout: The rollout.
-        why: Reason for the record.
-        cause: As in `Rollout`.
-        end: Final state.
     """
     kind = cause if cause not in ("", "evidence") else "verdict"
     if end is RolloutState.SUPERSEDED:
@@ -175,15 +163,8 @@ def roll_back(rollout: Rollout, why: str, cause: str = "", end: RolloutState = R
 def end_now(rollout: Rollout, why: str, end: RolloutState, text: str, *, kind: str, actor: str) -> Moved:
     """Returns the rollout ended. The caller must change its traffic in the same transaction.
 
-    A rollout that was already being rolled back keeps its final state.
-
-    Args:
-        rollout: A rollout that has not ended.
-        why: Reason for the record.
-        end: Final state.
-        text: Description of who has its traffic from now on.
-        kind: As in `RolloutHistoryEntry`.
-        actor: As in `RolloutHistoryEntry`.
+    A rollout that was already being rolled back keeps its final state. Arguments as of `abort`; `text` describes who
+    has its traffic from now on.
     """
     after, entries = abort(rollout, why, end, kind=kind, actor=actor)
     if after.state.final:

@@ -68,12 +68,7 @@ def verdict_of(rollout: Rollout) -> Verdict:
 
 
 def status(rollout: Rollout | UnreadableRollout, record: RolloutRecord) -> Mapping[str, Any]:
-    """Returns the status of a rollout as JSON values.
-
-    Args:
-        rollout: The rollout.
-        record: Its record in the state store.
-    """
+    """Returns the status of a rollout as JSON values."""
     times = {"started_at": record.started.isoformat(), "changed_at": record.changed.isoformat()}
     if isinstance(rollout, UnreadableRollout):
         names = {part: rollout.record.document.get(part) for part in ("candidate", "previous")}

@@ -22,12 +22,6 @@ class RolloutLog:
     """
 
     def __init__(self, store: StateStore, catalog: Catalog) -> None:
-        """Creates the log without reading anything.
-
-        Args:
-            store: State store with the records.
-            catalog: Catalog of the models that exist.
-        """
         self._store = store
         self._catalog = catalog
 

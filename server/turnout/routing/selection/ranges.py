@@ -210,7 +210,6 @@ def _below(version: Version) -> Comparator:
 
 
 def _comparators(text: str) -> list[Comparator]:
-    """Returns the comparators of one alternative."""
     if not text:
         raise ValueError("an alternative is empty; write * for any version")
     if hyphen := _HYPHEN.fullmatch(text):

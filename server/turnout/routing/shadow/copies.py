@@ -39,7 +39,6 @@ class Pair:
     """The versions whose answers are compared.
 
     Attributes:
-        model: The model's name.
         shadow, baseline: Versions as text.
     """
 

@@ -58,7 +58,6 @@ class LaneDependencies:
         redact: Returns what redacts inputs under the lane's settings; None to store nothing.
         pressure: Decides whether a copy may run now.
         threads: Threads that compare outputs that are too large for the event loop.
-        log: Logger for errors.
     """
 
     find: Callable[[str], VersionHandle | None]
@@ -75,8 +74,6 @@ class Lane:
 
     Attributes:
         pair: The versions whose answers are compared.
-        settings: Settings of the lane.
-        ledger: The results.
         closed: Why the lane accepts no more copies; "" while it does.
     """
 
@@ -172,7 +169,6 @@ class Lane:
         self._close_runners()
 
     def _shut(self, reason: str) -> None:
-        """Accepts no more copies, and drops those that wait."""
         self.closed = self.closed or reason
         for _ in range(len(self._queue)):
             self._pop()

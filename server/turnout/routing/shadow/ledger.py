@@ -41,7 +41,6 @@ class ShadowSample:
     Attributes:
         number: Number of the copy within its pair, from 1.
         epoch: Epoch of the policy under which the copy was taken.
-        outcome: Outcome of the copy.
         differing: Outputs that disagree.
     """
 
@@ -120,13 +119,7 @@ class Ledger:
     """
 
     def __init__(self, recorder: ShadowRecorder, keep_worst: int, *, noise: bool = True) -> None:
-        """Creates an empty ledger.
-
-        Args:
-            recorder: Counters for the metrics.
-            keep_worst: Number of disagreements to keep.
-            noise: Whether copies are repeated on the baseline.
-        """
+        """Creates an empty ledger of so many disagreements; with `noise`, copies are repeated on the baseline."""
         self.recorder = recorder
         self.compared = 0
         self.disagreed = 0
@@ -245,9 +238,7 @@ class Ledger:
     def bad(self, sample: ShadowSample, allowed: float) -> bool:
         """Returns whether a sample counts against the shadow, with the baseline's own noise subtracted.
 
-        Args:
-            sample: One of `samples`.
-            allowed: Rate of disagreements that is allowed for a shadow.
+        `allowed` is the rate of disagreements that is allowed for a shadow.
         """
         if sample.outcome is CopyOutcome.DISAGREED:
             return self.noise.counts(sample.differing, sample.number, allowed)

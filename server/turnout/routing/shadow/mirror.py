@@ -39,12 +39,6 @@ class Mirror:
     """Offers a model's answers to its shadows; implements `turnout.serving.data_plane.inference.AnswerObserver`."""
 
     def __init__(self, targets: Sequence[Target], epoch: int) -> None:
-        """Creates a mirror.
-
-        Args:
-            targets: Shadows of the model.
-            epoch: Epoch of the policy that names them.
-        """
         self._targets = targets
         self._epoch = epoch
 

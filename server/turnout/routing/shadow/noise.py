@@ -54,12 +54,7 @@ class Noise:
         self.outputs.update(differing)
 
     def wanted(self, compared: int, disagreed: int) -> bool:
-        """Returns whether more repeats are needed than the configured share.
-
-        Args:
-            compared: Number of copies that were compared so far.
-            disagreed: Number of those that disagreed.
-        """
+        """Returns whether more repeats are needed than the configured share, after so many copies and disagreements."""
         return self.measured and self.runs < min(compared, EARLY_REPEATS + REPEATS_A_DISAGREEMENT * disagreed)
 
     @property
@@ -91,11 +86,7 @@ class Noise:
         return (number * _GOLDEN) % 1.0 < allowed / (self.rate + allowed)
 
     def nothing_left(self, outputs: Collection[str]) -> str:
-        """Returns why nothing can be compared, as a sentence; "" if something can.
-
-        Args:
-            outputs: All outputs that were compared.
-        """
+        """Returns why nothing can be compared in these outputs, as a sentence; "" if something can."""
         if not self.runs or not self.known or not self.outputs.issuperset(outputs):
             return ""
         if self.disagreements < _NOTHING_LEFT * self.runs:

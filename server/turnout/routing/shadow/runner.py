@@ -137,7 +137,6 @@ class ProcessRunner:
         return values
 
     def _running_child(self) -> IsolatedSession:
-        """Returns the child, started if it does not exist or has died."""
         if self._closed:
             raise ModelCrashed(_CLOSED)
         if (child := self._child) is not None:

@@ -53,13 +53,6 @@ class Shadows:
     ) -> None:
         """Creates the service without any lanes.
 
-        Args:
-            settings: Settings of the server.
-            catalog: The served models and versions.
-            metrics: Metrics, which create a recorder for each shadow.
-            directory: Returns the directory of a version.
-            log: Logger for errors.
-
         Raises:
             ConfigError: A redaction hook cannot be imported.
         """

@@ -164,11 +164,10 @@ class Database:
     def writing(self, *, starting: bool = False) -> Iterator[Connection]:
         """Opens a transaction that may change the database. It is committed at the end, or rolled back on an exception.
 
+        `starting` as in `reading`.
+
         On SQLite, it is the only writer from its beginning. On PostgreSQL, each statement sees what was committed
         before it, so the rows on which a decision is based must be locked first.
-
-        Args:
-            starting: As in `reading`.
 
         Raises:
             UnavailableError: The database cannot be used now, or another writer held its lock for too long.

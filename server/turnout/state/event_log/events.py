@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
@@ -90,19 +90,11 @@ def append(connection: Connection, event: Event) -> Event:
     in the canonical form of RFC 8785.
     """
     previous = chain.head(connection).hash
-    row = {
-        "id": event.id,
-        "time": time_text(event.time),
-        "model": event.model,
-        "kind": str(event.kind),
-        "subject": event.subject,
-        "actor": event.actor,
-        "reason": event.reason,
-        "payload": rfc8785.dumps(dict(event.payload)).decode(),
-    }
-    digest = chain.event_hash(row, previous)
-    connection.execute(insert(schema.events).values(**row, previous=previous, hash=digest))
-    return replace(event, previous=previous, hash=digest)
+    payload = rfc8785.dumps(dict(event.payload)).decode()
+    row = asdict(event) | {"time": time_text(event.time), "kind": str(event.kind), "payload": payload}
+    linked = replace(event, previous=previous, hash=chain.event_hash(row, previous))
+    connection.execute(insert(schema.events).values(row | {"previous": linked.previous, "hash": linked.hash}))
+    return linked
 
 
 def latest(
@@ -136,15 +128,4 @@ def latest(
 
 def read(row: Row[Any]) -> Event:
     """Returns a row of the table as an event."""
-    return Event(
-        id=row.id,
-        time=datetime.fromisoformat(row.time),
-        model=row.model,
-        kind=row.kind,
-        subject=row.subject,
-        actor=row.actor,
-        reason=row.reason,
-        payload=json.loads(row.payload),
-        previous=row.previous,
-        hash=row.hash,
-    )
+    return Event(**row._asdict() | {"time": datetime.fromisoformat(row.time), "payload": json.loads(row.payload)})

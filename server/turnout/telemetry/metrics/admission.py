@@ -28,12 +28,7 @@ def admission_families(admission: Admission, budget: ReceiveBudget) -> Iterator[
 
 
 def connection_families(connections: Mapping[str, int], limits: Mapping[str, int]) -> Iterator[Family]:
-    """Returns the families of one scrape.
-
-    Args:
-        connections: Number of open connections, by listener.
-        limits: Maximum number of connections, by listener that has one.
-    """
+    """Returns the families of one scrape, of the open connections and their maximum number by listener."""
     yield Family(
         "turnout_connections", "gauge", "Open connections of a listener.",
         [({"listener": listener}, float(count)) for listener, count in connections.items()],

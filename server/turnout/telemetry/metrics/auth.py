@@ -29,7 +29,6 @@ class AuthRecorder:
     """Counts of authentication. Most of them are exposed only if `[auth]` is enabled.
 
     Attributes:
-        enabled: Whether `[auth]` is enabled.
         refused: Number of refused calls, by reason.
         limited: Number of calls refused by a limit, by the limit's name and the bound that was reached.
         callers: Number of cached valid credentials.

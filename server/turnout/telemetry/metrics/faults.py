@@ -29,12 +29,7 @@ class FaultRecorder:
 
 
 def fault_families(recorder: FaultRecorder, dropped_lines: int) -> Iterator[Family]:
-    """Returns the families of one scrape.
-
-    Args:
-        recorder: The counts.
-        dropped_lines: Number of log lines that could not be written.
-    """
+    """Returns the families of one scrape. `dropped_lines` is the number of log lines that could not be written."""
     yield Family(
         "turnout_malformed_messages_total", "counter", "Messages that could not be parsed, by service.",
         [({"service": service}, float(count)) for service, count in recorder.malformed.items()],

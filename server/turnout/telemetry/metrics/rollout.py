@@ -12,13 +12,10 @@ class RolloutSample:
     """A rollout at the time of a scrape.
 
     Attributes:
-        model: Name of the model.
         version: The candidate.
-        state: State of the rollout.
         step: Number of the current step, starting at 1.
         weight: Desired share of the candidate, 0 to 1.
         threshold: Combined evidence at which the candidate is rolled back.
-        combined: Combined evidence.
         e_values: Evidence by metric.
         bad: Number of bad events by arm (`canary`, `baseline`) and metric.
         pauses: Kinds of reasons for which the rollout is paused: `operator`, `gate`, `veto`, `insufficient`, `traffic`
@@ -47,7 +44,6 @@ class ServerSample:
     """A server on the state store at the time of a scrape.
 
     Attributes:
-        name: Name of the server.
         alive: Whether it has reported within the last four ticks.
         behind: Number of epochs, by model, that its policy is behind the latest policy of any live server.
     """
@@ -62,7 +58,6 @@ class MeterSample:
     """A false-alarm meter at the time of a scrape: a simulated rollout that compares the baseline with itself.
 
     Attributes:
-        model: Name of the model.
         version: The baseline.
         alarms: Number of attempts that ended in a rollback. All of them are false alarms.
         attempts: Number of attempts started.
@@ -83,7 +78,6 @@ class ProbeSample:
     """The last measurement of a probe for a rollout that this server runs.
 
     Attributes:
-        probe: Name of the probe.
         model, version: Model and candidate of the rollout.
         value: The measured number; 1 or 0 for a boolean.
     """
@@ -149,10 +143,7 @@ REPLIES = ("go", "veto", "rollback", "waiting")
 def rollout_families(recorder: RolloutRecorder, models: Collection[str]) -> Iterator[Family]:
     """Returns the families of one scrape.
 
-    Args:
-        recorder: The counts.
-        models: Names of all models. Every verdict of each model starts at 0, so that Prometheus sees the first one as
-            an increase.
+    Every verdict of each of the `models` starts at 0, so that Prometheus sees the first one as an increase.
     """
     running = recorder.running
     verdicts = dict.fromkeys((model, verdict) for model in models for verdict in VERDICTS) | dict(recorder.verdicts)

@@ -96,10 +96,8 @@ class ServerRecorder:
 def server_families(recorder: ServerRecorder, models: Collection[str]) -> Iterator[Family]:
     """Returns the families of one scrape.
 
-    Args:
-        recorder: The counts.
-        models: Names of all models. Every outcome of each model starts at 0: Prometheus sees an increase only between
-            two samples, and would otherwise miss the first failure.
+    Every outcome of each of the `models` starts at 0: Prometheus sees an increase only between two samples, and would
+    otherwise miss the first failure.
     """
     pairs = dict.fromkeys((model, str(outcome)) for model in models for outcome in LoadOutcome)
     yield Family(

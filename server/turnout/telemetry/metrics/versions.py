@@ -177,10 +177,6 @@ class KnownVersion:
     """A version that the server knows, loaded or not.
 
     Attributes:
-        model: Name of the model.
-        version: The version number.
-        digest: Digest of the version.
-        state: Lifecycle state.
         failure: Why loading failed (a `LoadOutcome`); "" if it succeeded or was not attempted.
     """
 
@@ -222,12 +218,6 @@ class Metrics:
         """Returns the recorder of a version that is about to serve requests.
 
         A version that returns within the grace period keeps its counts.
-
-        Args:
-            model: Name of the model.
-            version: The exact version.
-            digest: Digest of the version.
-            slo_edges: The model's latency objectives, in seconds.
         """
         key = (model, version)
         recorder = self._versions.get(key)
@@ -243,12 +233,7 @@ class Metrics:
             recorder.scrapes_left = _GRACE_SCRAPES
 
     def unrouted(self, model: str, code: str) -> None:
-        """Counts a request that reached no version.
-
-        Args:
-            model: Name of an existing model, or ""; never an arbitrary name from a client.
-            code: Name of the status code.
-        """
+        """Counts a request that reached no version. `model` exists or is "", never an arbitrary name from a client."""
         key = (model, code)
         self._unrouted[key] = self._unrouted.get(key, 0) + 1
 

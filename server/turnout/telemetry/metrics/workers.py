@@ -9,11 +9,9 @@ WORKER = "worker"
 
 
 def worker_families(ready: Mapping[int, bool], restarts: Mapping[int, int]) -> Iterator[Family]:
-    """Returns the families of one scrape. Only servers with several workers have them.
+    """Returns the families of one scrape, by worker number. Only servers with several workers have them.
 
-    Args:
-        ready: Whether each worker accepts connections, is ready and answers the supervisor, by worker number.
-        restarts: Number of restarts, by worker number.
+    `ready`: the worker accepts connections, is ready and answers the supervisor.
     """
     yield Family(
         "turnout_worker_up", "gauge",

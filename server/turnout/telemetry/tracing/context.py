@@ -41,11 +41,7 @@ class SpanContext:
 
 
 def read(pairs: Iterable[tuple[str, str | bytes]]) -> SpanContext | None:
-    """Returns the caller's span from a call's metadata or headers; None if it is missing or invalid.
-
-    Args:
-        pairs: Names, in lower case, and values.
-    """
+    """Returns the caller's span from a call's metadata or headers, with names in lower case; None if there is none."""
     parent: str | None = None
     states: list[str] = []
     for name, value in pairs:

@@ -38,12 +38,8 @@ class Exporter:
     ) -> None:
         """Creates the exporter.
 
-        Args:
-            transport: Transport to the collector.
-            frame: Function that wraps concatenated spans in an export request.
-            settings: The `[tracing]` section, with the limits.
-            counts: Receives the number of spans by outcome (`OUTCOMES`).
-            log: Receives a line when exports start to fail, and when they succeed again.
+        `frame` wraps concatenated spans in an export request; `counts` receives the number of spans by outcome
+        (`OUTCOMES`).
         """
         self._transport = transport
         self._frame = frame
@@ -143,7 +139,6 @@ class Exporter:
 
 
 async def _first(event: asyncio.Event, seconds: float) -> None:
-    """Waits until `event` is set, for at most `seconds`."""
     try:
         async with asyncio.timeout(seconds):
             await event.wait()

@@ -114,30 +114,18 @@ def _own(trace: Trace) -> bytes:
 
 @lru_cache(_COMMON_SETS)
 def _encode_attributes(attributes: Attributes) -> bytes:
-    """Returns attributes encoded as fields of a span."""
     return _encode(attributes)
 
 
 def encode_resource(attributes: Attributes, scope: str, version: str) -> tuple[bytes, bytes]:
-    """Returns the beginnings of a ResourceSpans and its ScopeSpans message, which identify the source of the spans.
-
-    Args:
-        attributes: Attributes of the resource.
-        scope: Name of the instrumentation scope.
-        version: Version of the instrumentation scope.
-    """
+    """Returns the beginnings of a ResourceSpans and its ScopeSpans message, which identify the source of the spans."""
     resource = Resource(attributes=[_pair(key, value) for key, value in attributes])
     made_by = InstrumentationScope(name=scope, version=version)
     return ResourceSpans(resource=resource).SerializeToString(), ScopeSpans(scope=made_by).SerializeToString()
 
 
 def encode_export(beginnings: tuple[bytes, bytes], spans: bytes) -> bytes:
-    """Returns an encoded ExportTraceServiceRequest.
-
-    Args:
-        beginnings: Result of `encode_resource`.
-        spans: Concatenated results of `encode_request` and `encode_copy`.
-    """
+    """Returns an encoded ExportTraceServiceRequest of what `encode_resource` returned, and of concatenated spans."""
     resource, scope = beginnings
     scoped = resource + delimited(ResourceSpans.SCOPE_SPANS_FIELD_NUMBER, scope + spans)
     return delimited(ExportTraceServiceRequest.RESOURCE_SPANS_FIELD_NUMBER, scoped)
@@ -154,7 +142,6 @@ def _item(span: bytes) -> bytes:
 
 @lru_cache
 def _named(name: str, kind: OtlpSpanKind) -> bytes:
-    """Returns a name and a kind encoded as fields of a span."""
     return Span(name=name, kind=Span.SpanKind.ValueType(kind)).SerializeToString()
 
 

@@ -24,10 +24,7 @@ async def tracing(
 ) -> AsyncIterator[Tracer | None]:
     """Yields the tracer, or None if tracing is off. Queued spans are sent on exit.
 
-    Args:
-        settings: The `[tracing]` section.
-        counts: Receives the number of spans by outcome. It is not changed if tracing is off.
-        log: Receives problems with the collector.
+    `counts` receives the number of spans by outcome. It is not changed if tracing is off.
 
     Raises:
         ConfigError: Tracing is on, but the extra `otel` is not installed.

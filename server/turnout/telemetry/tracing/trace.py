@@ -161,14 +161,7 @@ class Trace:
             self.begun = request.arrived
 
     def note_answer(self, route: Any, answer: Any, now: float, took: float) -> None:
-        """Records the version that answered and the timings of its run.
-
-        Args:
-            route: The route, as in `turnout.serving.data_plane.inference`.
-            answer: The answer, as in `turnout.serving.data_plane.inference`.
-            now: When the answer was ready.
-            took: Counted seconds since the request arrived.
-        """
+        """Records the version that answered and the timings of its run. `took` seconds were counted since arrival."""
         if not self.sampled:
             return
         self._note_route(route)
@@ -179,14 +172,7 @@ class Trace:
         self.recorder, self.took = route.recorder, took
 
     def note_failure(self, route: Any, error: BaseException, code: str, took: float) -> None:
-        """Records how the request failed.
-
-        Args:
-            route: The route, as in `note_answer`; None if the request failed before it had one.
-            error: The error.
-            code: Name of the error's status code.
-            took: Counted seconds since the request arrived.
-        """
+        """Records how the request failed, with its status code; `route` is None if it failed before it had one."""
         self.code, self.error, self.message = code, kind_of(error), str(error)
         if self.sampled and route is not None:
             self._note_route(route)
@@ -228,7 +214,6 @@ class ShadowCopy:
 
     Attributes:
         trace: The record of the live request.
-        model: Name of the model.
         version, baseline: The shadow, and the version that it is compared with.
         epoch: Epoch of the policy with the shadow.
         outcome: Outcome of the comparison, one word.

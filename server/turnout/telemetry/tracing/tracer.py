@@ -40,13 +40,7 @@ class Tracer:
         write_requests: Callable[[Sequence[Trace]], None],
         write_copy: Callable[[ShadowCopy], None],
     ) -> None:
-        """Creates the tracer.
-
-        Args:
-            sample_ratio: Share of the requests to trace, 0 to 1, among those whose callers have not decided.
-            write_requests: Function that encodes and queues the spans of ended requests.
-            write_copy: Function that encodes and queues the span of a copy.
-        """
+        """Creates the tracer. The functions encode and queue the spans of ended requests, and that of a copy."""
         self.sample_ratio = sample_ratio
         self._random = random.Random()  # noqa: S311 - ids are not secrets
         self._bits = self._random.getrandbits
@@ -83,12 +77,7 @@ class Tracer:
         return int.from_bytes(trace.trace_id[-_SHARE_BITS // 8 :]) < bound
 
     def begin(self, operation: Operation, parent: SpanContext | None) -> Trace | None:
-        """Returns the trace of a new request; None if it is not traced.
-
-        Args:
-            operation: The method or route.
-            parent: The caller's span, if any.
-        """
+        """Returns the trace of a new request; None if it is not traced. `parent` is the caller's span, if any."""
         if parent is None:
             self._until_next -= 1
             if self._until_next:

@@ -50,7 +50,6 @@ class CollectorResponse:
     """A collector's response to an export.
 
     Attributes:
-        outcome: Outcome of the export.
         reason: Short reason for the outcome; never text from a header.
         rejected: Number of spans that the collector rejected in an export that it accepted.
         pause: Seconds after which the collector asks to retry; None if it did not say.

@@ -1,1 +1,1 @@
-"""Implementations of the engine's ports by the server's serving state and its state store."""
+"""The engine's access to the server's serving state and to its state store."""

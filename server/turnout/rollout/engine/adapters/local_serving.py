@@ -49,16 +49,6 @@ class LocalServing:
         replays: Replays,
         loader: Manager,
     ) -> None:
-        """Creates the adapter.
-
-        Args:
-            catalog: The served models and versions.
-            policies: The policies in force.
-            traffic: Changes policies.
-            shadows: Lanes of shadows.
-            replays: Replays requests that a candidate failed on the baseline.
-            loader: Loads versions.
-        """
         self._catalog = catalog
         self._policies = policies
         self._traffic = traffic

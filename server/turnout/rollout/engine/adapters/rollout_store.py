@@ -1,4 +1,4 @@
-"""Implements the port `SharedState` by the state store."""
+"""The engine's access to the state store, which records rollouts and exchanges the servers' counts."""
 
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +23,6 @@ class ServerPresence:
     """This server among those that share the state store.
 
     Attributes:
-        name: Name of the server.
         about: Constant part of its report about itself, as JSON values.
         instance: Identifier of the process, which differs at every start.
     """
@@ -34,7 +33,10 @@ class ServerPresence:
 
 
 class StoredRollouts:
-    """Rollouts in the state store. Each call runs in one of the store's threads."""
+    """Rollouts in the state store. Each call runs in one of the store's threads.
+
+    Every method raises UnavailableError if the store does not respond.
+    """
 
     def __init__(self, store: StateStore, presence: ServerPresence) -> None:
         self._store = store
@@ -43,15 +45,22 @@ class StoredRollouts:
 
     @property
     def server(self) -> str:
-        """This server's name."""
+        """This server's name, which no other server has at the same time."""
         return self._presence.name
 
     async def running(self, driver: str) -> tuple[Sequence[RolloutRecord], ServersSnapshot]:
-        """Returns the rollouts that have not ended, and the servers' reports. See `SharedState.running`."""
+        """Returns the rollouts that have not ended, and the servers' reports.
+
+        The counts of the rollouts that the server `driver`, by its name in leases, drives are included.
+        """
         return await self._store.in_thread(self._store.running_rollouts, driver)
 
     async def report(self, document: Mapping[str, Any], counts: Sequence[CountRecord], alive_seconds: float) -> bool:
-        """Reports that this server is alive, and its counts."""
+        """Reports that this server is alive for `alive_seconds`, with a document about itself and its counts.
+
+        Returns:
+            False if another server has this one's name, in which case nothing is written.
+        """
         one = self._presence
         report = ServerReport(one.name, one.instance, {**one.about, **document}, alive_seconds)
         if await self._store.in_thread(self._store.report_server, report, counts):
@@ -78,7 +87,7 @@ class StoredRollouts:
         return await self._store.in_thread(self._store.put_rollout, model, wanted, actor=actor, reason=reason)
 
     async def write_counts(self, several: Sequence[tuple[str, RolloutWrite]]) -> Sequence[RolloutRecord | None]:
-        """Writes rollouts for which nothing changed except counts. Returns as `SharedState.write_counts`."""
+        """Writes rollouts for which nothing changed except counts. Returns as `StateStore.put_counts`."""
         return await self._store.in_thread(self._store.put_counts, several)
 
     async def withdraw(

@@ -26,7 +26,6 @@ class OtherServer:
     """The last report of a server.
 
     Attributes:
-        name: Name of the server.
         started: When it first reported, by the state store's clock.
         silent_s: Seconds since its last report.
         alive: Whether it has reported within `alive_seconds`.
@@ -52,11 +51,7 @@ class OtherServers:
     """The latest reports of the servers. Used only on the event loop."""
 
     def __init__(self, tick_seconds: float) -> None:
-        """Creates the object. No server is known before `update`.
-
-        Args:
-            tick_seconds: Interval between two ticks in seconds.
-        """
+        """Creates the object. No server is known before `update`."""
         self._tick_seconds = tick_seconds
         self._offset = 0.0
         self._known = False
@@ -69,12 +64,7 @@ class OtherServers:
         return alive_seconds(self._tick_seconds)
 
     def update(self, servers_snapshot: ServersSnapshot, now: float) -> None:
-        """Updates the reports.
-
-        Args:
-            servers_snapshot: The reports, and the store's time.
-            now: Present time of this server's monotonic clock.
-        """
+        """Updates the reports. `now` is the time of this server's monotonic clock."""
         self._snapshot = servers_snapshot
         self._counts = {}
         for record in servers_snapshot.counts:

@@ -10,8 +10,9 @@ from structlog.typing import FilteringBoundLogger
 
 from turnout.errors import UnavailableError
 from turnout.rollout.engine.active_rollout import ActiveRollout
+from turnout.rollout.engine.adapters.rollout_store import StoredRollouts
 from turnout.rollout.engine.exchange.peers import read_parts
-from turnout.rollout.engine.ports import LiveState, SharedState
+from turnout.rollout.engine.ports import LiveState
 from turnout.rollout.engine.running_rollouts import RunningRollouts
 from turnout.rollout.engine.store_timeouts import StoreTimeout
 from turnout.state.servers import CountRecord
@@ -30,22 +31,13 @@ class TickExchange:
     def __init__(
         self,
         serving: LiveState,
-        store: SharedState,
+        store: StoredRollouts,
         rollouts: RunningRollouts,
         tick_seconds: float,
         threads: Threads,
         log: FilteringBoundLogger,
     ) -> None:
-        """Creates the object.
-
-        Args:
-            serving: What is served, where requests are counted.
-            store: Store through which servers exchange counts.
-            rollouts: The running rollouts, and the other servers.
-            tick_seconds: Interval between two ticks in seconds.
-            threads: Threads for long computations, so that requests continue.
-            log: Logger for errors.
-        """
+        """Creates the object. Long computations run in `threads`, so that requests continue."""
         self._serving = serving
         self._store = store
         self._ownership = rollouts.ownership
@@ -68,11 +60,7 @@ class TickExchange:
                 active.receive(part)
 
     async def count(self, now: float) -> None:
-        """Ends the tick of every running rollout, driven here or elsewhere, and begins the next.
-
-        Args:
-            now: Present time of the monotonic clock in seconds.
-        """
+        """Ends the tick of every running rollout, driven here or elsewhere, and begins the next."""
         own, number = self._store.server, self._other_servers.tick(now)
         for active in self._ownership.counted:
             await asyncio.sleep(0)  # lets requests run in between: each rollout takes 1 to 3 ms
@@ -84,11 +72,8 @@ class TickExchange:
     async def report(self, seconds: float) -> None:
         """Reports counts to the servers that drive the other rollouts, and reports that this server is alive.
 
-        If there is nothing else to report, this is not done at every short tick, since it is a write to disk.
-
-        Args:
-            seconds: Maximum time to wait for the state store, in seconds. What it does not accept now is reported with
-                the next tick.
+        If there is nothing else to report, this is not done at every short tick, since it is a write to disk. What the
+        state store does not accept within `seconds` is reported with the next tick.
         """
         own = self._store.server
         counts = {

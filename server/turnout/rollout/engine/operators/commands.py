@@ -7,10 +7,12 @@ from dataclasses import replace
 from semver import Version
 
 from turnout.errors import ChangeRefused, Conflict, UnavailableError
+from turnout.rollout.analysis.analyses import Analyses
 from turnout.rollout.changes.operations import ChangeResult, refuse_stale
+from turnout.rollout.engine.adapters.rollout_store import StoredRollouts
 from turnout.rollout.engine.commits import RolloutCommits
 from turnout.rollout.engine.policy_origin import accept_policy, refuse_newer, refuse_other_baseline, stopped_by_traffic
-from turnout.rollout.engine.ports import ExternalChecks, LiveState, SharedState
+from turnout.rollout.engine.ports import LiveState
 from turnout.rollout.engine.running_rollouts import RunningRollouts
 from turnout.rollout.engine.store_timeouts import StoreTimeout, seconds_until
 from turnout.rollout.machine import overrides
@@ -35,8 +37,8 @@ class RolloutCommands:
     def __init__(
         self,
         serving: LiveState,
-        store: SharedState,
-        outside: ExternalChecks,
+        store: StoredRollouts,
+        outside: Analyses,
         rollouts: RunningRollouts,
         commits: RolloutCommits,
         store_timeout: StoreTimeout,
@@ -147,12 +149,9 @@ class RolloutCommands:
             await asyncio.sleep(_COMMAND_PAUSE)
 
     async def operate(self, operation: Callable[[], ChangeResult], seconds: float = _COMMAND_WAIT) -> ChangeResult:
-        """Makes a change in the state store while no tick runs here, and applies it on this server.
+        """Makes a blocking change in the state store while no tick runs here, and applies it on this server.
 
-        Args:
-            operation: A blocking change, as in `turnout.rollout.changes.operations`.
-            seconds: Maximum time to wait for the state store, in seconds. If it is shorter than for a command, the
-                change is refused while earlier work is still running.
+        If `seconds` are fewer than for a command, the change is refused while earlier work is still running.
 
         Raises:
             TurnoutError: As `operation`.

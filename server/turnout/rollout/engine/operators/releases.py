@@ -46,22 +46,9 @@ class Releases:
         *,
         keep_released: bool = False,
     ) -> ChangeResult:
-        """Moves all of a model's traffic back to an earlier version, and ends its rollouts.
+        """Moves all of a model's traffic back to an earlier version, and ends its rollouts. See `Operations.rollback`.
 
-        Args:
-            model: Name of the model.
-            to: The version; None for the one that a rollout goes back to, or the nearest that answered before.
-            actor: Who makes the change.
-            reason: Why.
-            expected_epoch: Epoch that the operator's decision was based on: of the running rollout, or otherwise of the
-                policy.
-            keep_released: Whether the versions that are rolled back stay released.
-
-        Raises:
-            ModelNotFound: The model does not exist.
-            ChangeRefused: There is no version to go back to, or it is not ready.
-            Conflict: The rollout or policy has changed since the operator's decision.
-            UnavailableError: The state store does not respond.
+        If the state store does not respond, the rollback is in force here at once, and is recorded later.
         """
         why = reason or "rolled back by hand"
         await self._engine.rollbacks.followed()  # what is rolled back may have been published and released just now
