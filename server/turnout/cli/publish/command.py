@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 REFUSED, TAKEN = 3, 4
 """Exit codes if a gate refuses the version, and if the version number is taken: CI jobs handle these differently."""
 
-_GATES_SECONDS = 3600.0
 _TOLD_SECONDS = 10.0
 _ENGINES = "gates run it on TensorRT, which may have to build engines"
 
@@ -147,12 +146,12 @@ def _publish_to(
 ) -> "PublishOutcome":
     from turnout.cli.connection import Server
     from turnout.cli.output import ServerRefused
-    from turnout.cli.publish.upload import RefusedByGates, UploadOptions, publish_to
+    from turnout.cli.publish.upload import RefusedByGates, publish_to
 
     size = request.source.stat().st_size if request.source.is_file() else 0
     try:
         with out.progress("uploading", size, slow=True) as bar:
-            return publish_to(Server.named(target), request, UploadOptions(how, release, _GATES_SECONDS), bar)
+            return publish_to(Server.named(target), request, how, bar, release=release)
     except RefusedByGates as error:
         raise _refused(out, error, error.refusal) from None
     except ServerRefused as error:
