@@ -145,11 +145,8 @@ class PublishRefusal:
 
 
 def gate_text(gate: str, seconds: float) -> str:
-    """Returns the text beside the progress bar while a gate runs.
-
-    Args:
-        gate: Name of the gate; "" before the first one.
-        seconds: How long it has run; not shown below a second.
+    """Returns the text beside the progress bar while a gate runs, and for how long if that is a second or more. `gate`
+    is "" before the first one.
     """
     stage = f"publishing: gate {gate}" if gate else "publishing"
     return progress_text(stage, seconds) if seconds >= 1 else stage

@@ -249,11 +249,7 @@ def _read(published: pb.PublishedVersion) -> tuple[PublishResult, ReleaseStatus]
 
 
 def _report(gates: Iterable[pb.GateResult]) -> GateReport:
-    """Converts the results of gates.
-
-    Raises:
-        ValueError: A gate's outcome is unknown to this release.
-    """
+    """Converts the results of gates. Raises ValueError if an outcome is unknown to this release."""
     return GateReport(
         tuple(GateResult(g.gate, GateVerdict(GateOutcome(g.outcome), g.evidence, dict(g.numbers))) for g in gates)
     )

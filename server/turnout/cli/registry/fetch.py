@@ -80,11 +80,7 @@ def _fetch(
 
 
 def _keep(directory: Path, published: "Published", bundles: "Sequence[bytes]") -> list[Path]:
-    """Writes the signatures of the version to new files, and returns the files.
-
-    Raises:
-        ConfigError: A file cannot be written.
-    """
+    """Writes the signatures of the version to new files, and returns the files."""
     from turnout.errors import ConfigError
     from turnout.registry.signing.trust import PREFIX, SUFFIX, is_about
 

@@ -116,11 +116,7 @@ def _signed(result: Verified) -> str:
 
 
 def _signers(files: list[Path] | None) -> "Signing | None":
-    """Returns settings that require a signature by one of the given signers; None if none is given.
-
-    Raises:
-        ConfigError: A file is neither a public key nor certificates.
-    """
+    """Returns settings that require a signature by one of the given signers; None if none is given."""
     from turnout.config import Signing
     from turnout.registry.storage.files import read_named
 
@@ -153,11 +149,7 @@ def _has_manifest(root: Path, problem: "Problem") -> bool:
 def _chosen(
     workspace: "Workspace", listing: "Listing", name: str | None, selector: str | None, damaged: "list[Problem]"
 ) -> "list[Published]":
-    """Returns those of the requested versions that can be read.
-
-    Raises:
-        TurnoutError: The version does not exist, not even as a damaged one.
-    """
+    """Returns those of the requested versions that can be read; none if the requested one is damaged."""
     from turnout.cli.workspace import ModelVersions
     from turnout.routing.selection.selector import parse
 

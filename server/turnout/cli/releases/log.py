@@ -40,13 +40,8 @@ def log(
 
 
 def read_log(target: TargetOptions, name: str | None, limit: int = 100, *, tag: str = "") -> "tuple[Head, list[Event]]":
-    """Returns the last event's number and hash, and the last events, newest first, from the store or a server.
-
-    Args:
-        target: Where to read.
-        name: One model; None for all.
-        limit: Maximum number of events.
-        tag: A tag of the model, to read only its changes; "" for all changes.
+    """Returns the last event's number and hash, and the last events, newest first, from the store or a server. With
+    `tag`, these are the changes of this tag only.
     """
     from turnout.state.event_log.chain import Head
 

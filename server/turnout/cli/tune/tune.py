@@ -92,11 +92,7 @@ def _tell_written(
 
 
 def _tried(out: CommandOutput, job: dict[str, Any], most: float) -> "tuple[Findings, str]":
-    """Tries settings in a child process, and prints its progress. Kills it after `most` seconds without progress.
-
-    Raises:
-        TurnoutError: The child failed or died.
-    """
+    """Tries settings in a child process, and prints its progress. Kills it after `most` seconds without progress."""
     import subprocess
     import sys
     import threading

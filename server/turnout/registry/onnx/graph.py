@@ -56,7 +56,6 @@ class GraphTensor:
 
     Attributes:
         element: Element type, as in `TensorType`.
-        shape: Shape.
         values: Elements; None if there are more than `turnout.registry.onnx.graph_reader.KEPT_ELEMENTS`, if they are in
             another file, or if NumPy does not support their type.
     """
@@ -167,7 +166,6 @@ class ModelGraph:
         graph: Graph with the model's local functions inlined (`turnout.registry.onnx.functions`). Calls of functions
             that cannot be inlined remain nodes, of a domain of their own.
         opset: Operator set version by domain; `STANDARD_DOMAIN` for ONNX's standard operators.
-        ir_version: Version of the ONNX format.
     """
 
     graph: Graph

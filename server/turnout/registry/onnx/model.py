@@ -37,7 +37,6 @@ class ModelFacts(JsonForm):
         signature: Inputs and outputs of the graph. Inputs that are initialisers have defaults. Before IR version 4,
             callers cannot set such inputs, and they are left out.
         opset: Operator set version by domain; the default domain is "".
-        ir_version: Version of the ONNX format.
         external: Files with weights, sorted by path.
     """
 

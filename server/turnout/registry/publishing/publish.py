@@ -59,12 +59,10 @@ class PublishRequest:
     """A version to publish.
 
     Attributes:
-        model: Name of the model.
         version: Exact version. If None, it is chosen: the smallest legal bump over the highest published version, or
             1.0.0 if there is none.
         source: The ONNX file, which may be a link. External data is read from its directory, as described in
             `turnout.registry.onnx.model_files`.
-        metadata: The publisher's statements about it.
         golden: Files of golden cases; see `turnout.registry.storage.golden`.
     """
 
@@ -80,7 +78,6 @@ class PublishResult:
     """A version that now exists, or would exist if this was not a dry run.
 
     Attributes:
-        manifest: Manifest of the version.
         digest: Digest of the canonical manifest, `sha256:...`.
         created: False if the same version already existed, and after a dry run.
         report: Results of the gates; empty if the version already existed.
@@ -248,11 +245,7 @@ def _stage_golden(
 
 def check_golden(path: Path, signature: Signature, classes: Mapping[str, Sequence[str]]) -> None:
     """Checks the names and labels in a golden case. Inputs and outputs, which may be large, are read when they are run.
-
-    Args:
-        path: The file.
-        signature: Signature of the version.
-        classes: By output name, the names of its classes, as far as they are declared.
+    `classes` are the names of the classes by output, as far as they are declared.
 
     Raises:
         InvalidModel: The case does not fit the version.

@@ -38,12 +38,7 @@ class OciClient:
     """A client for one repository of a registry."""
 
     def __init__(self, url: RepositoryUrl, endpoint: str, timeout: float) -> None:
-        """Creates the client without sending a request.
-
-        Args:
-            url: Host of the registry, and name of the repository.
-            endpoint: Address of the registry; "" for https:// and the host.
-            timeout: Maximum time of a request in seconds.
+        """Creates the client, as for `OciStore`, without sending a request.
 
         Raises:
             ConfigError: The extra is not installed.

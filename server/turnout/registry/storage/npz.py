@@ -68,7 +68,6 @@ class ArrayHeader:
 
     Attributes:
         dtype: Element type; never Python objects, and without fields.
-        shape: Shape.
         fortran: Whether the first dimension varies fastest.
     """
 

@@ -155,11 +155,7 @@ def _copy_files(source: Repository, published: Published, target: Path, progress
 
 
 def _check_manifest(published: Published, facts: ModelFacts) -> None:
-    """Checks that a manifest from another repository is one that a publish of its ONNX file would make.
-
-    Raises:
-        InvalidModel: It is not.
-    """
+    """Checks that a manifest from another repository is one that a publish of its ONNX file would make."""
     manifest = published.manifest
     sides = {
         "signature": (manifest.signature, facts.signature),

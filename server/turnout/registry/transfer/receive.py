@@ -37,15 +37,9 @@ def sent_version(manifest: bytes, digest: str, model: str, version: Version) -> 
 def receive(to: Path, published: Published, pieces: Iterator[Piece], progress: Progress) -> None:
     """Writes a version to the directory `to`, which appears under its name when it is complete, or not at all.
 
-    Args:
-        to: Directory to create.
-        published: The version.
-        pieces: Parts of its files in order.
-        progress: Called after each part with its size in bytes.
-
     Raises:
         InvalidRequest: `to` exists, or cannot be written to.
-        DigestMismatch: A part does not follow the previous one or is missing, or a file does not match the manifest.
+        DigestMismatch: A piece does not follow the previous one or is missing, or a file does not match the manifest.
     """
     try:
         with new_directory(to) as directory:

@@ -95,13 +95,7 @@ class Uploads:
     """The uploads of one server. Methods block. Thread-safe."""
 
     def __init__(self, repository: Repository, publisher: Publishes, limits: Transfers) -> None:
-        """Creates the manager, without writing to disk.
-
-        Args:
-            repository: Repository to publish to.
-            publisher: Publishes complete uploads.
-            limits: Limits on the uploads.
-        """
+        """Creates the manager, without writing to disk."""
         self._repository = repository
         self._publisher = publisher
         self._limits = limits
@@ -290,11 +284,7 @@ class Uploads:
             self._close(upload)
 
     def _existing(self, upload_manifest: UploadManifest, yanked: Sequence[Version]) -> PublishResult | None:
-        """Returns the named version, or else the highest one, if it is exactly what is announced; None if it is not.
-
-        Raises:
-            AlreadyExistsError: The named version exists with other content.
-        """
+        """Returns the named version, or else the highest one, if it is exactly what is announced; None if it is not."""
         model, version = upload_manifest.model, upload_manifest.version
         if version is None:
             with storage_errors():
