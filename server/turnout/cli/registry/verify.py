@@ -82,7 +82,10 @@ def verify(
         damaged = _damaged(workspace, listing, name, selector)
         chosen = _chosen(workspace, listing, name, selector, damaged)
         with out.progress("verifying", sum(p.manifest.size for p in chosen)) as advance:
-            results = [_unreadable(problem) for problem in damaged]
+            results = [
+                Verified(p.model, p.version, None, 0, p.reason.removeprefix(f"{p.model} {p.version}: "))
+                for p in damaged
+            ]
             results += [_verify(workspace, published, log, trusted, advance) for published in chosen]
         bad = sum(1 for result in results if result.fault)
         rows = [
@@ -130,20 +133,19 @@ def _signers(files: list[Path] | None) -> "Signing | None":
 
 def _damaged(workspace: "Workspace", listing: "Listing", name: str | None, selector: str | None) -> "list[Problem]":
     """Returns those of the requested versions that were published but are no longer readable as versions."""
+    from turnout.registry.manifest.manifest import MANIFEST_FILE
+
     repository = workspace.repository
+
+    def was_version(problem: "Problem") -> bool:
+        directory = repository.root / problem.model / problem.version
+        return problem.damaged if repository.remote else (directory / MANIFEST_FILE).exists()
+
     return [
         problem
         for problem in listing.problems
-        if (problem.damaged if repository.remote else _has_manifest(repository.root, problem))
-        and name in (None, problem.model)
-        and selector in (None, problem.version)
+        if was_version(problem) and name in (None, problem.model) and selector in (None, problem.version)
     ]
-
-
-def _has_manifest(root: Path, problem: "Problem") -> bool:
-    from turnout.registry.manifest.manifest import MANIFEST_FILE
-
-    return (root / problem.model / problem.version / MANIFEST_FILE).exists()
 
 
 def _chosen(
@@ -197,8 +199,3 @@ def _verify(
         warning="" if trust.required else doubt,
         signatures=signatures,
     )
-
-
-def _unreadable(problem: "Problem") -> Verified:
-    fault = problem.reason.removeprefix(f"{problem.model} {problem.version}: ")
-    return Verified(problem.model, problem.version, None, 0, fault)

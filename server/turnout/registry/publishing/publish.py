@@ -198,9 +198,11 @@ def _candidate(
 ) -> Candidate:
     """Stages the version to publish, and chooses its number if the publisher did not."""
     version = request.version or above(history.taken)
-    candidate = replace(
-        _stage(directory, request, version, read, progress), parent=history.parent(version), taken=history.taken
-    )
+    files, facts = copy_model(request.source, directory, read, progress)
+    request.metadata.check_against(facts.signature)
+    files += _stage_golden(directory, request, facts.signature, progress)
+    manifest, digest = stated(request.model, version, files, facts, request.metadata)
+    candidate = Candidate(directory, manifest, digest, facts, history.parent(version), history.taken)
     if request.version is not None:
         return candidate
     if (highest := history.highest) is not None:
@@ -216,16 +218,6 @@ def _candidate(
 def _numbered(candidate: Candidate, version: Version, history: VersionHistory) -> Candidate:
     manifest = replace(candidate.manifest, version=version)
     return replace(candidate, manifest=manifest, digest=manifest_digest(manifest), parent=history.parent(version))
-
-
-def _stage(
-    directory: Path, request: PublishRequest, version: Version, read: ReadModel, progress: Progress | None
-) -> Candidate:
-    files, facts = copy_model(request.source, directory, read, progress)
-    request.metadata.check_against(facts.signature)
-    files += _stage_golden(directory, request, facts.signature, progress)
-    manifest, digest = stated(request.model, version, files, facts, request.metadata)
-    return Candidate(directory, manifest, digest, facts)
 
 
 def _stage_golden(

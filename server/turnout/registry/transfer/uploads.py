@@ -30,7 +30,6 @@ from turnout.errors import (
 from turnout.registry.gates.gate import GateReport, Watch
 from turnout.registry.gates.version_history import VersionHistory
 from turnout.registry.manifest.digest import manifest_digest
-from turnout.registry.manifest.manifest import Manifest
 from turnout.registry.onnx.model import ReadModel
 from turnout.registry.publishing.commit import check_number, is_published, with_number
 from turnout.registry.publishing.publish import PublishRequest, PublishResult
@@ -293,7 +292,10 @@ class Uploads:
             known = with_number(self._repository, model, version)
         if known is None:
             return None
-        offered, digest = _offered(upload_manifest, known.manifest)
+        # All other fields of a manifest come from the ONNX file, so they are the same for the same files.
+        files = tuple(sorted(upload_manifest.files, key=lambda entry: entry.path))
+        offered = replace(upload_manifest.metadata.applied_to(known.manifest), files=files)
+        digest = manifest_digest(offered)
         if version is None and digest != known.digest:
             return None
         assert is_published(self._repository, offered, digest), "it was just found"
@@ -330,11 +332,3 @@ class Uploads:
             self._uploads.pop(upload.id, None)
             self._by_key.pop(upload.upload_manifest.key, None)
         upload.stack.close()
-
-
-def _offered(upload_manifest: UploadManifest, found: Manifest) -> tuple[Manifest, str]:
-    """Returns the manifest that `found` would have with the announced files and metadata, and its digest."""
-    # All other fields of a manifest come from the ONNX file, so they are the same for the same files.
-    offered = upload_manifest.metadata.applied_to(found)
-    offered = replace(offered, files=tuple(sorted(upload_manifest.files, key=lambda entry: entry.path)))
-    return offered, manifest_digest(offered)
