@@ -9,9 +9,11 @@ import typer
 
 from turnout.cli.cleanup import unwinding
 from turnout.cli.options import ChangeOptions, ReleaseOption, TargetOptions, argument, flag, option
-from turnout.cli.output import CommandOutput, reporting
+from turnout.cli.output import CommandOutput, ServerRefused, reporting
 from turnout.cli.publish.signers import CertificateOption, PassphraseOption, key_signer
-from turnout.errors import TurnoutError
+from turnout.cli.waiting import progress_notes
+from turnout.errors import AlreadyExistsError, InvalidRequest, TurnoutError
+from turnout.registry.manifest.names import check_model_name
 
 if TYPE_CHECKING:
     from turnout.cli.publish.publish_view import PublishOutcome, PublishRefusal
@@ -69,9 +71,7 @@ def publish(
     `turnout publish iris auto iris.onnx --drop-zipmap --release` publishes what skl2onnx exports by default.
     """
     from turnout.cli.workspace import Workspace, actor_or_login
-    from turnout.errors import InvalidRequest
     from turnout.registry.gates.gate import Skip
-    from turnout.registry.manifest.names import check_model_name
     from turnout.registry.publishing.metadata import VersionMetadata, read_metadata
     from turnout.registry.publishing.publish import PublishRequest
     from turnout.registry.publishing.publish_options import PublishOptions
@@ -116,8 +116,6 @@ def _publish_here(
     out: CommandOutput, workspace: "Workspace", request: "PublishRequest", how: "PublishOptions", *, release: bool
 ) -> "PublishOutcome":
     from turnout.cli.publish.publish_view import PublishOutcome, PublishRefusal, gate_text
-    from turnout.cli.waiting import progress_notes
-    from turnout.errors import AlreadyExistsError
     from turnout.registry.gates.gate import GateRefused
     from turnout.registry.publishing.publish import source_size
     from turnout.serving.tensorrt.fallback import builds_engines
@@ -145,7 +143,6 @@ def _publish_to(
     out: CommandOutput, target: TargetOptions, request: "PublishRequest", how: "PublishOptions", *, release: bool
 ) -> "PublishOutcome":
     from turnout.cli.connection import Server
-    from turnout.cli.output import ServerRefused
     from turnout.cli.publish.upload import RefusedByGates, publish_to
 
     size = request.source.stat().st_size if request.source.is_file() else 0

@@ -1,17 +1,17 @@
 """`turnout fetch`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from semver import Version
+
 from turnout.cli.options import ServerTarget, VersionArgument, option
 from turnout.cli.output import CommandOutput, facts, reporting
+from turnout.errors import ConfigError, DigestMismatch
 from turnout.text.quantities import size_text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from semver import Version
-
     from turnout.cli.connection import Server
     from turnout.registry.storage.listing import Published
 
@@ -62,7 +62,6 @@ def fetch(
 def _fetch(
     out: CommandOutput, server: "Server", name: str, version: "Version", to: Path
 ) -> "tuple[Published, Sequence[bytes]]":
-    from turnout.errors import DigestMismatch
     from turnout.registry.transfer.receive import receive, sent_version
     from turnout_proto.v1 import registry_pb2 as pb
 
@@ -81,7 +80,6 @@ def _fetch(
 
 def _keep(directory: Path, published: "Published", bundles: "Sequence[bytes]") -> list[Path]:
     """Writes the signatures of the version to new files, and returns the files."""
-    from turnout.errors import ConfigError
     from turnout.registry.signing.trust import PREFIX, SUFFIX, is_about
 
     files: list[Path] = []

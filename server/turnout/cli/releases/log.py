@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from turnout.cli.options import TargetOptions, argument, flag, option
 from turnout.cli.output import reporting
+from turnout.registry.manifest.names import check_model_name
 
 if TYPE_CHECKING:
     from turnout.state.event_log.chain import Head
@@ -25,7 +26,6 @@ def log(
     `turnout verify --head`: this also detects a log whose end was cut off.
     """
     from turnout.cli.releases.event_view import event_json, log_table
-    from turnout.registry.manifest.names import check_model_name
 
     with reporting(as_json=target.as_json) as out:
         if name is not None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from turnout.cli.cleanup import unwinding
 from turnout.cli.options import DiskTarget, argument, option
 from turnout.cli.output import CommandOutput, reporting
+from turnout.errors import ConfigError, ModelCrashed, ModelTimedOut, TurnoutError
 
 if TYPE_CHECKING:
     from turnout.serving.tuning.comparison import Findings
@@ -43,7 +44,6 @@ def tune(
     from turnout.cli.tune.view import findings_view
     from turnout.cli.workspace import split_reference
     from turnout.config.sources import load_settings
-    from turnout.errors import ConfigError
     from turnout.serving.tensorrt.fallback import allowance
     from turnout.serving.tuning.candidates import Tuned
     from turnout.serving.tuning.comparison import ENDS
@@ -100,7 +100,6 @@ def _tried(out: CommandOutput, job: dict[str, Any], most: float) -> "tuple[Findi
     from pydantic import TypeAdapter
 
     from turnout import errors
-    from turnout.errors import ModelCrashed, ModelTimedOut, TurnoutError
     from turnout.serving.tuning.comparison import Findings
 
     reading, writing = os.pipe()
