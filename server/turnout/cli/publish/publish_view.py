@@ -7,7 +7,7 @@ from rich.console import RenderableType
 
 from turnout.cli.output import facts
 from turnout.cli.publish.gates_view import gates_table
-from turnout.cli.releases.answers_view import answers_body, answers_line
+from turnout.cli.releases.answers_view import answers_body, answers_lines
 from turnout.registry.gates.gate import GateRefused, GateReport
 from turnout.registry.publishing.publish import PublishResult
 from turnout.registry.publishing.publish_options import PublishOptions
@@ -98,7 +98,7 @@ class PublishOutcome:
             pairs.append(("next", f"turnout release {manifest.model}@{manifest.version}"))
         view: list[RenderableType] = [f"{manifest.model} {manifest.version} {done}", facts(pairs)]
         if self.released is not None:
-            view += [line for line in (self.released.sentence, answers_line(self.released.answers)) if line]
+            view += [*filter(None, [self.released.sentence]), *answers_lines(self.released.answers)]
         return view
 
 

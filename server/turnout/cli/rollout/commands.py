@@ -90,7 +90,7 @@ def start(
     130  Ctrl-C; the rollout continues
     """
     from turnout.cli.connection import Server
-    from turnout.cli.releases.answers_view import answers_body, answers_line, read_answers
+    from turnout.cli.releases.answers_view import answers_body, answers_lines, read_answers
     from turnout.cli.rollout.plan_file import named_fields
     from turnout.cli.rollout.view import rollout_body, sentence
     from turnout.cli.workspace import actor_or_login
@@ -109,8 +109,7 @@ def start(
         rollout, answers = response.rollout, read_answers(response.answers)
         if not wait:
             body = rollout_body(rollout) | {"answers": answers_body(answers)}
-            lines = [line for line in (sentence(rollout), answers_line(answers)) if line]
-            out.show(body, *lines, f"follow it with `turnout rollout watch {name}`")
+            out.show(body, sentence(rollout), *answers_lines(answers), f"follow it with `turnout rollout watch {name}`")
             return
         _watch_to_the_end(out, named, name, rollout.attempt, limit)
 

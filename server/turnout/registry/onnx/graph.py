@@ -7,6 +7,7 @@ axes.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from numpy.typing import NDArray
@@ -110,9 +111,8 @@ class Node:
         return STANDARD_DOMAIN if domain == STANDARD_SYNONYM else domain, self.op_type
 
     def inner_graphs(self) -> Iterator["Graph"]:
-        """Yields the graphs among the attributes, without those inside them."""
-        for graphs in self.subgraphs.values():
-            yield from graphs
+        """Returns the graphs among the attributes, without those inside them."""
+        return chain.from_iterable(self.subgraphs.values())
 
     def names_read(self) -> Iterator[str]:
         """Yields the names of the tensors that the node and its subgraphs use, some of which they compute themselves.
