@@ -37,11 +37,7 @@ CHANGE_SECONDS = 60.0
 
 
 def _given_tls(given: CallOptions) -> Tls | None:
-    """Returns the TLS settings from the command's options and the environment; None if there are none.
-
-    Raises:
-        ConfigError: Only one of certificate and key is given.
-    """
+    """Returns the TLS settings from the command's options and the environment; None if there are none."""
     named = {"ca": given.tls_ca, "cert": given.tls_cert, "key": given.tls_key, "server_name": given.tls_server_name}
     message = {name: value for name, value in named.items() if value}
     try:
@@ -52,11 +48,7 @@ def _given_tls(given: CallOptions) -> Tls | None:
 
 
 def _trust_in(cert: str) -> Tls:
-    """Returns TLS settings that trust the certificate file of the server in this machine's configuration.
-
-    Raises:
-        ConfigError: The file cannot be read.
-    """
+    """Returns TLS settings that trust the certificate file of the server in this machine's configuration."""
     from cryptography import x509
 
     from turnout.certificate_errors import UNREADABLE
@@ -182,11 +174,7 @@ class Server:
                 raise explained(refused, target, tls, plain=tls is None) from error
 
     def _bearer(self, *, plain: bool) -> Bearer:
-        """Returns the token to send to the server.
-
-        Raises:
-            ConfigError: The token cannot be read, or would be sent unencrypted to another machine.
-        """
+        """Returns the token to send to the server. It must not be sent unencrypted to another machine."""
         file = self.call.token_file
         token = TokenFile(file) if file else token_from_environ({**os.environ, "TURNOUT_TOKEN_FILE": ""})
         try:
@@ -200,11 +188,7 @@ class Server:
         return found
 
     def _tls(self) -> Tls | None:
-        """Returns the TLS settings for calls; None for plain text.
-
-        Raises:
-            ConfigError: A file cannot be used.
-        """
+        """Returns the TLS settings for calls, whose files can be used; None for plain text."""
         try:
             if self.tls is not None:
                 self.tls.context()

@@ -8,7 +8,6 @@ from turnout.errors import InvalidRequest
 _UNITS = {"d": 86_400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 _NUMBER = r"[0-9]+(?:\.[0-9]+)?"
 _SPAN = re.compile("".join(f"(?:({_NUMBER}){unit})?" for unit in _UNITS))
-_DAY = 86_400.0
 
 
 def read_duration(text: str, longest_days: int = 90) -> float:
@@ -22,6 +21,6 @@ def read_duration(text: str, longest_days: int = 90) -> float:
     if match is None or not any(match.groups()):
         raise InvalidRequest(f"expected a time such as 90s, 5m, 1h30m or 2d, got {text[:64]!r}")
     seconds = math.fsum(float(part) * unit for part, unit in zip(match.groups("0"), _UNITS.values(), strict=True))
-    if seconds > longest_days * _DAY:
+    if seconds > longest_days * _UNITS["d"]:
         raise InvalidRequest(f"expected at most {longest_days} days, got {text[:64]!r}")
     return seconds

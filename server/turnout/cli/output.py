@@ -57,17 +57,16 @@ class Bar:
 
 
 class CommandOutput:
-    """The output of one command."""
+    """The output of one command.
+
+    Attributes:
+        console: Standard output, for live views.
+    """
 
     def __init__(self, *, as_json: bool) -> None:
         self.as_json = as_json
-        self._out = _console(stderr=False)
+        self.console = _console(stderr=False)
         self._err = _console(stderr=True)
-
-    @property
-    def console(self) -> Console:
-        """Standard output, for live views."""
-        return self._out
 
     def show(self, body: Any, *renderables: RenderableType) -> None:
         """Prints `body` if JSON output was requested, else the renderables."""
@@ -76,18 +75,18 @@ class CommandOutput:
             return
         for renderable in renderables:
             with self._unpadded():
-                self._out.print(renderable, soft_wrap=isinstance(renderable, str | Text))
+                self.console.print(renderable, soft_wrap=isinstance(renderable, str | Text))
 
     @contextmanager
     def _unpadded(self) -> Iterator[None]:
         """Strips the spaces with which a table pads its lines, unless the output is a terminal."""
-        if self._out.is_terminal:
+        if self.console.is_terminal:
             yield
             return
-        with self._out.capture() as captured:
+        with self.console.capture() as captured:
             yield
-        self._out.file.writelines(f"{line.rstrip(' ')}\n" for line in captured.get().splitlines())
-        self._out.file.flush()  # otherwise lines on standard error would appear first
+        self.console.file.writelines(f"{line.rstrip(' ')}\n" for line in captured.get().splitlines())
+        self.console.file.flush()  # otherwise lines on standard error would appear first
 
     def note(self, sentence: str) -> None:
         """Prints a sentence on standard error, unless JSON output was requested; then `body` must contain it."""

@@ -10,12 +10,8 @@ from turnout.text.quantities import progress_text
 
 @contextmanager
 def progress_notes(say: Callable[[str], None], what: str, every: float) -> Iterator[None]:
-    """Reports periodically, while the block runs, what it does and for how long.
-
-    Args:
-        say: Receives each report, in another thread.
-        what: What the block does; "" for no reports.
-        every: Seconds between two reports.
+    """Reports every `every` seconds, while the block runs, what it does and for how long; never if `what` is "". Calls
+    `say` in another thread.
     """
     if not what:
         yield

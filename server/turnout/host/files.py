@@ -5,17 +5,13 @@ import os
 import tempfile
 from types import ModuleType
 
+from turnout.host.process import resource
+
 fcntl: ModuleType | None
 try:
     import fcntl
 except ModuleNotFoundError:
     fcntl = None
-
-resource: ModuleType | None
-try:
-    import resource
-except ModuleNotFoundError:
-    resource = None
 
 _MOST_FILES = 65_536
 """Limit of open files that a server requests. It is not higher because some child programs close every possible file
@@ -57,10 +53,6 @@ def lock(descriptor: int) -> None:
 
 def try_lock(descriptor: int, *, shared: bool = False) -> bool:
     """Tries to acquire the lock of an open file without waiting. Closing the file releases the lock.
-
-    Args:
-        descriptor: File descriptor of the file.
-        shared: Whether to acquire a shared lock instead of an exclusive one.
 
     Returns:
         Whether the lock was acquired; False if another process holds a conflicting lock.

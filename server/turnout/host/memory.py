@@ -5,15 +5,9 @@ import ctypes
 import os
 import sys
 from pathlib import Path
-from types import ModuleType
 
 from turnout.host import cgroups
-
-resource: ModuleType | None
-try:
-    import resource
-except ModuleNotFoundError:
-    resource = None
+from turnout.host.process import resource
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 """Parameters of glibc's mallopt."""

@@ -23,10 +23,8 @@ def user_id() -> str:
 
 
 def die_with_parent(parent: int) -> None:
-    """Makes this process end when the thread that started it ends. Exits immediately if the parent has already ended.
-
-    Args:
-        parent: Process id of the parent.
+    """Makes this process end when the thread that started it ends. Exits immediately if its parent, a process id, has
+    already ended.
     """
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):

@@ -25,11 +25,8 @@ def accept_hangups() -> None:
 
 
 async def on_each_hangup(hung_up: "asyncio.Event", reload: Callable[[], Awaitable[None]]) -> None:
-    """Calls `reload` after each SIGHUP, once for those that arrive during a call. Runs until it is cancelled.
-
-    Args:
-        hung_up: Event that the signal's handler sets.
-        reload: Does what the signal asks for.
+    """Calls `reload` after each SIGHUP, whose handler sets `hung_up`, once for those that arrive during a call. Runs
+    until it is cancelled.
     """
     while True:
         await hung_up.wait()

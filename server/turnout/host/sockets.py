@@ -44,7 +44,6 @@ class TcpPeer:
 
     Attributes:
         address: IP address; an IPv4 address in its own notation, even if the socket is an IPv6 socket.
-        port: TCP port of the remote end.
     """
 
     address: str

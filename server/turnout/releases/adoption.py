@@ -67,14 +67,7 @@ def adopt(
 
 @dataclass(frozen=True, slots=True)
 class AdoptionStore:
-    """The part of the state store that a publisher uses.
-
-    Attributes:
-        repository: The repository to publish to.
-        store: The state store with the log.
-        actor: Actor of the publication.
-        reason: Reason for the publication.
-    """
+    """The part of the state store that a publisher uses."""
 
     repository: Repository
     store: StateStore

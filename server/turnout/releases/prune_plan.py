@@ -15,7 +15,6 @@ class VersionFacts:
     """The facts about a version in the repository that decide whether it can be removed.
 
     Attributes:
-        size_bytes: Total size of the version's files.
         published: When the version was published, UTC; None if it is not known.
         holders: Descriptions of everything that needs the version: parts of the policy, rollouts, tags.
         pinned: Whether the `load` setting names the version.
@@ -45,10 +44,7 @@ class PruningDecision:
     """The decision on one version.
 
     Attributes:
-        version: The version.
-        goes: Whether the version is to be removed.
         reasons: Why the version is kept or, if it is removed, its release status and date of publication.
-        size_bytes: Total size of the version's files.
     """
 
     version: Version
@@ -64,14 +60,8 @@ def prune_plan(
     keep: Keep,
     now: datetime,
 ) -> tuple[PruningDecision, ...]:
-    """Decides on each version of a model, the highest first.
-
-    Args:
-        versions: The versions in the repository.
-        model_releases: Release statuses and tags of the model.
-        targets: Versions that a rollback can go back to, nearest first. Only the nearest is kept for this.
-        keep: The versions that are always kept.
-        now: Current time, UTC.
+    """Decides on each version of a model, the highest first. Of `targets`, the versions that a rollback can go back to,
+    only the nearest, which is the first, is kept for this.
     """
     present = {v: model_releases.release_status(v) for v in versions}
     default = default_version(present)

@@ -26,8 +26,6 @@ class Removal:
     """The result of removing one version.
 
     Attributes:
-        model: Name of the model.
-        version: The version.
         freed_bytes: Size of the deleted files; 0 if they were not deleted.
         refused: Why the files were not deleted; "" if they were.
     """
@@ -74,15 +72,8 @@ class Pruner:
     def prune(
         self, model: str, decisions: Sequence[PruningDecision], keep: Keep, timeout: float, *, actor: str, reason: str
     ) -> list[Removal]:
-        """Removes the versions that a plan selects, after checking that each can still be removed.
-
-        Args:
-            model: Name of the model.
-            decisions: The plan.
-            keep: The versions that are always kept, as in the plan.
-            timeout: Seconds to wait for servers to unload a version.
-            actor: Actor to record.
-            reason: Reason to record.
+        """Removes the versions that a plan selects, after checking that each can still be removed. Servers have
+        `timeout` seconds to unload each.
         """
         published = {p.manifest.version: p for p in self._repository.scan().versions(model)}
         going = [decision for decision in decisions if decision.goes and decision.version in published]

@@ -32,7 +32,6 @@ class SignedVersion:
     """A signed version.
 
     Attributes:
-        published: The version.
         key: Id of the signing key.
         changed: Whether the signature is new; False if it was already recorded.
     """
@@ -48,7 +47,6 @@ class RollbackTarget:
 
     Attributes:
         history: Versions that have answered plain requests, in order, with the current one last.
-        statuses: Current release statuses.
         present: Versions that exist in the repository.
     """
 
@@ -180,14 +178,8 @@ class ReleaseStateWriter:
     ) -> Version | None:
         """Points a tag to a version.
 
-        Args:
-            model: Name of the model.
-            tag: Name of the tag.
-            version: The version that the tag shall point to.
-            actor: Actor to record.
-            reason: Reason to record.
-            expect: The exact version that the tag must point to before the change; "" if the tag must not exist; None
-                for no check.
+        `expect` is the exact version that the tag must point to before the change; "" if the tag must not exist; None
+        for no check.
 
         Returns:
             The version that the tag pointed to before; None if it did not exist.

@@ -6,6 +6,7 @@ import typer
 
 from turnout.cli.options import ConfigOption, DiskTarget, JsonOption, argument, option
 from turnout.cli.output import facts, reporting
+from turnout.errors import ConfigError, InvalidRequest
 from turnout.text.quantities import count_text
 
 if TYPE_CHECKING:
@@ -35,7 +36,6 @@ def explain(
     from turnout.auth.policy.policy_file import load_policy
     from turnout.auth.roles import AccessRole
     from turnout.cli.workspace import Workspace
-    from turnout.errors import InvalidRequest
 
     with reporting(as_json=target.as_json) as out:
         if action not in list(AccessRole):
@@ -60,7 +60,6 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Read the policy file as a server would, and report errors in it."""
     from turnout.auth.policy.policy_file import load_policy
     from turnout.config import load_settings
-    from turnout.errors import ConfigError
 
     with reporting(as_json=as_json) as out:
         file = load_settings(config).settings.auth.policy
@@ -79,7 +78,6 @@ def _decide(
 ) -> "AccessDecision":
     from turnout.auth.identity import KINDS
     from turnout.auth.policy.policy import AccessDecision, decide
-    from turnout.errors import InvalidRequest
 
     name, kinds = caller.name, [kind for kind in KINDS if kind not in ("*", "group:")]
     if not name.startswith(tuple(kinds)):

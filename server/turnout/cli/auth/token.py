@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
+from turnout.cli.durations import read_duration
 from turnout.cli.options import ChangeOptions, DiskTarget, argument, flag, option
 from turnout.cli.output import facts, reporting, table
 
@@ -103,7 +104,6 @@ def revoke(
 
 
 def _ends(text: str) -> timedelta | None:
-    from turnout.cli.durations import read_duration
 
     if text == "never":
         return None

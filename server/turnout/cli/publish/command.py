@@ -9,9 +9,11 @@ import typer
 
 from turnout.cli.cleanup import unwinding
 from turnout.cli.options import ChangeOptions, ReleaseOption, TargetOptions, argument, flag, option
-from turnout.cli.output import CommandOutput, reporting
+from turnout.cli.output import CommandOutput, ServerRefused, reporting
 from turnout.cli.publish.signers import CertificateOption, PassphraseOption, key_signer
-from turnout.errors import TurnoutError
+from turnout.cli.waiting import progress_notes
+from turnout.errors import AlreadyExistsError, InvalidRequest, TurnoutError
+from turnout.registry.manifest.names import check_model_name
 
 if TYPE_CHECKING:
     from turnout.cli.publish.publish_view import PublishOutcome, PublishRefusal
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
 REFUSED, TAKEN = 3, 4
 """Exit codes if a gate refuses the version, and if the version number is taken: CI jobs handle these differently."""
 
-_GATES_SECONDS = 3600.0
 _TOLD_SECONDS = 10.0
 _ENGINES = "gates run it on TensorRT, which may have to build engines"
 
@@ -70,9 +71,7 @@ def publish(
     `turnout publish iris auto iris.onnx --drop-zipmap --release` publishes what skl2onnx exports by default.
     """
     from turnout.cli.workspace import Workspace, actor_or_login
-    from turnout.errors import InvalidRequest
     from turnout.registry.gates.gate import Skip
-    from turnout.registry.manifest.names import check_model_name
     from turnout.registry.publishing.metadata import VersionMetadata, read_metadata
     from turnout.registry.publishing.publish import PublishRequest
     from turnout.registry.publishing.publish_options import PublishOptions
@@ -117,8 +116,6 @@ def _publish_here(
     out: CommandOutput, workspace: "Workspace", request: "PublishRequest", how: "PublishOptions", *, release: bool
 ) -> "PublishOutcome":
     from turnout.cli.publish.publish_view import PublishOutcome, PublishRefusal, gate_text
-    from turnout.cli.waiting import progress_notes
-    from turnout.errors import AlreadyExistsError
     from turnout.registry.gates.gate import GateRefused
     from turnout.registry.publishing.publish import source_size
     from turnout.serving.tensorrt.fallback import builds_engines
@@ -146,13 +143,12 @@ def _publish_to(
     out: CommandOutput, target: TargetOptions, request: "PublishRequest", how: "PublishOptions", *, release: bool
 ) -> "PublishOutcome":
     from turnout.cli.connection import Server
-    from turnout.cli.output import ServerRefused
-    from turnout.cli.publish.upload import RefusedByGates, UploadOptions, publish_to
+    from turnout.cli.publish.upload import RefusedByGates, publish_to
 
     size = request.source.stat().st_size if request.source.is_file() else 0
     try:
         with out.progress("uploading", size, slow=True) as bar:
-            return publish_to(Server.named(target), request, UploadOptions(how, release, _GATES_SECONDS), bar)
+            return publish_to(Server.named(target), request, how, bar, release=release)
     except RefusedByGates as error:
         raise _refused(out, error, error.refusal) from None
     except ServerRefused as error:

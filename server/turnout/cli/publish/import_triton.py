@@ -1,22 +1,21 @@
 """`turnout import triton`."""
 
 import tempfile
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import RenderableType
 
 from turnout.cli.cleanup import unwinding
 from turnout.cli.options import ChangeOptions, DiskTarget, argument, flag, option
 from turnout.cli.output import CommandOutput, reporting, table
+from turnout.errors import ConfigError, InvalidRequest, TurnoutError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from rich.console import RenderableType
-
     from turnout.cli.workspace import Workspace
     from turnout.registry.publishing.publish_options import PublishOptions
     from turnout.registry.triton.mapping import MappedField
@@ -83,7 +82,6 @@ def import_triton(
     Exits with 0 if everything was imported, 3 if a model or a version was not, and 1 for other errors.
     """
     from turnout.cli.workspace import Workspace, actor_or_login
-    from turnout.errors import InvalidRequest
     from turnout.registry.publishing.publish_options import PublishOptions
     from turnout.registry.storage.files import explain
     from turnout.registry.triton.mapping import as_toml
@@ -126,7 +124,6 @@ def _import(
     *,
     release: bool,
 ) -> _Imported:
-    from turnout.errors import TurnoutError
     from turnout.registry.publishing.publish import PublishRequest, source_size
     from turnout.registry.triton.samples import write_samples
     from turnout.registry.triton.tree import version_of
@@ -161,7 +158,6 @@ def _import(
 
 
 def _write_new(file: Path, text: str) -> None:
-    from turnout.errors import ConfigError
 
     try:
         with file.open("x") as opened:

@@ -10,6 +10,7 @@ from turnout.cli.cleanup import unwinding
 from turnout.cli.options import ChangeOptions, DiskTarget, ReleaseOption, argument, option
 from turnout.cli.output import reporting
 from turnout.cli.publish.import_triton import import_triton
+from turnout.errors import DigestMismatch, InvalidRequest
 
 _DEFAULT = "export"
 
@@ -38,7 +39,6 @@ def import_version(
     """
     from turnout.cli.publish.publish_view import PublishOutcome
     from turnout.cli.workspace import Workspace, actor_or_login
-    from turnout.errors import DigestMismatch, InvalidRequest
     from turnout.registry.publishing.publish_options import PublishOptions
     from turnout.registry.storage.repository import Repository
     from turnout.registry.transfer.copying import only_version

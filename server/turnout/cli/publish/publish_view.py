@@ -7,7 +7,7 @@ from rich.console import RenderableType
 
 from turnout.cli.output import facts
 from turnout.cli.publish.gates_view import gates_table
-from turnout.cli.releases.answers_view import answers_body, answers_line
+from turnout.cli.releases.answers_view import answers_body, answers_lines
 from turnout.registry.gates.gate import GateRefused, GateReport
 from turnout.registry.publishing.publish import PublishResult
 from turnout.registry.publishing.publish_options import PublishOptions
@@ -98,7 +98,7 @@ class PublishOutcome:
             pairs.append(("next", f"turnout release {manifest.model}@{manifest.version}"))
         view: list[RenderableType] = [f"{manifest.model} {manifest.version} {done}", facts(pairs)]
         if self.released is not None:
-            view += [line for line in (self.released.sentence, answers_line(self.released.answers)) if line]
+            view += [*filter(None, [self.released.sentence]), *answers_lines(self.released.answers)]
         return view
 
 
@@ -145,11 +145,8 @@ class PublishRefusal:
 
 
 def gate_text(gate: str, seconds: float) -> str:
-    """Returns the text beside the progress bar while a gate runs.
-
-    Args:
-        gate: Name of the gate; "" before the first one.
-        seconds: How long it has run; not shown below a second.
+    """Returns the text beside the progress bar while a gate runs, and for how long if that is a second or more. `gate`
+    is "" before the first one.
     """
     stage = f"publishing: gate {gate}" if gate else "publishing"
     return progress_text(stage, seconds) if seconds >= 1 else stage

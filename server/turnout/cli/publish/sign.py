@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 from turnout.cli.options import ChangeOptions, DiskTarget, VersionArgument, option
 from turnout.cli.output import reporting
 from turnout.cli.publish.signers import CertificateOption, PassphraseOption, key_signer, made_elsewhere
+from turnout.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from turnout.registry.signing.signer import Signer
@@ -37,7 +38,6 @@ def sign(
     then pass the file with --signature.
     """
     from turnout.cli.workspace import Workspace, actor_or_login, exact_reference
-    from turnout.errors import InvalidRequest
     from turnout.releases.release import ReleaseStateWriter
 
     with reporting(as_json=target.as_json) as out:

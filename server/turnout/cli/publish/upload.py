@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import grpc
 from grpc_status import rpc_status
@@ -32,23 +32,11 @@ ATTEMPTS = 8
 """Number of attempts in a row without progress after which a command gives up."""
 
 _CALL_SECONDS = 60.0
+_GATES_SECONDS = 3600.0
 _PROGRESS_SECONDS, _PROGRESS_TIMEOUT = 1.0, 5.0
 _PAUSE_SECONDS = 0.25
 _AGAIN = ("Unavailable", "Aborted")
 """Errors that a client gets after a lost connection, after a restart, or because of another writer."""
-
-
-@dataclass(frozen=True, slots=True)
-class UploadOptions:
-    """How to publish the version.
-
-    Attributes:
-        timeout: Seconds that the server's gates may take.
-    """
-
-    how: PublishOptions
-    release: bool
-    timeout: float
 
 
 class RefusedByGates(ServerRefused):
@@ -65,7 +53,9 @@ class RefusedByGates(ServerRefused):
         self.refusal = refusal
 
 
-def publish_to(server: Server, request: PublishRequest, options: UploadOptions, bar: Bar) -> PublishOutcome:
+def publish_to(
+    server: Server, request: PublishRequest, how: PublishOptions, bar: Bar, *, release: bool
+) -> PublishOutcome:
     """Publishes a version on a server, and releases it if that was requested. Reports progress to `bar`.
 
     Raises:
@@ -76,30 +66,27 @@ def publish_to(server: Server, request: PublishRequest, options: UploadOptions, 
     collected = collect(request)
     reported = 0
     failures, best = 0, -1
+
+    def advance_to(sent: int) -> None:
+        nonlocal reported
+        bar.advance(max(sent - reported, 0))
+        reported = max(reported, sent)
+
     while True:
         try:
             begun = _begin(server, collected)
             if not begun.upload_id:
-                return _existing(server, begun.published, collected, options)
+                return _existing(server, begun.published, collected, how, release=release)
             received = sum(begun.received)
             if received > best:
                 failures, best = 0, received
             bar.say("uploading")
-            bar.advance(max(received - reported, 0))
-            reported = max(reported, received)
-            sent = [received]
-
-            def on_progress(size: int, sent: list[int] = sent) -> None:
-                nonlocal reported
-                sent[0] += size
-                bar.advance(max(sent[0] - reported, 0))
-                reported = max(reported, sent[0])
-
+            advance_to(received)
             with server.registry() as registry:
-                _send(registry, begun, collected, on_progress)
-                told_of = _publish(registry, begun.upload_id, collected, options, bar)
-            released = Released(told_of.sentence, read_answers(told_of.answers)) if options.release else None
-            return PublishOutcome(*_read(told_of.published), released)
+                _send(registry, begun, collected, advance_to)
+                response = _publish(registry, begun.upload_id, collected, how, bar, release=release)
+            released = Released(response.sentence, read_answers(response.answers)) if release else None
+            return PublishOutcome(*_read(response.published), released)
         except ServerRefused as error:
             failures += 1
             if error.kind not in _AGAIN or failures >= ATTEMPTS:
@@ -123,49 +110,42 @@ def _send(
     registry: RegistryServiceStub,
     begun: pb.BeginUploadResponse,
     collected: Collected,
-    on_progress: Callable[[int], None],
+    advance_to: Callable[[int], None],
 ) -> None:
     # gRPC runs the iterator in its own thread, and would turn its exceptions into the status "Unknown".
     trouble: list[InvalidModel] = []
 
     def pieces() -> Iterator[pb.UploadFilesRequest]:
-        try:
-            yield from _pieces(begun, collected, on_progress)
-        except InvalidModel as error:
-            trouble.append(error)
+        yield pb.UploadFilesRequest(upload_id=begun.upload_id)
+        sent = sum(begun.received)
+        for index, (source, entry) in enumerate(zip(collected.sources, collected.upload_manifest.files, strict=True)):
+            offset = begun.received[index]
+            if offset == entry.size:
+                continue
+            try:
+                with source.open() as file:
+                    file.seek(offset)
+                    while data := file.read(min(CHUNK, entry.size - offset)):
+                        yield pb.UploadFilesRequest(chunk=pb.FileChunk(file=index, offset=offset, data=data))
+                        offset += len(data)
+                        sent += len(data)
+                        advance_to(sent)
+            except OSError as error:
+                trouble.append(InvalidModel(f"{source.path} {explain(error)}"))
+                return
 
     registry.UploadFiles(pieces())
     if trouble:
         raise trouble[0]
 
 
-def _pieces(
-    begun: pb.BeginUploadResponse, collected: Collected, on_progress: Callable[[int], None]
-) -> Iterator[pb.UploadFilesRequest]:
-    yield pb.UploadFilesRequest(upload_id=begun.upload_id)
-    for index, (source, entry) in enumerate(zip(collected.sources, collected.upload_manifest.files, strict=True)):
-        offset = begun.received[index]
-        if offset == entry.size:
-            continue
-        try:
-            with source.open() as file:
-                file.seek(offset)
-                while data := file.read(min(CHUNK, entry.size - offset)):
-                    yield pb.UploadFilesRequest(chunk=pb.FileChunk(file=index, offset=offset, data=data))
-                    offset += len(data)
-                    on_progress(len(data))
-        except OSError as error:
-            raise InvalidModel(f"{source.path} {explain(error)}") from error
-
-
 def _publish(
-    registry: RegistryServiceStub, upload_id: str, collected: Collected, options: UploadOptions, bar: Bar
+    registry: RegistryServiceStub, upload_id: str, collected: Collected, how: PublishOptions, bar: Bar, *, release: bool
 ) -> pb.PublishUploadResponse:
     bar.say(gate_text("", 0.0))
-    how = options.how
     request = pb.PublishUploadRequest(
         upload_id=upload_id,
-        release=options.release,
+        release=release,
         actor=how.actor,
         reason=how.reason,
         skip_gates=[skip.gate for skip in how.skips],
@@ -175,11 +155,11 @@ def _publish(
         version = collected.upload_manifest.version
         if version is None:
             describe = pb.DescribeUploadRequest(upload_id=upload_id)
-            described = registry.DescribeUpload(describe, timeout=options.timeout).version
+            described = registry.DescribeUpload(describe, timeout=_GATES_SECONDS).version
             version = _read(described)[0].manifest.version
         # Only the number comes from the server. Everything else that is signed was read from the local files.
         request.model_signature.CopyFrom(_signature(how.signer, collected.published(version)))
-    call = registry.PublishUpload.future(request, timeout=options.timeout)
+    call = registry.PublishUpload.future(request, timeout=_GATES_SECONDS)
     try:
         if bar.shown:
             _show_gates(registry, upload_id, call, bar)
@@ -226,11 +206,11 @@ def _refusal(error: grpc.RpcError, model: str) -> RefusedByGates | None:
 
 
 def _existing(
-    server: Server, published: pb.PublishedVersion, collected: Collected, options: UploadOptions
+    server: Server, published: pb.PublishedVersion, collected: Collected, how: PublishOptions, *, release: bool
 ) -> PublishOutcome:
     """Signs and releases an already published version, as a publish would."""
     result, release_status = _read(published)
-    how, manifest = options.how, result.manifest
+    manifest = result.manifest
     if how.dry_run:
         return PublishOutcome(replace(result, dry_run=True), release_status)
     if how.signer is not None:
@@ -247,8 +227,8 @@ def _existing(
             reason=how.reason,
         )
         with server.registry() as registry:
-            registry.SignVersion(request, timeout=options.timeout)
-    if not options.release:
+            registry.SignVersion(request, timeout=_GATES_SECONDS)
+    if not release:
         return PublishOutcome(result, release_status)
     _, sentence, answers = server.release(manifest.model, str(manifest.version), how.actor, how.reason)
     return PublishOutcome(result, ReleaseStatus.RELEASED, Released(sentence, answers))
@@ -269,11 +249,7 @@ def _read(published: pb.PublishedVersion) -> tuple[PublishResult, ReleaseStatus]
 
 
 def _report(gates: Iterable[pb.GateResult]) -> GateReport:
-    """Converts the results of gates.
-
-    Raises:
-        ValueError: A gate's outcome is unknown to this release.
-    """
+    """Converts the results of gates. Raises ValueError if an outcome is unknown to this release."""
     return GateReport(
         tuple(GateResult(g.gate, GateVerdict(GateOutcome(g.outcome), g.evidence, dict(g.numbers))) for g in gates)
     )

@@ -20,7 +20,6 @@ class Content:
     """A version's manifest, and the records stored beside it.
 
     Attributes:
-        manifest: The manifest.
         evidence_records: Signatures, the environment that published the version, and gate reports.
         yanked: Why the version was yanked; "" if it was not.
     """

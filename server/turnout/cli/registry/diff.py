@@ -3,14 +3,15 @@
 from contextlib import closing
 from typing import TYPE_CHECKING, Annotated
 
+from rich.console import RenderableType
+
 from turnout.cli.cleanup import unwinding
 from turnout.cli.options import DiskTarget, argument
 from turnout.cli.output import facts, reporting, table
+from turnout.errors import InvalidRequest
 from turnout.text.quantities import seconds_text, size_text
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from turnout.cli.workspace import Workspace
     from turnout.registry.compatibility.agreement import AnswerAgreement
     from turnout.registry.compatibility.sandbox import SandboxVersion
@@ -44,7 +45,6 @@ def diff(
 
 def _chosen(workspace: "Workspace", text: str) -> "SandboxVersion":
     from turnout.cli.workspace import ModelVersions, split_reference
-    from turnout.errors import InvalidRequest
     from turnout.registry.compatibility.sandbox import SandboxVersion
     from turnout.routing.selection.selector import parse
 

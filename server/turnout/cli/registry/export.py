@@ -6,6 +6,8 @@ from typing import Annotated
 
 from turnout.cli.options import DiskTarget, argument, option
 from turnout.cli.output import facts, reporting
+from turnout.errors import InvalidRequest
+from turnout.registry.manifest.names import parse_version
 from turnout.text.quantities import size_text
 
 
@@ -25,8 +27,6 @@ def export(
     from turnout.cli.registry.packing import LOCK_FILE, WHEELS, dockerfile, lock_text, serving_section
     from turnout.cli.registry.survey import details_from_disk
     from turnout.cli.workspace import Workspace, split_reference
-    from turnout.errors import InvalidRequest
-    from turnout.registry.manifest.names import parse_version
     from turnout.registry.transfer.copying import copy_version
     from turnout.registry.transfer.receive import new_directory
 

@@ -1,17 +1,17 @@
 """`turnout fetch`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from semver import Version
+
 from turnout.cli.options import ServerTarget, VersionArgument, option
 from turnout.cli.output import CommandOutput, facts, reporting
+from turnout.errors import ConfigError, DigestMismatch
 from turnout.text.quantities import size_text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from semver import Version
-
     from turnout.cli.connection import Server
     from turnout.registry.storage.listing import Published
 
@@ -62,8 +62,7 @@ def fetch(
 def _fetch(
     out: CommandOutput, server: "Server", name: str, version: "Version", to: Path
 ) -> "tuple[Published, Sequence[bytes]]":
-    from turnout.errors import DigestMismatch
-    from turnout.registry.transfer.receive import receiving
+    from turnout.registry.transfer.receive import receive, sent_version
     from turnout_proto.v1 import registry_pb2 as pb
 
     with server.registry() as registry:
@@ -71,23 +70,16 @@ def _fetch(
         first = next(iter(answers), None)
         if first is None or not first.HasField("manifest"):
             raise DigestMismatch("the server sent no manifest")
-        with (
-            receiving(to, first.manifest.manifest, first.manifest.digest, name, version) as receiver,
-            out.progress("fetching", receiver.size) as advance,
-        ):
-            for answer in answers:
-                receiver.write(answer.chunk.file, answer.chunk.offset, answer.chunk.data)
-                advance(len(answer.chunk.data))
-            return receiver.finish(), first.manifest.signature_bundles
+        sent = first.manifest
+        published = sent_version(sent.manifest, sent.digest, name, version)
+        with out.progress("fetching", published.manifest.size) as advance:
+            chunks = (answer.chunk for answer in answers)
+            receive(to, published, ((chunk.file, chunk.offset, chunk.data) for chunk in chunks), advance)
+    return published, sent.signature_bundles
 
 
 def _keep(directory: Path, published: "Published", bundles: "Sequence[bytes]") -> list[Path]:
-    """Writes the signatures of the version to new files, and returns the files.
-
-    Raises:
-        ConfigError: A file cannot be written.
-    """
-    from turnout.errors import ConfigError
+    """Writes the signatures of the version to new files, and returns the files."""
     from turnout.registry.signing.trust import PREFIX, SUFFIX, is_about
 
     files: list[Path] = []

@@ -52,12 +52,7 @@ def lock_text(published: Published) -> str:
 
 
 def dockerfile(published: Published, wheel: str | None) -> str:
-    """Returns a Dockerfile that serves exactly this version.
-
-    Args:
-        published: The exported version.
-        wheel: Name of Turnout's wheel in `wheels/`. If None, pip has to find Turnout.
-    """
+    """Returns a Dockerfile that serves exactly this version. If there is no `wheel`, pip has to find Turnout."""
     manifest = published.manifest
     name, version = manifest.model, manifest.version
     turnout = f"{WHEELS}/{wheel}" if wheel else f"{PACKAGE}=={__version__}"

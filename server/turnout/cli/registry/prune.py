@@ -1,11 +1,14 @@
 """`turnout prune`."""
 
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from turnout.cli.options import ActorOption, DiskTarget, argument, flag, option
 from turnout.cli.output import NO_VERSION, reporting, table
+from turnout.errors import ModelNotFound
+from turnout.registry.manifest.names import check_model_name
 from turnout.text.quantities import count_text, size_text
 
 if TYPE_CHECKING:
@@ -39,11 +42,7 @@ def prune(
     its files are removed. The number of a pruned version is never used again. In an object store, files that belong to
     no version and are older than a day are removed too. Exits with 1 if a version could not be removed.
     """
-    from datetime import UTC, datetime, timedelta
-
     from turnout.cli.workspace import Workspace, actor_or_login
-    from turnout.errors import ModelNotFound
-    from turnout.registry.manifest.names import check_model_name
     from turnout.releases.adoption import adopt
     from turnout.releases.prune_plan import Keep
     from turnout.releases.pruner import Expired, Pruner, expire

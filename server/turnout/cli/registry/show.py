@@ -7,6 +7,7 @@ import typer
 from turnout.cli.options import TargetOptions, argument, flag
 from turnout.cli.output import NO_VERSION, CommandOutput, reporting
 from turnout.cli.terminal_text import printable
+from turnout.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from turnout.cli.registry.survey import Details
@@ -52,7 +53,6 @@ def show(
     from turnout.cli.registry.survey import details_from_disk
     from turnout.cli.registry.tables import details
     from turnout.cli.workspace import Workspace, split_reference
-    from turnout.errors import InvalidRequest
 
     with reporting(as_json=target.as_json) as out:
         name, selector = split_reference(version)

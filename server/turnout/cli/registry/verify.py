@@ -82,7 +82,10 @@ def verify(
         damaged = _damaged(workspace, listing, name, selector)
         chosen = _chosen(workspace, listing, name, selector, damaged)
         with out.progress("verifying", sum(p.manifest.size for p in chosen)) as advance:
-            results = [_unreadable(problem) for problem in damaged]
+            results = [
+                Verified(p.model, p.version, None, 0, p.reason.removeprefix(f"{p.model} {p.version}: "))
+                for p in damaged
+            ]
             results += [_verify(workspace, published, log, trusted, advance) for published in chosen]
         bad = sum(1 for result in results if result.fault)
         rows = [
@@ -116,11 +119,7 @@ def _signed(result: Verified) -> str:
 
 
 def _signers(files: list[Path] | None) -> "Signing | None":
-    """Returns settings that require a signature by one of the given signers; None if none is given.
-
-    Raises:
-        ConfigError: A file is neither a public key nor certificates.
-    """
+    """Returns settings that require a signature by one of the given signers; None if none is given."""
     from turnout.config import Signing
     from turnout.registry.storage.files import read_named
 
@@ -134,30 +133,25 @@ def _signers(files: list[Path] | None) -> "Signing | None":
 
 def _damaged(workspace: "Workspace", listing: "Listing", name: str | None, selector: str | None) -> "list[Problem]":
     """Returns those of the requested versions that were published but are no longer readable as versions."""
+    from turnout.registry.manifest.manifest import MANIFEST_FILE
+
     repository = workspace.repository
+
+    def was_version(problem: "Problem") -> bool:
+        directory = repository.root / problem.model / problem.version
+        return problem.damaged if repository.remote else (directory / MANIFEST_FILE).exists()
+
     return [
         problem
         for problem in listing.problems
-        if (problem.damaged if repository.remote else _has_manifest(repository.root, problem))
-        and name in (None, problem.model)
-        and selector in (None, problem.version)
+        if was_version(problem) and name in (None, problem.model) and selector in (None, problem.version)
     ]
-
-
-def _has_manifest(root: Path, problem: "Problem") -> bool:
-    from turnout.registry.manifest.manifest import MANIFEST_FILE
-
-    return (root / problem.model / problem.version / MANIFEST_FILE).exists()
 
 
 def _chosen(
     workspace: "Workspace", listing: "Listing", name: str | None, selector: str | None, damaged: "list[Problem]"
 ) -> "list[Published]":
-    """Returns those of the requested versions that can be read.
-
-    Raises:
-        TurnoutError: The version does not exist, not even as a damaged one.
-    """
+    """Returns those of the requested versions that can be read; none if the requested one is damaged."""
     from turnout.cli.workspace import ModelVersions
     from turnout.routing.selection.selector import parse
 
@@ -205,8 +199,3 @@ def _verify(
         warning="" if trust.required else doubt,
         signatures=signatures,
     )
-
-
-def _unreadable(problem: "Problem") -> Verified:
-    fault = problem.reason.removeprefix(f"{problem.model} {problem.version}: ")
-    return Verified(problem.model, problem.version, None, 0, fault)

@@ -44,13 +44,12 @@ def answers_body(answers: RoutingTable) -> dict[str, Any]:
 
 def show_change(out: CommandOutput, body: dict[str, Any], answers: RoutingTable, *sentences: str) -> None:
     """Prints what a command changed, and which versions answer from now on."""
-    lines = (line for line in (*sentences, answers_line(answers)) if line)
-    out.show(body | {"answers": answers_body(answers)}, *lines)
+    out.show(body | {"answers": answers_body(answers)}, *filter(None, sentences), *answers_lines(answers))
 
 
-def answers_line(answers: RoutingTable) -> str:
-    """Returns the versions that answer each selector, on one line; "" if an older server did not report them."""
-    return answers_text(answers) if answers.selectors else ""
+def answers_lines(answers: RoutingTable) -> list[str]:
+    """Returns the versions that answer each selector, on one line; no line if an older server did not report them."""
+    return [answers_text(answers)] if answers.selectors else []
 
 
 def _parts(parts: tuple[SelectorPart, ...]) -> list[dict[str, Any]]:

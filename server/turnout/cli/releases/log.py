@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from turnout.cli.options import TargetOptions, argument, flag, option
 from turnout.cli.output import reporting
+from turnout.registry.manifest.names import check_model_name
 
 if TYPE_CHECKING:
     from turnout.state.event_log.chain import Head
@@ -25,7 +26,6 @@ def log(
     `turnout verify --head`: this also detects a log whose end was cut off.
     """
     from turnout.cli.releases.event_view import event_json, log_table
-    from turnout.registry.manifest.names import check_model_name
 
     with reporting(as_json=target.as_json) as out:
         if name is not None:
@@ -40,13 +40,8 @@ def log(
 
 
 def read_log(target: TargetOptions, name: str | None, limit: int = 100, *, tag: str = "") -> "tuple[Head, list[Event]]":
-    """Returns the last event's number and hash, and the last events, newest first, from the store or a server.
-
-    Args:
-        target: Where to read.
-        name: One model; None for all.
-        limit: Maximum number of events.
-        tag: A tag of the model, to read only its changes; "" for all changes.
+    """Returns the last event's number and hash, and the last events, newest first, from the store or a server. With
+    `tag`, these are the changes of this tag only.
     """
     from turnout.state.event_log.chain import Head
 

@@ -6,6 +6,8 @@ import typer
 
 from turnout.cli.options import ChangeOptions, NameArgument, TargetOptions, argument, flag, option
 from turnout.cli.output import CommandOutput, reporting
+from turnout.cli.releases.log import read_log
+from turnout.registry.manifest.names import check_model_name, parse_version
 
 _NONE = "none"
 
@@ -28,7 +30,6 @@ def tag(
     """
     from turnout.cli.releases.answers_view import read_answers, show_change
     from turnout.cli.workspace import Workspace, actor_or_login
-    from turnout.registry.manifest.names import check_model_name, parse_version
 
     if (delete or history) and version is not None:
         raise typer.BadParameter(f"{'--delete' if delete else '--history'} takes no VERSION")
@@ -79,7 +80,6 @@ def tag(
 
 def _show_history(out: CommandOutput, target: TargetOptions, name: str, tag: str) -> None:
     from turnout.cli.releases.event_view import event_json, events_table
-    from turnout.cli.releases.log import read_log
 
     _, events = read_log(target, name, tag=tag)
     body = {"model": name, "tag": tag, "events": [event_json(event) for event in events]}

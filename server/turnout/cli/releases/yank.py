@@ -4,6 +4,7 @@ from typing import Annotated
 
 from turnout.cli.options import ActorOption, TargetOptions, VersionArgument, flag, option
 from turnout.cli.output import reporting
+from turnout.errors import ChangeRefused, TurnoutError
 
 _WhyOption = Annotated[str, option("--reason", "WHY", "Reason to record, and to show to clients that pin the version.")]
 
@@ -71,7 +72,6 @@ def unyank(
     """Make a yanked version a candidate again. To give it general traffic again, release it."""
     from turnout.cli.releases.answers_view import read_answers, show_change
     from turnout.cli.workspace import Workspace, actor_or_login, exact_reference
-    from turnout.errors import ChangeRefused, TurnoutError
 
     with reporting(as_json=target.as_json) as out:
         name, exact = exact_reference(version)

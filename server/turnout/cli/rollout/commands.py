@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from turnout.cli.durations import read_duration
 from turnout.cli.options import (
     ChangeOptions,
     EpochChangeOptions,
@@ -20,6 +21,8 @@ from turnout.cli.output import CommandOutput, reporting, table
 from turnout.cli.rollout.options import PlanOptions
 from turnout.cli.rollout.probe import probe
 from turnout.cli.traffic.commands import freeze
+from turnout.errors import ConfigError, InvalidRequest
+from turnout.text.shares import read_share
 
 if TYPE_CHECKING:
     from turnout.cli.connection import Server
@@ -87,12 +90,10 @@ def start(
     130  Ctrl-C; the rollout continues
     """
     from turnout.cli.connection import Server
-    from turnout.cli.durations import read_duration
-    from turnout.cli.releases.answers_view import answers_body, answers_line, read_answers
+    from turnout.cli.releases.answers_view import answers_body, answers_lines, read_answers
     from turnout.cli.rollout.plan_file import named_fields
     from turnout.cli.rollout.view import rollout_body, sentence
     from turnout.cli.workspace import actor_or_login
-    from turnout.errors import InvalidRequest
     from turnout_proto.v1 import rollout_pb2 as pb
 
     with reporting(as_json=target.as_json) as out:
@@ -108,8 +109,7 @@ def start(
         rollout, answers = response.rollout, read_answers(response.answers)
         if not wait:
             body = rollout_body(rollout) | {"answers": answers_body(answers)}
-            lines = [line for line in (sentence(rollout), answers_line(answers)) if line]
-            out.show(body, *lines, f"follow it with `turnout rollout watch {name}`")
+            out.show(body, sentence(rollout), *answers_lines(answers), f"follow it with `turnout rollout watch {name}`")
             return
         _watch_to_the_end(out, named, name, rollout.attempt, limit)
 
@@ -199,7 +199,6 @@ def watch(
     130  Ctrl-C; the rollout continues
     """
     from turnout.cli.connection import Server
-    from turnout.cli.durations import read_duration
 
     with reporting(as_json=target.as_json) as out:
         limit = None if timeout is None else read_duration(timeout)
@@ -216,7 +215,6 @@ def report(
     """Write a rollout's evidence as one HTML page that needs no network."""
     from turnout.cli.connection import Server
     from turnout.cli.rollout.ticks import read_replay
-    from turnout.errors import ConfigError
     from turnout.web.report.page import render
 
     with reporting(as_json=target.as_json) as out:
@@ -348,7 +346,6 @@ def _command(
     from turnout.cli.releases.answers_view import read_answers, show_change
     from turnout.cli.rollout.view import rollout_body, sentence
     from turnout.cli.workspace import actor_or_login
-    from turnout.text.shares import read_share
     from turnout_proto.v1 import rollout_pb2 as pb
 
     with reporting(as_json=target.as_json) as out:

@@ -5,7 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
+from turnout.cli.durations import read_duration
 from turnout.cli.options import OptionGroup, option
+from turnout.errors import ConfigError
+from turnout.text.shares import read_share
 
 
 def _option(name: str, metavar: str, text: str) -> Any:
@@ -73,10 +76,7 @@ class PlanOptions(OptionGroup):
             ConfigError: The file cannot be read.
             InvalidRequest: An option is malformed.
         """
-        from turnout.cli.durations import read_duration
         from turnout.cli.rollout.plan_file import read_guard, read_plan_file, read_shadow, read_steps
-        from turnout.errors import ConfigError
-        from turnout.text.shares import read_share
 
         body = {} if self.file is None else read_plan_file(self.file)
         plain = {

@@ -6,6 +6,7 @@ import typer
 
 from turnout.cli.options import ServerTarget, argument, option
 from turnout.cli.output import reporting
+from turnout.errors import InvalidRequest
 
 _TIMEOUT = 90.0
 """Seconds; a probe's own timeout is at most 60."""
@@ -27,7 +28,6 @@ def probe(
     from turnout.cli.messages import message_body
     from turnout.cli.rollout.probe_view import configured_table, tried_lines
     from turnout.cli.workspace import exact_reference
-    from turnout.errors import InvalidRequest
     from turnout_proto.v1 import rollout_pb2 as pb
 
     with reporting(as_json=target.as_json) as out:

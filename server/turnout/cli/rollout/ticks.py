@@ -8,12 +8,7 @@ _TIMEOUT = 30.0
 
 
 def read_replay(control: ControlServiceStub, model: str, attempt: int) -> Replay:
-    """Reads a rollout and its ticks, and recomputes its evidence from them.
-
-    Args:
-        control: The server's control service.
-        model: Name of the model.
-        attempt: Number of the attempt; 0 for the latest.
+    """Reads a rollout and its ticks, and recomputes its evidence from them. Attempt 0 is the latest.
 
     Raises:
         InvalidRequest: This release cannot read the server's answer.

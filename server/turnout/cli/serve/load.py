@@ -1,10 +1,11 @@
 """`turnout load` and `turnout unload`."""
 
+from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from turnout.cli.options import ServerTarget, TimeoutOption, VersionArgument
-from turnout.cli.output import CommandOutput, reporting
+from turnout.cli.output import CommandOutput, ServerRefused, reporting
 from turnout.text.quantities import seconds_text
 
 if TYPE_CHECKING:
@@ -60,11 +61,8 @@ def _loaded(
 ) -> "catalog_pb2.ModelVersion":
     """Loads a version, and shows its progress if that takes long."""
     import time
-    from contextlib import suppress
 
     from grpc import FutureTimeoutError
-
-    from turnout.cli.output import ServerRefused
 
     shown_at = 0.0
     with server.control() as control:

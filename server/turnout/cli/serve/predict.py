@@ -7,6 +7,7 @@ import typer
 
 from turnout.cli.options import ServerTarget, argument, option
 from turnout.cli.output import CommandOutput, facts, reporting, table
+from turnout.errors import InvalidRequest
 from turnout.text.quantities import seconds_text
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ def predict(
     from turnout.cli.registry.description import spec_of
     from turnout.cli.serve.inputs import missing, read_inputs
     from turnout.cli.workspace import split_reference
-    from turnout.errors import InvalidRequest
     from turnout.registry.manifest.signature import Signature
 
     with reporting(as_json=target.as_json) as out:

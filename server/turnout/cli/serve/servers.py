@@ -2,8 +2,10 @@
 
 from typing import TYPE_CHECKING, Annotated
 
+from rich.text import Text
+
 from turnout.cli.options import ServerTarget, argument
-from turnout.cli.output import reporting
+from turnout.cli.output import reporting, table
 
 if TYPE_CHECKING:
     from turnout_proto.v1 import servers_pb2 as pb
@@ -14,10 +16,7 @@ def servers(
     target: ServerTarget = ServerTarget(),
 ) -> None:
     """Show the servers and workers that share the state store: which are alive, what each serves, which are behind."""
-    from rich.text import Text
-
     from turnout.cli.connection import Server
-    from turnout.cli.output import table
     from turnout_proto.v1 import servers_pb2
 
     with reporting(as_json=target.as_json) as out, Server.named(target).control() as control:

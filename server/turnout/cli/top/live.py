@@ -19,7 +19,7 @@ from turnout.cli.top.view import view, waiting
 from turnout.web.report.formatting import duration_text
 from turnout_proto.v1 import activity_pb2 as pb
 
-_TIMEOUT_FACTOR = 5.0
+_TIMEOUT = 5.0
 """Timeout of one call in seconds."""
 
 
@@ -48,6 +48,26 @@ class Screen:
         age = duration_text(float(round(now - self._taken)))
         self.notice = f"no answer from {self._server} for {age}; trying again. This is its last answer."
 
+    def pictures(self, server: Server, interval: float) -> Iterator[None]:
+        """Updates the screen every `interval` seconds, even while the server does not answer, and yields each time.
+
+        Raises:
+            ServerRefused: The server does not answer the first call, or is too old to have the method.
+        """
+        while True:
+            try:
+                with server.control() as control:
+                    while True:
+                        self.take(control.GetActivity(pb.GetActivityRequest(), timeout=_TIMEOUT), time.monotonic())
+                        yield
+                        time.sleep(interval)
+            except ServerRefused as error:
+                if self.picture is None or error.kind not in AGAIN:
+                    raise
+            self.lose(time.monotonic())
+            yield
+            time.sleep(interval)
+
     def render(self, columns: int, rows: int | None) -> RenderableType:
         """Returns the current picture for a terminal of this size."""
         if self.picture is None:
@@ -64,27 +84,6 @@ class Screen:
         }
 
 
-def activities(server: Server, interval: float) -> Iterator[pb.GetActivityResponse | None]:
-    """Yields the server's activity every `interval` seconds; None each time it does not answer.
-
-    Raises:
-        ServerRefused: The server does not answer the first call, or is too old to have the method.
-    """
-    seen = False
-    while True:
-        try:
-            with server.control() as control:
-                while True:
-                    yield control.GetActivity(pb.GetActivityRequest(), timeout=_TIMEOUT_FACTOR)
-                    seen = True
-                    time.sleep(interval)
-        except ServerRefused as error:
-            if not seen or error.kind not in AGAIN:
-                raise
-        yield None
-        time.sleep(interval)
-
-
 def one_picture(out: CommandOutput, server: Server, interval: float) -> None:
     """Prints one picture, measured over one interval.
 
@@ -94,7 +93,7 @@ def one_picture(out: CommandOutput, server: Server, interval: float) -> None:
     screen = Screen(str(server.address))
     with server.control() as control:
         for pause in (interval, 0.0):
-            screen.take(control.GetActivity(pb.GetActivityRequest(), timeout=_TIMEOUT_FACTOR), time.monotonic())
+            screen.take(control.GetActivity(pb.GetActivityRequest(), timeout=_TIMEOUT), time.monotonic())
             time.sleep(pause)
     out.show(screen.body(), screen.render(out.console.width, None))
 
@@ -103,11 +102,11 @@ def watch(out: CommandOutput, server: Server, interval: float) -> None:
     """Shows pictures until interrupted: in place on a terminal, otherwise one below the other.
 
     Raises:
-        ServerRefused: As for `activities`.
+        ServerRefused: As for `Screen.pictures`.
         KeyboardInterrupt: The user pressed Ctrl-C.
     """
     screen = Screen(str(server.address))
-    pictures = _pictures(screen, server, interval)
+    pictures = screen.pictures(server, interval)
     if out.as_json:
         for _ in pictures:
             line = {"notice": screen.notice} if screen.notice else screen.body()
@@ -126,13 +125,3 @@ def watch(out: CommandOutput, server: Server, interval: float) -> None:
         live.refresh()
         for _ in pictures:
             live.refresh()
-
-
-def _pictures(screen: Screen, server: Server, interval: float) -> Iterator[None]:
-    """Updates `screen`, and yields after each update."""
-    for activity in activities(server, interval):
-        if activity is not None:
-            screen.take(activity, time.monotonic())
-        else:
-            screen.lose(time.monotonic())
-        yield

@@ -16,6 +16,8 @@ from turnout.cli.options import (
     option,
 )
 from turnout.cli.output import NO_VERSION, reporting, table
+from turnout.errors import InvalidRequest
+from turnout.text.shares import read_part
 
 if TYPE_CHECKING:
     from turnout_proto.v1 import traffic_pb2 as pb
@@ -65,8 +67,6 @@ def set_(
     It replaces the previous policy: canaries and shadows that you do not name are removed. Routing keys that got a
     canary stay with it.
     """
-    from turnout.errors import InvalidRequest
-    from turnout.text.shares import read_part
     from turnout_proto.v1 import traffic_pb2 as pb
 
     with _changing(change, target, force=force) as (control, asked, show_state):
@@ -92,7 +92,6 @@ def ramp(
     target: ServerTarget = ServerTarget(),
 ) -> None:
     """Change the share of one canary; everything else stays the same."""
-    from turnout.text.shares import read_part
     from turnout_proto.v1 import traffic_pb2 as pb
 
     with _changing(change, target, force=force) as (control, asked, show_state):

@@ -11,14 +11,7 @@ def policy_text(
     shadows: Iterable[tuple[str, float]],
     twin: float = 0.0,
 ) -> str:
-    """Returns a policy on one line, such as `baseline 1.0.0 80%, canary 1.1.0 20%`.
-
-    Args:
-        baseline: Version of the baseline.
-        canaries: Versions of the canaries with their shares, 0 to 1.
-        shadows: Versions of the shadows with their rates, 0 to 1.
-        twin: Share of the twin, 0 to 1.
-    """
+    """Returns a policy on one line, such as `baseline 1.0.0 80%, canary 1.1.0 20%`. Shares and rates are 0 to 1."""
     weights = list(canaries)
     left = f" {share_text(1.0 - sum(weight for _, weight in weights))}" if weights else ""
     parts = [f"baseline {baseline}{left}"]

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from turnout.cli.messages import message_body
 from turnout.cli.output import table
-from turnout.cli.releases.answers_view import answers_body, answers_line, read_answers
+from turnout.cli.releases.answers_view import answers_body, answers_lines, read_answers
 from turnout.cli.traffic.policy_text import policy_text
 from turnout.text.shares import share_text
 from turnout_proto.v1 import prediction_pb2
@@ -33,7 +33,7 @@ def sentence(state: pb.TrafficState) -> str:
 
 def change_lines(state: pb.TrafficState) -> list[str]:
     """Returns the policy in force after a change, and the versions that answer from now on."""
-    return [line for line in (sentence(state), answers_line(read_answers(state.answers))) if line]
+    return [sentence(state), *answers_lines(read_answers(state.answers))]
 
 
 def state_lines(state: pb.TrafficState) -> Iterator[RenderableType]:
@@ -53,8 +53,7 @@ def state_lines(state: pb.TrafficState) -> Iterator[RenderableType]:
         yield Text(message, style="bold yellow")
     if state.HasField("policy"):
         yield from _shares(state)
-    if line := answers_line(read_answers(state.answers)):
-        yield line
+    yield from answers_lines(read_answers(state.answers))
 
 
 def _shares(state: pb.TrafficState) -> Iterator[RenderableType]:

@@ -13,22 +13,15 @@ from turnout.errors import ConfigError, TurnoutError
 
 
 def model_toml(model: str, tables: Mapping[str, Mapping[str, Any]]) -> str:
-    """Returns settings of a model as TOML, ready to copy into a configuration file.
-
-    Args:
-        model: Name of the model.
-        tables: Values by sub-table of `[model.NAME]`, then by key.
+    """Returns settings of a model, by sub-table of `[model.NAME]` and key, as TOML, ready to copy into a configuration
+    file.
     """
     return tomlkit.dumps({"model": {model: {table: dict(keys) for table, keys in tables.items()}}})
 
 
 def write_model(file: Path, model: str, tables: Mapping[str, Mapping[str, Any]]) -> None:
-    """Sets settings of a model in a configuration file, atomically. Comments and the order of keys are preserved.
-
-    Args:
-        file: Path of the configuration file.
-        model: Name of the model; case is ignored.
-        tables: Values by sub-table of `[model.NAME]`, then by key.
+    """Sets settings of a model, by sub-table of `[model.NAME]` and key, in a configuration file, atomically. Comments
+    and the order of keys are preserved, and the case of the model's name is ignored.
 
     Raises:
         ConfigError: The file cannot be read, parsed or written, or would be invalid with the change. The file is left

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from turnout.cli.cleanup import unwinding
 from turnout.cli.options import DiskTarget, argument, option
 from turnout.cli.output import CommandOutput, reporting
+from turnout.errors import ConfigError, ModelCrashed, ModelTimedOut, TurnoutError
 
 if TYPE_CHECKING:
     from turnout.serving.tuning.comparison import Findings
@@ -43,7 +44,6 @@ def tune(
     from turnout.cli.tune.view import findings_view
     from turnout.cli.workspace import split_reference
     from turnout.config.sources import load_settings
-    from turnout.errors import ConfigError
     from turnout.serving.tensorrt.fallback import allowance
     from turnout.serving.tuning.candidates import Tuned
     from turnout.serving.tuning.comparison import ENDS
@@ -92,11 +92,7 @@ def _tell_written(
 
 
 def _tried(out: CommandOutput, job: dict[str, Any], most: float) -> "tuple[Findings, str]":
-    """Tries settings in a child process, and prints its progress. Kills it after `most` seconds without progress.
-
-    Raises:
-        TurnoutError: The child failed or died.
-    """
+    """Tries settings in a child process, and prints its progress. Kills it after `most` seconds without progress."""
     import subprocess
     import sys
     import threading
@@ -104,7 +100,6 @@ def _tried(out: CommandOutput, job: dict[str, Any], most: float) -> "tuple[Findi
     from pydantic import TypeAdapter
 
     from turnout import errors
-    from turnout.errors import ModelCrashed, ModelTimedOut, TurnoutError
     from turnout.serving.tuning.comparison import Findings
 
     reading, writing = os.pipe()

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from turnout.registry.compatibility.sandbox import ExampleResult
 from turnout.registry.manifest.manifest import DEFAULT_TOLERANCES, Manifest, Tolerance
-from turnout.registry.manifest.signature import Signature, TensorSpec
+from turnout.registry.manifest.signature import TensorSpec
 
 CLOSE_RELATIVE = 1e-3
 CLOSE_TO_LARGEST = 1e-6
@@ -113,7 +113,9 @@ def agree(manifest: Manifest, first: Iterable[ExampleResult], second: Iterable[E
             continue
         examples += 1
         golden += expected.golden
-        for spec in _shared(manifest.signature, expected, got):
+        for spec in manifest.signature.outputs:
+            if spec.name not in expected.outputs or spec.name not in got.outputs:
+                continue
             one, other = expected.outputs[spec.name], got.outputs[spec.name]
             apart = largest_difference(other, one)
             if apart > largest:
@@ -121,10 +123,6 @@ def agree(manifest: Manifest, first: Iterable[ExampleResult], second: Iterable[E
             within = within and not differs(other, one, tolerance_of(manifest, spec))
             close = close and _close(other, one)
     return AnswerAgreement(examples, golden, within, close, furthest, largest)
-
-
-def _shared(signature: Signature, first: ExampleResult, second: ExampleResult) -> Iterable[TensorSpec]:
-    return [spec for spec in signature.outputs if spec.name in first.outputs and spec.name in second.outputs]
 
 
 def _close(got: NDArray[Any], expected: NDArray[Any]) -> bool:

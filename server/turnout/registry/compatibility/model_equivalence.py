@@ -84,9 +84,8 @@ def _same_weights(equivalence: ModelEquivalence, message: str) -> VersionChange:
         return VersionChange(
             "weights", VersionBump.PATCH, f"{message}, and {_explain(agreement)} are answered within tolerance"
         )
-    return VersionChange(
-        "answers", VersionBump.MINOR, f"differ, though the weights are the same: {_furthest(agreement)}"
-    )
+    apart = f"{agreement.furthest} by {agreement.largest:.3g}" if agreement.furthest else "they cannot be compared"
+    return VersionChange("answers", VersionBump.MINOR, f"differ, though the weights are the same: {apart}")
 
 
 def _by_answers(equivalence: ModelEquivalence) -> VersionChange:
@@ -105,7 +104,3 @@ def _explain(agreement: AnswerAgreement) -> str:
     parts = [f"{agreement.golden} golden cases"] if agreement.golden else []
     parts += [f"{synthetic} synthetic inputs"] if synthetic else []
     return " and ".join(parts)
-
-
-def _furthest(agreement: AnswerAgreement) -> str:
-    return f"{agreement.furthest} by {agreement.largest:.3g}" if agreement.furthest else "they cannot be compared"

@@ -22,8 +22,10 @@ FIRST = Version(1)
 
 def nearest_lower(version: Version, published: Collection[Version]) -> Version | None:
     """Returns the version with which `version` is compared; None if there is no lower one."""
-    core = _core(version)
-    lower = [other for other in published if other < version and not (other.prerelease and _core(other) == core)]
+    core = version.finalize_version()
+    lower = [
+        other for other in published if other < version and not (other.prerelease and other.finalize_version() == core)
+    ]
     return max(lower, default=None)
 
 
@@ -32,7 +34,7 @@ def bump_between(lower: Version, higher: Version) -> VersionBump:
 
     Any change is allowed between a pre-release and a later version with the same core: nothing was promised yet.
     """
-    if lower.prerelease and _core(lower) == _core(higher):
+    if lower.prerelease and lower.finalize_version() == higher.finalize_version():
         return VersionBump.MAJOR
     if lower.major != higher.major:
         return VersionBump.MAJOR
@@ -45,7 +47,7 @@ def bump_between(lower: Version, higher: Version) -> VersionBump:
 
 def bumped(lower: Version, bump: VersionBump) -> Version:
     """Returns the lowest release above `lower` that allows `bump`. For a pre-release, it is above its core."""
-    core = _core(lower)
+    core = lower.finalize_version()
     if core.major == 0:
         # In 0.0.z every step allows any change; in 0.y.z a minor bump allows breaking changes.
         return core.bump_minor() if bump is VersionBump.MAJOR and core.minor else core.bump_patch()
@@ -74,7 +76,7 @@ def automatic(bump: VersionBump, held_against: Version | None, taken: Collection
     if highest is None:
         return FIRST
     if highest.prerelease:
-        final = _core(highest)  # 3.3.0-rc.1 becomes 3.3.0, unless more changed than that allows
+        final = highest.finalize_version()  # 3.3.0-rc.1 becomes 3.3.0, unless more changed than that allows
         return final if held_against is None else max(final, bumped(held_against, bump))
     return next_version(highest, bump, taken)
 
@@ -86,8 +88,4 @@ def above(taken: Collection[Version]) -> Version:
     highest = max(taken, default=None)
     if highest is None:
         return FIRST
-    return _core(highest) if highest.prerelease else highest.bump_patch()
-
-
-def _core(version: Version) -> Version:
-    return Version(version.major, version.minor, version.patch)
+    return highest.finalize_version() if highest.prerelease else highest.bump_patch()

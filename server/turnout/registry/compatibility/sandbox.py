@@ -32,7 +32,6 @@ class ExampleResult:
 
     Attributes:
         example: File of the golden case, such as `golden/one.npz`, or the number of the synthetic input.
-        golden: Whether the example is a golden case.
         outputs: Outputs by name; bfloat16 as float32, which represents all its values. Empty if there is no answer.
         fault: Why the version could not answer; "" if it did.
     """

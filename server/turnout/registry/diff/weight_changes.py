@@ -23,7 +23,6 @@ class WeightChange:
     """A tensor that both versions have and whose content differs.
 
     Attributes:
-        name: Name in the graph.
         shape: Shape in the newer version.
         size: Size in bytes in the newer version.
         relative: Largest difference relative to the older tensor's largest value; None if shape or type differ.

@@ -2,8 +2,8 @@
 
 from turnout.errors import TurnoutError
 from turnout.registry.compatibility.sandbox import SandboxReport
-from turnout.registry.gates.comparison import golden_files, parent_examined
-from turnout.registry.gates.gate import Candidate, GateOutcome, GateVerdict, failure_verdict
+from turnout.registry.gates.comparison import golden_files
+from turnout.registry.gates.gate import Candidate, GateOutcome, GateVerdict
 from turnout.registry.gates.plan import LatencyOptions, MemoryOptions
 from turnout.registry.gates.running import SandboxGate
 from turnout.text.quantities import seconds_text
@@ -21,11 +21,8 @@ class LatencyGate(SandboxGate[LatencyOptions]):
         plan, parent = self.plan, candidate.parent
         alone = seen.run_seconds * 1e3
         if plan.p50_ms_max and alone > plan.p50_ms_max:
-            return failure_verdict(
-                plan.on_failure,
-                f"a run takes {seconds_text(seen.run_seconds)}, the plan allows {plan.p50_ms_max:g} ms",
-                {"run_ms": alone},
-            )
+            took = seconds_text(seen.run_seconds)
+            return self.failed(f"a run takes {took}, the plan allows {plan.p50_ms_max:g} ms", {"run_ms": alone})
         if parent is None:
             return GateVerdict(GateOutcome.SKIPPED, "no lower version is published to measure it against")
         try:
@@ -51,7 +48,7 @@ class LatencyGate(SandboxGate[LatencyOptions]):
         )
         for name, ratio, bound in (("p50", ratios[0], plan.p50_ratio_max), ("p99", ratios[1], plan.p99_ratio_max)):
             if ratio > bound:
-                return failure_verdict(plan.on_failure, f"{message}; the plan allows {bound:g} x at {name}", numbers)
+                return self.failed(f"{message}; the plan allows {bound:g} x at {name}", numbers)
         return GateVerdict(GateOutcome.PASSED, message, numbers)
 
 
@@ -67,11 +64,11 @@ class MemoryGate(SandboxGate[MemoryOptions]):
         numbers = {"peak_mib": own}
         message = f"{own:.1f} MiB at its peak"
         if plan.mib_max and own > plan.mib_max:
-            return failure_verdict(plan.on_failure, f"{message}, the plan allows {plan.mib_max:g} MiB", numbers)
+            return self.failed(f"{message}, the plan allows {plan.mib_max:g} MiB", numbers)
         if parent is None:
             return GateVerdict(GateOutcome.PASSED, f"{message}; no lower version to compare it with", numbers)
         try:
-            theirs = parent_examined(self.sandbox, candidate, parent).peak_bytes / _MIB
+            theirs = self.sandbox.examine(parent, golden_files(candidate, parent)).peak_bytes / _MIB
         except TurnoutError as error:
             message += f"; {parent.manifest.version} cannot be loaded beside it: {error.message}"
             return GateVerdict(GateOutcome.PASSED, message, numbers)
@@ -79,5 +76,5 @@ class MemoryGate(SandboxGate[MemoryOptions]):
         numbers |= {"parent_peak_mib": theirs, "ratio": ratio}
         message += f", {theirs:.1f} MiB of {parent.manifest.version} ({ratio:.2f} x)"
         if ratio > plan.ratio_max and own - theirs > plan.slack_mib:
-            return failure_verdict(plan.on_failure, f"{message}; the plan allows {plan.ratio_max:g} x", numbers)
+            return self.failed(f"{message}; the plan allows {plan.ratio_max:g} x", numbers)
         return GateVerdict(GateOutcome.PASSED, message, numbers)

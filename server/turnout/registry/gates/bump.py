@@ -34,7 +34,11 @@ class BumpFinding:
     @property
     def summary(self) -> str:
         """What changed, and why it requires its bump."""
-        return _explain(self.difference, self.parent)
+        if self.difference.changes:
+            return f"a {self.difference.bump.name} change over {self.parent}: {_reasons(self.difference)}"
+        if self.difference.complete:
+            return f"the same model as {self.parent}, with the same declarations"
+        return f"keeps the signature and declarations of {self.parent}; anything less than MAJOR is allowed"
 
 
 def bump_finding(new: SandboxVersion, old: SandboxVersion, comparison: ParentComparison) -> BumpFinding:
@@ -53,12 +57,7 @@ class BumpGate:
     name = "bump"
 
     def __init__(self, comparison: ParentComparison | None = None, plan: BumpOptions | None = None) -> None:
-        """Creates the gate.
-
-        Args:
-            comparison: Finds what changed; by default, it compares only files.
-            plan: Options of the gate; by default, a number that is too low is refused.
-        """
+        """Creates the gate. By default, it compares only files, and refuses a number that is too low."""
         self._comparison = comparison or ParentComparison()
         self._plan = plan or BumpOptions()
 
@@ -79,14 +78,6 @@ class BumpGate:
             f"{_reasons(finding.difference)}",
             numbers,
         )
-
-
-def _explain(difference: VersionDifference, parent: str) -> str:
-    if difference.changes:
-        return f"a {difference.bump.name} change over {parent}: {_reasons(difference)}"
-    if difference.complete:
-        return f"the same model as {parent}, with the same declarations"
-    return f"keeps the signature and declarations of {parent}; anything less than MAJOR is allowed"
 
 
 def _reasons(difference: VersionDifference) -> str:

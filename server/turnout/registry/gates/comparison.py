@@ -18,8 +18,7 @@ from turnout.registry.compatibility.compat import (
     signature_changes,
 )
 from turnout.registry.compatibility.model_equivalence import ModelEquivalence, WeightsEquivalence, equivalence_changes
-from turnout.registry.compatibility.sandbox import Sandbox, SandboxReport, SandboxVersion
-from turnout.registry.gates.gate import Candidate, Parent
+from turnout.registry.compatibility.sandbox import Sandbox, SandboxVersion
 from turnout.registry.manifest.manifest import Manifest
 from turnout.registry.onnx.weights import Weights, read_weights
 from turnout.registry.storage.golden import is_golden
@@ -53,11 +52,7 @@ class ParentComparison:
     """Compares a candidate with its parent, and caches the result."""
 
     def __init__(self, sandbox: Sandbox | None = None) -> None:
-        """Creates the comparison.
-
-        Args:
-            sandbox: Runs models. If None, weights are compared only as stored, and answers are not compared.
-        """
+        """Creates the comparison. Without a sandbox, weights are compared only as stored, and no answers."""
         self._sandbox = sandbox
         self._known: dict[tuple[Path, Path], VersionDifference] = {}
 
@@ -127,24 +122,6 @@ class ParentComparison:
         except TurnoutError:
             return None
         return agree(old.manifest, before.answers, after.answers)
-
-
-def examined(sandbox: Sandbox, candidate: Candidate) -> SandboxReport:
-    """Examines a candidate in `sandbox`, on its own golden cases and its parent's. The sandbox caches the report.
-
-    Raises:
-        TurnoutError: The candidate cannot be loaded.
-    """
-    return sandbox.examine(candidate, golden_files(candidate, candidate.parent))
-
-
-def parent_examined(sandbox: Sandbox, candidate: Candidate, parent: Parent) -> SandboxReport:
-    """Examines the parent of `candidate` in `sandbox`, on the same golden cases.
-
-    Raises:
-        TurnoutError: The parent cannot be loaded.
-    """
-    return sandbox.examine(parent, golden_files(candidate, parent))
 
 
 def golden_files(new: SandboxVersion, old: SandboxVersion | None) -> list[Path]:

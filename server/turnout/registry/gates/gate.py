@@ -68,7 +68,6 @@ class GateVerdict(JsonForm):
     """The result of one gate.
 
     Attributes:
-        outcome: Outcome of the gate.
         evidence: The reason, in one sentence that contains no path.
         numbers: Measured values by name. The names include the units.
     """
@@ -143,7 +142,6 @@ class GateRefused(InvalidModel):
 
     Attributes:
         candidate: The refused version. Its directory no longer exists.
-        report: The results of all gates.
     """
 
     def __init__(self, candidate: Candidate, report: GateReport) -> None:

@@ -5,8 +5,8 @@ from dataclasses import replace
 from turnout.errors import TurnoutError
 from turnout.registry.compatibility.golden_answers import Accuracy, accuracy_of, answer_faults
 from turnout.registry.compatibility.sandbox import SandboxReport
-from turnout.registry.gates.comparison import golden_paths, parent_examined
-from turnout.registry.gates.gate import Candidate, GateOutcome, GateVerdict, failure_verdict
+from turnout.registry.gates.comparison import golden_files, golden_paths
+from turnout.registry.gates.gate import Candidate, GateOutcome, GateVerdict
 from turnout.registry.gates.plan import GoldenOptions
 from turnout.registry.gates.running import SandboxGate
 from turnout.registry.storage.golden import GoldenCase, case_names, read_case
@@ -23,14 +23,14 @@ class GoldenGate(SandboxGate[GoldenOptions]):
         """Runs the candidate if it has cases to be compared."""
         cases, plan = len(golden_paths(candidate.manifest)), self.plan
         if cases < plan.cases_min:
-            return failure_verdict(plan.on_failure, f"it has {cases} golden cases, the plan wants {plan.cases_min}")
+            return self.failed(f"it has {cases} golden cases, the plan wants {plan.cases_min}")
         if not _expecting(candidate):
             return GateVerdict(GateOutcome.SKIPPED, "no golden case has expected answers")
         return super().run(candidate)
 
     def judge(self, candidate: Candidate, seen: SandboxReport) -> GateVerdict:
         """Compares the answers with those that the cases expect."""
-        plan, expecting = self.plan, _expecting(candidate)
+        expecting = _expecting(candidate)
         answers = {answer.example: answer for answer in seen.answers}
         faults: list[str] = []
         labelled: dict[str, GoldenCase] = {}
@@ -41,7 +41,7 @@ class GoldenGate(SandboxGate[GoldenOptions]):
         numbers = {"cases": float(len(expecting)), "outside_tolerance": float(len(faults))}
         if faults:
             more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-            return failure_verdict(plan.on_failure, f"{faults[0]}{more}", numbers)
+            return self.failed(f"{faults[0]}{more}", numbers)
         accuracy = accuracy_of(candidate.manifest, labelled, answers)
         if accuracy is None or not accuracy.rows:
             return GateVerdict(GateOutcome.PASSED, f"{len(expecting)} cases answered as expected", numbers)
@@ -54,7 +54,7 @@ class GoldenGate(SandboxGate[GoldenOptions]):
         numbers |= {"rows": float(accuracy.rows), "top1": accuracy.ratio}
         message = f"{accuracy.right} of {accuracy.rows} labelled rows are right ({accuracy.ratio:.1%})"
         if accuracy.ratio < plan.top1_min:
-            return failure_verdict(plan.on_failure, f"{message}, the plan wants {plan.top1_min:.1%}", numbers)
+            return self.failed(f"{message}, the plan wants {plan.top1_min:.1%}", numbers)
         theirs = self._parent_accuracy(candidate, cases)
         if theirs is None:
             return GateVerdict(GateOutcome.PASSED, message, numbers)
@@ -62,9 +62,7 @@ class GoldenGate(SandboxGate[GoldenOptions]):
         message += f"; its parent gets {theirs.ratio:.1%} right"
         # Tolerates rounding errors.
         if theirs.ratio - accuracy.ratio > plan.top1_worse_by_max + 1e-9:
-            return failure_verdict(
-                plan.on_failure, f"{message}: worse by more than {plan.top1_worse_by_max:.1%}", numbers
-            )
+            return self.failed(f"{message}: worse by more than {plan.top1_worse_by_max:.1%}", numbers)
         return GateVerdict(GateOutcome.PASSED, message, numbers)
 
     def _parent_accuracy(self, candidate: Candidate, cases: dict[str, GoldenCase]) -> Accuracy | None:
@@ -79,14 +77,14 @@ class GoldenGate(SandboxGate[GoldenOptions]):
             one, other = candidate.manifest.signature.output(name), parent.manifest.signature.output(name)
             if one is None or other is None or one.shape[1:] != other.shape[1:]:
                 return None
-            if parent.manifest.labels.get(name, candidate.manifest.labels.get(name)) != candidate.manifest.labels.get(
-                name
-            ):
+            labels = candidate.manifest.labels.get(name)
+            if parent.manifest.labels.get(name, labels) != labels:
                 return None
         try:
-            answers = {answer.example: answer for answer in parent_examined(self.sandbox, candidate, parent).answers}
+            report = self.sandbox.examine(parent, golden_files(candidate, parent))
         except TurnoutError:
             return None
+        answers = {answer.example: answer for answer in report.answers}
         if any(answers[path].fault for path in cases):
             return None
         return accuracy_of(candidate.manifest, cases, answers)

@@ -8,7 +8,7 @@ from turnout.errors import TurnoutError
 from turnout.registry.compatibility.sandbox import Sandbox
 from turnout.registry.gates.gate import Candidate, GateOutcome, GateVerdict
 from turnout.registry.manifest.manifest import MODEL_FILE
-from turnout.registry.onnx.checker import ModelCheck, check_file
+from turnout.registry.onnx.checker import check_file
 from turnout.registry.onnx.runtime import refusal, runtime_name
 from turnout.registry.storage.files import walk
 
@@ -29,7 +29,8 @@ class IntegrityGate:
         if fault := _files_fault(candidate):
             return GateVerdict(GateOutcome.FAILED, fault)
         try:
-            check = self._check(candidate)
+            model = candidate.directory / MODEL_FILE
+            check = check_file(model) if self.sandbox is None else self.sandbox.check(candidate)
         except TurnoutError as error:
             return GateVerdict(GateOutcome.FAILED, f"ONNX's checker did not finish: {error.message}")
         if fault := check.fault or refusal(candidate.manifest.ir_version, candidate.manifest.opset):
@@ -41,11 +42,6 @@ class IntegrityGate:
             f"well-formed by onnx {onnx.__version__}{weights}; {runtime_name()} takes its operator sets and IR version"
             f" {candidate.manifest.ir_version}; {check.shapes}",
         )
-
-    def _check(self, candidate: Candidate) -> ModelCheck:
-        if self.sandbox is None:
-            return check_file(candidate.directory / MODEL_FILE)
-        return self.sandbox.check(candidate)
 
 
 def _files_fault(candidate: Candidate) -> str | None:

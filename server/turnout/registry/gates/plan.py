@@ -39,53 +39,57 @@ class OnFailure(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class MetadataOptions:
-    """Options of the gate `metadata`.
+class GateOptions:
+    """Options of a gate.
 
     Attributes:
         on_failure: Effect of failing the gate.
+    """
+
+    on_failure: OnFailure = OnFailure.REFUSE
+
+
+@dataclass(frozen=True, slots=True)
+class MetadataOptions(GateOptions):
+    """Options of the gate `metadata`.
+
+    Attributes:
         required: Names of fields that a publisher must state: description, authors, licence, notes, labels,
             preprocessing, batching, tolerances, scores, golden, or any name in the free metadata.
     """
 
-    on_failure: OnFailure = OnFailure.REFUSE
     required: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class BumpOptions:
+class BumpOptions(GateOptions):
     """Options of the gate `bump`."""
-
-    on_failure: OnFailure = OnFailure.REFUSE
 
 
 @dataclass(frozen=True, slots=True)
-class LoadOptions:
+class LoadOptions(GateOptions):
     """Options of the gate `load`.
 
     Attributes:
-        on_failure: Effect of failing the gate.
         seconds_max: Maximum load time in seconds; 0.0 for no limit but the sandbox's.
     """
 
-    on_failure: OnFailure = OnFailure.REFUSE
     seconds_max: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
-class DeterminismOptions:
+class DeterminismOptions(GateOptions):
     """Options of the gate `determinism`. It warns by default, since a model may draw random numbers on purpose."""
 
     on_failure: OnFailure = OnFailure.WARN
 
 
 @dataclass(frozen=True, slots=True)
-class BatchabilityOptions:
+class BatchabilityOptions(GateOptions):
     """Options of the gate `batchability`. By default, a version that cannot be batched gets a warning, since a server
     serves it unbatched. But if its publisher declares that it can be batched, it is refused.
 
     Attributes:
-        on_failure: Effect of failing the gate.
         required: Whether a version that cannot be batched, for any reason, fails.
     """
 
@@ -94,28 +98,25 @@ class BatchabilityOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class GoldenOptions:
+class GoldenOptions(GateOptions):
     """Options of the gate `golden`.
 
     Attributes:
-        on_failure: Effect of failing the gate.
         cases_min: Minimum number of golden cases.
         top1_min: Minimum accuracy, 0 to 1: the share of labelled rows in which the right class has the highest score.
         top1_worse_by_max: Maximum by which the accuracy may be lower than the parent's on the same cases.
     """
 
-    on_failure: OnFailure = OnFailure.REFUSE
     cases_min: int = 0
     top1_min: float = 0.0
     top1_worse_by_max: float = 0.01
 
 
 @dataclass(frozen=True, slots=True)
-class LatencyOptions:
+class LatencyOptions(GateOptions):
     """Options of the gate `latency`. Both versions run alternately, in one process.
 
     Attributes:
-        on_failure: Effect of failing the gate.
         p50_ratio_max: Maximum of the median, as a multiple of the parent's.
         p99_ratio_max: Maximum of the 99th percentile, as a multiple of the parent's. It is noisier than the median.
         p50_ms_max: Absolute maximum of the median, in milliseconds; 0.0 for no limit.
@@ -128,11 +129,10 @@ class LatencyOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class MemoryOptions:
+class MemoryOptions(GateOptions):
     """Options of the gate `memory`. It measures peak memory of loading and running, each version in its own process.
 
     Attributes:
-        on_failure: Effect of failing the gate.
         ratio_max: Maximum peak memory, as a multiple of the parent's.
         slack_mib: Difference in MiB that is always accepted, because allocators round up.
         mib_max: Absolute maximum of the peak memory, in MiB; 0.0 for no limit.
@@ -183,12 +183,7 @@ def read_plan(root: Path, model: str) -> GatePlan:
 
 
 def over(plan: GatePlan, body: Mapping[str, Any], name: str) -> GatePlan:
-    """Returns `plan` with the values of a TOML document.
-
-    Args:
-        plan: The plan to override.
-        body: The parsed document.
-        name: Name of the document, for errors.
+    """Returns `plan` with the values of a TOML document called `name`.
 
     Raises:
         ConfigError: A key is unknown, or a value is invalid.

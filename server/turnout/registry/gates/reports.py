@@ -8,18 +8,15 @@ import json
 import re
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from semver import Version
 
-from turnout import __version__
 from turnout.registry.gates.gate import Candidate, GateReport, GateResult, Skip
 from turnout.registry.manifest.json_form import JsonForm
 from turnout.registry.storage import attestations
 from turnout.registry.storage.repository import Repository
 
-SCHEMA = 1
 _STEM = "gates"
 _NUMBERED = re.compile(rf"{_STEM}-([1-9][0-9]{{0,8}})\.json")
 
@@ -33,7 +30,6 @@ class GateAttestation(JsonForm):
         time: When the gates ran, in RFC 3339.
         turnout: Release of Turnout that ran the gates.
         parent: Version with which it was compared; None if there was no lower one.
-        gates: The results.
         skips: Gates that were skipped on request.
         imported: Whether it came with the version from another repository.
     """
@@ -62,18 +58,8 @@ def attest_gates(repository: Repository, candidate: Candidate, report: GateRepor
         OSError: The repository cannot be written to.
     """
     manifest, parent = candidate.manifest, candidate.parent
-    body = {
-        "schema": SCHEMA,
-        "kind": "gates",
-        "model": manifest.model,
-        "version": str(manifest.version),
-        "digest": candidate.digest,
-        "parent": None if parent is None else {"version": str(parent.manifest.version), "digest": parent.digest},
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "turnout": __version__,
-        **report.to_json(),
-    }
-    data = json.dumps(body, indent=2, ensure_ascii=False, sort_keys=True).encode() + b"\n"
+    against = None if parent is None else {"version": str(parent.manifest.version), "digest": parent.digest}
+    data = attestations.record("gates", manifest, candidate.digest, parent=against, **report.to_json())
     return attestations.add(repository, manifest.model, manifest.version, _STEM, data)
 
 
@@ -94,7 +80,7 @@ def gate_attestations(repository: Repository, model: str, version: Version, dige
             continue
         with suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
             body = json.loads(data)
-            if body["digest"] == digest and body["schema"] == SCHEMA:
+            if body["digest"] == digest and body["schema"] == attestations.SCHEMA:
                 parent = body["parent"] and body["parent"]["version"]
                 attestation = GateAttestation.from_json({**body, "parent": parent, "imported": imported})
                 found.append((not imported, int(number[1]), attestation))

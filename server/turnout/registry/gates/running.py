@@ -4,6 +4,7 @@ They share one examination of the version, which the sandbox performs once.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Generic, TypeVar
 
@@ -11,14 +12,14 @@ import numpy as np
 
 from turnout.errors import TurnoutError
 from turnout.registry.compatibility.sandbox import Sandbox, SandboxReport
-from turnout.registry.gates.comparison import examined, golden_paths
+from turnout.registry.gates.comparison import golden_files, golden_paths
 from turnout.registry.gates.gate import Candidate, GateOutcome, GateVerdict, failure_verdict
-from turnout.registry.gates.plan import BatchabilityOptions, DeterminismOptions, LoadOptions, OnFailure
+from turnout.registry.gates.plan import BatchabilityOptions, DeterminismOptions, GateOptions, LoadOptions, OnFailure
 from turnout.text.quantities import seconds_text
 
 _MIB = 1 << 20
 
-P = TypeVar("P")
+P = TypeVar("P", bound=GateOptions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,6 @@ class SandboxGate(ABC, Generic[P]):
 
     Attributes:
         sandbox: Runs the candidate in a separate process.
-        plan: Options of the gate.
         unloadable: Outcome if the candidate cannot be loaded. The gate `load` refuses it; others leave that to `load`.
     """
 
@@ -39,10 +39,14 @@ class SandboxGate(ABC, Generic[P]):
     def run(self, candidate: Candidate) -> GateVerdict:
         """Runs the candidate, unless another gate has done so, and judges the results."""
         try:
-            seen = examined(self.sandbox, candidate)
+            seen = self.sandbox.examine(candidate, golden_files(candidate, candidate.parent))
         except TurnoutError as error:
             return GateVerdict(self.unloadable, f"it cannot be loaded: {error.message}")
         return self.judge(candidate, seen)
+
+    def failed(self, evidence: str, numbers: Mapping[str, float] | None = None) -> GateVerdict:
+        """Returns the verdict on a failed check."""
+        return failure_verdict(self.plan.on_failure, evidence, numbers)
 
     @abstractmethod
     def judge(self, candidate: Candidate, seen: SandboxReport) -> GateVerdict:
@@ -63,11 +67,11 @@ class LoadGate(SandboxGate[LoadOptions]):
         where = f"loaded in {seconds_text(seen.load_seconds)} on {seen.provider}"
         bound = self.plan.seconds_max
         if bound and seen.load_seconds > bound:
-            return failure_verdict(self.plan.on_failure, f"{where}, at most {bound:g} s are allowed", numbers)
+            return self.failed(f"{where}, at most {bound:g} s are allowed", numbers)
         own = golden_paths(candidate.manifest)
         if faults := [answer for answer in seen.answers if answer.example in own and answer.fault]:
             fault = f"{faults[0].example} cannot be run: {faults[0].fault}"
-            return failure_verdict(self.plan.on_failure, f"{where}, but {fault}", numbers)
+            return self.failed(f"{where}, but {fault}", numbers)
         if seen.warning:
             return GateVerdict(GateOutcome.WARNED, f"{where}; not warmed: {seen.warning}", numbers)
         if _only_nan(seen):
@@ -96,7 +100,7 @@ class DeterminismGate(SandboxGate[DeterminismOptions]):
         message = f"one input answered twice differs by up to {seen.wander:.3g}"
         if not seen.strays:
             return GateVerdict(GateOutcome.PASSED, f"{message}, within tolerance", numbers)
-        return failure_verdict(self.plan.on_failure, f"{message}, beyond tolerance", numbers)
+        return self.failed(f"{message}, beyond tolerance", numbers)
 
 
 class BatchabilityGate(SandboxGate[BatchabilityOptions]):

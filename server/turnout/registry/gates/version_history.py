@@ -17,7 +17,6 @@ class VersionHistory:
     """The versions of one model.
 
     Attributes:
-        repository: The repository that contains them.
         published: Published versions by number, without yanked ones, which must not become parents.
         taken: All known numbers that were ever used.
     """

@@ -5,18 +5,14 @@ versions that begin with it: `1.31` matches 1.31.0 and 1.31.1, but not 1.310.
 """
 
 import re
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from operator import eq, ge, gt, le, lt, ne
+
+from packaging.specifiers import SpecifierSet
 
 from turnout.registry.manifest.json_form import JsonForm
 
 _NUMBER = re.compile(r"\d{1,9}(\.\d{1,9}){0,3}")
 _COMPARISON = re.compile(rf"\s*(>=|<=|==|!=|>|<)?\s*({_NUMBER.pattern})\s*")
-_OPERATORS: Mapping[str, Callable[[tuple[int, ...], tuple[int, ...]], bool]] = {
-    ">=": ge, "<=": le, "==": eq, "!=": ne, ">": gt, "<": lt,
-}  # fmt: skip
-_PARTS = 4
 _MAX_RANGE = 128
 
 
@@ -67,19 +63,9 @@ def holds(text: str, version: str) -> bool:
         ValueError: The range is invalid.
     """
     found = _NUMBER.match(version)
-    if found is None:
-        return False
-    for part in check_range(text).split(","):
-        comparison = _COMPARISON.fullmatch(part)
-        assert comparison is not None, "the range was checked"
-        wanted = [int(number) for number in comparison[2].split(".")]
-        have = [int(number) for number in found[0].split(".")]
-        if comparison[1] is None:
-            if (have + [0] * _PARTS)[: len(wanted)] != wanted:
-                return False
-        elif not _OPERATORS[comparison[1]](_padded(have), _padded(wanted)):
-            return False
-    return True
+    parts = [part.strip() for part in check_range(text).split(",")]
+    wanted = SpecifierSet(",".join(f"=={part}.*" if part[0].isdigit() else part for part in parts))
+    return found is not None and found[0] in wanted
 
 
 def differences(declared: Environment, seen: Environment) -> tuple[str, ...]:
@@ -90,7 +76,3 @@ def differences(declared: Environment, seen: Environment) -> tuple[str, ...]:
         if wanted and not (here and holds(wanted, here)):
             found.append(f"{_WORDS[name]} {wanted} is declared, {f'{here} is' if here else 'none is'} here")
     return tuple(found)
-
-
-def _padded(numbers: list[int]) -> tuple[int, ...]:
-    return tuple(numbers + [0] * (_PARTS - len(numbers)))

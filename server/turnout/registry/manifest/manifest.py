@@ -106,12 +106,10 @@ class Manifest(JsonForm):
 
     Attributes:
         model: Name of the model; see `turnout.registry.manifest.names.MODEL_NAME`.
-        version: Exact semantic version.
         files: All files of the version except the manifest, sorted by path.
         signature: Inputs and outputs of the graph.
         opset: Operator set version by domain; the default domain is "".
         ir_version: Version of the ONNX format.
-        batching: Declaration of batching; None if there is none.
         tolerances: Tolerances by output name, or by dtype for outputs that are not named.
         scores: By output name, whether the output contains class scores along its last axis, so that only the class
             with the highest score matters. For outputs that are not named, this is inferred from their values.

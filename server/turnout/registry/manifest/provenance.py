@@ -45,7 +45,6 @@ class Training(JsonForm):
     """How a version was trained.
 
     Attributes:
-        datasets: Data sets that it was trained on.
         commit: Full hash of the code's commit; "" if not given.
         hyperparameters: Hyperparameters by name, as JSON values.
         seed: Seed of the random numbers; None if not given.
@@ -78,7 +77,6 @@ class Provenance(JsonForm):
     """Where a version comes from.
 
     Attributes:
-        training: How it was trained.
         lock: Lock file of the packages that it was trained with; None if not given.
         environment: Environment that it is made for, as ranges.
         parents: Versions that it was made from, as `NAME@VERSION` or digests.

@@ -36,7 +36,6 @@ class TensorSpec(JsonForm):
 
     Attributes:
         name: Name in the graph.
-        dtype: Element type.
         shape: Dimensions, outermost first.
         has_default: Whether an input is optional, because an initialiser of the graph gives its default value.
     """

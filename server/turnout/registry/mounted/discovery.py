@@ -29,7 +29,6 @@ class Places:
 
     Attributes:
         versions: Directories with a manifest, sorted by path.
-        models: Triton models.
         loose: ONNX files that belong to neither.
         faults: Path below the root of everything that could not be read, and the reason.
     """

@@ -37,8 +37,6 @@ class _Place:
     """The location of one version.
 
     Attributes:
-        directory: Directory with its files.
-        published: The version.
         triton: Whether it is a Triton model, without a manifest and perhaps with other files beside its own.
         stamp: Stamp of the files that it was made from.
     """
@@ -286,11 +284,7 @@ def _leads_elsewhere(directory: Path, path: str) -> bool:
 
 
 def _stamp(model: TritonModel, source: Path, published: Published | None) -> _Stamp:
-    """Returns a value that changes whenever a file changes from which the version is made.
-
-    Raises:
-        OSError: The model's file, or a file of its external data, does not exist.
-    """
+    """Returns a value that changes whenever a file changes from which the version is made."""
     beside = [model.directory / CONFIG_FILE, *(model.directory / file for file, _ in model.mapped.label_files.values())]
     paths = [path for path in beside if path.exists()] + [source]
     if published is not None:

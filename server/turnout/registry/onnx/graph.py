@@ -7,6 +7,7 @@ axes.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from numpy.typing import NDArray
@@ -56,7 +57,6 @@ class GraphTensor:
 
     Attributes:
         element: Element type, as in `TensorType`.
-        shape: Shape.
         values: Elements; None if there are more than `turnout.registry.onnx.graph_reader.KEPT_ELEMENTS`, if they are in
             another file, or if NumPy does not support their type.
     """
@@ -111,9 +111,8 @@ class Node:
         return STANDARD_DOMAIN if domain == STANDARD_SYNONYM else domain, self.op_type
 
     def inner_graphs(self) -> Iterator["Graph"]:
-        """Yields the graphs among the attributes, without those inside them."""
-        for graphs in self.subgraphs.values():
-            yield from graphs
+        """Returns the graphs among the attributes, without those inside them."""
+        return chain.from_iterable(self.subgraphs.values())
 
     def names_read(self) -> Iterator[str]:
         """Yields the names of the tensors that the node and its subgraphs use, some of which they compute themselves.
@@ -167,7 +166,6 @@ class ModelGraph:
         graph: Graph with the model's local functions inlined (`turnout.registry.onnx.functions`). Calls of functions
             that cannot be inlined remain nodes, of a domain of their own.
         opset: Operator set version by domain; `STANDARD_DOMAIN` for ONNX's standard operators.
-        ir_version: Version of the ONNX format.
     """
 
     graph: Graph

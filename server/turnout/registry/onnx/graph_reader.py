@@ -11,7 +11,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import onnx
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import (
@@ -27,7 +26,6 @@ from onnx import (
 )
 
 from turnout.errors import InvalidModel
-from turnout.registry.manifest.signature import Dimension
 from turnout.registry.onnx.functions import MOST_NODES, inlined
 from turnout.registry.onnx.graph import (
     FIRST_IR_WITH_DEFAULTS,
@@ -39,7 +37,7 @@ from turnout.registry.onnx.graph import (
     TensorType,
     UnreadAttribute,
 )
-from turnout.registry.onnx.messages import NO_MODEL, all_nodes, domain_of, element_name, inner_graphs
+from turnout.registry.onnx.messages import NO_MODEL, all_nodes, dimension_of, domain_of, element_name, inner_graphs
 from turnout.registry.onnx.structure import without_weights
 
 KEPT_ELEMENTS = 1024
@@ -258,18 +256,8 @@ def _type(value: ValueInfoProto) -> TensorType:
     if not value.type.HasField("tensor_type"):
         return TensorType()
     tensor = value.type.tensor_type
-    shape = tuple(map(_dimension, tensor.shape.dim)) if tensor.HasField("shape") else None
+    shape = tuple(map(dimension_of, tensor.shape.dim)) if tensor.HasField("shape") else None
     return TensorType(element_name(tensor.elem_type), shape)
-
-
-def _dimension(dimension: onnx.TensorShapeProto.Dimension) -> Dimension:
-    match dimension.WhichOneof("value"):
-        case "dim_value":
-            return int(dimension.dim_value) if dimension.dim_value >= 0 else None
-        case "dim_param":
-            return str(dimension.dim_param) or None
-        case _:
-            return None
 
 
 def _text(value: bytes) -> str:

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable, Iterator
 
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, TensorShapeProto
 
 from turnout.errors import InvalidModel
+from turnout.registry.manifest.signature import Dimension
 from turnout.registry.onnx.graph import STANDARD_DOMAIN, STANDARD_SYNONYM
 
 NO_MODEL = "the file is not an ONNX model: it does not parse as protobuf"
@@ -71,6 +72,18 @@ def element_name(number: int) -> str:
         return ""
     name = TensorProto.DataType.Name(number).lower()
     return _ELEMENTS.get(name, name)
+
+
+def dimension_of(dimension: TensorShapeProto.Dimension) -> Dimension:
+    """Returns the size or the name of a dimension; None if it has neither."""
+    match dimension.WhichOneof("value"):
+        case "dim_value":
+            # Some exporters write -1 for an unknown size, and ONNX Runtime accepts it as such.
+            return int(dimension.dim_value) if dimension.dim_value >= 0 else None
+        case "dim_param":
+            return str(dimension.dim_param) or None
+        case _:
+            return None
 
 
 def text_of(value: object, what: str) -> str:

@@ -16,7 +16,7 @@ from turnout.registry.manifest.json_form import JsonForm
 from turnout.registry.manifest.signature import DataType, Dimension, Signature, TensorSpec
 from turnout.registry.onnx.external_data import ExternalFile, external_files
 from turnout.registry.onnx.graph import FIRST_IR_WITH_DEFAULTS
-from turnout.registry.onnx.messages import NO_MODEL, domain_of, element_name, text_of
+from turnout.registry.onnx.messages import NO_MODEL, dimension_of, domain_of, element_name, text_of
 from turnout.registry.onnx.zipmap import WITHOUT, map_outputs
 
 MAX_PROTOBUF = (1 << 31) - 1
@@ -37,7 +37,6 @@ class ModelFacts(JsonForm):
         signature: Inputs and outputs of the graph. Inputs that are initialisers have defaults. Before IR version 4,
             callers cannot set such inputs, and they are left out.
         opset: Operator set version by domain; the default domain is "".
-        ir_version: Version of the ONNX format.
         external: Files with weights, sorted by path.
     """
 
@@ -137,16 +136,10 @@ def _tensor_spec(side: str, value: ValueInfoProto, *, has_default: bool) -> Tens
 
 
 def _dimension(dimension: onnx.TensorShapeProto.Dimension, what: str) -> Dimension:
-    match dimension.WhichOneof("value"):
-        case "dim_value" if dimension.dim_value > _MAX_DIMENSION:
-            raise InvalidModel(f"{what} has a dimension of {dimension.dim_value}")
-        case "dim_value":
-            # Some exporters write -1 for an unknown size, and ONNX Runtime accepts it as such.
-            return dimension.dim_value if dimension.dim_value >= 0 else None
-        case "dim_param":
-            return text_of(dimension.dim_param, f"a dimension of {what}") or None
-        case _:
-            return None
+    if dimension.dim_value > _MAX_DIMENSION:
+        raise InvalidModel(f"{what} has a dimension of {dimension.dim_value}")
+    text_of(dimension.dim_param, f"a dimension of {what}")
+    return dimension_of(dimension)
 
 
 def _onnx_type(number: int) -> str:

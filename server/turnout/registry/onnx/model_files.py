@@ -49,11 +49,7 @@ def copy_model(
 
 @contextmanager
 def open_external(directory: Path, path: str) -> Iterator[BinaryIO]:
-    """Opens a file of external data for reading.
-
-    Args:
-        directory: Directory of the ONNX file. Links in its path are followed.
-        path: Path relative to the directory, in its plain form.
+    """Opens a file of external data for reading. Links in the path of `directory`, that of the ONNX file, are followed.
 
     Raises:
         OSError: The file does not exist or cannot be read. The error number is ELOOP if it is a link that is not

@@ -25,10 +25,6 @@ def refusal(ir_version: int, opset: Mapping[str, int]) -> str | None:
     """Returns why the installed ONNX Runtime does not support a kind of model; None if it does.
 
     Whether it has all operators that a model uses shows only when the model is loaded.
-
-    Args:
-        ir_version: Version of the ONNX format.
-        opset: Operator set version by domain; the default domain is "".
     """
     ort.disable_telemetry_events()
     options = ort.SessionOptions()

@@ -26,9 +26,7 @@ class Weight(JsonForm):
     """One tensor.
 
     Attributes:
-        name: Name in the graph.
         dtype: ONNX's number for the element type.
-        shape: Shape.
         size: Size in bytes.
         content: Digest of element type, shape and bytes.
     """

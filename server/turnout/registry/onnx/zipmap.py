@@ -3,7 +3,7 @@
 ZipMap converts each row of scores to a map from class to score, which is not a tensor: no server protocol supports it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
@@ -24,12 +24,10 @@ class Unzipped:
 
     Attributes:
         output: Name of the output, which is unchanged.
-        labels: Names of the classes along its last axis, in order.
-        keys: The classes as keys of the former map: text or integers.
+        keys: The classes along its last axis as keys of the former map, in order: text or integers.
     """
 
     output: str
-    labels: tuple[str, ...]
     keys: tuple[str | int, ...]
 
 
@@ -64,11 +62,11 @@ def drop_zipmap(model: ModelProto) -> tuple[Unzipped, ...]:
         (scores,), (output,) = node.input, node.output
         if output in set(_read(graph, node)):
             raise InvalidModel(f"output {output!r} is made by ZipMap, and other nodes read it; export with {WITHOUT}")
-        labels, keys = _classes(node, output)
+        keys = _classes(node, output)
         graph.node.remove(node)
         _give_out(graph, scores, output)
         outputs[output].CopyFrom(_described(graph, output, len(keys)))
-        unzipped.append(Unzipped(output, labels, keys))
+        unzipped.append(Unzipped(output, keys))
     return tuple(unzipped)
 
 
@@ -76,7 +74,7 @@ def _zipmaps(graph: GraphProto) -> list[NodeProto]:
     return [node for node in graph.node if node.op_type == "ZipMap" and node.domain == CLASSICAL_DOMAIN]
 
 
-def _classes(node: NodeProto, output: str) -> tuple[tuple[str, ...], tuple[str | int, ...]]:
+def _classes(node: NodeProto, output: str) -> tuple[str | int, ...]:
     entries = {attribute.name: attribute for attribute in node.attribute if attribute.name in _LABELS}
     if len(entries) != 1:
         raise InvalidModel(f"the ZipMap of output {output!r} has no classes, or two lists of them")
@@ -89,7 +87,7 @@ def _classes(node: NodeProto, output: str) -> tuple[tuple[str, ...], tuple[str |
             raise InvalidModel(f"a class of output {output!r} is not UTF-8") from error
     if not keys or len(set(keys)) < len(keys):
         raise InvalidModel(f"the ZipMap of output {output!r} has no classes, or one twice")
-    return tuple(map(str, keys)), keys
+    return keys
 
 
 def _read(graph: GraphProto, but: NodeProto) -> Iterator[str]:
@@ -120,8 +118,3 @@ def _described(graph: GraphProto, output: str, classes: int) -> ValueInfoProto:
     first = next((value for value in graph.input if value.type.tensor_type.shape.dim), None)
     rows = first.type.tensor_type.shape.dim[0].dim_param if first is not None else ""
     return helper.make_tensor_value_info(output, TensorProto.FLOAT, [text_of(rows, "a dimension") or None, classes])
-
-
-def labels_of(unzipped: tuple[Unzipped, ...]) -> Mapping[str, tuple[str, ...]]:
-    """Returns the class labels by output."""
-    return {one.output: one.labels for one in unzipped}

@@ -12,14 +12,12 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 
 from semver import Version
 
-from turnout import __version__
 from turnout.registry.manifest.environment import Environment
 from turnout.registry.manifest.json_form import JsonForm
 from turnout.registry.manifest.manifest import Manifest
@@ -27,7 +25,6 @@ from turnout.registry.storage import attestations
 from turnout.registry.storage.repository import Repository
 
 _FILE = "environment.json"
-_SCHEMA = 1
 _DRIVER = Path("/proc/driver/nvidia/version")
 _DRIVER_VERSION = re.compile(r"Kernel Module(?: for \S+)?\s+(\d+\.\d+(?:\.\d+)?)")
 _CUDNN_PACKAGE = re.compile(r"nvidia[-_.]cudnn[-_.]cu\d+", re.IGNORECASE)
@@ -39,7 +36,6 @@ class SeenEnvironment(JsonForm):
     """The environment in which a version was published.
 
     Attributes:
-        digest: Digest of the version.
         time: When it was recorded, in RFC 3339.
         environment: Software that publishers can also declare.
         platform: Operating system and processor.
@@ -63,7 +59,7 @@ def recorded_environment(repository: Repository, model: str, exact: Version, dig
         found = dict(attestations.read(repository, model, exact, _FILE, f"{attestations.IMPORTED}{_FILE}"))
         imported = _FILE not in found
         body = json.loads(found[f"{attestations.IMPORTED}{_FILE}" if imported else _FILE])
-        if body["digest"] != digest or body["schema"] != _SCHEMA:
+        if body["digest"] != digest or body["schema"] != attestations.SCHEMA:
             return None
         return SeenEnvironment.from_json({**body, "imported": imported})
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -91,19 +87,14 @@ def attest_environment(repository: Repository, manifest: Manifest, digest: str) 
     Raises:
         OSError: The repository could not be written to.
     """
-    body = {
-        "schema": _SCHEMA,
-        "kind": "environment",
-        "model": manifest.model,
-        "version": str(manifest.version),
-        "digest": digest,
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "environment": this_environment().to_json(),
-        "platform": f"{platform.system()} {platform.machine()}",
-        "turnout": __version__,
-        "libraries": _libraries(),
-    }
-    data = json.dumps(body, indent=2, sort_keys=True).encode() + b"\n"
+    data = attestations.record(
+        "environment",
+        manifest,
+        digest,
+        environment=this_environment().to_json(),
+        platform=f"{platform.system()} {platform.machine()}",
+        libraries=_libraries(),
+    )
     attestations.write(repository, manifest.model, manifest.version, _FILE, data)
 
 

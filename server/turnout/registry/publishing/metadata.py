@@ -29,6 +29,7 @@ rtol = 1e-3
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +154,10 @@ def read_metadata(path: Path) -> VersionMetadata:
     Raises:
         InvalidRequest: The file does not exist, is not in this format, or contains something unknown.
     """
-    forms: dict[str, Callable[[str], object]] = {".toml": parse_toml, ".json": _json}
+    forms: dict[str, Callable[[str], object]] = {
+        ".toml": parse_toml,
+        ".json": partial(json.loads, object_pairs_hook=_unrepeated),
+    }
     if path.suffix not in forms:
         raise InvalidRequest.at("meta", f"expected a file named *.toml or *.json, got {path.name!r}")
     try:
@@ -207,10 +211,6 @@ def _with_lock(table: Mapping[str, Any], directory: Path) -> dict[str, Any]:
         raise InvalidRequest.at(where, f"{path.name[:64]} {explain(error)}") from error
     except ValueError as error:  # a NUL character
         raise InvalidRequest.at(where, "is not a path") from error
-
-
-def _json(text: str) -> object:
-    return json.loads(text, object_pairs_hook=_unrepeated)
 
 
 def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -56,11 +56,13 @@ def parse_provenance(top: Mapping[str, Any]) -> Provenance:
         raise InvalidRequest.at("dependencies.lock_file", "expected dependencies.lock, with the file's name and digest")
     parents = read_list(top.get("parents", []), "parents", read_text, "strings")
     lock = dependencies.get("lock")
+    environment = read_table(top.get("environment", {}), "environment")
+    check_keys(environment, NAMES, "environment.")
     try:
         return Provenance(
             _training(read_table(top.get("training", {}), "training")),
             None if lock is None else _named(lock, "dependencies.lock"),
-            _environment(read_table(top.get("environment", {}), "environment")),
+            Environment(**read_entries(environment, "environment", _range)),
             parents,
         )
     except ValueError as error:
@@ -97,11 +99,6 @@ def _named(value: object, where: str) -> PinnedSource:
         return PinnedSource(*(read_text(table[name], f"{where}.{name}") for name in _NAMED))
     except ValueError as error:
         raise InvalidRequest.at(where, str(error)) from error
-
-
-def _environment(table: Mapping[str, Any]) -> Environment:
-    check_keys(table, NAMES, "environment.")
-    return Environment(**read_entries(table, "environment", _range))
 
 
 def _range(value: object, where: str) -> str:

@@ -59,12 +59,10 @@ class PublishRequest:
     """A version to publish.
 
     Attributes:
-        model: Name of the model.
         version: Exact version. If None, it is chosen: the smallest legal bump over the highest published version, or
             1.0.0 if there is none.
         source: The ONNX file, which may be a link. External data is read from its directory, as described in
             `turnout.registry.onnx.model_files`.
-        metadata: The publisher's statements about it.
         golden: Files of golden cases; see `turnout.registry.storage.golden`.
     """
 
@@ -80,7 +78,6 @@ class PublishResult:
     """A version that now exists, or would exist if this was not a dry run.
 
     Attributes:
-        manifest: Manifest of the version.
         digest: Digest of the canonical manifest, `sha256:...`.
         created: False if the same version already existed, and after a dry run.
         report: Results of the gates; empty if the version already existed.
@@ -201,9 +198,11 @@ def _candidate(
 ) -> Candidate:
     """Stages the version to publish, and chooses its number if the publisher did not."""
     version = request.version or above(history.taken)
-    candidate = replace(
-        _stage(directory, request, version, read, progress), parent=history.parent(version), taken=history.taken
-    )
+    files, facts = copy_model(request.source, directory, read, progress)
+    request.metadata.check_against(facts.signature)
+    files += _stage_golden(directory, request, facts.signature, progress)
+    manifest, digest = stated(request.model, version, files, facts, request.metadata)
+    candidate = Candidate(directory, manifest, digest, facts, history.parent(version), history.taken)
     if request.version is not None:
         return candidate
     if (highest := history.highest) is not None:
@@ -219,16 +218,6 @@ def _candidate(
 def _numbered(candidate: Candidate, version: Version, history: VersionHistory) -> Candidate:
     manifest = replace(candidate.manifest, version=version)
     return replace(candidate, manifest=manifest, digest=manifest_digest(manifest), parent=history.parent(version))
-
-
-def _stage(
-    directory: Path, request: PublishRequest, version: Version, read: ReadModel, progress: Progress | None
-) -> Candidate:
-    files, facts = copy_model(request.source, directory, read, progress)
-    request.metadata.check_against(facts.signature)
-    files += _stage_golden(directory, request, facts.signature, progress)
-    manifest, digest = stated(request.model, version, files, facts, request.metadata)
-    return Candidate(directory, manifest, digest, facts)
 
 
 def _stage_golden(
@@ -248,11 +237,7 @@ def _stage_golden(
 
 def check_golden(path: Path, signature: Signature, classes: Mapping[str, Sequence[str]]) -> None:
     """Checks the names and labels in a golden case. Inputs and outputs, which may be large, are read when they are run.
-
-    Args:
-        path: The file.
-        signature: Signature of the version.
-        classes: By output name, the names of its classes, as far as they are declared.
+    `classes` are the names of the classes by output, as far as they are declared.
 
     Raises:
         InvalidModel: The case does not fit the version.

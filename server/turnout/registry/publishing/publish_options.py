@@ -13,9 +13,7 @@ class PublishOptions:
 
     Attributes:
         actor: Who publishes, as recorded.
-        reason: Reason to record.
         signer: Signs the version; None if it is not to be signed.
-        skips: Gates to skip.
         dry_run: Whether to do everything except the commit.
     """
 

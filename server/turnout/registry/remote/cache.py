@@ -125,13 +125,7 @@ class Cache:
         return True
 
     def put(self, directory: Path, manifest: Manifest, data: bytes, read: ReadBlob) -> None:
-        """Fetches a version into `directory`. The caller holds the lock `fetching`.
-
-        Args:
-            directory: Directory of the version.
-            manifest: Manifest of the version.
-            data: The manifest in its written form.
-            read: Reads a file from the remote repository.
+        """Fetches a version into `directory`, with its manifest as `data`. The caller holds the lock `fetching`.
 
         Raises:
             DigestMismatch: A file does not match the manifest.

@@ -25,9 +25,7 @@ class IndexEntry:
     """A listed manifest.
 
     Attributes:
-        stamp: Stamp of the document.
         modified: When it was written, by the store's clock; None if the store does not report it.
-        published: The version.
     """
 
     stamp: str

@@ -83,7 +83,10 @@ class RemoteListing:
                 self._look()
             if self._found is None:
                 raise StoreFault(5, f"the store {self._away}")
-            return replace(self._found, away=self._away_text()) if self._away else self._found
+            if not self._away:
+                return self._found
+            earlier = "the listing of an earlier process" if self._listed_at == float("-inf") else "the last listing"
+            return replace(self._found, away=f"{self._away}; {earlier} is used, and cached versions can be loaded")
 
     def look_soon(self) -> None:
         """Makes the next scan list the store, unless the store did not answer last time."""
@@ -249,8 +252,3 @@ class RemoteListing:
         ordered = tuple(sorted(problems.values(), key=lambda p: (p.model, p.version)))
         # Callers detect changes by identity. `VersionOrder` returns the same tuple if nothing changed.
         return Listing(self._order.of(list(published.values())), ordered)
-
-    def _away_text(self) -> str:
-        if self._listed_at == float("-inf"):
-            return f"{self._away}; the listing of an earlier process is used, and cached versions can be loaded"
-        return f"{self._away}; the last listing is used, and cached versions can be loaded"

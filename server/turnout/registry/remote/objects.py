@@ -219,12 +219,7 @@ def _gcs(endpoint: str, timeout: float) -> Any:
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """Converts errors of the store's library to OSErrors that contain no address and no key.
-
-    Raises:
-        FileNotFoundError, FileExistsError: The object does not exist; it already exists.
-        StoreFault: Any other error.
-    """
+    """Converts errors of the store's library to OSErrors that contain no address and no key."""
     try:
         yield
     except FileNotFoundError as error:

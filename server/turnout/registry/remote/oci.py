@@ -53,7 +53,6 @@ class _Artifact:
 
     Attributes:
         digest: Digest of the artifact's manifest.
-        key: Key of the document in it.
         content: Digest of the document.
         size: Size of the document in bytes.
         created: When it was created, according to its creator; "" for versions.

@@ -24,6 +24,9 @@ from turnout.registry.remote.store import StoreFault
 
 _MOST_TOKEN_BYTES = 128 << 10
 
+_OF_BODY = ("content-encoding", "content-length", "transfer-encoding")
+"""Headers that no longer apply to a response whose body was read and decoded."""
+
 _LOOPBACK = ("all://localhost", "all://127.0.0.1", "all://[::1]")
 """Patterns of httpx for the usual URLs of this machine, to which no proxy leads."""
 
@@ -38,12 +41,7 @@ class OciClient:
     """A client for one repository of a registry."""
 
     def __init__(self, url: RepositoryUrl, endpoint: str, timeout: float) -> None:
-        """Creates the client without sending a request.
-
-        Args:
-            url: Host of the registry, and name of the repository.
-            endpoint: Address of the registry; "" for https:// and the host.
-            timeout: Maximum time of a request in seconds.
+        """Creates the client, as for `OciStore`, without sending a request.
 
         Raises:
             ConfigError: The extra is not installed.
@@ -86,9 +84,8 @@ class OciClient:
                 body = _bounded(answer.iter_bytes(), most, self._timeout)
             if answer.status_code not in expect:
                 raise StoreFault(5, f"answers with an error: {_code(answer.status_code, body)}")
-            kept = httpx.Response(
-                answer.status_code, headers=_plain(answer.headers), content=body, request=answer.request
-            )
+            plain = {k: v for k, v in answer.headers.items() if k not in _OF_BODY}
+            kept = httpx.Response(answer.status_code, headers=plain, content=body, request=answer.request)
             if method == "HEAD":
                 kept.headers["content-length"] = answer.headers.get("content-length", "-1")
             return kept
@@ -236,11 +233,6 @@ def _bounded(blocks: Iterator[bytes], most: int, seconds: float, *, whole: bool 
         if time.monotonic() - begun > seconds:  # each block arrives in time, but there is no end of them
             raise StoreFault(5, f"takes more than {seconds:g} s for its answer")
     return bytes(data)
-
-
-def _plain(headers: httpx.Headers) -> dict[str, str]:
-    """Returns the headers of a response whose body was already read and decoded."""
-    return {k: v for k, v in headers.items() if k not in ("content-encoding", "content-length", "transfer-encoding")}
 
 
 def _code(status: int, body: bytes) -> str:

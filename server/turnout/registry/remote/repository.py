@@ -42,11 +42,7 @@ _RECORDING_SECONDS = 60.0
 
 
 class RemoteRepository(Repository):
-    """The versions in a store, with a cache on this machine. Thread-safe.
-
-    Attributes:
-        cache: The cache of files on this machine.
-    """
+    """The versions in a store, with a cache on this machine. Thread-safe."""
 
     remote = True
 
@@ -303,11 +299,7 @@ class RemoteRepository(Repository):
         self._store.put_blob(entry.digest, staged / entry.path)
 
     def _check_same(self, published: Published, error: OSError) -> None:
-        """Checks that the version that was committed first is the same.
-
-        Raises:
-            AlreadyExistsError: It is a different one; the message says which.
-        """
+        """Checks that the version that was committed first is the same. Otherwise, the error says which it is."""
         manifest = published.manifest
         data = self._store.current(manifest_key(manifest.model, manifest.version), MAX_MANIFEST_BYTES)
         won = "a version that was removed again" if data is None else bytes_digest(data)

@@ -25,7 +25,6 @@ class Document:
     """A document in a listing.
 
     Attributes:
-        key: Name of the document.
         stamp: Changes whenever the document does; never empty.
         size: Size in bytes.
         modified: When it was written, in seconds since the epoch by the store's clock; None if the store does not
@@ -58,23 +57,17 @@ class StoreFault(OSError):
 
 
 class Store(Protocol):
-    """A store for versions. Thread-safe."""
+    """A store for versions. Thread-safe. Methods raise OSError if the store does not answer, refuses the request, or
+    contains more objects than it may.
+    """
 
     def documents(self) -> Sequence[Document]:
-        """Lists all documents. The result may include objects that are not Turnout's.
-
-        Raises:
-            FileNotFoundError: The bucket or repository does not exist.
-            OSError: The store does not answer, refuses the request, or contains too many objects.
+        """Lists all documents, perhaps with objects that are not Turnout's. Raises FileNotFoundError if the bucket or
+        repository does not exist.
         """
 
     def read(self, document: Document, most: int) -> bytes:
-        """Reads a document, up to one byte more than `most`.
-
-        Raises:
-            FileNotFoundError: The document no longer exists.
-            OSError: The store does not answer, or refuses the request.
-        """
+        """Reads a document, up to one byte more than `most`. Raises FileNotFoundError if it no longer exists."""
 
     def create(self, key: str, data: bytes) -> None:
         """Writes a document that must not exist yet, atomically.
@@ -85,60 +78,30 @@ class Store(Protocol):
         """
 
     def replace(self, key: str, data: bytes) -> None:
-        """Writes a document, whether it exists or not.
-
-        Raises:
-            OSError: The store does not answer, or refuses the request.
-        """
+        """Writes a document, whether it exists or not."""
 
     def current(self, key: str, most: int) -> bytes | None:
-        """Reads the current content of a document, not that of the listing; None if it does not exist.
-
-        Raises the same errors as `read`.
-        """
+        """Reads the current content of a document, not that of the listing, like `read`; None if it does not exist."""
 
     def delete(self, key: str) -> None:
-        """Removes a document if it exists.
-
-        Raises:
-            OSError: The store does not answer, or refuses the request.
-        """
+        """Removes a document if it exists."""
 
     def stat_blob(self, digest: str) -> Blob | None:
-        """Describes a blob; None if it does not exist.
-
-        Raises:
-            OSError: The store does not answer, or refuses the request.
-        """
+        """Describes a blob; None if it does not exist."""
 
     def put_blob(self, digest: str, file: Path) -> None:
-        """Writes a blob atomically. If it exists, it is written again.
-
-        Raises:
-            OSError: The store does not answer or refuses the request, or the file cannot be read.
-        """
+        """Writes a blob atomically. If it exists, it is written again."""
 
     def read_blob(self, digest: str, size: int) -> Iterator[bytes]:
-        """Yields a blob's bytes in blocks, at most `size` bytes in total, without checking its digest.
-
-        Raises:
-            FileNotFoundError: The blob does not exist.
-            OSError: The store does not answer, or refuses the request.
+        """Yields a blob's bytes in blocks, at most `size` bytes in total, without checking its digest. Raises
+        FileNotFoundError if it does not exist.
         """
 
     def blobs(self) -> Sequence[Blob] | None:
-        """Lists all blobs; None if the store removes unreferenced blobs by itself, or only it can.
-
-        Raises:
-            OSError: The store does not answer, refuses the request, or contains too many objects.
-        """
+        """Lists all blobs; None if the store removes unreferenced blobs by itself, or only it can."""
 
     def delete_blob(self, digest: str) -> None:
-        """Removes a blob if it exists.
-
-        Raises:
-            OSError: The store does not answer, or refuses the request.
-        """
+        """Removes a blob if it exists."""
 
     def close(self) -> None:
         """Closes the connections."""

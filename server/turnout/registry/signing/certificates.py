@@ -25,7 +25,6 @@ class SignerCertificate:
 
     Attributes:
         chain: The signer's certificate, followed by those between it and an authority.
-        key: The certified key.
     """
 
     chain: tuple[x509.Certificate, ...]
@@ -76,11 +75,7 @@ class SignerCertificate:
 
 @dataclass(frozen=True, slots=True)
 class Authorities:
-    """The trusted certificate authorities.
-
-    Attributes:
-        roots: Their own certificates.
-    """
+    """The trusted certificate authorities."""
 
     roots: tuple[x509.Certificate, ...] = ()
 

@@ -31,7 +31,6 @@ class KeySigner:
     """Signs with a private key.
 
     Attributes:
-        private: The key.
         certificate: Certificate of the key; None for a bare key.
     """
 

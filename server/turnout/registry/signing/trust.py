@@ -52,7 +52,6 @@ class Signed:
 
     Attributes:
         key: Id of its key; the name of the file if it cannot be read.
-        worth: Status of the signature.
         why: Reason for the status, as a phrase; "" if there is none.
     """
 
@@ -67,7 +66,6 @@ class Trust:
 
     Attributes:
         policy: What happens to a version without a trusted signature.
-        keys: Trusted keys.
         authorities: Authorities whose certificates are trusted.
     """
 

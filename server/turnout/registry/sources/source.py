@@ -39,7 +39,6 @@ class ModelSource:
 
     Attributes:
         path: The ONNX file, with its external data beside it.
-        metadata: Metadata from its source.
     """
 
     path: Path

@@ -6,17 +6,25 @@ A version's own directory never changes once it exists. The name of this directo
 takes it for a version. Records may be wrong or missing: each kind has its own way of being checked.
 """
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import nullcontext, suppress
+from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from semver import Version
 
+from turnout import __version__
+from turnout.registry.manifest.manifest import Manifest
 from turnout.registry.manifest.names import ATTESTATIONS
 from turnout.registry.storage.files import open_inside, replace_file, sync_directory, write_file
 from turnout.registry.storage.repository import Repository
+
+SCHEMA = 1
+"""Schema of records. Those with another one are not read."""
 
 IMPORTED = "imported-"
 """Prefix of the names of attestations that came with a version from another repository."""
@@ -37,6 +45,20 @@ def directory(repository: Repository, model: str, version: Version) -> Path:
         InvalidRequest: `model` is not a valid model name.
     """
     return repository.directory(model, version).parent / ATTESTATIONS / str(version)
+
+
+def record(kind: str, manifest: Manifest, digest: str, **more: Any) -> bytes:
+    """Returns a record about a version as JSON, with the present time and the values in `more`."""
+    body = {
+        "schema": SCHEMA,
+        "kind": kind,
+        "model": manifest.model,
+        "version": str(manifest.version),
+        "digest": digest,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "turnout": __version__,
+    }
+    return json.dumps(body | more, indent=2, ensure_ascii=False, sort_keys=True).encode() + b"\n"
 
 
 def write(repository: Repository, model: str, version: Version, name: str, data: bytes) -> None:

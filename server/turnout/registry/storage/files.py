@@ -109,15 +109,10 @@ def read_small(path: Path, most: int) -> bytes:
 
 
 def read_named(path: Path, what: str, most: int = 64 << 10) -> bytes:
-    """Reads a regular file named by a person, following links.
-
-    Args:
-        path: Path of the file.
-        what: What the file is, for errors.
-        most: Maximum size in bytes.
+    """Reads a regular file named by a person, following links. Errors call it `what`.
 
     Raises:
-        ConfigError: The file cannot be read, or is larger.
+        ConfigError: The file cannot be read, or is larger than `most` bytes.
     """
     try:
         data = read_small(path, most)
@@ -130,13 +125,7 @@ def read_named(path: Path, what: str, most: int = 64 << 10) -> bytes:
 
 
 def copy_file(source: BinaryIO, directory: Path, path: str, progress: Progress | None = None) -> FileEntry:
-    """Copies `source` to a new read-only file, durably.
-
-    Args:
-        source: File to read to its end.
-        directory: Directory of the version.
-        path: Path of the new file in the directory. Missing parent directories are created.
-        progress: Called after each block with its size in bytes.
+    """Copies `source` to its end to a new read-only file, durably. Missing parent directories are created.
 
     Returns:
         The path, size and digest of the new file.

@@ -15,7 +15,6 @@ class Published:
     """A version that exists.
 
     Attributes:
-        manifest: Manifest of the version.
         digest: Digest of the canonical manifest, `sha256:...`.
     """
 
@@ -49,12 +48,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class UnusedFiles:
-    """Files in a remote repository that belong to no version.
-
-    Attributes:
-        digests: Digests of the files.
-        size_bytes: Total size in bytes.
-    """
+    """Files in a remote repository that belong to no version."""
 
     digests: tuple[str, ...] = ()
     size_bytes: int = 0

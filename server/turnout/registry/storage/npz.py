@@ -68,7 +68,6 @@ class ArrayHeader:
 
     Attributes:
         dtype: Element type; never Python objects, and without fields.
-        shape: Shape.
         fortran: Whether the first dimension varies fastest.
     """
 
@@ -110,7 +109,10 @@ def read_npz(
             _check_directory(file, max_arrays * _MAX_ENTRY)
             with zipfile.ZipFile(file) as archive:
                 members = _members(archive, max_arrays)
-                headers = {name: _header_of(archive, member, name) for name, member in members.items()}
+                headers: dict[str, ArrayHeader] = {}
+                for name, member in members.items():
+                    with archive.open(member) as stream:
+                        headers[name] = _header(stream, name)
                 chosen = [name for name in headers if wanted(name)]
                 _check_sum({name: headers[name] for name in chosen}, max_bytes)
                 return headers, {name: _read(archive, members[name], name, headers[name]) for name in chosen}
@@ -160,11 +162,6 @@ def _members(archive: zipfile.ZipFile, most: int) -> dict[str, zipfile.ZipInfo]:
             )
         members[name] = entry
     return members
-
-
-def _header_of(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> ArrayHeader:
-    with archive.open(member) as stream:
-        return _header(stream, name)
 
 
 def _header(stream: IO[bytes], name: str) -> ArrayHeader:

@@ -37,8 +37,10 @@ T = TypeVar("T")
 class Repository:
     """A directory of models. Safe to use from several threads and processes.
 
+    Methods that concern remote storage do nothing if there is none. They raise OSError if it cannot be read or written
+    to, and FileExistsError for something that must not exist yet.
+
     Attributes:
-        root: The directory.
         place: Location of the versions for display: the directory or the URL.
         remote: Whether versions are stored elsewhere, so that the files under the root are only a cache.
     """
@@ -155,40 +157,16 @@ class Repository:
         return make_exist
 
     def withdraw(self, model: str, version: Version) -> None:
-        """Removes a version from remote storage, if there is any.
-
-        Raises:
-            OSError: The storage cannot be written to.
-        """
+        """Removes a version from remote storage, if there is any."""
 
     def put_evidence_record(self, model: str, version: Version, name: str, data: bytes, *, new: bool) -> None:
-        """Writes an attestation to remote storage, if there is any.
-
-        Args:
-            model: Name of the model.
-            version: The version.
-            name: Name of the attestation.
-            data: Content.
-            new: Whether it must not exist yet.
-
-        Raises:
-            FileExistsError: It exists, and `new` is true.
-            OSError: The storage cannot be written to.
-        """
+        """Writes an attestation to remote storage, if there is any. It must not exist yet if `new` is true."""
 
     def delete_evidence_record(self, model: str, version: Version, name: str) -> None:
-        """Removes an attestation from remote storage, if there is any.
-
-        Raises:
-            OSError: The storage cannot be written to.
-        """
+        """Removes an attestation from remote storage, if there is any."""
 
     def refresh_evidence_records(self) -> None:
-        """Copies new attestations from remote storage, if there is any and it was not asked just now.
-
-        Raises:
-            OSError: The storage cannot be read.
-        """
+        """Copies new attestations from remote storage, if there is any and it was not asked just now."""
 
     def expect(self, keys: Collection[tuple[str, Version]]) -> None:
         """Announces the versions that should exist according to the state store. If one is unknown here, the next scan
@@ -199,11 +177,8 @@ class Repository:
         """Makes the next scan list the repository, even if it comes soon."""
 
     def unused_files(self) -> UnusedFiles:
-        """Returns files in remote storage that belong to no version, left behind by interrupted publishes and removed
-        versions, if they have not been modified for a day.
-
-        Raises:
-            StoreUnavailable: The storage cannot be listed.
+        """Returns files that belong to no version, left behind by interrupted publishes and removed versions, if they
+        have not been modified for a day. Raises StoreUnavailable if they cannot be listed.
         """
         return UnusedFiles()
 
@@ -244,17 +219,10 @@ class Repository:
     def verify(
         self, model: str, version: Version, *, expected: str | None = None, progress: Progress | None = None
     ) -> Published:
-        """Reads all bytes of a version and compares them with the manifest.
+        """Reads all bytes of a version and compares them with the manifest. Returns the version.
 
-        Args:
-            model: Name of the model.
-            version: Exact version.
-            expected: Digest of the version, if it is known from elsewhere. Without it, replacing the manifest with
-                another valid one goes unnoticed.
-            progress: Called after each block with its size in bytes.
-
-        Returns:
-            The version.
+        `expected` is the digest of the version, if it is known from elsewhere. Without it, replacing the manifest with
+        another valid one goes unnoticed.
 
         Raises:
             ModelNotFound, VersionNotFound: There is no such version.
@@ -323,12 +291,7 @@ def refuse_other_case(model: str, others: Iterable[str]) -> None:
 
 
 def _move_in_place(staged: Path, target: Path) -> None:
-    """Renames a staged version to its final directory.
-
-    Raises:
-        AlreadyExistsError: Something else is in its place.
-        OSError: The directory cannot be written to.
-    """
+    """Renames a staged version to its final directory, unless something else is in its place."""
     # rename(2) replaces only empty directories, and a version is never empty. So this overwrites nothing, atomically,
     # on every POSIX system; renameat2(RENAME_NOREPLACE) exists only on Linux and not in Python. The lock serializes
     # publishes, but this is safe even if a publisher does not take it.
@@ -347,10 +310,6 @@ def _adopt_in_place(staged: Path, target: Path) -> None:
     """Turns a directory that was filled by hand, and only lacks the manifest, into a version.
 
     The files stay in place, so that a crash loses nothing that exists only there. link(2) overwrites nothing.
-
-    Raises:
-        AlreadyExistsError: Another publisher has just done so.
-        OSError: The directory cannot be written to.
     """
     for found in walk(target):
         with open_inside(target, found.path) as file:

@@ -53,9 +53,7 @@ class Collected:
     """A version that is ready to be uploaded.
 
     Attributes:
-        upload_manifest: Description of the upload.
         sources: Files in the order of the upload manifest.
-        facts: Description of the ONNX file.
     """
 
     upload_manifest: UploadManifest

@@ -124,21 +124,16 @@ def import_version(
             if report.failure:
                 raise GateRefused(candidate, report)
             write_file(directory / MANIFEST_FILE, canonical_bytes(manifest))
-            _take_evidence_records(repository, source, published)
+            # Before the version exists here, since a signature may be required at once.
+            for name, data in _evidence_records(source, published).items():
+                known = name.startswith((PREFIX, attestations.IMPORTED))
+                with suppress(OSError):  # attestations are optional
+                    kept = name if known else f"{attestations.IMPORTED}{name}"
+                    attestations.write(repository, manifest.model, manifest.version, kept, data)
             created = commit(repository, candidate, yanked, recorded)
             if created:
                 attest_gates(repository, candidate, report)
             return PublishResult(manifest, digest, created, report)
-
-
-def _take_evidence_records(repository: Repository, source: Repository, published: Published) -> None:
-    """Copies the attestations of a version before it exists here, since a signature may be required at once."""
-    manifest = published.manifest
-    for name, data in _evidence_records(source, published).items():
-        known = name.startswith((PREFIX, attestations.IMPORTED))
-        with suppress(OSError):  # attestations are optional
-            kept = name if known else f"{attestations.IMPORTED}{name}"
-            attestations.write(repository, manifest.model, manifest.version, kept, data)
 
 
 def _copy_files(source: Repository, published: Published, target: Path, progress: Progress | None) -> None:
@@ -155,11 +150,7 @@ def _copy_files(source: Repository, published: Published, target: Path, progress
 
 
 def _check_manifest(published: Published, facts: ModelFacts) -> None:
-    """Checks that a manifest from another repository is one that a publish of its ONNX file would make.
-
-    Raises:
-        InvalidModel: It is not.
-    """
+    """Checks that a manifest from another repository is one that a publish of its ONNX file would make."""
     manifest = published.manifest
     sides = {
         "signature": (manifest.signature, facts.signature),

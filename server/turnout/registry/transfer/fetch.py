@@ -2,27 +2,14 @@
 
 import os
 from collections.abc import Generator
-from dataclasses import dataclass
 from pathlib import Path
 
 from turnout.errors import DigestMismatch
 from turnout.registry.manifest.manifest import Manifest
 from turnout.registry.storage.files import explain, open_inside
 
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A part of a file.
-
-    Attributes:
-        file: Index of the file in the manifest.
-        offset: Offset in the file in bytes.
-        data: The bytes.
-    """
-
-    file: int
-    offset: int
-    data: bytes
+Piece = tuple[int, int, bytes]
+"""A part of a file: the file's index in the manifest, the offset in it in bytes, and the data."""
 
 
 def pieces(directory: Path, manifest: Manifest, most: int) -> Generator[Piece, None, None]:
@@ -38,7 +25,7 @@ def pieces(directory: Path, manifest: Manifest, most: int) -> Generator[Piece, N
                     raise DigestMismatch(f"{entry.path} is not what was published")
                 offset = 0
                 while data := file.read(most):
-                    yield Piece(index, offset, data)
+                    yield index, offset, data
                     offset += len(data)
         except OSError as error:
             raise DigestMismatch(f"{entry.path} {explain(error)}") from error

@@ -29,7 +29,6 @@ class Upload:
     """An open upload. It is changed only by the caller that has claimed it.
 
     Attributes:
-        id: Identifier of the upload.
         upload_manifest: What was announced.
         directory: Staging directory for its files.
         files: State of each file, in the order of the upload manifest.

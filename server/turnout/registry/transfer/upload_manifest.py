@@ -35,7 +35,6 @@ class UploadManifest:
         model: Name of the model.
         version: Exact version; None to have it chosen when the upload is published.
         files: Files in the client's order.
-        metadata: The publisher's statements about the version.
     """
 
     model: str

@@ -30,7 +30,6 @@ from turnout.errors import (
 from turnout.registry.gates.gate import GateReport, Watch
 from turnout.registry.gates.version_history import VersionHistory
 from turnout.registry.manifest.digest import manifest_digest
-from turnout.registry.manifest.manifest import Manifest
 from turnout.registry.onnx.model import ReadModel
 from turnout.registry.publishing.commit import check_number, is_published, with_number
 from turnout.registry.publishing.publish import PublishRequest, PublishResult
@@ -95,13 +94,7 @@ class Uploads:
     """The uploads of one server. Methods block. Thread-safe."""
 
     def __init__(self, repository: Repository, publisher: Publishes, limits: Transfers) -> None:
-        """Creates the manager, without writing to disk.
-
-        Args:
-            repository: Repository to publish to.
-            publisher: Publishes complete uploads.
-            limits: Limits on the uploads.
-        """
+        """Creates the manager, without writing to disk."""
         self._repository = repository
         self._publisher = publisher
         self._limits = limits
@@ -290,11 +283,7 @@ class Uploads:
             self._close(upload)
 
     def _existing(self, upload_manifest: UploadManifest, yanked: Sequence[Version]) -> PublishResult | None:
-        """Returns the named version, or else the highest one, if it is exactly what is announced; None if it is not.
-
-        Raises:
-            AlreadyExistsError: The named version exists with other content.
-        """
+        """Returns the named version, or else the highest one, if it is exactly what is announced; None if it is not."""
         model, version = upload_manifest.model, upload_manifest.version
         if version is None:
             with storage_errors():
@@ -303,7 +292,10 @@ class Uploads:
             known = with_number(self._repository, model, version)
         if known is None:
             return None
-        offered, digest = _offered(upload_manifest, known.manifest)
+        # All other fields of a manifest come from the ONNX file, so they are the same for the same files.
+        files = tuple(sorted(upload_manifest.files, key=lambda entry: entry.path))
+        offered = replace(upload_manifest.metadata.applied_to(known.manifest), files=files)
+        digest = manifest_digest(offered)
         if version is None and digest != known.digest:
             return None
         assert is_published(self._repository, offered, digest), "it was just found"
@@ -340,11 +332,3 @@ class Uploads:
             self._uploads.pop(upload.id, None)
             self._by_key.pop(upload.upload_manifest.key, None)
         upload.stack.close()
-
-
-def _offered(upload_manifest: UploadManifest, found: Manifest) -> tuple[Manifest, str]:
-    """Returns the manifest that `found` would have with the announced files and metadata, and its digest."""
-    # All other fields of a manifest come from the ONNX file, so they are the same for the same files.
-    offered = upload_manifest.metadata.applied_to(found)
-    offered = replace(offered, files=tuple(sorted(upload_manifest.files, key=lambda entry: entry.path)))
-    return offered, manifest_digest(offered)

@@ -69,7 +69,6 @@ class MappedField:
 
     Attributes:
         path: Path of the field, with dots.
-        outcome: How it was translated.
         note: What it became, or why it was left out.
     """
 
@@ -88,7 +87,6 @@ class Mapped:
         label_files: By output, the path of its label file relative to the model's directory, and the number of classes
             according to its last dimension; 0 if unknown.
         settings: Settings of `[model.NAME]`, as plain values by table.
-        rows: The translation of each field.
     """
 
     file: str = MODEL_FILE
@@ -150,12 +148,7 @@ def parse_config(data: bytes) -> tuple[ModelConfig, str]:
 
 
 def map_config(name: str, config: ModelConfig, unknown: str = "") -> Mapped:
-    """Translates a model's configuration.
-
-    Args:
-        name: Name of the model's directory.
-        config: The configuration.
-        unknown: An unknown field in it; "" if there is none.
+    """Translates the configuration of the model `name`. `unknown` is an unknown field in it; "" if there is none.
 
     Raises:
         InvalidModel: The configuration is invalid in Triton too.

@@ -98,7 +98,12 @@ def _array(model: TritonModel, name: str, spec: pb.ModelWarmup.Input, count: int
     text = spec.data_type == pb.TYPE_STRING
     if kind == "input_data_file":
         data = _read(model, spec.input_data_file)
-        return _texts(name, data, count) if text else _numbers(name, data, np.dtype(_TYPES[spec.data_type]), count)
+        if text:
+            return _texts(name, data, count)
+        dtype = np.dtype(_TYPES[spec.data_type])
+        if len(data) != count * dtype.itemsize:
+            raise InvalidModel(f"the file of {name} has {len(data)} bytes, expected {count * dtype.itemsize}")
+        return np.frombuffer(data, dtype)
     if text:
         return np.full(count, "", dtype="U1")
     dtype = np.dtype(_TYPES[spec.data_type])
@@ -116,12 +121,6 @@ def _read(model: TritonModel, file: str) -> bytes:
             return opened.read(MAX_SAMPLE_BYTES + 1)
     except OSError as error:
         raise InvalidModel(f"{WARM_UP_DIRECTORY}/{file} {explain(error)}") from error
-
-
-def _numbers(name: str, data: bytes, dtype: "np.dtype[Any]", count: int) -> NDArray[Any]:
-    if len(data) != count * dtype.itemsize:
-        raise InvalidModel(f"the file of {name} has {len(data)} bytes, expected {count * dtype.itemsize}")
-    return np.frombuffer(data, dtype)
 
 
 def _texts(name: str, data: bytes, count: int) -> NDArray[Any]:

@@ -42,8 +42,6 @@ class TritonModel:
     """One model of a Triton model repository.
 
     Attributes:
-        name: Name of the model.
-        directory: Directory of the model.
         sources: ONNX file of each version, by number, ascending.
         served: Numbers of the versions that Triton would serve.
         mapped: The translated configuration.
@@ -52,7 +50,6 @@ class TritonModel:
         rows_per_request: `max_batch_size` of the configuration; 0 if their shapes include the batch dimension.
         load: Setting `load` after an import, so that a server keeps no more versions in memory than Triton; "" if none
             is needed.
-        rows: The translation of each field of the configuration.
         faults: Why a version is refused, by number.
         fault: Why the whole model is refused; "" if it is not.
     """
@@ -103,9 +100,7 @@ def read_tree(root: Path) -> tuple[TritonModel, ...]:
 def read_model_directory(directory: Path, name: str | None) -> TritonModel:
     """Reads the directory of one model. Faults are reported in the result.
 
-    Args:
-        directory: The directory.
-        name: Name of the model; None for the name in its configuration, or else that of its directory.
+    If `name` is None, the model has the name in its configuration, or else that of its directory.
     """
     given, name = name, directory.resolve().name if name is None else name
     try:
@@ -174,11 +169,7 @@ def _directories(directory: Path) -> list[Path]:
 
 
 def _read_inside(directory: Path, path: str) -> bytes:
-    """Reads a file of labels.
-
-    Raises:
-        ValueError: The file cannot be read. The message is a phrase that follows the file's name.
-    """
+    """Reads a file of labels. The message of a ValueError is a phrase that follows the file's name."""
     if not is_plain_path(path):
         raise ValueError("is not a plain relative path")
     try:

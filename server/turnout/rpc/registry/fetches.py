@@ -59,8 +59,10 @@ class FetchMethods:
         directory = await self._threads.run(self._repository.fetch, request.model, version)
         with closing(pieces(directory, found.manifest, CHUNK)) as reading:
             while (piece := await self._threads.run(next, reading, None)) is not None:
-                chunk = pb.FileChunk(file=piece.file, offset=piece.offset, data=piece.data)
-                await self._send(write, pb.FetchVersionResponse(chunk=chunk))
+                file, offset, data = piece
+                await self._send(
+                    write, pb.FetchVersionResponse(chunk=pb.FileChunk(file=file, offset=offset, data=data))
+                )
 
     async def _send(self, write: Write, message: pb.FetchVersionResponse) -> None:
         try:

@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError
 from turnout.errors import InvalidModel
 from turnout.registry.manifest.signature import Signature
 from turnout.registry.onnx.model import read_model
-from turnout.registry.onnx.zipmap import Unzipped, drop_zipmap, labels_of
+from turnout.registry.onnx.zipmap import Unzipped, drop_zipmap
 from turnout.registry.storage.golden import read_case
 from turnout.serving.inputs.sample import Trying
 from turnout.serving.inputs.synthetic import Recipe, synthetic_inputs
@@ -60,7 +60,7 @@ def without_zipmap(model: Path, scratch: Path, golden: Sequence[Path], trying: T
             f"no inputs were found on which the model runs, so that nothing shows that it answers alike without its"
             f" ZipMap ({trouble or 'none were tried'}); give it some with --golden"
         )
-    return {"labels": {name: list(labels) for name, labels in labels_of(unzipped).items()}, "rows": rows}
+    return {"labels": {one.output: list(map(str, one.keys)) for one in unzipped}, "rows": rows}
 
 
 def _session(path: Path) -> ort.InferenceSession:
