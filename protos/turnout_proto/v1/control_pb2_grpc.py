@@ -351,7 +351,9 @@ class ControlServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def StartRollout(self, request, context):
-        """Starts a rollout, which makes a candidate the baseline step by step as the evidence permits.
+        """Starts a rollout, which makes a candidate the baseline step by step as the evidence permits. If a rollout of the
+        same version with the same plan is running, returns that one, unless the plan sets `on_newer`. ALREADY_EXISTS: the
+        version is the baseline already.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -99,7 +99,10 @@ class ControlServiceStub:
     PlanRollout: _grpc.UnaryUnaryMultiCallable[_rollout_pb2.PlanRolloutRequest, _rollout_pb2.PlanRolloutResponse]
     """Returns what a rollout would do, and what it could detect with the model's current traffic. Changes nothing."""
     StartRollout: _grpc.UnaryUnaryMultiCallable[_rollout_pb2.StartRolloutRequest, _rollout_pb2.StartRolloutResponse]
-    """Starts a rollout, which makes a candidate the baseline step by step as the evidence permits."""
+    """Starts a rollout, which makes a candidate the baseline step by step as the evidence permits. If a rollout of the
+    same version with the same plan is running, returns that one, unless the plan sets `on_newer`. ALREADY_EXISTS: the
+    version is the baseline already.
+    """
     CommandRollout: _grpc.UnaryUnaryMultiCallable[_rollout_pb2.CommandRolloutRequest, _rollout_pb2.CommandRolloutResponse]
     """Applies an operator's command to a rollout. NOT_FOUND if the model has no active rollout, ABORTED if the rollout
     has changed in the meantime.
@@ -186,7 +189,10 @@ class ControlServiceAsyncStub(ControlServiceStub):
     PlanRollout: _aio.UnaryUnaryMultiCallable[_rollout_pb2.PlanRolloutRequest, _rollout_pb2.PlanRolloutResponse]  # type: ignore[assignment]
     """Returns what a rollout would do, and what it could detect with the model's current traffic. Changes nothing."""
     StartRollout: _aio.UnaryUnaryMultiCallable[_rollout_pb2.StartRolloutRequest, _rollout_pb2.StartRolloutResponse]  # type: ignore[assignment]
-    """Starts a rollout, which makes a candidate the baseline step by step as the evidence permits."""
+    """Starts a rollout, which makes a candidate the baseline step by step as the evidence permits. If a rollout of the
+    same version with the same plan is running, returns that one, unless the plan sets `on_newer`. ALREADY_EXISTS: the
+    version is the baseline already.
+    """
     CommandRollout: _aio.UnaryUnaryMultiCallable[_rollout_pb2.CommandRolloutRequest, _rollout_pb2.CommandRolloutResponse]  # type: ignore[assignment]
     """Applies an operator's command to a rollout. NOT_FOUND if the model has no active rollout, ABORTED if the rollout
     has changed in the meantime.
@@ -402,7 +408,10 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _rollout_pb2.StartRolloutRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_rollout_pb2.StartRolloutResponse, _abc.Awaitable[_rollout_pb2.StartRolloutResponse]]:
-        """Starts a rollout, which makes a candidate the baseline step by step as the evidence permits."""
+        """Starts a rollout, which makes a candidate the baseline step by step as the evidence permits. If a rollout of the
+        same version with the same plan is running, returns that one, unless the plan sets `on_newer`. ALREADY_EXISTS: the
+        version is the baseline already.
+        """
 
     @_abc_1.abstractmethod
     def CommandRollout(

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from turnout.cli.terminal_text import TerminalConsole, escaped
 from turnout.errors import FieldViolation, TurnoutError, kind_of
+from turnout.text.quantities import json_name
 
 NO_VERSION = "no version is published yet; publish one with `turnout publish NAME 1.0.0 MODEL.onnx --release`"
 """Shown in place of a table of versions or models without rows."""
@@ -199,5 +200,5 @@ def _json(body: Any, indent: str = "") -> str:
             return f"[\n{deeper}" + f",\n{deeper}".join(items) + f"\n{indent}]"
         return f"[{', '.join(items)}]"
     if isinstance(body, float) and not math.isfinite(body):
-        body = "NaN" if math.isnan(body) else "Infinity" if body > 0 else "-Infinity"
+        body = json_name(body)
     return json.dumps(body, ensure_ascii=False)

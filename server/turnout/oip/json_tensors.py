@@ -1,7 +1,9 @@
 """Converts tensors from and to JSON: lists in row-major order, flat or nested like the shape. Pure.
 
-JSON cannot represent NaN and infinities, so they are the strings "nan", "inf" and "-inf" in both directions. The Open
-Inference Protocol does not allow FP16 and BF16 in JSON; they are only sent in the binary part of a body.
+JSON cannot represent NaN and infinities, so answers contain the strings "NaN", "Infinity" and "-Infinity", as protobuf
+writes them. Requests may contain these, what Python prints ("nan", "inf", "-inf"), or the bare literals, which the JSON
+parser has converted to floats. The Open Inference Protocol does not allow FP16 and BF16 in JSON; they are only sent in
+the binary part of a body.
 
 A call into C holds the GIL until it returns. Elements are therefore converted in slices, so that a conversion in one
 thread does not block the other threads.
@@ -21,9 +23,12 @@ from turnout.oip.tensors import filled, shaped
 from turnout.registry.manifest.signature import DataType, TensorSpec
 from turnout.serving.inputs.limits import DEFAULT_LIMITS, InputLimits, counted
 from turnout.serving.sessions.tensor import NUMPY_DTYPES, Array
+from turnout.text.quantities import json_name
 
 _UNWRITABLE = frozenset(("FP16", "BF16"))
-_NOT_FINITE: Mapping[str, float] = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+_NOT_FINITE: Mapping[str, float] = {
+    name: float(name) for name in ("NaN", "Infinity", "-Infinity", "nan", "inf", "-inf")
+}
 _SLICE = 16384
 """Number of elements converted in one call, which takes 1 to 2 ms."""
 
@@ -124,7 +129,7 @@ def _dumped(array: Array) -> bytes:
         array = array.astype(np.float32)
     if array.dtype.kind == "f" and not (finite := np.isfinite(array)).all():
         mixed = array.astype(object)
-        mixed[~finite] = [str(element) for element in array[~finite].tolist()]
+        mixed[~finite] = [json_name(element) for element in array[~finite].tolist()]
         return orjson.dumps(mixed.tolist())
     if not array.ndim:
         return orjson.dumps(array.item())
@@ -171,6 +176,8 @@ def _preview(element: Any) -> str:
     """Returns a value as JSON, shortened to at most 40 characters."""
     if isinstance(element, list | dict):
         return "a list" if isinstance(element, list) else "an object"
+    if isinstance(element, float) and not math.isfinite(element):
+        return json_name(element)
     return orjson.dumps(element[:64] if isinstance(element, str) else element).decode()[:40]
 
 
@@ -180,7 +187,7 @@ def _slices(elements: Sequence[Any]) -> "chain[tuple[int, Sequence[Any]]]":
 
 
 def _checked(field: str, name: str, dtype: np.dtype[Any], elements: Sequence[Any]) -> list[Any]:
-    """Checks that the type of each element fits the dtype, and converts "nan", "inf" and "-inf" to numbers.
+    """Checks that the type of each element fits the dtype, and converts strings such as "NaN" to numbers.
 
     Args:
         field: Path of the field in error messages, with `{}` for the position of an element.

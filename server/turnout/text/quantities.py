@@ -1,8 +1,15 @@
-"""Formats numbers, times and sizes for people. Pure."""
+"""Formats numbers, times and sizes for people, and the numbers that JSON lacks. Pure."""
+
+import math
 
 _DIGITS = 3
 _PLAIN_UP_TO = 1e5
 _UNITS = ((1e-6, "µs"), (1e-3, "ms"), (1.0, "s"))
+
+
+def json_name(value: float) -> str:
+    """Returns the name of a number that JSON lacks, as protobuf writes it: `NaN`, `Infinity` or `-Infinity`."""
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
 def number_text(value: float) -> str:

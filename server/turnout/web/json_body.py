@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import orjson
+import pydantic_core
 
 from turnout.errors import InvalidRequest
 from turnout.serving.inputs.limits import InputLimits, beyond
@@ -16,8 +17,8 @@ SMALL_BYTES = 64 * 1024
 _MAX_LISTS = 256 * 1024
 """Maximum number of lists and objects in JSON. Three bytes of text, `[],`, become a Python object of 100 bytes."""
 
-_LITERALS = "NaN", "Infinity"
-"""What Python and some other writers of JSON put in place of numbers that JSON does not have."""
+_LITERALS = b"NaN", b"-Infinity", b"Infinity"
+"""What Python, Triton's clients and other writers of JSON put in place of numbers that JSON does not have."""
 
 _SPARE_STRINGS = 8192
 """Number of strings, such as names, that are allowed in addition to those in tensors."""
@@ -40,26 +41,39 @@ def json_object(data: bytes, limits: InputLimits, example: str) -> Mapping[str, 
         if len(data) > SMALL_BYTES:
             _check_pieces(data, limits)
             with _no_collection():
-                value = orjson.loads(data)
+                value = _parsed(data)
         else:
-            value = orjson.loads(data)
-    except orjson.JSONDecodeError as error:
+            value = _parsed(data)
+    except ValueError as error:
         raise InvalidRequest.at("body", f"expected JSON in UTF-8: {_mistake(data, error)}") from None
     if not isinstance(value, dict):
         raise InvalidRequest.at("body", f"expected an object: {example}")
     return value
 
 
-def _mistake(data: bytes, error: orjson.JSONDecodeError) -> str:
+def _parsed(data: bytes) -> Any:
+    """Parses JSON that may contain the literals NaN and Infinity. Raises ValueError if anything else is not JSON."""
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        plain = data
+        for literal in _LITERALS:
+            plain = plain.replace(literal, b"0".ljust(len(literal)))
+        if plain == data:
+            raise
+    orjson.loads(plain)  # because pydantic's parser returns infinity for numbers such as 1e999
+    return pydantic_core.from_json(data)
+
+
+def _mistake(data: bytes, error: ValueError) -> str:
+    """Returns what is wrong with JSON, and where."""
+    if not isinstance(error, orjson.JSONDecodeError):
+        return str(error)
     try:
         text = data.decode()
     except UnicodeDecodeError as wrong:
         return f"this is not UTF-8 at byte {wrong.start}"
-    start = len(text[: error.pos].encode())
-    for literal in _LITERALS:
-        if text.startswith(literal, error.pos):
-            return f'{literal} at byte {start} is not JSON; write "nan", "inf" or "-inf", with quotation marks'
-    return f"{error.msg} at byte {start}"
+    return f"{error.msg} at byte {len(text[: error.pos].encode())}"
 
 
 @contextmanager

@@ -295,12 +295,31 @@ def test_what_cannot_be_is_refused_in_a_sentence(server: Server, tmp_path: Path)
         "error: min_reqeusts: unknown, did you mean min_requests? There are alpha, "
     )
     assert "does not fit the baseline's clients" in refused(server, "start", "m", "--to", "2.0.0")
-    assert refused(server, "start", "m", "--to", "1.0.0") == "error: 1.0.0 is the baseline of m already"
     assert "no model is named 'n'" in refused(server, "start", "n", "--to", "1.0.0")
     assert command_json(server, "start", "m", "--to", "1.1.0", *LONG)["state"] == "pending"
     assert "1.1.0 is being rolled out (attempt 1" in refused(server, "start", "m", "--to", "1.2.0")
     failed = run(server, "start", "m", "--to", "1.2.0", "--json", code=1)
     assert json.loads(failed.stderr)["error"]["kind"] == "FailedPrecondition"
+
+
+def test_a_job_that_starts_a_rollout_may_run_twice(server: Server) -> None:
+    first = command_json(server, "start", "m", "--to", "1.1.0", *LONG)
+    again = command_json(server, "start", "m", "--to", "1.1.0", *LONG)
+    assert (first["attempt"], again["attempt"]) == (1, 1)
+    assert len(command_json(server, "history", "m")["rollouts"]) == 1
+    assert "1.1.0 is being rolled out (attempt 1" in refused(server, "start", "m", "--to", "1.1.0", "--steps", "9%:9h")
+    command_json(server, "promote", "m", "--full")
+    assert command_json(server, "start", "m", "--to", "1.1.0", *LONG)["attempt"] == 1  # while it is watched
+    assert run(server, "abort", "m", code=0)
+
+
+@pytest.mark.parametrize("waiting", [(), ("--wait",)], ids=["", "with --wait"])
+def test_a_version_that_is_the_baseline_needs_no_rollout(server: Server, waiting: tuple[str, ...]) -> None:
+    arguments = ("start", "m", "--to", "1.0.0", *waiting)
+    assert run(server, *arguments).stdout == "1.0.0 is the baseline of m already\n"
+    assert command_json(server, *arguments) == {"model": "m", "candidate": "1.0.0", "state": "baseline"}
+    assert command_json(server, "history", "m")["rollouts"] == []
+    assert "1.0.0 is the baseline of m already" in run(server, "plan", "m", "--to", "1.0.0", code=1).stdout
 
 
 @contextmanager

@@ -42,6 +42,7 @@ ELEMENTS = {
     "int32": TensorProto.INT32,
     "int64": TensorProto.INT64,
     "float16": TensorProto.FLOAT16,
+    "float32": TensorProto.FLOAT,
     "float64": TensorProto.DOUBLE,
 }
 

@@ -1,9 +1,11 @@
 """The console in a browser: every page in both themes and on a phone, and a rollout that is watched and steered."""
 
 import asyncio
+import itertools
 import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from playwright.async_api import Browser, Page, Route, expect
 
 import onnx_models
 from console_wire import PATIENCE_MS, TOKEN, Tab, chromium, needs_chromium, tab
+from processes import turnout
 from rollout_wire import FINAL, TICK, clients, command, in_state, latest, start, until
 from routing_wire import policy, put
 from shadow_wire import PATIENT, numbered, predict, settled
@@ -44,6 +47,7 @@ CONTROLS = f"""() => Array.from(
     document.querySelectorAll("a[href], button:enabled, input:not([type=hidden]), select, [tabindex='0']")
 ).filter(element => element.checkVisibility()).map({NAMED})"""
 FOCUSED = f"() => [({NAMED})(document.activeElement), getComputedStyle(document.activeElement).outlineStyle]"
+CLIPPED = "regions => regions.filter(each => each.scrollWidth > each.clientWidth).map(each => each.ariaLabel)"
 expect.set_options(timeout=PATIENCE_MS)
 
 
@@ -133,6 +137,53 @@ async def test_every_page_holds_in_both_themes_and_on_a_phone(serve, browser, pu
             if "viewport" in look:  # each value stands beside its name, not upon it
                 paddings = "cells => cells.map(cell => getComputedStyle(cell).paddingLeft)"
                 assert set(await here.page.locator(".stack td").evaluate_all(paddings)) == {"136px"}
+
+
+async def test_names_of_any_length_hide_nothing_else(serve, browser, publish_model) -> None:
+    """A version's name has up to 128 characters. It used to push the other columns, and the page, off a phone."""
+    model, long = "a-model-" + "x" * 80, f"1.1.0-rc.{'x' * 60}.{'y' * 58}"
+    publish_model(model, "1.0.0", onnx_models.look_up_safely())
+    publish_model(model, long, onnx_models.look_up_safely(), release=False)
+    server = await serve()
+    turns = itertools.cycle(("", long))
+    ask = partial(request, model, index=np.array([1]))
+    async with clients(server, lambda number: ask(version=next(turns)), count=2, pause=0.1):
+        await start(server, long, LONG, model=model)
+        await until(server, in_state("soaking"), model=model)
+        pages = ["", f"/models/{model}", f"/models/{model}/rollouts/1", f"/models/{model}/versions/{long}?with=1.0.0"]
+        for width in (1280, 390):
+            async with tab(browser, server, viewport={"width": width, "height": 844}) as here:
+                for path in pages:
+                    await here.open(f"/console{path}")
+                    if path.endswith(model):
+                        await expect(here.page.locator(".chart canvas").first).to_be_visible()
+                    assert await here.overflow() <= 0, (path, width)
+                    assert await here.page.locator(".scroll").evaluate_all(CLIPPED) == [], (path, width)
+
+
+async def test_what_the_pages_tell_to_type_is_accepted(serve, browser, publish_model) -> None:
+    publish_model("new", "0.1.0", onnx_models.look_up_safely(), release=False)
+    server = await serve()
+    async with tab(browser, server) as here:
+        await here.open("/console/models/new")
+        await expect(here.page.locator("main")).to_contain_text("no version is released, so requests have to name one")
+        release = await here.page.locator("main code", has_text="turnout").all_text_contents()
+        await here.open("/console/models/m/shadow")
+        (shadow,) = await here.page.locator("main code").all_text_contents()
+        await here.open("/console/models/m")
+        (rollout,) = await here.page.locator("main code", has_text="turnout").all_text_contents()
+    assert release == ["turnout release new@VERSION"]  # and no rollout, which has nothing to compare with
+    typed = (
+        (release[0], ["0.1.0"]),
+        (shadow, ["1.0.0", "1.1.0"]),
+        (rollout, ["1.2.0"]),
+    )
+    for command_line, versions in typed:
+        for version in versions:
+            command_line = command_line.replace("VERSION", version, 1)
+        arguments = [*command_line.split()[1:], "--server", str(server.control)]
+        done = await asyncio.to_thread(turnout, *arguments, check=False)
+        assert done.returncode == 0, (command_line, done.stderr)
 
 
 async def test_a_refresh_that_was_queued_when_the_rollout_ended_puts_no_page_into_the_page(serve, browser) -> None:

@@ -1,6 +1,7 @@
 """Errors under /v2 are `{"error": "text"}`, as the protocol's clients expect, wherever in the server they arise."""
 
 import asyncio
+import re
 from typing import Any
 
 import grpc
@@ -85,22 +86,28 @@ async def test_what_browsers_are_made_to_send_is_refused_in_the_same_form(server
 @pytest.mark.parametrize(
     ("before", "literal", "shown"),
     [
-        ("", "NaN", "NaN at byte {}"),
-        ("", "Infinity", "Infinity at byte {}"),
-        ("", "-Infinity", "Infinity at byte {}"),
-        ("é😀", "NaN", "NaN at byte {}"),
+        ("", "N", "unexpected character, expected a JSON value at byte {}"),
         ("é😀", "nan", "invalid literal, expected 'null' at byte {}"),
         ("é😀", "1e999", "number is infinity when parsed as double at byte {}"),
+        ("é NaN -Infinity", "Infinity, 1e999", "number is infinity when parsed as double at byte {}"),
+        ("é NaN", "-Infinity, NaN, 01", "number with leading zero is not allowed at byte {}"),
     ],
 )
 async def test_a_mistake_in_json_is_named_with_the_byte_where_it_is(server, before, literal, shown) -> None:
     start = f'{{"id": "{before}", "inputs": [{{"name": "x", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, '
     sent = f"{start}{literal}]}}]}}".encode()
     status, text, _ = await refused(server, "POST", "/v2/models/m/infer", content=sent)
-    place = len(start.encode()) + literal.startswith("-")
-    assert (status, sent[place : place + 1].decode()) == (400, literal.lstrip("-")[0])
-    assert f"{shown.format(place)}" in text
-    assert ('"nan"' in text) is (literal in ("NaN", "Infinity", "-Infinity"))
+    *_, last = literal.split(" ")
+    assert (status, text) == (400, f"body: expected JSON in UTF-8: {shown.format(sent.index(last.encode() + b']'))}")
+
+
+@pytest.mark.parametrize("literal", ["-NaN", "1NaN", "NaNInfinity", "Infinity.0", "- Infinity"])
+async def test_what_only_resembles_nan_is_refused(server, literal) -> None:
+    sent = f'{{"inputs": [{{"name": "x", "shape": [1, 1], "datatype": "FP32", "data": [{literal}]}}]}}'
+    status, text, _ = await refused(server, "POST", "/v2/models/m/infer", content=sent.encode())
+    assert status == 400
+    assert text.startswith("body: expected JSON in UTF-8: ")
+    assert re.search(r"at (byte|line 1 column) [78]\d$", text)
 
 
 async def test_a_byte_that_is_not_utf_8_is_named(server) -> None:

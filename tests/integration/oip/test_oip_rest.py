@@ -65,6 +65,7 @@ def digests(publish_for_module) -> Mapping[str, str]:
     publish_for_module("text", "1.0.0", string_identity())
     publish_for_module("half", "1.0.0", identity(TensorProto.FLOAT16, ["batch", 2]))
     publish_for_module("nan", "1.0.0", not_a_number())
+    publish_for_module("plain", "1.0.0", identity(TensorProto.FLOAT, ["batch", 4]))
     publish_for_module("look-up", "1.0.0", look_up())
     publish_for_module("one", "1.0.0", scaled(2))
     publish_for_module("m", "2.0.0-rc.1+cpu", scaled(2), release=False)
@@ -246,7 +247,70 @@ async def test_an_output_that_json_cannot_hold_is_refused_in_words(server) -> No
 @one_server
 async def test_nan_is_a_string_in_json(server) -> None:
     answer = await infer(server, "nan", body())
-    assert "nan" in json.loads(answer.text, parse_constant=pytest.fail)["outputs"][0]["data"]
+    assert "NaN" in json.loads(answer.text, parse_constant=pytest.fail)["outputs"][0]["data"]
+
+
+@one_server
+@pytest.mark.parametrize(
+    "sent",
+    ["NaN, Infinity, -Infinity", '"NaN", "Infinity", "-Infinity"', '"nan", "inf", "-inf"'],
+    ids=["literals", "as protobuf writes them", "as Python prints them"],
+)
+async def test_nan_and_infinities_are_accepted_as_other_programs_write_them(server, sent) -> None:
+    """Python's json and tritonclient write literals, which Triton accepts; protobuf and Jackson write strings."""
+    expected = ["NaN", "Infinity", "-Infinity", 1.5]
+    start = (
+        '{"id": "NaN", "parameters": {"mine": -Infinity}, "inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4]'
+    )
+    infers = (
+        f'{start}, "data": [{sent}, 1.5]}}]}}',
+        "/v2/models/plain/infer",
+        lambda answer: answer["outputs"][0]["data"],
+    )
+    predicts = f'{{"inputs": {{"x": [[{sent}, 1.5]]}}}}', "/predict/plain", lambda answer: answer["outputs"]["y"][0]
+    for content, path, data in (infers, predicts):
+        answer = await call(server, "POST", path, content=content, headers={"content-type": "application/json"})
+        assert answer.status_code == 200, answer.text
+        assert data(json.loads(answer.text, parse_constant=pytest.fail)) == expected
+
+
+@one_server
+async def test_nan_in_a_large_body_is_accepted(server) -> None:
+    """Bodies above 64 KiB are parsed in a thread, with their parts counted."""
+    rows = np.full((8192, 4), np.nan, np.float32)
+    sent = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [8192, 4], "data": rows.ravel().tolist()}]}
+    content, headers = json.dumps(sent), {"content-type": "application/json"}
+    answer = await call(server, "POST", "/v2/models/plain/infer", content=content, headers=headers)
+    assert answer.json()["outputs"][0]["data"] == ["NaN"] * rows.size
+
+
+@one_server
+@pytest.mark.parametrize(
+    ("datatype", "data", "shown"),
+    [
+        ("INT32", "NaN", "inputs[0].data[0]: expected INT32 elements, got NaN"),
+        ("BOOL", "-Infinity", "inputs[0].data[0]: expected BOOL elements, got -Infinity"),
+        ("BYTES", '"a", NaN', "inputs[0].data[1]: expected BYTES elements, got NaN"),
+        ("FP32", '"NAN"', 'inputs[0].data[0]: expected FP32 elements, got "NAN"'),
+        ("FP32", "null", "inputs[0].data[0]: expected FP32 elements, got null"),
+    ],
+)
+async def test_nan_is_no_integer_boolean_or_text(server, datatype, data, shown) -> None:
+    """pandas writes NaN for text that is missing: the model would read it as a word."""
+    count = data.count(",") + 1
+    sent = f'{{"inputs": [{{"name": "x", "datatype": "{datatype}", "shape": [1, {count}], "data": [{data}]}}]}}'
+    headers = {"content-type": "application/json"}
+    answer = await call(server, "POST", "/v2/models/plain/infer", content=sent, headers=headers)
+    assert (answer.status_code, answer.json()) == (400, {"error": shown})
+
+
+@one_server
+@pytest.mark.parametrize("field", ['"id": NaN', '"parameters": {"timeout": NaN}', '"parameters": {"routing_key": NaN}'])
+async def test_nan_is_no_other_value_of_a_request(server, field) -> None:
+    sent = f'{{{field}, "inputs": [{{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}}]}}'
+    headers = {"content-type": "application/json"}
+    answer = await call(server, "POST", "/v2/models/plain/infer", content=sent, headers=headers)
+    assert answer.status_code == 400, answer.text
 
 
 @one_server

@@ -138,6 +138,33 @@ def test_one_model_may_be_asked_for_and_one_models_directory_given(tmp_path: Pat
     assert "'nobody' is not in it; there are: Scale.x2, plain, scores" in refusal(tree, "--model", "nobody")
 
 
+def test_a_model_without_a_version_is_refused_not_left_out(tmp_path: Path) -> None:
+    """Triton ignores directories whose names are not numbers or have leading zeros, and loads no such model."""
+    tree, models = tmp_path / "tree", tmp_path / "models"
+    triton_models.put(tree, "good", 0, onnx_models.scaled(2))
+    for name, directory in (("letters", "v1"), ("zeros", "01"), ("empty", "")):
+        (tree / name / directory).mkdir(parents=True)
+        (tree / name / "config.pbtxt").write_text('backend: "onnxruntime"')
+    body = imported(tree, models, code=3)
+    assert of(body, "good")["versions"][0] | {"digest": ""} == {
+        "number": 0, "version": "0.0.0", "outcome": "published", "digest": "", "standing": "released", "reason": None,
+    }  # fmt: skip
+    reason = "it contains no ONNX model: no directory of a version, whose name is a number without leading zeros"
+    assert {of(body, name)["refused"] for name in ("letters", "zeros", "empty")} == {reason}
+
+
+def test_an_import_with_settings_may_be_tried_first_and_repeated(tmp_path: Path) -> None:
+    tree, models, file = triton_models.three_models(tmp_path / "tree"), tmp_path / "models", tmp_path / "s.toml"
+    text = imported(tree, models, "--settings", file, "--dry-run")["settings"]
+    assert imported(tree, models, "--settings", file)["settings"] == text
+    assert file.read_text() == text
+    assert imported(tree, models, "--settings", file)["settings"] == text
+    file.write_text("# mine")
+    assert f"{file} cannot be written: File exists" in refusal(tree, "--models", tmp_path / "new", "--settings", file)
+    assert not Repository(tmp_path / "new").scan().models
+    assert file.read_text() == "# mine"
+
+
 def test_what_is_no_triton_repository_is_said_to_be_none(tmp_path: Path) -> None:
     (tmp_path / "tree" / "m").mkdir(parents=True)
     onnx_models.save(onnx_models.scaled(2), tmp_path / "tree" / "m" / "model.onnx")

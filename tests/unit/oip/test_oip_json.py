@@ -197,7 +197,6 @@ def test_the_length_of_the_json_is_within_the_body(length):
         b"[" * 100_000,
         b'{"inputs":' * 100_000,
         b'{"id": 1e999}',
-        b'{"inputs": [NaN]}',
         '{"id": ""}'.encode("utf-16"),
     ],
     ids=lambda body: repr(body[:12]),

@@ -10,12 +10,11 @@ from turnout.config.settings import ModelOverrides, Settings
 from turnout.errors import InvalidModel
 from turnout.registry.manifest.manifest import BatchingDeclaration
 from turnout.registry.manifest.names import version_number
+from turnout.registry.triton.config_text import MAX_CONFIG_BYTES, parse_config
 from turnout.registry.triton.mapping import (
-    MAX_CONFIG_BYTES,
     FieldOutcome,
     as_toml,
     map_config,
-    parse_config,
     served_numbers,
 )
 from turnout.registry.triton.samples import write_samples
@@ -27,19 +26,49 @@ def mapped(text: str, name: str = "m"):
     return map_config(name, *parse_config(text.encode()))
 
 
-@pytest.mark.parametrize("name", ["1", "3", "10", "1700000000"])
+@pytest.mark.parametrize("name", ["0", "1", "3", "10", "1700000000"])
 def test_numbers_without_a_leading_zero_are_versions(name: str) -> None:
     assert version_number(name) == int(name)
 
 
-@pytest.mark.parametrize("name", ["0", "01", "1.0.0", "v1", "-1", "", "²", "\uff11", "1 ", "9" * 21])
+@pytest.mark.parametrize("name", ["00", "01", "1.0.0", "v1", "-1", "", "²", "\uff11", "1 ", "9" * 21])
 def test_all_else_is_none(name: str) -> None:
     assert version_number(name) is None
 
 
-def test_a_field_that_nobody_knows_is_passed_over_and_told() -> None:
-    config, unknown = parse_config(b'name: "m"\nfuture { deep { er: [1, 2] } }\nmax_batch_size: 4\nother: "x"')
-    assert (config.name, config.max_batch_size, unknown) == ("m", 4, "future (line 2)")
+def test_fields_that_nobody_knows_are_passed_over_and_told() -> None:
+    text = """name: "m" future { deep { er: [1, 2] } }
+        later: "}" '{'  # } a comment
+        max_batch_size: 4, list [ { a: 1 }, < b: "]" > ];
+        instance_group [ { count: 2 modern: -1.5e3 rate_limiter { resources [ { name: "r" count: 4 } ] priority: 2 } } ]
+        parameters { key: "a" value { string_value: "b" more: TRUE } } last: [ "x", "y" ]"""
+    config, unknown = parse_config(text.encode())
+    assert (config.name, config.max_batch_size, config.instance_group[0].count) == ("m", 4, 2)
+    assert config.parameters["a"].string_value == "b"
+    assert unknown == [
+        "future (line 1)",
+        "later (line 2)",
+        "list (line 3)",
+        "modern (line 4)",
+        "more (line 5)",
+        "last (line 5)",
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'ensemble_scheduling { step [ { model_name: "a" input_map { key: "x" value: "x" } }, { model_name: "b" } ] }',
+        'sequence_batching { control_input [ { name: "START" control [ { kind: CONTROL_SEQUENCE_START } ] } ] }',
+        "batch_input [ { kind: BATCH_ELEMENT_COUNT source_input: 'x' } ]",
+    ],
+    ids=["ensemble", "sequences", "batch input"],
+)
+def test_what_has_no_counterpart_as_a_whole_is_refused_for_itself(text: str) -> None:
+    """Its fields were taken for mistakes in the text if they were lists, as Triton's documentation writes them."""
+    config, unknown = parse_config(text.encode())
+    assert unknown == []
+    assert map_config("m", config).refusal.startswith(text.split(" ")[0] + ": ")
 
 
 @pytest.mark.parametrize(
@@ -50,8 +79,12 @@ def test_a_field_that_nobody_knows_is_passed_over_and_told() -> None:
         (b"name: \xff", "is not UTF-8"),
         (b"name: 'm", "is not a model configuration"),
         (b"{" * 1000, "is not a model configuration"),
-        (b"x {" * 80_000, "is nested too deeply"),
+        (b"x {" * 80_000, "line 1: x has no end"),
         (b"#" * (MAX_CONFIG_BYTES + 1), "is larger than"),
+        (b"x: 1\n" * 50_000, "has too many unknown fields"),
+        (b"x: {", "is not a model configuration"),
+        (b"x: 'y", "is not a model configuration"),
+        (b"x [ 1 }", "is not a model configuration"),
     ],
 )
 def test_what_is_no_configuration_is_refused_in_words(data: bytes, reason: str) -> None:

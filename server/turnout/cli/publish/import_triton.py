@@ -68,7 +68,8 @@ def import_triton(
     ] = True,
     dry_run: Annotated[bool, flag("--dry-run", "Run all gates and list the results, but publish nothing.")] = False,
     settings_file: Annotated[
-        Path | None, option("--settings", "FILE", "Write the matching server settings to this new TOML file.")
+        Path | None,
+        option("--settings", "FILE", "Write the matching server settings to this new TOML file."),
     ] = None,
     change: ChangeOptions = ChangeOptions(),
     target: DiskTarget = DiskTarget(),
@@ -103,12 +104,12 @@ def import_triton(
         wanted = [one for one in found if not model or one.name in model]
         how = PublishOptions(actor_or_login(change.actor), change.reason, dry_run=dry_run)
         workspace = Workspace.open(target)
+        text = as_toml({one.name: one.settings for one in wanted if not one.fault})
+        if settings_file is not None and text:
+            _write(settings_file, text)
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="turnout-")))
         with workspace.store() as store:
             imported = [_import(out, workspace, store, one, how, scratch, release=release) for one in wanted]
-        text = as_toml({one.name: one.settings for one in wanted if not one.fault})
-        if settings_file is not None and text:
-            _write_new(settings_file, text)
         out.show(_body(imported, text), *_view(imported, text, settings_file))
         if not all(one.whole for one in imported):
             raise typer.Exit(NOT_ALL)
@@ -157,9 +158,11 @@ def _import(
     return imported
 
 
-def _write_new(file: Path, text: str) -> None:
-
+def _write(file: Path, text: str) -> None:
+    """Writes a new file, unless one with the same text exists, as after an earlier import."""
     try:
+        if file.exists() and file.read_bytes() == text.encode():
+            return
         with file.open("x") as opened:
             opened.write(text)
     except OSError as error:
@@ -215,6 +218,6 @@ def _view(imported: "Sequence[_Imported]", text: str, written: Path | None) -> "
     elif text:
         displayed += [
             "",
-            f"The matching settings are in {written}; serve with --config, or add them to turnout.toml",
+            f"The matching settings are in {written}: `turnout serve --config {written}` applies them",
         ]
     return displayed

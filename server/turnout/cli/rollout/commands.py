@@ -17,7 +17,7 @@ from turnout.cli.options import (
     flag,
     option,
 )
-from turnout.cli.output import CommandOutput, reporting, table
+from turnout.cli.output import CommandOutput, ServerRefused, reporting, table
 from turnout.cli.rollout.options import PlanOptions
 from turnout.cli.rollout.probe import probe
 from turnout.cli.traffic.commands import freeze
@@ -83,8 +83,11 @@ def start(
 ) -> None:
     """Start a rollout. Fields that are not in the plan get their defaults.
 
+    A job may run twice: if the candidate is the baseline already, nothing happens; if a rollout of it with the same
+    plan is running, --wait follows that one.
+
     Exit codes of --wait:
-    0    the candidate became the baseline
+    0    the candidate became the baseline, or was it before
     1    it was rolled back, replaced, or could not be served
     3    it is still running when --timeout expires
     130  Ctrl-C; the rollout continues
@@ -104,8 +107,14 @@ def start(
         asked = pb.RolloutChange(actor=actor_or_login(change.actor), reason=change.reason)
         request = pb.StartRolloutRequest(model=name, version=to, plan_json=plan_json, change=asked)
         named = Server.named(target)
-        with named_fields(), named.control() as control:
-            response = control.StartRollout(request, timeout=_TIMEOUT)
+        try:
+            with named_fields(), named.control() as control:
+                response = control.StartRollout(request, timeout=_TIMEOUT)
+        except ServerRefused as error:
+            if error.kind != "AlreadyExists":
+                raise
+            out.show({"model": name, "candidate": to, "state": "baseline"}, str(error))
+            return
         rollout, answers = response.rollout, read_answers(response.answers)
         if not wait:
             body = rollout_body(rollout) | {"answers": answers_body(answers)}

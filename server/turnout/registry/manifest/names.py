@@ -71,8 +71,8 @@ def parse_version(text: str) -> Version:
 
 def version_number(name: str) -> int | None:
     """Returns the number of a Triton version from the name of its directory; None if the name is not a number."""
-    # Triton also skips numbers that begin with 0.
-    if not (name.isascii() and name.isdigit()) or name.startswith("0") or len(name) > 20:
+    # Triton also skips numbers with leading zeros.
+    if not (name.isascii() and name.isdigit()) or (name.startswith("0") and name != "0") or len(name) > 20:
         return None
     return int(name)
 

@@ -25,7 +25,8 @@ from turnout.registry.storage.listing import Listing, Problem, Published
 from turnout.registry.storage.manifests import manifest_fault, read_manifest
 from turnout.registry.storage.repository import Repository, not_found
 from turnout.registry.storage.scanning import VersionOrder
-from turnout.registry.triton.mapping import CONFIG_FILE, FieldOutcome, MappedField
+from turnout.registry.triton.config_text import CONFIG_FILE
+from turnout.registry.triton.mapping import FieldOutcome, MappedField
 from turnout.registry.triton.tree import TritonModel, version_of
 
 _Key = tuple[str, Version]

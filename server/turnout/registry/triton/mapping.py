@@ -1,26 +1,18 @@
-"""Parses a Triton model's configuration, and translates it to Turnout's terms. Without side effects.
+"""Translates a Triton model's configuration to Turnout's terms. Without side effects.
 
 Each field that a config.pbtxt sets has one row in the result, so that nothing is dropped silently.
 """
 
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 import tomlkit
-from google.protobuf import text_format
 
 from turnout.errors import InvalidModel
 from turnout.registry.manifest.manifest import MODEL_FILE, BatchingDeclaration
 from turnout_proto.triton.model_config_pb2 import ModelConfig, ModelInstanceGroup
-
-CONFIG_FILE = "config.pbtxt"
-MAX_CONFIG_BYTES = 1 << 18
-"""Maximum size of a config.pbtxt in bytes. Those of Triton's own examples have a few kilobytes."""
-
-_UNKNOWN = re.compile(r'^(\d+):\d+ : .*has no field named "([^"]{1,64})"')
 
 _PLATFORMS = ("onnxruntime_onnx", "")
 _BACKENDS = ("onnxruntime", "")
@@ -117,38 +109,13 @@ class _Rows(list[MappedField]):
         self.append(MappedField(path, FieldOutcome.REFUSED, note))
 
 
-def parse_config(data: bytes) -> tuple[ModelConfig, str]:
-    """Parses a config.pbtxt.
+def map_config(name: str, config: ModelConfig, unknown: Sequence[str] = ()) -> Mapped:
+    """Translates a model's configuration.
 
-    Returns:
-        The configuration, and the first unknown field in it, as `NAME (line N)`; "" if all fields are known.
-
-    Raises:
-        InvalidModel: The configuration is too large or invalid.
-    """
-    if len(data) > MAX_CONFIG_BYTES:
-        raise InvalidModel(f"{CONFIG_FILE} is larger than {MAX_CONFIG_BYTES} bytes")
-    try:
-        text = data.decode()
-        try:
-            return text_format.Parse(text, ModelConfig()), ""
-        except text_format.ParseError as error:
-            unknown = _UNKNOWN.search(str(error))
-            if unknown is None:
-                raise
-            # Every release of Triton adds fields, so an unknown field is no reason to refuse a model.
-            lenient = text_format.Parse(text, ModelConfig(), allow_unknown_field=True)
-            return lenient, f"{unknown[2]} (line {unknown[1]})"
-    except text_format.ParseError as error:
-        raise InvalidModel(f"{CONFIG_FILE} is not a model configuration: line {str(error)[:200]}") from error
-    except UnicodeDecodeError as error:
-        raise InvalidModel(f"{CONFIG_FILE} is not UTF-8") from error
-    except RecursionError as error:
-        raise InvalidModel(f"{CONFIG_FILE} is nested too deeply") from error
-
-
-def map_config(name: str, config: ModelConfig, unknown: str = "") -> Mapped:
-    """Translates the configuration of the model `name`. `unknown` is an unknown field in it; "" if there is none.
+    Args:
+        name: Name of the model's directory.
+        config: The configuration.
+        unknown: The unknown fields in it.
 
     Raises:
         InvalidModel: The configuration is invalid in Triton too.
@@ -156,8 +123,8 @@ def map_config(name: str, config: ModelConfig, unknown: str = "") -> Mapped:
     if config.name not in ("", name):
         raise InvalidModel(f"config.pbtxt is that of {config.name!r}, but is in the directory of {name!r}")
     rows = _Rows()
-    if unknown:
-        rows.left_out(unknown, "this release does not know it")
+    for field_name in unknown:
+        rows.left_out(field_name, "this release does not know it")
     settings: dict[str, dict[str, Any]] = {}
     _identity(config, rows)
     batching = _batching(config, rows)

@@ -17,15 +17,13 @@ from turnout.registry.manifest.manifest import MODEL_FILE, is_plain_path
 from turnout.registry.manifest.names import model_name_fault, version_number
 from turnout.registry.publishing.metadata import VersionMetadata
 from turnout.registry.storage.files import explain, open_inside, read_small, visible
+from turnout.registry.triton.config_text import CONFIG_FILE, MAX_CONFIG_BYTES, parse_config
 from turnout.registry.triton.mapping import (
-    CONFIG_FILE,
-    MAX_CONFIG_BYTES,
     Mapped,
     MappedField,
     Settings,
     labels_of,
     map_config,
-    parse_config,
     served_numbers,
 )
 from turnout_proto.triton.model_config_pb2 import ModelWarmup
@@ -35,6 +33,7 @@ _MAX_NUMBER = 2**53 - 1
 """Largest number that a range supports: clients select version 3.0.0 by the range `3`."""
 
 WARM_UP_DIRECTORY = "warmup"
+_NO_VERSION = "no directory of a version, whose name is a number without leading zeros"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +115,9 @@ def read_model_directory(directory: Path, name: str | None) -> TritonModel:
         if fault := model_name_fault(name):
             return TritonModel(name, directory, fault=f"{name!r} {fault}")
         mapped = map_config(name, config, unknown)
-        numbers = {int(child.name): child for child in _directories(directory) if version_number(child.name)}
+        numbers = {
+            int(child.name): child for child in _directories(directory) if version_number(child.name) is not None
+        }
     except InvalidModel as error:
         return TritonModel(name, directory, fault=error.message)
     except OSError as error:
@@ -126,7 +127,7 @@ def read_model_directory(directory: Path, name: str | None) -> TritonModel:
     labels, label_rows = labels_of(mapped, lambda file: _read_inside(directory, file))
     sources, faults = _sources(numbers, mapped.file)
     served, policy = served_numbers(config, numbers)
-    fault = "" if sources else f"it contains no ONNX model: {next(iter(faults.values()), 'no version')}"
+    fault = "" if sources else f"it contains no ONNX model: {next(iter(faults.values()), _NO_VERSION)}"
     load = f"latest:{len(served)}" if 0 < len(served) < len(numbers) else ""
     if load:
         policy = replace(policy, note=f'{policy.note}, which load = "{load}" keeps out of memory')
@@ -156,9 +157,12 @@ def _sources(numbers: Mapping[int, Path], file: str) -> tuple[dict[int, Path], d
 
 
 def is_model(directory: Path) -> bool:
-    """Returns whether a directory contains numbered directories, as that of a Triton model does."""
+    """Returns whether a directory is that of a Triton model: it contains a config.pbtxt or numbered directories."""
     try:
-        return any(version_number(child.name) for child in _directories(directory))
+        return any(
+            entry.name == CONFIG_FILE or (entry.is_dir() and version_number(entry.name) is not None)
+            for entry in visible(directory)
+        )
     except OSError:
         return False
 

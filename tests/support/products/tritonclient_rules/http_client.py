@@ -52,6 +52,16 @@ def test_every_type_comes_back_as_it_went_binary_or_not(addresses: Addresses) ->
                 assert ("data" in result.get_output("y")) != binary
 
 
+def test_nan_and_infinities_come_back_binary_or_not(addresses: Addresses) -> None:
+    with InferenceServerClient(addresses.http) as client:
+        for name in ("float32", "float64"):
+            array = np.array([[np.nan, np.inf], [-np.inf, 1.5]]).astype(name)
+            for binary in (True, False):
+                wanted = [InferRequestedOutput("y", binary_data=binary)]
+                result = client.infer(f"as-{name}", [tensor("x", array, binary=binary)], outputs=wanted)
+                np.testing.assert_array_equal(result.as_numpy("y"), array)
+
+
 def test_bfloat16_goes_in_and_comes_out(addresses: Addresses) -> None:
     array = np.array([[1.5, -0.25]], ml_dtypes.bfloat16)
     with InferenceServerClient(addresses.http) as client:

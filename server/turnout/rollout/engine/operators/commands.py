@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from semver import Version
 
-from turnout.errors import ChangeRefused, Conflict, UnavailableError
+from turnout.errors import AlreadyExistsError, ChangeRefused, Conflict, UnavailableError
 from turnout.rollout.analysis.analyses import Analyses
 from turnout.rollout.changes.operations import ChangeResult, refuse_stale
 from turnout.rollout.engine.adapters.rollout_store import StoredRollouts
@@ -52,27 +52,34 @@ class RolloutCommands:
         self._store_timeout = store_timeout
 
     async def start(self, model: str, candidate: Version, plan: Plan, actor: str, reason: str) -> Rollout:
-        """Starts a rollout.
+        """Starts a rollout. If one of the same candidate with the same plan is running, returns that, unless the plan
+        says what to do about it: a job that lost the answer, or runs again, starts nothing twice.
 
         Raises:
             InvalidRequest: The plan names a probe that is not configured.
             ModelNotFound, NotFoundError: The model or version does not exist.
-            ChangeRefused: `LiveState.refusals` gives a reason, another rollout is running, or one of the versions was
-                just yanked.
+            AlreadyExistsError: The candidate is the baseline already.
+            ChangeRefused: `LiveState.refusals` gives another reason, another rollout is running, or one of the versions
+                was just yanked.
         """
         self._outside.check(plan)
-        if why := await self._rollouts.refusals(model, candidate, _COMMAND_WAIT):
-            raise ChangeRefused("; ".join(why))
+        refusals = await self._rollouts.refusals(model, candidate, _COMMAND_WAIT)
         async with self._rollouts.exclusive():
             previous = self._serving.baseline(model)
-            assert previous is not None
             until = asyncio.get_running_loop().time() + _COMMAND_WAIT
             mine = model if plan.on_newer == "replace" else None
             await self._rollouts.reconcile(_COMMAND_WAIT, mine=mine, patient=True)
             records = await self._rollouts.records(model, seconds_until(until))
-            for record in records:
-                if not record.final:
-                    await self._make_way(record, plan, candidate, until)
+            running = [record for record in records if not record.final]
+            if plan.on_newer == "refuse":
+                for same in map(recorded, running):
+                    if (same.candidate, same.plan) == (candidate, plan):
+                        return same
+            if refusals:
+                raise (AlreadyExistsError if previous == candidate else ChangeRefused)("; ".join(refusals))
+            assert previous is not None
+            for record in running:
+                await self._make_way(record, plan, candidate, until)
             attempt = max((record.attempt for record in records), default=0) + 1
             rollout = Rollout.start(model, candidate, previous, attempt, plan, actor, reason)
             released = self._serving.is_released(model, candidate)
