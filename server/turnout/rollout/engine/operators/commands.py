@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from semver import Version
 
-from turnout.errors import ChangeRefused, Conflict, UnavailableError
+from turnout.errors import ChangeRefused, Conflict, TurnoutError, UnavailableError
 from turnout.rollout.changes.operations import ChangeResult, refuse_stale
 from turnout.rollout.engine.commits import RolloutCommits
 from turnout.rollout.engine.policy_origin import accept_policy, refuse_newer, refuse_other_baseline, stopped_by_traffic
@@ -160,10 +160,15 @@ class RolloutCommands:
 
         async def operate() -> ChangeResult:
             done = await self._store.run(operation)
-            found = await self._store.running(self._ownership.driver)
-            await self._serving.follow()
+            try:
+                found = await self._store.running(self._ownership.driver)
+                await self._serving.follow()
+            except (TurnoutError, OSError) as error:  # the change is recorded; ticks and `follow` apply it later
+                self._commits.ended(done.endings, fresh=False)
+                why = error.message if isinstance(error, TurnoutError) else error.strerror
+                return replace(done, sentence=f"{done.sentence}; this server does not follow it yet: {why}")
             self._rollouts.update(*found)
-            self._commits.ended(done.endings)
+            self._commits.ended(done.endings, fresh=True)
             return done
 
         async with self._rollouts.exclusive():
