@@ -39,6 +39,8 @@ from turnout.telemetry.metrics.auth import AuthRecorder, RefusalReason
 from turnout.threads import Threads
 
 _MOST_CALLERS = 10_000
+_RETRY_SECONDS = 10.0
+"""Interval in seconds at which a policy file that cannot be used is read again."""
 _BEARER = "bearer "
 _SHOWN = 64
 
@@ -102,7 +104,7 @@ class Authority:
         self._verifying = Threads("verify JWTs", 2)
         self._files = Threads("policy file")
         self._stamp = stamp_of(settings.policy) if settings.policy else None
-        self._reason = ""
+        self._reason, self._read_at = "", 0.0
         self._anonymous = self._made(ANONYMOUS, "none")
         self._local = self._made(LOCAL, "loopback")
         recorder.enabled = True
@@ -361,7 +363,9 @@ class Authority:
         while True:
             await asyncio.sleep(self._settings.poll_interval_s)
             stamp = await self._files.run(stamp_of, self._settings.policy)
-            if stamp != self._stamp:
+            # A file that could not be read is tried again, since the reason may have been the system's and not its own.
+            again = self._recorder.policy_failed and time.monotonic() >= self._read_at + _RETRY_SECONDS
+            if stamp != self._stamp or again:
                 self._stamp = stamp
                 await self.reload()
 
@@ -369,6 +373,7 @@ class Authority:
         """Reads the policy file again; an invalid file changes nothing and is logged."""
         if not self._settings.policy:
             return
+        self._read_at = time.monotonic()
         try:
             policy = await self._files.run(load_policy, self._settings.policy, self._share)
         except ConfigError as error:

@@ -165,10 +165,14 @@ def latest(
 
 @functools.cache
 def _latest(columns: tuple[str, ...]) -> Select[Any]:
-    """Returns the query for at most `most` rollouts with given values of `columns`. Cached: every tick uses it."""
+    """Returns the query for at most `most` rollouts with given values of `columns`. Cached: every tick uses it.
+
+    A model's rollouts are ordered by attempt, since the clocks of the servers that started them may differ or jump.
+    """
     table = schema.rollouts
     query = select(table).where(*(table.c[column] == bindparam(column) for column in columns))
-    return query.order_by(table.c.started.desc(), table.c.attempt.desc()).limit(bindparam("most", type_=Integer))
+    order = [table.c.attempt.desc()] if "model" in columns else [table.c.started.desc(), table.c.attempt.desc()]
+    return query.order_by(*order).limit(bindparam("most", type_=Integer))
 
 
 class RolloutStore(Transactions):

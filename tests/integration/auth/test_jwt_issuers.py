@@ -138,3 +138,22 @@ def test_a_key_that_cannot_be_read_is_left_out_and_the_others_are_not(algorithm:
 def test_what_is_no_set_of_keys_is_told_so(document: bytes) -> None:
     with pytest.raises(ConfigError, match="here"):
         read_keys(document, "here")
+
+
+@pytest.mark.parametrize("kid", ["same", ""], ids=["one-id", "no-id"])
+async def test_keys_that_share_an_id_or_have_none_are_rotated_without_a_refusal(
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch, kid: str
+) -> None:
+    monkeypatch.setattr("turnout.auth.credentials.jwks._LEAST_BETWEEN", 0.0)
+    old, new, other = Issuer(kid=kid), Issuer(kid=kid), Issuer(kid=kid, algorithm="RS256")
+    published = [old]
+    with serving_keys(lambda _: (200, published)) as url:
+        settings = {"issuer": old.name, "audience": ["turnout"], "algorithms": ["ES256", "RS256"], "refresh_s": 3600}
+        server = await start_server(auth=AUTH | {"jwt": {"corp": settings | {"jwks": url}}})
+        for number, published[:] in enumerate(([old], [other, new, old], [new, other], [other], [new])):
+            await predicted(server, Issuer(kid="unknown").sign())  # has the keys fetched
+            known = [any(issuer is one for one in published) for issuer in (old, new, other)]
+            for expected, issuer in sorted(zip(known, (old, new, other), strict=True), key=lambda pair: not pair[0]):
+                code = await predicted(server, issuer.sign(jti=str(number)))
+                accepted = code is not grpc.StatusCode.UNAUTHENTICATED  # who is known, but lacks a grant, is not that
+                assert accepted is expected, (number, code)

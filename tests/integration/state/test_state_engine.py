@@ -2,6 +2,7 @@
 
 import os
 import resource
+import socket
 import sqlite3
 import stat
 import subprocess
@@ -195,6 +196,40 @@ def test_a_server_that_stops_in_mid_transaction_leaves_the_earlier_state(postgre
         postgres_server.start()
     with StateStore.open(url) as store:
         assert store.revision() == 1
+
+
+@pytest.mark.slow
+def test_connections_that_lead_to_a_former_primary_are_replaced(postgres_server: PostgresServer) -> None:
+    url = postgres_server.new_database()
+    name = url.rpartition("/")[2]
+    with StateStore.open(url) as store, psycopg.connect(postgres_server.url("postgres"), autocommit=True) as admin:
+        store.release("magika", V1, **WHO)
+        admin.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on".encode())
+        admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+        assert store.revision() == 1
+        with pytest.raises(UnavailableError, match="it is read-only"):
+            store.check()
+        with pytest.raises(UnavailableError, match="it is read-only"):
+            store.release("magika", Version(2, 0, 0), **WHO)
+        admin.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only".encode())  # for new connections
+        with pytest.raises(UnavailableError, match="it is read-only"):
+            store.check()
+        store.check()
+        assert store.release("magika", Version(2, 0, 0), **WHO)
+
+
+@pytest.mark.slow
+def test_the_death_of_a_host_is_noticed_while_nothing_is_sent_to_it(postgres_server: PostgresServer) -> None:
+    with (
+        closing(Database(Location.parse(postgres_server.new_database()))) as database,
+        database.reading() as connection,
+    ):
+        descriptor = connection.connection.dbapi_connection.fileno()
+        with socket.socket(fileno=os.dup(descriptor)) as link:
+            options = [socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT]
+            idle, interval, count = (link.getsockopt(socket.IPPROTO_TCP, option) for option in options)
+            assert link.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    assert idle + interval * count <= 30
 
 
 @pytest.mark.slow

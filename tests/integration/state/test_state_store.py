@@ -12,6 +12,7 @@ from turnout.state.database import schema
 from turnout.state.database.engine import Database
 from turnout.state.event_log.events import Event
 from turnout.state.release_status import ModelReleaseState, ReleaseState, ReleaseStatus
+from turnout.state.rollouts import RolloutWrite
 from turnout.state.store import StateStore
 
 pytest_plugins = ["postgres_fixture"]
@@ -244,3 +245,14 @@ def test_a_closed_store_answers_that_it_is_closed(state_url: str) -> None:
     store.close()
     with pytest.raises(UnavailableError, match="is closed"):
         store.revision()
+
+
+def test_the_latest_rollout_of_a_model_is_its_last_attempt_whatever_the_clocks_say(state_url: str) -> None:
+    noon = datetime(2026, 11, 30, 12, tzinfo=UTC)
+    hours = [noon, noon - timedelta(hours=1), noon + timedelta(hours=2)]
+    for attempt, hour in enumerate(hours, 1):
+        with StateStore.open(state_url, now=lambda now=hour: now) as store:
+            wanted = RolloutWrite(attempt, 0, "pending", False, {}, "driver", 60.0)
+            store.put_rollout("magika", wanted, **WHO)
+            assert [one.attempt for one in store.rollouts("magika")] == list(range(attempt, 0, -1))
+            assert store.rollouts("magika", limit=1)[0].attempt == attempt

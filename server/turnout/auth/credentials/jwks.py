@@ -4,11 +4,12 @@ If the set cannot be fetched or parsed, the previous keys stay in force. A key t
 after the next fetch.
 """
 
+import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
@@ -20,6 +21,8 @@ from turnout.outbound import ask
 
 _MOST_BYTES = 1 << 20
 _MOST_KEYS = 100
+_MOST_TRIED = 10
+"""Maximum number of keys that are tried for a JWT that names none. Each takes some 0.1 ms, and anyone can send one."""
 _FETCH_SECONDS = 5.0
 _LEAST_BETWEEN = 10.0
 """Minimum time in seconds between two fetches for an unknown key, since any client can make up a `kid`."""
@@ -52,16 +55,16 @@ class KeySet:
         """Creates an empty set without fetching anything. `name` is the name of the issuer in the settings."""
         self._name = name
         self._settings = settings
-        self._keys: Mapping[str, VerificationKey] = {}
+        self._keys: Keys = {}
         self._fetched = self._tried = -1e9
         self.failure = ""
 
-    def find(self, kid: str) -> tuple[str, VerificationKey] | None:
-        """Returns the key with this id, and the id; without an id, the only key of the set."""
-        if not kid:
-            return next(iter(self._keys.items())) if len(self._keys) == 1 else None
-        key = self._keys.get(kid)
-        return None if key is None else (kid, key)
+    def find(self, kid: str) -> Sequence[tuple[str, VerificationKey]]:
+        """Returns the keys with this id, and the id; without an id, all keys, unless there are too many to try."""
+        if kid:
+            return [(kid, key) for key in self._keys.get(kid, ())]
+        every = [(name, key) for name, keys in self._keys.items() for key in keys]
+        return every if len(every) <= _MOST_TRIED else []
 
     @property
     def due(self) -> bool:
@@ -79,7 +82,7 @@ class KeySet:
         """Records that a fetch has started."""
         self._tried = time.monotonic()
 
-    def fetch(self) -> Mapping[str, VerificationKey]:
+    def fetch(self) -> "Keys":
         """Fetches and returns the keys.
 
         Raises:
@@ -95,7 +98,7 @@ class KeySet:
             raise ConfigError(f"{setting}: {source} is larger than {_MOST_BYTES >> 20} MiB")
         return read_keys(data, f"{setting}: {source}")
 
-    def put(self, keys: Mapping[str, VerificationKey]) -> set[str]:
+    def put(self, keys: "Keys") -> set[str]:
         """Puts fetched keys into force. Returns the ids of keys that were changed or removed."""
         before, self._keys, self.failure = self._keys, keys, ""
         return {kid for kid, key in before.items() if keys.get(kid) != key}
@@ -112,7 +115,11 @@ class KeySet:
         return answer.body
 
 
-def read_keys(data: bytes, where: str) -> Mapping[str, VerificationKey]:
+Keys: TypeAlias = Mapping[str, frozenset[VerificationKey]]
+"""Keys by id. Several may share one, as RFC 7517 permits; one without an id gets one made from its contents."""
+
+
+def read_keys(data: bytes, where: str) -> Keys:
     """Returns the keys of a JSON Web Key Set from a file or URL that can verify signatures; others are left out.
 
     Raises:
@@ -125,10 +132,11 @@ def read_keys(data: bytes, where: str) -> Mapping[str, VerificationKey]:
         raise ConfigError(f"{where} is not a JSON Web Key Set") from None
     if not isinstance(listed, list) or len(listed) > _MOST_KEYS:
         raise ConfigError(f"{where}: expected at most {_MOST_KEYS} keys")
-    found: dict[str, VerificationKey] = {}
-    for number, one in enumerate(listed):
+    found: dict[str, frozenset[VerificationKey]] = {}
+    for one in listed:
         if (key := _key(one)) is not None:
-            found[str(one.get("kid") or f"#{number}")] = key
+            kid = str(one.get("kid") or f"#{hashlib.sha256(key.text.encode()).hexdigest()[:16]}")
+            found[kid] = found.get(kid, frozenset()) | {key}
     if not found:
         raise ConfigError(f"{where} has no public key that signatures can be verified by")
     return found

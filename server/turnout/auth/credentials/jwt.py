@@ -1,5 +1,6 @@
 """Verifies JWTs: the signature by the issuer's key, the audience, and the expiry."""
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,11 +17,15 @@ _MOST_GROUPS = 200
 
 
 class UnknownKey(UnauthenticatedError):
-    """Raised when no known key has the id in the token. Fetching the keys again might find it."""
+    """Raised when no known key has signed the token. Fetching the keys again might find it."""
 
-    def __init__(self, issuer: str) -> None:
-        super().__init__("no key of the issuer has the id that the JWT names")
+    def __init__(self, issuer: str, message: str) -> None:
+        super().__init__(message)
         self.issuer = issuer
+
+
+class _WrongKey(UnauthenticatedError):
+    """Raised when a key has not signed a token."""
 
 
 class JwtVerifier:
@@ -39,7 +44,7 @@ class JwtVerifier:
         """Returns the identity in a token, its expiry in seconds since 1970, and the credential name of its key.
 
         Raises:
-            UnknownKey: The token's key is unknown, and may have been added since the last fetch.
+            UnknownKey: The token's key is unknown, and may have been added or replaced since the last fetch.
             UnauthenticatedError: The token is invalid.
         """
         if len(token) > _MOST_CHARACTERS:
@@ -58,13 +63,16 @@ class JwtVerifier:
             raise UnauthenticatedError("the signature algorithm of the JWT is not accepted")
         if "crit" in header or not isinstance(kid, str):
             raise UnauthenticatedError("the header of the JWT is not supported")
-        found = self.keys[name].find(kid)
-        if found is None:
-            raise UnknownKey(name)
-        kid, key = found
-        if key.algorithm and key.algorithm != algorithm:
+        known = self.keys[name].find(kid)
+        if not known:
+            raise UnknownKey(name, "no key of the issuer has the id that the JWT names")
+        fitting = [(its_id, key) for its_id, key in known if key.algorithm in ("", algorithm)]
+        if not fitting:
             raise UnauthenticatedError("the signature algorithm of the JWT is not the one that its key is for")
-        return (*self._verified(token, name, settings, key.key), credential_of(name, kid))
+        for its_id, key in fitting:
+            with contextlib.suppress(_WrongKey):
+                return (*self._verified(token, name, settings, key.key), credential_of(name, its_id))
+        raise UnknownKey(name, "the JWT is not signed by a key of its issuer")
 
     def _verified(self, token: str, name: str, settings: JwtIssuer, key: jwt.PyJWK) -> tuple[Identity, float]:
         try:
@@ -84,8 +92,10 @@ class JwtVerifier:
             raise UnauthenticatedError("the JWT is not valid yet") from None
         except jwt.InvalidAudienceError:
             raise UnauthenticatedError("the JWT is for another audience") from None
-        except (jwt.PyJWTError, ValueError, TypeError, ArithmeticError, RecursionError):
-            raise UnauthenticatedError("the JWT is not signed by a key of its issuer, or lacks a claim") from None
+        except (jwt.InvalidSignatureError, jwt.InvalidKeyError, TypeError):  # the last for a key of another type
+            raise _WrongKey("the JWT is not signed by this key") from None
+        except (jwt.PyJWTError, ValueError, ArithmeticError, RecursionError):
+            raise UnauthenticatedError("the JWT lacks a claim, or has one that cannot be read") from None
         subject = claims.get(settings.subject_claim)
         if not isinstance(subject, str) or not subject or len(subject) > _MOST_NAME or not subject.isprintable():
             raise UnauthenticatedError(f"the JWT has no valid subject in {settings.subject_claim}")

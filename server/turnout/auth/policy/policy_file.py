@@ -23,4 +23,6 @@ def load_policy(path: str, share: int = 1) -> AccessPolicy:
         text = data.decode()
     except UnicodeDecodeError:
         raise ConfigError(f"auth.policy: {path} is not text in UTF-8") from None
+    if not text.strip():  # as while it is written, or after the disk was full: nobody would have any role
+        raise ConfigError(f"auth.policy: {path} is empty, expected tables [[grant]], or a comment if nobody has a role")
     return read_policy(text, f"auth.policy: {Path(path).name}", share)

@@ -126,8 +126,11 @@ class RolloutCommits:
             self._log.error("a rollout could not be recorded", model=active.rollout.model, exc_info=error)
         return True
 
-    def ended(self, endings: Iterable[tuple[Rollout, Sequence[RolloutHistoryEntry]]]) -> None:
-        """Reports rollouts that a recorded change of the state store has ended, and ends their diversions."""
-        self._enforcement.undivert(fresh=True)
+    def ended(self, endings: Iterable[tuple[Rollout, Sequence[RolloutHistoryEntry]]], *, fresh: bool) -> None:
+        """Reports rollouts that a recorded change of the state store has ended, and ends their diversions.
+
+        `fresh` says whether this server has applied the change.
+        """
+        self._enforcement.undivert(fresh=fresh)
         for rollout, entries in endings:
             self._writer.report(rollout, entries)

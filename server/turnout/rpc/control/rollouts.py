@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Awaitable, Callable, Mapping
 
-from turnout.errors import InvalidRequest, VersionNotFound
+from turnout.errors import InvalidRequest, UnavailableError, VersionNotFound
 from turnout.registry.manifest.names import parse_version
 from turnout.rollout.analysis.analyses import Analyses
 from turnout.rollout.analysis.prober import ProbeContext
@@ -186,8 +186,13 @@ class RolloutMethods:
         return record, found_message(found, record, await self._log.events(model, record.attempt, _EVENTS))
 
     async def _message(self, rollout: Rollout) -> pb.Rollout:
-        record = await self._log.record(rollout)
-        return rollout_message(rollout, record, await self._log.events(rollout.model, rollout.attempt, _EVENTS))
+        """Returns a rollout that was just recorded, without its times and events if they cannot be read now."""
+        try:
+            record = await self._log.record(rollout)
+            events = await self._log.events(rollout.model, rollout.attempt, _EVENTS)
+        except UnavailableError:
+            record, events = None, []
+        return rollout_message(rollout, record, events)
 
 
 def read_plan(text: str) -> Plan:

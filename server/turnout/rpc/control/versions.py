@@ -12,6 +12,7 @@ from turnout.rpc.catalog import RELEASE_STATUSES, version_message
 from turnout.rpc.control.calls import check_record
 from turnout.rpc.control.messages import answers_message
 from turnout.serving.versions.catalog import Catalog, ModelEntry
+from turnout.serving.versions.follow import follow_recorded
 from turnout.serving.versions.manager import Manager
 from turnout.state.release_status import ReleaseStatus
 from turnout.workers.peers import Peers
@@ -116,7 +117,7 @@ class VersionMethods:
         result = await self._release_writer.in_thread(
             change, request.model, *arguments, actor=request.actor, reason=request.reason, **named
         )
-        await self._refresh()
+        await follow_recorded(self._refresh)
         return result
 
     def _answers_of(self, model: str) -> traffic_pb2.Answers:

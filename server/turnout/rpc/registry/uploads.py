@@ -20,6 +20,7 @@ from turnout.rpc.errors import to_status
 from turnout.rpc.registry.messages import publish_options, published_message, refused_message
 from turnout.rpc.registry.threads import CancellableThreads
 from turnout.rpc.transport.port import StatusError
+from turnout.serving.versions.follow import follow_recorded
 from turnout.state.release_status import ModelReleaseState
 from turnout_proto.v1 import registry_pb2 as pb
 
@@ -94,7 +95,7 @@ class UploadMethods:
             result, released = await self._threads.run(self._publish, request)
         except GateRefused as error:
             raise StatusError(to_status(error, details=[refused_message(error)])) from None
-        await self._refresh()
+        await follow_recorded(self._refresh)
         response = pb.PublishUploadResponse(published=await self._message(result))
         if released is not None:
             response.sentence = released.sentence

@@ -11,6 +11,7 @@ from turnout.releases.release import ReleaseStateWriter
 from turnout.rpc.control.calls import check_record
 from turnout.rpc.registry.messages import described_message, signature
 from turnout.rpc.registry.threads import CancellableThreads
+from turnout.serving.versions.follow import follow_recorded
 from turnout.state.release_status import ModelReleaseState
 from turnout_proto.v1 import registry_pb2 as pb
 
@@ -39,7 +40,7 @@ class PublishedVersionMethods:
         """Stores a signature for a version."""
         check_record(request.actor, request.reason)
         changed = await self._threads.run(self._sign, request)
-        await self._refresh()
+        await follow_recorded(self._refresh)
         return pb.SignVersionResponse(changed=changed)
 
     async def DescribeVersion(self, request: pb.DescribeVersionRequest) -> pb.DescribeVersionResponse:

@@ -26,6 +26,8 @@ from turnout.threads import Threads
 _RESCAN_SECONDS = 10.0
 _RETRY_SECONDS = 1.0
 """Interval in seconds at which an unavailable repository is checked."""
+_ANSWER_SECONDS = 5.0
+"""Time in seconds after which a state store that does not answer counts as unavailable. It takes milliseconds."""
 _WATCH_STEP_MS = 50
 _WATCH_TIMEOUT_MS = 1000
 """Interval in milliseconds at which the watch checks that its directory has not been replaced."""
@@ -65,6 +67,12 @@ class VersionFinder:
         self._look_soon()
         with contextlib.suppress(UnavailableError):
             await self._refresh()
+
+
+async def follow_recorded(refresh: Refresh) -> None:
+    """Refreshes after a change was recorded. If that fails, the change counts anyway, and `follow` applies it later."""
+    with contextlib.suppress(TurnoutError, OSError):
+        await refresh()
 
 
 async def follow(
@@ -115,10 +123,15 @@ async def _follow_state(
     read_at = loop.time()
     while True:
         fault, current = "", known
+        asked = asyncio.ensure_future(revision())
         try:
-            current = await revision()
+            if not (await asyncio.wait({asked}, timeout=_ANSWER_SECONDS))[0]:
+                availability.report(Dependency.STATE_STORE, "the state store cannot be used: it does not answer")
+            current = await asked
         except (TurnoutError, OSError) as error:
             fault = _words(error)
+        finally:
+            asked.cancel()
         away = Dependency.REPOSITORY in availability.reasons
         due = loop.time() >= read_at + (min(_RETRY_SECONDS, rescan) if away else rescan)
         if due or (not fault and current != known):

@@ -17,7 +17,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoResultFound
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from turnout.errors import ConfigError, TurnoutError, UnavailableError
-from turnout.state.database.errors import diagnose
+from turnout.state.database.errors import READ_ONLY, diagnose
 from turnout.state.database.notifications import ChangeListener
 from turnout.state.database.sqlite_file import SqliteFile
 
@@ -37,9 +37,13 @@ _DRIVERS = {
 
 _NETWORK = {
     # Seconds for each address of the host, and milliseconds after which an unanswered connection is given up. A host
-    # that is cut off must not block a thread for the two hours that TCP would wait.
+    # that is cut off must not block a thread for the two hours that TCP would wait. The keepalives find that out while
+    # nothing is sent, as when a host dies before it answers a query, or a listener waits for the next change.
     "connect_timeout": "5",
     "tcp_user_timeout": "15000",
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
     "application_name": "turnout",
 }
 """Default connection parameters of libpq. The URL can override each."""
@@ -181,7 +185,7 @@ class Database:
         self._mark = (revision, digest)
 
     def check(self) -> None:
-        """Checks that the database can be read and written and, if it is a file, that its contents are intact.
+        """Checks that the database can be read and is not read-only and, if it is a file, that its contents are intact.
 
         Raises:
             UnavailableError: The check failed; the message says why and what to do.
@@ -189,6 +193,13 @@ class Database:
         if self._file is not None:
             self._follow_file(self._file)
             _refuse(self._file.check())
+            return
+        with self.reading() as connection:
+            read_only = connection.exec_driver_sql("SHOW transaction_read_only").scalar_one() == "on"
+        if read_only:
+            # After a failover, connections through a proxy may still lead to the former primary.
+            self._writes.dispose()
+            raise UnavailableError(f"the state store cannot be used: {READ_ONLY.cause}", retry_after=1.0)
 
     def _follow_file(self, file: SqliteFile) -> None:
         """Switches to a file that has replaced the open one, if it contains the log so far."""

@@ -23,7 +23,7 @@ class DatabaseFault:
 
 _LOCKED = DatabaseFault("its lock was held for too long by another writer")
 _FULL = DatabaseFault("its disk is full")
-_READ_ONLY = DatabaseFault("it is read-only", lasting=True)
+READ_ONLY = DatabaseFault("it is read-only", lasting=True)
 _SILENT = DatabaseFault("it does not answer")
 _RESTORE = (
     ": restore a backup of it, or move it away and start anew, with every version a candidate again (`turnout release`)"
@@ -37,7 +37,7 @@ _SQLITE = {
     sqlite3.SQLITE_IOERR: DatabaseFault("its file could not be read or written"),
     sqlite3.SQLITE_CANTOPEN: DatabaseFault("its file cannot be opened", lasting=True),
     sqlite3.SQLITE_PERM: DatabaseFault("its file may not be used by this user", lasting=True),
-    sqlite3.SQLITE_READONLY: _READ_ONLY,
+    sqlite3.SQLITE_READONLY: READ_ONLY,
     sqlite3.SQLITE_CORRUPT: DatabaseFault("its file is damaged", lasting=True, advice=_RESTORE, damaged=True),
     sqlite3.SQLITE_NOTADB: DatabaseFault(
         "its file is not an SQLite database", lasting=True, advice=_RESTORE, damaged=True
@@ -46,7 +46,7 @@ _SQLITE = {
 
 _POSTGRESQL = {
     "08": _SILENT,
-    "25006": _READ_ONLY,
+    "25006": READ_ONLY,
     "28": DatabaseFault("it refuses this user or password", lasting=True),
     "3D000": DatabaseFault("it has no database of that name", lasting=True),
     "40001": _LOCKED,

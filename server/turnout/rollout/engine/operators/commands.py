@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from semver import Version
 
-from turnout.errors import AlreadyExistsError, ChangeRefused, Conflict, UnavailableError
+from turnout.errors import AlreadyExistsError, ChangeRefused, Conflict, TurnoutError, UnavailableError
 from turnout.rollout.analysis.analyses import Analyses
 from turnout.rollout.changes.operations import ChangeResult, refuse_stale
 from turnout.rollout.engine.adapters.rollout_store import StoredRollouts
@@ -166,10 +166,15 @@ class RolloutCommands:
 
         async def operate() -> ChangeResult:
             done = await self._store.run(operation)
-            found = await self._store.running(self._ownership.driver)
-            await self._serving.follow()
+            try:
+                found = await self._store.running(self._ownership.driver)
+                await self._serving.follow()
+            except (TurnoutError, OSError) as error:  # the change is recorded; ticks and `follow` apply it later
+                self._commits.ended(done.endings, fresh=False)
+                why = error.message if isinstance(error, TurnoutError) else error.strerror
+                return replace(done, sentence=f"{done.sentence}; this server does not follow it yet: {why}")
             self._rollouts.update(*found)
-            self._commits.ended(done.endings)
+            self._commits.ended(done.endings, fresh=True)
             return done
 
         async with self._rollouts.exclusive():
