@@ -99,7 +99,6 @@ def commit(repository: Repository, candidate: Candidate, yanked: Yanked, recorde
         check_number(repository, manifest.model, manifest.version, yanked())
         if is_published(repository, manifest, candidate.digest):
             return False
-        if not make_exist():
-            return False
+        make_exist()
         recorded(published)
     return True

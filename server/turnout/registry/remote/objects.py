@@ -32,6 +32,9 @@ _ATTEMPTS = 3
 """Attempts per request, within half a second. Botocore's own retries are up to 20 s apart, and another poll follows
 anyway."""
 
+_RETRIED = frozenset({429, 500, 502, 503, 504})
+"""Statuses of S3, or of a proxy before it, after which a request is sent again. s3fs knows `SlowDown` alone."""
+
 _CODE = re.compile(r"[A-Za-z0-9_.]{1,64}")
 _BLOB = re.compile(r"[0-9a-f]{64}")
 
@@ -152,14 +155,18 @@ class ObjectStore:
         found: list[Document] = []
         page = self._page_s3 if self._url.scheme == "s3" else self._page_gcs
         token = ""
-        while True:
+        for _ in range(self._max):  # a page may be empty, with others after it
             with _translated():
-                listed, token = page(folder, token)
+                listed, following = page(folder, token)
             found += listed
             if len(found) > self._max:
                 raise StoreFault(0, f"holds more than {self._max} objects (repository.max_objects)")
-            if not token:
+            if not following:
                 return found
+            if following == token:
+                break
+            token = following
+        raise StoreFault(5, "answers with a listing that does not end")
 
     def _page_s3(self, folder: str, token: str) -> tuple[list[Document], str]:
         more = {"ContinuationToken": token} if token else {}
@@ -188,6 +195,7 @@ class ObjectStore:
 def _s3(endpoint: str, timeout: float) -> Any:
     try:
         from s3fs import S3FileSystem
+        from s3fs.core import set_custom_error_handler
     except ImportError as error:
         raise ConfigError("s3:// needs an extra that is not installed: pip install 'turnout[s3]'") from error
     address = endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
@@ -203,7 +211,14 @@ def _s3(endpoint: str, timeout: float) -> Any:
         skip_instance_cache=True,
     )
     system.retries = _ATTEMPTS
+    set_custom_error_handler(_busy)  # of the process: all of its file systems
     return system
+
+
+def _busy(error: BaseException) -> bool:
+    """Returns whether S3 will probably answer the same request soon."""
+    response = getattr(error, "response", None)
+    return isinstance(response, dict) and response.get("ResponseMetadata", {}).get("HTTPStatusCode") in _RETRIED
 
 
 def _gcs(endpoint: str, timeout: float) -> Any:

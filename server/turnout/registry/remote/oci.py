@@ -13,9 +13,13 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
+
+import httpx
 
 from turnout.config import RepositoryUrl
 from turnout.registry.manifest.digest import bytes_digest, read_canonical
@@ -35,11 +39,14 @@ from turnout.registry.remote.oci_artifacts import (
     version_artifact,
     version_tag,
 )
-from turnout.registry.remote.oci_client import Content, OciClient, translated
-from turnout.registry.remote.store import CHUNK, Blob, Document, StoreFault
+from turnout.registry.remote.oci_client import WAITS, Content, OciClient, patiently, pause
+from turnout.registry.remote.store import Blob, Document, StoreBusy, StoreFault
 
 _SURE_SECONDS = 10.0
 """Seconds after which a known tag is no longer read again, since the tags of versions do not move."""
+
+_WRITTEN = (200, 201, 202)
+_MANIFEST_HEADERS = {"content-type": MANIFEST_TYPE}
 
 _MAX_ARTIFACT_BYTES = 4 << 20
 _MAX_PAGE_BYTES = 16 << 20
@@ -109,7 +116,7 @@ class OciStore:
         return [Document(key, one.content, one.size) for key, one in newest.items()]
 
     def read(self, document: Document, most: int) -> bytes:  # noqa: D102 - as Store
-        data = self._client.beginning(f"blobs/{document.stamp}", min(document.size, most + 1))
+        data = patiently(partial(self._client.beginning, f"blobs/{document.stamp}", min(document.size, most + 1)))
         if document.size <= most and bytes_digest(data) != document.stamp:
             raise StoreFault(5, "answers with other bytes than were asked for")
         return data
@@ -145,7 +152,7 @@ class OciStore:
             self._delete_tag(tag)
 
     def stat_blob(self, digest: str) -> Blob | None:  # noqa: D102 - as Store
-        answer = self._client.ask("HEAD", f"blobs/{digest}", expect=(200, 404))
+        answer = self._ask("HEAD", f"blobs/{digest}", expect=(200, 404))
         if answer.status_code == 404:
             return None
         # Registries collect garbage by themselves, and do not accept artifacts whose blobs are missing.
@@ -162,13 +169,20 @@ class OciStore:
         self._upload(digest, size, content if size else b"")
 
     def read_blob(self, digest: str, size: int) -> Iterator[bytes]:  # noqa: D102 - as Store
-        left = size
-        with self._client.stream(f"blobs/{digest}") as answer, translated():
-            for block in answer.iter_bytes(min(CHUNK, 1 << 20)):
-                yield block[:left]
-                left -= len(block)
-                if left <= 0:
-                    return
+        done, waits = 0, iter(WAITS)
+        while True:
+            try:
+                with closing(self._client.stream(f"blobs/{digest}", done)) as blocks:
+                    for block in blocks:
+                        yield block[: size - done]
+                        done, waits = done + len(block), iter(WAITS)
+                        if done >= size:
+                            return
+                return
+            except StoreBusy as error:  # goes on where the connection was lost
+                if (wait := next(waits, None)) is None:
+                    raise
+                pause(error, wait)
 
     def blobs(self) -> Sequence[Blob] | None:
         """Returns None, since registries remove unreferenced blobs by themselves."""
@@ -182,15 +196,7 @@ class OciStore:
         made = json.dumps(version_artifact(manifest, data)).encode()
         digest = bytes_digest(made)
         self._put_manifest(digest, made)  # not visible yet
-        began = time.monotonic()
-        if self._digest(tag) is not None:
-            raise FileExistsError(17, "exists")
-        try:
-            self._put_manifest(tag, made)
-        except StoreFault as error:
-            if self._digest(tag) not in (None, digest):  # a registry with immutable tags
-                raise FileExistsError(17, "was written by another publisher at the same time") from error
-            raise
+        began = patiently(partial(self._write_tag, tag, made, digest))
         if (took := time.monotonic() - began) > self._settle:
             raise StoreFault(
                 110,
@@ -201,13 +207,28 @@ class OciStore:
         if self._digest(tag) != digest:
             raise FileExistsError(17, "was written by another publisher at the same time")
 
+    def _write_tag(self, tag: str, made: bytes, digest: str) -> float:
+        """Writes the tag of a version if it does not exist. Returns when that was looked up, by the monotonic clock."""
+        began = time.monotonic()
+        if self._digest(tag) is not None:
+            raise FileExistsError(17, "exists")
+        try:
+            # Once: whoever writes again has to look again.
+            self._client.ask("PUT", f"manifests/{tag}", expect=_WRITTEN, content=made, headers=_MANIFEST_HEADERS)
+        except StoreFault as error:
+            if (there := self._digest(tag)) is None:
+                raise
+            if there != digest:  # a registry with immutable tags
+                raise FileExistsError(17, "was written by another publisher at the same time") from error
+        return began
+
     def _digest(self, tag: str) -> str | None:
         """Returns the digest of the artifact that a tag names; None if there is no such tag."""
         data = self._manifest(tag)
         return None if data is None else bytes_digest(data)
 
     def _manifest(self, tag: str) -> bytes | None:
-        answer = self._client.ask("GET", f"manifests/{tag}", expect=(200, 404), most=_MAX_ARTIFACT_BYTES)
+        answer = self._ask("GET", f"manifests/{tag}", expect=(200, 404), most=_MAX_ARTIFACT_BYTES)
         return None if answer.status_code == 404 else answer.content
 
     def _artifact(self, tag: str) -> _Artifact | None:
@@ -225,27 +246,33 @@ class OciStore:
                 created = str(made["annotations"].get(CREATED, ""))[:64]
                 if not tag.startswith(document_prefix(key)):
                     return None
-            return _Artifact(digest, key, digest_text(content["digest"]), int(content["size"]), created, seen)
+            one = _Artifact(digest, key, digest_text(content["digest"]), int(content["size"]), created, seen)
         except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
             return None
+        self._artifacts[tag] = one  # at once, so that a listing that fails has not been for nothing
+        return one
 
     def _tags(self) -> list[str]:
         found: list[str] = []
-        url = f"tags/list?n={_PAGE}"
-        while True:
-            answer = self._client.ask("GET", url, expect=(200, 404), most=_MAX_PAGE_BYTES)
+        asked: list[str] = []
+        query = f"n={_PAGE}"
+        while query not in asked:
+            asked.append(query)
+            answer = self._ask("GET", f"tags/list?{query}", expect=(200, 404), most=_MAX_PAGE_BYTES)
             if answer.status_code == 404:  # a repository is created with its first artifact
                 return found
             try:
-                page = [str(tag) for tag in json.loads(answer.content).get("tags") or ()]
-            except (ValueError, AttributeError, TypeError, RecursionError) as error:
+                found += [str(tag) for tag in json.loads(answer.content).get("tags") or ()]
+                # What follows the last tag is the registry's secret. Its address is ours, since proxies may change it.
+                following = httpx.URL(answer.links.get("next", {}).get("url", "")).query.decode()
+            except (ValueError, AttributeError, TypeError, RecursionError, httpx.InvalidURL) as error:
                 raise StoreFault(5, "answers with something that is not a list of tags") from error
-            found += page
-            if len(found) > self._max:
+            if max(len(found), len(asked)) > self._max:
                 raise StoreFault(0, f"holds more than {self._max} tags (repository.max_objects)")
-            if not page or "next" not in answer.links:
+            if not following:
                 return found
-            url = f"tags/list?n={_PAGE}&last={page[-1]}"
+            query = following
+        raise StoreFault(5, "answers with a list of tags that does not end")
 
     def _tags_of(self, key: str) -> list[str]:
         if isinstance(named := parse_key(key), ManifestKey):
@@ -255,21 +282,27 @@ class OciStore:
 
     def _delete_tag(self, tag: str) -> None:
         if (digest := self._digest(tag)) is not None:
-            answer = self._client.ask("DELETE", f"manifests/{digest}", expect=(200, 202, 404, 405))
+            answer = self._ask("DELETE", f"manifests/{digest}", expect=(200, 202, 404, 405))
             if answer.status_code == 405:
                 raise StoreFault(1, "deletes nothing: deletion is switched off in the registry")
 
     def _put_manifest(self, reference: str, data: bytes) -> None:
-        headers = {"content-type": MANIFEST_TYPE}
-        self._client.ask("PUT", f"manifests/{reference}", expect=(200, 201, 202), content=data, headers=headers)
+        self._ask("PUT", f"manifests/{reference}", expect=_WRITTEN, content=data, headers=_MANIFEST_HEADERS)
 
     def _put_bytes(self, data: bytes) -> None:
-        digest = bytes_digest(data)
-        if self.stat_blob(digest) is None:
-            self._upload(digest, len(data), data)
+        self._upload(bytes_digest(data), len(data), data)
 
     def _upload(self, digest: str, size: int, content: Content) -> None:
+        patiently(partial(self._upload_once, digest, size, content))
+
+    def _upload_once(self, digest: str, size: int, content: Content) -> None:
+        if self.stat_blob(digest) is not None:  # also if only the answer to an earlier attempt was lost
+            return
         begun = self._client.ask("POST", "blobs/uploads/", expect=(202,), headers={"content-length": "0"})
         target = begun.request.url.join(begun.headers.get("location", "")).copy_merge_params({"digest": digest})
         headers = {"content-type": FILE_TYPE, "content-length": str(size)}
         self._client.ask("PUT", target, expect=(201, 204), content=content, headers=headers)
+
+    def _ask(self, *given: Any, **named: Any) -> httpx.Response:
+        """Sends a request that may be repeated, as `OciClient.ask` does."""
+        return patiently(partial(self._client.ask, *given, **named))

@@ -6,21 +6,23 @@ is plain HTTP, since oras-py reads whole files into memory and has no timeouts.
 
 import json
 import os
+import random
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
 
+from turnout.cancellation import checkpoint
 from turnout.config import RepositoryUrl
 from turnout.errors import ConfigError
 from turnout.outbound import uses_proxies
 from turnout.registry.remote.oci_artifacts import MANIFEST_TYPE
-from turnout.registry.remote.store import StoreFault
+from turnout.registry.remote.store import StoreBusy, StoreFault
 
 _MOST_TOKEN_BYTES = 128 << 10
 
@@ -32,6 +34,17 @@ _LOOPBACK = ("all://localhost", "all://127.0.0.1", "all://[::1]")
 
 _NO_PROXIES = {"http": "", "https": "", "all": ""}
 """Overrides the proxies of the environment for one request of `requests`."""
+
+WAITS = (0.1, 0.4, 1.6)
+"""Seconds to wait before each further attempt, unless the registry asks for more."""
+
+_LONGEST_WAIT = 10.0
+"""Seconds to wait at most if the registry asks for it. A listing or a load that fails is tried again anyway."""
+
+_BUSY = frozenset({429, 502, 503, 504})
+"""Statuses of a registry, or of a proxy before it, that will probably answer soon."""
+
+T = TypeVar("T")
 
 Content = bytes | Callable[[], Iterator[bytes]]
 """Body of a request. If it is read from a file, it is a function that reads it from the beginning."""
@@ -74,45 +87,50 @@ class OciClient:
         headers: Mapping[str, str] | None = None,
         most: int = 1 << 20,
     ) -> httpx.Response:
-        """Sends a request, and reads a response of at most `most` bytes.
+        """Sends a request once, and reads a response of at most `most` bytes.
 
         Raises:
-            StoreFault: No response came in time, or one with an unexpected status.
+            StoreFault: No response came in time, or one with an unexpected status; StoreBusy if `patiently` may help.
         """
         with self._answer(method, path, content, headers) as answer:
             with translated():
                 body = _bounded(answer.iter_bytes(), most, self._timeout)
             if answer.status_code not in expect:
-                raise StoreFault(5, f"answers with an error: {_code(answer.status_code, body)}")
+                raise _refusal(answer, _code(answer.status_code, body))
             plain = {k: v for k, v in answer.headers.items() if k not in _OF_BODY}
             kept = httpx.Response(answer.status_code, headers=plain, content=body, request=answer.request)
             if method == "HEAD":
                 kept.headers["content-length"] = answer.headers.get("content-length", "-1")
             return kept
 
-    @contextmanager
-    def stream(self, path: str) -> Iterator[httpx.Response]:
-        """Yields a response whose body is streamed.
+    def stream(self, path: str, start: int = 0) -> Generator[bytes, None, None]:
+        """Yields an object in blocks, from the byte `start` on.
 
         Raises:
             FileNotFoundError: The object does not exist.
-            StoreFault: No response came, or one with an unexpected status.
+            StoreFault: No response came, or one with an unexpected status; StoreBusy if another request for what is
+                missing may succeed.
         """
-        with self._answer("GET", path, None, None) as answer:
+        headers = {"accept-encoding": "identity"} | ({"range": f"bytes={start}-"} if start else {})
+        with self._answer("GET", path, None, headers) as answer, translated():
             if answer.status_code == 404:
                 raise FileNotFoundError(2, "is not there")
-            if answer.status_code != 200:
-                raise StoreFault(5, f"answers with an error: {answer.status_code}")
-            yield answer
+            if answer.status_code not in (200, 206):
+                raise _refusal(answer, str(answer.status_code))
+            skipped = start if answer.status_code == 200 else 0  # the registry knows no ranges
+            for block in answer.iter_bytes(1 << 20):
+                if rest := block[skipped:]:
+                    yield rest
+                skipped = max(skipped - len(block), 0)
 
     def beginning(self, path: str, most: int) -> bytes:
-        """Returns the first `most` bytes of a response.
+        """Returns the first `most` bytes of an object.
 
         Raises:
             FileNotFoundError, StoreFault: As for `stream`; also if the bytes do not arrive in time.
         """
-        with self.stream(path) as answer, translated():
-            return _bounded(answer.iter_bytes(), most, self._timeout, whole=False)[:most]
+        with closing(self.stream(path)) as blocks:
+            return _bounded(blocks, most, self._timeout, whole=False)[:most]
 
     @contextmanager
     def _answer(
@@ -156,6 +174,24 @@ class OciClient:
     def _is_registry(self, url: httpx.URL) -> bool:
         own = self._http.base_url
         return (url.scheme, url.host, url.port) == (own.scheme, own.host, own.port)
+
+
+def patiently(call: Callable[[], T]) -> T:
+    """Returns what `call` returns. Calls it again, up to three times, while it raises StoreBusy."""
+    for wait in WAITS:
+        try:
+            return call()
+        except StoreBusy as error:
+            pause(error, wait)
+    return call()
+
+
+def pause(error: StoreBusy, seconds: float) -> None:
+    """Waits before another attempt. Raises `error` if the registry asks for more time than there is."""
+    if error.retry_after > _LONGEST_WAIT:
+        raise error
+    checkpoint()
+    time.sleep(max(seconds, error.retry_after) * random.uniform(1.0, 1.2))  # noqa: S311
 
 
 class _Login:
@@ -235,6 +271,15 @@ def _bounded(blocks: Iterator[bytes], most: int, seconds: float, *, whole: bool 
     return bytes(data)
 
 
+def _refusal(answer: httpx.Response, code: str) -> StoreFault:
+    """Returns the error for a response with an unexpected status."""
+    text = f"answers with an error: {code}"
+    if answer.status_code not in _BUSY:
+        return StoreFault(5, text)
+    given = answer.headers.get("retry-after", "")
+    return StoreBusy(5, text, float(given) if re.fullmatch(r"[0-9]{1,6}", given) else 0.0)
+
+
 def _code(status: int, body: bytes) -> str:
     """Returns the status, and the registry's own error code if there is one."""
     with suppress(ValueError, KeyError, IndexError, TypeError, RecursionError):
@@ -251,5 +296,7 @@ def translated() -> Iterator[None]:
         yield
     except (StoreFault, FileNotFoundError, FileExistsError):
         raise
+    except (httpx.NetworkError, httpx.RemoteProtocolError) as error:
+        raise StoreBusy(5, f"does not answer: {type(error).__name__}") from error
     except Exception as error:
         raise StoreFault(5, f"does not answer: {type(error).__name__}") from error

@@ -220,7 +220,7 @@ class RemoteRepository(Repository):
 
     # Changes
 
-    def prepare(self, staged: Path, published: Published) -> Callable[[], bool]:
+    def prepare(self, staged: Path, published: Published) -> Callable[[], None]:
         """Uploads the blobs. The manifest follows under the lock, by a write that fails if it already exists."""
         manifest = published.manifest
         model, version = manifest.model, manifest.version
@@ -229,19 +229,17 @@ class RemoteRepository(Repository):
             checkpoint()
             self._send(entry, staged, lost_only=False)
 
-        def make_exist() -> bool:
+        def make_exist() -> None:
             try:
                 self._store.create(key, canonical_bytes(manifest))
-            except FileExistsError as error:
+            except FileExistsError as error:  # if it is the same, perhaps only the answer to the write was lost
                 self._check_same(published, error)
-                return False
             self._ours.add(key)
             self.look_soon()
             with suppress(OSError, Exhausted):  # the version exists, even if this fails
                 for entry in manifest.files:  # a blob may have been removed as unused just before it was used
                     self._send(entry, staged, lost_only=True)
                 self.cache.adopt(staged, self.directory(model, version), manifest)
-            return True
 
         return make_exist
 
@@ -308,7 +306,6 @@ class RemoteRepository(Repository):
                 f"{manifest.model} {manifest.version} was published by another publisher at the same time: it exists"
                 f" with other content, published {won}, offered {published.digest}"
             ) from error
-        self.look_soon()
 
     def _unavailable(self, what: str, error: OSError) -> Exception:
         if error.errno in (28, 122):  # no space left, quota exceeded: only this machine's disk reports these

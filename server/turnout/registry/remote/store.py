@@ -56,6 +56,19 @@ class StoreFault(OSError):
     """Raised when the store cannot be reached, or refuses a request."""
 
 
+class StoreBusy(StoreFault):
+    """Raised when the same request may well succeed soon: the store is busy, or the connection was lost.
+
+    Attributes:
+        retry_after: Seconds for which the store asks to be left alone; 0.0 if it does not say.
+    """
+
+    def __init__(self, number: int, text: str, retry_after: float = 0.0) -> None:
+        """Creates the error from an error number and a description."""
+        super().__init__(number, text)
+        self.retry_after = retry_after
+
+
 class Store(Protocol):
     """A store for versions. Thread-safe. Methods raise OSError if the store does not answer, refuses the request, or
     contains more objects than it may.
@@ -90,7 +103,7 @@ class Store(Protocol):
         """Describes a blob; None if it does not exist."""
 
     def put_blob(self, digest: str, file: Path) -> None:
-        """Writes a blob atomically. If it exists, it is written again."""
+        """Writes a blob atomically. If it exists, it is written again, unless the store checks digests by itself."""
 
     def read_blob(self, digest: str, size: int) -> Iterator[bytes]:
         """Yields a blob's bytes in blocks, at most `size` bytes in total, without checking its digest. Raises

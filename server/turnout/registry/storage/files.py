@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
 
-from turnout.errors import ConfigError, Exhausted, InvalidModel
+from turnout.errors import ConfigError, Exhausted, InvalidModel, StoreUnavailable
 from turnout.registry.manifest.digest import Progress, stream_digest
 from turnout.registry.manifest.manifest import FileEntry
+from turnout.registry.remote.store import StoreFault
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # Without O_NONBLOCK, opening a FIFO would wait for a writer.
@@ -255,14 +256,17 @@ def _open_step(name: str, flags: int, directory: int) -> int:
 
 @contextmanager
 def storage_errors() -> Iterator[None]:
-    """Converts errors of the disk to Turnout's errors.
+    """Converts errors of the disk, and of a store of remote versions, to Turnout's errors.
 
     Raises:
         Exhausted: There is no space left.
+        StoreUnavailable: The store does not answer, or refuses a request.
         ConfigError: The repository cannot be used.
     """
     try:
         yield
+    except StoreFault as error:
+        raise StoreUnavailable(f"the store of the repository {error.strerror}", retry_after=5.0) from error
     except OSError as error:
         if error.errno in _NO_ROOM:
             raise Exhausted("the repository has no room left for this version") from error

@@ -44,7 +44,7 @@ def hold(repository: Repository, model: str, version: Version) -> int | None:
                 continue  # another process made room in the cache at the same time
             return None  # the load will fail with a better error
         try:
-            if files.try_lock(descriptor, shared=True) and (not repository.remote or _is(descriptor, manifest)):
+            if files.try_lock(descriptor, shared=True) and _is(descriptor, manifest):  # else it was just removed
                 return descriptor
         except OSError:  # a file system without locks
             os.close(descriptor)
@@ -89,17 +89,17 @@ def remove(repository: Repository, model: str, version: Version, timeout: float)
     try:
         with staged(repository.root) as trash:
             repository.withdraw(model, version)
-            with locked(repository.root):
+            with locked(repository.root), suppress(FileNotFoundError):  # another prune has removed it
                 directory.rename(trash)  # replaces the empty directory
                 sync_directory(directory.parent)
+                with suppress(OSError):
+                    directory.parent.rmdir()  # the model's last version; under the lock, since a publish relies on it
             for path in [trash, *(found for found in trash.rglob("*") if found.is_dir())]:
                 path.chmod(0o755)
             shutil.rmtree(trash)
             trash.mkdir()  # for `staged`, which removes it
     finally:
         let_go(held)
-    with suppress(OSError):
-        directory.parent.rmdir()  # the model's last version
 
 
 def _claim(directory: Path, model: str, version: Version, timeout: float) -> int | None:

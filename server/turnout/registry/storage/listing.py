@@ -94,8 +94,8 @@ class Listing:
 
 
 def unpublished(directory: Path, model: str, version: str) -> Problem | None:
-    """Describes a directory without a manifest. Returns None for an empty directory, and for an imported Triton
-    version.
+    """Describes a directory without a manifest. Returns None for an empty or removed directory, and for an imported
+    Triton version.
     """
     number = version_number(version)
     if number is not None and os.path.lexists(directory.parent / f"{number}.0.0" / MANIFEST_FILE):
@@ -104,6 +104,8 @@ def unpublished(directory: Path, model: str, version: str) -> Problem | None:
         return Problem(model, version, f"{model} {version} is a link, and links are not followed")
     try:
         names = sorted(os.listdir(directory))
+    except FileNotFoundError:
+        return None
     except OSError as error:
         return Problem(model, version, f"{model} {version} {explain(error)}")
     if not names:

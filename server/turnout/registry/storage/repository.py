@@ -128,7 +128,7 @@ class Repository:
         """Verifies a version where it is stored, bypassing any cache. Otherwise like `verify`."""
         return self.verify(model, version, expected=expected, progress=progress)
 
-    def prepare(self, staged: Path, published: Published) -> Callable[[], bool]:
+    def prepare(self, staged: Path, published: Published) -> Callable[[], None]:
         """Does the part of a commit that needs no lock and is not visible to others.
 
         Args:
@@ -137,7 +137,7 @@ class Repository:
 
         Returns:
             A function that makes the version exist, atomically. It must be called under the repository's lock. It
-            returns False if the same version was committed meanwhile, and raises AlreadyExistsError for another one.
+            raises AlreadyExistsError if another version was committed meanwhile.
 
         Raises:
             OSError: The repository cannot be written to.
@@ -147,12 +147,11 @@ class Repository:
         sync_tree(staged)
         in_place = _holds_same_files(target, manifest)
 
-        def make_exist() -> bool:
+        def make_exist() -> None:
             target.parent.mkdir(exist_ok=True)
             (_adopt_in_place if in_place else _move_in_place)(staged, target)
             sync_directory(target.parent)
             sync_directory(self.root)
-            return True
 
         return make_exist
 

@@ -92,7 +92,9 @@ class DirectoryScan:
             return Problem(model, version, reason, damaged=is_exact_version(version))
         before = self._seen.get((model, version))
         if before is None or before[0] != stamp:
-            before = stamp, _look(directory, model, version)
+            if (found := _look(directory, model, version)) is None:
+                return None
+            before = stamp, found
         seen[model, version] = before
         return before[1]
 
@@ -119,12 +121,15 @@ def loose_files(directory: Path) -> list[Path]:
     return []
 
 
-def _look(directory: Path, model: str, version: str) -> Published | Problem:
+def _look(directory: Path, model: str, version: str) -> Published | Problem | None:
+    """Reads the manifest of a version; None if it was removed since it was listed."""
     if directory.is_symlink():
         return Problem(model, version, f"{model} {version} is a link, and links are not followed")
     if not is_exact_version(version):
         return Problem(model, version, f"{model} {version!r}: the directory's name is not an exact version")
     try:
         return read_version(directory, model, version)
+    except FileNotFoundError:
+        return None
     except (ValueError, OSError) as error:
         return Problem(model, version, f"{model} {version}: {manifest_fault(error)}", damaged=True)
