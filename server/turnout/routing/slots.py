@@ -11,8 +11,8 @@ in it: growing takes the first free ones, and shrinking gives back the ones take
     another order    draws its slots independently
 
 A request without a key takes the next position of a low-discrepancy sequence instead (`turnout.routing.split.Cursor`),
-so that even 1 % is exact over a few hundred requests. Only the salt, the order and each owner's runs of positions are stored, which are a few numbers;
-the table is derived from them.
+so that even 1 % is exact over a few hundred requests. Only the salt, the order and each owner's runs of positions are
+stored, which are a few numbers; the table is derived from them.
 """
 
 import functools

@@ -52,10 +52,7 @@ class Split:
         if baseline_only:
             return self.routes[0]
         owners = self.owners
-        if routing_key:
-            number = owners.by_slot[owners.slot(routing_key)]
-        else:
-            number = owners.by_position[self.cursor.advance()]
+        number = owners.by_slot[owners.slot(routing_key)] if routing_key else owners.by_position[self.cursor.advance()]
         if self.tally is not None:
             self.tally[number] += 1
         return self.routes[number]
