@@ -10,9 +10,9 @@ in it: growing takes the first free ones, and shrinking gives back the ones take
     raising B        never moves A: a slot changes hands only between an owner and the unclaimed rest, the baseline's
     another order    draws its slots independently
 
-A request without a key takes the next position of a low-discrepancy sequence instead, so that even 1 % is exact over a
-few hundred requests. Only the salt, the order and each owner's runs of positions are stored, which are a few numbers;
-the table is derived from them.
+A request without a key takes the next position of a low-discrepancy sequence instead (`turnout.routing.split.Cursor`),
+so that even 1 % is exact over a few hundred requests. Only the salt, the order and each owner's runs of positions are
+stored, which are a few numbers; the table is derived from them.
 """
 
 import functools
@@ -36,10 +36,8 @@ KEY_SALT = b""
 """The salt that keys are hashed with, unless a table of an earlier release has another: the same on all servers, and
 before a model has any policy. It is not a secret: which slots a trial takes follows from the trial's own order."""
 
-_GOLDEN = 0x9E3779B97F4A7C15
+GOLDEN = 0x9E3779B97F4A7C15
 """2**64 divided by the golden ratio. Its multiples modulo 2**64 fill the range more evenly than those of any other."""
-
-_MASK = 2**64 - 1
 
 Run = tuple[int, int]
 """A range of positions: the first, and the one after the last."""
@@ -190,11 +188,6 @@ class Owners:
         return owned
 
 
-def position(number: int) -> int:
-    """Returns the position of the `number`-th request without a key, by an additive golden-ratio sequence."""
-    return (number * _GOLDEN & _MASK) >> 48
-
-
 @functools.lru_cache(maxsize=256)
 def _order(seed_bytes: bytes) -> NDArray[np.intp]:
     """Returns the slots in the order in which they are taken.
@@ -204,7 +197,7 @@ def _order(seed_bytes: bytes) -> NDArray[np.intp]:
     them.
     """
     seed = int.from_bytes(blake2b(seed_bytes, digest_size=8, person=b"turnout order").digest(), "little")
-    bits = np.arange(1, SLOTS + 1, dtype=np.uint64) * np.uint64(_GOLDEN) + np.uint64(seed)
+    bits = np.arange(1, SLOTS + 1, dtype=np.uint64) * np.uint64(GOLDEN) + np.uint64(seed)
     bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return np.argsort(bits ^ (bits >> np.uint64(31)), kind="stable")

@@ -1,17 +1,34 @@
 """The routes of one selector while a policy splits its traffic."""
 
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from turnout.routing.slots import SLOTS, Owners, position
+from turnout.routing.slots import GOLDEN, SLOTS, Owners
 from turnout.serving.data_plane.inference import Route
+
+_MASK = 2**64 - 1
 
 
 @dataclass(slots=True, eq=False)
 class Cursor:
-    """Number of a selector's requests without a key. It is kept when the split is made anew as versions come and go."""
+    """A selector's place in an additive golden-ratio sequence, which says where its requests without a key go.
 
-    count: int = 0
+    It begins at random, so that servers, workers and selectors are not in step: each request of each of them meets each
+    version with the probability of its share, the first one too. Any n consecutive requests have the exact shares up to
+    2 requests for n <= 1,000, wherever the sequence begins (docs/decisions/0084-a-split-begins-at-random.md). The
+    cursor is kept when the split is made anew as versions come and go.
+
+    Attributes:
+        at: The place, from 0 to 2**64 - 1.
+    """
+
+    at: int = field(default_factory=lambda: random.getrandbits(64))
+
+    def advance(self) -> int:
+        """Returns the position, from 0 to SLOTS - 1, of the next request."""
+        self.at = (self.at + GOLDEN) & _MASK
+        return self.at >> 48
 
 
 @dataclass(slots=True, eq=False)
@@ -34,11 +51,7 @@ class Split:
         if baseline_only:
             return self.routes[0]
         owners = self.owners
-        if routing_key:
-            number = owners.by_slot[owners.slot(routing_key)]
-        else:
-            self.cursor.count += 1
-            number = owners.by_position[position(self.cursor.count)]
+        number = owners.by_slot[owners.slot(routing_key)] if routing_key else owners.by_position[self.cursor.advance()]
         if self.tally is not None:
             self.tally[number] += 1
         return self.routes[number]

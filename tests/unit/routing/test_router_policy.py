@@ -22,6 +22,11 @@ V = Version.parse
 Force = Callable[..., AppliedPolicy]
 
 
+def about(shares: object) -> object:
+    """Equals the counts that 1,000 requests without a key may give: each share is exact up to two requests."""
+    return pytest.approx(shares, abs=2)
+
+
 @pytest.fixture
 def catalog() -> Catalog:
     return Catalog()
@@ -69,11 +74,31 @@ def test_traffic_is_split_by_weight(catalog: Catalog, router: PolicyRouter, forc
     )
     force("3.2.0", {"3.3.0": 500, "3.4.0": 1000})
     found = answers(router)
-    assert found == {
-        ("3.2.0", ServingRole.BASELINE): 850,
-        ("3.3.0", ServingRole.CANARY): 50,
-        ("3.4.0", ServingRole.CANARY): 100,
-    }
+    assert found == about(
+        {
+            ("3.2.0", ServingRole.BASELINE): 850,
+            ("3.3.0", ServingRole.CANARY): 50,
+            ("3.4.0", ServingRole.CANARY): 100,
+        }
+    )
+
+
+def test_the_first_requests_of_many_short_lived_processes_are_split_by_weight_too(
+    catalog: Catalog, policies: Policies, force: Force
+) -> None:
+    """As of workers that are restarted all the time: no process gets as far as a whole window."""
+    put(catalog, entry("3.2.0"), entry("3.3.0"), entry("3.4.0"))
+    force("3.2.0", {"3.3.0": 500, "3.4.0": 4500})
+    for requests in (1, 3):
+        found = Counter(
+            router.route("magika", selector).entry.version_text
+            for router in (PolicyRouter(catalog, policies) for _ in range(1000))
+            for selector in ("", "^3", ">=3.2", "3.x")
+            for _ in range(requests)
+        )
+        for version, share in (("3.2.0", 0.5), ("3.3.0", 0.05), ("3.4.0", 0.45)):
+            sigma = (4000 * share * (1 - share)) ** 0.5 * requests
+            assert abs(found[version] - 4000 * requests * share) < 6 * sigma, found
 
 
 def test_a_key_always_meets_the_same_version(catalog: Catalog, router: PolicyRouter, force: Force) -> None:
@@ -106,12 +131,15 @@ def test_a_canary_outside_the_range_leaves_its_share_to_the_baseline(
 ) -> None:
     put(catalog, entry("3.2.0"), entry("3.3.0"), entry("4.0.0"))
     applied = force("3.2.0", {"3.3.0": 1000, "4.0.0": 2000})
-    assert answers(router, "^3") == {("3.2.0", ServingRole.BASELINE): 900, ("3.3.0", ServingRole.CANARY): 100}
+    assert answers(router, "^3") == about({("3.2.0", ServingRole.BASELINE): 900, ("3.3.0", ServingRole.CANARY): 100})
     assert sum(applied.tally) == 0  # only requests that every owner might have had are held against the weights
-    assert answers(router, ">=3") == {
+    found = answers(router, ">=3")
+    assert found == about({
         ("3.2.0", ServingRole.BASELINE): 700, ("3.3.0", ServingRole.CANARY): 100, ("4.0.0", ServingRole.CANARY): 200
-    }  # fmt: skip
-    assert applied.tally == [700, 100, 200]
+    })  # fmt: skip
+    assert applied.tally == [found[v, r] for v, r in (
+        ("3.2.0", ServingRole.BASELINE), ("3.3.0", ServingRole.CANARY), ("4.0.0", ServingRole.CANARY)
+    )]  # fmt: skip
 
 
 @pytest.mark.parametrize("state", [LifecycleState.LOADING, LifecycleState.FAILED, LifecycleState.NEW])
@@ -122,7 +150,7 @@ def test_a_canary_that_is_not_ready_leaves_its_share_to_the_baseline(
     force("3.2.0", {"3.3.0": 5000})
     assert answers(router) == answers(router, keys=100) == {("3.2.0", ServingRole.BASELINE): 1000}
     put(catalog, entry("3.2.0"), entry("3.3.0"))
-    assert answers(router)["3.3.0", ServingRole.CANARY] == 500
+    assert answers(router)["3.3.0", ServingRole.CANARY] == about(500)
 
 
 def test_a_baseline_that_is_not_ready_is_refused_and_no_canary_steps_in(
@@ -156,7 +184,7 @@ def test_versions_that_come_and_go_do_not_disturb_the_even_sequence(
         if n % 3 == 0:
             put(catalog, entry("3.2.0"), entry("3.3.0"), entry("1.0.0"))
         hits += router.route("magika", "").role is ServingRole.CANARY
-    assert hits == 100
+    assert hits == about(100)
 
 
 def test_a_change_is_seen_by_the_next_request(catalog: Catalog, router: PolicyRouter, force: Force) -> None:
