@@ -150,12 +150,7 @@ class Connection:
             raise Cancelled("the client was closed")
 
     def explained(self, error: TurnoutClientError, left: float | None) -> TurnoutClientError:
-        """Returns `error`, or an error that explains it if TLS is the cause.
-
-        Args:
-            error: The error that a call ended with.
-            left: Seconds that the call may still take; None for no limit.
-        """
+        """Returns `error`, or an error that explains it if TLS is the cause and that is found within `left` seconds."""
         return with_obstacle(error, self.obstacle(left)) if is_failed_connection(error) else error
 
     def obstacle(self, left: float | None) -> str:

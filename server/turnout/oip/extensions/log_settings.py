@@ -47,10 +47,8 @@ def as_triton(state: LogState) -> Mapping[str, bool | int | str]:
 def changed(state: LogState, settings: Mapping[str, Value], configured: LogState) -> LogState:
     """Returns the new state of the log.
 
-    Args:
-        state: The current state.
-        settings: The settings to change, by Triton's names; None resets a setting to its configured value.
-        configured: The state configured in the server's own settings.
+    `settings` are those to change, by Triton's names; None resets one to its value in `configured`, the server's
+    settings.
 
     Raises:
         InvalidRequest: A setting or value does not exist in Triton, or settings contradict each other.

@@ -80,11 +80,7 @@ class ModelRepository:
         """Loads the version that `NAME` or `NAME@SELECTOR` resolves to, by what is published and released now.
 
         `NAME` also loads the model's other versions that were unloaded, except yanked ones: clients that reload a model
-        expect to find what they unloaded.
-
-        Args:
-            name: `NAME` or `NAME@SELECTOR`.
-            parameters: Names of the request's other parameters.
+        expect to find what they unloaded. `parameters` has the names of the request's other parameters.
 
         Raises:
             Unsupported: The request contains a configuration or files of its own.

@@ -83,13 +83,10 @@ class Lines:
 def split(
     plan: BatchPlan, outputs: Mapping[str, Array], rows: Sequence[int], wanted: Sequence[Sequence[str]]
 ) -> list[list[Array]]:
-    """Returns the outputs of each request as views of the run's outputs.
+    """Returns the outputs of each request as views of a run's outputs.
 
-    Args:
-        plan: Plan by which the run was formed.
-        outputs: Outputs of the run by name.
-        rows: Number of rows of each request, in the order in which they were joined.
-        wanted: Names of the outputs that each request wants, in the order it wants them.
+    `rows` and `wanted` are the number of rows and the names of the outputs of each request, in the order in which they
+    were joined.
 
     Raises:
         BatchSizeMismatch: An output of a shared run has the wrong size; none of the run's outputs may be used.

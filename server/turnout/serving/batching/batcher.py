@@ -133,13 +133,9 @@ class Batcher:
     async def submit(
         self, inputs: Mapping[str, Array], outputs: Sequence[str], deadline: float | None, kind: object = None
     ) -> BatchedAnswer:
-        """Queues a request and waits for its answer.
+        """Queues a request that fits the signature, and waits for its answer.
 
-        Args:
-            inputs: Inputs by name, valid for the version's signature.
-            outputs: Names of the requested outputs.
-            deadline: `time.monotonic()` after which the answer is useless; None for no deadline.
-            kind: Request kind, as in `InferenceRequest`; requests of one kind share a line.
+        Arguments as in `VersionHandle.infer`; requests of one `kind` share a line.
 
         Raises:
             QueueFull: The queue is full, or no thread can be started.

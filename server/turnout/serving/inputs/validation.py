@@ -50,11 +50,7 @@ class Validator:
         self._required = frozenset(spec.name for spec in signature.required)
 
     def check(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> Sequence[str]:
-        """Returns the names of the requested outputs.
-
-        Args:
-            inputs: Inputs by name.
-            outputs: Names of the requested outputs; empty means all.
+        """Returns the names of the requested outputs, which are all if `outputs` is empty.
 
         Raises:
             InvalidTensor: An input is unknown or missing, has a wrong dtype, rank, fixed dimension or size, or is empty

@@ -119,10 +119,8 @@ class IsolatedSession:
 
         Raises:
             DigestMismatch: The files differ from those published.
-            ModelFailure: ONNX Runtime cannot load the model.
-            MemoryBudgetExceeded: The model does not fit into the permitted memory.
-            ModelCrashed: The child died.
-            ModelTimedOut: The child was not ready in time, or the start was abandoned.
+            ModelFailure, MemoryBudgetExceeded: ONNX Runtime cannot load the model, or not in the permitted memory.
+            ModelCrashed, ModelTimedOut: The child died, or was not ready in time; or the start was abandoned.
         """
         deadline = time.monotonic() + timeout
         with self._busy:

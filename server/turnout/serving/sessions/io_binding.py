@@ -64,8 +64,7 @@ def pageable(size: int) -> HostBuffer:
 def pinned_allocator(*, gated: bool) -> Allocate:
     """Returns an allocator of page-locked memory, or of ordinary memory if the CUDA runtime is not found.
 
-    Args:
-        gated: Whether to wait while a CUDA graph is captured, as the sessions that use the memory do.
+    With `gated`, it waits while a CUDA graph is captured, as the sessions that use the memory do.
     """
     gate, cudart = RUNS if gated else nullcontext(), cuda_runtime()
     return pageable if cudart is None else lambda size: _pinned(cudart, size, gate)

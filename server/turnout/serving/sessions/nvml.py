@@ -46,8 +46,7 @@ class Nvml:
     def read(self, devices: Mapping[str, str]) -> Sequence[Gpu]:
         """Returns every GPU that the driver shows to this process.
 
-        Args:
-            devices: Names of the GPUs that versions run on (`cuda:0`), by PCI address in CUDA's notation.
+        `devices` are the names of the GPUs that versions run on (`cuda:0`), by PCI address in CUDA's notation.
         """
         count = self._query(lambda: int(self._library.nvmlDeviceGetCount()))
         found = [self._query(partial(self._gpu, index, devices)) for index in range(count or 0)]

@@ -121,15 +121,9 @@ class Session:
         self._bfloat16 = any(s.dtype is DataType.BFLOAT16 for s in (*spec.signature.inputs, *spec.signature.outputs))
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str], stop: "Stop | None" = None) -> list[Array]:
-        """Runs the model once on host arrays.
+        """Runs the model once on host arrays; returns the values of `outputs` in that order.
 
-        Args:
-            inputs: Inputs by name, with the signature's dtypes and matching shapes.
-            outputs: Names of the requested outputs.
-            stop: Stops the run from another thread.
-
-        Returns:
-            Values of the outputs, in the order requested.
+        The inputs have the signature's dtypes and matching shapes. `stop` stops the run from another thread.
 
         Raises:
             ModelFailure: The model raised an error.

@@ -301,18 +301,16 @@ class VersionHandle:
             await self._idle.wait()
         for batcher in self._batchers.values():
             batcher.close()
+        threads = Threads("close")
         if (pool := self.loaded.pool if self.loaded is not None else None) is not None:
             # Before the batchers: a run that hangs with no caller waiting ends with its process.
-            threads = Threads("close")
             await threads.run(pool.close)
-            threads.shutdown()
             self.sample()
         for batcher in self._batchers.values():
             await batcher.wait_closed()
         if self.loaded is not None and self.loaded.graphs.buckets:
-            threads = Threads("close")
             await threads.run(self.loaded.free)
-            threads.shutdown()
+        threads.shutdown()
         # Drop all references to the sessions, so that their memory can be freed.
         self.loaded = pool = None
         self._forget_kinds()
@@ -327,11 +325,10 @@ class VersionHandle:
         return InputsRefused(f"{conflicts} ({error.message})", violations=found)
 
     def _strike(self, used: float) -> None:
-        """Records an inline run that took too long.
+        """Records an inline run that took too long: `used` seconds of CPU time.
 
-        Args:
-            used: CPU time of the run in seconds. Time spent waiting for a core is not the model's fault. If it counted,
-                one of two equal versions could be slower than the other during a pause, which a rollout would compare.
+        Time spent waiting for a core is not the model's fault. If it counted, one of two equal versions could be slower
+        than the other during a pause, which a rollout would compare.
         """
         runs = self._batch_sizes.runs
         if runs - self._inline_runs > _STRIKE_RUNS:

@@ -59,12 +59,7 @@ class BinaryOutputs:
 
 
 def open_body(body: bytes, header_length: str | None, limits: InputLimits = DEFAULT_LIMITS) -> InferenceBody:
-    """Parses the JSON of a body.
-
-    Args:
-        body: The body, decompressed.
-        header_length: Value of the header; None if there is none, which means that the whole body is JSON.
-        limits: Limits on the body's size and contents.
+    """Parses the JSON of a decompressed body: all of it if `header_length`, the value of the header, is None.
 
     Raises:
         InvalidRequest: The header is not a length within the body, or the JSON is not an object or exceeds the limits.

@@ -96,14 +96,10 @@ class _Begun(Call):
 
 
 def begun(call: Call, enter: Callable[[], None]) -> Call:
-    """Runs a call until it waits for something.
+    """Runs a call that has not been started until it waits for something.
 
-    Args:
-        call: A coroutine that has not been started.
-        enter: Called when the call continues in a task, if it needs one.
-
-    Returns:
-        The rest of the call, to be continued in a task; `ENDED` if the call has finished.
+    Returns the rest of the call, to be continued in a task, which calls `enter` first; `ENDED` if the call has
+    finished.
     """
     try:
         awaited = call.send(None)
