@@ -61,11 +61,7 @@ class TokenFile:
 
 @dataclass(frozen=True, slots=True)
 class Bearer:
-    """The token that a client sends with each call.
-
-    Attributes:
-        token: The token; None for none. It is not part of the repr.
-    """
+    """The token that a client sends with each call; None for none. It is not part of the repr."""
 
     token: Token | None = field(default=None, repr=False)
 
@@ -108,8 +104,7 @@ def bearer_of(token: Token | None, target: str, metadata: Metadata, *, plain: bo
 def token_from_environ(environ: Mapping[str, str] | None = None) -> Token | None:
     """Returns the token from TURNOUT_TOKEN or, failing that, TURNOUT_TOKEN_FILE; None if neither is set.
 
-    Args:
-        environ: The environment; None for that of the process.
+    `environ` is the environment; None for that of the process.
     """
     environ = os.environ if environ is None else environ
     if token := environ.get("TURNOUT_TOKEN"):

@@ -123,10 +123,7 @@ def check_parameter_count(field: str, count: int) -> None:
 
 
 def read_options(parameters: Parameters) -> tuple[float | None, str]:
-    """Reads the timeout and the routing key from a request's parameters.
-
-    Returns:
-        A tuple of the timeout in seconds (None if there is none) and the routing key ("" if there is none).
+    """Returns the timeout in seconds (None for none) and the routing key ("" for none) of a request's parameters.
 
     Raises:
         InvalidRequest: The value of a known parameter has the wrong type or is out of range.

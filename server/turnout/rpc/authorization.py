@@ -78,11 +78,8 @@ class _Entrance:
     def enter(self, call: RpcCall, caller: Caller | None) -> Quota | None:
         """Records the caller, checks its permission and counts the call against its quota.
 
-        Returns:
-            The quota whose `leave` must be called when the call ends; None if the caller has no quota.
-
-        Raises:
-            The same errors as `check` and `Authority.enter`.
+        Returns the quota whose `leave` must be called when the call ends; None if the caller has no quota. Raises the
+        errors of `check` and of `Authority.enter`.
         """
         call.caller = caller
         if caller is None:

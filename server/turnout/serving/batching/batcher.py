@@ -229,13 +229,9 @@ class Batcher:
     # The following methods are called with the lock held, by the event loop or a runner.
 
     def _call_runner(self, due: float | None = None) -> None:
-        """Wakes or starts a runner if one needs to look at the queue.
+        """Wakes or starts a runner if one needs to look at the queue. Raises QueueFull if none can be started.
 
-        Args:
-            due: When a line can be taken; None for now. Until then a timekeeper that wakes early enough suffices.
-
-        Raises:
-            QueueFull: No runner is alive and no thread can be started.
+        A line can be taken when it is `due`; None for now. Until then a timekeeper that wakes early enough suffices.
         """
         if due is not None and self._timekeeper is not None and due >= self._kept_until:
             return

@@ -60,8 +60,7 @@ class ArmMeter:
     def admit(self, slot: int = NO_SLOT) -> tuple["ArmMeter", TickCounts, int]:
         """Counts a request that was routed to this arm.
 
-        Returns:
-            The meter, the counts that the request belongs to, and its slot (`NO_SLOT` if the log is full).
+        Returns the meter, the counts that the request belongs to, and its slot (`NO_SLOT` if the log is full).
         """
         counts = self.counts
         counts.admitted += 1
@@ -73,13 +72,10 @@ class ArmMeter:
         return self, counts, slot
 
     def answered(self, counts: TickCounts, slot: int, took: float, batch: int, invalid: bool = False) -> bool:
-        """Counts a request that was answered.
+        """Counts a request that was answered; returns whether the answer was bad and is to be compared (see `compare`).
 
         `counts` and `slot` are from `admit`; it took `took` seconds from its arrival, in a batch of `batch` requests.
         `invalid` means that an output contains NaN or infinity.
-
-        Returns:
-            Whether the answer was bad and should be compared with the baseline's (see `compare`).
         """
         counts.settled += 1
         if counts.closed:

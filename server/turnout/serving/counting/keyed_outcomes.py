@@ -63,11 +63,7 @@ class SlotFinder:
 
 
 class KeyedLog:
-    """Requests in the order in which they ended.
-
-    Attributes:
-        lost: Number of requests that did not fit.
-    """
+    """Requests in the order in which they ended; `lost` is the number of those that did not fit."""
 
     __slots__ = ("_marks", "_room", "_seconds", "lost")
 
@@ -233,11 +229,7 @@ class SlotHistory:
 
 @dataclass(frozen=True, eq=False)
 class KeyedWindow:
-    """Requests with a key that one version received over some time.
-
-    Attributes:
-        parts: Entries, oldest first.
-    """
+    """Requests with a key that one version received over some time; the entries are in `parts`, oldest first."""
 
     parts: tuple[Entries, ...] = ()
 
@@ -253,13 +245,8 @@ class KeyedWindow:
     def latest(self, slots: NDArray[np.bool_], most: int, stalled: float) -> tuple[BySlot, BySlot, BySlot]:
         """Returns, by slot, the latest requests (at most `most` each), those that failed, and those that were bad.
 
-        Args:
-            slots: Mask of the slots to look at; others get 0. Shape (SLOTS,).
-            most: Maximum number of requests per slot.
-            stalled: Seconds beyond which a request is bad.
-
-        Returns:
-            Three arrays of counts, each of shape (SLOTS,).
+        `slots` is a mask of the slots to look at, of shape (SLOTS,), as are the three arrays of counts; other slots get
+        0. A request is bad beyond `stalled` seconds.
         """
         entries = self.entries
         mine = slots[entries.slots]

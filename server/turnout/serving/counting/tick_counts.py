@@ -154,10 +154,9 @@ class TickCounts:
         return self.admitted - self.untimed
 
     def close(self) -> "KeyedCounts":
-        """Stops counting. Requests that have not ended count as late; pending baseline runs count as without a result.
+        """Stops counting, and returns the requests with a key.
 
-        Returns:
-            The requests with a key.
+        Requests that have not ended count as late; pending baseline runs count as without a result.
         """
         for question in list(self.asked):
             question.settle(None)
@@ -198,11 +197,7 @@ class KeyedCounts:
 
 @dataclass(slots=True, eq=False)
 class BaselineQuestion:
-    """A badly answered request that the baseline runs as well.
-
-    Attributes:
-        slot: Slot of the request; `NO_SLOT` if it has none.
-    """
+    """A badly answered request that the baseline runs as well. Its slot is `NO_SLOT` if it has none."""
 
     counts: TickCounts
     slot: int

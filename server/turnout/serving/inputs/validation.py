@@ -20,11 +20,7 @@ ONNX Runtime's MatMul iterates over the outer ones even if the input is empty: 2
 
 
 class Validator:
-    """Validates requests for one signature.
-
-    Attributes:
-        output_names: Names of all outputs, in the signature's order.
-    """
+    """Validates requests for one signature."""
 
     def __init__(
         self,

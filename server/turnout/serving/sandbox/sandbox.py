@@ -128,10 +128,8 @@ class ProcessSandbox:
     def drop_zipmap(self, model: Path, target: Path, golden: Sequence[Path]) -> Mapping[str, tuple[str, ...]]:
         """Writes an ONNX file without the ZipMap that turns its outputs into maps, after verifying equal answers.
 
-        `target` must not exist yet. Both models have to answer the inputs of the golden cases.
-
-        Returns:
-            Names of the classes along the last axis, by output.
+        `target` must not exist yet. Both models have to answer the inputs of the golden cases. Returns the names of the
+        classes along the last axis, by output.
 
         Raises:
             InvalidModel: The model has no ZipMap, answers differently without it, or could not be compared.

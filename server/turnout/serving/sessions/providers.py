@@ -96,13 +96,9 @@ def probe() -> tuple[ProviderReport, ...]:
 
 
 def choose(wanted: Sequence[str]) -> tuple[str, ...]:
-    """Returns the providers for a session, in order, ending with the CPU.
+    """Returns the providers for a session, ending with the CPU. Raises ConfigError if one cannot be used here.
 
-    Args:
-        wanted: Short names (`cpu`, `cuda`, `tensorrt`) in order of preference, or `auto` for all usable providers.
-
-    Raises:
-        ConfigError: A named provider cannot be used here.
+    `wanted` are short names (`cpu`, `cuda`, `tensorrt`) in order of preference, or `auto` for all usable providers.
     """
     if wanted == "auto":
         return usable_providers()

@@ -147,10 +147,8 @@ class VersionHandle:
     ) -> tuple[Sequence[str], BatchedAnswer] | None:
         """Answers a request at once if its run is shorter than passing it to a thread would take.
 
-        Arguments as in `infer`; only the first request of a kind is validated.
-
-        Returns:
-            Names of the outputs and the answer; None if `infer` must be used.
+        Arguments and result are as for `infer`, which must be used if the result is None. Only the first request of a
+        kind is validated.
 
         Raises:
             InvalidTensor: The request does not fit the signature.
@@ -218,7 +216,7 @@ class VersionHandle:
         lane: str = "",
         kind: object = None,
     ) -> tuple[Sequence[str], BatchedAnswer]:
-        """Answers a request on a runner.
+        """Answers a request on a runner; returns the names of the outputs, and the answer.
 
         Args:
             inputs: Inputs by name, not yet validated.
@@ -226,10 +224,7 @@ class VersionHandle:
             deadline: `time.monotonic()` after which the answer is useless; None for no deadline.
             lane: Name of the queue to wait in. Each lane has its own runners, as a separate version would, and requests
                 of different lanes are never batched together.
-            kind: As in `infer_now`.
-
-        Returns:
-            Names of the outputs and the answer.
+            kind: As in `InferenceRequest`.
 
         Raises:
             InvalidTensor: The request does not fit the signature.

@@ -44,11 +44,7 @@ class InferenceBody:
 
 @dataclass(frozen=True, slots=True)
 class BinaryOutputs:
-    """The outputs to return in the binary part of the response.
-
-    Attributes:
-        default: Whether to return all other outputs in binary form.
-    """
+    """The outputs to return in the binary part of the response; `default` is for those that are not in `by_output`."""
 
     by_output: Mapping[str, bool]
     default: bool
