@@ -88,9 +88,7 @@ class PredictCall:
 def stamp(item: prediction_pb2.PredictStreamRequest, deadline: float | None) -> None:
     """Sets the send time and the remaining timeout of a stream item. Call it right before the item is written.
 
-    Args:
-        item: The item to be written.
-        deadline: Deadline of the request, in `time.monotonic` seconds; None for no deadline.
+    `deadline` is in `time.monotonic` seconds; None for no deadline.
     """
     now = time.monotonic()
     item.sent_ms = int(now * 1000)

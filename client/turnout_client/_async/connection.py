@@ -37,12 +37,7 @@ class AsyncStubs:
 
 
 class AsyncConnection:
-    """A gRPC channel, with the metadata that each call sends. It is bound to the event loop that first uses it.
-
-    Attributes:
-        target: Target of the channel.
-        bearer: The token that each call sends.
-    """
+    """A gRPC channel, with the metadata that each call sends. It is bound to the event loop that first uses it."""
 
     def __init__(self, target: str, security: Security, options: Options, metadata: Metadata, bearer: Bearer) -> None:
         self.bearer = bearer

@@ -40,12 +40,7 @@ class Stubs:
 
 
 class Connection:
-    """A gRPC channel, with the metadata that each call sends. It can be shared by threads.
-
-    Attributes:
-        target: Target of the channel.
-        bearer: The token that each call sends.
-    """
+    """A gRPC channel, with the metadata that each call sends. It can be shared by threads."""
 
     def __init__(self, target: str, security: Security, options: Options, metadata: Metadata, bearer: Bearer) -> None:
         self.bearer = bearer

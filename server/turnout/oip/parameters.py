@@ -58,9 +58,8 @@ def read_outputs(
 ) -> tuple[Sequence[str], Mapping[str, int], Mapping[str, Place]]:
     """Reads which outputs a request asks for, and how they are to be returned.
 
-    Returns:
-        A tuple of the names in order (empty for all outputs), the number of highest values to return for each output to
-        classify, and the location of each output to write to shared memory.
+    Returns the names in order (empty for all outputs), the number of highest values to return for each output to
+    classify, and the location of each output to write to shared memory.
 
     Raises:
         InvalidRequest: `classification` is not a positive integer, the shared memory parameters are invalid, or an

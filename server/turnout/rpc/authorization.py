@@ -220,9 +220,8 @@ class MessageCheck:
     def request(self, call: RpcCall, request: Any) -> Callable[[], None]:
         """Checks that the caller may do this with the model that the request names. Logs it if it changes something.
 
-        Returns:
-            Checks the same again, for the later messages of a stream: the policy may have changed. It holds nothing of
-            the request but names.
+        Returns a check of the same again, for the later messages of a stream: the policy may have changed. It holds
+        nothing of the request but names.
 
         Raises:
             UnauthenticatedError, PermissionDeniedError: As for `Authority.check`.

@@ -144,9 +144,8 @@ class ProcessSandbox:
     def sample(self, sandbox_version: SandboxVersion, golden: Sequence[Path]) -> tuple[Recipe | None, str]:
         """Finds inputs that a version runs on.
 
-        Returns:
-            Recipe of synthetic inputs, or None for the first row of the first golden case that fits; and why no inputs
-            were found, "" if some were.
+        Returns their recipe, or None for the first row of the first golden case that fits; and why no inputs were
+        found, "" if some were.
 
         Raises:
             TurnoutError: The version cannot be loaded, or it crashed its process.

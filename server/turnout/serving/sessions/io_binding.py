@@ -27,12 +27,7 @@ _PORTABLE = 1  # cudaHostAllocPortable: pinned for every CUDA context of the pro
 
 
 class HostBuffer:
-    """Host memory at a fixed address.
-
-    Attributes:
-        size: Size in bytes.
-        address: Address of the first byte.
-    """
+    """Host memory of `size` bytes at a fixed address."""
 
     def __init__(self, size: int, address: int, owner: Any, free: Callable[[], None] | None = None) -> None:
         self.size = size

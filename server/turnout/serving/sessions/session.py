@@ -175,12 +175,9 @@ class Session:
 
         ONNX Runtime runs the model twice, for allocations that are not possible during the capture, and a third time to
         capture it. Capture and launches must take place in the same thread, and launches inside `turn`. The bound
-        values must be on the session's device and stay at the same addresses.
-
-        Args:
-            binding: Binding of values for all inputs and outputs.
-            graph: Number from 1 that no other capture in this process has used. ONNX Runtime keeps a graph under its
-                number as long as the session exists, and would launch it instead of a new one.
+        values must be on the session's device and stay at the same addresses. No other capture in this process has used
+        the number `graph`, which is 1 or more: ONNX Runtime keeps a graph under its number as long as the session
+        exists, and would launch it instead of a new one.
 
         Raises:
             TurnoutError: As `run`: the model cannot be run or captured.

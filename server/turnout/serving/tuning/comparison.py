@@ -43,9 +43,7 @@ class Window:
 class Improvement:
     """How much better a candidate is than the present settings; above 1 is better.
 
-    Attributes:
-        middle: Median over all pairs of windows.
-        low, high: Lower and upper quartile.
+    The median and the quartiles over all pairs of windows.
     """
 
     middle: float

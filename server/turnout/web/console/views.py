@@ -125,12 +125,7 @@ def colours_of(known: ModelEntry, *more: str) -> Mapping[str, int]:
 
 @dataclass(frozen=True, slots=True)
 class OverviewTotals:
-    """Totals of all models.
-
-    Attributes:
-        versions, ready, failed: Number of all versions, of ready versions, and of versions that failed to load.
-        rate, failures: Requests and failures per second, in the latest sample.
-    """
+    """Totals of all models: numbers of versions, and requests and failures per second in the latest sample."""
 
     versions: int
     ready: int
@@ -161,11 +156,9 @@ class ComparisonRow:
 
 @dataclass(frozen=True, slots=True)
 class DifferenceView:
-    """The differences between two versions.
+    """The differences between a lower and a higher version.
 
-    Attributes:
-        old, new: The lower and the higher version.
-        finding: Finding of the gate `bump` for `new` over `old`; None if weights and outputs must be compared first.
+    `finding` is that of the gate `bump` for `new` over `old`; None if weights and outputs must be compared first.
     """
 
     old: VersionEntry
