@@ -90,7 +90,8 @@ class WebServices:
         """
         ready, found = self.ready(), self.availability
         unavailable, unserved, notes = found.reasons, found.unserved, [*found.notes, *found.loads]
-        if self._withholds(request):
+        caller = caller_of(request.scope)
+        if self.authorizes and (caller is None or not caller.sees(SERVER)):
             notes = [*found.notes, *([_WITHHELD] if unserved or found.loads else ())]
             unavailable = {part: f"the {part} is unavailable; {_WITHHELD}" for part in unavailable}
             unserved = ()
@@ -101,10 +102,6 @@ class WebServices:
             return JSONResponse(body, status)
         lines = ["ready" if ready else "not ready", *unavailable.values(), *unserved, *notes]
         return PlainTextResponse("".join(f"{line}\n" for line in lines), status)
-
-    def _withholds(self, request: Request) -> bool:
-        caller = caller_of(request.scope)
-        return self.authorizes and (caller is None or not caller.sees(SERVER))
 
 
 async def _no_route(request: Request, error: Exception) -> Response:

@@ -168,12 +168,11 @@ class TickCounts:
         self.errors += self.unsettled
         self.failed += self.unsettled
         self.bad += self.unsettled
-        admitted, blamed, replayed = (_untimed(marks) for marks in (self.slots, self.blamed, self.replayed))
+        admitted, blamed, replayed = (
+            Entries(np.asarray(marks, np.uint32), np.zeros(len(marks)))
+            for marks in (self.slots, self.blamed, self.replayed)
+        )
         return KeyedCounts(self.rules, admitted, self.keyed.taken(), blamed, replayed)
-
-
-def _untimed(marks: "array[int]") -> Entries:
-    return Entries(np.asarray(marks, np.uint32), np.zeros(len(marks)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
