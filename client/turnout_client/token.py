@@ -74,14 +74,9 @@ class Bearer:
 
 
 def bearer_of(token: Token | None, target: str, metadata: Metadata, *, plain: bool, plaintext_token: bool) -> Bearer:
-    """Returns the token to send with each call, after checking that it may be sent.
+    """Returns the token to send with each call, after checking that it may be sent beside the client's other metadata.
 
-    Args:
-        token: The token; None for none.
-        target: Target of the channel.
-        metadata: The client's other metadata.
-        plain: Whether the channel uses plain text.
-        plaintext_token: Whether the token may be sent unencrypted to other machines.
+    A token may be sent on a `plain` channel to this machine, and to other machines with `plaintext_token`.
 
     Raises:
         ValueError: The token would be sent unencrypted to another machine, is malformed, or `metadata` has an

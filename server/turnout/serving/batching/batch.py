@@ -25,12 +25,11 @@ class BatchSizeMismatch(Exception):
 
 
 def shape_of(plan: BatchPlan, inputs: Mapping[str, Array]) -> tuple[Line, int] | None:
-    """Returns the line that a request waits in and its number of rows.
+    """Returns the line that a request waits in and its number of rows; None if the request runs alone.
 
-    Returns:
-        None if the request runs alone: its version is unbatched, its batched inputs disagree on the number of rows, it
-        has no rows, an input outside the batch is too large to compare, dimensions that share a symbol differ, or
-        batching is not proved for its sizes.
+    That is so if its version is unbatched, its batched inputs disagree on the number of rows, it has no rows, an input
+    outside the batch is too large to compare, dimensions that share a symbol differ, or batching is not proved for its
+    sizes.
     """
     if plan.max_rows < 2:
         return None

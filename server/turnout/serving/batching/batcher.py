@@ -81,15 +81,11 @@ class Batcher:
         on_batch: Callable[[int, float], None],
         on_demoted: Callable[[str], None],
     ) -> None:
-        """Creates the queue; no thread is started.
+        """Creates the queue; no thread is started. There is one of the `runners`, which are factories, for each thread.
 
-        Args:
-            name: Name of the version, used in thread names.
-            in_force: How requests are batched; demoted by the first run whose outputs do not add up.
-            bounds: Bounds of the queue.
-            runners: One factory for each thread.
-            on_batch: Called on the event loop with the rows and seconds of each batch that succeeded.
-            on_demoted: Called on the event loop with the reason when batching stops; several lanes may each call it.
+        The plan `in_force` is demoted by the first run whose outputs do not add up. On the event loop, `on_batch` is
+        called with the rows and seconds of each batch that succeeded, and `on_demoted` with the reason when batching
+        stops, by each lane.
         """
         self._name = name
         self._in_force = in_force

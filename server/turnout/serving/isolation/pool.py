@@ -80,14 +80,10 @@ class ChildPool:
         kill_after: float,
         supervision: Supervision,
     ) -> None:
-        """Prepares the pool; no process is started.
+        """Prepares the pool of up to `processes` children; no process is started.
 
-        Args:
-            name: Name of the version.
-            make: Creates a child without starting it, from its number and whether the version is still loading.
-            processes: Maximum number of children.
-            kill_after: Seconds after which a run is ended if all its requests have been abandoned.
-            supervision: Starts the keeper threads and is notified of deaths.
+        `make` creates a child without starting it, from its number and whether the version is still loading. A run is
+        ended `kill_after` seconds after all its requests have been abandoned.
         """
         self._name = name
         self._make = make

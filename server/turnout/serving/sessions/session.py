@@ -74,12 +74,9 @@ class Session:
     def __init__(self, spec: SessionSpec, *, prepack: bool = True, captures: bool = False) -> None:
         """Reads and optimises the graph, which may take long; the GIL is not held.
 
-        Args:
-            spec: What to load, and where.
-            prepack: Whether to copy weights into the layout that kernels prefer: faster, but it doubles the memory of
-                weights that are otherwise only mapped.
-            captures: Whether runs may be captured as CUDA graphs (the CUDA provider's option `enable_cuda_graph`). On
-                the CPU the same calls are made and nothing is captured.
+        With `prepack`, weights are copied into the layout that kernels prefer: faster, but it doubles the memory of
+        weights that are otherwise only mapped. With `captures`, runs may be captured as CUDA graphs (the CUDA
+        provider's option `enable_cuda_graph`); on the CPU the same calls are made and nothing is captured.
 
         Raises:
             ModelFailure: ONNX Runtime cannot load the model, or cannot capture it because it has control flow or nodes

@@ -117,10 +117,9 @@ async def _failed(error: Exception) -> None:
 def begun_in_task(call: Coroutine[Any, Any, T]) -> "tuple[T] | asyncio.Task[T]":
     """Runs a call until it waits for something.
 
-    Returns:
-        Its result, in a tuple; or a task that goes on with it. What the call has begun to count it ends, whenever that
-        task is cancelled; one that was created for the call itself would never enter it if cancelled before its first
-        step.
+    Returns its result, in a tuple; or a task that goes on with it. What the call has begun to count it ends, whenever
+    that task is cancelled; one that was created for the call itself would never enter it if cancelled before its first
+    step.
     """
     try:
         awaited = call.send(None)
