@@ -18,6 +18,7 @@ import numpy as np
 import onnxruntime as ort
 
 from turnout.errors import ConfigError
+from turnout.serving.sessions.cuda_driver import shared_library
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
@@ -161,7 +162,7 @@ def _missing_reason(name: str) -> str:
 
 def _missing_of_tensorrt() -> str:
     needed = _needed_by_tensorrt()
-    missing = [name for name in needed if not _loads(name)]
+    missing = [name for name in needed if shared_library(name) is None]
     if not needed:
         return "TensorRT's libraries (libnvinfer) or a device were not found"
     if not missing:
@@ -203,14 +204,6 @@ def tensorrt_version() -> str:
             thousands = 10_000 if number >= 100_000 else 1_000
             return f"{number // thousands}.{number % thousands // 100}.{number % 100}"
     return ""
-
-
-def _loads(name: str) -> bool:
-    try:
-        ctypes.CDLL(name)
-    except OSError:
-        return False
-    return True
 
 
 def _major(name: str) -> str:
