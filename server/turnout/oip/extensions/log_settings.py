@@ -20,12 +20,7 @@ _MOST_VERBOSE = 2**32 - 1
 
 @dataclass(frozen=True, slots=True)
 class LogState:
-    """The settings of a log.
-
-    Attributes:
-        level: Lowest severity that is written: `debug`, `info`, `warning` or `error`.
-        form: Format of the lines: `json` or `console`.
-    """
+    """The lowest severity (`debug`, `info`, `warning` or `error`) and the format (`json` or `console`) of a log."""
 
     level: str
     form: str

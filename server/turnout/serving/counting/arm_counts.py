@@ -38,11 +38,9 @@ Settle = Callable[[Replayed | None], None]
 
 
 class ArmMeter:
-    """Counts the requests of one arm.
+    """Counts the requests of one arm. A change of its `rules` takes effect with the next tick.
 
-    Attributes:
-        rules: Rules for counting; a change takes effect with the next tick.
-        baseline: Baseline that a canary is compared with; None for the baseline itself.
+    A canary is compared with its `baseline`, which is None for the baseline itself.
     """
 
     def __init__(self, rules: Rules) -> None:

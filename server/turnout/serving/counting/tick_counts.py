@@ -220,9 +220,7 @@ class BaselineQuestion:
 class FailureQuestion(BaselineQuestion):
     """A failed request for which the baseline decides whether the server is to blame.
 
-    Attributes:
-        marks: Marks that the request already has.
-        otherwise: Whether the server is to blame if the baseline gives no result.
+    If that gives no result, `otherwise` says it.
     """
 
     marks: int

@@ -65,11 +65,9 @@ class Supervision:
 
 
 class ChildPool:
-    """Runs a version in child processes; a `Run`. Thread-safe.
+    """Runs a version in child processes, of which `deaths` ended unexpectedly; a `Run`. Thread-safe.
 
-    Attributes:
-        deaths: Number of children that ended unexpectedly.
-        warm_inputs: Inputs and outputs of the first run of each child started from now on.
+    `warm_inputs` are the inputs and outputs of the first run of each child started from now on.
     """
 
     def __init__(

@@ -25,11 +25,9 @@ class CudaDevice:
 
 @dataclass(frozen=True, slots=True)
 class CudaDriver:
-    """The report of the CUDA driver.
+    """The report of the CUDA driver. `version` is the highest CUDA version that it supports, "" without a driver.
 
-    Attributes:
-        version: Highest CUDA version that it supports, such as `13.0`; "" if there is no driver.
-        detail: Why there are no devices; "" if there are some.
+    `detail` says why there are no devices; "" if there are some.
     """
 
     version: str

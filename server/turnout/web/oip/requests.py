@@ -29,12 +29,7 @@ _CARRIER = "inputs[{}] (binary)"
 
 @dataclass(frozen=True, slots=True)
 class InferenceBody:
-    """A body with parsed JSON, whose tensors are not read yet.
-
-    Attributes:
-        request_id: Id that the client sent; "" for none.
-        binary: The bytes after the JSON.
-    """
+    """A body with parsed JSON, whose tensors are not read yet. `binary` are the bytes after the JSON."""
 
     request_id: str
     document: Mapping[str, Any]

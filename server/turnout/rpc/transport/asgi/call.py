@@ -95,11 +95,9 @@ class CallLimits:
 
 
 class AsgiCall(RunningCall):
-    """A call whose messages are carried in ASGI events.
+    """A call whose messages are carried in ASGI events. With `gzip`, its responses are compressed.
 
-    Attributes:
-        gzip: Whether to compress the responses.
-        started: Whether the response headers have been sent.
+    `started` tells whether the response headers have been sent.
     """
 
     gzip = False
