@@ -57,7 +57,7 @@ _NOT_BEGUN = (ConfigError, OSError, RuntimeError)
 
 @dataclass(frozen=True, slots=True)
 class ListenerApplication:
-    """The application that a listener serves. `open` creates it for a generation, whose RunningCalls registers its calls.
+    """The application that a listener serves. `open` creates it for a generation, with the RunningCalls of that one.
 
     The clients of the methods with `unary_paths` send a single message, and so have no reason to pause.
     """
