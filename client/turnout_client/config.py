@@ -49,12 +49,7 @@ _DEFAULTS: tuple[tuple[str, str | int], ...] = (
 
 
 def channel_options(overrides: Options = (), target: str = "") -> list[tuple[str, str | int]]:
-    """Returns the channel arguments of a client: the defaults, updated with the overrides.
-
-    Args:
-        overrides: Channel arguments that replace or extend the defaults.
-        target: Target of the channel; "" if it is not known.
-    """
+    """Returns the channel arguments of a client of `target`: the defaults, updated with the overrides."""
     options = {**dict(_DEFAULTS), **dict(overrides)}
     if is_local(target):
         # A proxy of the environment is for other machines, and would be sent what need not be encrypted on this one.

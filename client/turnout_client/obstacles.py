@@ -116,11 +116,7 @@ def with_obstacle(error: TurnoutClientError, obstacle: str) -> TurnoutClientErro
 def explained(error: TurnoutClientError, target: str, tls: Tls | None, *, plain: bool) -> TurnoutClientError:
     """Returns `error`, or an error that explains it if TLS is the cause.
 
-    Args:
-        error: The error that a call ended with.
-        target: Target of the channel.
-        tls: TLS settings of the channel; None if it uses plain text, or gRPC credentials whose settings are not known.
-        plain: Whether the channel uses plain text.
+    `plain` tells whether the channel uses plain text. `tls` is then None, as for credentials with unknown settings.
     """
     if not is_failed_connection(error):
         return error

@@ -68,8 +68,7 @@ class Tls:
     def from_environ(cls, environ: Mapping[str, str] | None = None) -> Self | None:
         """Returns the settings from TURNOUT_TLS_CA, _CERT, _KEY and _SERVER_NAME; None if none of them is set.
 
-        Args:
-            environ: The environment; None for that of the process.
+        `environ` is the environment; None for that of the process.
 
         Raises:
             ValueError: Only one of certificate and key is set.

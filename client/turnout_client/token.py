@@ -61,11 +61,7 @@ class TokenFile:
 
 @dataclass(frozen=True, slots=True)
 class Bearer:
-    """The token that a client sends with each call.
-
-    Attributes:
-        token: The token; None for none. It is not part of the repr.
-    """
+    """The token that a client sends with each call; None for none. It is not part of the repr."""
 
     token: Token | None = field(default=None, repr=False)
 
@@ -78,14 +74,9 @@ class Bearer:
 
 
 def bearer_of(token: Token | None, target: str, metadata: Metadata, *, plain: bool, plaintext_token: bool) -> Bearer:
-    """Returns the token to send with each call, after checking that it may be sent.
+    """Returns the token to send with each call, after checking that it may be sent beside the client's other metadata.
 
-    Args:
-        token: The token; None for none.
-        target: Target of the channel.
-        metadata: The client's other metadata.
-        plain: Whether the channel uses plain text.
-        plaintext_token: Whether the token may be sent unencrypted to other machines.
+    A token may be sent on a `plain` channel to this machine, and to other machines with `plaintext_token`.
 
     Raises:
         ValueError: The token would be sent unencrypted to another machine, is malformed, or `metadata` has an
@@ -108,8 +99,7 @@ def bearer_of(token: Token | None, target: str, metadata: Metadata, *, plain: bo
 def token_from_environ(environ: Mapping[str, str] | None = None) -> Token | None:
     """Returns the token from TURNOUT_TOKEN or, failing that, TURNOUT_TOKEN_FILE; None if neither is set.
 
-    Args:
-        environ: The environment; None for that of the process.
+    `environ` is the environment; None for that of the process.
     """
     environ = os.environ if environ is None else environ
     if token := environ.get("TURNOUT_TOKEN"):

@@ -43,16 +43,7 @@ _DTYPES = {number: name.removeprefix("DATA_TYPE_").lower() for name, number in p
 
 @dataclass(frozen=True, slots=True)
 class PredictCall:
-    """The arguments of one `predict` call.
-
-    Attributes:
-        model: Name of the model.
-        version: Version selector; "" leaves the choice to the server.
-        inputs: Input values by name.
-        outputs: Names of the outputs to return; () for all.
-        request_id: Id of the request in the server's log; "" lets the server generate one.
-        routing_key: Requests with the same key get the same version for as long as the weights allow it.
-    """
+    """The arguments of one `predict` call, with "" and () for those that are not given."""
 
     model: str
     version: str
@@ -97,9 +88,7 @@ class PredictCall:
 def stamp(item: prediction_pb2.PredictStreamRequest, deadline: float | None) -> None:
     """Sets the send time and the remaining timeout of a stream item. Call it right before the item is written.
 
-    Args:
-        item: The item to be written.
-        deadline: Deadline of the request, in `time.monotonic` seconds; None for no deadline.
+    `deadline` is in `time.monotonic` seconds; None for no deadline.
     """
     now = time.monotonic()
     item.sent_ms = int(now * 1000)

@@ -37,12 +37,7 @@ class AsyncStubs:
 
 
 class AsyncConnection:
-    """A gRPC channel, with the metadata that each call sends. It is bound to the event loop that first uses it.
-
-    Attributes:
-        target: Target of the channel.
-        bearer: The token that each call sends.
-    """
+    """A gRPC channel, with the metadata that each call sends. It is bound to the event loop that first uses it."""
 
     def __init__(self, target: str, security: Security, options: Options, metadata: Metadata, bearer: Bearer) -> None:
         self.bearer = bearer
@@ -160,12 +155,7 @@ class AsyncConnection:
                 raise Cancelled("the client was closed")
 
     async def explained(self, error: TurnoutClientError, left: float | None) -> TurnoutClientError:
-        """Returns `error`, or an error that explains it if TLS is the cause.
-
-        Args:
-            error: The error that a call ended with.
-            left: Seconds that the call may still take; None for no limit.
-        """
+        """Returns `error`, or an error that explains it if TLS is the cause and that is found within `left` seconds."""
         return with_obstacle(error, await self.obstacle(left)) if is_failed_connection(error) else error
 
     async def obstacle(self, left: float | None) -> str:

@@ -93,14 +93,10 @@ class _Status:
 
 
 class _AsyncStream:
-    """One PredictStream and its two tasks: one writes the outbox's entries, the other delivers the responses.
-
-    Attributes:
-        broken: Whether the stream accepts no more requests.
-    """
+    """One PredictStream and its two tasks: one writes the outbox's entries, the other delivers the responses."""
 
     def __init__(self, connection: AsyncConnection) -> None:
-        self.broken = False
+        self.broken = False  # whether it accepts no more requests
         self._loop = asyncio.get_running_loop()
         self._call = connection.stubs.prediction.PredictStream(metadata=connection.metadata)
         self._ids = StreamIds()

@@ -40,12 +40,7 @@ class Stubs:
 
 
 class Connection:
-    """A gRPC channel, with the metadata that each call sends. It can be shared by threads.
-
-    Attributes:
-        target: Target of the channel.
-        bearer: The token that each call sends.
-    """
+    """A gRPC channel, with the metadata that each call sends. It can be shared by threads."""
 
     def __init__(self, target: str, security: Security, options: Options, metadata: Metadata, bearer: Bearer) -> None:
         self.bearer = bearer
@@ -150,12 +145,7 @@ class Connection:
             raise Cancelled("the client was closed")
 
     def explained(self, error: TurnoutClientError, left: float | None) -> TurnoutClientError:
-        """Returns `error`, or an error that explains it if TLS is the cause.
-
-        Args:
-            error: The error that a call ended with.
-            left: Seconds that the call may still take; None for no limit.
-        """
+        """Returns `error`, or an error that explains it if TLS is the cause and that is found within `left` seconds."""
         return with_obstacle(error, self.obstacle(left)) if is_failed_connection(error) else error
 
     def obstacle(self, left: float | None) -> str:

@@ -48,19 +48,10 @@ def request_of(
 ) -> tuple[InferenceRequest, RequestedOutputs]:
     """Returns a request for the data plane, and how its outputs are to be returned.
 
-    Args:
-        model: Model name as the client wrote it.
-        selector: Version selector as the client wrote it.
-        request_id: Request id as the client wrote it; "" for none.
-        logged_id: Id of the request in logs.
-        inputs: Input arrays by name.
-        outputs: Name and parameters of each requested output; empty for all outputs.
-        parameters: Parameters of the request.
-        arrived: Arrival time of the request on the `time.monotonic()` clock, in seconds.
-        deadline: The caller's deadline on the same clock, without regard to the parameters; None if it has none.
-        preferences: Routing preferences from the call's metadata or headers.
-        limits: Limits on the length of names.
-        memory: The caller's shared memory regions.
+    `model`, `selector` and `request_id` are as the client wrote them, and `logged_id` is the request's id in logs.
+    `outputs` has the name and parameters of each requested output; empty for all. `arrived` and `deadline` are in
+    seconds on the `time.monotonic()` clock; the deadline is the caller's, without regard to the parameters, and None if
+    there is none. `preferences` come from the call's metadata or headers.
 
     Raises:
         InvalidRequest: A parameter or the id is invalid, or an output does not fit into its region.

@@ -68,10 +68,7 @@ def from_json(index: int, kind: ElementType, shape: tuple[int, ...], data: Any) 
 def from_nested(spec: TensorSpec, data: Any, limits: InputLimits = DEFAULT_LIMITS) -> Array:
     """Converts an input to an array with the dtype of its signature and the shape of its lists, as `from_json` does.
 
-    Args:
-        spec: The input. Its shape is not used.
-        data: Nested lists, or a single element for a scalar.
-        limits: Limits on the rank.
+    `data` is nested lists, or a single element for a scalar.
 
     Raises:
         InvalidTensor: The lists are ragged, or an element has the wrong type.
@@ -189,11 +186,7 @@ def _slices(elements: Sequence[Any]) -> "chain[tuple[int, Sequence[Any]]]":
 def _checked(field: str, name: str, dtype: np.dtype[Any], elements: Sequence[Any]) -> list[Any]:
     """Checks that the type of each element fits the dtype, and converts strings such as "NaN" to numbers.
 
-    Args:
-        field: Path of the field in error messages, with `{}` for the position of an element.
-        name: Name of the type in error messages.
-        dtype: Dtype of the array.
-        elements: The elements as returned by the JSON parser.
+    Errors name `field`, which has `{}` for the position of an element, and the type `name`.
 
     Raises:
         InvalidTensor: An element has the wrong type.

@@ -58,9 +58,8 @@ def read_outputs(
 ) -> tuple[Sequence[str], Mapping[str, int], Mapping[str, Place]]:
     """Reads which outputs a request asks for, and how they are to be returned.
 
-    Returns:
-        A tuple of the names in order (empty for all outputs), the number of highest values to return for each output to
-        classify, and the location of each output to write to shared memory.
+    Returns the names in order (empty for all outputs), the number of highest values to return for each output to
+    classify, and the location of each output to write to shared memory.
 
     Raises:
         InvalidRequest: `classification` is not a positive integer, the shared memory parameters are invalid, or an
@@ -123,10 +122,7 @@ def check_parameter_count(field: str, count: int) -> None:
 
 
 def read_options(parameters: Parameters) -> tuple[float | None, str]:
-    """Reads the timeout and the routing key from a request's parameters.
-
-    Returns:
-        A tuple of the timeout in seconds (None if there is none) and the routing key ("" if there is none).
+    """Returns the timeout in seconds (None for none) and the routing key ("" for none) of a request's parameters.
 
     Raises:
         InvalidRequest: The value of a known parameter has the wrong type or is out of range.

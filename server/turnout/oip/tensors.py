@@ -47,15 +47,11 @@ def decode_raw(
     carrier: str,
     limits: InputLimits = DEFAULT_LIMITS,
 ) -> Array:
-    """Converts raw bytes to an array. The elements are row-major, little-endian and unpadded.
+    """Converts raw bytes to an array of a shape that has been checked.
 
-    Args:
-        index: Index of the input in the request.
-        kind: Element type of the input.
-        shape: Shape of the array, which has been checked.
-        raw: The elements; each string is preceded by its length in 4 bytes. Numeric arrays are read-only views of them.
-        carrier: Path of the field with the bytes in error messages, with `{}` for the index.
-        limits: Limits on strings.
+    The elements are row-major, little-endian and unpadded; each string is preceded by its length in 4 bytes. Numeric
+    arrays are read-only views of the bytes. Errors name the field `carrier`, which has `{}` for the `index` of the
+    input.
 
     Raises:
         InvalidTensor: The bytes do not match the type and the shape.

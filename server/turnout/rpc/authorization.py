@@ -78,11 +78,8 @@ class _Entrance:
     def enter(self, call: RpcCall, caller: Caller | None) -> Quota | None:
         """Records the caller, checks its permission and counts the call against its quota.
 
-        Returns:
-            The quota whose `leave` must be called when the call ends; None if the caller has no quota.
-
-        Raises:
-            The same errors as `check` and `Authority.enter`.
+        Returns the quota whose `leave` must be called when the call ends; None if the caller has no quota. Raises the
+        errors of `check` and of `Authority.enter`.
         """
         call.caller = caller
         if caller is None:
@@ -223,9 +220,8 @@ class MessageCheck:
     def request(self, call: RpcCall, request: Any) -> Callable[[], None]:
         """Checks that the caller may do this with the model that the request names. Logs it if it changes something.
 
-        Returns:
-            Checks the same again, for the later messages of a stream: the policy may have changed. It holds nothing of
-            the request but names.
+        Returns a check of the same again, for the later messages of a stream: the policy may have changed. It holds
+        nothing of the request but names.
 
         Raises:
             UnauthenticatedError, PermissionDeniedError: As for `Authority.check`.

@@ -34,8 +34,7 @@ _FAULTS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL"
 class Endpoint(Generic[MessageT]):
     """An inference method, with the objects that all its requests share.
 
-    Attributes:
-        check_size: Raises Exhausted if a response of the given size in bytes exceeds the maximum message size.
+    `check_size` raises Exhausted if a response of so many bytes exceeds the maximum message size.
     """
 
     service: str

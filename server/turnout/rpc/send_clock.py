@@ -31,9 +31,7 @@ class SendClock:
     def waited(self, sent: float, read: float) -> float:
         """Returns how much longer an item was in transit than the fastest recent item, in seconds.
 
-        Args:
-            sent: Time at which the client wrote the item, in seconds on the client's clock.
-            read: Time at which the server read the item, in seconds on the server's clock.
+        It was `sent` and `read` at these times, in seconds on the client's and on the server's clock.
         """
         if read >= self._ends:
             self._before = self._least if read < self._ends + _WINDOW_SECONDS else math.inf

@@ -7,10 +7,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from turnout.errors import InvalidRequest, NotFoundError, TurnoutError
+from turnout.errors import InvalidRequest, NotFoundError
 from turnout.rollout.machine.status import Verdict, status
 from turnout.rollout.reporting.log import RolloutLog
-from turnout.web.errors import refusal_of
 
 _SEARCHED = 100
 """Maximum number of attempts to search for the latest rollout of a candidate."""
@@ -32,10 +31,7 @@ class RolloutEndpoints:
 
     async def show(self, request: Request) -> Response:
         """Returns the state of a rollout: the latest of the model or of `?candidate=`, or the attempt `?attempt=`."""
-        try:
-            return JSONResponse(await self._status(request), headers=_FRESH)
-        except TurnoutError as error:
-            return refusal_of(request.url.path, error)
+        return JSONResponse(await self._status(request), headers=_FRESH)
 
     async def check(self, request: Request) -> Response:
         """Returns 200 if a check passes, else 409, for webhooks that evaluate only the status.
@@ -43,12 +39,9 @@ class RolloutEndpoints:
         The request's body is ignored.
         """
         name = request.path_params["check"]
-        try:
-            if name not in CHECKS:
-                raise NotFoundError(f"expected one of the checks {', '.join(CHECKS)}, got {name[:64]!r}")
-            found = await self._status(request)
-        except TurnoutError as error:
-            return refusal_of(request.url.path, error)
+        if name not in CHECKS:
+            raise NotFoundError(f"expected one of the checks {', '.join(CHECKS)}, got {name[:64]!r}")
+        found = await self._status(request)
         words, passes = CHECKS[name]
         passed = passes(found["verdict"])
         body = {"check": name, "passed": passed, "meaning": f"{found['candidate']} {words}", "rollout": found}

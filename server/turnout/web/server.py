@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import BaseRoute, Route
 
 from turnout.auth.roles import SERVER
-from turnout.errors import ModelFailure, UnavailableError
+from turnout.errors import ModelFailure, TurnoutError
 from turnout.serving.versions.availability import Availability
 from turnout.telemetry.exposition import negotiate
 from turnout.telemetry.metrics.faults import FaultRecorder
@@ -58,9 +58,8 @@ class WebServices:
             *self.endpoints,
             *self.console,
         ]
-        return Starlette(
-            exception_handlers={Exception: self._unexpected, HTTPException: _no_route}, routes=self.protect(routes)
-        )
+        handlers = {TurnoutError: _refused, HTTPException: _no_route, Exception: self._unexpected}
+        return Starlette(exception_handlers=handlers, routes=self.protect(routes))
 
     async def _unexpected(self, request: Request, error: Exception) -> Response:
         """Responds to an unexpected error. Starlette then raises it again, and `AdmissionGate` logs it."""
@@ -71,10 +70,7 @@ class WebServices:
     async def metrics(self, request: Request) -> Response:
         """Returns the metrics in Prometheus's text format, or in OpenMetrics if the scraper asks for it."""
         content_type = negotiate(",".join(request.headers.getlist("accept")))
-        try:
-            blocks = await self.scrape(content_type)
-        except UnavailableError as error:  # the workers' parent process does not answer
-            return refusal_of(request.url.path, error)
+        blocks = await self.scrape(content_type)
         return StreamingResponse(blocks, media_type=content_type, headers={"Vary": "Accept"})
 
     async def livez(self, _: Request) -> Response:
@@ -90,7 +86,8 @@ class WebServices:
         """
         ready, found = self.ready(), self.availability
         unavailable, unserved, notes = found.reasons, found.unserved, [*found.notes, *found.loads]
-        if self._withholds(request):
+        caller = caller_of(request.scope)
+        if self.authorizes and (caller is None or not caller.sees(SERVER)):
             notes = [*found.notes, *([_WITHHELD] if unserved or found.loads else ())]
             unavailable = {part: f"the {part} is unavailable; {_WITHHELD}" for part in unavailable}
             unserved = ()
@@ -102,9 +99,10 @@ class WebServices:
         lines = ["ready" if ready else "not ready", *unavailable.values(), *unserved, *notes]
         return PlainTextResponse("".join(f"{line}\n" for line in lines), status)
 
-    def _withholds(self, request: Request) -> bool:
-        caller = caller_of(request.scope)
-        return self.authorizes and (caller is None or not caller.sees(SERVER))
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, TurnoutError)
+    return refusal_of(request.url.path, error)
 
 
 async def _no_route(request: Request, error: Exception) -> Response:

@@ -14,18 +14,12 @@ from turnout.serving.sessions.tensor import Array
 
 
 def classify(name: str, values: Array, count: int, labels: Sequence[str] = (), *, by_rows: bool) -> Array:
-    """Returns the `count` highest of `values` as an object array of `str`.
+    """Returns the `count` highest of an output's values, a numeric array of any shape, as an object array of `str`.
 
-    Args:
-        name: Name of the output.
-        values: A numeric array of any shape.
-        count: Maximum number of values to return, 1 or more.
-        labels: Names of the classes, by index. Indices beyond the last label have none.
-        by_rows: Whether the first dimension is the batch dimension, so that each row is classified separately.
-
-    Returns:
-        An array of shape `[k]`, or `[rows, k]` if `by_rows` is true, where k is the smaller of `count` and the number
-        of values. Equal values are ordered by index. Floats are written with six decimals, as by `std::to_string`.
+    With `by_rows`, the first dimension is the batch dimension, and each row is classified separately. The result has
+    shape `[k]`, or `[rows, k]` with `by_rows`, where k is the smaller of `count` (1 or more) and the number of values.
+    Equal values are ordered by index. Floats are written with six decimals, as by `std::to_string`. `labels` names the
+    classes by index; indices beyond the last label have no name.
 
     Raises:
         InvalidRequest: The values are not numeric.

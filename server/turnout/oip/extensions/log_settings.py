@@ -20,12 +20,7 @@ _MOST_VERBOSE = 2**32 - 1
 
 @dataclass(frozen=True, slots=True)
 class LogState:
-    """The settings of a log.
-
-    Attributes:
-        level: Lowest severity that is written: `debug`, `info`, `warning` or `error`.
-        form: Format of the lines: `json` or `console`.
-    """
+    """The lowest severity (`debug`, `info`, `warning` or `error`) and the format (`json` or `console`) of a log."""
 
     level: str
     form: str
@@ -47,10 +42,8 @@ def as_triton(state: LogState) -> Mapping[str, bool | int | str]:
 def changed(state: LogState, settings: Mapping[str, Value], configured: LogState) -> LogState:
     """Returns the new state of the log.
 
-    Args:
-        state: The current state.
-        settings: The settings to change, by Triton's names; None resets a setting to its configured value.
-        configured: The state configured in the server's own settings.
+    `settings` are those to change, by Triton's names; None resets one to its value in `configured`, the server's
+    settings.
 
     Raises:
         InvalidRequest: A setting or value does not exist in Triton, or settings contradict each other.

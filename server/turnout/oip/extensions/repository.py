@@ -1,6 +1,7 @@
 """The model repository extension: lists versions and, if permitted, loads and unloads them."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from semver import Version
@@ -39,37 +40,29 @@ class VersionControl(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
 class ModelRepository:
-    """Lists, loads and unloads versions."""
+    """Lists, loads and unloads versions.
 
-    def __init__(
-        self,
-        router: Router,
-        catalog: Catalog,
-        control: VersionControl,
-        finder: VersionFinder,
-        asked: Mapping[str, Mapping[Version, bool]],
-    ) -> None:
-        """Initializes the repository.
+    `asked` has the requests of operators for single versions, by model: True to load, False to unload.
+    """
 
-        `asked` has the requests of operators for single versions, by model: True to load, False to unload.
-        """
-        self._router = router
-        self._catalog = catalog
-        self._control = control
-        self._finder = finder
-        self._asked = asked
+    router: Router
+    catalog: Catalog
+    control: VersionControl
+    finder: VersionFinder
+    asked: Mapping[str, Mapping[Version, bool]]
 
     def names(self) -> Sequence[str]:
         """Returns the names of all models."""
-        return list(self._catalog.snapshot.models)
+        return list(self.catalog.snapshot.models)
 
     def index(self, *, ready: bool) -> Iterable[RepositoryIndexResponse.ModelIndex]:
         """Yields all versions with their states, or only those that are ready if `ready` is true.
 
         The versions are grouped by model, and in ascending order within a model.
         """
-        for model in self._catalog.snapshot.models.values():
+        for model in self.catalog.snapshot.models.values():
             for entry in reversed(list(model.versions.values())):
                 if entry.state is LifecycleState.READY or not ready:
                     yield RepositoryIndexResponse.ModelIndex(
@@ -80,11 +73,7 @@ class ModelRepository:
         """Loads the version that `NAME` or `NAME@SELECTOR` resolves to, by what is published and released now.
 
         `NAME` also loads the model's other versions that were unloaded, except yanked ones: clients that reload a model
-        expect to find what they unloaded.
-
-        Args:
-            name: `NAME` or `NAME@SELECTOR`.
-            parameters: Names of the request's other parameters.
+        expect to find what they unloaded. `parameters` has the names of the request's other parameters.
 
         Raises:
             Unsupported: The request contains a configuration or files of its own.
@@ -96,15 +85,15 @@ class ModelRepository:
                     f"parameters.{key[:64]}: a version's configuration and files are those it was published with"
                 )
         model, at, selector = name.partition("@")
-        await self._finder.look()
-        entry = self._router.describe(model, selector)
+        await self.finder.look()
+        entry = self.router.describe(model, selector)
         entries = [entry, *(() if at else self._unloaded(entry))]
         for each in entries:
-            await self._control.load(each.model, each.version)
+            await self.control.load(each.model, each.version)
 
     def _unloaded(self, default: VersionEntry) -> Iterable[VersionEntry]:
         """Returns the versions of a model, other than the default, that operators unloaded and nobody yanked."""
-        asked, versions = self._asked.get(default.model, {}), self._catalog.snapshot.model(default.model).versions
+        asked, versions = self.asked.get(default.model, {}), self.catalog.snapshot.model(default.model).versions
         return [
             entry
             for version, entry in versions.items()
@@ -121,11 +110,11 @@ class ModelRepository:
         """
         model, at, selector = name.partition("@")
         if at:
-            entries: Iterable[VersionEntry] = [self._router.describe(model, selector)]
+            entries: Iterable[VersionEntry] = [self.router.describe(model, selector)]
         else:
-            entries = [e for e in self._catalog.snapshot.model(model).versions.values() if e.state in _IN_MEMORY]
+            entries = [e for e in self.catalog.snapshot.model(model).versions.values() if e.state in _IN_MEMORY]
         for entry in entries:
-            await self._control.unload(entry.model, entry.version)
+            await self.control.unload(entry.model, entry.version)
 
 
 def check_control(*, allowed: bool) -> None:

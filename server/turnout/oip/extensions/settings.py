@@ -72,13 +72,10 @@ class ServerSettings:
         return trace_settings.as_triton(self._of(model).within(self._sampling))
 
     async def change_trace(self, model: str, settings: Mapping[str, Sequence[str]], actor: str) -> None:
-        """Changes the trace settings of one model, or of all models.
+        """Changes the trace settings of a model; of all models without their own settings if `model` is "".
 
-        Args:
-            model: Name of the model; "" for all models without their own settings.
-            settings: The settings to change, by Triton's names. An empty value resets a setting of a model to that of
-                all models, and a setting of all models to its configured value.
-            actor: Actor of the change, for the log.
+        `settings` are by Triton's names. An empty value resets a setting of a model to that of all models, and a
+        setting of all models to its configured value. `actor` is logged.
 
         Raises:
             ModelNotFound: The model does not exist.

@@ -135,11 +135,9 @@ class CallerMemory:
     """The shared memory regions that a request may use, which are those of its caller."""
 
     def __init__(self, regions: Mapping[str, Region] | None = None, most_bytes: int = 0) -> None:
-        """Initializes the object for one request.
+        """Initializes the object for one request, with the caller's regions by name; None if shared memory is off.
 
-        Args:
-            regions: The caller's regions by name; None if shared memory is off.
-            most_bytes: Maximum total size in bytes of the request's inputs in shared memory, which are copied.
+        The request's inputs in shared memory, which are copied, may have `most_bytes` in total.
         """
         self._regions = regions
         self._most = self._left = most_bytes

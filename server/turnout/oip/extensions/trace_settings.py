@@ -64,13 +64,9 @@ def as_triton(sampling: Sampling) -> Mapping[str, Sequence[str]]:
 
 
 def changed(before: Sampling, settings: Mapping[str, Sequence[str]], beneath: Sampling, *, whole: bool) -> Sampling:
-    """Returns the new sampling.
+    """Returns the sampling after changes to one model, or with `whole` to all models.
 
-    Args:
-        before: The current sampling.
-        settings: The settings to change, by Triton's names. An empty value resets a setting, so that `beneath` applies.
-        beneath: The sampling that applies where none is set.
-        whole: Whether the sampling of all models is changed, as opposed to that of a single model.
+    `settings` are by Triton's names. An empty value resets a setting, so that that of `beneath` applies.
 
     Raises:
         InvalidRequest: A setting or value does not exist in Triton.

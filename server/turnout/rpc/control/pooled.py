@@ -97,7 +97,9 @@ def _shadow(several: Sequence[traffic_pb2.ShadowReport], worst: int) -> traffic_
     for report in several:
         for output in report.outputs:
             outputs.setdefault(output.name, []).append(output)
-    by_severity: Iterator[traffic_pb2.Disagreement] = heapq.merge(*(r.worst for r in several), key=_mildness)
+    by_severity: Iterator[traffic_pb2.Disagreement] = heapq.merge(
+        *(r.worst for r in several), key=lambda one: -one.severity
+    )
     return traffic_pb2.ShadowReport(
         version=first.version,
         baseline=first.baseline,
@@ -110,10 +112,6 @@ def _shadow(several: Sequence[traffic_pb2.ShadowReport], worst: int) -> traffic_
         outputs=[_output(outputs[name]) for name in sorted(outputs)],
         worst=islice(by_severity, worst),
     )
-
-
-def _mildness(one: traffic_pb2.Disagreement) -> float:
-    return -one.severity
 
 
 def _output(several: Sequence[traffic_pb2.ShadowOutput]) -> traffic_pb2.ShadowOutput:

@@ -98,20 +98,19 @@ class RolloutMethods:
                 raise InvalidRequest.at("discard", "expected with ROLLOUT_COMMAND_ABORT only")
             await self._releases.discard(request.model, request.attempt, change.actor, change.reason)
             _, message = await self._found(request.model, request.attempt)
-            return pb.CommandRolloutResponse(
-                rollout=message, answers=answers_message(self._rollouts.answers(request.model))
-            )
-        if request.command == pb.ROLLOUT_COMMAND_RETRY:
+        elif request.command == pb.ROLLOUT_COMMAND_RETRY:
             _, last = await self._log.latest(request.model)
             rollout = await self._rollouts.commands.retry(last, change.actor, change.reason, change.expected_epoch)
+            message = await self._message(rollout)
         else:
             decide = _decision(request, change.actor, change.reason)
             resume = request.command == pb.ROLLOUT_COMMAND_RESUME
             rollout = await self._rollouts.commands.command(
                 request.model, decide, change.expected_epoch, attempt=request.attempt, resume=resume
             )
+            message = await self._message(rollout)
         return pb.CommandRolloutResponse(
-            rollout=await self._message(rollout), answers=answers_message(self._rollouts.answers(request.model))
+            rollout=message, answers=answers_message(self._rollouts.answers(request.model))
         )
 
     async def ListRollouts(self, request: pb.ListRolloutsRequest) -> pb.ListRolloutsResponse:

@@ -173,12 +173,9 @@ def _packed(data: bytes, at: int, size: int, width: int, most: int) -> int:
 
 
 def _more_strings(data: bytes, at: int, end: int, tag: int, most: int) -> tuple[int, int]:
-    """Skips a run of short strings whose first string ends at `at`.
+    """Skips a run of short strings whose first string ends at `at`; returns its end, and the number of strings in it.
 
     The general walk takes five times as long for each string, and a tensor may have a million strings.
-
-    Returns:
-        The end of the run, and the number of strings in it, including the first.
     """
     count = 1
     if tag < 128:

@@ -1,6 +1,7 @@
 """Methods of the registry service that describe published versions, and store their signatures."""
 
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 from turnout.registry.manifest.names import parse_version
 from turnout.registry.publishing.evidence_records import EvidenceRecords
@@ -16,45 +17,39 @@ from turnout.state.release_status import ModelReleaseState
 from turnout_proto.v1 import registry_pb2 as pb
 
 
+@dataclass(frozen=True, slots=True)
 class PublishedVersionMethods:
-    """Describes published versions, and stores their signatures."""
+    """Describes published versions, and stores their signatures.
 
-    def __init__(
-        self,
-        repository: Repository,
-        release_writer: ReleaseStateWriter,
-        release_state: Callable[[str], ModelReleaseState],
-        trust: Callable[[str], Trust],
-        refresh: Callable[[], Awaitable[None]],
-        threads: CancellableThreads,
-    ) -> None:
-        """Initializes the methods. `release_state` and `trust` block; `refresh` discovers a new signature."""
-        self._repository = repository
-        self._release_writer = release_writer
-        self._release_state = release_state
-        self._trust = trust
-        self._refresh = refresh
-        self._threads = threads
+    `release_state` and `trust` block; `refresh` makes the server discover a new signature.
+    """
+
+    repository: Repository
+    release_writer: ReleaseStateWriter
+    release_state: Callable[[str], ModelReleaseState]
+    trust: Callable[[str], Trust]
+    refresh: Callable[[], Awaitable[None]]
+    threads: CancellableThreads
 
     async def SignVersion(self, request: pb.SignVersionRequest) -> pb.SignVersionResponse:
         """Stores a signature for a version."""
         check_record(request.actor, request.reason)
-        changed = await self._threads.run(self._sign, request)
-        await follow_recorded(self._refresh)
+        changed = await self.threads.run(self._sign, request)
+        await follow_recorded(self.refresh)
         return pb.SignVersionResponse(changed=changed)
 
     async def DescribeVersion(self, request: pb.DescribeVersionRequest) -> pb.DescribeVersionResponse:
         """Describes a version."""
-        return await self._threads.run(self._described, request)
+        return await self.threads.run(self._described, request)
 
     def _sign(self, request: pb.SignVersionRequest) -> bool:
         version, signer = parse_version(request.version), signature(request)
-        return self._release_writer.sign(
+        return self.release_writer.sign(
             request.model, version, signer, actor=request.actor, reason=request.reason
         ).changed
 
     def _described(self, request: pb.DescribeVersionRequest) -> pb.DescribeVersionResponse:
-        found: Published = self._repository.find(request.model, parse_version(request.version))
-        evidence_records = EvidenceRecords.of(self._repository, found, self._trust(request.model))
-        release_state = self._release_state(request.model)
+        found: Published = self.repository.find(request.model, parse_version(request.version))
+        evidence_records = EvidenceRecords.of(self.repository, found, self.trust(request.model))
+        release_state = self.release_state(request.model)
         return described_message(found, evidence_records, release_state.reasons.get(found.manifest.version, ""))

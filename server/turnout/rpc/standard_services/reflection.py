@@ -153,11 +153,9 @@ class _Rename:
     theirs: str
 
     def apply(self, file: FileDescriptorProto, packages: Mapping[str, str]) -> None:
-        """Renames the package in a file's definitions and references.
+        """Renames the package in a file's definitions and references, in place.
 
-        Args:
-            file: The file descriptor, which is modified.
-            packages: Package names of the files that it imports, by file name.
+        `packages` are those of the files that it imports, by file name.
         """
         file.dependency[:] = [self._file(name) if packages[name] == self.ours else name for name in file.dependency]
         if file.package == self.ours:

@@ -57,11 +57,9 @@ _NOT_BEGUN = (ConfigError, OSError, RuntimeError)
 
 @dataclass(frozen=True, slots=True)
 class ListenerApplication:
-    """The application that a listener serves.
+    """The application that a listener serves. `open` creates it for a generation, with the RunningCalls of that one.
 
-    Attributes:
-        open: Creates the application for a generation, which registers its calls in the given RunningCalls.
-        unary_paths: Paths of methods whose clients send a single message, and so have no reason to pause.
+    The clients of the methods with `unary_paths` send a single message, and so have no reason to pause.
     """
 
     open: Callable[[RunningCalls], Application]

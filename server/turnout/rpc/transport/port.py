@@ -31,11 +31,7 @@ class StatusError(Exception):
 
 
 class FixedMetadata(tuple[tuple[str, str], ...]):
-    """Trailing metadata that many calls share.
-
-    Attributes:
-        prepared: The metadata in a transport's own form, cached by the transport; None before the first call.
-    """
+    """Trailing metadata that many calls share; a transport caches its own form of it in `prepared`."""
 
     prepared: Any = None
 
@@ -149,8 +145,7 @@ class Unary:
 class Streaming:
     """A method for which the client, the server, or both send any number of messages; the wire format is the same.
 
-    Attributes:
-        serve: Reads and writes messages. When it returns, the call ends with OK.
+    `serve` reads and writes messages. When it returns, the call ends with OK.
     """
 
     serve: Callable[[Stream], Awaitable[None]]

@@ -16,11 +16,7 @@ _MOST_BYTES = 65_536
 
 @dataclass(slots=True)
 class PlanInForce:
-    """The batch plan shared by all lanes of a version. Safe to use from several threads.
-
-    Attributes:
-        plan: Plan by which requests are joined into runs and outputs are split.
-    """
+    """The batch plan shared by all lanes of a version. Safe to use from several threads."""
 
     plan: BatchPlan
     _shared: dict[tuple[Line, str], Array] = field(default_factory=dict)

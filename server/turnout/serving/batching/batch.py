@@ -25,12 +25,11 @@ class BatchSizeMismatch(Exception):
 
 
 def shape_of(plan: BatchPlan, inputs: Mapping[str, Array]) -> tuple[Line, int] | None:
-    """Returns the line that a request waits in and its number of rows.
+    """Returns the line that a request waits in and its number of rows; None if the request runs alone.
 
-    Returns:
-        None if the request runs alone: its version is unbatched, its batched inputs disagree on the number of rows, it
-        has no rows, an input outside the batch is too large to compare, dimensions that share a symbol differ, or
-        batching is not proved for its sizes.
+    That is so if its version is unbatched, its batched inputs disagree on the number of rows, it has no rows, an input
+    outside the batch is too large to compare, dimensions that share a symbol differ, or batching is not proved for its
+    sizes.
     """
     if plan.max_rows < 2:
         return None
@@ -83,13 +82,10 @@ class Lines:
 def split(
     plan: BatchPlan, outputs: Mapping[str, Array], rows: Sequence[int], wanted: Sequence[Sequence[str]]
 ) -> list[list[Array]]:
-    """Returns the outputs of each request as views of the run's outputs.
+    """Returns the outputs of each request as views of a run's outputs.
 
-    Args:
-        plan: Plan by which the run was formed.
-        outputs: Outputs of the run by name.
-        rows: Number of rows of each request, in the order in which they were joined.
-        wanted: Names of the outputs that each request wants, in the order it wants them.
+    `rows` and `wanted` are the number of rows and the names of the outputs of each request, in the order in which they
+    were joined.
 
     Raises:
         BatchSizeMismatch: An output of a shared run has the wrong size; none of the run's outputs may be used.

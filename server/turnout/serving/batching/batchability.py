@@ -77,15 +77,10 @@ def prove(
 ) -> BatchPlan:
     """Analyzes the graph, runs the model a few times, and returns the batch plan that both support.
 
-    Args:
-        run: Runs the model.
-        manifest: Manifest of the version; its declaration about batching is verified.
-        max_rows: Maximum number of rows that the server allows; 0 turns batching off.
-        golden: Inputs of golden cases, which models accept where they may refuse synthetic inputs.
-        graph: Graph of the model.
-        tried: Recipes for synthetic inputs; None for those that suit most models.
-        most: Maximum number of elements in a set of synthetic inputs.
-        trouble: Error message of the model for inputs tried earlier.
+    `max_rows` is the maximum number of rows that the server allows; 0 turns batching off. The inputs tried are those of
+    golden cases, which models accept where they may refuse synthetic inputs, and synthetic ones by the recipes `tried`,
+    of at most `most` elements; None for recipes that suit most models. `trouble` is the model's error message for
+    inputs tried earlier.
     """
     signature, declared = manifest.signature, manifest.batching or BatchingDeclaration()
     candidates, axes = _candidates(manifest), sample_axes(manifest)

@@ -81,15 +81,11 @@ class Batcher:
         on_batch: Callable[[int, float], None],
         on_demoted: Callable[[str], None],
     ) -> None:
-        """Creates the queue; no thread is started.
+        """Creates the queue; no thread is started. There is one of the `runners`, which are factories, for each thread.
 
-        Args:
-            name: Name of the version, used in thread names.
-            in_force: How requests are batched; demoted by the first run whose outputs do not add up.
-            bounds: Bounds of the queue.
-            runners: One factory for each thread.
-            on_batch: Called on the event loop with the rows and seconds of each batch that succeeded.
-            on_demoted: Called on the event loop with the reason when batching stops; several lanes may each call it.
+        The plan `in_force` is demoted by the first run whose outputs do not add up. On the event loop, `on_batch` is
+        called with the rows and seconds of each batch that succeeded, and `on_demoted` with the reason when batching
+        stops, by each lane.
         """
         self._name = name
         self._in_force = in_force
@@ -133,13 +129,9 @@ class Batcher:
     async def submit(
         self, inputs: Mapping[str, Array], outputs: Sequence[str], deadline: float | None, kind: object = None
     ) -> BatchedAnswer:
-        """Queues a request and waits for its answer.
+        """Queues a request that fits the signature, and waits for its answer.
 
-        Args:
-            inputs: Inputs by name, valid for the version's signature.
-            outputs: Names of the requested outputs.
-            deadline: `time.monotonic()` after which the answer is useless; None for no deadline.
-            kind: Request kind, as in `InferenceRequest`; requests of one kind share a line.
+        Arguments as in `VersionHandle.infer`; requests of one `kind` share a line.
 
         Raises:
             QueueFull: The queue is full, or no thread can be started.
@@ -233,13 +225,9 @@ class Batcher:
     # The following methods are called with the lock held, by the event loop or a runner.
 
     def _call_runner(self, due: float | None = None) -> None:
-        """Wakes or starts a runner if one needs to look at the queue.
+        """Wakes or starts a runner if one needs to look at the queue. Raises QueueFull if none can be started.
 
-        Args:
-            due: When a line can be taken; None for now. Until then a timekeeper that wakes early enough suffices.
-
-        Raises:
-            QueueFull: No runner is alive and no thread can be started.
+        A line can be taken when it is `due`; None for now. Until then a timekeeper that wakes early enough suffices.
         """
         if due is not None and self._timekeeper is not None and due >= self._kept_until:
             return

@@ -74,11 +74,7 @@ class _Waiting(Generic[R]):
 
 
 class RequestQueue(Generic[R]):
-    """The lines of one lane of a version. Not thread-safe. The caller supplies the time.
-
-    Attributes:
-        nbytes: Size of their inputs in bytes.
-    """
+    """The lines of one lane of a version, with `nbytes` of inputs. Not thread-safe. The caller supplies the time."""
 
     def __init__(self, max_delay: float) -> None:
         """Creates an empty queue. Its lines are held for at most `max_delay` seconds to fill a batch."""

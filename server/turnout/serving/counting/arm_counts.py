@@ -38,11 +38,9 @@ Settle = Callable[[Replayed | None], None]
 
 
 class ArmMeter:
-    """Counts the requests of one arm.
+    """Counts the requests of one arm. A change of its `rules` takes effect with the next tick.
 
-    Attributes:
-        rules: Rules for counting; a change takes effect with the next tick.
-        baseline: Baseline that a canary is compared with; None for the baseline itself.
+    A canary is compared with its `baseline`, which is None for the baseline itself.
     """
 
     def __init__(self, rules: Rules) -> None:
@@ -60,8 +58,7 @@ class ArmMeter:
     def admit(self, slot: int = NO_SLOT) -> tuple["ArmMeter", TickCounts, int]:
         """Counts a request that was routed to this arm.
 
-        Returns:
-            The meter, the counts that the request belongs to, and its slot (`NO_SLOT` if the log is full).
+        Returns the meter, the counts that the request belongs to, and its slot (`NO_SLOT` if the log is full).
         """
         counts = self.counts
         counts.admitted += 1
@@ -73,13 +70,10 @@ class ArmMeter:
         return self, counts, slot
 
     def answered(self, counts: TickCounts, slot: int, took: float, batch: int, invalid: bool = False) -> bool:
-        """Counts a request that was answered.
+        """Counts a request that was answered; returns whether the answer was bad and is to be compared (see `compare`).
 
         `counts` and `slot` are from `admit`; it took `took` seconds from its arrival, in a batch of `batch` requests.
         `invalid` means that an output contains NaN or infinity.
-
-        Returns:
-            Whether the answer was bad and should be compared with the baseline's (see `compare`).
         """
         counts.settled += 1
         if counts.closed:

@@ -63,11 +63,7 @@ class SlotFinder:
 
 
 class KeyedLog:
-    """Requests in the order in which they ended.
-
-    Attributes:
-        lost: Number of requests that did not fit.
-    """
+    """Requests in the order in which they ended; `lost` is the number of those that did not fit."""
 
     __slots__ = ("_marks", "_room", "_seconds", "lost")
 
@@ -95,27 +91,17 @@ class KeyedLog:
 def judge(expired: Flags, given_up: Flags, early: Flags, before_first: Flags) -> tuple[Flags, Flags]:
     """Judges requests whose callers stopped waiting; the same rule serves one request and arrays of them.
 
-    Args:
-        expired: Whether the deadline passed.
-        given_up: Whether the deadline passed or the caller cancelled.
-        early: Whether the request ended sooner than the baseline's median (`Rules.client_timeout`).
-        before_first: Whether it ended no later than the lowest threshold.
-
-    Returns:
-        Whether the request does not count as an error, and whether it says nothing about how long the answer would have
-        taken.
+    Such a request has `expired` if the deadline passed, and was `given_up` if that or a cancellation by the caller
+    ended it; `early` if it ended sooner than the baseline's median (`Rules.client_timeout`), and `before_first` if no
+    later than the lowest threshold. Returns whether it does not count as an error, and whether it says nothing about
+    how long the answer would have taken.
     """
     return expired & early, given_up & (early | before_first)
 
 
 @dataclass(frozen=True, eq=False)
 class Entries:
-    """Requests that have ended.
-
-    Attributes:
-        marks: Slot and marks of each request, shape (N,).
-        seconds: Seconds from arrival to end of each request, shape (N,).
-    """
+    """Requests that have ended: the slot and marks of each, and the seconds that it took. Two arrays of shape (N,)."""
 
     marks: Marks
     seconds: NDArray[np.float64]
@@ -129,11 +115,9 @@ class Entries:
         return len(self.marks)
 
     def count(self, which: NDArray[np.bool_] | None = None, modulus: int = SLOTS) -> BySlot:
-        """Returns the number of requests by slot, or by slot modulo `modulus`; shape (modulus,).
+        """Returns the number of requests by slot, or by slot modulo `modulus`, a power of two of at most `SLOTS`.
 
-        Args:
-            which: Mask of the requests to count, shape (N,); None for all.
-            modulus: A power of two, at most `SLOTS`.
+        `which` is a mask of the requests to count, of shape (N,); None for all. The result has shape (modulus,).
         """
         slots = self.slots if which is None else self.slots[which]
         return np.bincount(slots & np.uint32(modulus - 1), minlength=modulus)
@@ -233,11 +217,7 @@ class SlotHistory:
 
 @dataclass(frozen=True, eq=False)
 class KeyedWindow:
-    """Requests with a key that one version received over some time.
-
-    Attributes:
-        parts: Entries, oldest first.
-    """
+    """Requests with a key that one version received over some time; the entries are in `parts`, oldest first."""
 
     parts: tuple[Entries, ...] = ()
 
@@ -253,13 +233,8 @@ class KeyedWindow:
     def latest(self, slots: NDArray[np.bool_], most: int, stalled: float) -> tuple[BySlot, BySlot, BySlot]:
         """Returns, by slot, the latest requests (at most `most` each), those that failed, and those that were bad.
 
-        Args:
-            slots: Mask of the slots to look at; others get 0. Shape (SLOTS,).
-            most: Maximum number of requests per slot.
-            stalled: Seconds beyond which a request is bad.
-
-        Returns:
-            Three arrays of counts, each of shape (SLOTS,).
+        `slots` is a mask of the slots to look at, of shape (SLOTS,), as are the three arrays of counts; other slots get
+        0. A request is bad beyond `stalled` seconds.
         """
         entries = self.entries
         mine = slots[entries.slots]

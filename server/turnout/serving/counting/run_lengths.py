@@ -5,10 +5,9 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True, eq=False)
 class PresentRun:
-    """The present run of one kind of bad requests. All ticks of an arm share it, since their requests end in turn.
+    """The length of the present run of one kind of bad requests; 0 if the last request to end was not bad.
 
-    Attributes:
-        length: Its length; 0 if the last request to end was not bad.
+    All ticks of an arm share it, since their requests end in turn.
     """
 
     length: int = 0

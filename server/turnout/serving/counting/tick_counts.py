@@ -154,10 +154,9 @@ class TickCounts:
         return self.admitted - self.untimed
 
     def close(self) -> "KeyedCounts":
-        """Stops counting. Requests that have not ended count as late; pending baseline runs count as without a result.
+        """Stops counting, and returns the requests with a key.
 
-        Returns:
-            The requests with a key.
+        Requests that have not ended count as late; pending baseline runs count as without a result.
         """
         for question in list(self.asked):
             question.settle(None)
@@ -169,12 +168,11 @@ class TickCounts:
         self.errors += self.unsettled
         self.failed += self.unsettled
         self.bad += self.unsettled
-        admitted, blamed, replayed = (_untimed(marks) for marks in (self.slots, self.blamed, self.replayed))
+        admitted, blamed, replayed = (
+            Entries(np.asarray(marks, np.uint32), np.zeros(len(marks)))
+            for marks in (self.slots, self.blamed, self.replayed)
+        )
         return KeyedCounts(self.rules, admitted, self.keyed.taken(), blamed, replayed)
-
-
-def _untimed(marks: "array[int]") -> Entries:
-    return Entries(np.asarray(marks, np.uint32), np.zeros(len(marks)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -198,11 +196,7 @@ class KeyedCounts:
 
 @dataclass(slots=True, eq=False)
 class BaselineQuestion:
-    """A badly answered request that the baseline runs as well.
-
-    Attributes:
-        slot: Slot of the request; `NO_SLOT` if it has none.
-    """
+    """A badly answered request that the baseline runs as well. Its slot is `NO_SLOT` if it has none."""
 
     counts: TickCounts
     slot: int
@@ -226,9 +220,7 @@ class BaselineQuestion:
 class FailureQuestion(BaselineQuestion):
     """A failed request for which the baseline decides whether the server is to blame.
 
-    Attributes:
-        marks: Marks that the request already has.
-        otherwise: Whether the server is to blame if the baseline gives no result.
+    If that gives no result, `otherwise` says it.
     """
 
     marks: int

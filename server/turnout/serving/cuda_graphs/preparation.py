@@ -23,9 +23,8 @@ def prepare(
 ) -> tuple[GraphPlan, Sequence[PreparedRunner]]:
     """Captures a version's graphs on each of its sessions, by a batch plan with a sample.
 
-    Returns:
-        What was captured, and a runner for each session; or why nothing was, and no runners. In the latter case the
-        sessions must not be used again: a failed capture may leave a stream in an unusable state.
+    Returns what was captured, and a runner for each session; or why nothing was, and no runners. In the latter case the
+    sessions must not be used again: a failed capture may leave a stream in an unusable state.
     """
     plan = plan_graphs(manifest.signature, in_force.plan)
     runners: list[PreparedRunner] = []

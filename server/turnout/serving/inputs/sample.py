@@ -47,14 +47,9 @@ def find_sample(
 ) -> SampleInputs:
     """Tries inputs until the version runs on some.
 
-    Args:
-        run: Runs the version.
-        signature: Signature of the version.
-        axes: Batch axis of each input that has one; a sample has one row.
-        golden: Inputs of a golden case, which models accept where they may refuse synthetic inputs; None for none.
-        tried: Recipes for synthetic inputs, in order.
-        trying: Makes the context of each run.
-        most: Maximum number of elements in a set of synthetic inputs.
+    `golden` are the inputs of a golden case, which models accept where they may refuse synthetic inputs; None for none.
+    The recipes `tried` follow in order, with at most `most` elements in a set of synthetic inputs. `axes` is the batch
+    axis of each input that has one; a sample has one row. `trying` makes the context of each run.
     """
     names, trouble = signature.output_names, f"all would have more than {most:,} elements"
     tries, left_out = 0, 0

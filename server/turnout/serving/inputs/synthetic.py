@@ -60,9 +60,8 @@ class Recipe:
 def recipes(*, values_become_sizes: bool, sizes: Mapping[str, int] = MappingProxyType({})) -> list[Recipe]:
     """Returns the recipes to try, in order.
 
-    Args:
-        values_become_sizes: Whether small integers come first, since large ones may become tensors of any size.
-        sizes: Sizes of free dimensions by name, as far as they are known.
+    With `values_become_sizes`, small integers come first, since large ones may become tensors of any size. `sizes` are
+    the known sizes of free dimensions, by name.
     """
     ranges = (_SIZES, _BITS, _ZEROS, _BYTES) if values_become_sizes else (_BYTES, _BITS)
     return [Recipe(size, *integers, dict(sizes)) for integers in ranges for size in FREE_SIZES]
@@ -85,13 +84,9 @@ def synthetic_by_recipe(
 
 
 def synthetic_inputs(signature: Signature, recipe: Recipe, axes: Mapping[str, int], seed: int) -> dict[str, Array]:
-    """Returns a value for each input that has no default.
+    """Returns a value for each input that has no default; the same `seed` gives the same values.
 
-    Args:
-        signature: Signature of the model.
-        recipe: Sizes and integers to use.
-        axes: Batch axis of each input that has one; its size becomes 1.
-        seed: Seed of the random numbers; the same seed gives the same values.
+    `axes` is the batch axis of each input that has one; its size becomes 1.
     """
     random = np.random.default_rng(seed)
     return {

@@ -20,11 +20,7 @@ ONNX Runtime's MatMul iterates over the outer ones even if the input is empty: 2
 
 
 class Validator:
-    """Validates requests for one signature.
-
-    Attributes:
-        output_names: Names of all outputs, in the signature's order.
-    """
+    """Validates requests for one signature."""
 
     def __init__(
         self,
@@ -50,11 +46,7 @@ class Validator:
         self._required = frozenset(spec.name for spec in signature.required)
 
     def check(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> Sequence[str]:
-        """Returns the names of the requested outputs.
-
-        Args:
-            inputs: Inputs by name.
-            outputs: Names of the requested outputs; empty means all.
+        """Returns the names of the requested outputs, which are all if `outputs` is empty.
 
         Raises:
             InvalidTensor: An input is unknown or missing, has a wrong dtype, rank, fixed dimension or size, or is empty

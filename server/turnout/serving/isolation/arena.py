@@ -33,12 +33,9 @@ class Arena:
     """One side's view of the shared memory. Used for one message at a time, by one thread at a time."""
 
     def __init__(self, fd: int, limit: int, *, writable: bool) -> None:
-        """Takes over a descriptor made by `create` or `read_only`, here or in another process.
+        """Takes over a descriptor made by `create` or `read_only`, maybe in another process; `close` closes it.
 
-        Args:
-            fd: Descriptor of the file; closed with the arena.
-            limit: Maximum size of a message in bytes.
-            writable: Whether this side writes.
+        A message may have `limit` bytes. One of the two sides writes, which is `writable` for it.
         """
         self.fd = fd
         self._limit = limit

@@ -14,13 +14,10 @@ requests cannot block others for half a minute. Starting the child then takes at
 
 @dataclass(slots=True)
 class Backoff:
-    """Counts consecutive deaths of a version's children.
+    """Counts consecutive deaths of a version's children, without an answer in between.
 
     Without a delay, a version whose children die before they answer anything would keep a core busy with starts. A
     version that answers other requests in between is restarted immediately, since those are worth more than the core.
-
-    Attributes:
-        deaths: Number of consecutive deaths without an answer in between.
     """
 
     deaths: int = 0

@@ -131,13 +131,11 @@ class Scope:
     def __init__(
         self, graph: Graph, overridable: bool, outer: "Scope | None" = None, made_of: frozenset[str] = frozenset()
     ) -> None:
-        """Describes the tensors that are known before the first node.
+        """Describes the tensors of a graph that are known before the first node.
 
-        Args:
-            graph: The graph.
-            overridable: Whether initialisers with the name of an input are only its default.
-            outer: Scope of the node whose subgraph it is; None for the model's own graph.
-            made_of: The model's inputs that the inputs of a subgraph are computed from.
+        With `overridable`, initialisers with the name of an input are only its default. `outer` is the scope of the
+        node whose subgraph it is, and `made_of` are the model's inputs that the inputs of the subgraph are computed
+        from.
         """
         self.known: _Facts[Known] = _Facts(VALUE, None if outer is None else outer.known)
         self.types: _Facts[TensorType] = _Facts(TensorType(), None if outer is None else outer.types)

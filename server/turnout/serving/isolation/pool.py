@@ -65,11 +65,9 @@ class Supervision:
 
 
 class ChildPool:
-    """Runs a version in child processes; a `Run`. Thread-safe.
+    """Runs a version in child processes, of which `deaths` ended unexpectedly; a `Run`. Thread-safe.
 
-    Attributes:
-        deaths: Number of children that ended unexpectedly.
-        warm_inputs: Inputs and outputs of the first run of each child started from now on.
+    `warm_inputs` are the inputs and outputs of the first run of each child started from now on.
     """
 
     def __init__(
@@ -80,14 +78,10 @@ class ChildPool:
         kill_after: float,
         supervision: Supervision,
     ) -> None:
-        """Prepares the pool; no process is started.
+        """Prepares the pool of up to `processes` children; no process is started.
 
-        Args:
-            name: Name of the version.
-            make: Creates a child without starting it, from its number and whether the version is still loading.
-            processes: Maximum number of children.
-            kill_after: Seconds after which a run is ended if all its requests have been abandoned.
-            supervision: Starts the keeper threads and is notified of deaths.
+        `make` creates a child without starting it, from its number and whether the version is still loading. A run is
+        ended `kill_after` seconds after all its requests have been abandoned.
         """
         self._name = name
         self._make = make

@@ -61,14 +61,10 @@ class IsolatedSession:
         priority: Priority = "ordinary",
         files: Sequence[FileEntry] = (),
     ) -> None:
-        """Prepares the session; no process is started.
+        """Prepares the session; no process is started. Each start verifies the published `files`, also the model.
 
-        Args:
-            spec: What to load, and where.
-            memory_limit: Memory in bytes that runs on the CPU may use beyond what loading took; 0 for no limit. On a
-                GPU `runtime.arena_limit_bytes` is the limit.
-            priority: Priority of the child.
-            files: Published files of the version, including the model; each start verifies them.
+        `memory_limit` is the memory in bytes that runs on the CPU may use beyond what loading took; 0 for no limit. On
+        a GPU `runtime.arena_limit_bytes` is the limit.
         """
         self._files = [entry.to_json() for entry in files]
         self._job = {
@@ -119,10 +115,8 @@ class IsolatedSession:
 
         Raises:
             DigestMismatch: The files differ from those published.
-            ModelFailure: ONNX Runtime cannot load the model.
-            MemoryBudgetExceeded: The model does not fit into the permitted memory.
-            ModelCrashed: The child died.
-            ModelTimedOut: The child was not ready in time, or the start was abandoned.
+            ModelFailure, MemoryBudgetExceeded: ONNX Runtime cannot load the model, or not in the permitted memory.
+            ModelCrashed, ModelTimedOut: The child died, or was not ready in time; or the start was abandoned.
         """
         deadline = time.monotonic() + timeout
         with self._busy:

@@ -153,7 +153,7 @@ class _Load:
         directory = self.loader.repository.directory(manifest.model, manifest.version)
         graph = read_graph(directory / MODEL_FILE)
         isolation = decide(runtime.isolation, graph)
-        count = _runner_count(runtime, on_gpu, settings.workers)
+        count = runtime.runners or (RUNNERS_PER_GPU if on_gpu else max(whole_cores() // settings.workers, 1))
         pool: ChildPool | None = None
         sessions: Sequence[Session] = ()
         prepared: Sequence[PreparedRunner] = ()
@@ -339,11 +339,6 @@ def _fit(size: int, limit: int) -> None:
             f"its files have {size:,} bytes, and [runtime] arena_limit_bytes allows {limit:,} on a GPU: a memory limit"
             " was reached"
         )
-
-
-def _runner_count(runtime: Runtime, on_gpu: bool, workers: int) -> int:
-    """Returns the number of concurrent runs per device in this process, one of `workers` processes."""
-    return runtime.runners or (RUNNERS_PER_GPU if on_gpu else max(whole_cores() // workers, 1))
 
 
 def _parallel_runs(runtime: Runtime, runners: int) -> int:

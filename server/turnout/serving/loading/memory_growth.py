@@ -14,12 +14,7 @@ from turnout.serving.sessions.memory import used_bytes
 
 @dataclass(slots=True, eq=False)
 class Growth:
-    """The memory that one load has taken so far.
-
-    Attributes:
-        size: Size of the version's files in bytes.
-        shares: Bytes by device; negative if memory was freed meanwhile.
-    """
+    """The memory that the load of a version of `size` bytes has taken: bytes by device, negative for freed memory."""
 
     size: int
     shares: dict[str, float] = field(default_factory=dict)

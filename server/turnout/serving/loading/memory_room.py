@@ -54,19 +54,11 @@ class MemoryRoom:
         return {device: budget for device, budget in found.items() if budget}
 
     async def take(self, key: Key, size: int, allowed: Sequence[str], wanted: int) -> list[str]:
-        """Waits until a version fits, and reserves its memory.
+        """Waits until a version fits, reserves its memory, and returns the devices on which it is to be loaded.
 
         Versions that wait for others to leave do not delay those that fit, or that only have to evict others first.
-
-        Args:
-            key: The version.
-            size: Size of its files in bytes, the least that it takes on each device. If an earlier load took more, that
-                amount is reserved.
-            allowed: Devices on which it may be loaded.
-            wanted: Number of them on which it is loaded; 0 for all.
-
-        Returns:
-            The devices on which it is to be loaded.
+        `size` is the size of its files in bytes, the least that it takes on each device; if an earlier load took more,
+        that amount is reserved. `wanted` of the devices `allowed` are chosen; 0 for all.
 
         Raises:
             NoRoom: It does not fit even if all evictable versions leave.

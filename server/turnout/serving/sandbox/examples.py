@@ -12,11 +12,9 @@ from turnout.serving.sessions.tensor import NUMPY_DTYPES, Array
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One input to run a version on.
+    """One input to run a version on. Its name is the same for every version that gets it.
 
-    Attributes:
-        name: Name of the example, the same for every version that gets it.
-        fault: Why the version cannot run it; "" if it can.
+    `fault` says why the version cannot run it; "" if it can.
     """
 
     name: str

@@ -128,10 +128,8 @@ class ProcessSandbox:
     def drop_zipmap(self, model: Path, target: Path, golden: Sequence[Path]) -> Mapping[str, tuple[str, ...]]:
         """Writes an ONNX file without the ZipMap that turns its outputs into maps, after verifying equal answers.
 
-        `target` must not exist yet. Both models have to answer the inputs of the golden cases.
-
-        Returns:
-            Names of the classes along the last axis, by output.
+        `target` must not exist yet. Both models have to answer the inputs of the golden cases. Returns the names of the
+        classes along the last axis, by output.
 
         Raises:
             InvalidModel: The model has no ZipMap, answers differently without it, or could not be compared.
@@ -146,9 +144,8 @@ class ProcessSandbox:
     def sample(self, sandbox_version: SandboxVersion, golden: Sequence[Path]) -> tuple[Recipe | None, str]:
         """Finds inputs that a version runs on.
 
-        Returns:
-            Recipe of synthetic inputs, or None for the first row of the first golden case that fits; and why no inputs
-            were found, "" if some were.
+        Returns their recipe, or None for the first row of the first golden case that fits; and why no inputs were
+        found, "" if some were.
 
         Raises:
             TurnoutError: The version cannot be loaded, or it crashed its process.

@@ -138,7 +138,10 @@ class _Warm:
             os.close(child.end)
         if child.pid:
             # It leads its own process group and has not been reaped, so its id cannot have been reused.
-            _kill_group(child.pid)
+            try:
+                os.killpg(child.pid, signal.SIGKILL)
+            except ProcessLookupError:  # it has not created its group yet
+                os.kill(child.pid, signal.SIGKILL)
             os.waitpid(child.pid, 0)
 
 
@@ -169,13 +172,6 @@ def _spawn(scratch: str) -> int:
     command = [sys.executable, "-m", "turnout.serving.sandbox.child", scratch, str(os.getpid())]
     nothing = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
     return os.posix_spawn(sys.executable, command, os.environ, file_actions=[nothing], setpgroup=0)
-
-
-def _kill_group(pid: int) -> None:
-    try:
-        os.killpg(pid, signal.SIGKILL)
-    except ProcessLookupError:  # it has not created its group yet
-        os.kill(pid, signal.SIGKILL)
 
 
 if __name__ == "__main__":

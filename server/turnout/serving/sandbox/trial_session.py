@@ -38,11 +38,8 @@ class TrialSession:
 def load(request: SandboxRequest, index: int = 0, *, arena: bool = True, prepack: bool | None = None) -> TrialSession:
     """Loads a version within the memory limits. As in a server, the next provider is used if TensorRT cannot be.
 
-    Args:
-        request: The question.
-        index: Index of the version.
-        arena: Whether to keep freed memory if the settings say so; memory of one run then counts for the next.
-        prepack: As in `Session`; None for small versions only.
+    Without `arena`, freed memory is not kept even if the settings say so: memory of one run then counts for the next.
+    `prepack` is as in `Session`; None means for small versions only.
 
     Raises:
         ModelFailure, MemoryBudgetExceeded: ONNX Runtime cannot load the version.

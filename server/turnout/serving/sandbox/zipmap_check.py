@@ -27,8 +27,7 @@ _RECIPES = (Recipe(5, 0, 2), Recipe(1, 0, 2), Recipe(5, 0, 256))
 def without_zipmap(model: Path, scratch: Path, golden: Sequence[Path], trying: Trying) -> dict[str, Any]:
     """Writes the model without its ZipMap to `scratch`, and runs both models, on synthetic inputs and golden cases.
 
-    Returns:
-        `labels` by output, and `rows`, the number of rows that both answered alike.
+    Returns `labels` by output, and `rows`, the number of rows that both answered alike.
 
     Raises:
         InvalidModel: The model has no ZipMap to remove, the answers differ, or no inputs are found that both accept.

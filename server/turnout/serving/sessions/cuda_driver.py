@@ -25,11 +25,9 @@ class CudaDevice:
 
 @dataclass(frozen=True, slots=True)
 class CudaDriver:
-    """The report of the CUDA driver.
+    """The report of the CUDA driver. `version` is the highest CUDA version that it supports, "" without a driver.
 
-    Attributes:
-        version: Highest CUDA version that it supports, such as `13.0`; "" if there is no driver.
-        detail: Why there are no devices; "" if there are some.
+    `detail` says why there are no devices; "" if there are some.
     """
 
     version: str
@@ -39,9 +37,7 @@ class CudaDriver:
 
 def cuda_driver() -> CudaDriver:
     """Queries the CUDA driver for its devices. Needs neither the CUDA toolkit nor ONNX Runtime."""
-    try:
-        cuda = ctypes.CDLL("libcuda.so.1")
-    except OSError:
+    if (cuda := shared_library("libcuda.so.1")) is None:
         return CudaDriver("", (), "no NVIDIA driver (libcuda.so.1) is installed here")
     version = ctypes.c_int()
     cuda.cuDriverGetVersion(ctypes.byref(version))
@@ -57,7 +53,12 @@ def cuda_driver() -> CudaDriver:
 
 def cuda_runtime() -> ctypes.CDLL | None:
     """Returns CUDA's runtime library; None if it is not found."""
-    for name in ("libcudart.so.13", "libcudart.so.12", "libcudart.so"):
+    return shared_library("libcudart.so.13", "libcudart.so.12", "libcudart.so")
+
+
+def shared_library(*names: str) -> ctypes.CDLL | None:
+    """Returns the first of these shared libraries that can be loaded; None if none can."""
+    for name in names:
         with contextlib.suppress(OSError):
             return ctypes.CDLL(name)
     return None

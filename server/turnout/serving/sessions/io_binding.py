@@ -27,12 +27,7 @@ _PORTABLE = 1  # cudaHostAllocPortable: pinned for every CUDA context of the pro
 
 
 class HostBuffer:
-    """Host memory at a fixed address.
-
-    Attributes:
-        size: Size in bytes.
-        address: Address of the first byte.
-    """
+    """Host memory of `size` bytes at a fixed address."""
 
     def __init__(self, size: int, address: int, owner: Any, free: Callable[[], None] | None = None) -> None:
         self.size = size
@@ -64,8 +59,7 @@ def pageable(size: int) -> HostBuffer:
 def pinned_allocator(*, gated: bool) -> Allocate:
     """Returns an allocator of page-locked memory, or of ordinary memory if the CUDA runtime is not found.
 
-    Args:
-        gated: Whether to wait while a CUDA graph is captured, as the sessions that use the memory do.
+    With `gated`, it waits while a CUDA graph is captured, as the sessions that use the memory do.
     """
     gate, cudart = RUNS if gated else nullcontext(), cuda_runtime()
     return pageable if cudart is None else lambda size: _pinned(cudart, size, gate)

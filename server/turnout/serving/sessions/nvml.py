@@ -3,7 +3,6 @@
 The bindings (`nvidia-ml-py`, in the `gpu` extra) are imported when a server starts, not before.
 """
 
-import ctypes
 import importlib
 import os
 import sys
@@ -13,6 +12,7 @@ from typing import Any, Self, TypeVar
 
 from structlog.typing import FilteringBoundLogger
 
+from turnout.serving.sessions.cuda_driver import shared_library
 from turnout.telemetry.metrics.gpu import Gpu
 
 ValueT = TypeVar("ValueT")
@@ -28,7 +28,9 @@ class Nvml:
     @classmethod
     def open(cls, log: FilteringBoundLogger) -> Self | None:
         """Returns NVML; None, with a debug log entry, if there are no bindings, no driver or no device."""
-        if "pynvml" not in sys.modules and not _driver_there():
+        # The driver is looked for first, since importing the bindings takes 50 ms of CPU time. Elsewhere than on Linux,
+        # the bindings know where to look.
+        if "pynvml" not in sys.modules and sys.platform == "linux" and shared_library("libnvidia-ml.so.1") is None:
             log.debug("GPUs are not monitored", reason="there is no NVIDIA driver")
             return None
         try:
@@ -46,8 +48,7 @@ class Nvml:
     def read(self, devices: Mapping[str, str]) -> Sequence[Gpu]:
         """Returns every GPU that the driver shows to this process.
 
-        Args:
-            devices: Names of the GPUs that versions run on (`cuda:0`), by PCI address in CUDA's notation.
+        `devices` are the names of the GPUs that versions run on (`cuda:0`), by PCI address in CUDA's notation.
         """
         count = self._query(lambda: int(self._library.nvmlDeviceGetCount()))
         found = [self._query(partial(self._gpu, index, devices)) for index in range(count or 0)]
@@ -91,17 +92,6 @@ class Nvml:
         except self._library.NVMLError as error:
             self._log.debug("a GPU query failed", reason=str(error))
             return None
-
-
-def _driver_there() -> bool:
-    """Returns whether NVML may exist. Checked first, since importing the bindings takes 50 ms of CPU time."""
-    if sys.platform != "linux":
-        return True  # the bindings know where to look
-    try:
-        ctypes.CDLL("libnvidia-ml.so.1")
-    except OSError:
-        return False
-    return True
 
 
 def pci_address(text: str) -> tuple[int, ...]:

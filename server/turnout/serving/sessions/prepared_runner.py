@@ -21,16 +21,10 @@ class PreparedRunner:
     def __init__(
         self, start_thread: Callable[[Callable[[], None]], None], make: MakeRunner, otherwise: MakeRunner
     ) -> None:
-        """Starts the thread and waits until it has created its runner.
+        """Starts the thread and waits until `make` has made its runner there. Raises its errors, or TimeoutError.
 
-        Args:
-            start_thread: Runs its argument in a new thread of ordinary priority; the calling thread's may be low.
-            make: Makes the runner; called in the new thread.
-            otherwise: Makes the runner for other threads that call this object.
-
-        Raises:
-            Exception: `make` raised it.
-            TimeoutError: `make` took too long.
+        `start_thread` runs its argument in a new thread of ordinary priority; the calling thread's may be low.
+        `otherwise` makes the runner for other threads that call this object.
         """
         self._make = make
         self._otherwise = otherwise

@@ -18,6 +18,7 @@ import numpy as np
 import onnxruntime as ort
 
 from turnout.errors import ConfigError
+from turnout.serving.sessions.cuda_driver import shared_library
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
@@ -96,13 +97,9 @@ def probe() -> tuple[ProviderReport, ...]:
 
 
 def choose(wanted: Sequence[str]) -> tuple[str, ...]:
-    """Returns the providers for a session, in order, ending with the CPU.
+    """Returns the providers for a session, ending with the CPU. Raises ConfigError if one cannot be used here.
 
-    Args:
-        wanted: Short names (`cpu`, `cuda`, `tensorrt`) in order of preference, or `auto` for all usable providers.
-
-    Raises:
-        ConfigError: A named provider cannot be used here.
+    `wanted` are short names (`cpu`, `cuda`, `tensorrt`) in order of preference, or `auto` for all usable providers.
     """
     if wanted == "auto":
         return usable_providers()
@@ -165,7 +162,7 @@ def _missing_reason(name: str) -> str:
 
 def _missing_of_tensorrt() -> str:
     needed = _needed_by_tensorrt()
-    missing = [name for name in needed if not _loads(name)]
+    missing = [name for name in needed if shared_library(name) is None]
     if not needed:
         return "TensorRT's libraries (libnvinfer) or a device were not found"
     if not missing:
@@ -207,14 +204,6 @@ def tensorrt_version() -> str:
             thousands = 10_000 if number >= 100_000 else 1_000
             return f"{number // thousands}.{number % thousands // 100}.{number % 100}"
     return ""
-
-
-def _loads(name: str) -> bool:
-    try:
-        ctypes.CDLL(name)
-    except OSError:
-        return False
-    return True
 
 
 def _major(name: str) -> str:

@@ -74,12 +74,9 @@ class Session:
     def __init__(self, spec: SessionSpec, *, prepack: bool = True, captures: bool = False) -> None:
         """Reads and optimises the graph, which may take long; the GIL is not held.
 
-        Args:
-            spec: What to load, and where.
-            prepack: Whether to copy weights into the layout that kernels prefer: faster, but it doubles the memory of
-                weights that are otherwise only mapped.
-            captures: Whether runs may be captured as CUDA graphs (the CUDA provider's option `enable_cuda_graph`). On
-                the CPU the same calls are made and nothing is captured.
+        With `prepack`, weights are copied into the layout that kernels prefer: faster, but it doubles the memory of
+        weights that are otherwise only mapped. With `captures`, runs may be captured as CUDA graphs (the CUDA
+        provider's option `enable_cuda_graph`); on the CPU the same calls are made and nothing is captured.
 
         Raises:
             ModelFailure: ONNX Runtime cannot load the model, or cannot capture it because it has control flow or nodes
@@ -121,15 +118,9 @@ class Session:
         self._bfloat16 = any(s.dtype is DataType.BFLOAT16 for s in (*spec.signature.inputs, *spec.signature.outputs))
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str], stop: "Stop | None" = None) -> list[Array]:
-        """Runs the model once on host arrays.
+        """Runs the model once on host arrays; returns the values of `outputs` in that order.
 
-        Args:
-            inputs: Inputs by name, with the signature's dtypes and matching shapes.
-            outputs: Names of the requested outputs.
-            stop: Stops the run from another thread.
-
-        Returns:
-            Values of the outputs, in the order requested.
+        The inputs have the signature's dtypes and matching shapes. `stop` stops the run from another thread.
 
         Raises:
             ModelFailure: The model raised an error.
@@ -181,12 +172,9 @@ class Session:
 
         ONNX Runtime runs the model twice, for allocations that are not possible during the capture, and a third time to
         capture it. Capture and launches must take place in the same thread, and launches inside `turn`. The bound
-        values must be on the session's device and stay at the same addresses.
-
-        Args:
-            binding: Binding of values for all inputs and outputs.
-            graph: Number from 1 that no other capture in this process has used. ONNX Runtime keeps a graph under its
-                number as long as the session exists, and would launch it instead of a new one.
+        values must be on the session's device and stay at the same addresses. No other capture in this process has used
+        the number `graph`, which is 1 or more: ONNX Runtime keeps a graph under its number as long as the session
+        exists, and would launch it instead of a new one.
 
         Raises:
             TurnoutError: As `run`: the model cannot be run or captured.

@@ -150,10 +150,8 @@ def forget(root: str, digest: str) -> None:
 def keep_within(root: str, most: int, but: Collection[str]) -> list[str]:
     """Removes engines of the least recently loaded versions until the rest takes at most `most` bytes.
 
-    Those of the versions with the digests `but` are kept.
-
-    Returns:
-        Digests of the versions whose engines were removed.
+    Those of the versions with the digests `but` are kept. Returns the digests of the versions whose engines were
+    removed.
     """
     top, kept = _engines(Path(root).absolute()), {_name(digest) for digest in but}
     try:

@@ -16,8 +16,7 @@ WAITING = "waiting for its turn to build TensorRT engines"
 def next_providers(wanted: Sequence[str]) -> tuple[str, ...]:
     """Returns the providers, in order, that serve a version whose engines cannot be built; () if there is none.
 
-    Args:
-        wanted: Providers in its settings, such as `("tensorrt", "cuda", "cpu")`.
+    `wanted` are the providers in its settings, such as `("tensorrt", "cuda", "cpu")`.
     """
     return tuple(name for name in wanted if name != TENSORRT)
 

@@ -70,13 +70,9 @@ NO_PROFILE = ShapeProfile()
 def shape_profile(
     manifest: Manifest, graph: ModelGraph, rows: int, given: Mapping[str, DimensionSizes]
 ) -> ShapeProfile:
-    """Returns the shapes for which engines of a version are built.
+    """Returns the shapes for which engines of a version are built, in batches of up to `rows` rows; 0 for no batches.
 
-    Args:
-        manifest: Manifest of the version.
-        graph: Graph of its model.
-        rows: Maximum number of rows in a batch that the server allows; 0 if it does not batch.
-        given: The setting `runtime.tensorrt_sizes`.
+    `given` is the setting `runtime.tensorrt_sizes`.
 
     Raises:
         ModelFailure: The sizes of a free dimension are not known, or ONNX Runtime cannot be told them.

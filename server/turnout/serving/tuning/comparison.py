@@ -6,7 +6,7 @@ window, and each pair of windows gives a ratio in which the common influence can
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any, Literal
 
@@ -43,9 +43,7 @@ class Window:
 class Improvement:
     """How much better a candidate is than the present settings; above 1 is better.
 
-    Attributes:
-        middle: Median over all pairs of windows.
-        low, high: Lower and upper quartile.
+    The median and the quartiles over all pairs of windows.
     """
 
     middle: float
@@ -183,16 +181,13 @@ def _quantile(ordered: Sequence[float], share: float) -> float:
 
 
 def _result_json(result: Result) -> dict[str, Any]:
-    def ratio(value: Improvement | None) -> dict[str, float] | None:
-        return None if value is None else {"middle": value.middle, "low": value.low, "high": value.high}
-
     return {
         "settings": result.tuned.tables(),
         "requests_per_second": result.rate,
         "p50_ms": result.latency_at(0.5) * 1e3,
         "p99_ms": result.latency_at(0.99) * 1e3,
-        "throughput_ratio": ratio(result.throughput),
-        "latency_ratio": ratio(result.latency),
+        "throughput_ratio": asdict(result.throughput) if result.throughput else None,
+        "latency_ratio": asdict(result.latency) if result.latency else None,
         "windows": len(result.windows),
         "refused": result.refused or None,
     }

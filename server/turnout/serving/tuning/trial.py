@@ -88,10 +88,7 @@ class TuningTrial:
         self._alive = alive
 
     async def run(self) -> tuple[Findings, str]:
-        """Tries settings until the time is over.
-
-        Returns:
-            The results, and the origin of the inputs.
+        """Tries settings until the time is over; returns the results, and the origin of the inputs.
 
         Raises:
             TurnoutError: The version cannot be loaded, or cannot be run on the inputs, with the present settings.

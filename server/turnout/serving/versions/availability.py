@@ -22,32 +22,26 @@ _MEANWHILE = {
 
 
 class Availability:
-    """Tracks which dependencies are unavailable, and why. Used on the event loop only."""
+    """Tracks which dependencies are unavailable, and why. Used on the event loop only.
+
+    Attributes:
+        reasons: Reason for each unavailable dependency, as a sentence without a path.
+        unserved: Why nothing is served although something should be, one sentence without a path for each version; ()
+            if something is served or no version exists.
+    """
 
     def __init__(self, recorder: ServerRecorder, log: FilteringBoundLogger) -> None:
         self._recorder = recorder
         self._log = log
-        self._reasons: dict[Dependency, str] = {}
-        self._unserved: tuple[str, ...] = ()
+        self.reasons: Mapping[Dependency, str] = {}
+        self.unserved: Sequence[str] = ()
         self._notes: list[tuple[str, Callable[[], bool]]] = []
         self._loads: Callable[[], Sequence[str]] = tuple
 
-    @property
-    def reasons(self) -> Mapping[Dependency, str]:
-        """Reason for each unavailable dependency, as a sentence without a path."""
-        return self._reasons
-
-    @property
-    def unserved(self) -> Sequence[str]:
-        """Why nothing is served although something should be, one sentence without a path for each version; () if
-        something is served or no version exists.
-        """
-        return self._unserved
-
     def report_unserved(self, reasons: Sequence[str]) -> None:
-        """Records what should be served if nothing is; () if something is served or no version exists."""
-        if (unserved := tuple(reasons)) != self._unserved:
-            self._unserved = unserved
+        """Records `unserved`."""
+        if (unserved := tuple(reasons)) != self.unserved:
+            self.unserved = unserved
             if unserved:
                 self._log.error(
                     "nothing is served although something should be: the server is not ready", reasons=unserved
@@ -77,11 +71,11 @@ class Availability:
             self._recorder.repository_available = not reason
         else:
             self._recorder.state_store_available = not reason
-        if reason == self._reasons.get(part, ""):
+        if reason == self.reasons.get(part, ""):
             return
         if reason:
-            self._reasons = {**self._reasons, part: reason}
+            self.reasons = {**self.reasons, part: reason}
             self._log.error(f"{part} unavailable", reason=reason, meanwhile=_MEANWHILE[part])
         else:
-            self._reasons = {other: why for other, why in self._reasons.items() if other is not part}
+            self.reasons = {other: why for other, why in self.reasons.items() if other is not part}
             self._log.warning(f"{part} available again")

@@ -86,17 +86,11 @@ async def follow(
     *,
     remote: bool = False,
 ) -> None:
-    """Refreshes on every change until it is cancelled.
+    """Refreshes on every change until it is cancelled. Errors are reported, and the known state stays in force.
 
-    Args:
-        refresh: Called on a change. Its errors are reported, and the known state stays in force.
-        revision: Reads the revision of the state store; raises if the store cannot be used.
-        availability: Receives the availability of the state store; provides that of the repository.
-        root: Absolute path of the repository.
-        settings: Polling intervals, and whether to watch.
-        log: Logs errors.
-        changed: Set by a state store that reports changes itself; None if it does not.
-        remote: Whether the repository is remote, in which case it is polled and no directory is watched.
+    `revision` reads that of the state store, and raises if the store cannot be used; `changed` is set by a store that
+    reports changes itself. The repository at the absolute path `root` is polled, and its directory is watched as well
+    unless it is `remote`.
     """
     rescan = min(settings.remote_poll_s, _RESCAN_SECONDS) if remote and settings.watch else _RESCAN_SECONDS
     async with asyncio.TaskGroup() as group:

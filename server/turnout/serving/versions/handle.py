@@ -147,10 +147,8 @@ class VersionHandle:
     ) -> tuple[Sequence[str], BatchedAnswer] | None:
         """Answers a request at once if its run is shorter than passing it to a thread would take.
 
-        Arguments as in `infer`; only the first request of a kind is validated.
-
-        Returns:
-            Names of the outputs and the answer; None if `infer` must be used.
+        Arguments and result are as for `infer`, which must be used if the result is None. Only the first request of a
+        kind is validated.
 
         Raises:
             InvalidTensor: The request does not fit the signature.
@@ -218,7 +216,7 @@ class VersionHandle:
         lane: str = "",
         kind: object = None,
     ) -> tuple[Sequence[str], BatchedAnswer]:
-        """Answers a request on a runner.
+        """Answers a request on a runner; returns the names of the outputs, and the answer.
 
         Args:
             inputs: Inputs by name, not yet validated.
@@ -226,10 +224,7 @@ class VersionHandle:
             deadline: `time.monotonic()` after which the answer is useless; None for no deadline.
             lane: Name of the queue to wait in. Each lane has its own runners, as a separate version would, and requests
                 of different lanes are never batched together.
-            kind: As in `infer_now`.
-
-        Returns:
-            Names of the outputs and the answer.
+            kind: As in `InferenceRequest`.
 
         Raises:
             InvalidTensor: The request does not fit the signature.
@@ -301,18 +296,16 @@ class VersionHandle:
             await self._idle.wait()
         for batcher in self._batchers.values():
             batcher.close()
+        threads = Threads("close")
         if (pool := self.loaded.pool if self.loaded is not None else None) is not None:
             # Before the batchers: a run that hangs with no caller waiting ends with its process.
-            threads = Threads("close")
             await threads.run(pool.close)
-            threads.shutdown()
             self.sample()
         for batcher in self._batchers.values():
             await batcher.wait_closed()
         if self.loaded is not None and self.loaded.graphs.buckets:
-            threads = Threads("close")
             await threads.run(self.loaded.free)
-            threads.shutdown()
+        threads.shutdown()
         # Drop all references to the sessions, so that their memory can be freed.
         self.loaded = pool = None
         self._forget_kinds()
@@ -327,11 +320,10 @@ class VersionHandle:
         return InputsRefused(f"{conflicts} ({error.message})", violations=found)
 
     def _strike(self, used: float) -> None:
-        """Records an inline run that took too long.
+        """Records an inline run that took too long: `used` seconds of CPU time.
 
-        Args:
-            used: CPU time of the run in seconds. Time spent waiting for a core is not the model's fault. If it counted,
-                one of two equal versions could be slower than the other during a pause, which a rollout would compare.
+        Time spent waiting for a core is not the model's fault. If it counted, one of two equal versions could be slower
+        than the other during a pause, which a rollout would compare.
         """
         runs = self._batch_sizes.runs
         if runs - self._inline_runs > _STRIKE_RUNS:

@@ -28,12 +28,7 @@ class LoadStages:
         self._log = log
         self._shown: dict[Key, str] = {}
         self._tasks: dict[Key, asyncio.Task[None]] = {}
-        availability.report_loads(lambda: self.sentences)
-
-    @property
-    def sentences(self) -> Sequence[str]:
-        """Stages in progress, one sentence for each version."""
-        return [f"{model} {version}: {what}" for (model, version), what in self._shown.items()]
+        availability.report_loads(self._sentences)
 
     def begin(self, model: str, version: Version, stage: str) -> None:
         """Shows a stage of a load until it ends; "" ends the present stage."""
@@ -52,6 +47,9 @@ class LoadStages:
         """Ends all stages."""
         for model, version in list(self._tasks):
             self.end(model, version)
+
+    def _sentences(self) -> Sequence[str]:
+        return [f"{model} {version}: {what}" for (model, version), what in self._shown.items()]
 
     async def _show(self, model: str, version: Version, stage: str) -> None:
         loop = asyncio.get_running_loop()

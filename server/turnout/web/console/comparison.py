@@ -33,10 +33,8 @@ class VersionComparison:
     async def of(self, new: VersionEntry, old: VersionEntry, *, examine: bool) -> BumpFinding | None:
         """Returns the gate's finding for `new` over `old`.
 
-        With `examine`, weights are compared and both versions are run if the manifests alone do not decide.
-
-        Returns:
-            The finding; None if the manifests alone do not decide and `examine` is False.
+        If the manifests alone do not decide, weights are compared and both versions are run with `examine`; without it,
+        the result is None.
 
         Raises:
             UnavailableError: The files of a version cannot be read.

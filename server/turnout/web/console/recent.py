@@ -5,7 +5,7 @@ import json
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 
 from turnout.serving.versions.catalog import Catalog
@@ -119,17 +119,15 @@ class Recent:
 
     def _counted(self) -> "Mapping[_Key, _Own]":
         found: dict[_Key, _Own] = {}
-        for key, recorder in self._recorders():
-            if key not in self._names or self._names[key][0] is not recorder:
-                self._names[key] = recorder, uuid.uuid4().hex
-            found[key] = self._names[key][1], *_own(recorder)
-        return found
-
-    def _recorders(self) -> Iterator[tuple[_Key, VersionRecorder]]:
         for model in self._catalog.snapshot.models.values():
             for entry in model.versions.values():
-                if entry.handle is not None:
-                    yield (model.name, entry.version_text), entry.handle.recorder
+                if entry.handle is None:
+                    continue
+                key, recorder = (model.name, entry.version_text), entry.handle.recorder
+                if key not in self._names or self._names[key][0] is not recorder:
+                    self._names[key] = recorder, uuid.uuid4().hex
+                found[key] = self._names[key][1], *_own(recorder)
+        return found
 
 
 _Own = tuple[str, int, int, list[int]]

@@ -28,11 +28,9 @@ _Tick = tuple[int, datetime, Mapping[str, Any]]
 
 
 class TrackedRollout:
-    """A rollout and the history that its page shows, in bounded memory.
+    """A rollout and the history that its page shows up to the tick `after`, in bounded memory.
 
-    Attributes:
-        after: Number of the last tick that was replayed.
-        lock: Held while the history is read or updated.
+    `lock` is held while the history is read or updated.
     """
 
     def __init__(self, plan: Plan) -> None:

@@ -21,12 +21,7 @@ from turnout.web.report.colours import version_colours
 
 @dataclass(frozen=True, slots=True)
 class VersionRow:
-    """A version in a table.
-
-    Attributes:
-        shares: The version's shares of the traffic that the policy splits.
-        latest: Latest activity of the version; None if there is none yet.
-    """
+    """A version in a table, with its shares of the traffic that the policy splits and its latest activity, if any."""
 
     entry: VersionEntry
     tags: tuple[str, ...]
@@ -61,39 +56,36 @@ class ModelView:
         return [(self.colours[share.version], share.applied) for share in answering]
 
 
+@dataclass(frozen=True, slots=True)
 class ModelViews:
-    """Provides views of the models. Used on the event loop only."""
+    """Provides views of the models. Used on the event loop only.
 
-    def __init__(
-        self, catalog: Catalog, policies: Policies, explainer: Explainer, recent: Recent, part: str = ""
-    ) -> None:
-        """Creates the views.
+    `part` describes the worker whose shadows and decisions are shown; "" if there is only one.
+    """
 
-        `part` describes the worker whose shadows and decisions are shown; "" if there is only one.
-        """
-        self.explainer = explainer
-        self.recent = recent
-        self.part = part
-        self._catalog = catalog
-        self._policies = policies
+    catalog: Catalog
+    policies: Policies
+    explainer: Explainer
+    recent: Recent
+    part: str = ""
 
     @property
     def all(self) -> Collection[ModelEntry]:
         """All models."""
-        return self._catalog.snapshot.models.values()
+        return self.catalog.snapshot.models.values()
 
     def named(self, name: str) -> ModelEntry:
         """Returns the model `name`. Raises ModelNotFound if the model does not exist."""
-        return self._catalog.snapshot.model(name)
+        return self.catalog.snapshot.model(name)
 
     def colours(self, name: str, *more: str) -> Mapping[str, int]:
         """Returns the colours of a model's versions and of `more`; only of `more` if the model no longer exists."""
-        known = self._catalog.snapshot.models.get(name)
+        known = self.catalog.snapshot.models.get(name)
         return version_colours((), *more) if known is None else colours_of(known, *more)
 
     def view(self, known: ModelEntry) -> ModelView:
         """Returns the view of a model."""
-        policies, recent = self._policies, self.recent.of(known.name)
+        policies, recent = self.policies, self.recent.of(known.name)
         applied = policies.current.get(known.name)
         split: tuple[Share, ...] = ()
         answering = None
@@ -125,12 +117,7 @@ def colours_of(known: ModelEntry, *more: str) -> Mapping[str, int]:
 
 @dataclass(frozen=True, slots=True)
 class OverviewTotals:
-    """Totals of all models.
-
-    Attributes:
-        versions, ready, failed: Number of all versions, of ready versions, and of versions that failed to load.
-        rate, failures: Requests and failures per second, in the latest sample.
-    """
+    """Totals of all models: numbers of versions, and requests and failures per second in the latest sample."""
 
     versions: int
     ready: int
@@ -161,11 +148,9 @@ class ComparisonRow:
 
 @dataclass(frozen=True, slots=True)
 class DifferenceView:
-    """The differences between two versions.
+    """The differences between a lower and a higher version.
 
-    Attributes:
-        old, new: The lower and the higher version.
-        finding: Finding of the gate `bump` for `new` over `old`; None if weights and outputs must be compared first.
+    `finding` is that of the gate `bump` for `new` over `old`; None if weights and outputs must be compared first.
     """
 
     old: VersionEntry

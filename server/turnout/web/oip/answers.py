@@ -9,14 +9,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route as HttpRoute
 
-from turnout.errors import TurnoutError
 from turnout.oip.exchange import answer_parameters
 from turnout.oip.extensions.shared_memory import TensorWindow
 from turnout.oip.json_tensors import to_json
 from turnout.oip.tensors import datatype_of, encode_raw
 from turnout.serving.data_plane.inference import InferenceRequest, Route
 from turnout.serving.sessions.tensor import Array
-from turnout.web.errors import refusal_of
 from turnout.web.oip.requests import BINARY_SIZE, HEADER_LENGTH, BinaryOutputs
 
 _JSON = "application/json"
@@ -78,13 +76,11 @@ def json_answer(document: Document, status: HTTPStatus = HTTPStatus.OK) -> Respo
 
 
 def route(path: str, *methods: str, answer: Callable[[Request], Awaitable[Document]]) -> HttpRoute:
-    """Returns a route for an endpoint that returns a document or raises TurnoutError."""
+    """Returns a route for an endpoint that returns a document."""
 
     async def answered(request: Request) -> Response:
         try:
             return json_answer(await answer(request))
-        except TurnoutError as error:
-            return refusal_of(request.url.path, error)
         except ClientDisconnect:
             return json_answer(None)  # the client will not read it
 

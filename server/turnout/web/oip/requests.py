@@ -29,12 +29,7 @@ _CARRIER = "inputs[{}] (binary)"
 
 @dataclass(frozen=True, slots=True)
 class InferenceBody:
-    """A body with parsed JSON, whose tensors are not read yet.
-
-    Attributes:
-        request_id: Id that the client sent; "" for none.
-        binary: The bytes after the JSON.
-    """
+    """A body with parsed JSON, whose tensors are not read yet. `binary` are the bytes after the JSON."""
 
     request_id: str
     document: Mapping[str, Any]
@@ -44,11 +39,7 @@ class InferenceBody:
 
 @dataclass(frozen=True, slots=True)
 class BinaryOutputs:
-    """The outputs to return in the binary part of the response.
-
-    Attributes:
-        default: Whether to return all other outputs in binary form.
-    """
+    """The outputs to return in the binary part of the response; `default` is for those that are not in `by_output`."""
 
     by_output: Mapping[str, bool]
     default: bool
@@ -59,12 +50,7 @@ class BinaryOutputs:
 
 
 def open_body(body: bytes, header_length: str | None, limits: InputLimits = DEFAULT_LIMITS) -> InferenceBody:
-    """Parses the JSON of a body.
-
-    Args:
-        body: The body, decompressed.
-        header_length: Value of the header; None if there is none, which means that the whole body is JSON.
-        limits: Limits on the body's size and contents.
+    """Parses the JSON of a decompressed body: all of it if `header_length`, the value of the header, is None.
 
     Raises:
         InvalidRequest: The header is not a length within the body, or the JSON is not an object or exceeds the limits.

@@ -11,10 +11,8 @@ COLOURS = 10
 def version_colours(versions: Iterable[str], *more: str) -> Mapping[str, int]:
     """Returns the colour number of each version.
 
-    Args:
-        versions: All versions of a model, in any order. The lowest gets the first colour, so that a new version does
-            not change the colours of the others.
-        more: Versions that may no longer exist. They get the colours after those of `versions`.
+    The lowest of a model's `versions` gets the first colour, so that a new version does not change the colours of the
+    others. `more` are versions that may no longer exist; they get the colours after those.
     """
     known = sorted(set(versions), key=Version.parse)
     gone = sorted(set(more).difference(known), key=Version.parse)

@@ -55,11 +55,7 @@ class RecordedTick:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """A rollout with its ticks and the evidence after each of them.
-
-    Attributes:
-        evidence: The evidence after each tick.
-    """
+    """A rollout with its ticks and the evidence after each of them."""
 
     rollout: pb.Rollout
     plan: Plan

@@ -95,11 +95,9 @@ class CallLimits:
 
 
 class AsgiCall(RunningCall):
-    """A call whose messages are carried in ASGI events.
+    """A call whose messages are carried in ASGI events. With `gzip`, its responses are compressed.
 
-    Attributes:
-        gzip: Whether to compress the responses.
-        started: Whether the response headers have been sent.
+    `started` tells whether the response headers have been sent.
     """
 
     gzip = False
@@ -352,9 +350,8 @@ class AsgiCall(RunningCall):
     def _fed(self, event: Event) -> bytes | None:
         """Processes an event.
 
-        Returns:
-            The message, if the event contains exactly one complete uncompressed message, which is the usual case. None
-            otherwise; the bytes are then in the frame splitter.
+        Returns the message, if the event contains exactly one complete uncompressed message, which is the usual case;
+        otherwise None, and the bytes are then in the frame splitter.
         """
         if event["type"] == "http.disconnect":
             raise asyncio.CancelledError  # the server also cancels the call's task

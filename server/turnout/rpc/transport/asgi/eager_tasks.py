@@ -96,14 +96,10 @@ class _Begun(Call):
 
 
 def begun(call: Call, enter: Callable[[], None]) -> Call:
-    """Runs a call until it waits for something.
+    """Runs a call that has not been started until it waits for something.
 
-    Args:
-        call: A coroutine that has not been started.
-        enter: Called when the call continues in a task, if it needs one.
-
-    Returns:
-        The rest of the call, to be continued in a task; `ENDED` if the call has finished.
+    Returns the rest of the call, to be continued in a task, which calls `enter` first; `ENDED` if the call has
+    finished.
     """
     try:
         awaited = call.send(None)
@@ -121,10 +117,9 @@ async def _failed(error: Exception) -> None:
 def begun_in_task(call: Coroutine[Any, Any, T]) -> "tuple[T] | asyncio.Task[T]":
     """Runs a call until it waits for something.
 
-    Returns:
-        Its result, in a tuple; or a task that goes on with it. What the call has begun to count it ends, whenever that
-        task is cancelled; one that was created for the call itself would never enter it if cancelled before its first
-        step.
+    Returns its result, in a tuple; or a task that goes on with it. What the call has begun to count it ends, whenever
+    that task is cancelled; one that was created for the call itself would never enter it if cancelled before its first
+    step.
     """
     try:
         awaited = call.send(None)

@@ -19,11 +19,7 @@ class FramingError(Exception):
 
 
 class MessageTooLarge(Exception):
-    """Raised when a message exceeds the size limit.
-
-    Attributes:
-        limit: Maximum size in bytes.
-    """
+    """Raised when a message exceeds the size limit, in bytes."""
 
     def __init__(self, limit: int) -> None:
         super().__init__(f"expected a message of at most {limit} bytes")
