@@ -51,7 +51,8 @@ class RolloutEngine:
     """The rollouts of one server. Used only on the event loop.
 
     Attributes:
-        rollbacks: Rollbacks that are not recorded yet, or not in force on this server.
+        diversions: Rollbacks that are in force but not recorded yet.
+        rollbacks: Follows the rollbacks of other servers.
         last_tick: When the last tick ended, by the monotonic clock.
         tick_duration: Duration of the last tick in seconds.
         late_counts: Number of ticks of other servers that arrived too late to be counted.
@@ -73,7 +74,7 @@ class RolloutEngine:
         self._clock = clock = schedule.clock
         self._tick_seconds = schedule.seconds
         self._log = log = reports.log
-        diversions = Diversions(serving, journal, log)
+        self.diversions = diversions = Diversions(serving, journal, log)
         self._rollouts = RunningRollouts(serving, store, diversions, schedule, log)
         self._ownership = ownership = self._rollouts.ownership
         self._threads = Threads("rollouts")
@@ -157,7 +158,7 @@ class RolloutEngine:
             await self._exchange.count(self._clock.monotonic())
             await self._exchange.report(TICK_WAIT)
             # The policy that ended a rollback's rollout was in force before that was recorded: it must be known here.
-            self._enforcement.undivert(fresh=fresh and (not self.rollbacks.current or await self.rollbacks.followed()))
+            self._enforcement.undivert(fresh=fresh and (not self.diversions.current or await self.rollbacks.followed()))
             counted: list[ActiveRollout] = []
             for active in self._ownership.active:
                 model = active.rollout.model
@@ -201,7 +202,7 @@ class RolloutEngine:
         """Tells other servers that this one stops, and waits until everything that must survive it is saved."""
         with contextlib.suppress(UnavailableError):
             await self._exchange.leave(TICK_WAIT)
-        self.rollbacks.close()
+        self.diversions.close()
         self._threads.shutdown()
 
     async def _advance(self, active: ActiveRollout) -> bool:

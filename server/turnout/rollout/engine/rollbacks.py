@@ -7,7 +7,7 @@ from turnout.rollout.clock import Clock
 from turnout.rollout.engine.adapters.rollout_store import StoredRollouts
 from turnout.rollout.engine.enforcement import Enforcement
 from turnout.rollout.engine.running_rollouts import RunningRollouts
-from turnout.rollout.engine.unrecorded_rollbacks import Diversion, Diversions
+from turnout.rollout.engine.unrecorded_rollbacks import Diversions
 from turnout.rollout.machine.attempt import Rollout
 from turnout.rollout.machine.records import read_record
 
@@ -35,15 +35,6 @@ class Rollbacks:
         self._enforcement = enforcement
         self._clock = clock
         self._aborting: Sequence[Rollout] = ()
-
-    @property
-    def current(self) -> Sequence[Diversion]:
-        """The rollbacks that are in force but not recorded yet, as far as known here."""
-        return self._diversions.current
-
-    def begin(self, diversion: Diversion) -> None:
-        """Applies a rollback by hand at once, before it is recorded."""
-        self._diversions.begin(diversion)
 
     async def drop(self, model: str) -> None:
         """Drops a rollback by hand that will not be recorded. The model's recorded policy is in effect again."""
@@ -79,7 +70,3 @@ class Rollbacks:
     async def followed(self) -> bool:
         """Applies the recorded state; returns False if the state store does not respond."""
         return await self._rollouts.followed(_STORE_WAIT)
-
-    def close(self) -> None:
-        """Waits until everything that must survive the server is saved."""
-        self._diversions.close()

@@ -75,6 +75,8 @@ class LocalServing:
         desired = desired_policy(rollout, policy)
         released = self._released_over(rollout, policy)
         copies = self._shadowed(active)
+        withdraws = rollout.released and rollout.state is RolloutState.ABORTING
+        still_released = withdraws and self.is_released(rollout.model, rollout.candidate)
         return Facts(
             seconds,
             ticks=collected.ticks,
@@ -84,7 +86,7 @@ class LocalServing:
             **copies,
             ready=all(entry is not None and entry.state is LifecycleState.READY for entry in (candidate, previous)),
             trouble=_trouble(candidate),
-            in_force=(desired is None or desired == policy) and not _still_released(rollout, candidate),
+            in_force=(desired is None or desired == policy) and not still_released,
             frozen=applied is not None and applied.state.frozen,
             rivals=rivals,
             overtaken=released or newer_baseline(rollout, applied),
@@ -323,10 +325,3 @@ def _trouble(candidate: VersionEntry | None) -> str:
     if candidate.state is LifecycleState.FAILED:
         return candidate.reason or "it could not be loaded"
     return ""
-
-
-def _still_released(rollout: Rollout, candidate: VersionEntry | None) -> bool:
-    """Returns whether a candidate that is rolled back is still released, although its release must be withdrawn."""
-    if rollout.state is not RolloutState.ABORTING or not rollout.released or candidate is None:
-        return False
-    return candidate.release_status is ReleaseStatus.RELEASED

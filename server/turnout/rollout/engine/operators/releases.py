@@ -84,7 +84,7 @@ class Releases:
 
     def record_diversions(self, _: float) -> None:
         """Tries again to record rollbacks by hand that are in force but not recorded. Called at every tick."""
-        pending = [one for one in self._engine.rollbacks.current if not one.attempt and one.recorded is None]
+        pending = [one for one in self._engine.diversions.current if not one.attempt and one.recorded is None]
         if pending and (self._recording is None or self._recording.done()):
             self._recording = asyncio.ensure_future(self._record(pending))
 
@@ -118,7 +118,7 @@ class Releases:
         since = RollbackOrigin(0 if applied is None else applied.epoch, snapshot.answering)
         gone = tuple(version for version, status in outcome.statuses.items() if status is ReleaseStatus.CANDIDATE)
         now = self._engine.now
-        self._engine.rollbacks.begin(Diversion(model, target, since, 0, actor, reason, now, gone, keep_released))
+        self._engine.diversions.begin(Diversion(model, target, since, 0, actor, reason, now, gone, keep_released))
         sentence = f"{model} went back to {target} on this server; it is recorded once the state store answers"
         return ChangeResult(f"{sentence} ({error.message})", True, self._engine.answers(model), target, since.epoch)
 
