@@ -20,10 +20,10 @@ from turnout.errors import TurnoutError, UnavailableError
 from turnout.rollout.analysis.analyses import Analyses
 from turnout.rollout.clock import TickSchedule
 from turnout.rollout.engine.active_rollout import ActiveRollout, tick_records
-from turnout.rollout.engine.adapters.rollout_store import StoredRollouts
 from turnout.rollout.engine.commits import RolloutCommits
 from turnout.rollout.engine.enforcement import Enforcement
 from turnout.rollout.engine.exchange.peers import OtherServer
+from turnout.rollout.engine.exchange.presence import ServerPresence
 from turnout.rollout.engine.exchange.tick_exchange import TickExchange
 from turnout.rollout.engine.operators.commands import RolloutCommands
 from turnout.rollout.engine.policy_origin import accept_policy, set_by_rollout
@@ -61,7 +61,7 @@ class RolloutEngine:
     def __init__(
         self,
         serving: LiveState,
-        store: StoredRollouts,
+        presence: ServerPresence,
         journal: DiversionFiles,
         schedule: TickSchedule,
         outside: Analyses,
@@ -69,17 +69,17 @@ class RolloutEngine:
     ) -> None:
         """Creates the engine. No rollout is driven before `run`."""
         self._serving = serving
-        self._store = store
+        self._presence = presence
         self._outside = outside
         self._clock = clock = schedule.clock
         self._tick_seconds = schedule.seconds
         self._log = log = reports.log
         self.diversions = diversions = Diversions(serving, journal, log)
-        self._rollouts = RunningRollouts(serving, store, diversions, schedule, log)
+        self._rollouts = RunningRollouts(serving, presence, diversions, schedule, log)
         self._ownership = ownership = self._rollouts.ownership
         self._threads = Threads("rollouts")
-        self._exchange = TickExchange(serving, store, self._rollouts, schedule.seconds, self._threads, log)
-        writes = StoreTimeout()
+        self._exchange = TickExchange(serving, presence, self._rollouts, schedule.seconds, self._threads, log)
+        store, writes = presence.store, StoreTimeout()
         writer = RolloutWriter(store, ownership.driver, schedule.lease_seconds, writes, self._threads, reports)
         self._enforcement = Enforcement(serving, store, ownership, diversions, writes, log)
         self._commits = RolloutCommits(writer, self._enforcement, ownership, diversions, clock, log)
@@ -117,7 +117,7 @@ class RolloutEngine:
     @property
     def server(self) -> str:
         """This server's name among the servers."""
-        return self._store.server
+        return self._presence.name
 
     @property
     def servers(self) -> Sequence[OtherServer]:
@@ -229,7 +229,7 @@ class RolloutEngine:
         seconds = active.elapsed(now, self._exchange.longest_tick)
         oldest = self._rollouts.other_servers.oldest(now)
         await self._exchange.receive(active)
-        collected = active.gather(self._store.server, oldest)
+        collected = active.gather(self._presence.name, oldest)
         self.late_counts += collected.late
         facts = self._serving.observe(active, seconds, collected, self._ownership.rivals(rollout.model))
         facts = replace(facts, analysis=self._outside.take(active.rollout))

@@ -296,7 +296,10 @@ class Rollout(JsonForm):
         seconds += [*self.thresholds.values(), *self.step_excess.values()]
         counts = (self.step, self.epoch, self.step_requests, self.step_baseline, *self.step_keyed, self.policy_epoch)
         checks = (
-            (all(0 <= value <= sys.float_info.max for value in seconds), "a time or an excess is negative or not a number"),
+            (
+                all(0 <= value <= sys.float_info.max for value in seconds),
+                "a time or an excess is negative or not a number",
+            ),
             (all(value >= 0 for value in counts) and self.attempt >= 1 and self.rivals >= 1, "a number is too small"),
             (self.step < len(self.plan.steps), f"it is in step {self.step + 1} of {len(self.plan.steps)}"),
             (self.weight is None or 0 < self.weight <= 1, "its weight is not a share"),

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from semver import Version
@@ -37,24 +37,16 @@ from turnout.serving.versions.manager import Manager
 from turnout.state.release_status import ReleaseStatus
 
 
+@dataclass(eq=False, repr=False)
 class LocalServing:
     """What this server serves and routes. Used only on the event loop."""
 
-    def __init__(
-        self,
-        catalog: Catalog,
-        policies: Policies,
-        traffic: Traffic,
-        shadows: Shadows,
-        replays: Replays,
-        loader: Manager,
-    ) -> None:
-        self._catalog = catalog
-        self._policies = policies
-        self._traffic = traffic
-        self._shadows = shadows
-        self._replays = replays
-        self._loader = loader
+    _catalog: Catalog
+    _policies: Policies
+    _traffic: Traffic
+    _shadows: Shadows
+    _replays: Replays
+    _loader: Manager
 
     def count(self, active: ActiveRollout, seconds: float, now: float) -> Sequence[ClosedTick]:
         """Ends a rollout's tick on this server, begins the next, and returns the ticks that are closed by now."""

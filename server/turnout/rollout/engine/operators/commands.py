@@ -9,7 +9,6 @@ from semver import Version
 from turnout.errors import ChangeRefused, Conflict, UnavailableError
 from turnout.rollout.analysis.analyses import Analyses
 from turnout.rollout.changes.operations import ChangeResult, refuse_stale
-from turnout.rollout.engine.adapters.rollout_store import StoredRollouts
 from turnout.rollout.engine.commits import RolloutCommits
 from turnout.rollout.engine.policy_origin import accept_policy, refuse_newer, refuse_other_baseline, stopped_by_traffic
 from turnout.rollout.engine.ports import LiveState
@@ -20,6 +19,7 @@ from turnout.rollout.machine.attempt import Moved, Rollout, RolloutHistoryEntry,
 from turnout.rollout.machine.records import recorded
 from turnout.rollout.plan import Plan
 from turnout.state.rollouts import RolloutRecord
+from turnout.state.store import StateStore
 
 _COMMAND_WAIT = 3.0
 """Seconds that a command waits for the state store. No tick runs meanwhile."""
@@ -37,7 +37,7 @@ class RolloutCommands:
     def __init__(
         self,
         serving: LiveState,
-        store: StoredRollouts,
+        store: StateStore,
         outside: Analyses,
         rollouts: RunningRollouts,
         commits: RolloutCommits,
@@ -158,8 +158,8 @@ class RolloutCommands:
         """
 
         async def operate() -> ChangeResult:
-            done = await self._store.run(operation)
-            found = await self._store.running(self._ownership.driver)
+            done = await self._store.in_thread(operation)
+            found = await self._store.in_thread(self._store.running_rollouts, self._ownership.driver)
             await self._serving.follow()
             self._rollouts.update(*found)
             self._commits.ended(done.endings)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from semver import Version
 from structlog.typing import FilteringBoundLogger
@@ -20,17 +21,15 @@ _ROLLBACK_WAIT = 1.0
 """Seconds that a rollback by hand waits for the state store. After that, it is in force before it is recorded."""
 
 
+@dataclass(eq=False, repr=False)
 class Releases:
     """Changes by operators of which versions answer. Used only on the event loop."""
 
-    def __init__(
-        self, engine: RolloutEngine, operations: Operations, serving: LiveState, log: FilteringBoundLogger
-    ) -> None:
-        self._engine = engine
-        self._operations = operations
-        self._serving = serving
-        self._log = log
-        self._recording: asyncio.Future[None] | None = None
+    _engine: RolloutEngine
+    _operations: Operations
+    _serving: LiveState
+    _log: FilteringBoundLogger
+    _recording: asyncio.Future[None] | None = field(init=False, default=None)
 
     def answers(self, model: str) -> RoutingTable:
         """Returns the versions that answer each selector of a model now. Raises as `RolloutEngine.answers`."""
