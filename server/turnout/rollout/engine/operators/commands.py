@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from semver import Version
 
@@ -28,28 +28,19 @@ _COMMAND_PAUSE = 0.01
 """Seconds after which a command is retried if the server that drives the rollout wrote in between."""
 
 
+@dataclass(eq=False, repr=False)
 class RolloutCommands:
     """Starts rollouts, and applies operators' decisions to them. Used only on the event loop.
 
     Every method raises UnavailableError while the state store does not respond.
     """
 
-    def __init__(
-        self,
-        serving: LiveState,
-        store: StateStore,
-        outside: Analyses,
-        rollouts: RunningRollouts,
-        commits: RolloutCommits,
-        store_timeout: StoreTimeout,
-    ) -> None:
-        self._serving = serving
-        self._store = store
-        self._outside = outside
-        self._rollouts = rollouts
-        self._ownership = rollouts.ownership
-        self._commits = commits
-        self._store_timeout = store_timeout
+    _serving: LiveState
+    _store: StateStore
+    _outside: Analyses
+    _rollouts: RunningRollouts
+    _commits: RolloutCommits
+    _store_timeout: StoreTimeout
 
     async def start(self, model: str, candidate: Version, plan: Plan, actor: str, reason: str) -> Rollout:
         """Starts a rollout.
@@ -127,10 +118,12 @@ class RolloutCommands:
                     # Another server may have changed the policy.
                     await self._rollouts.followed(seconds_until(until), patient=True)
                 except UnavailableError:
-                    self._ownership.take(model)  # in the state known here: a rollback does not wait for the store
-                    if not self._ownership.of(model):
+                    self._rollouts.ownership.take(
+                        model
+                    )  # in the state known here: a rollback does not wait for the store
+                    if not self._rollouts.ownership.of(model):
                         await self._rollouts.reconcile(seconds_until(until), mine=model, patient=True)
-                active = self._ownership.named(model, attempt)
+                active = self._rollouts.ownership.named(model, attempt)
                 before = active.rollout
                 refuse_stale(before.candidate, before.epoch, str(before.state), expected_epoch)
                 applied, _ = self._serving.in_force(model)
@@ -141,7 +134,7 @@ class RolloutCommands:
                 try:
                     await self._commits.decide(active, after, entries, until)
                 except Conflict:  # the driver wrote a tick in between, which is no decision
-                    self._ownership.lose(before)
+                    self._rollouts.ownership.lose(before)
                     if loop.time() > until:
                         raise
                 else:
@@ -159,7 +152,7 @@ class RolloutCommands:
 
         async def operate() -> ChangeResult:
             done = await self._store.in_thread(operation)
-            found = await self._store.in_thread(self._store.running_rollouts, self._ownership.driver)
+            found = await self._store.in_thread(self._store.running_rollouts, self._rollouts.ownership.driver)
             await self._serving.follow()
             self._rollouts.update(*found)
             self._commits.ended(done.endings)
@@ -171,7 +164,10 @@ class RolloutCommands:
     async def _make_way(self, record: RolloutRecord, plan: Plan, candidate: Version, until: float) -> None:
         """Ends a running rollout when another is started, or refuses that, as the new one's plan says."""
         refuse_newer(recorded(record), plan, candidate)
-        if plan.on_newer == "replace" and (active := self._ownership.find(record.model, record.attempt)) is not None:
+        if (
+            plan.on_newer == "replace"
+            and (active := self._rollouts.ownership.find(record.model, record.attempt)) is not None
+        ):
             why = f"{candidate} is rolled out in its place"
             moved_on = overrides.abort(active.rollout, why, RolloutState.SUPERSEDED, kind="superseded")
             await self._commits.decide(active, *moved_on, until)
