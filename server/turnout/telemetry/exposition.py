@@ -183,12 +183,6 @@ class _Only:
 
 
 class _FamilySamples:
-    """The samples of a family, created during iteration.
-
-    Attributes:
-        family: The family.
-    """
-
     def __init__(self, family: Family) -> None:
         self.family = family
 

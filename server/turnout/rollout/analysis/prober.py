@@ -144,7 +144,6 @@ class Prober:
 
 
 def _token(path: str) -> str:
-    """Reads a token from a file. Blocking."""
     try:
         token = read_small(Path(path), _MAX_TOKEN).decode().strip()
     except (OSError, UnicodeDecodeError):

@@ -164,7 +164,6 @@ class Lane:
             self._break(_UNEXPECTED)
 
     def _break(self, reason: str) -> None:
-        """Closes the lane because its shadow cannot be run any more."""
         self._shut(reason)
         self._close_runners()
 
