@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 
 from structlog.typing import FilteringBoundLogger
@@ -83,30 +84,22 @@ def open_repository(settings: Settings, read: ReadModel, scratch: Callable[[], P
     return MountedRepository(root, read, scratch) if settings.read_only else Repository(root)
 
 
+@dataclass(eq=False, repr=False)
 class Mount:
-    """Keeps the state store and the settings in step with the contents of a read-only repository."""
+    """Keeps the state store and the settings in step with the contents of a read-only repository.
 
-    def __init__(
-        self,
-        repository: Repository,
-        store: StateStore,
-        models: ModelTable,
-        log: FilteringBoundLogger,
-        *,
-        release_all: bool,
-    ) -> None:
-        """Initializes the object.
+    With `release_all`, every version except prereleases is released, because the state store is temporary.
+    """
 
-        With `release_all`, every version except prereleases is released, because the state store is temporary.
-        """
-        self._repository = repository
-        self._store = store
-        self._models = models
-        self._log = log
-        self._release_all = release_all
-        self._following: asyncio.Future[None] | None = None
-        self._seen: tuple[Published, ...] = ()
-        self._warned: set[str] = set()
+    _repository: Repository
+    _store: StateStore
+    _models: ModelTable
+    _log: FilteringBoundLogger
+    _: KW_ONLY
+    release_all: bool
+    _following: asyncio.Future[None] | None = field(init=False, default=None)
+    _seen: tuple[Published, ...] = field(init=False, default=())
+    _warned: set[str] = field(init=False, default_factory=set)
 
     async def refresh(self) -> None:
         """Runs `follow`, but does not wait for it again if the file system hangs.
@@ -149,7 +142,7 @@ class Mount:
                 continue
             by_policy = triton is not None and triton.is_triton(one)
             # Release first: if this is interrupted, it is repeated, since the version has not been recorded.
-            if by_policy or (self._release_all and not version.prerelease):
+            if by_policy or (self.release_all and not version.prerelease):
                 self._store.release(model, version, actor=ACTOR, reason=BY_POLICY if by_policy else MOUNTED)
             self._store.record_published(
                 model, version, one.digest, actor=ACTOR, reason="found in the directory that is mounted", found=True

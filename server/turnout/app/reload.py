@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from structlog.typing import FilteringBoundLogger
@@ -48,30 +48,21 @@ def changes(before: Settings, after: Settings) -> Changes:
     return Changes(tuple(at_once), tuple(next_load), tuple(restart))
 
 
+@dataclass(eq=False, repr=False)
 class Reloader:
-    """Reloads the settings, and applies the changes that need no restart."""
+    """Reloads the settings, and applies the changes that need no restart.
 
-    def __init__(
-        self,
-        settings: Settings,
-        models: ModelTable,
-        threshold: Threshold,
-        certificates: Callable[[], Awaitable[None]],
-        refresh: Callable[[], Awaitable[None]],
-        log: FilteringBoundLogger,
-    ) -> None:
-        """Initializes the reloader.
+    `certificates` reads the certificates and the policy file again; `refresh` applies the present settings to shadows,
+    and loads and unloads versions according to them.
+    """
 
-        `certificates` reads the certificates and the policy file again; `refresh` applies the present settings to
-        shadows, and loads and unloads versions according to them.
-        """
-        self._settings = settings
-        self._models = models
-        self._threshold = threshold
-        self._certificates = certificates
-        self._refresh = refresh
-        self._log = log
-        self._one = asyncio.Lock()
+    _settings: Settings
+    _models: ModelTable
+    _threshold: Threshold
+    _certificates: Callable[[], Awaitable[None]]
+    _refresh: Callable[[], Awaitable[None]]
+    _log: FilteringBoundLogger
+    _one: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
 
     async def reload(self, read: Callable[[], Settings]) -> None:
         """Reads the settings, the certificates and the policy file again. Invalid settings are logged and not applied.

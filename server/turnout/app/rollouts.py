@@ -14,8 +14,8 @@ from turnout.rollout.analysis.analyses import Analyses
 from turnout.rollout.changes.operations import Operations
 from turnout.rollout.clock import TickSchedule
 from turnout.rollout.engine.adapters.local_serving import LocalServing
-from turnout.rollout.engine.adapters.rollout_store import ServerPresence, StoredRollouts
 from turnout.rollout.engine.engine import RolloutEngine
+from turnout.rollout.engine.exchange.presence import ServerPresence
 from turnout.rollout.engine.operators.releases import Releases
 from turnout.rollout.engine.unrecorded_rollbacks import DiversionFiles
 from turnout.rollout.engine.writer import EventReporter
@@ -70,12 +70,12 @@ async def open_rollouts(base: Foundation, serving: Serving, stack: AsyncExitStac
     stack.push_async_callback(replays.close)
     local = LocalServing(base.catalog, serving.policies, serving.traffic, serving.shadows, replays, serving.manager)
     journal = DiversionFiles(place_to_write(settings, base.scratch), settings.state_url, log)
-    presence = ServerPresence("")  # named once it listens
+    presence = ServerPresence(store)  # named once it listens
     analyses = await base.starting.run(Analyses, settings.probe, settings.rollout, clock, metrics, log)
     stack.push_async_callback(analyses.close)
-    stored, reports = StoredRollouts(store, presence), EventReporter(_reporter(metrics, webhook), log)
+    reports = EventReporter(_reporter(metrics, webhook), log)
     schedule = TickSchedule(clock, settings.rollout.tick_s)
-    engine = RolloutEngine(local, stored, journal, schedule, analyses, reports)
+    engine = RolloutEngine(local, presence, journal, schedule, analyses, reports)
     stack.push_async_callback(engine.close)
     operations = Operations(base.repository, store)
     meters = FalseAlarmMeters(

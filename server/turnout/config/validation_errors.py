@@ -35,23 +35,25 @@ def validation_errors(error: ValidationError, origins: Mapping[str, str]) -> Ite
     for one in error.errors(include_url=False):
         path = [str(part) for part in one["loc"] if isinstance(part, str) and part != "[key]"]
         key = ".".join(path)
+        origin = _origin(key, origins)
+        place = origin or key if origin.startswith(("--", "TURNOUT_")) or not origin else f"{key} in {origin}"
         if one["type"] == "extra_forbidden":
             dotted = len(path) == 3 and path[0] == "model" and isinstance(one["input"], Mapping)
             hint = f'; a name with dots stands in quotes: [model."{path[1]}.{path[2]}"]' if dotted else ""
-            yield key, _unknown(path, _origin(key, origins)) + hint
+            yield key, _unknown(path, origin) + hint
         elif one["type"] == "missing":
             yield key, f"{key}: missing; it has to be set"
         elif one["loc"][-1] == "[key]" and path[:2] == ["auth", "jwt"]:
-            yield key, f"{_place(key, _origin(key, origins))}: expected a name of a-z, 0-9, _ and -, got {path[-1]!r}"
+            yield key, f"{place}: expected a name of a-z, 0-9, _ and -, got {path[-1]!r}"
         elif one["loc"][-1] == "[key]" and path[0] != "model":
-            yield key, f"{_place(key, _origin(key, origins))}: expected {_expected(one)}, got {path[-1]!r}"
+            yield key, f"{place}: expected {_expected(one)}, got {path[-1]!r}"
         elif one["loc"][-1] == "[key]":
-            yield key, f"{_place(key, _origin(key, origins))}: {path[-1]!r} names no model, expected {MODEL_KEY}"
+            yield key, f"{place}: {path[-1]!r} names no model, expected {MODEL_KEY}"
         else:
             # An error about a combination of keys is reported for their table, whose value is not worth printing.
             together = one["type"] == "value_error" and isinstance(one["input"], Mapping)
             got = "" if together else f", got {_preview(path, one['input'])}"
-            yield key, f"{_place(key, _origin(key, origins))}: expected {_expected(one)}{got}"
+            yield key, f"{place}: expected {_expected(one)}{got}"
 
 
 def _preview(path: Sequence[str], value: Any) -> str:
@@ -89,12 +91,6 @@ def _origin(key: str, origins: Mapping[str, str]) -> str:
     if key in origins:
         return origins[key]
     return next((origin for held, origin in origins.items() if held.startswith(f"{key}.")), "")
-
-
-def _place(key: str, origin: str) -> str:
-    if origin.startswith(("--", "TURNOUT_")) or not origin:
-        return origin or key
-    return f"{key} in {origin}"
 
 
 def _expected(one: Any) -> str:

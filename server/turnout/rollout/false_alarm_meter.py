@@ -9,7 +9,7 @@ of the attempts.
 import math
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from structlog.typing import FilteringBoundLogger
 
@@ -46,27 +46,19 @@ class _Tally:
     looked: float = 0.0
 
 
+@dataclass(eq=False, repr=False)
 class FalseAlarmMeters:
-    """The meters of one server. Used on the event loop only."""
+    """The meters of one server, which count nothing before the first `tick`. Used on the event loop only.
 
-    def __init__(
-        self,
-        share_of: Callable[[str], float],
-        catalog: Catalog,
-        policies: Policies,
-        serving: LocalServing,
-        log: FilteringBoundLogger,
-    ) -> None:
-        """Creates meters, which count nothing before the first `tick`.
+    `share_of` returns the share of each lane of a model's baseline; 0 for no meter.
+    """
 
-        `share_of` returns the share of each lane of a model's baseline; 0 for no meter.
-        """
-        self._share_of = share_of
-        self._catalog = catalog
-        self._policies = policies
-        self._serving = serving
-        self._log = log
-        self._tallies: dict[str, _Tally] = {}
+    _share_of: Callable[[str], float]
+    _catalog: Catalog
+    _policies: Policies
+    _serving: LocalServing
+    _log: FilteringBoundLogger
+    _tallies: dict[str, _Tally] = field(init=False, default_factory=dict)
 
     @property
     def samples(self) -> list[MeterSample]:

@@ -227,20 +227,18 @@ def eligible(selector: Selector, policy: Policy) -> frozenset[Version] | None:
 def malformed(policy: Policy) -> list[tuple[str, str]]:
     """Returns what is wrong with a policy, regardless of the state of its versions: fields and reasons."""
     problems: list[tuple[str, str]] = []
-    for index, canary in enumerate(policy.canaries):
-        if not 0 <= canary.weight <= UNITS:
-            problems.append((f"canaries[{index}].weight", "expected 0 to 1"))
-        if canary.version == policy.baseline:
-            problems.append((f"canaries[{index}].version", f"{canary.version} is the baseline"))
-    for index, shadow in enumerate(policy.shadows):
-        if not 0 <= shadow.rate <= UNITS:
-            problems.append((f"shadows[{index}].rate", "expected 0 to 1"))
-        if shadow.version == policy.baseline:
-            problems.append((f"shadows[{index}].version", f"{shadow.version} is the baseline"))
-    for side, versions in (
-        ("canaries", [c.version for c in policy.canaries]),
-        ("shadows", [s.version for s in policy.shadows]),
-    ):
+    sides = (
+        ("canaries", "weight", [(c.version, c.weight) for c in policy.canaries]),
+        ("shadows", "rate", [(s.version, s.rate) for s in policy.shadows]),
+    )
+    for side, share, parts in sides:
+        for index, (version, units) in enumerate(parts):
+            if not 0 <= units <= UNITS:
+                problems.append((f"{side}[{index}].{share}", "expected 0 to 1"))
+            if version == policy.baseline:
+                problems.append((f"{side}[{index}].version", f"{version} is the baseline"))
+    for side, _, parts in sides:
+        versions = [version for version, _ in parts]
         problems += [(side, f"{v} is listed twice") for v in dict.fromkeys(versions) if versions.count(v) > 1]
     total = sum(c.weight for c in policy.canaries)
     if total > UNITS:
@@ -265,10 +263,10 @@ def unfit(policy: Policy, facts: Mapping[Version, PolicyFact], *, force: bool) -
         if not facts[version].ready:
             problems.append(f"{version} is not ready: load it first")
     if not force:
-        for canary in policy.canaries:
-            problems += _misfits(f"canary {canary.version}", baseline.signature, facts[canary.version].signature)
-        for shadow in policy.shadows:
-            problems += _misfits(f"shadow {shadow.version}", baseline.signature, facts[shadow.version].signature)
+        parts = [("canary", c.version) for c in policy.canaries] + [("shadow", s.version) for s in policy.shadows]
+        for part, version in parts:
+            if reasons := refusals(baseline.signature, facts[version].signature):
+                problems.append(f"{part} {version} does not fit the baseline's clients: {', '.join(reasons)}")
     return problems
 
 
@@ -299,11 +297,6 @@ def _meets_other_keys(policy: Policy, before: SlotTable, after: SlotTable) -> bo
     had, has = Owners.of(before), Owners.of(after)
     names = [str(canary.version) for canary in policy.canaries]
     return any(np.any(has.owned(name) & ~had.owned(name)) for name in names)
-
-
-def _misfits(who: str, baseline: Signature, other: Signature) -> list[str]:
-    reasons = refusals(baseline, other)
-    return [f"{who} does not fit the baseline's clients: {', '.join(reasons)}"] if reasons else []
 
 
 def _slots(weight: int) -> int:

@@ -67,33 +67,24 @@ class ChangeOrigin:
     force: bool = False
 
 
+@dataclass(eq=False, repr=False)
 class Traffic:
     """The traffic policies of one server. Used only on the event loop.
 
     Every method raises UnavailableError while the state store does not respond.
     """
 
-    def __init__(
-        self,
-        store: StateStore,
-        catalog: Catalog,
-        finder: VersionFinder,
-        policies: Policies,
-        observe: Observe,
-        log: FilteringBoundLogger,
-    ) -> None:
-        """Creates the object. Nothing is read before the first `refresh`."""
-        self._store = store
-        self._catalog = catalog
-        self._finder = finder
-        self._policies = policies
-        self._observe = observe
-        self._log = log
-        self._changing = asyncio.Lock()
-        self._unreadable: dict[str, int] = {}
-        self._fallback_epochs: dict[str, int] = {}
-        self._statuses: dict[str, list[StatusChange]] = {}
-        self._status_revision = 0
+    _store: StateStore
+    _catalog: Catalog
+    _finder: VersionFinder
+    _policies: Policies
+    _observe: Observe
+    _log: FilteringBoundLogger
+    _changing: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
+    _unreadable: dict[str, int] = field(init=False, default_factory=dict)
+    _fallback_epochs: dict[str, int] = field(init=False, default_factory=dict)
+    _statuses: dict[str, list[StatusChange]] = field(init=False, default_factory=dict)
+    _status_revision: int = field(init=False, default=0)
 
     async def refresh(self) -> None:
         """Puts the policies in the state store into force.

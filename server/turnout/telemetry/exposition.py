@@ -183,12 +183,6 @@ class _Only:
 
 
 class _FamilySamples:
-    """The samples of a family, created during iteration.
-
-    Attributes:
-        family: The family.
-    """
-
     def __init__(self, family: Family) -> None:
         self.family = family
 
@@ -221,7 +215,5 @@ def _bound_texts(bounds: tuple[float, ...]) -> list[str]:
     return [*map(repr, bounds), "+Inf"]
 
 
-@lru_cache(maxsize=16_384)
-def _count_text(count: int) -> str:
-    """Returns a count as the library writes it. Cached, since most buckets have the same count as their neighbour."""
-    return _number_text(count)
+_count_text = lru_cache(maxsize=16_384)(_number_text)
+"""A count as the library writes it. Cached, since most buckets have the same count as their neighbour."""

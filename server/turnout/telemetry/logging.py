@@ -155,13 +155,10 @@ def bounded(_: object, __: str, event: Event) -> Event:
 
 
 class _Length:
-    """The remaining length of a line."""
-
     def __init__(self, characters: int) -> None:
         self._left = characters
 
     def bounded(self, value: Any, depth: int = 0) -> Any:
-        """Returns `value`, truncated."""
         self._left -= _MEMBER
         if value is None or isinstance(value, bool | float):
             return value
@@ -212,7 +209,6 @@ class _LineLogger:
         self._writer = writer
 
     def msg(self, message: str) -> None:
-        """Writes one line."""
         self._writer.write(_bounded_line(message))
 
     log = debug = info = warn = warning = error = err = fatal = critical = failure = exception = msg

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from structlog.typing import FilteringBoundLogger
 
-from turnout.config import LISTENERS, ListenerName, ListenerTls, TlsSettings
+from turnout.config import LISTENERS, ListenerName, TlsSettings
 from turnout.config.files import Stamp, read_setting_file, stamp_of
 from turnout.errors import ConfigError
 from turnout.telemetry.metrics.tls import TlsRecorder
@@ -137,7 +137,8 @@ class Certificates:
 
     def _look(self) -> Mapping[str, Stamp | None]:
         """Returns the stamp of each file, which shows changes. A symbolic link counts as its current target."""
-        return {path: stamp_of(path) for tls in map(self._tls.of, LISTENERS) if tls is not None for path in _paths(tls)}
+        paths = (path for tls in map(self._tls.of, LISTENERS) if tls for path in (tls.cert, tls.key, tls.client_ca))
+        return {path: stamp_of(path) for path in paths if path}
 
 
 def read_identity(tls: TlsSettings, listener: ListenerName) -> ServerIdentity | None:
@@ -163,7 +164,3 @@ def _check_dates(before: ServerIdentity, after: ServerIdentity, now: float) -> N
     """Raises ConfigError if `after` is expired or not yet valid, and `before`, which it would replace, is valid."""
     if before.is_valid_at(now) and not after.is_valid_at(now):
         raise ConfigError("; ".join(after.warnings))
-
-
-def _paths(tls: ListenerTls) -> list[str]:
-    return [path for path in (tls.cert, tls.key, tls.client_ca) if path]

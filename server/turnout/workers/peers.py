@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 
 from semver import Version
 from structlog.typing import FilteringBoundLogger
@@ -22,26 +23,20 @@ _FOLLOW_SECONDS = 5.0
 _TELL_SECONDS = 2.0
 
 
+@dataclass(eq=False, repr=False)
 class Peers:
-    """The other workers of a server. Used on the event loop only."""
+    """The other workers of a server. Used on the event loop only. `catch_up` begins to answer their requests."""
 
-    def __init__(
-        self,
-        member: Member,
-        manager: Manager,
-        catalog: Catalog,
-        refresh: Callable[[], Awaitable[None]],
-        log: FilteringBoundLogger,
-    ) -> None:
-        """Initializes the object. Call `catch_up` once requests from other workers can be answered."""
-        self._member = member
-        self._manager = manager
-        self._catalog = catalog
-        self._refresh = refresh
-        self._log = log
-        member.on_change = lambda: catalog.swap(catalog.snapshot)
-        member.answers("load", self._load_here)
-        member.answers("refresh", self._refresh_here)
+    _member: Member
+    _manager: Manager
+    _catalog: Catalog
+    _refresh: Callable[[], Awaitable[None]]
+    _log: FilteringBoundLogger
+
+    def __post_init__(self) -> None:
+        self._member.on_change = lambda: self._catalog.swap(self._catalog.snapshot)
+        self._member.answers("load", self._load_here)
+        self._member.answers("refresh", self._refresh_here)
 
     @property
     def has_control(self) -> bool:

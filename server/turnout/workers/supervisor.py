@@ -333,14 +333,12 @@ class Supervisor:
         for worker in self._workers:
             others = [other for other in self._workers if other is not worker and other.listening]
             # At the start, wait for all workers. Later, a missing worker does not matter: it accepts no connections.
-            ready = all(other.ready_since is not None for other in others) and (self._announced or self._all_listen())
+            started = self._announced or all(each.listening for each in self._workers)
+            ready = started and all(other.ready_since is not None for other in others)
             messages.append(self._send(worker, "others", b"1" if ready else b"0"))
             if not others:
                 messages.append(self._send(worker, "listen"))
         await asyncio.gather(*messages)
-
-    def _all_listen(self) -> bool:
-        return all(worker.listening for worker in self._workers)
 
     async def _send(self, worker: Worker, topic: str, body: bytes = b"") -> None:
         if worker.link is not None:

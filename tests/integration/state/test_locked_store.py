@@ -16,7 +16,6 @@ from rollout_wire import FINAL, LONG, TICK, WATCHED, Lookups, clients, command, 
 from routing_wire import control_of, policy, put
 from started_servers import make_settings
 from turnout.app.server import running
-from turnout.rollout.engine.adapters.rollout_store import StoredRollouts
 from turnout.rollout.engine.operators import commands
 from turnout.rollout.machine.attempt import Rollout
 from turnout.routing.policy import Policy
@@ -302,15 +301,15 @@ async def test_a_command_waits_where_the_server_has_not_heard_of_the_rollout_yet
     async with serving(models) as server, serving(models) as other:
         await complete(server)
         await complete(other)
-        store, heard = other.parts.rollouts.engine._store, asyncio.Event()
-        running_rollouts = StoredRollouts.running
+        store, heard = other.parts.rollouts.engine._presence.store, asyncio.Event()
+        in_thread = StateStore.in_thread
 
-        async def late(self, driver: str):
-            if self is store:
+        async def late(self, call, *args, **kwargs):
+            if self is store and call == store.running_rollouts:
                 await heard.wait()
-            return await running_rollouts(self, driver)
+            return await in_thread(self, call, *args, **kwargs)
 
-        monkeypatch.setattr(StoredRollouts, "running", late)
+        monkeypatch.setattr(StateStore, "in_thread", late)
         await settled(lambda: other.parts.rollouts.engine._rollouts._reads.exhausted)
         async with clients(server, Lookups()):
             await start(server, "1.1.0", LONG)

@@ -13,7 +13,6 @@ class PatternIndex:
     """The patterns of rules, found by what a name begins with."""
 
     def __init__(self, rules: Iterable[Sequence[Pattern]]) -> None:
-        """Indexes the patterns of each rule."""
         self._exact: dict[str, list[int]] = {}
         self._starred: dict[str, list[tuple[Pattern, int]]] = {}
         for number, patterns in enumerate(rules):

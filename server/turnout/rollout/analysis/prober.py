@@ -4,7 +4,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlencode
 
 import orjson
@@ -25,7 +24,7 @@ _HIDDEN = "***"
 
 @dataclass(frozen=True, slots=True)
 class ProbeContext:
-    """The rollout that a probe is asked about.
+    """The rollout that a probe is asked about, which is also the body of a POST request.
 
     Attributes:
         model, candidate, baseline: Names, for placeholders and bodies.
@@ -48,14 +47,6 @@ class ProbeContext:
     def placeholders(self) -> Mapping[str, str]:
         """Values of the placeholders by name."""
         return {"model": self.model, "candidate": self.candidate, "baseline": self.baseline}
-
-    @property
-    def body(self) -> dict[str, Any]:
-        """Body of a POST request."""
-        return {
-            "model": self.model, "attempt": self.attempt, "candidate": self.candidate, "baseline": self.baseline,
-            "step": self.step, "steps": self.steps, "weight": self.weight, "state": self.state,
-        }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +105,7 @@ class Prober:
         content = None
         if probe.method == "POST":
             headers["content-type"] = "application/json"
-            content = orjson.dumps(context.body)
+            content = orjson.dumps(context)
         url = filled_url(probe.url, context.placeholders)
         return await self._endpoint.ask(probe.method, url, headers, content)
 
@@ -153,7 +144,6 @@ class Prober:
 
 
 def _token(path: str) -> str:
-    """Reads a token from a file. Blocking."""
     try:
         token = read_small(Path(path), _MAX_TOKEN).decode().strip()
     except (OSError, UnicodeDecodeError):

@@ -172,13 +172,10 @@ class Operations:
 
     def answers(self, model: str) -> RoutingTable:
         """Returns the versions that answer each selector, by the state store; empty if the model does not exist."""
-        return self._look(model, self._found(model)).answers
-
-    def _look(self, model: str, signatures: Mapping[Version, Signature]) -> ModelSnapshot:
-        seen: list[ModelSnapshot] = []
+        signatures, seen = self._found(model), []
 
         def look(view: StoredModel) -> ModelChange:
-            seen.append(_model_snapshot(view, signatures, lambda _: "")[0])
+            seen.append(_model_snapshot(view, signatures, lambda _: "")[0].answers)
             return ModelChange()
 
         self._store.decide(model, look, actor="", reason="")

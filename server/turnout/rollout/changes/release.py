@@ -135,7 +135,6 @@ def _moved(snapshot: ModelSnapshot, state: PolicyState, version: Version, order:
 
 
 def _fitting(policy: Policy) -> Policy:
-    """Returns the policy, without a twin if there is no canary to compare it with."""
     return policy if policy.canaries else replace(policy, twin=0)
 
 

@@ -4,6 +4,7 @@ Only a rollback does not wait for its record: it is in force at once, and stays 
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from structlog.typing import FilteringBoundLogger
 
@@ -18,24 +19,16 @@ from turnout.rollout.engine.writer import RolloutWriter
 from turnout.rollout.machine.attempt import Rollout, RolloutHistoryEntry, RolloutState
 
 
+@dataclass(eq=False, repr=False)
 class RolloutCommits:
     """Records rollouts and puts them in force, for ticks and commands. Used only on the event loop."""
 
-    def __init__(
-        self,
-        writer: RolloutWriter,
-        enforcement: Enforcement,
-        ownership: Ownership,
-        diversions: Diversions,
-        clock: Clock,
-        log: FilteringBoundLogger,
-    ) -> None:
-        self._writer = writer
-        self._enforcement = enforcement
-        self._ownership = ownership
-        self._diversions = diversions
-        self._clock = clock
-        self._log = log
+    _writer: RolloutWriter
+    _enforcement: Enforcement
+    _ownership: Ownership
+    _diversions: Diversions
+    _clock: Clock
+    _log: FilteringBoundLogger
 
     async def begin(self, rollout: Rollout, entry: RolloutHistoryEntry, until: float) -> ActiveRollout:
         """Commits a new rollout. It is void if it cannot be recorded by `until`, a time of the event loop's clock.

@@ -4,7 +4,7 @@ Only a rollback takes effect at once, in memory. It is recorded and put into for
 store responds.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from semver import Version
@@ -13,7 +13,6 @@ from structlog.typing import FilteringBoundLogger
 from turnout.errors import Conflict, ModelNotFound, TurnoutError, UnavailableError
 from turnout.rollout.changes.model_snapshot import RollbackOrigin
 from turnout.rollout.engine.active_rollout import ActiveRollout
-from turnout.rollout.engine.adapters.rollout_store import StoredRollouts
 from turnout.rollout.engine.ownership import Ownership
 from turnout.rollout.engine.policy_origin import accept_policy, set_by_others
 from turnout.rollout.engine.ports import LiveState, TrafficChange
@@ -26,26 +25,19 @@ from turnout.routing.active_policies import AppliedPolicy
 from turnout.routing.policy import Policy
 from turnout.routing.traffic import ChangeOrigin
 from turnout.state.release_status import ReleaseStatus
+from turnout.state.store import StateStore
 
 
+@dataclass(eq=False, repr=False)
 class Enforcement:
     """The effects of rollouts on the traffic. Used only on the event loop."""
 
-    def __init__(
-        self,
-        serving: LiveState,
-        store: StoredRollouts,
-        ownership: Ownership,
-        diversions: Diversions,
-        store_timeout: StoreTimeout,
-        log: FilteringBoundLogger,
-    ) -> None:
-        self._serving = serving
-        self._store = store
-        self._ownership = ownership
-        self._diversions = diversions
-        self._store_timeout = store_timeout
-        self._log = log
+    _serving: LiveState
+    _store: StateStore
+    _ownership: Ownership
+    _diversions: Diversions
+    _store_timeout: StoreTimeout
+    _log: FilteringBoundLogger
 
     def divert(self, rollout: Rollout, now: datetime) -> None:
         """Applies a rollback at once, in memory. Does nothing unless the rollout is being rolled back."""
@@ -191,8 +183,10 @@ class Enforcement:
 
     async def _withdraw(self, active: ActiveRollout) -> None:
         rollout, by = active.rollout, rollout_actor(active.rollout.attempt)
-        written = (rollout.attempt, active.number)
-        await self._store.withdraw(rollout.model, rollout.candidate, actor=by, reason=_reason(rollout), rollout=written)
+        await self._store.in_thread(
+            self._store.withdraw, rollout.model, rollout.candidate, actor=by, reason=_reason(rollout),
+            rollout=(rollout.attempt, active.number),
+        )  # fmt: skip
         await self._serving.follow(traffic=False)
 
     def _ready(self, rollout: Rollout) -> bool:

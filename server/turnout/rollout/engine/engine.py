@@ -20,10 +20,10 @@ from turnout.errors import TurnoutError, UnavailableError
 from turnout.rollout.analysis.analyses import Analyses
 from turnout.rollout.clock import TickSchedule
 from turnout.rollout.engine.active_rollout import ActiveRollout, tick_records
-from turnout.rollout.engine.adapters.rollout_store import StoredRollouts
 from turnout.rollout.engine.commits import RolloutCommits
 from turnout.rollout.engine.enforcement import Enforcement
 from turnout.rollout.engine.exchange.peers import OtherServer
+from turnout.rollout.engine.exchange.presence import ServerPresence
 from turnout.rollout.engine.exchange.tick_exchange import TickExchange
 from turnout.rollout.engine.operators.commands import RolloutCommands
 from turnout.rollout.engine.policy_origin import accept_policy, set_by_rollout
@@ -51,7 +51,8 @@ class RolloutEngine:
     """The rollouts of one server. Used only on the event loop.
 
     Attributes:
-        rollbacks: Rollbacks that are not recorded yet, or not in force on this server.
+        diversions: Rollbacks that are in force but not recorded yet.
+        rollbacks: Follows the rollbacks of other servers.
         last_tick: When the last tick ended, by the monotonic clock.
         tick_duration: Duration of the last tick in seconds.
         late_counts: Number of ticks of other servers that arrived too late to be counted.
@@ -60,7 +61,7 @@ class RolloutEngine:
     def __init__(
         self,
         serving: LiveState,
-        store: StoredRollouts,
+        presence: ServerPresence,
         journal: DiversionFiles,
         schedule: TickSchedule,
         outside: Analyses,
@@ -68,17 +69,17 @@ class RolloutEngine:
     ) -> None:
         """Creates the engine. No rollout is driven before `run`."""
         self._serving = serving
-        self._store = store
+        self._presence = presence
         self._outside = outside
         self._clock = clock = schedule.clock
         self._tick_seconds = schedule.seconds
         self._log = log = reports.log
-        diversions = Diversions(serving, journal, log)
-        self._rollouts = RunningRollouts(serving, store, diversions, schedule, log)
+        self.diversions = diversions = Diversions(serving, journal, log)
+        self._rollouts = RunningRollouts(serving, presence, diversions, schedule, log)
         self._ownership = ownership = self._rollouts.ownership
         self._threads = Threads("rollouts")
-        self._exchange = TickExchange(serving, store, self._rollouts, schedule.seconds, self._threads, log)
-        writes = StoreTimeout()
+        self._exchange = TickExchange(serving, presence, self._rollouts, schedule.seconds, self._threads, log)
+        store, writes = presence.store, StoreTimeout()
         writer = RolloutWriter(store, ownership.driver, schedule.lease_seconds, writes, self._threads, reports)
         self._enforcement = Enforcement(serving, store, ownership, diversions, writes, log)
         self._commits = RolloutCommits(writer, self._enforcement, ownership, diversions, clock, log)
@@ -116,7 +117,7 @@ class RolloutEngine:
     @property
     def server(self) -> str:
         """This server's name among the servers."""
-        return self._store.server
+        return self._presence.name
 
     @property
     def servers(self) -> Sequence[OtherServer]:
@@ -157,7 +158,7 @@ class RolloutEngine:
             await self._exchange.count(self._clock.monotonic())
             await self._exchange.report(TICK_WAIT)
             # The policy that ended a rollback's rollout was in force before that was recorded: it must be known here.
-            self._enforcement.undivert(fresh=fresh and (not self.rollbacks.current or await self.rollbacks.followed()))
+            self._enforcement.undivert(fresh=fresh and (not self.diversions.current or await self.rollbacks.followed()))
             counted: list[ActiveRollout] = []
             for active in self._ownership.active:
                 model = active.rollout.model
@@ -201,7 +202,7 @@ class RolloutEngine:
         """Tells other servers that this one stops, and waits until everything that must survive it is saved."""
         with contextlib.suppress(UnavailableError):
             await self._exchange.leave(TICK_WAIT)
-        self.rollbacks.close()
+        self.diversions.close()
         self._threads.shutdown()
 
     async def _advance(self, active: ActiveRollout) -> bool:
@@ -228,7 +229,7 @@ class RolloutEngine:
         seconds = active.elapsed(now, self._exchange.longest_tick)
         oldest = self._rollouts.other_servers.oldest(now)
         await self._exchange.receive(active)
-        collected = active.gather(self._store.server, oldest)
+        collected = active.gather(self._presence.name, oldest)
         self.late_counts += collected.late
         facts = self._serving.observe(active, seconds, collected, self._ownership.rivals(rollout.model))
         facts = replace(facts, analysis=self._outside.take(active.rollout))

@@ -2,14 +2,15 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from turnout.rollout.clock import Clock
-from turnout.rollout.engine.adapters.rollout_store import StoredRollouts
 from turnout.rollout.engine.enforcement import Enforcement
 from turnout.rollout.engine.running_rollouts import RunningRollouts
-from turnout.rollout.engine.unrecorded_rollbacks import Diversion, Diversions
-from turnout.rollout.machine.attempt import Rollout
+from turnout.rollout.engine.unrecorded_rollbacks import Diversions
+from turnout.rollout.machine.attempt import Rollout, RolloutState
 from turnout.rollout.machine.records import read_record
+from turnout.state.store import StateStore
 
 _FOLLOW_SECONDS = 0.5
 """Interval in seconds at which rollbacks of other servers are looked for."""
@@ -18,32 +19,16 @@ _STORE_WAIT = 0.5
 """Seconds to wait for the state store, which normally takes milliseconds."""
 
 
+@dataclass(eq=False, repr=False)
 class Rollbacks:
     """Rollbacks that are in force here but not recorded, or the other way round. Used only on the event loop."""
 
-    def __init__(
-        self,
-        rollouts: RunningRollouts,
-        store: StoredRollouts,
-        diversions: Diversions,
-        enforcement: Enforcement,
-        clock: Clock,
-    ) -> None:
-        self._rollouts = rollouts
-        self._store = store
-        self._diversions = diversions
-        self._enforcement = enforcement
-        self._clock = clock
-        self._aborting: Sequence[Rollout] = ()
-
-    @property
-    def current(self) -> Sequence[Diversion]:
-        """The rollbacks that are in force but not recorded yet, as far as known here."""
-        return self._diversions.current
-
-    def begin(self, diversion: Diversion) -> None:
-        """Applies a rollback by hand at once, before it is recorded."""
-        self._diversions.begin(diversion)
+    _rollouts: RunningRollouts
+    _store: StateStore
+    _diversions: Diversions
+    _enforcement: Enforcement
+    _clock: Clock
+    _aborting: Sequence[Rollout] = field(init=False, default=())
 
     async def drop(self, model: str) -> None:
         """Drops a rollback by hand that will not be recorded. The model's recorded policy is in effect again."""
@@ -56,8 +41,8 @@ class Rollbacks:
         Raises:
             UnavailableError: The state store does not respond.
         """
-        found = map(read_record, await self._store.aborting())
-        self._aborting = [one for one in found if isinstance(one, Rollout)]
+        records = await self._store.in_thread(self._store.rollouts_in, str(RolloutState.ABORTING))
+        self._aborting = [one for one in map(read_record, records) if isinstance(one, Rollout)]
 
     async def run(self) -> None:
         """Follows the rollbacks of other servers. Runs until it is cancelled."""
@@ -79,7 +64,3 @@ class Rollbacks:
     async def followed(self) -> bool:
         """Applies the recorded state; returns False if the state store does not respond."""
         return await self._rollouts.followed(_STORE_WAIT)
-
-    def close(self) -> None:
-        """Waits until everything that must survive the server is saved."""
-        self._diversions.close()

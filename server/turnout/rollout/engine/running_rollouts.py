@@ -9,8 +9,8 @@ from structlog.typing import FilteringBoundLogger
 
 from turnout.errors import TurnoutError
 from turnout.rollout.clock import Instant, TickSchedule
-from turnout.rollout.engine.adapters.rollout_store import StoredRollouts
 from turnout.rollout.engine.exchange.peers import OtherServers
+from turnout.rollout.engine.exchange.presence import ServerPresence
 from turnout.rollout.engine.ownership import Ownership
 from turnout.rollout.engine.ports import LiveState
 from turnout.rollout.engine.store_timeouts import StoreTimeout
@@ -32,18 +32,18 @@ class RunningRollouts:
     def __init__(
         self,
         serving: LiveState,
-        store: StoredRollouts,
+        presence: ServerPresence,
         diversions: Diversions,
         schedule: TickSchedule,
         log: FilteringBoundLogger,
     ) -> None:
         """Creates the object. No rollout is known before `reconcile`."""
         self._serving = serving
-        self._store = store
+        self._store = presence.store
         self._diversions = diversions
         self._clock = schedule.clock
         self._log = log
-        self.ownership = Ownership(schedule.lease_seconds, lambda: store.server)
+        self.ownership = Ownership(schedule.lease_seconds, lambda: presence.name)
         self.other_servers = OtherServers(schedule.seconds)
         self._reads = StoreTimeout()
         self._follows = StoreTimeout()  # apart: a refresh may take long, and ticks read meanwhile
@@ -75,7 +75,7 @@ class RunningRollouts:
         Raises:
             UnavailableError: The state store does not respond within `seconds`.
         """
-        running = self._store.running(self.ownership.driver)
+        running = self._store.in_thread(self._store.running_rollouts, self.ownership.driver)
         self.update(*await self._reads.wait(running, seconds, patient=patient), mine)
 
     async def records(self, model: str, seconds: float) -> Sequence[RolloutRecord]:
@@ -84,7 +84,8 @@ class RunningRollouts:
         Raises:
             UnavailableError: The state store does not respond within `seconds`.
         """
-        return await self._reads.wait(self._store.of(model), seconds, patient=True)
+        found = self._store.in_thread(self._store.rollouts, model)
+        return await self._reads.wait(found, seconds, patient=True)
 
     async def followed(self, seconds: float, *, patient: bool = False) -> bool:
         """Applies the recorded releases and policies; returns False if the store does not respond within `seconds`.

@@ -181,10 +181,6 @@ class Diversions:
         """The diversions in force, one for each model that has one."""
         return list(self._current.values())
 
-    def of(self, model: str) -> Diversion | None:
-        """Returns a model's diversion; None if its policy is in effect."""
-        return self._current.get(model)
-
     def begin(self, diversion: Diversion) -> None:
         """Applies a diversion at once, and saves it in the background."""
         known = self._current.get(diversion.model)

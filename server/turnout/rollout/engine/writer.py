@@ -1,17 +1,17 @@
 """Records rollouts and reports their events. Nothing is reported before it is recorded."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from structlog.typing import FilteringBoundLogger
 
 from turnout.errors import UnavailableError
 from turnout.rollout.engine.active_rollout import ActiveRollout
-from turnout.rollout.engine.adapters.rollout_store import StoredRollouts
 from turnout.rollout.engine.store_timeouts import StillRunning, StoreTimeout
 from turnout.rollout.machine.actors import rollout_actor
 from turnout.rollout.machine.attempt import Rollout, RolloutHistoryEntry
 from turnout.state.rollouts import Note, RolloutWrite
+from turnout.state.store import StateStore
 from turnout.threads import Threads
 
 _REASON_BYTES = 1000
@@ -32,30 +32,21 @@ class EventReporter:
     log: FilteringBoundLogger
 
 
+@dataclass(eq=False, repr=False)
 class RolloutWriter:
-    """Records the present state of rollouts. Used only on the event loop."""
+    """Records the present state of rollouts. Used only on the event loop.
 
-    def __init__(
-        self,
-        store: StoredRollouts,
-        driver: str,
-        lease_seconds: float,
-        store_timeout: StoreTimeout,
-        threads: Threads,
-        reports: EventReporter,
-    ) -> None:
-        """Creates the writer.
+    The driver owns the leases, during which no other server may write. Documents are serialized in threads, so that
+    requests continue.
+    """
 
-        `driver` owns the leases, during which, for `lease_seconds` each, no other server may write. Documents are
-        serialized in `threads`, so that requests continue.
-        """
-        self._store = store
-        self._driver = driver
-        self._lease_seconds = lease_seconds
-        self._store_timeout = store_timeout
-        self._threads = threads
-        self._reports = reports
-        self._away = False
+    _store: StateStore
+    _driver: str
+    _lease_seconds: float
+    _store_timeout: StoreTimeout
+    _threads: Threads
+    _reports: EventReporter
+    _away: bool = field(init=False, default=False)
 
     async def save(self, active: ActiveRollout, seconds: float, *, strict: bool = False) -> None:
         """Records the present state of a rollout. If the store does not respond in `seconds`, a later call records it.
@@ -75,7 +66,8 @@ class RolloutWriter:
         reported, counted = len(entries), len(ticks)
 
         async def write() -> None:
-            record = await self._store.write(rollout.model, wanted, actor=by, reason=why)
+            put = self._store.put_rollout
+            record = await self._store.in_thread(put, rollout.model, wanted, actor=by, reason=why)
             active.recorded(rollout, record.number)
             self.report(rollout, entries[:reported])
             del entries[:reported], ticks[:counted]
@@ -103,7 +95,7 @@ class RolloutWriter:
         lost: list[ActiveRollout] = []
 
         async def write() -> None:
-            records = await self._store.write_counts(writes)
+            records = await self._store.in_thread(self._store.put_counts, writes)
             for active, (rollout, ticks), (_, wanted), record in zip(several, before, writes, records, strict=True):
                 if record is None:
                     lost.append(active)

@@ -68,8 +68,7 @@ class Accumulator:
         """Returns the form in which the state store keeps it."""
         body = {
             "worse": list(self.worse), "fit": list(self.fit),
-            "canary": [self.canary.requests, self.canary.bad],
-            "baseline": [self.baseline.requests, self.baseline.bad],
+            "canary": self.canary.to_json(), "baseline": self.baseline.to_json(),
         }  # fmt: skip
         return body if self.keyed is None else {**body, "keyed": self.keyed.to_json()}
 

@@ -13,6 +13,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from turnout.registry.manifest.json_form import JsonForm
 from turnout.rollout.evidence.packing import packed, single, unpacked
 from turnout.rollout.evidence.serial import shared_fate
 
@@ -27,7 +28,7 @@ _FEW = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Count:
+class Count(JsonForm):
     """One arm's count of one metric in one tick.
 
     Attributes:
@@ -37,6 +38,8 @@ class Count:
 
     requests: int = 0
     bad: int = 0
+
+    AS_LIST = True
 
     def plus(self, other: "Count") -> "Count":
         """Returns the sum."""

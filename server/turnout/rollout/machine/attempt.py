@@ -4,8 +4,8 @@ Pending -> Validating -> Shadowing -> {Ramping -> Soaking -> Deciding} a step ->
 any of them -> Aborting -> RolledBack | Superseded;   Failed if the candidate cannot be served at all
 """
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any, Self
@@ -13,7 +13,7 @@ from typing import Any, Self
 from semver import Version
 
 from turnout.errors import ChangeRefused, InvalidRequest
-from turnout.registry.manifest.json_form import JsonForm
+from turnout.registry.manifest.json_form import JsonForm, fields_from_json, fields_to_json
 from turnout.rollout.evidence import Count, Evidence
 from turnout.rollout.evidence.per_server import PerServer
 from turnout.rollout.guards.guards import Guards
@@ -101,7 +101,7 @@ class RolloutHistoryEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class Rollout:
+class Rollout(JsonForm):
     """One attempt to make a candidate the baseline.
 
     Attributes:
@@ -188,6 +188,11 @@ class Rollout:
     probes: Mapping[str, ProbeRecord] = field(default_factory=dict)
     confirmation: Confirmation | None = None
 
+    ADDED = (
+        "cause", "step_baseline", "silent_s", "baseline_silent_s", "history", "step_keyed", "step_counts",
+        "step_excess", "per_server", "probes", "confirmation",
+    )  # fmt: skip
+
     @classmethod
     def start(
         cls, model: str, candidate: Version, previous: Version, attempt: int, plan: Plan, actor: str, reason: str
@@ -251,15 +256,11 @@ class Rollout:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the form in which the state store keeps it."""
-        return {key: getattr(self, name) for name, key in _KEYS.items()} | {
-            "schema": _SCHEMA, "candidate": str(self.candidate), "previous": str(self.previous),
-            "plan": self.plan.to_json(), "plan_digest": self.plan.digest, "evidence": self.evidence.to_json(),
-            "state": str(self.state), "end": str(self.end), "thresholds": dict(self.thresholds), "weight": self.weight,
-            "pauses": [pause.to_json() for pause in self.pauses], "step_keyed": list(self.step_keyed),
-            "step_counts": {metric: [c.requests, c.bad] for metric, c in self.step_counts.items()},
-            "step_excess": dict(self.step_excess), "per_server": self.per_server.to_json(),
-            "probes": {name: record.to_json() for name, record in self.probes.items()},
-            "confirmation": self.confirmation and self.confirmation.to_json(),
+        body = fields_to_json(self)
+        return body | {
+            "schema": _SCHEMA, "plan": self.plan.to_json(), "plan_digest": self.plan.digest,
+            "evidence": self.evidence.to_json(), "per_server": self.per_server.to_json(),
+            "patience": body.pop("shortest_timeout"),  # as earlier releases call it
         }  # fmt: skip
 
     @classmethod
@@ -273,32 +274,14 @@ class Rollout:
             if body["schema"] != _SCHEMA:
                 raise ValueError(f"rollout schema {body['schema']!r} is not {_SCHEMA}, the one this release reads")
             plan = Plan.from_json(body["plan"])
-            plain = {
-                name: body[_KEYS[name]] if kind is str else kind(body[_KEYS[name]])  # `_problem` rejects other types
-                for name, kind in _PLAIN.items()
-                if _KEYS[name] in body or name not in _LATER
+            several = body.get("per_server", {"taken": {}, "evidence": {}})
+            parts = {
+                "plan": plan,
+                "evidence": Evidence.from_json(body["evidence"], plan.evidence_metrics),
+                "per_server": PerServer.from_json(several, plan.evidence_metrics),
+                "shortest_timeout": body["patience"],
             }
-            read = cls(
-                candidate=Version.parse(body["candidate"]),
-                previous=Version.parse(body["previous"]),
-                plan=plan,
-                evidence=Evidence.from_json(body["evidence"], plan.evidence_metrics),
-                state=RolloutState(body["state"]),
-                end=RolloutState(body["end"]),
-                thresholds={k: float(v) for k, v in body["thresholds"].items()},
-                weight=None if body["weight"] is None else float(body["weight"]),
-                pauses=tuple(map(Pause.from_json, body["pauses"])),
-                # Not written by earlier releases, in which case nothing is known about the step so far.
-                step_keyed=_two(body.get("step_keyed", (0, 0))),
-                step_counts={name: Count.from_json(counted) for name, counted in body.get("step_counts", {}).items()},
-                step_excess={name: float(excess) for name, excess in body.get("step_excess", {}).items()},
-                per_server=PerServer.from_json(
-                    body.get("per_server", {"taken": {}, "evidence": {}}), plan.evidence_metrics
-                ),
-                probes={name: ProbeRecord.from_json(record) for name, record in body.get("probes", {}).items()},
-                confirmation=Confirmation.from_json(asked) if (asked := body.get("confirmation")) else None,
-                **plain,
-            )
+            read = fields_from_json(cls, {**body, **parts})
         except (KeyError, IndexError, TypeError, AttributeError, ArithmeticError, InvalidRequest) as error:
             raise ValueError(f"not a rollout: {type(error).__name__} {error}") from error
         if read.history:
@@ -309,14 +292,14 @@ class Rollout:
 
     def _problem(self) -> str:
         """Returns what is wrong with a rollout that was read, which would fail at the next tick; "" if nothing is."""
-        texts = [getattr(self, name) for name, kind in _PLAIN.items() if kind is str]
-        texts += [part for pause in self.pauses for part in (pause.kind, pause.reason, pause.actor)]
-        seconds = [getattr(self, name) for name, kind in _PLAIN.items() if kind is float]
+        seconds = [getattr(self, one.name) for one in fields(self) if one.type is float]
         seconds += [*self.thresholds.values(), *self.step_excess.values()]
         counts = (self.step, self.epoch, self.step_requests, self.step_baseline, *self.step_keyed, self.policy_epoch)
         checks = (
-            (all(isinstance(text, str) for text in texts), "a text is missing"),
-            (all(0 <= value < math.inf for value in seconds), "a time or an excess is negative or not a number"),
+            (
+                all(0 <= value <= sys.float_info.max for value in seconds),
+                "a time or an excess is negative or not a number",
+            ),
             (all(value >= 0 for value in counts) and self.attempt >= 1 and self.rivals >= 1, "a number is too small"),
             (self.step < len(self.plan.steps), f"it is in step {self.step + 1} of {len(self.plan.steps)}"),
             (self.weight is None or 0 < self.weight <= 1, "its weight is not a share"),
@@ -325,23 +308,6 @@ class Rollout:
         )
         problems = [what for fine, what in checks if not fine]
         return next(iter(problems), "") or self.evidence.problem() or self.per_server.problem()
-
-
-_PLAIN: Mapping[str, Callable[[Any], Any]] = {
-    one.name: kind for one in fields(Rollout) for kind in (str, int, float, bool) if one.type is kind
-}
-"""Fields that are stored in JSON without conversion, and their types."""
-
-_KEYS = {name: name for name in _PLAIN} | {"shortest_timeout": "patience"}
-"""JSON keys of these fields. A renamed field keeps its key, so that servers can read what earlier releases stored."""
-
-_LATER = ("cause", "step_baseline", "silent_s", "baseline_silent_s", "history")
-"""Fields among them that earlier releases did not write."""
-
-
-def _two(numbers: Sequence[Any]) -> tuple[int, int]:
-    first, second = map(int, numbers)
-    return first, second
 
 
 Moved = tuple[Rollout, tuple[RolloutHistoryEntry, ...]]

@@ -31,7 +31,6 @@ from turnout.rollout.machine.attempt import (
     fresh_step,
     moved,
 )
-from turnout.rollout.machine.confirmation import Confirmation
 from turnout.rollout.machine.explain import counts_text, server_verdict_text, unseen, verdict_text
 from turnout.rollout.machine.overrides import abort, pause, roll_back
 from turnout.text.shares import share_text
@@ -123,6 +122,7 @@ def _decided(rollout: Rollout, facts: Facts) -> Moved:
         return _idle(rollout, facts)
     if facts.refused:
         return _stopped(rollout, facts, Pause("refused", f"the traffic cannot be changed: {facts.refused}"))
+    asked = rollout.confirmation
     rollout = replace(
         rollout,
         idle_s=0.0,
@@ -130,7 +130,7 @@ def _decided(rollout: Rollout, facts: Facts) -> Moved:
         in_state_s=rollout.in_state_s + facts.seconds,
         step_s=rollout.step_s + facts.seconds,
         active_s=rollout.active_s + facts.seconds,
-        confirmation=_waited(rollout.confirmation, facts.seconds),
+        confirmation=asked and replace(asked, waited_s=asked.waited_s + facts.seconds),
     )
     if rollout.active_s > rollout.plan.max_duration_s and rollout.state is not _S.WATCHING:
         return abort(rollout, f"it took longer than its {rollout.plan.max_duration_s:.0f} s")
@@ -346,10 +346,6 @@ def _insufficient(rollout: Rollout, why: str) -> Moved | None:
             return None
         case _:
             return pause(rollout, Pause("insufficient", why))
-
-
-def _waited(asked: Confirmation | None, seconds: float) -> Confirmation | None:
-    return asked and replace(asked, waited_s=asked.waited_s + seconds)
 
 
 def _fixed(rollout: Rollout, facts: Facts) -> Rollout:

@@ -76,24 +76,16 @@ def found_message(
     found: Rollout | UnreadableRollout, record: RolloutRecord, events: list[Event] | None = None
 ) -> pb.Rollout:
     """Converts a recorded rollout, readable or not."""
-    if isinstance(found, UnreadableRollout):
-        return unreadable_message(found, events)
-    return rollout_message(found, record, events)
-
-
-def unreadable_message(found: UnreadableRollout, events: list[Event] | None = None) -> pb.Rollout:
-    """Converts what is known about a rollout that this release cannot read."""
-    record, document = found.record, found.record.document
-    candidate, previous = (text if isinstance(text := document.get(part), str) else "" for part in _VERSIONS)
+    if not isinstance(found, UnreadableRollout):
+        return rollout_message(found, record, events)
+    named = (record.document.get(part) for part in ("candidate", "previous"))
+    candidate, previous = (text if isinstance(text, str) else "" for text in named)
     return pb.Rollout(
         model=record.model, attempt=record.attempt, candidate=candidate, previous=previous,
         state=record.state if record.final else "unreadable",
         verdict=found.sentence, plan_json="{}", started_at=timestamp(record.started),
         changed_at=timestamp(record.changed), events=[_event(e) for e in events or ()],
     )  # fmt: skip
-
-
-_VERSIONS = ("candidate", "previous")
 
 
 def _event(event: Event) -> pb.RolloutEvent:

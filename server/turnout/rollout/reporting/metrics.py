@@ -31,5 +31,5 @@ def record_rollouts(rollouts: RolloutEngine, meters: FalseAlarmMeters, recorder:
     recorder.since_tick = rollouts.seconds_since_tick
     recorder.tick_duration = rollouts.tick_duration
     recorder.late_counts = rollouts.late_counts
-    recorder.diverted = {diversion.model for diversion in rollouts.rollbacks.current}
+    recorder.diverted = {diversion.model for diversion in rollouts.diversions.current}
     recorder.servers = [ServerSample(one.name, one.alive, one.behind) for one in rollouts.servers]

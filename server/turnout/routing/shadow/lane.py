@@ -164,7 +164,6 @@ class Lane:
             self._break(_UNEXPECTED)
 
     def _break(self, reason: str) -> None:
-        """Closes the lane because its shadow cannot be run any more."""
         self._shut(reason)
         self._close_runners()
 
@@ -267,16 +266,11 @@ class Lane:
                 left.popleft()
                 await self._compare(copy, expected, comparison)
         except NotLoaded:
-            missed = self._missed
+            missed = "closed" if self.closed else "not_ready"
         finally:
             for _ in left:
                 self.ledger.drop(missed)
         self._close_if_broken()
-
-    @property
-    def _missed(self) -> str:
-        """Why a copy is dropped whose version has left."""
-        return "closed" if self.closed else "not_ready"
 
     def _fits(self, handle: VersionHandle, copy: Copy) -> bool:
         try:

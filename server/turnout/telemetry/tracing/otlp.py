@@ -65,7 +65,8 @@ def encode_request(trace: Trace, new_ids: NewIds) -> tuple[bytes, int]:
     head = _HEAD(_TRACE_ID, trace_id, _SPAN_ID, span_id, _BEGIN, begin, _END, end, _FLAGS, flags | remote)
     body = _named(trace.operation.name, OtlpSpanKind.SERVER) + _common(trace)
     fault = _fault(trace.message) if trace.fault else b""
-    spans = [_item(b"".join((head, caller, state, body, _own(trace), fault)))]
+    own = b"".join(_text(key, value) for key, value in own_attributes(trace))  # without details, its id comes last
+    spans = [_item(b"".join((head, caller, state, body, own, fault)))]
     state = _PARENT_ID + span_id + state
     taken = list(steps(trace))
     ids = new_ids(len(taken))
@@ -74,7 +75,7 @@ def encode_request(trace: Trace, new_ids: NewIds) -> tuple[bytes, int]:
         end = max(int(ended * 1e9) + offset, begin)
         step_id = ids[8 * number : 8 * number + 8]
         head = _HEAD(_TRACE_ID, trace_id, _SPAN_ID, step_id, _BEGIN, begin, _END, end, _FLAGS, flags)
-        spans.append(_item(head + state + _named(step, OtlpSpanKind.INTERNAL) + _encode_attributes(attributes)))
+        spans.append(_item(head + state + _named(step, OtlpSpanKind.INTERNAL) + _encode_cached(attributes)))
     return b"".join(spans), len(spans)
 
 
@@ -105,16 +106,6 @@ def _common(trace: Trace) -> bytes:
             _known.clear()
         common = _known[key] = _encode(request_attributes(trace))
     return common
-
-
-def _own(trace: Trace) -> bytes:
-    """Returns the encoded attributes that only this request has. Without details, they end with the request's id."""
-    return b"".join(_text(key, value) for key, value in own_attributes(trace))
-
-
-@lru_cache(_COMMON_SETS)
-def _encode_attributes(attributes: Attributes) -> bytes:
-    return _encode(attributes)
 
 
 def encode_resource(attributes: Attributes, scope: str, version: str) -> tuple[bytes, bytes]:
@@ -151,6 +142,9 @@ def _fault(message: str) -> bytes:
 
 def _encode(attributes: Attributes) -> bytes:
     return Span(attributes=[_pair(key, value) for key, value in attributes]).SerializeToString()
+
+
+_encode_cached = lru_cache(_COMMON_SETS)(_encode)
 
 
 def _text(key: str, value: str) -> bytes:

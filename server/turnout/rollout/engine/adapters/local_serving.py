@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from semver import Version
@@ -37,24 +37,16 @@ from turnout.serving.versions.manager import Manager
 from turnout.state.release_status import ReleaseStatus
 
 
+@dataclass(eq=False, repr=False)
 class LocalServing:
     """What this server serves and routes. Used only on the event loop."""
 
-    def __init__(
-        self,
-        catalog: Catalog,
-        policies: Policies,
-        traffic: Traffic,
-        shadows: Shadows,
-        replays: Replays,
-        loader: Manager,
-    ) -> None:
-        self._catalog = catalog
-        self._policies = policies
-        self._traffic = traffic
-        self._shadows = shadows
-        self._replays = replays
-        self._loader = loader
+    _catalog: Catalog
+    _policies: Policies
+    _traffic: Traffic
+    _shadows: Shadows
+    _replays: Replays
+    _loader: Manager
 
     def count(self, active: ActiveRollout, seconds: float, now: float) -> Sequence[ClosedTick]:
         """Ends a rollout's tick on this server, begins the next, and returns the ticks that are closed by now."""
@@ -75,6 +67,8 @@ class LocalServing:
         desired = desired_policy(rollout, policy)
         released = self._released_over(rollout, policy)
         copies = self._shadowed(active)
+        withdraws = rollout.released and rollout.state is RolloutState.ABORTING
+        still_released = withdraws and self.is_released(rollout.model, rollout.candidate)
         return Facts(
             seconds,
             ticks=collected.ticks,
@@ -84,7 +78,7 @@ class LocalServing:
             **copies,
             ready=all(entry is not None and entry.state is LifecycleState.READY for entry in (candidate, previous)),
             trouble=_trouble(candidate),
-            in_force=(desired is None or desired == policy) and not _still_released(rollout, candidate),
+            in_force=(desired is None or desired == policy) and not still_released,
             frozen=applied is not None and applied.state.frozen,
             rivals=rivals,
             overtaken=released or newer_baseline(rollout, applied),
@@ -323,10 +317,3 @@ def _trouble(candidate: VersionEntry | None) -> str:
     if candidate.state is LifecycleState.FAILED:
         return candidate.reason or "it could not be loaded"
     return ""
-
-
-def _still_released(rollout: Rollout, candidate: VersionEntry | None) -> bool:
-    """Returns whether a candidate that is rolled back is still released, although its release must be withdrawn."""
-    if rollout.state is not RolloutState.ABORTING or not rollout.released or candidate is None:
-        return False
-    return candidate.release_status is ReleaseStatus.RELEASED

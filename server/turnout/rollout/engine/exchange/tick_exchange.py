@@ -10,8 +10,8 @@ from structlog.typing import FilteringBoundLogger
 
 from turnout.errors import UnavailableError
 from turnout.rollout.engine.active_rollout import ActiveRollout
-from turnout.rollout.engine.adapters.rollout_store import StoredRollouts
 from turnout.rollout.engine.exchange.peers import read_parts
+from turnout.rollout.engine.exchange.presence import ServerPresence
 from turnout.rollout.engine.ports import LiveState
 from turnout.rollout.engine.running_rollouts import RunningRollouts
 from turnout.rollout.engine.store_timeouts import StoreTimeout
@@ -31,7 +31,7 @@ class TickExchange:
     def __init__(
         self,
         serving: LiveState,
-        store: StoredRollouts,
+        presence: ServerPresence,
         rollouts: RunningRollouts,
         tick_seconds: float,
         threads: Threads,
@@ -39,7 +39,7 @@ class TickExchange:
     ) -> None:
         """Creates the object. Long computations run in `threads`, so that requests continue."""
         self._serving = serving
-        self._store = store
+        self._presence = presence
         self._ownership = rollouts.ownership
         self._tick_seconds = tick_seconds
         self._threads = threads
@@ -61,7 +61,7 @@ class TickExchange:
 
     async def count(self, now: float) -> None:
         """Ends the tick of every running rollout, driven here or elsewhere, and begins the next."""
-        own, number = self._store.server, self._other_servers.tick(now)
+        own, number = self._presence.name, self._other_servers.tick(now)
         for active in self._ownership.counted:
             await asyncio.sleep(0)  # lets requests run in between: each rollout takes 1 to 3 ms
             seconds = min(now - active.counted_at, self.longest_tick)
@@ -75,7 +75,7 @@ class TickExchange:
         If there is nothing else to report, this is not done at every short tick, since it is a write to disk. What the
         state store does not accept within `seconds` is reported with the next tick.
         """
-        own = self._store.server
+        own = self._presence.name
         counts = {
             (active.rollout.model, active.rollout.attempt): [p for (_, s), p in active.parts.items() if s == own]
             for active in self._ownership.foreign
@@ -95,7 +95,7 @@ class TickExchange:
         async def report() -> None:
             records = await self._threads.run(written)
             began = time.monotonic()
-            if not await self._store.report(document, records, self._other_servers.alive_seconds):
+            if not await self._presence.report(document, records, self._other_servers.alive_seconds):
                 return
             self._reported = document, began
             for active in self._ownership.foreign:
@@ -113,4 +113,4 @@ class TickExchange:
         Raises:
             UnavailableError: The state store does not respond within `seconds`.
         """
-        await self._store_timeout.wait(self._store.leave(), seconds)
+        await self._store_timeout.wait(self._presence.leave(), seconds)

@@ -2,14 +2,13 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from semver import Version
 
 from turnout.errors import AlreadyExistsError, ChangeRefused, Conflict, TurnoutError, UnavailableError
 from turnout.rollout.analysis.analyses import Analyses
 from turnout.rollout.changes.operations import ChangeResult, refuse_stale
-from turnout.rollout.engine.adapters.rollout_store import StoredRollouts
 from turnout.rollout.engine.commits import RolloutCommits
 from turnout.rollout.engine.policy_origin import accept_policy, refuse_newer, refuse_other_baseline, stopped_by_traffic
 from turnout.rollout.engine.ports import LiveState
@@ -20,6 +19,7 @@ from turnout.rollout.machine.attempt import Moved, Rollout, RolloutHistoryEntry,
 from turnout.rollout.machine.records import recorded
 from turnout.rollout.plan import Plan
 from turnout.state.rollouts import RolloutRecord
+from turnout.state.store import StateStore
 
 _COMMAND_WAIT = 3.0
 """Seconds that a command waits for the state store. No tick runs meanwhile."""
@@ -28,28 +28,19 @@ _COMMAND_PAUSE = 0.01
 """Seconds after which a command is retried if the server that drives the rollout wrote in between."""
 
 
+@dataclass(eq=False, repr=False)
 class RolloutCommands:
     """Starts rollouts, and applies operators' decisions to them. Used only on the event loop.
 
     Every method raises UnavailableError while the state store does not respond.
     """
 
-    def __init__(
-        self,
-        serving: LiveState,
-        store: StoredRollouts,
-        outside: Analyses,
-        rollouts: RunningRollouts,
-        commits: RolloutCommits,
-        store_timeout: StoreTimeout,
-    ) -> None:
-        self._serving = serving
-        self._store = store
-        self._outside = outside
-        self._rollouts = rollouts
-        self._ownership = rollouts.ownership
-        self._commits = commits
-        self._store_timeout = store_timeout
+    _serving: LiveState
+    _store: StateStore
+    _outside: Analyses
+    _rollouts: RunningRollouts
+    _commits: RolloutCommits
+    _store_timeout: StoreTimeout
 
     async def start(self, model: str, candidate: Version, plan: Plan, actor: str, reason: str) -> Rollout:
         """Starts a rollout. If one of the same candidate with the same plan is running, returns that, unless the plan
@@ -134,10 +125,12 @@ class RolloutCommands:
                     # Another server may have changed the policy.
                     await self._rollouts.followed(seconds_until(until), patient=True)
                 except UnavailableError:
-                    self._ownership.take(model)  # in the state known here: a rollback does not wait for the store
-                    if not self._ownership.of(model):
+                    self._rollouts.ownership.take(
+                        model
+                    )  # in the state known here: a rollback does not wait for the store
+                    if not self._rollouts.ownership.of(model):
                         await self._rollouts.reconcile(seconds_until(until), mine=model, patient=True)
-                active = self._ownership.named(model, attempt)
+                active = self._rollouts.ownership.named(model, attempt)
                 before = active.rollout
                 refuse_stale(before.candidate, before.epoch, str(before.state), expected_epoch)
                 applied, _ = self._serving.in_force(model)
@@ -148,7 +141,7 @@ class RolloutCommands:
                 try:
                     await self._commits.decide(active, after, entries, until)
                 except Conflict:  # the driver wrote a tick in between, which is no decision
-                    self._ownership.lose(before)
+                    self._rollouts.ownership.lose(before)
                     if loop.time() > until:
                         raise
                 else:
@@ -165,9 +158,9 @@ class RolloutCommands:
         """
 
         async def operate() -> ChangeResult:
-            done = await self._store.run(operation)
+            done = await self._store.in_thread(operation)
             try:
-                found = await self._store.running(self._ownership.driver)
+                found = await self._store.in_thread(self._store.running_rollouts, self._rollouts.ownership.driver)
                 await self._serving.follow()
             except (TurnoutError, OSError) as error:  # the change is recorded; ticks and `follow` apply it later
                 self._commits.ended(done.endings, fresh=False)
@@ -183,7 +176,10 @@ class RolloutCommands:
     async def _make_way(self, record: RolloutRecord, plan: Plan, candidate: Version, until: float) -> None:
         """Ends a running rollout when another is started, or refuses that, as the new one's plan says."""
         refuse_newer(recorded(record), plan, candidate)
-        if plan.on_newer == "replace" and (active := self._ownership.find(record.model, record.attempt)) is not None:
+        if (
+            plan.on_newer == "replace"
+            and (active := self._rollouts.ownership.find(record.model, record.attempt)) is not None
+        ):
             why = f"{candidate} is rolled out in its place"
             moved_on = overrides.abort(active.rollout, why, RolloutState.SUPERSEDED, kind="superseded")
             await self._commits.decide(active, *moved_on, until)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from semver import Version
 from structlog.typing import FilteringBoundLogger
@@ -20,17 +21,15 @@ _ROLLBACK_WAIT = 1.0
 """Seconds that a rollback by hand waits for the state store. After that, it is in force before it is recorded."""
 
 
+@dataclass(eq=False, repr=False)
 class Releases:
     """Changes by operators of which versions answer. Used only on the event loop."""
 
-    def __init__(
-        self, engine: RolloutEngine, operations: Operations, serving: LiveState, log: FilteringBoundLogger
-    ) -> None:
-        self._engine = engine
-        self._operations = operations
-        self._serving = serving
-        self._log = log
-        self._recording: asyncio.Future[None] | None = None
+    _engine: RolloutEngine
+    _operations: Operations
+    _serving: LiveState
+    _log: FilteringBoundLogger
+    _recording: asyncio.Future[None] | None = field(init=False, default=None)
 
     def answers(self, model: str) -> RoutingTable:
         """Returns the versions that answer each selector of a model now. Raises as `RolloutEngine.answers`."""
@@ -84,7 +83,7 @@ class Releases:
 
     def record_diversions(self, _: float) -> None:
         """Tries again to record rollbacks by hand that are in force but not recorded. Called at every tick."""
-        pending = [one for one in self._engine.rollbacks.current if not one.attempt and one.recorded is None]
+        pending = [one for one in self._engine.diversions.current if not one.attempt and one.recorded is None]
         if pending and (self._recording is None or self._recording.done()):
             self._recording = asyncio.ensure_future(self._record(pending))
 
@@ -118,7 +117,7 @@ class Releases:
         since = RollbackOrigin(0 if applied is None else applied.epoch, snapshot.answering)
         gone = tuple(version for version, status in outcome.statuses.items() if status is ReleaseStatus.CANDIDATE)
         now = self._engine.now
-        self._engine.rollbacks.begin(Diversion(model, target, since, 0, actor, reason, now, gone, keep_released))
+        self._engine.diversions.begin(Diversion(model, target, since, 0, actor, reason, now, gone, keep_released))
         sentence = f"{model} went back to {target} on this server; it is recorded once the state store answers"
         return ChangeResult(f"{sentence} ({error.message})", True, self._engine.answers(model), target, since.epoch)
 
