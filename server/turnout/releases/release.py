@@ -75,7 +75,8 @@ class RollbackTarget:
 class ReleaseStateWriter:
     """Changes the release state in the state store. Blocking and thread-safe.
 
-    Every method raises UnavailableError if the state store does not answer.
+    Every method raises UnavailableError if the state store does not answer, and ModelNotFound or VersionNotFound if a
+    version that is named does not exist.
     """
 
     def __init__(self, repository: Repository, store: StateStore) -> None:
@@ -93,7 +94,6 @@ class ReleaseStateWriter:
             False if it was already released.
 
         Raises:
-            ModelNotFound, VersionNotFound: The version does not exist.
             InvalidRequest: The version is yanked.
         """
         found = self._repository.find(model, version)
@@ -103,7 +103,6 @@ class ReleaseStateWriter:
         """Signs a version after verifying all its files, and stores the signature with it.
 
         Raises:
-            ModelNotFound, VersionNotFound: The version does not exist.
             DigestMismatch: The version's files differ from the published ones.
             Conflict: The signature was made elsewhere and covers different content.
             Exhausted, ConfigError: The repository is full or cannot be written to.
@@ -123,7 +122,6 @@ class ReleaseStateWriter:
             The previous release status. If it is yanked, nothing was changed.
 
         Raises:
-            ModelNotFound, VersionNotFound: The version does not exist.
             ChangeRefused: The policy in force, a rollout or a tag needs the version. The message says what to do first.
             InvalidRequest: No reason was given.
         """
@@ -163,7 +161,6 @@ class ReleaseStateWriter:
             False if it was not yanked.
 
         Raises:
-            ModelNotFound, VersionNotFound: The version does not exist.
             InvalidRequest: No reason was given, or the version is yanked and `i_know_why` is false.
         """
         exact = self._repository.find(model, version).manifest.version
@@ -186,7 +183,6 @@ class ReleaseStateWriter:
 
         Raises:
             InvalidRequest: The tag's name is invalid or reserved, or can be read as a version or a range.
-            ModelNotFound, VersionNotFound: The version does not exist.
             Conflict: The tag does not point to the expected version.
         """
         name = tag_name(tag)

@@ -85,11 +85,7 @@ class Screen:
 
 
 def one_picture(out: CommandOutput, server: Server, interval: float) -> None:
-    """Prints one picture, measured over one interval.
-
-    Raises:
-        ServerRefused: The server does not answer, or is too old to have the method.
-    """
+    """Prints one picture, measured over one interval. Raises ServerRefused as `Screen.pictures`."""
     screen = Screen(str(server.address))
     with server.control() as control:
         for pause in (interval, 0.0):

@@ -176,11 +176,7 @@ def read_metadata(path: Path) -> VersionMetadata:
 
 
 def parse_metadata(body: object) -> VersionMetadata:
-    """Parses the contents of a metadata file.
-
-    Raises:
-        InvalidRequest: A key is unknown, or a value is invalid.
-    """
+    """Parses the contents of a metadata file. Raises InvalidRequest if a key is unknown, or a value is invalid."""
     top = read_table(body, "meta")
     check_keys(top, _TOP, "")
     return VersionMetadata(
