@@ -88,10 +88,7 @@ class ReleaseStateWriter:
         return await self._repository.in_thread(call, *args, **kwargs)
 
     def release(self, model: str, version: Version, *, actor: str, reason: str) -> bool:
-        """Releases a version.
-
-        Returns:
-            False if it was already released.
+        """Releases a version. Returns False if it was already released.
 
         Raises:
             InvalidRequest: The version is yanked.
@@ -155,10 +152,7 @@ class ReleaseStateWriter:
         return RollbackTarget(answered(entries), self._store.release_state().of(model).release_statuses, tuple(present))
 
     def unyank(self, model: str, version: Version, *, actor: str, reason: str, i_know_why: bool) -> bool:
-        """Reverts a yank: the version becomes a candidate again.
-
-        Returns:
-            False if it was not yanked.
+        """Reverts a yank: the version becomes a candidate again. Returns False if it was not yanked.
 
         Raises:
             InvalidRequest: No reason was given, or the version is yanked and `i_know_why` is false.
@@ -173,13 +167,10 @@ class ReleaseStateWriter:
     def set_tag(
         self, model: str, tag: str, version: Version, *, actor: str, reason: str, expect: str | None = None
     ) -> Version | None:
-        """Points a tag to a version.
+        """Points a tag to a version. Returns the version that the tag pointed to before; None if it did not exist.
 
         `expect` is the exact version that the tag must point to before the change; "" if the tag must not exist; None
         for no check.
-
-        Returns:
-            The version that the tag pointed to before; None if it did not exist.
 
         Raises:
             InvalidRequest: The tag's name is invalid or reserved, or can be read as a version or a range.
@@ -191,10 +182,7 @@ class ReleaseStateWriter:
         return self._store.set_tag(model, name, exact, actor=actor, reason=reason, expect=expect)
 
     def delete_tag(self, model: str, tag: str, *, actor: str, reason: str, expect: str | None = None) -> Version:
-        """Removes a tag. `expect` is as for `set_tag`.
-
-        Returns:
-            The version that the tag pointed to.
+        """Removes a tag. `expect` is as for `set_tag`. Returns the version that the tag pointed to.
 
         Raises:
             TagNotFound: The model has no such tag.

@@ -161,12 +161,15 @@ def write_file(target: Path, data: bytes) -> None:
             raise
 
 
-def replace_file(target: Path, data: bytes) -> None:
-    """Writes a file like `write_file`, atomically replacing an existing one. Creates its directory if necessary."""
+def replace_file(target: Path, data: bytes, *, durable: bool = True) -> None:
+    """Writes a file like `write_file`, atomically replacing an existing one. Creates its directory if necessary.
+
+    If `durable` is false, it does not wait for the disk, and the file stays writable.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     fresh = target.parent / f".{uuid4().hex}"
     try:
-        write_file(fresh, data)
+        (write_file if durable else Path.write_bytes)(fresh, data)
         os.replace(fresh, target)
     finally:
         fresh.unlink(missing_ok=True)

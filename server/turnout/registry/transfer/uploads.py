@@ -149,13 +149,7 @@ class Uploads:
             self._unclaim(upload)
 
     def write(self, upload_id: str, file: int, offset: int, data: bytes) -> None:
-        """Writes a piece of a file. The caller must be the upload's writer.
-
-        Raises:
-            InvalidRequest: It does not follow the data received so far, or completes a file that does not match its
-                announcement.
-            Exhausted: The disk is full.
-        """
+        """Writes a piece of a file as `Upload.write` does. The caller must be the upload's writer."""
         self._find(upload_id).write(file, offset, data, time.monotonic())
 
     def model_of(self, upload_id: str) -> str | None:
