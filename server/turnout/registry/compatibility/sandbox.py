@@ -95,11 +95,6 @@ class LatencyComparison:
     example: str
     busy: bool = False
 
-    @property
-    def caveat(self) -> str:
-        """Returns a clause for messages; "" if the times are elapsed time."""
-        return " of CPU, because the machine was busy" if self.busy else ""
-
 
 class Sandbox(Protocol):
     """Runs versions. Methods block. A failure of a model affects only the process that it runs in: they raise

@@ -11,7 +11,6 @@ import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
@@ -45,19 +44,6 @@ modification time back."""
 def file_stamp(status: os.stat_result) -> FileStamp:
     """Returns the stamp of a file with this status."""
     return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
-@dataclass(frozen=True, slots=True)
-class DirectoryContents:
-    """An entry found by a walk through a version's directory.
-
-    Attributes:
-        path: Path relative to the directory, with forward slashes.
-        plain: Whether it is a regular file, not a link, a device or the like.
-    """
-
-    path: str
-    plain: bool
 
 
 @contextmanager
@@ -181,8 +167,11 @@ def seal(descriptor: int) -> None:
     os.fsync(descriptor)
 
 
-def walk(directory: Path) -> Iterator[DirectoryContents]:
+def walk(directory: Path) -> Iterator[tuple[str, bool]]:
     """Yields everything below `directory` that is not a directory, in no particular order.
+
+    Each is a path relative to the directory, with forward slashes, and whether it is a regular file, not a link, a
+    device or the like.
 
     Raises:
         OSError: A directory cannot be read.
@@ -196,7 +185,7 @@ def walk(directory: Path) -> Iterator[DirectoryContents]:
                 if entry.is_dir(follow_symlinks=False):
                     pending.append(f"{path}/")
                 else:
-                    yield DirectoryContents(path, entry.is_file(follow_symlinks=False))
+                    yield path, entry.is_file(follow_symlinks=False)
 
 
 def visible(directory: Path) -> "list[os.DirEntry[str]]":
