@@ -3,16 +3,15 @@
 import os
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, NamedTuple, cast
 
 import grpc
 
 from turnout.address import Address
-from turnout.cli.auth.token_interceptor import TokenInterceptor
 from turnout.cli.options import CallOptions, ServerTarget, TargetOptions
 from turnout.cli.output import ServerRefused
 from turnout.cli.releases.answers_view import read_answers
@@ -168,7 +167,7 @@ class Server:
             opened = grpc.secure_channel(target, tls.credentials(), options=options)
         with self._translated(), opened as channel:
             try:
-                yield channel if bearer.token is None else grpc.intercept_channel(channel, TokenInterceptor(bearer))
+                yield channel if bearer.token is None else grpc.intercept_channel(channel, _TokenInterceptor(bearer))
             except grpc.RpcError as error:
                 refused = error_of_call(cast(FailedCall, error))
                 raise explained(refused, target, tls, plain=tls is None) from error
@@ -219,3 +218,40 @@ class Server:
         except OSError as error:
             return error.strerror or str(error)
         return ""
+
+
+class _CallDetails(NamedTuple):
+    method: str
+    timeout: float | None
+    metadata: Sequence[tuple[str, str | bytes]] | None
+    credentials: grpc.CallCredentials | None
+    wait_for_ready: bool | None
+    compression: grpc.Compression | None
+
+
+class _TokenInterceptor(
+    grpc.UnaryUnaryClientInterceptor,
+    grpc.UnaryStreamClientInterceptor,
+    grpc.StreamUnaryClientInterceptor,
+    grpc.StreamStreamClientInterceptor,
+):
+    """Adds the token to the metadata of all four kinds of calls."""
+
+    def __init__(self, bearer: Bearer) -> None:
+        self._bearer = bearer
+
+    def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+        """Makes a call with the token."""
+        authorized = _CallDetails(
+            details.method,
+            details.timeout,
+            self._bearer.with_token(details.metadata or ()),
+            details.credentials,
+            details.wait_for_ready,
+            details.compression,
+        )
+        return continuation(authorized, request)
+
+    intercept_unary_stream: Any = intercept_unary_unary
+    intercept_stream_unary: Any = intercept_unary_unary
+    intercept_stream_stream: Any = intercept_unary_unary

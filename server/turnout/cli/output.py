@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,19 +75,11 @@ class CommandOutput:
             typer.echo(escaped(_json(body)))
             return
         for renderable in renderables:
-            with self._unpadded():
+            with nullcontext() if self.console.is_terminal else self.console.capture() as captured:
                 self.console.print(renderable, soft_wrap=isinstance(renderable, str | Text))
-
-    @contextmanager
-    def _unpadded(self) -> Iterator[None]:
-        """Strips the spaces with which a table pads its lines, unless the output is a terminal."""
-        if self.console.is_terminal:
-            yield
-            return
-        with self.console.capture() as captured:
-            yield
-        self.console.file.writelines(f"{line.rstrip(' ')}\n" for line in captured.get().splitlines())
-        self.console.file.flush()  # otherwise lines on standard error would appear first
+            if captured is not None:  # without the spaces with which a table pads its lines
+                self.console.file.writelines(f"{line.rstrip(' ')}\n" for line in captured.get().splitlines())
+                self.console.file.flush()  # otherwise lines on standard error would appear first
 
     def note(self, sentence: str) -> None:
         """Prints a sentence on standard error, unless JSON output was requested; then `body` must contain it."""

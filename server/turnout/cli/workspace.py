@@ -137,11 +137,7 @@ class Workspace:
             return False
 
     def require_repository(self) -> None:
-        """Checks that the repository exists.
-
-        Raises:
-            ConfigError: It does not exist.
-        """
+        """Checks that the repository exists. Raises ConfigError if it does not exist."""
         root = self.repository.root
         if not self.repository.remote and not root.is_dir():
             raise ConfigError(
@@ -149,11 +145,7 @@ class Workspace:
             )
 
     def scan(self) -> Listing:
-        """Lists the repository.
-
-        Raises:
-            ConfigError: The repository does not exist, or cannot be read.
-        """
+        """Lists the repository. Raises ConfigError if the repository does not exist, or cannot be read."""
         self.require_repository()
         place = self.repository.place
         try:

@@ -34,7 +34,7 @@ def adopt(
     timeout: float = LOCK_TIMEOUT,
     surely: Published | None = None,
 ) -> list[Published]:
-    """Records the publication of every version that has no event in the log.
+    """Records the publication of every version that has no event in the log. Returns the versions that were recorded.
 
     It takes the repository's lock, which a publisher holds from the rename until the event is recorded. So a version
     that is unrecorded under the lock has no publisher that will still record it. Publishers to a remote repository may
@@ -46,9 +46,6 @@ def adopt(
         actor: Actor to record.
         timeout: Seconds to wait for the lock.
         surely: A version to record even if it was published less than a minute ago.
-
-    Returns:
-        The versions that were recorded.
 
     Raises:
         OSError: The repository cannot be read or written to.

@@ -75,7 +75,8 @@ class RollbackTarget:
 class ReleaseStateWriter:
     """Changes the release state in the state store. Blocking and thread-safe.
 
-    Every method raises UnavailableError if the state store does not answer.
+    Every method raises UnavailableError if the state store does not answer, and ModelNotFound or VersionNotFound if a
+    version that is named does not exist.
     """
 
     def __init__(self, repository: Repository, store: StateStore) -> None:
@@ -87,13 +88,9 @@ class ReleaseStateWriter:
         return await self._repository.in_thread(call, *args, **kwargs)
 
     def release(self, model: str, version: Version, *, actor: str, reason: str) -> bool:
-        """Releases a version.
-
-        Returns:
-            False if it was already released.
+        """Releases a version. Returns False if it was already released.
 
         Raises:
-            ModelNotFound, VersionNotFound: The version does not exist.
             InvalidRequest: The version is yanked.
         """
         found = self._repository.find(model, version)
@@ -103,7 +100,6 @@ class ReleaseStateWriter:
         """Signs a version after verifying all its files, and stores the signature with it.
 
         Raises:
-            ModelNotFound, VersionNotFound: The version does not exist.
             DigestMismatch: The version's files differ from the published ones.
             Conflict: The signature was made elsewhere and covers different content.
             Exhausted, ConfigError: The repository is full or cannot be written to.
@@ -123,7 +119,6 @@ class ReleaseStateWriter:
             The previous release status. If it is yanked, nothing was changed.
 
         Raises:
-            ModelNotFound, VersionNotFound: The version does not exist.
             ChangeRefused: The policy in force, a rollout or a tag needs the version. The message says what to do first.
             InvalidRequest: No reason was given.
         """
@@ -157,13 +152,9 @@ class ReleaseStateWriter:
         return RollbackTarget(answered(entries), self._store.release_state().of(model).release_statuses, tuple(present))
 
     def unyank(self, model: str, version: Version, *, actor: str, reason: str, i_know_why: bool) -> bool:
-        """Reverts a yank: the version becomes a candidate again.
-
-        Returns:
-            False if it was not yanked.
+        """Reverts a yank: the version becomes a candidate again. Returns False if it was not yanked.
 
         Raises:
-            ModelNotFound, VersionNotFound: The version does not exist.
             InvalidRequest: No reason was given, or the version is yanked and `i_know_why` is false.
         """
         exact = self._repository.find(model, version).manifest.version
@@ -176,17 +167,13 @@ class ReleaseStateWriter:
     def set_tag(
         self, model: str, tag: str, version: Version, *, actor: str, reason: str, expect: str | None = None
     ) -> Version | None:
-        """Points a tag to a version.
+        """Points a tag to a version. Returns the version that the tag pointed to before; None if it did not exist.
 
         `expect` is the exact version that the tag must point to before the change; "" if the tag must not exist; None
         for no check.
 
-        Returns:
-            The version that the tag pointed to before; None if it did not exist.
-
         Raises:
             InvalidRequest: The tag's name is invalid or reserved, or can be read as a version or a range.
-            ModelNotFound, VersionNotFound: The version does not exist.
             Conflict: The tag does not point to the expected version.
         """
         name = tag_name(tag)
@@ -195,10 +182,7 @@ class ReleaseStateWriter:
         return self._store.set_tag(model, name, exact, actor=actor, reason=reason, expect=expect)
 
     def delete_tag(self, model: str, tag: str, *, actor: str, reason: str, expect: str | None = None) -> Version:
-        """Removes a tag. `expect` is as for `set_tag`.
-
-        Returns:
-            The version that the tag pointed to.
+        """Removes a tag. `expect` is as for `set_tag`. Returns the version that the tag pointed to.
 
         Raises:
             TagNotFound: The model has no such tag.

@@ -31,11 +31,7 @@ class _Version:
     """The result for one version.
 
     Attributes:
-        number: Version number in Triton.
         outcome: `published`, `was there` (already published), `would be published` or `refused`.
-        digest: Digest of the version; "" if it was refused.
-        release_status: Release status of the version; "" if it has none.
-        reason: Why the version was refused; "" if it was not.
     """
 
     number: int

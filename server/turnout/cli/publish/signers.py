@@ -78,11 +78,7 @@ def made_elsewhere(bundle: Path, public_key: Path | None, trusted: "Signing") ->
 
 
 def passphrase(file: Path | None) -> str:
-    """Returns the passphrase of the key; "" if none is given.
-
-    Raises:
-        ConfigError: The file cannot be used.
-    """
+    """Returns the passphrase of the key; "" if none is given. Raises ConfigError if the file cannot be used."""
     from turnout.config.files import read_secret
 
     return os.environ.get(PASSPHRASE_VARIABLE, "") if file is None else read_secret("--passphrase-file", str(file))

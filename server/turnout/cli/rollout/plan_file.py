@@ -63,11 +63,7 @@ def read_guard(text: str) -> tuple[str, float]:
 
 
 def read_steps(text: str) -> list[dict[str, Any]]:
-    """Parses steps such as `1%:5m,5%:10m,25%:15m:gate`.
-
-    Raises:
-        InvalidRequest: The text does not have this form.
-    """
+    """Parses steps such as `1%:5m,5%:10m,25%:15m:gate`. Raises InvalidRequest if the text does not have this form."""
     steps = []
     for part in text.split(","):
         match part.strip().split(":"):

@@ -8,6 +8,7 @@ from typing import Any
 import typer
 from rich.console import RenderableType
 from rich.live import Live
+from rich.text import Text
 
 from turnout.cli.connection import Server
 from turnout.cli.output import CommandOutput, ServerRefused
@@ -15,7 +16,7 @@ from turnout.cli.rollout.follow import AGAIN
 from turnout.cli.rollout.view import rollout_body
 from turnout.cli.terminal_text import escaped
 from turnout.cli.top.rates import Picture, body, picture
-from turnout.cli.top.view import view, waiting
+from turnout.cli.top.view import view
 from turnout.web.report.formatting import duration_text
 from turnout_proto.v1 import activity_pb2 as pb
 
@@ -71,7 +72,7 @@ class Screen:
     def render(self, columns: int, rows: int | None) -> RenderableType:
         """Returns the current picture for a terminal of this size."""
         if self.picture is None:
-            return waiting(self._server, self.notice)
+            return Text(f"asking the server at {self._server}", "dim")
         return view(self.picture, self._server, self.notice, columns, rows)
 
     def body(self) -> dict[str, Any]:
@@ -85,11 +86,7 @@ class Screen:
 
 
 def one_picture(out: CommandOutput, server: Server, interval: float) -> None:
-    """Prints one picture, measured over one interval.
-
-    Raises:
-        ServerRefused: The server does not answer, or is too old to have the method.
-    """
+    """Prints one picture, measured over one interval. Raises ServerRefused as `Screen.pictures`."""
     screen = Screen(str(server.address))
     with server.control() as control:
         for pause in (interval, 0.0):

@@ -75,11 +75,6 @@ def view(current: Picture, server: str, notice: str, columns: int, rows: int | N
     return Group(*lines)
 
 
-def waiting(server: str, notice: str = "") -> RenderableType:
-    """Returns the screen to show before the first picture."""
-    return Text(notice, "bold magenta") if notice else Text(f"asking the server at {server}", "dim")
-
-
 def _head(current: Picture, server: str, columns: int) -> Sequence[Text]:
     models = len({row.model for row in current.rows})
     ready = sum(row.state == "ready" for row in current.rows)

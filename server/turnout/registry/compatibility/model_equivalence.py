@@ -50,11 +50,6 @@ class ModelEquivalence:
     changed: int = 0
     agreement: AnswerAgreement | None = None
 
-    @property
-    def ran(self) -> bool:
-        """Whether both versions answered at least one example."""
-        return self.agreement is not None and self.agreement.examples > 0
-
 
 def equivalence_changes(equivalence: ModelEquivalence) -> tuple[VersionChange, ...]:
     """Returns what the difference between two versions with one signature means; empty if the files are the same."""
@@ -74,7 +69,7 @@ def equivalence_changes(equivalence: ModelEquivalence) -> tuple[VersionChange, .
 
 def _same_weights(equivalence: ModelEquivalence, message: str) -> VersionChange:
     agreement = equivalence.agreement
-    if agreement is None or not equivalence.ran:
+    if agreement is None or not agreement.examples:
         if equivalence.same_operators:
             return VersionChange("weights", VersionBump.PATCH, f"{message}, and so are the operators; nothing was run")
         return VersionChange(

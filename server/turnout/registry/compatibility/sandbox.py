@@ -95,51 +95,32 @@ class LatencyComparison:
     example: str
     busy: bool = False
 
-    @property
-    def caveat(self) -> str:
-        """Returns a clause for messages; "" if the times are elapsed time."""
-        return " of CPU, because the machine was busy" if self.busy else ""
-
 
 class Sandbox(Protocol):
-    """Runs versions. Methods block. A failure of a model affects only the process that it runs in."""
+    """Runs versions. Methods block. A failure of a model affects only the process that it runs in: they raise
+    TurnoutError if a version cannot be loaded or read, crashes its process, or reaches a limit.
+    """
 
     def examine(self, sandbox_version: SandboxVersion, golden: Sequence[Path]) -> SandboxReport:
         """Loads a version, warms it up, and runs it on synthetic inputs and golden cases.
 
         A golden case that does not fit the version's signature gets a fault.
-
-        Raises:
-            TurnoutError: The version cannot be loaded, or crashed the process that it ran in.
         """
 
     def compare_latency(
         self, candidate: SandboxVersion, parent: SandboxVersion, golden: Sequence[Path]
     ) -> LatencyComparison:
-        """Runs two versions alternately, on the first golden case that both accept, else on a synthetic input.
-
-        Raises:
-            TurnoutError: A version cannot be loaded, or no input was found that both accept.
+        """Runs two versions alternately, on the first golden case that both accept, else on a synthetic input. It is an
+        error if neither accepts any.
         """
 
     def check(self, sandbox_version: SandboxVersion) -> "ModelCheck":
-        """Checks the ONNX file of a version, as `turnout.registry.onnx.checker.check_file` does.
-
-        Raises:
-            TurnoutError: The check crashed the process that it ran in, or reached a limit.
-        """
+        """Checks the ONNX file of a version, as `turnout.registry.onnx.checker.check_file` does."""
 
     def weights(self, sandbox_version: SandboxVersion) -> "Weights":
-        """Reads the weights of a version, as `turnout.registry.onnx.weights.read_weights` does.
-
-        Raises:
-            TurnoutError: They cannot be read, or reading them reached a limit.
-        """
+        """Reads the weights of a version, as `turnout.registry.onnx.weights.read_weights` does."""
 
     def optimised_weights(self, first: SandboxVersion, second: SandboxVersion) -> "tuple[Weights, Weights] | None":
         """Returns the weights of two versions after ONNX Runtime optimised both in the same way; None if they are too
         large for that.
-
-        Raises:
-            TurnoutError: ONNX Runtime cannot optimise one of them.
         """

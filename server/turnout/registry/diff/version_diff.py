@@ -58,11 +58,7 @@ class VersionDiff:
 
 
 def diff_versions(old: SandboxVersion, new: SandboxVersion, sandbox: Sandbox) -> VersionDiff:
-    """Compares two versions, each of which runs in a separate process.
-
-    Raises:
-        OSError: A file cannot be read.
-    """
+    """Compares two versions, each of which runs in a separate process. Raises OSError if a file cannot be read."""
     golden = golden_files(new, old)
     trouble: list[str] = []
     ran: dict[str, Any] = {}

@@ -41,10 +41,11 @@ class LatencyGate(SandboxGate[LatencyOptions]):
             "p99_ratio": ratios[1],
             "rounds": float(comparison.rounds),
         }
+        caveat = " of CPU, because the machine was busy" if comparison.busy else ""
         message = (
             f"p50 {seconds_text(p50)} beside {seconds_text(parent_p50)} of {parent.manifest.version}"
             f" ({ratios[0]:.2f} x), p99 {seconds_text(p99)} beside {seconds_text(parent_p99)} ({ratios[1]:.2f} x)"
-            f"{comparison.caveat}, in {comparison.rounds} rounds on {comparison.example}"
+            f"{caveat}, in {comparison.rounds} rounds on {comparison.example}"
         )
         for name, ratio, bound in (("p50", ratios[0], plan.p50_ratio_max), ("p99", ratios[1], plan.p99_ratio_max)):
             if ratio > bound:

@@ -42,11 +42,7 @@ class BumpFinding:
 
 
 def bump_finding(new: SandboxVersion, old: SandboxVersion, comparison: ParentComparison) -> BumpFinding:
-    """Returns the result of comparing a version with a lower one.
-
-    Raises:
-        OSError: A file cannot be read.
-    """
+    """Returns the result of comparing a version with a lower one. Raises OSError if a file cannot be read."""
     allowed = bump_between(old.manifest.version, new.manifest.version)
     return BumpFinding(str(old.manifest.version), comparison.difference(new, old, allowed), allowed)
 

@@ -51,7 +51,6 @@ class Candidate(SandboxVersion):
     Its directory contains the files of the manifest and nothing else, and nothing else writes to it.
 
     Attributes:
-        digest: Digest of the canonical manifest, `sha256:...`.
         facts: Facts read from the model's graph.
         parent: Version with which it is compared; None if no lower version is published.
         taken: Known version numbers of the model that were used before.

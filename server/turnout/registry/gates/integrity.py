@@ -46,7 +46,7 @@ class IntegrityGate:
 
 def _files_fault(candidate: Candidate) -> str | None:
     expected = {entry.path: entry.size for entry in candidate.manifest.files}
-    found = {entry.path: entry.plain for entry in walk(candidate.directory)}
+    found = dict(walk(candidate.directory))
     if odd := sorted(expected.keys() ^ found.keys()) or sorted(path for path, plain in found.items() if not plain):
         return f"the staged files are not those of the manifest: {', '.join(odd[:5])}"
     for file in candidate.facts.external:

@@ -49,10 +49,7 @@ class GateAttestation(JsonForm):
 
 
 def attest_gates(repository: Repository, candidate: Candidate, report: GateReport) -> Path:
-    """Stores the results of gates durably, under the next free number.
-
-    Returns:
-        The file.
+    """Stores the results of gates durably, under the next free number. Returns the file.
 
     Raises:
         OSError: The repository cannot be written to.

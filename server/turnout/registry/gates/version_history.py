@@ -27,11 +27,7 @@ class VersionHistory:
 
     @classmethod
     def of(cls, repository: Repository, model: str, yanked: Collection[Version]) -> Self:
-        """Reads the versions from the repository.
-
-        Raises:
-            OSError: The repository cannot be read.
-        """
+        """Reads the versions from the repository. Raises OSError if the repository cannot be read."""
         found = {p.manifest.version: p for p in repository.scan().versions(model)}
         kept = {version: published for version, published in found.items() if version not in yanked}
         return cls(repository, kept, frozenset([*found, *yanked]))

@@ -46,11 +46,7 @@ _WORDS = {
 
 
 def check_range(text: str) -> str:
-    """Checks a range, and returns it.
-
-    Raises:
-        ValueError: The text is not a valid range.
-    """
+    """Checks a range, and returns it. Raises ValueError if the text is not a valid range."""
     if len(text) > _MAX_RANGE or not all(_COMPARISON.fullmatch(part) for part in text.split(",")):
         raise ValueError(f"expected a range such as >=1.22,<2 or a version such as 1.31, got {text[:64]!r}")
     return text

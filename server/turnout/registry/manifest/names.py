@@ -22,11 +22,7 @@ MAX_VERSION_LENGTH = 128
 
 
 def check_model_name(text: str) -> str:
-    """Checks the name of a model, and returns it.
-
-    Raises:
-        InvalidRequest: The name is not a valid model name.
-    """
+    """Checks the name of a model, and returns it. Raises InvalidRequest if the name is not a valid model name."""
     if fault := model_name_fault(text):
         raise InvalidRequest.at("model", f"{text[:64]!r} {fault}")
     return text

@@ -40,11 +40,7 @@ class Places:
 
 
 def find_places(root: Path) -> Places:
-    """Searches a directory.
-
-    Raises:
-        OSError: The directory itself cannot be read.
-    """
+    """Searches a directory. Raises OSError if the directory itself cannot be read."""
     found = Places()
     pending: list[tuple[Path, int]] = [(root, 0)]
     seen = 0

@@ -63,43 +63,37 @@ _GIVE_SHAPES = frozenset({"Shape", "Size"})
 
 def values_become_sizes(graph: Graph, given: Collection[str]) -> bool:
     """Returns whether a value of one of the inputs in `given` may determine the size of a tensor; True if unknown."""
-    return _Values(given).reach_a_size(graph.nodes)
+    return _reach_a_size(graph.nodes, set(given))
 
 
-class _Values:
-    """Propagates the values of inputs through a graph, node by node."""
+def _reach_a_size(nodes: Iterable[Node], follow: set[str]) -> bool:
+    """Propagates values through nodes, which are in an order in which they can run.
 
-    def __init__(self, given: Collection[str]) -> None:
-        self._open = set(given)
-        """Tensors whose values depend on values of inputs."""
-
-    def reach_a_size(self, nodes: Iterable[Node]) -> bool:
-        """Continues with `nodes`, which are in an order in which they can run."""
-        for node in nodes:
-            follows = [name in self._open for name in node.inputs]
-            inner = list(node.inner_graphs())
-            if node.domain != STANDARD_DOMAIN and not _is_sized_by_shapes(node):
-                if any(follows):  # the operator is unknown
-                    return True
-                continue
-            if node.domain == STANDARD_DOMAIN and node.op_type in SIZED_BY_VALUES and self._sized(node, follows):
+    Adds to `follow`, the tensors whose values depend on values of inputs.
+    """
+    for node in nodes:
+        follows = [name in follow for name in node.inputs]
+        inner = list(node.inner_graphs())
+        if node.domain != STANDARD_DOMAIN and not _is_sized_by_shapes(node):
+            if any(follows):  # the operator is unknown
                 return True
-            for graph in inner:  # a body's inputs are its node's inputs, or values that it computed
-                if not self._open.isdisjoint(node.names_read()):
-                    self._open |= graph.inputs.keys()
-                if self.reach_a_size(graph.nodes):
-                    return True
-            if node.op_type not in _GIVE_SHAPES and (
-                any(follows) or any(self._open & set(graph.outputs) for graph in inner)
-            ):
-                self._open |= {name for name in node.outputs if name}
-        return False
-
-    def _sized(self, node: Node, follows: list[bool]) -> bool:
-        places = SIZED_BY_VALUES[node.op_type]
-        if places is None:
-            return not self._open.isdisjoint(node.names_read())
-        return any(follows[place] for place in places if place < len(follows))
+            continue
+        if node.domain == STANDARD_DOMAIN and node.op_type in SIZED_BY_VALUES:
+            places = SIZED_BY_VALUES[node.op_type]
+            if places is None:
+                sized = not follow.isdisjoint(node.names_read())
+            else:
+                sized = any(follows[place] for place in places if place < len(follows))
+            if sized:
+                return True
+        for graph in inner:  # a body's inputs are its node's inputs, or values that it computed
+            if not follow.isdisjoint(node.names_read()):
+                follow |= graph.inputs.keys()
+            if _reach_a_size(graph.nodes, follow):
+                return True
+        if node.op_type not in _GIVE_SHAPES and (any(follows) or any(follow & set(graph.outputs) for graph in inner)):
+            follow |= {name for name in node.outputs if name}
+    return False
 
 
 def _is_sized_by_shapes(node: Node) -> bool:

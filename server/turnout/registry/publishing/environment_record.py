@@ -82,11 +82,7 @@ def this_environment() -> Environment:
 
 
 def attest_environment(repository: Repository, manifest: Manifest, digest: str) -> None:
-    """Records this machine beside a version.
-
-    Raises:
-        OSError: The repository could not be written to.
-    """
+    """Records this machine beside a version. Raises OSError if the repository could not be written to."""
     data = attestations.record(
         "environment",
         manifest,

@@ -64,15 +64,10 @@ _STATED = (*_TEXTS, "authors")
 
 @dataclass(frozen=True, slots=True)
 class VersionMetadata(JsonForm):
-    """A publisher's statements about a version.
+    """A publisher's statements about a version. Attributes that `Manifest` has too are as there.
 
     Attributes:
         free: Anything else, as JSON values, under names other than those of the text fields.
-        batching: How requests may be batched; None if the server decides.
-        tolerances: Tolerances by output name, or by dtype for outputs that are not named.
-        scores: By output name, whether the output contains class scores.
-        labels: By output name, the names of the classes along its last axis, in order.
-        preprocessing: How raw data is converted to inputs, as JSON values.
     """
 
     description: str = ""
@@ -176,11 +171,7 @@ def read_metadata(path: Path) -> VersionMetadata:
 
 
 def parse_metadata(body: object) -> VersionMetadata:
-    """Parses the contents of a metadata file.
-
-    Raises:
-        InvalidRequest: A key is unknown, or a value is invalid.
-    """
+    """Parses the contents of a metadata file. Raises InvalidRequest if a key is unknown, or a value is invalid."""
     top = read_table(body, "meta")
     check_keys(top, _TOP, "")
     return VersionMetadata(

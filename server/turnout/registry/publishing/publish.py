@@ -78,7 +78,6 @@ class PublishResult:
     """A version that now exists, or would exist if this was not a dry run.
 
     Attributes:
-        digest: Digest of the canonical manifest, `sha256:...`.
         created: False if the same version already existed, and after a dry run.
         report: Results of the gates; empty if the version already existed.
         parent: Version with which it was compared; None if there is no lower one.

@@ -64,11 +64,7 @@ def read_number(value: object, where: str) -> float:
 
 
 def read_list(value: object, where: str, item: Reader[T], what: str) -> tuple[T, ...]:
-    """Reads a list.
-
-    Raises:
-        InvalidRequest: The value is not a list of `what`.
-    """
+    """Reads a list. Raises InvalidRequest if the value is not a list of `what`."""
     if not isinstance(value, list):
         raise InvalidRequest.at(where, f"expected a list of {what}")
     return tuple(item(one, f"{where}[{index}]") for index, one in enumerate(value))
@@ -84,11 +80,7 @@ def read_entries(value: object, where: str, entry: Reader[T]) -> dict[str, T]:
 
 
 def check_json(value: object, where: str, depth: int = 0) -> None:
-    """Checks a free value.
-
-    Raises:
-        InvalidRequest: It cannot be represented in the canonical form of RFC 8785.
-    """
+    """Checks a free value. Raises InvalidRequest if it cannot be represented in the canonical form of RFC 8785."""
     if depth > MAX_DEPTH:
         raise InvalidRequest.at(where, f"is nested more than {MAX_DEPTH} deep")
     match value:

@@ -36,11 +36,7 @@ ReadBlob = Callable[[FileEntry], Iterable[bytes]]
 
 
 def default_home() -> Path:
-    """Returns the default directory of the cache.
-
-    Raises:
-        ConfigError: There is no home directory.
-    """
+    """Returns the default directory of the cache. Raises ConfigError if there is no home directory."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     try:
         return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "turnout"

@@ -10,9 +10,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from uuid import uuid4
 
-from turnout.registry.storage.files import read_small
+from turnout.registry.storage.files import read_small, replace_file
 from turnout.registry.storage.listing import Published
 from turnout.registry.storage.manifests import MAX_MANIFEST_BYTES, parse_manifest
 
@@ -55,12 +54,12 @@ class Index:
 
     def keep(self, data: bytes, digest: str) -> None:
         """Stores a manifest. Raises OSError if the cache cannot be written to."""
-        _write(self._manifest(digest), data)
+        replace_file(self._manifest(digest), data, durable=False)
 
     def save(self, entries: Mapping[str, IndexEntry]) -> None:
         """Stores a listing, and removes all other manifests. Raises OSError if the cache cannot be written to."""
         body = {key: [entry.stamp, entry.modified, entry.published.digest] for key, entry in entries.items()}
-        _write(self._home / "listing.json", json.dumps({"manifests": body}).encode())
+        replace_file(self._home / "listing.json", json.dumps({"manifests": body}).encode(), durable=False)
         named = {self._manifest(entry.published.digest).name for entry in entries.values()}
         with suppress(FileNotFoundError), os.scandir(self._home / "manifests") as files:
             for file in files:
@@ -69,13 +68,3 @@ class Index:
 
     def _manifest(self, digest: str) -> Path:
         return self._home / "manifests" / digest.removeprefix("sha256:").replace("/", "_")
-
-
-def _write(target: Path, data: bytes) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    fresh = target.parent / f".{uuid4().hex}"
-    try:
-        fresh.write_bytes(data)
-        os.replace(fresh, target)
-    finally:
-        fresh.unlink(missing_ok=True)

@@ -59,9 +59,7 @@ class _Artifact:
     """An artifact that a tag names.
 
     Attributes:
-        digest: Digest of the artifact's manifest.
         content: Digest of the document.
-        size: Size of the document in bytes.
         created: When it was created, according to its creator; "" for versions.
         seen: When it was first seen, in seconds of the monotonic clock.
     """

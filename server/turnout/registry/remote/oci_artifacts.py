@@ -66,11 +66,7 @@ def digest_text(value: Any) -> str:
 
 
 def version_tag(key: ManifestKey) -> str:
-    """Returns the tag of a version.
-
-    Raises:
-        StoreFault: The tag would be too long.
-    """
+    """Returns the tag of a version. Raises StoreFault if the tag would be too long."""
     # Versions contain no underscores, so the last two separate model and version. Tags cannot contain plus signs.
     tag = f"{key.model}__{str(key.version).replace('+', '_')}"
     if len(tag) > _MAX_TAG:

@@ -74,12 +74,7 @@ class RemoteRepository(Repository):
 
     # Listing
 
-    def scan(self) -> Listing:
-        """Lists the store if the last listing is old enough. While the store does not answer, keeps the last listing.
-
-        Raises:
-            OSError: The store does not answer, and there is no earlier listing.
-        """
+    def scan(self) -> Listing:  # noqa: D102 - as RemoteListing
         return self._listing.scan()
 
     def look_soon(self) -> None:  # noqa: D102 - as Repository

@@ -40,11 +40,7 @@ class PublicKey:
 
     @classmethod
     def of(cls, key: object) -> Self:
-        """Converts a key of `cryptography`.
-
-        Raises:
-            UnfitKeyError: The key is of a kind that cannot sign models.
-        """
+        """Converts a key of `cryptography`. Raises UnfitKeyError if the key is of a kind that cannot sign models."""
         if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name not in _HASHES:
             raise UnfitKeyError(f"holds no public key that signs models, expected {_KINDS}")
         return cls(key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo))
@@ -74,11 +70,7 @@ class PublicKey:
 
     @classmethod
     def load(cls, file: Path) -> Self:
-        """Reads a key from a PEM file.
-
-        Raises:
-            ConfigError: The file cannot be read, or contains no suitable key.
-        """
+        """Reads a key from a PEM file. Raises ConfigError if the file cannot be read, or contains no suitable key."""
         data = read_named(file, "public key")
         try:
             return cls.of(_loaded(serialization.load_pem_public_key, data))

@@ -98,11 +98,7 @@ class MadeElsewhere:
         return cls(key, bundle)
 
     def sign(self, published: Published) -> Bundle:
-        """Returns the signature if it covers all files of the version.
-
-        Raises:
-            Conflict: It does not.
-        """
+        """Returns the signature if it covers all files of the version. Raises Conflict if it does not."""
         statement = self.bundle.statement
         if not statement.is_about(published):
             made = statement.files.get(MANIFEST_FILE, f"no version (it does not cover {MANIFEST_FILE})")

@@ -88,10 +88,7 @@ def _existing(path: Path) -> Path:
 
 
 def fetch_model(open_file: OpenFile, name: str, home: Path, bounds: Transfers) -> Path:
-    """Copies the ONNX file `name`, and the external data that it refers to, to `home`.
-
-    Returns:
-        The ONNX file's copy.
+    """Copies the ONNX file `name`, and the external data that it refers to, to `home`. Returns the ONNX file's copy.
 
     Raises:
         InvalidRequest: A file cannot be read, or is too large.

@@ -62,11 +62,7 @@ def record(kind: str, manifest: Manifest, digest: str, **more: Any) -> bytes:
 
 
 def write(repository: Repository, model: str, version: Version, name: str, data: bytes) -> None:
-    """Writes an attestation atomically and durably.
-
-    Raises:
-        OSError: The repository could not be written to.
-    """
+    """Writes an attestation atomically and durably. Raises OSError if the repository could not be written to."""
     repository.check_writable()
     home = directory(repository, model, version)
     repository.put_evidence_record(model, version, name, data, new=False)
@@ -98,11 +94,7 @@ def add(repository: Repository, model: str, version: Version, stem: str, data: b
 
 
 def remove(repository: Repository, model: str, version: Version, name: str) -> None:
-    """Removes an attestation if it exists.
-
-    Raises:
-        OSError: The repository could not be written to.
-    """
+    """Removes an attestation if it exists. Raises OSError if the repository could not be written to."""
     (directory(repository, model, version) / name).unlink(missing_ok=True)
     repository.delete_evidence_record(model, version, name)
 

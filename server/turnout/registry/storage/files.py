@@ -11,7 +11,6 @@ import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
@@ -46,19 +45,6 @@ modification time back."""
 def file_stamp(status: os.stat_result) -> FileStamp:
     """Returns the stamp of a file with this status."""
     return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
-@dataclass(frozen=True, slots=True)
-class DirectoryContents:
-    """An entry found by a walk through a version's directory.
-
-    Attributes:
-        path: Path relative to the directory, with forward slashes.
-        plain: Whether it is a regular file, not a link, a device or the like.
-    """
-
-    path: str
-    plain: bool
 
 
 @contextmanager
@@ -162,12 +148,15 @@ def write_file(target: Path, data: bytes) -> None:
             raise
 
 
-def replace_file(target: Path, data: bytes) -> None:
-    """Writes a file like `write_file`, atomically replacing an existing one. Creates its directory if necessary."""
+def replace_file(target: Path, data: bytes, *, durable: bool = True) -> None:
+    """Writes a file like `write_file`, atomically replacing an existing one. Creates its directory if necessary.
+
+    If `durable` is false, it does not wait for the disk, and the file stays writable.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     fresh = target.parent / f".{uuid4().hex}"
     try:
-        write_file(fresh, data)
+        (write_file if durable else Path.write_bytes)(fresh, data)
         os.replace(fresh, target)
     finally:
         fresh.unlink(missing_ok=True)
@@ -179,8 +168,11 @@ def seal(descriptor: int) -> None:
     os.fsync(descriptor)
 
 
-def walk(directory: Path) -> Iterator[DirectoryContents]:
+def walk(directory: Path) -> Iterator[tuple[str, bool]]:
     """Yields everything below `directory` that is not a directory, in no particular order.
+
+    Each is a path relative to the directory, with forward slashes, and whether it is a regular file, not a link, a
+    device or the like.
 
     Raises:
         OSError: A directory cannot be read.
@@ -194,7 +186,7 @@ def walk(directory: Path) -> Iterator[DirectoryContents]:
                 if entry.is_dir(follow_symlinks=False):
                     pending.append(f"{path}/")
                 else:
-                    yield DirectoryContents(path, entry.is_file(follow_symlinks=False))
+                    yield path, entry.is_file(follow_symlinks=False)
 
 
 def visible(directory: Path) -> "list[os.DirEntry[str]]":

@@ -90,16 +90,13 @@ class ArrayHeader:
 def read_npz(
     path: Path, max_bytes: int, wanted: Callable[[str], bool] = lambda _: True, *, max_arrays: int = MAX_ARRAYS
 ) -> tuple[Mapping[str, ArrayHeader], dict[str, NDArray[Any]]]:
-    """Reads an archive.
+    """Reads an archive. Returns the headers of all arrays, and the wanted arrays; text as object arrays of `str`.
 
     Args:
         path: A regular file. Links are followed.
         max_bytes: Maximum total size of the wanted arrays in bytes. Reading takes up to twice as much memory.
         wanted: Returns, for the name of an array, whether to read it. Of other arrays only the headers are read.
         max_arrays: Maximum number of arrays in the archive.
-
-    Returns:
-        The headers of all arrays, and the wanted arrays; text as object arrays of `str`.
 
     Raises:
         NpzError: The archive cannot be read, contains something that is not a plain array, or exceeds a bound.

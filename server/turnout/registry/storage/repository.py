@@ -259,8 +259,8 @@ class Repository:
         """
         manifest = published.manifest
         known = {MANIFEST_FILE, *(entry.path for entry in manifest.files)}
-        paths = (found.path for found in walk(self.directory(manifest.model, manifest.version)))
-        return sorted(path for path in paths if path not in known)
+        found = walk(self.directory(manifest.model, manifest.version))
+        return sorted(path for path, _ in found if path not in known)
 
 
 def not_found(listing: Listing, model: str, version: Version) -> ModelNotFound | VersionNotFound:
@@ -310,8 +310,8 @@ def _adopt_in_place(staged: Path, target: Path) -> None:
 
     The files stay in place, so that a crash loses nothing that exists only there. link(2) overwrites nothing.
     """
-    for found in walk(target):
-        with open_inside(target, found.path) as file:
+    for path, _ in walk(target):
+        with open_inside(target, path) as file:
             seal(file.fileno())
     sync_tree(target)
     try:
@@ -326,7 +326,7 @@ def _holds_same_files(target: Path, manifest: Manifest) -> bool:
     if target.is_symlink() or os.path.lexists(target / MANIFEST_FILE):
         return False
     try:
-        if {found.path for found in walk(target)} != {entry.path for entry in manifest.files}:
+        if {path for path, _ in walk(target)} != {entry.path for entry in manifest.files}:
             return False
         for entry in manifest.files:
             with open_inside(target, entry.path) as file:

@@ -40,11 +40,7 @@ class SourceFile:
     named: bool
 
     def open(self) -> AbstractContextManager[BinaryIO]:
-        """Opens the file as a publish would.
-
-        Raises:
-            OSError: The file cannot be read.
-        """
+        """Opens the file as a publish would. Raises OSError if the file cannot be read."""
         return open_outside(self.directory / self.name) if self.named else open_external(self.directory, self.name)
 
 

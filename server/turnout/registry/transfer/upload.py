@@ -89,11 +89,7 @@ class Upload:
             raise InvalidRequest.at(f"files[{file}].digest", f"announced {entry.digest}, received {got}")
 
     def check_complete(self) -> None:
-        """Checks that all announced data was received.
-
-        Raises:
-            ChangeRefused: Data is missing.
-        """
+        """Checks that all announced data was received. Raises ChangeRefused if data is missing."""
         for state, entry in zip(self.files, self.upload_manifest.files, strict=True):
             if state.received < entry.size:
                 raise ChangeRefused(

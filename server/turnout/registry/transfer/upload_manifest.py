@@ -76,11 +76,7 @@ class UploadManifest:
         return bytes_digest(rfc8785.dumps([self.model, written_version(self.version), files, self.metadata.to_meta()]))
 
     def check_bounds(self, bounds: Transfers) -> None:
-        """Checks the announced sizes.
-
-        Raises:
-            InvalidRequest: A file, or the total, is too large.
-        """
+        """Checks the announced sizes. Raises InvalidRequest if a file, or the total, is too large."""
         for index, file in enumerate(self.files):
             if file.size > bounds.max_file_bytes:
                 raise InvalidRequest.at(
@@ -107,11 +103,7 @@ def written_version(version: Version | None) -> str:
 
 
 def announced_files(files: Sequence[tuple[str, int, str]]) -> tuple[FileEntry, ...]:
-    """Checks announced paths, sizes and digests.
-
-    Raises:
-        InvalidRequest: A path, a size or a digest is invalid.
-    """
+    """Checks announced paths, sizes and digests. Raises InvalidRequest if a path, a size or a digest is invalid."""
     entries = []
     for index, (path, size, digest) in enumerate(files):
         try:
@@ -129,11 +121,7 @@ def announced_files(files: Sequence[tuple[str, int, str]]) -> tuple[FileEntry, .
 
 
 def announced_metadata(text: str) -> VersionMetadata:
-    """Parses announced metadata.
-
-    Raises:
-        InvalidRequest: The text is not metadata as for `publish --meta`, in JSON.
-    """
+    """Parses announced metadata. Raises InvalidRequest if the text is not metadata as for `publish --meta`, in JSON."""
     if not text:
         return VersionMetadata()
     if len(text.encode()) > MAX_METADATA_BYTES:

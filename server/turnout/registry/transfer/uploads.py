@@ -91,7 +91,9 @@ class PublishProgress:
 
 
 class Uploads:
-    """The uploads of one server. Methods block. Thread-safe."""
+    """The uploads of one server. Methods block. Thread-safe. They raise NotFoundError if there is no such upload, and
+    UnavailableError if it has a writer or is being published.
+    """
 
     def __init__(self, repository: Repository, publisher: Publishes, limits: Transfers) -> None:
         """Creates the manager, without writing to disk."""
@@ -139,12 +141,7 @@ class Uploads:
 
     @contextmanager
     def writing(self, upload_id: str) -> Iterator[None]:
-        """Claims an upload for one writer.
-
-        Raises:
-            NotFoundError: There is no such upload.
-            UnavailableError: The upload has another writer, or is being published.
-        """
+        """Claims an upload for one writer."""
         upload = self._claim(upload_id, "another stream writes to it")
         try:
             yield
@@ -152,14 +149,7 @@ class Uploads:
             self._unclaim(upload)
 
     def write(self, upload_id: str, file: int, offset: int, data: bytes) -> None:
-        """Writes a piece of a file. The caller must be the upload's writer.
-
-        Raises:
-            InvalidRequest: It does not follow the data received so far, or completes a file that does not match its
-                announcement.
-            NotFoundError: The upload no longer exists.
-            Exhausted: The disk is full.
-        """
+        """Writes a piece of a file as `Upload.write` does. The caller must be the upload's writer."""
         self._find(upload_id).write(file, offset, data, time.monotonic())
 
     def model_of(self, upload_id: str) -> str | None:
@@ -168,18 +158,12 @@ class Uploads:
         return None if upload is None else upload.upload_manifest.model
 
     def received(self, upload_id: str) -> tuple[int, ...]:
-        """Returns the number of bytes received of each file.
-
-        Raises:
-            NotFoundError: There is no such upload.
-        """
+        """Returns the number of bytes received of each file."""
         return self._find(upload_id).received
 
     def describe(self, upload_id: str) -> PublishResult:
-        """Returns the version that a complete upload would become. Runs no gate, and changes nothing.
-
-        Raises:
-            TurnoutError: As for `publish`, except errors of gates.
+        """Returns the version that a complete upload would become. Runs no gate, and changes nothing. Raises as
+        `publish`, except for errors of gates.
         """
         with self._complete(upload_id, "it is being described") as upload:
             return self._publisher.describe(upload.request())
@@ -189,7 +173,6 @@ class Uploads:
 
         Raises:
             ChangeRefused: Files are incomplete.
-            NotFoundError, UnavailableError: As for `writing`.
             InvalidModel: A gate failed, or the files do not match the model.
             TurnoutError: As for `turnout.registry.publishing.publish.publish`.
         """
@@ -207,11 +190,7 @@ class Uploads:
             return result
 
     def progress(self, upload_id: str) -> PublishProgress:
-        """Returns what `publish` is doing with an upload. Does not block.
-
-        Raises:
-            NotFoundError: There is no such upload.
-        """
+        """Returns what `publish` is doing with an upload. Does not block."""
         if (stage := self._find(upload_id).stage) is None:
             return PublishProgress("", 0.0)
         gate, began = stage
@@ -233,12 +212,7 @@ class Uploads:
             self._unclaim(upload)
 
     def abandon(self, upload_id: str) -> None:
-        """Deletes an upload.
-
-        Raises:
-            NotFoundError: There is no such upload.
-            UnavailableError: The upload is in use.
-        """
+        """Deletes an upload."""
         self._close(self._claim(upload_id, _ENDING))
 
     def expire(self) -> int:
