@@ -12,7 +12,7 @@ def test_the_nearest_of_many_names_is_found_among_those_that_begin_alike() -> No
 
 
 def test_a_name_with_a_version_is_told_where_the_version_goes() -> None:
-    message = ModelNotFound.named("fares@1.1.0", ["fares", "rides"]).message
+    message = ModelNotFound.named("fares@1.1.0", ["fares", "magika"]).message
     assert message == (
         "no model is named 'fares@1.1.0': the version goes into an option or field of its own; nearest: fares, ..."
     )
