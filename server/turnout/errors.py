@@ -133,7 +133,10 @@ class ModelNotFound(NotFoundError):
         """Creates the error for the model `name`, with the most similar of the `known` names."""
         if (seen := MODEL_SEEN.get()) is not None:
             known = [one for one in known if seen(one)]
-        return cls(f"no model is named {name[:64]!r}; {_nearest(name, known, 'models')}")
+        fault = f"no model is named {name[:64]!r}"
+        if "@" in name:
+            fault += ": the version goes into an option or field of its own"
+        return cls(f"{fault}; {_nearest(name.partition('@')[0], known, 'models')}")
 
 
 class VersionNotFound(NotFoundError):

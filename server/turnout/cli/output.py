@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import typer
-from rich.console import Console, RenderableType
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -19,6 +20,8 @@ from turnout.text.quantities import json_name
 NO_VERSION = "no version is published yet; publish one with `turnout publish NAME 1.0.0 MODEL.onnx --release`"
 """Shown in place of a table of versions or models without rows."""
 
+_NARROWEST = 4
+"""Width that every other column is left with at least."""
 _PIPE_WIDTH = 400
 """Maximum width of a table in columns if there is no terminal: `grep` and `awk` need each row on one line."""
 
@@ -135,6 +138,32 @@ def reporting(*, as_json: bool) -> Iterator[CommandOutput]:
         raise typer.Exit(1) from None
 
 
+class _FittingTable(Table):
+    """A table whose columns are all visible, where a terminal allows it.
+
+    rich gives the columns that must not wrap their width first, and none to the others if nothing is left.
+
+    Attributes:
+        words: Length of the longest word in each of those columns, by place.
+        width_of_whole: Width from which on they leave enough for the others.
+    """
+
+    def __init__(self, columns: Sequence[str]) -> None:
+        header = any(columns)
+        super().__init__(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold", show_header=header)
+        self.words: dict[int, int] = {}
+        self.width_of_whole = 0
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yields what rich shows; on a narrow terminal, those columns wrap between words."""
+        if options.max_width < self.width_of_whole:
+            self.padding = (0, 1, 0, 0)
+            for place, width in self.words.items():
+                self.columns[place].no_wrap = False
+                self.columns[place].width = width
+        yield from super().__rich_console__(console, options)
+
+
 def table(
     columns: Sequence[str],
     rows: Iterable[Sequence[RenderableType]],
@@ -152,8 +181,13 @@ def table(
         whole: Columns whose cells stay on one line where others can give way, such as times.
         cut: Columns whose cells are cut where a terminal is too narrow, since their beginning is enough.
     """
-    grid = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold", show_header=any(columns))
-    for column in columns:
+    rows = list(rows)
+    grid = _FittingTable(columns)
+    for place, column in enumerate(columns):
+        cells = [column, *(str(cell) for row in rows if isinstance(cell := row[place], str | Text))]
+        grid.width_of_whole += 3 + (max(map(cell_len, cells)) if column in whole else _NARROWEST)
+        if column in whole:
+            grid.words[place] = max(cell_len(word) for cell in cells for word in cell.split() or [""])
         grid.add_column(
             column,
             justify="right" if column in right else "left",

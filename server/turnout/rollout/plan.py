@@ -244,14 +244,15 @@ class Plan:
     def _problems(self) -> list[FieldViolation]:
         found: list[FieldViolation] = []
 
-        def check(field: str, fine: bool, expected: str) -> None:
+        def check(field: str, value: object, fine: bool, expected: str) -> None:
             if not fine:
-                found.append(FieldViolation(field, f"expected {expected}"))
+                got = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+                found.append(FieldViolation(field, f"expected {expected}, got {got[:64] or 'none'}"))
 
         weights = [step.weight for step in self.steps]
-        check("steps", 1 <= len(self.steps) <= _MAX_STEPS, f"1 to {_MAX_STEPS} steps")
-        check("steps", all(0.0001 <= w <= 1 for w in weights), "weights from 0.0001 to 1")
-        check("steps", weights == sorted(weights), "weights that do not fall")
+        check("steps", len(weights), 1 <= len(weights) <= _MAX_STEPS, f"1 to {_MAX_STEPS} steps")
+        check("steps", weights, all(0.0001 <= w <= 1 for w in weights), "weights from 0.0001 to 1")
+        check("steps", weights, weights == sorted(weights), "weights that do not fall")
         seconds = {
             "validating_s": self.validating_s, "step_deadline_s": self.step_deadline_s, "watch_s": self.watch_s,
             "max_duration_s": self.max_duration_s, "max_pause_s": self.max_pause_s,
@@ -259,49 +260,60 @@ class Plan:
         for number, step in enumerate(self.steps):
             seconds[f"steps[{number}].soak_s"] = step.soak_s
         for field, value in seconds.items():
-            check(field, 0 <= value <= _MAX_SECONDS, "seconds, 0 to 90 days")
-        check("max_duration_s", self.max_duration_s > 0, "more than 0")
-        for level in (self.alpha, self.beta):
-            check("alpha, beta", 1e-6 <= level <= 0.5, "0.000001 to 0.5")
+            check(field, value, 0 <= value <= _MAX_SECONDS, "seconds, 0 to 90 days")
+        check("max_duration_s", self.max_duration_s, self.max_duration_s > 0, "more than 0")
+        for field, level in (("alpha", self.alpha), ("beta", self.beta)):
+            check(field, level, 1e-6 <= level <= 0.5, "0.000001 to 0.5")
         allowed = (ERRORS, INVALID, *LATENCIES, SLO)
-        check("metrics", set(self.metrics) <= set(allowed) and len(self.metrics) > 0, f"some of {', '.join(allowed)}")
-        check("metrics", len(set(self.metrics)) == len(self.metrics), "each metric once")
-        check("slo_ms", SLO not in self.metrics or self.slo_ms is not None, "a number where `slo` is a metric")
-        objective = self.slo_ms is None or 0 < self.slo_ms <= _MAX_SLO_MS
-        check("slo_ms", objective, "milliseconds above 0, at most an hour")
-        counts = (self.min_requests, self.warm_requests, self.exposure_requests)
-        check("min_requests and the like", all(0 <= n <= 10**9 for n in counts), "whole numbers, 0 or more")
-        samples = 0 <= self.threshold_samples <= RECENT
-        check("threshold_samples", samples, f"a whole number, 0 to {RECENT}: older ones are not kept")
-        compared = self.evidence_metrics if set(self.metrics) <= set(allowed) else (ERRORS,)
-        check("metrics", len(compared) > 0, "one that is not a latency, where from_broken leaves latencies out")
+        unknown = [name for name in self.metrics if name not in allowed]
+        check("metrics", unknown, not unknown and len(self.metrics) > 0, f"some of {', '.join(allowed)}")
+        check("metrics", self.metrics, len(set(self.metrics)) == len(self.metrics), "each metric once")
+        objective = self.slo_ms is not None or SLO not in self.metrics
+        check("slo_ms", "none", objective, "a number where `slo` is a metric")
+        fine = self.slo_ms is None or 0 < self.slo_ms <= _MAX_SLO_MS
+        check("slo_ms", self.slo_ms, fine, "milliseconds above 0, at most an hour")
+        counts = {
+            "min_requests": self.min_requests, "warm_requests": self.warm_requests,
+            "exposure_requests": self.exposure_requests,
+        }  # fmt: skip
+        for field, count in counts.items():
+            check(field, count, 0 <= count <= 10**9, "a whole number, 0 or more")
+        samples = self.threshold_samples
+        older = f"a whole number, 0 to {RECENT}: older ones are not kept"
+        check("threshold_samples", samples, 0 <= samples <= RECENT, older)
+        compared = (ERRORS,) if unknown or not self.metrics else self.evidence_metrics
+        but_latencies = "one that is not a latency, where from_broken leaves latencies out"
+        check("metrics", self.metrics, len(compared) > 0, but_latencies)
         for field, limits in self._limits():
-            shares = (limits.error_share, limits.invalid_share)
-            check(field, all(share is None or 0 <= share < 1 for share in shares), "shares, 0 or more and below 1")
+            for key, share in (("error_share", limits.error_share), ("invalid_share", limits.invalid_share)):
+                check(f"{field}.{key}", share, share is None or 0 <= share < 1, "a share, 0 or more and below 1")
             fine = limits.p99_ms is None or 0 < limits.p99_ms <= _MAX_SLO_MS
-            check(field, fine, "p99_ms above 0, at most an hour")
+            check(f"{field}.p99_ms", limits.p99_ms, fine, "milliseconds above 0, at most an hour")
         for field, names in (
             ("probes", self.probes),
             *((f"steps[{n}].probes", s.probes) for n, s in enumerate(self.steps)),
         ):
-            check(field, len(set(names)) == len(names) <= _MAX_PROBES, f"each probe once, {_MAX_PROBES} at most")
+            fine = len(set(names)) == len(names) <= _MAX_PROBES
+            check(field, names, fine, f"each probe once, {_MAX_PROBES} at most")
         tripping = self.breaker
-        check(
-            "breaker",
-            1 <= tripping.requests <= 200 and 1 <= tripping.known <= 200,
-            "1 to 200 requests: more are not kept",
-        )
-        limits_of_slots = (tripping.bad, tripping.bad_before, tripping.bad_elsewhere)
-        check("breaker", all(0 <= share <= 1 for share in limits_of_slots) and tripping.bad > 0, "shares, 0 to 1")
-        check("on_insufficient", self.on_insufficient in ON_INSUFFICIENT, " or ".join(ON_INSUFFICIENT))
-        check("on_newer", self.on_newer in ON_NEWER, " or ".join(ON_NEWER))
-        check("holdback", 0 <= self.holdback <= 0.5, "0 to 0.5")
-        check("holdback", self.holdback > 0 or self.watch_s == 0, "more than 0 while there is watching to do")
+        for key, number in (("requests", tripping.requests), ("known", tripping.known)):
+            check(f"breaker.{key}", number, 1 <= number <= 200, "1 to 200 requests: more are not kept")
+        for key, share in (("bad_before", tripping.bad_before), ("bad_elsewhere", tripping.bad_elsewhere)):
+            check(f"breaker.{key}", share, 0 <= share <= 1, "a share, 0 to 1")
+        check("breaker.bad", tripping.bad, 0 < tripping.bad <= 1, "a share above 0, at most 1")
+        for field, choice, choices in (
+            ("on_insufficient", self.on_insufficient, ON_INSUFFICIENT),
+            ("on_newer", self.on_newer, ON_NEWER),
+        ):
+            check(field, choice, choice in choices, " or ".join(choices))
+        check("holdback", self.holdback, 0 <= self.holdback <= 0.5, "0 to 0.5")
+        watched = self.holdback > 0 or self.watch_s == 0
+        check("holdback", self.holdback, watched, "more than 0 while there is watching to do")
         if (stage := self.shadow) is not None:
-            check("shadow.rate", 0 < stage.rate <= 1, "above 0 and at most 1")
-            check("shadow.duration_s", 0 <= stage.duration_s <= _MAX_SECONDS, "seconds, 0 to 90 days")
-            check("shadow.agreement", 0.5 <= stage.agreement < 1, "0.5 or more, below 1")
-            check("shadow.min_samples", 1 <= stage.min_samples <= 10**9, "a whole number, 1 or more")
+            check("shadow.rate", stage.rate, 0 < stage.rate <= 1, "above 0 and at most 1")
+            check("shadow.duration_s", stage.duration_s, 0 <= stage.duration_s <= _MAX_SECONDS, "seconds, 0 to 90 days")
+            check("shadow.agreement", stage.agreement, 0.5 <= stage.agreement < 1, "0.5 or more, below 1")
+            check("shadow.min_samples", stage.min_samples, 1 <= stage.min_samples <= 10**9, "a whole number, 1 or more")
         return found
 
 

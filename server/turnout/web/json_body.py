@@ -41,9 +41,9 @@ def json_object(data: bytes, limits: InputLimits, example: str) -> Mapping[str, 
         if len(data) > SMALL_BYTES:
             _check_pieces(data, limits)
             with _no_collection():
-                value = _parsed(data)
+                value = parse_json(data)
         else:
-            value = _parsed(data)
+            value = parse_json(data)
     except ValueError as error:
         raise InvalidRequest.at("body", f"expected JSON in UTF-8: {_mistake(data, error)}") from None
     if not isinstance(value, dict):
@@ -51,7 +51,7 @@ def json_object(data: bytes, limits: InputLimits, example: str) -> Mapping[str, 
     return value
 
 
-def _parsed(data: bytes) -> Any:
+def parse_json(data: bytes) -> Any:
     """Parses JSON that may contain the literals NaN and Infinity. Raises ValueError if anything else is not JSON."""
     try:
         return orjson.loads(data)

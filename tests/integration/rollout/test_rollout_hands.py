@@ -190,7 +190,10 @@ async def test_a_rollout_does_not_undo_another_baseline_that_somebody_chose(serv
 async def test_a_rollback_ends_a_rollout_in_a_step(server) -> None:
     await start(server, "1.1.0", LONG)
     await until(server, in_state("soaking"))
-    assert (await roll_back(server)).baseline == "1.0.0"
+    done = await roll_back(server)
+    assert (done.baseline, done.sentence) == (
+        "1.0.0", "all traffic of m goes to 1.0.0; the rollout of 1.1.0 (attempt 1) has ended",
+    )  # fmt: skip
     last = (await until(server, in_state(*FINAL)))[-1]
     assert last.state == "rolled_back"
     assert [(e.kind, e.actor) for e in last.events][-3:] == [("rollback", "ann"), ("aborting", ""), ("rolled_back", "")]

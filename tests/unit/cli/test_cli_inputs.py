@@ -44,12 +44,13 @@ def fault(argument: str, error: type[InvalidRequest] = InvalidTensor) -> str:
         ('words=["a", "b=c", ""]', np.array(["a", "b=c", ""], object)),
         ("flag=true", np.array(True)),
         ("half=[1, 0.5]", np.array([1, 0.5], ml_dtypes.bfloat16)),
+        ('x=[NaN, -Infinity, "Infinity"]', np.array([math.nan, -math.inf, math.inf], np.float32)),
     ],
 )
 def test_json_becomes_an_array_of_the_inputs_dtype(argument: str, expected: np.ndarray) -> None:
     array = read(argument)
     assert (array.dtype, array.shape) == (expected.dtype, expected.shape)
-    assert np.array_equal(array, expected)
+    np.testing.assert_array_equal(array, expected)
 
 
 @pytest.mark.parametrize(
@@ -63,6 +64,8 @@ def test_json_becomes_an_array_of_the_inputs_dtype(argument: str, expected: np.n
         ("words=[1]", "inputs.words: expected string elements, got 1"),
         ("flag=1", "inputs.flag: expected bool elements, got 1"),
         ("x=[[1], [2, 3]]", "inputs.x: expected JSON lists of one length at each depth"),
+        ("n=[NaN]", "inputs.n: expected int8 elements, got NaN"),
+        ("words=[NaN]", "inputs.words: expected string elements, got NaN"),
         ("x=[1, [2]]", "inputs.x: expected JSON lists of one length at each depth"),
     ],
 )
@@ -103,6 +106,8 @@ def test_a_file_that_holds_no_plain_array_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "many.npz", a=np.zeros(1))
     for name in ("text.npy", "empty.npy", "pickled.npy", "many.npz"):
         assert "is not an .npy file of plain elements" in fault(f"x=@{tmp_path}/{name}")
+    for text in ("[1e999]", "[NaN, 1e999]", "[nan]", "[1", "one"):
+        assert f"expected @FILE.npy, JSON, random or random:4x64, got {text!r} (" in fault(f"x={text}")
     assert "No such file" in fault(f"x=@{tmp_path}/nowhere.npy")
 
 

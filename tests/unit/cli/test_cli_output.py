@@ -38,6 +38,20 @@ def test_what_may_be_cut_stays_on_its_line_on_a_narrow_terminal(monkeypatch, cap
     assert row == "1.0.0   sha256:0123…"
 
 
+@pytest.mark.parametrize("width", [80, 100, 140])
+def test_every_column_is_seen_on_a_narrow_terminal(monkeypatch, capsys, width: int) -> None:
+    """Columns that stay whole used to leave nothing for those behind them, and the verdict of a rollout was one."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", str(width))
+    columns = ("ATTEMPT", "STARTED (UTC)", "TOOK", "CANDIDATE", "OVER", "STATE", "VERDICT", "BY", "WHY")
+    row = ("4", "2026-11-30 19:26:30", "23m45s", "1.1.0", "1.0.0", Text("deciding, paused"), "worse", "ann@vm", "news")
+    CommandOutput(as_json=False).show({}, table(columns, [row], right=("ATTEMPT",), whole=columns[:6]))
+    printed = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    assert {"WHY", "worse", "news", "1.1.0", "deciding,", "paused"} <= set(printed.split())
+    assert max(map(len, printed.splitlines())) <= width
+    assert ("2026-11-30 19:26:30" in printed) is (width >= 120)
+
+
 TRICKS = "\x1b]0;title\x07 \x1b[31mred\x1b[0m \x9b31m \rover \u202eesrever\u202c \u2028 \x08"
 
 

@@ -77,5 +77,5 @@ def test_a_servers_refusal_names_each_field_and_the_nearest_that_exists() -> Non
         raise ServerRefused("InvalidArgument", caught.value.message, violations=caught.value.violations)
     message = [v.description for v in refused.value.violations]
     assert message[0].startswith("alhpa: unknown, did you mean alpha? There are alpha, beta, ")
-    assert "alpha, beta: expected 0.000001 to 0.5" in message
-    assert "min_requests and the like: expected whole numbers, 0 or more" in message
+    assert "beta: expected 0.000001 to 0.5, got 7.0" in message
+    assert "warm_requests: expected a whole number, 0 or more, got -1" in message

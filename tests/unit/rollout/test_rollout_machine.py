@@ -396,8 +396,33 @@ def test_a_record_that_this_release_cannot_read_is_an_error_of_value(change) -> 
     ids=str,
 )  # fmt: skip
 def test_a_plan_that_cannot_be_kept_or_met_is_refused(wrong) -> None:
-    with pytest.raises(InvalidRequest, match=r"expected|cannot be read"):
+    with pytest.raises(InvalidRequest, match=r"expected .*, got |cannot be read"):
         Plan.from_json(wrong)
+
+
+METRICS = "errors, invalid, p90, p95, p99, stalled, slo"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"metrics": ["errors", "error", "p42"]}, f"metrics: expected some of {METRICS}, got error, p42"),
+        ({"metrics": []}, f"metrics: expected some of {METRICS}, got none"),
+        ({"metrics": ["slo"]}, "slo_ms: expected a number where `slo` is a metric, got none"),
+        ({"on_newer": "wait"}, "on_newer: expected refuse or queue or replace or beside, got wait"),
+        ({"guards": {"p99_ms": 0}}, "guards.p99_ms: expected milliseconds above 0, at most an hour, got 0.0"),
+        ({"breaker": {"bad": 0}}, "breaker.bad: expected a share above 0, at most 1, got 0.0"),
+        (
+            {"steps": [{"weight": 0.5, "soak_s": 1}, {"weight": 0.1, "soak_s": 1}]},
+            "steps: expected weights that do not fall, got 0.5, 0.1",
+        ),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_refusal_names_the_field_what_was_expected_and_what_was_given(wrong, message) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        Plan.from_json(wrong)
+    assert refused.value.message == message
 
 
 def test_the_shadow_stage_ends_with_enough_copies_that_agree() -> None:

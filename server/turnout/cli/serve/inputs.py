@@ -1,6 +1,5 @@
 """Converts `turnout predict --input NAME=...` arguments to arrays that fit the model's signature."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from turnout.oip.json_tensors import from_nested
 from turnout.registry.manifest.signature import DataType, Signature, TensorSpec
 from turnout.serving.inputs.synthetic import Recipe, synthetic_inputs
 from turnout.serving.sessions.tensor import NUMPY_DTYPES, Array
+from turnout.web.json_body import parse_json
 
 _RANDOM = re.compile(r"random(?::(?P<shape>[0-9]+(?:x[0-9]+)*|scalar))?")
 _SEED = 0
@@ -49,11 +49,12 @@ def _read(spec: TensorSpec, value: str) -> Array:
     if match := _RANDOM.fullmatch(value):
         return _random(spec, match["shape"])
     try:
-        return from_nested(spec, json.loads(value))
-    except json.JSONDecodeError as error:
+        elements = parse_json(value.encode())
+    except ValueError as error:
         raise InvalidTensor.at(
             f"inputs.{spec.name}", f"expected @FILE.npy, JSON, random or random:4x64, got {value[:40]!r} ({error})"
         ) from None
+    return from_nested(spec, elements)
 
 
 def _from_file(spec: TensorSpec, path: Path) -> Array:

@@ -56,7 +56,7 @@ def parse_config(data: bytes) -> tuple[ModelConfig, Sequence[str]]:
             if found is None:
                 raise InvalidModel(f"{CONFIG_FILE} is not a model configuration: line {str(error)[:200]}") from error
             message, name = found[1], found[2][:64]
-            line, column = error.GetLine(), error.GetColumn()
+            line, column = error.GetLine() or 1, error.GetColumn() or 1
         if message not in _MESSAGES or _MESSAGES[message].fields:
             unknown.append(f"{name} (line {line})")
         try:

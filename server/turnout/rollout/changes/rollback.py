@@ -51,9 +51,11 @@ def rollback(
         state = None if wanted == snapshot.state else wanted
     if not (state or statuses or endings or snapshot.unreadable):
         raise ChangeRefused(f"{target} answers all plain requests of {model} already; nothing was changed")
-    gone = f"{model} went back to {target}"
+    gone = f"{model} went back to {target}" if target != present else f"all traffic of {model} goes to {target}"
     if statuses:
         gone += f"; {', '.join(map(str, statuses))} is no longer released"
+    for rollout in snapshot.rollouts:
+        gone += f"; the rollout of {rollout.candidate} (attempt {rollout.attempt}) has ended"
     return ChangeOutcome(gone, state, "rollback", statuses, endings, snapshot.unreadable)
 
 
