@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 
 from sqlalchemy import Connection, delete, insert, inspect, select
@@ -251,7 +250,7 @@ def _running(connection: Connection, alive_seconds: float) -> list[str]:
     if not inspect(connection).has_table(schema.servers.name):
         return []
     snapshot = servers.servers_snapshot(connection, "")
-    return [one.name for one in snapshot.servers if snapshot.now - one.seen < timedelta(seconds=alive_seconds)]
+    return [one.name for one in snapshot.servers if one.alive(snapshot.now, alive_seconds)]
 
 
 def _name_of_old(target: Path) -> Path:

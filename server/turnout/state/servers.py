@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
-from sqlalchemy import Connection, TextClause, and_, bindparam, delete, select, text, update
+from sqlalchemy import Connection, TextClause, and_, bindparam, delete, or_, select, text, update
 
 from turnout.state.change import Transactions
 from turnout.state.database import schema
@@ -53,6 +53,10 @@ class ServerRecord:
     started: datetime
     seen: datetime
     document: Mapping[str, Any]
+
+    def alive(self, now: datetime, seconds: float) -> bool:
+        """Returns whether the server counts as alive `seconds` after its last report. `now` is the database's time."""
+        return _alive(self.seen, now, seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +152,7 @@ class ServerStore(Transactions):
                 connection.execute(_inserted("servers", fresh), fresh)
             elif row.instance == report.instance:
                 connection.execute(_REPORTED, {"called": report.name, **values})
-            elif now - datetime.fromisoformat(row.seen) < timedelta(seconds=report.alive_seconds):
+            elif _alive(datetime.fromisoformat(row.seen), now, report.alive_seconds):
                 return False
             else:
                 connection.execute(_REPORTED, {"called": report.name, "started": time_text(now), **values})
@@ -171,9 +175,15 @@ class ServerStore(Transactions):
         table, counts, running = schema.servers, schema.rollout_counts, schema.rollouts
         alive = select(running.c.attempt).where(_OF_COUNTED, running.c.final == 0)
         with self._database.writing() as connection:
-            before = time_text(clock(connection) - timedelta(seconds=gone_seconds))
-            removed = connection.execute(delete(table).where(table.c.seen < before)).rowcount
+            now, gone = clock(connection), timedelta(seconds=gone_seconds)
+            silent = or_(table.c.seen < time_text(now - gone), table.c.seen > time_text(now + gone))
+            removed = connection.execute(delete(table).where(silent)).rowcount
             return int(removed + connection.execute(delete(counts).where(~alive.exists())).rowcount)
+
+
+def _alive(seen: datetime, now: datetime, seconds: float) -> bool:
+    # A report from the future is from before the clock was set back: a server that is alive has reported since.
+    return abs(now - seen) < timedelta(seconds=seconds)
 
 
 def _inserted(table: str, columns: Mapping[str, object]) -> TextClause:

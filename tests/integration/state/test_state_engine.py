@@ -199,6 +199,41 @@ def test_a_server_that_stops_in_mid_transaction_leaves_the_earlier_state(postgre
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("change", "undo", "expected"),
+    [
+        ("ALTER ROLE clerk PASSWORD 'another'", "", "it refuses this user or password"),
+        ("ALTER ROLE clerk NOLOGIN", "ALTER ROLE clerk LOGIN", "it refuses this user or password"),
+        ("ALTER ROLE clerk CONNECTION LIMIT 0", "ALTER ROLE clerk CONNECTION LIMIT -1", "it has no connection or"),
+        ("ALTER DATABASE {0} RENAME TO {0}_2", "ALTER DATABASE {0}_2 RENAME TO {0}", "it has no database of that name"),
+    ],
+    ids=["password", "login", "limit", "name"],
+)
+def test_a_server_that_refuses_connections_is_said_to_do_so_until_it_accepts_them(
+    postgres_server: PostgresServer, change: str, undo: str, expected: str
+) -> None:
+    url = postgres_server.new_database()
+    name = url.rpartition("/")[2]
+    with psycopg.connect(postgres_server.url("postgres"), autocommit=True) as admin:
+        try:
+            admin.execute("CREATE ROLE clerk LOGIN PASSWORD 'its-password'")
+            admin.execute(f"ALTER DATABASE {name} OWNER TO clerk".encode())
+            with StateStore.open(url.replace(f"turnout:{PASSWORD}", "clerk:its-password")) as store:
+                admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'clerk'")
+                while admin.execute("SELECT 1 FROM pg_stat_activity WHERE usename = 'clerk'").fetchone():
+                    pass
+                admin.execute(change.format(name).encode())
+                with pytest.raises(UnavailableError, match=expected) as caught:
+                    store.revision()
+                assert "clerk" not in str(caught.value)
+                admin.execute((undo.format(name) or "ALTER ROLE clerk PASSWORD 'its-password'").encode())
+                assert store.revision() == 0
+        finally:
+            admin.execute(f"DROP DATABASE {name}".encode())
+            admin.execute("DROP ROLE clerk")
+
+
+@pytest.mark.slow
 def test_connections_that_lead_to_a_former_primary_are_replaced(postgres_server: PostgresServer) -> None:
     url = postgres_server.new_database()
     name = url.rpartition("/")[2]

@@ -12,6 +12,7 @@ from sqlalchemy import update
 from onnx_models import scaled
 from turnout.config import Settings
 from turnout.errors import Conflict
+from turnout.rollout.engine.exchange.peers import OtherServers
 from turnout.state.database import schema
 from turnout.state.event_log.events import time_text
 from turnout.state.rollouts import RolloutWrite
@@ -58,14 +59,17 @@ def test_a_report_told_twice_is_there_once(store) -> None:
     assert store.revision() == revision, "what servers tell one another is not a change"
 
 
-def test_a_name_has_one_server_at_a_time_and_that_of_a_killed_one_is_free_again(store) -> None:
+@pytest.mark.parametrize("ago", [timedelta(seconds=90), timedelta(hours=-2)], ids=["silent", "clock-set-back"])
+def test_a_name_has_one_server_at_a_time_and_that_of_a_killed_one_is_free_again(store, ago: timedelta) -> None:
     twin = ServerReport("ada", "two", {}, 60.0)
     assert store.report_server(ADA, ())
     assert not store.report_server(twin, counts((7, "ada")))
     assert counts_on_record(store) == [], "nothing of it is written"
     with store._database.writing() as connection:
-        long_ago = time_text(datetime.now(UTC) - timedelta(seconds=90))
-        connection.execute(update(schema.servers).values(seen=long_ago))
+        connection.execute(update(schema.servers).values(seen=time_text(datetime.now(UTC) - ago)))
+    others = OtherServers(1.0)
+    others.update(servers_snapshot(store), 0.0)
+    assert [one.alive for one in others.servers] == [False]
     assert store.report_server(twin, ())
     store.leave_server("ada", "one")
     assert [one.instance for one in servers_snapshot(store).servers] == ["two"]
@@ -98,6 +102,10 @@ def test_servers_that_are_gone_and_counts_of_ended_rollouts_are_let_go(store) ->
     assert len(servers_snapshot(store).servers) == 1
     assert store.expire_servers(0.0) == 1
     assert servers_snapshot(store).servers == []
+    assert store.report_server(ADA, ())
+    with store._database.writing() as connection:  # the database's clock was set back by a day
+        connection.execute(update(schema.servers).values(seen=time_text(datetime.now(UTC) + timedelta(days=1))))
+    assert store.expire_servers(3600.0) == 1
 
 
 def test_counts_come_to_whoever_drives_the_rollout_and_to_nobody_else(store) -> None:

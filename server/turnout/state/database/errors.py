@@ -1,5 +1,6 @@
 """Translates errors of database drivers for operators. The driver's own message is not passed on."""
 
+import re
 import sqlite3
 from dataclasses import dataclass
 
@@ -63,6 +64,15 @@ _POSTGRESQL = {
 """Faults by SQLSTATE, or by the prefix of a class of them. The longest matching prefix is used."""
 
 
+_REFUSALS = (
+    (re.compile(r"authentication failed|no pg_hba\.conf entry|role .* does not exist|not permitted to log in"), "28"),
+    (re.compile(r"database .* does not exist"), "3D000"),
+    (re.compile(r"too many (clients|connections)|remaining connection slots"), "53"),
+    (re.compile(r"the database system is "), "57P"),
+)
+"""SQLSTATEs by what PostgreSQL says when it refuses a connection, for which libpq passes on the text only."""
+
+
 def diagnose(error: BaseException, *, lost: bool) -> DatabaseFault | None:
     """Translates a driver's `error`; returns None if it is a bug in Turnout and not a fault of the database.
 
@@ -73,8 +83,14 @@ def diagnose(error: BaseException, *, lost: bool) -> DatabaseFault | None:
         if str(error).startswith("no such table"):  # SQLite has no code for this
             return _NO_TABLES
         return _SQLITE.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)
-    state = getattr(error, "sqlstate", None) or ""
+    state = getattr(error, "sqlstate", None) or _refusal(str(error))
     fitting = [start for start in _POSTGRESQL if state.startswith(start)]
     if fitting:
         return _POSTGRESQL[max(fitting, key=len)]
     return _SILENT if lost else None
+
+
+def _refusal(message: str) -> str:
+    """Returns the SQLSTATE of a refused connection; "" if the message is none in English of such a refusal."""
+    found = (state for said, state in _REFUSALS if "FATAL:" in message and said.search(message))
+    return next(found, "")

@@ -4,7 +4,7 @@ import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from turnout.rollout.engine.exchange.server_ticks import ServerTick
@@ -88,7 +88,7 @@ class OtherServers:
     def servers(self) -> Sequence[OtherServer]:
         """The servers, by name."""
         now, records = self._snapshot.now, self._snapshot.servers
-        alive = [r for r in records if now - r.seen < timedelta(seconds=self.alive_seconds)]
+        alive = [r for r in records if r.alive(now, self.alive_seconds)]
         latest: dict[str, int] = {}
         for record in alive:
             for model, epoch in _mapping(record.document, "epochs").items():
