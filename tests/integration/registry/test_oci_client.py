@@ -14,6 +14,7 @@ import pytest
 
 from http_endpoint import Asked, Endpoint, answer, connections, drip, listening
 from turnout.config import RepositoryUrl
+from turnout.registry.remote.oci import OciStore
 from turnout.registry.remote.oci_client import OciClient
 from turnout.registry.remote.store import StoreFault
 from turnout.threads import Threads
@@ -143,3 +144,58 @@ async def test_a_proxy_of_the_environment_is_asked_for_other_machines_only(
         assert [request.target for request in proxy.asked] == ["http://storage.example/blob"]
         assert len(registry.asked) == 2
         assert tokens.asked
+
+
+def _store(endpoint: Endpoint) -> OciStore:
+    return OciStore(RepositoryUrl("oci", "registry.test", "models"), endpoint.url, 60.0, 100, 1.0)
+
+
+async def test_pages_of_tags_follow_the_registrys_links() -> None:
+    """What follows the last tag is known to the registry alone: some name a token, and leave pages empty."""
+    pages = {
+        "n=1000": (["a"], 'Link: <http://inside:5000/v2/models/tags/list?n=1000&next_page=x%3D1>; rel="next"'),
+        "n=1000&next_page=x%3D1": ([], 'Link: </v2/models/tags/list?next_page=y>; rel="next"'),
+        "next_page=y": (["b"], "X-Last: yes"),
+    }
+
+    def says(request: Asked) -> bytes:
+        tags, header = pages[request.target.partition("?")[2]]
+        name, _, value = header.partition(": ")
+        return answer(200, {"tags": tags}, **{name: value})
+
+    async with listening(Endpoint(says)) as registry:
+        with closing(_store(registry)) as store:
+            assert await asyncio.to_thread(store._tags) == ["a", "b"]
+        assert len(registry.asked) == 3
+
+
+async def test_a_listing_of_tags_that_does_not_end_is_left() -> None:
+    next_one = '</v2/models/tags/list?next_page=x>; rel="next"'
+    async with listening(Endpoint(answer(200, {"tags": []}, Link=next_one))) as registry:
+        with closing(_store(registry)) as store, pytest.raises(StoreFault, match="does not end"):
+            await asyncio.wait_for(asyncio.to_thread(store._tags), 100)
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+async def test_a_download_goes_on_where_its_connection_was_lost(ranges: bool) -> None:
+    content = bytes(range(256)) * 64
+
+    def says(request: Asked) -> bytes:
+        start = int(request.headers.get("range", "bytes=0-")[6:-1]) if ranges else 0
+        whole = answer(206 if start else 200, content[start:])
+        return whole[: -len(content[start:]) // 2 - 1] if len(registry.asked) <= 3 else whole
+
+    async with listening(Endpoint(says)) as registry:
+        with closing(_store(registry)) as store:
+            blocks = await asyncio.to_thread(lambda: list(store.read_blob("sha256:x", len(content))))
+        assert b"".join(blocks) == content
+        assert len(registry.asked) == 4
+
+
+async def test_a_registry_that_asks_for_more_time_than_there_is_is_not_asked_again() -> None:
+    async with listening(
+        Endpoint(answer(429, {"errors": [{"code": "TOOMANYREQUESTS"}]}, Retry_After="600"))
+    ) as registry:
+        with closing(_store(registry)) as store, pytest.raises(StoreFault, match="429 TOOMANYREQUESTS"):
+            await asyncio.to_thread(store._tags)
+        assert len(registry.asked) == 1

@@ -247,6 +247,8 @@ class StoppingProxy:
         go_on: Releases the blocked write.
         passed: Set when the store has answered the blocked write.
         away: Whether to close connections without an answer.
+        fault: Returns, for method, path and body, what happens to a request: "busy" if it is refused with 503, "cut" if
+            it is passed on but the connection closed before the answer, and else "".
         credential: `USER:PASSWORD` for which a token is issued, without which nothing is passed on, as registries do
             with a challenge of the distribution specification. Each token is valid for seven requests.
     """
@@ -260,6 +262,7 @@ class StoppingProxy:
     go_on: threading.Event = field(default_factory=threading.Event)
     passed: threading.Event = field(default_factory=threading.Event)
     away: bool = False
+    fault: Callable[[str, str, bytes], str] = lambda *_: ""
     credential: str = ""
     url: str = ""
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -287,6 +290,10 @@ class StoppingProxy:
                     return
                 stops = False
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                fault = proxy.fault(self.command, self.path, body)
+                if fault == "busy":
+                    self.answer(503, {})
+                    return
                 if proxy.stop_when(self.command, self.path, body):
                     with proxy._lock:
                         stops = len(proxy.writes) == proxy.stop_at
@@ -298,6 +305,9 @@ class StoppingProxy:
                     upstream.request(self.command, self.path, body, dict(self.headers.items()))
                     answer = upstream.getresponse()
                     data = answer.read()
+                    if fault == "cut":
+                        self.close_connection = True
+                        return
                     if stops:
                         proxy.passed.set()
                     if stops and proxy.forward_first:

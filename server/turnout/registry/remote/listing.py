@@ -20,7 +20,7 @@ from turnout.registry.remote.index import Index, IndexEntry
 from turnout.registry.remote.keys import EvidenceRecordKey, ManifestKey, PlanKey, parse_key
 from turnout.registry.remote.store import Document, Store, StoreFault
 from turnout.registry.storage.attestations import MAX_BYTES, MAX_FILES, SIGNATURE
-from turnout.registry.storage.files import replace_file
+from turnout.registry.storage.files import file_stamp, replace_file
 from turnout.registry.storage.listing import Listing, Problem, Published
 from turnout.registry.storage.manifests import MAX_MANIFEST_BYTES, check_named, manifest_fault, parse_manifest
 from turnout.registry.storage.scanning import VersionOrder
@@ -44,7 +44,8 @@ class RemoteListing:
         self._lock = threading.Lock()  # guards the following attributes
         self._entries: Mapping[str, IndexEntry] = {}
         self._faults: dict[str, tuple[str, Problem]] = {}  # stamp and problem, by key
-        self._evidence_records: dict[str, str] = {}  # stamps of the documents copied here, by key
+        self._partial: dict[str, IndexEntry] = {}  # read by listings that failed, by key
+        self._copied = self._index.copied()  # the documents copied here, by key
         self._found: Listing | None = None
         self._listed_at = float("-inf")
         self._due = float("-inf")
@@ -149,7 +150,8 @@ class RemoteListing:
     def _take_in(self, documents: Mapping[str, Document]) -> None:
         entries: dict[str, IndexEntry] = {}
         faults: dict[str, tuple[str, Problem]] = {}
-        known = self._entries or self._index.load() or {}
+        before, copied_before = self._entries or self._index.load() or {}, dict(self._copied)
+        known = {**before, **self._partial}
         beside: dict[tuple[str, Version, bool], list[Document]] = {}  # signatures, and other records
         for text, document in documents.items():
             match parse_key(text):
@@ -168,14 +170,16 @@ class RemoteListing:
                 target = self._root / model / ATTESTATIONS / version / file
                 self._take_file(document, target, MAX_BYTES)
         self._drop_files(documents)
+        self._copied = {key: copied for key, copied in self._copied.items() if key in documents}
+        self._partial = {}
         changed = entries.keys() != self._entries.keys() or any(entries[k] is not self._entries[k] for k in entries)
         self._entries, self._faults = entries, faults
-        if changed or self._found is None:
+        if changed or self._found is None or self._copied != copied_before:
             with suppress(OSError):  # a full cache must not prevent serving versions that are in memory
                 for text, entry in entries.items():
-                    if entry is not known.get(text):
+                    if entry is not before.get(text):
                         self._index.keep(canonical_bytes(entry.published.manifest), entry.published.digest)
-                self._index.save(entries)
+                self._index.save(entries, self._copied)
         self._found = self._make_listing()
 
     def _take_manifest(
@@ -205,12 +209,13 @@ class RemoteListing:
             # The same object if the same version was written again, so that it does not count as a change.
             same = before is not None and before.published.digest == published.digest
             published = before.published if before is not None and same else published
-            entries[text] = IndexEntry(document.stamp, document.modified, published)
+            entries[text] = self._partial[text] = IndexEntry(document.stamp, document.modified, published)
 
     def _take_file(self, document: Document, target: Path, most: int) -> None:
-        """Copies a small document here if it changed. Documents that are too large are skipped."""
-        if self._evidence_records.get(document.key) == document.stamp and target.exists():
-            return
+        """Copies a small document here if it or its copy changed. Documents that are too large are skipped."""
+        with suppress(OSError):
+            if self._copied.get(document.key) == (document.stamp, file_stamp(target.stat())):
+                return
         if document.size > most:
             return
         try:
@@ -219,7 +224,7 @@ class RemoteListing:
             return
         with suppress(OSError):  # the next listing tries again; a full disk must not pass for a store that is away
             replace_file(target, data)
-            self._evidence_records[document.key] = document.stamp
+            self._copied[document.key] = document.stamp, file_stamp(target.stat())
 
     def _drop_files(self, documents: Mapping[str, Document]) -> None:
         """Removes local copies of deleted documents, except those that another process may have just written."""
@@ -229,7 +234,7 @@ class RemoteListing:
                 if (key := str(file.relative_to(self._root))) in documents:
                     continue
                 with suppress(FileNotFoundError):
-                    if self._evidence_records.pop(key, None) or file.stat().st_mtime < before:
+                    if self._copied.pop(key, None) or file.stat().st_mtime < before:
                         file.unlink()
 
     def _make_listing(self) -> Listing:

@@ -118,7 +118,7 @@ class OciClient:
             if answer.status_code not in (200, 206):
                 raise _refusal(answer, str(answer.status_code))
             skipped = start if answer.status_code == 200 else 0  # the registry knows no ranges
-            for block in answer.iter_bytes(1 << 20):
+            for block in answer.iter_bytes():
                 if rest := block[skipped:]:
                     yield rest
                 skipped = max(skipped - len(block), 0)
