@@ -1,7 +1,7 @@
 """The latency thresholds of a rollout, which are set before a step from quantiles of the baseline's latency."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,21 +19,47 @@ QUANTILES = {"p90": 0.90, "p95": 0.95, "p99": 0.99}
 
 _STALL_FACTOR = 10.0
 
+_BUCKETS_AN_OCTAVE = 16
+"""Number of buckets to a factor of two, so that a latency differs from its bucket's by at most 2.2 %."""
 
-def latency_of(plan: Plan, entry: VersionEntry | None) -> tuple[Mapping[str, float] | None, int, float]:
+
+def latency_of(
+    plan: Plan, entry: VersionEntry | None, elsewhere: Iterable[Mapping[str, int]] = ()
+) -> tuple[Mapping[str, float] | None, int, float]:
     """Returns a baseline's latency: quantiles by metric (None if it had too few requests), requests, and the median.
 
-    In seconds, over the latest 4,096 requests that it answered as a baseline.
+    In seconds, over the latest 4,096 requests that each server answered with it as the baseline.
+
+    Args:
+        plan: Plan of the rollout.
+        entry: The baseline.
+        elsewhere: Its latest latencies on other servers, as their `recent_buckets`.
     """
-    handle = entry.handle if entry is not None else None
-    if handle is None:
+    if entry is None or entry.handle is None:
         return None, 0, 0.0
-    recent = handle.recorder.role(str(ServingRole.BASELINE)).recent
-    if len(recent) < max(plan.threshold_samples, 2):
-        return None, len(recent), 0.0
-    seen = np.fromiter(recent, np.float64, len(recent))
+    seen = np.concatenate([_recent(entry), *map(_latencies, elsewhere)])
+    if len(seen) < max(plan.threshold_samples, 2):
+        return None, len(seen), 0.0
     found = {name: threshold(name, seen) for name in plan.timed}
-    return found, len(recent), float(np.quantile(seen, 0.5))
+    return found, len(seen), float(np.quantile(seen, 0.5))
+
+
+def recent_buckets(entry: VersionEntry | None) -> dict[str, int]:
+    """Returns the latest latencies of a baseline on this server: requests by the number of a bucket."""
+    octaves = np.log2(np.maximum(_recent(entry), 1e-9))
+    buckets, counts = np.unique(np.rint(octaves * _BUCKETS_AN_OCTAVE).astype(np.int64), return_counts=True)
+    return {str(bucket): count for bucket, count in zip(buckets.tolist(), counts.tolist(), strict=True)}
+
+
+def _latencies(buckets: Mapping[str, int]) -> NDArray[np.float64]:
+    numbers = np.array(list(map(int, buckets)), np.float64)
+    return np.repeat(2.0 ** (numbers / _BUCKETS_AN_OCTAVE), list(buckets.values()))
+
+
+def _recent(entry: VersionEntry | None) -> NDArray[np.float64]:
+    handle = entry.handle if entry is not None else None
+    recent = handle.recorder.role(str(ServingRole.BASELINE)).recent if handle is not None else ()
+    return np.fromiter(recent, np.float64, len(recent))
 
 
 def threshold(metric: str, latencies: NDArray[np.float64]) -> float:

@@ -105,6 +105,52 @@ async def test_what_another_server_saw_takes_the_candidate_back(pair, start_serv
     await check_evidence(driver)
 
 
+async def test_thresholds_and_a_shadow_stage_need_no_traffic_on_the_server_that_drives(
+    publish_model, start_server
+) -> None:
+    """As of workers, if the only client's connection is another's."""
+    for version in ("1.0.0", "1.1.0"):
+        publish_model("m", version, look_up_safely(), release=version == "1.0.0")
+    driver = await start_server(rollout=TICK)
+    other = await start_server(rollout=TICK)
+    stage = {"rate": 1.0, "duration_s": 0.5, "agreement": 0.9, "min_samples": 20}
+    plan = LONG | {"metrics": ["errors", "p90"], "shadow": stage, "validating_s": 30.0}
+    async with clients(other, Lookups()) as seen:
+        await settled(lambda: seen.answers.total() > 100)
+        await start(driver, "1.1.0", plan)
+        last = (await until(driver, lambda rollout: rollout.state == "soaking" or bool(rollout.pauses)))[-1]
+        assert not last.pauses
+        assert [len(s.parts.rollouts.engine.active) for s in (driver, other)] == [1, 0]
+        (lane,) = other.parts.serving.shadows.of("m")
+        copies = next(m for m in last.metrics if m.name == "disagreement").canary_requests
+        assert 20 <= copies <= lane.ledger.compared
+        await check_evidence(driver)
+
+
+async def test_a_shadow_that_is_given_up_on_another_server_pauses_its_rollout_and_is_tried_again_there(
+    publish_model, start_server
+) -> None:
+    for version in ("1.0.0", "1.1.0"):
+        publish_model("m", version, look_up_safely(), release=version == "1.0.0")
+    driver = await start_server(rollout=TICK)
+    other = await start_server(rollout=TICK, server_name="bob")
+    stage = {"rate": 1.0, "duration_s": 0.5, "agreement": 0.9, "min_samples": 10_000_000}
+    async with clients(driver, Lookups()), clients(other, Lookups()):
+        await start(driver, "1.1.0", LONG | {"shadow": stage})
+        await settled(lambda: other.parts.serving.shadows.of("m"))
+        (lane,) = other.parts.serving.shadows.of("m")
+        await settled(lambda: lane.ledger.judged and lane.ledger.compared)
+        lane._break("a run hangs")
+        paused = (await until(driver, lambda rollout: bool(rollout.pauses)))[-1]
+        assert paused.state == "shadowing"
+        assert "1.1.0 takes no more copies (a run hangs); to resume is to try again (on bob)" in paused.pauses[0]
+        await command(driver, pb.ROLLOUT_COMMAND_RESUME, reason="it was the machine")
+        await settled(lambda: not lane.closed)
+        compared = lane.ledger.compared
+        await settled(lambda: lane.ledger.compared > compared + 20)
+        assert not (await latest(driver)).pauses
+
+
 async def test_every_server_is_listed_with_what_it_has(pair, start_server, models) -> None:
     first = await start_server(rollout=TICK, server_name="ada")
     second = await start_server(rollout=TICK, server_name="bob")

@@ -2,7 +2,7 @@
 
 import json
 
-from turnout.rollout.engine.exchange.server_ticks import ServerTick, gather
+from turnout.rollout.engine.exchange.server_ticks import ServerTick, ShadowTick, gather
 from turnout.rollout.evidence import Count, Evidence, Stratum, Tick, errors
 from turnout.rollout.evidence.per_server import PerServer
 from turnout.rollout.guards.circuit_breaker import Outcomes, SlotRecord
@@ -11,12 +11,21 @@ from turnout.rollout.guards.circuit_breaker import Outcomes, SlotRecord
 def part(number: int, server: str, bad: int = 0, requests: int = 10, seconds: float = 5.0) -> ServerTick:
     stratum = Stratum(server, {"errors": Count(requests, bad)}, {"errors": Count(10, 0)})
     slot = SlotRecord(server, 7, Outcomes(3, 1, 2), Outcomes(200, 0, 1), Outcomes(50, 0, 0))
-    return ServerTick(number, seconds, 1, stratum, (slot,), {"canary": {"3": 2}, "baseline": {"10": 1}})
+    latency = {"canary": {"3": 2}, "baseline": {"10": 1}}
+    shadow = ShadowTick(Count(requests, bad), "a run hangs" if bad else "", number)
+    return ServerTick(number, seconds, 1, stratum, (slot,), latency, shadow, {"-112": 3})
 
 
 def test_what_a_server_tells_comes_back_from_its_record() -> None:
     one = part(9, "ada", bad=2)
     assert ServerTick.from_json(9, "ada", json.loads(json.dumps(one.to_json()))) == one
+
+
+def test_what_an_earlier_release_tells_has_no_copies_and_no_latencies() -> None:
+    body = part(9, "ada", bad=2).to_json()
+    del body["shadow"], body["recent"]
+    one = ServerTick.from_json(9, "ada", body)
+    assert (one.shadow, one.recent) == (ShadowTick(), {})
 
 
 def test_ticks_of_several_servers_are_strata_of_one_and_each_is_taken_once() -> None:
@@ -27,14 +36,16 @@ def test_ticks_of_several_servers_are_strata_of_one_and_each_is_taken_once() -> 
     assert taken.latency[0] == {"canary": {"3": 4}, "baseline": {"10": 2}}
     assert taken.taken == {"ada": 7, "bob": 8}
     assert {one.server for one in taken.slots} == {"ada", "bob"}
+    assert taken.copies == Count(30, 1)
+    assert {name: one.number for name, one in taken.latest.items()} == taken.taken
     again = gather(parts, taken.taken, "ada", oldest=0)
-    assert (again.ticks, again.taken, again.late) == ([], {}, 0)
+    assert (again.ticks, again.taken, again.late, again.copies) == ([], {}, 0, Count())
 
 
 def test_what_comes_too_late_is_left_out_counted_and_never_taken_after_all() -> None:
     taken = gather([part(3, "bob"), part(9, "bob"), part(2, "ada")], {}, "ada", oldest=5)
     assert [[s.server for s in tick.strata] for tick in taken.ticks] == [["ada"], ["bob"]]
-    assert (taken.late, taken.taken) == (1, {"ada": 2, "bob": 9})
+    assert (taken.late, taken.taken, taken.copies) == (1, {"ada": 2, "bob": 9}, Count(20, 0))
 
 
 def test_the_evidence_of_strata_is_that_of_their_product() -> None:

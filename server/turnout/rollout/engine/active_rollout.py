@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Self
 
 from turnout.rollout.counters import ClosedTick, Counters
-from turnout.rollout.engine.exchange.server_ticks import CollectedTicks, ServerTick, gather
+from turnout.rollout.engine.exchange.server_ticks import CollectedTicks, ServerTick, ShadowTick, gather
 from turnout.rollout.evidence import Count
 from turnout.rollout.machine.attempt import Rollout, RolloutHistoryEntry
 from turnout.rollout.thresholds import rules_of
@@ -35,6 +35,9 @@ class ActiveRollout:
         mailed: Servers whose counts arrived through the state store since counts were last used.
         delivered: By server, number of the last tick whose counts are removed from the state store by the next write.
         sample: Number of the last shadow sample that was used.
+        shadow: This server's copies that are in no part yet.
+        recent: The latest latencies of the baseline on this server, in buckets.
+        elsewhere: The latest part of each other server, if this server drives the rollout.
         unread: The record, if it is newer than `rollout` but differs only in another server's counts.
         refused: Why the last change of the traffic was refused.
         saved: Whether the state store has its present state.
@@ -53,6 +56,9 @@ class ActiveRollout:
     mailed: set[str] = field(default_factory=set)
     delivered: dict[str, int] = field(default_factory=dict)
     sample: int = 0
+    shadow: ShadowTick = field(default_factory=ShadowTick)
+    recent: Mapping[str, int] = field(default_factory=dict)
+    elsewhere: dict[str, ServerTick] = field(default_factory=dict)
     given_up_at: int | None = None
     unread: RolloutRecord | None = None
     refused: str = ""
@@ -92,8 +98,10 @@ class ActiveRollout:
             number = self.numbers.popleft()
             latency = {"canary": _texts(one.canary_latency), "baseline": _texts(one.baseline_latency)}
             self.parts[number, server] = ServerTick(
-                number, one.tick.seconds, one.tick.largest_batch, replace(stratum, server=server), slots, latency
-            )
+                number, one.tick.seconds, one.tick.largest_batch, replace(stratum, server=server), slots, latency,
+                self.shadow, self.recent,
+            )  # fmt: skip
+            self.shadow = replace(self.shadow, copies=Count())
         for key in sorted(self.parts)[: max(len(self.parts) - _MOST_PARTS, 0)]:
             del self.parts[key]  # not used because the store is unavailable; they would be too late anyway
 
@@ -104,6 +112,7 @@ class ActiveRollout:
         for key in sorted(self.kept)[: max(len(self.kept) - _MOST_PARTS, 0)]:
             del self.kept[key]
         self.parts.clear()
+        self.elsewhere |= {name: part for name, part in collected.latest.items() if name != own}
         taken = {**self.rollout.per_server.taken, **collected.taken}
         self.delivered |= {name: taken[name] for name in self.mailed if name in taken}
         self.mailed.clear()

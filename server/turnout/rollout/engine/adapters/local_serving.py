@@ -13,18 +13,19 @@ from turnout.registry.manifest.signature import Signature
 from turnout.rollout.changes.model_snapshot import ModelSnapshot, answers_with_rollouts
 from turnout.rollout.counters import ClosedTick, Place, SlotsInForce
 from turnout.rollout.engine.active_rollout import ActiveRollout
-from turnout.rollout.engine.exchange.server_ticks import CollectedTicks
-from turnout.rollout.engine.policy_origin import newer_baseline, policy_text, set_by_others
+from turnout.rollout.engine.exchange.server_ticks import CollectedTicks, ShadowTick
+from turnout.rollout.engine.policy_origin import newer_baseline, policy_text, set_by_others, set_by_rollout
 from turnout.rollout.engine.ports import TrafficChange
 from turnout.rollout.evidence import Count
 from turnout.rollout.machine.attempt import STEPPING, Rollout, RolloutState
 from turnout.rollout.machine.desired_policy import desired_policy
 from turnout.rollout.machine.machine import Facts
-from turnout.rollout.thresholds import latency_of, rules_of, thresholds_of
+from turnout.rollout.thresholds import latency_of, recent_buckets, rules_of, thresholds_of
 from turnout.routing.active_policies import AppliedPolicy, Policies
 from turnout.routing.default_answers import RoutingTable, SelectorPart, answers_of, parts_text, standing_in
 from turnout.routing.policy import TWIN, Policy, PolicyState
 from turnout.routing.rollback import default_version
+from turnout.routing.shadow.lane import Lane
 from turnout.routing.shadow.service import Shadows
 from turnout.routing.traffic import ChangeOrigin, Traffic
 from turnout.serving.data_plane.inference import ServingRole
@@ -35,6 +36,9 @@ from turnout.serving.versions.lifecycle import LifecycleState
 from turnout.serving.versions.load_policy import Fallbacks
 from turnout.serving.versions.manager import Manager
 from turnout.state.release_status import ReleaseStatus
+
+_NEEDS_THRESHOLDS = (RolloutState.VALIDATING, RolloutState.SHADOWING, *STEPPING)
+"""States in which the thresholds of the next step are derived from the baseline's latency."""
 
 
 @dataclass(eq=False, repr=False)
@@ -55,6 +59,8 @@ class LocalServing:
         previous = self.entry(rollout.model, rollout.previous)
         self._attach(active, candidate, previous, self.in_force(rollout.model)[0], now)
         active.counters.roll(seconds, now, rules_of(rollout), thresholds_of(rollout))
+        active.recent = recent_buckets(previous) if rollout.state in _NEEDS_THRESHOLDS else {}
+        active.shadow = self._shadowed(active)
         return active.counters.closed(now)
 
     def observe(self, active: ActiveRollout, seconds: float, collected: CollectedTicks, rivals: int) -> Facts:
@@ -62,11 +68,12 @@ class LocalServing:
         rollout = active.rollout
         candidate = self.entry(rollout.model, rollout.candidate)
         previous = self.entry(rollout.model, rollout.previous)
-        thresholds, samples, median = latency_of(rollout.plan, previous)
+        elsewhere = [part.recent for part in active.elsewhere.values()]
+        thresholds, samples, median = latency_of(rollout.plan, previous, elsewhere)
         applied, policy = self.in_force(rollout.model)
         desired = desired_policy(rollout, policy)
         released = self._released_over(rollout, policy)
-        copies = self._shadowed(active)
+        lane = self._lane(rollout)
         withdraws = rollout.released and rollout.state is RolloutState.ABORTING
         still_released = withdraws and self.is_released(rollout.model, rollout.candidate)
         return Facts(
@@ -75,7 +82,9 @@ class LocalServing:
             taken=collected.taken,
             slots=collected.slots,
             history=active.counters.history if not rollout.history else "",
-            **copies,
+            shadow=collected.copies,
+            incomparable=_obstacle(active),
+            uncounted="" if lane is None else lane.ledger.uncounted,
             ready=all(entry is not None and entry.state is LifecycleState.READY for entry in (candidate, previous)),
             trouble=_trouble(candidate),
             in_force=(desired is None or desired == policy) and not still_released,
@@ -284,27 +293,45 @@ class LocalServing:
         began = rollout.state in STEPPING or rollout.promoted
         counters.watch(slots, old.history, thresholds_of(rollout), began=began)
 
-    def _shadowed(self, active: ActiveRollout) -> dict[str, Any]:
-        """Returns the facts about copies: those that were judged since the last look, and what keeps others from it."""
-        rollout = active.rollout
+    def _lane(self, rollout: Rollout) -> Lane | None:
+        """Returns the lane of a rollout's copies; None if it is not in the shadow stage."""
+        if rollout.state is not RolloutState.SHADOWING:
+            return None
         candidate = str(rollout.candidate)
-        lane = next((one for one in self._shadows.of(rollout.model) if one.pair.shadow == candidate), None)
-        if rollout.plan.shadow is None or rollout.state is not RolloutState.SHADOWING or lane is None:
-            return {}
+        return next((one for one in self._shadows.of(rollout.model) if one.pair.shadow == candidate), None)
+
+    def _shadowed(self, active: ActiveRollout) -> ShadowTick:
+        """Returns the copies that were judged on this server and are in no part yet, and what keeps it from that."""
+        rollout = active.rollout
+        lane, copies = self._lane(rollout), active.shadow.copies
+        if rollout.plan.shadow is None or lane is None:
+            return ShadowTick(copies)
         ledger, allowed = lane.ledger, 1.0 - rollout.plan.shadow.agreement
-        found: dict[str, Any] = {"incomparable": ledger.incomparable, "uncounted": ledger.uncounted}
         if lane.closed and active.given_up_at not in (None, rollout.epoch) and not rollout.pauses:
             lane.reopen()  # it was paused for that, and somebody has it go on
+        obstacle = ledger.incomparable
         if not lane.closed or lane.ended:
             active.given_up_at = None
         else:
             active.given_up_at = rollout.epoch
-            found["incomparable"] = f"{candidate} takes no more copies ({lane.closed}); to resume is to try again"
-        fresh = [s for s in ledger.samples if s.number > active.sample and s.epoch >= rollout.policy_epoch]
-        if ledger.judged and fresh:
+            obstacle = f"{rollout.candidate} takes no more copies ({lane.closed}); to resume is to try again"
+        applied, policy = self.in_force(rollout.model)
+        # The policy may be known here before the driver's record of its epoch.
+        since = max(rollout.policy_epoch, applied.epoch if applied is not None and set_by_rollout(applied) else 0)
+        in_force = desired_policy(rollout, policy) == policy
+        fresh = [s for s in ledger.samples if s.number > active.sample and s.epoch >= since]
+        if in_force and fresh and ledger.judged and not ledger.incomparable:
             active.sample = fresh[-1].number
-            found["shadow"] = Count(len(fresh), sum(ledger.bad(s, allowed) for s in fresh))
-        return found
+            copies = copies.plus(Count(len(fresh), sum(ledger.bad(s, allowed) for s in fresh)))
+        return ShadowTick(copies, obstacle, rollout.epoch)
+
+
+def _obstacle(active: ActiveRollout) -> str:
+    """Returns why copies cannot be compared on this server, or on another that knows the rollout as it is."""
+    for name, part in sorted(active.elsewhere.items()):
+        if part.shadow.obstacle and part.shadow.epoch == active.rollout.epoch and not active.shadow.obstacle:
+            return f"{part.shadow.obstacle} (on {name})"
+    return active.shadow.obstacle
 
 
 def _handle(entry: VersionEntry | None) -> VersionHandle | None:

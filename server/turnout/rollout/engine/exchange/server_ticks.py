@@ -1,12 +1,28 @@
 """One server's part of one tick, which each server sends to the server that drives the rollout. Pure."""
 
+import functools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
 from typing import Any, Self
 
-from turnout.rollout.evidence import Stratum, Tick
+from turnout.rollout.evidence import Count, Stratum, Tick
 from turnout.rollout.guards.circuit_breaker import Outcomes, SlotRecord
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowTick:
+    """One server's copies of requests in one tick of the shadow stage.
+
+    Attributes:
+        copies: Copies that were judged, and those that count against the candidate.
+        obstacle: Why copies cannot be compared there; "" if they can.
+        epoch: Epoch at which the server knew the rollout.
+    """
+
+    copies: Count = field(default_factory=Count)
+    obstacle: str = ""
+    epoch: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +36,9 @@ class ServerTick:
         stratum: The counts.
         slots: Outcomes of slots that the candidate answers.
         latency: Number of answers by arm and bucket of latency, for display.
+        shadow: The copies; nothing from earlier releases.
+        recent: The baseline's latest latencies, as `turnout.rollout.thresholds.recent_buckets` returns them; empty
+            while no thresholds are needed, and from earlier releases.
     """
 
     number: int
@@ -28,6 +47,8 @@ class ServerTick:
     stratum: Stratum
     slots: tuple[SlotRecord, ...]
     latency: Mapping[str, Mapping[str, int]]
+    shadow: ShadowTick = field(default_factory=ShadowTick)
+    recent: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the form in which the state store keeps it. The tick's number and server are stored separately."""
@@ -37,7 +58,8 @@ class ServerTick:
         ]
         return {
             "seconds": self.seconds, "largest_batch": self.largest_batch, "stratum": self.stratum.to_json(),
-            "slots": slots, "latency": self.latency,
+            "slots": slots, "latency": self.latency, "recent": self.recent,
+            "shadow": [self.shadow.copies.requests, self.shadow.copies.bad, self.shadow.obstacle, self.shadow.epoch],
         }  # fmt: skip
 
     @classmethod
@@ -54,7 +76,11 @@ class ServerTick:
                 for arm in ("canary", "baseline")
             }
             stratum = Stratum.from_json({**body["stratum"], "server": server})
-            return cls(number, float(body["seconds"]), int(body["largest_batch"]), stratum, slots, latency)
+            requests, bad, obstacle, epoch = body.get("shadow", (0, 0, "", 0))
+            shadow = ShadowTick(Count(int(requests), int(bad)), str(obstacle), int(epoch))
+            recent = {str(bucket): int(count) for bucket, count in body.get("recent", {}).items()}
+            seconds, batch = float(body["seconds"]), int(body["largest_batch"])
+            return cls(number, seconds, batch, stratum, slots, latency, shadow, recent)
         except (KeyError, IndexError, TypeError, AttributeError) as error:
             raise ValueError(f"not what a server counted: {type(error).__name__} {error}") from error
 
@@ -74,6 +100,8 @@ class CollectedTicks:
         slots: Outcomes of slots that the candidate answers, as last reported by each server.
         taken: By server, number of the last tick that is used.
         late: Number of server ticks that were too late and are left out.
+        copies: Copies that were judged, and those that count against the candidate.
+        latest: The last part of each server.
     """
 
     ticks: Sequence[Tick]
@@ -81,6 +109,8 @@ class CollectedTicks:
     slots: Sequence[SlotRecord]
     taken: Mapping[str, int]
     late: int = 0
+    copies: Count = field(default_factory=Count)
+    latest: Mapping[str, ServerTick] = field(default_factory=dict)
 
 
 def gather(parts: Iterable[ServerTick], taken: Mapping[str, int], own: str, oldest: int) -> CollectedTicks:
@@ -114,9 +144,9 @@ def gather(parts: Iterable[ServerTick], taken: Mapping[str, int], own: str, olde
         if name not in latest or latest[name].number < one.number:
             latest[name] = one
     slots = [record for one in latest.values() if one in in_time for record in one.slots]
-    return CollectedTicks(
-        ticks, latency, slots, {name: one.number for name, one in latest.items()}, len(fresh) - len(in_time)
-    )
+    copies = functools.reduce(Count.plus, (one.shadow.copies for one in in_time), Count())
+    taken_now = {name: one.number for name, one in latest.items()}
+    return CollectedTicks(ticks, latency, slots, taken_now, len(fresh) - len(in_time), copies, latest)
 
 
 def _summed(several: Sequence[Mapping[str, int]]) -> dict[str, int]:
