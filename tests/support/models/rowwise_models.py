@@ -333,6 +333,9 @@ MIX: Mapping[str, Make] = {
     ),
     "Gather of the last row": _one("Gather", "x i", constants={"i": np.array([-1])}),
     "Gather of rows": _one("Gather", "x i", takes={"x": (FLOAT, ["n", 4]), "i": (INT64, ["n"])}),
+    "Gather of strings before rows": _one(
+        "Gather", "x i", rank=2, element=STRING, constants={"i": np.array([0])}, takes={"x": (STRING, [2, "n"])}
+    ),
     "GatherND of rows": _one("GatherND", "x i", takes={"x": (FLOAT, ["n", 4]), "i": (INT64, ["n", 1])}),
     "GatherElements by place": _one(
         "GatherElements", "w i", axis=1, constants={"w": np.arange(12.0).reshape(3, 4)}, takes={"i": (INT64, ["n", 2])}
@@ -375,6 +378,12 @@ MIX: Mapping[str, Make] = {
         node("Expand", "c s", "e"), node("Add", "x e"), constants={"c": [1.0], "s": np.array([2, 4])}
     ),
     "MaxPool's places": _several(node("MaxPool", "x", "p y", kernel_shape=[2, 2]), rank=4, element=INT64, takes=IMAGE),
+    "MaxPool of fewer windows than ONNX counts": _several(
+        node("MaxPool", "x", "p", kernel_shape=[1], strides=[2], ceil_mode=1),  # of 8, 5 by ONNX, 4 by ONNX Runtime
+        node("Reshape", "p s"),
+        constants={"s": np.array([-1, 5])},
+        takes={"x": (FLOAT, ["n", 1, 8])},
+    ),
     "Conv with rows as channels": _one(
         "Conv", "x w", rank=3, constants={"w": np.ones((2, 1, 3)) * 0.5}, takes={"x": (FLOAT, [1, "n", 8])}
     ),

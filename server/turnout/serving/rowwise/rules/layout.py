@@ -222,6 +222,8 @@ def _gather(call: NodeCall) -> Sequence[State]:
         return [rows.with_shape(shape, axis + rows.axis)]
     call.shared(1)
     call.outside(data, (axis,), "picks slices")
+    if data.axis > axis and call.types and call.types[0].element == "string":
+        raise NotRowWise("of each slice of strings, ONNX Runtime copies only the first, which belongs to one row")
     return [data.with_shape(shape, data.axis + (len(indices.shape) - 1 if data.axis > axis else 0))]
 
 

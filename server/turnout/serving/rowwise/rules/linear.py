@@ -171,9 +171,9 @@ def _over_places(call: NodeCall, rows: Rows, channels: Size) -> tuple[Size, ...]
     places = []
     for axis in range(2, rows.rank):
         size = _places(call, rows.shape[axis], axis - 2, rows.rank - 2)
-        if size is None:
+        if size is None and not call.integer("ceil_mode", 0):  # ONNX counts a window that ONNX Runtime leaves out
             size = call.fresh(axis)
-        if size.constant is None:
+        if size is None or size.constant is None:
             shape = () if len(call.inputs) < 2 else call.given(1).shape
             kernel = "?" if shape is None else ",".join(map(str, shape))
             size = derived("over", *how, kernel, axis, rows.shape[axis])
