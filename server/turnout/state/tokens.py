@@ -66,7 +66,7 @@ def read(connection: Connection, *, revoked: bool = True, active_at: datetime | 
 
 
 class TokenStore(Transactions):
-    """Bearer tokens."""
+    """Bearer tokens. A change raises InvalidRequest if an argument is too long."""
 
     def tokens(self, *, revoked: bool = True) -> list[TokenRecord]:
         """Returns bearer tokens, oldest first: all, or only those that are not revoked."""
@@ -78,7 +78,6 @@ class TokenStore(Transactions):
 
         Raises:
             Conflict: The maximum number of active tokens has been reached.
-            InvalidRequest: An argument is too long.
         """
         with self._change_of_any("", actor, reason) as change:
             if len(read(change.connection, active_at=token.created)) >= MOST_TOKENS:
@@ -96,7 +95,6 @@ class TokenStore(Transactions):
 
         Raises:
             NotFoundError: No token has this name or id.
-            InvalidRequest: An argument is too long.
         """
         with self._change_of_any("", actor, reason) as change:
             found = [token for token in read(change.connection) if name_or_id in (token.id, token.name)]

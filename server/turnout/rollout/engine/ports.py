@@ -39,7 +39,10 @@ class TrafficChange:
 
 
 class LiveState(Protocol):
-    """What this server serves and routes. Used only on the event loop."""
+    """What this server serves and routes. Used only on the event loop.
+
+    `signatures`, `refusals`, `model_snapshot` and `answers` raise ModelNotFound if the model does not exist.
+    """
 
     def count(self, active: ActiveRollout, seconds: float, now: float) -> Sequence[ClosedTick]:
         """Ends a rollout's tick on this server, begins the next, and returns the ticks that are closed by now.
@@ -121,11 +124,7 @@ class LiveState(Protocol):
         ...
 
     def signatures(self, model: str) -> Mapping[Version, Signature]:
-        """Returns the signatures of a model's versions.
-
-        Raises:
-            ModelNotFound: The model does not exist.
-        """
+        """Returns the signatures of a model's versions."""
         ...
 
     async def refusals(self, model: str, candidate: Version) -> list[str]:
@@ -135,22 +134,14 @@ class LiveState(Protocol):
         or a version released, by another process.
 
         Raises:
-            ModelNotFound, NotFoundError: The model or version does not exist.
+            NotFoundError: The version does not exist.
         """
         ...
 
     def model_snapshot(self, model: str, running: Sequence[Rollout]) -> ModelSnapshot:
-        """Returns the state of a model as far as this server knows, without reading the state store.
-
-        Raises:
-            ModelNotFound: The model does not exist.
-        """
+        """Returns the state of a model as far as this server knows, without reading the state store."""
         ...
 
     def answers(self, model: str, running: Sequence[Rollout]) -> RoutingTable:
-        """Returns the versions that answer each selector of a model now, with the canaries of the rollouts `running`.
-
-        Raises:
-            ModelNotFound: The model does not exist.
-        """
+        """Returns the versions that answer each selector of a model now, with the canaries of rollouts in `running`."""
         ...
