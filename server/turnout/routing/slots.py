@@ -95,13 +95,10 @@ class SlotTable(JsonForm):
     def arranged(self, wanted: Mapping[str, int], newcomers: Mapping[str, Sequence[Run]] | None = None) -> Self:
         """Returns the table in which each owner has the number of slots in `wanted`, and other owners have none.
 
+        `newcomers` begin at the end of the order, and take the given positions only if no others are free.
+
         Owners that shrink give back their slots first, so that there is room for those that grow. If more slots are
         wanted than exist, the last owner to grow gets fewer.
-
-        Args:
-            wanted: Number of slots by owner.
-            newcomers: Owners that begin at the end of the order, and the positions that they take only if no others are
-                free.
         """
         claims = {claim.owner: claim.runs for claim in self.claims if wanted.get(claim.owner)}
         for owner, runs in claims.items():

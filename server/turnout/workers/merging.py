@@ -55,11 +55,8 @@ class Totals:
             self._keep_what_was_reset(before, _Snapshot({}, {}))
 
     def families(self, *, complete: bool) -> list[Family]:
-        """Returns the merged metric families.
-
-        Args:
-            complete: Whether every worker is running and has just sent its metrics, so that the series of a version
-                that none of them knows can be dropped.
+        """Returns the merged metric families. They are `complete` if every worker is running and has just sent its
+        metrics, so that the series of a version that none of them knows can be dropped.
         """
         if complete:
             self._forget()

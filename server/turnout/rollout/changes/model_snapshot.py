@@ -103,11 +103,8 @@ class RollbackOrigin(JsonForm):
         """Returns whether the rollback was overridden by a later change. Changes of the policy by rollouts do not
         count.
 
-        Args:
-            epoch: Present epoch of the policy.
-            actor: Who put it into force.
-            policy: The present policy.
-            answering: The version that answers plain requests, apart from canaries.
+        `epoch` is the policy's, and `actor` put it into force; `answering` is the version that answers plain requests,
+        apart from canaries.
         """
         if epoch != self.epoch:
             return not is_rollout(actor)

@@ -54,11 +54,8 @@ class LiveState(Protocol):
     def observe(self, active: ActiveRollout, seconds: float, collected: CollectedTicks, rivals: int) -> Facts:
         """Returns the present facts about a rollout.
 
-        Args:
-            active: The rollout.
-            seconds: Active seconds of this tick.
-            collected: Counts of all servers.
-            rivals: Number of rollouts of its model that are not queued, including this one.
+        `seconds` are the active seconds of this tick, `collected` the counts of all servers, and `rivals` the number of
+        rollouts of the model that are not queued, including this one.
         """
         ...
 

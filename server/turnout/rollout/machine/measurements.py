@@ -137,12 +137,8 @@ NOT_ASKED = ProbeRecord()
 
 
 def judged(value: float, fail_above: float | None, fail_below: float | None) -> tuple[ProbeOutcome, str]:
-    """Returns the outcome for a number, and which limit it exceeds.
-
-    Args:
-        value: The number. Infinity is compared like any other; NaN is inconclusive.
-        fail_above: Limit above which a number fails; None for no such limit.
-        fail_below: Limit below which a number fails; None for no such limit.
+    """Returns the outcome for a number, and which limit it exceeds. Infinity is compared like any other number; NaN is
+    inconclusive.
     """
     if math.isnan(value):
         return ProbeOutcome.INCONCLUSIVE, "it answered NaN"

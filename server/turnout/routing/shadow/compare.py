@@ -192,12 +192,9 @@ def compare(
 ) -> AnswerComparison:
     """Compares each output of the baseline with the shadow's.
 
-    Outputs that only the shadow has are ignored, since no client of the baseline reads them.
+    An output without a rule uses the default tolerance of its dtype.
 
-    Args:
-        expected: Outputs of the baseline by name.
-        actual: Outputs of the shadow by name.
-        rules: Rules by output name. An output without a rule uses the default tolerance of its dtype.
+    Outputs that only the shadow has are ignored, since no client of the baseline reads them.
     """
     with np.errstate(all="ignore"):
         return AnswerComparison(
