@@ -26,7 +26,6 @@ class SelectorPart:
 
     Attributes:
         weight: Share of the requests, 1 to `UNITS`.
-        canary: Whether the version answers as a canary.
         rollout: Attempt of the rollout that sends the share to it; 0 if none.
     """
 

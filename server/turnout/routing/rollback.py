@@ -23,7 +23,6 @@ class HistoryEntry:
         is_policy: Whether the policy changed; otherwise a release status did.
         baseline: The new policy's baseline; None if there is no policy from then on.
         version: Version whose release status changed.
-        status: The new release status.
     """
 
     revision: int

@@ -150,11 +150,9 @@ class Owners:
     """A table laid out for look-up.
 
     Attributes:
-        salt: Salt of the table.
         names: Owners by number. Number 0 is the baseline, whose name is "".
         by_slot: Number of the owner of each slot.
         by_position: Number of the owner of each position in the order.
-        finder: Finds the slots of keys.
         slot: The method `finder.slot`, to save one attribute look-up per request.
     """
 

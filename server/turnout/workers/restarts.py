@@ -16,7 +16,6 @@ class Restarts:
     """The history of one worker's deaths.
 
     Attributes:
-        count: Number of restarts.
         early: Number of consecutive early deaths: deaths within `STEADY_SECONDS` of becoming ready, or before that.
         first_seconds: Pause in seconds after the second consecutive early death.
     """

@@ -21,9 +21,7 @@ class ModelSnapshot:
     """The present state of one model.
 
     Attributes:
-        signatures: Signatures of the versions that exist.
         statuses: Release statuses. A version that is not listed is a candidate.
-        state: The policy state in force.
         rollouts: Running rollouts, oldest first.
         unreadable: Running rollouts that this release cannot read.
         history: Versions that answered plain requests, in order, the present one last.
@@ -90,7 +88,6 @@ class RollbackOrigin(JsonForm):
     """The state that an unrecorded rollback was based on.
 
     Attributes:
-        epoch: Epoch of the policy.
         answering: Version that answered plain requests; None if unknown.
     """
 

@@ -25,7 +25,6 @@ class TrafficChange:
     """A change of the traffic by a rollout, in one transaction.
 
     Attributes:
-        policy: The whole policy.
         change: Who makes it, why, and the epoch that it follows.
         attempt, number: The rollout, and the number of its write that the change is based on, which must be the last.
         statuses: Versions to release, or to make candidates again, in the same transaction.

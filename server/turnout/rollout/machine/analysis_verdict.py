@@ -16,8 +16,6 @@ class ConfirmAnswer:
 
     Attributes:
         step: Number of the step in question, as in `Confirmation.step`.
-        reply: The webhook's reply.
-        reason: Why, in words.
     """
 
     step: int
@@ -32,7 +30,6 @@ class Analysis:
     Attributes:
         measurements: Measurements of probes, oldest first.
         confirms: Whether a webhook confirms steps.
-        answer: Answer of the webhook; None if there is none.
     """
 
     measurements: Sequence[Measurement] = ()

@@ -60,7 +60,6 @@ class Measurement:
         value: Measured value as text; "" if there is none.
         detail: A sentence about the limit that was exceeded, or why it is inconclusive; "" if it passed.
         time: When the answer arrived, in UTC.
-        limits: Limits of the probe.
     """
 
     probe: str

@@ -89,11 +89,9 @@ class OutputComparison:
     or different strings), they are NaN. If nothing differs, they are 0, and `cosine` is 1.
 
     Attributes:
-        name: Name of the output.
         kind: How it disagrees; None if it agrees.
         detail: A short sentence about the disagreement, which contains differences but no values of a payload; empty if
             it agrees.
-        elements: Number of elements of the baseline's output.
         max_abs: Largest absolute difference.
         max_rel: Largest difference relative to the baseline's value, where that is not zero.
         rmse: Root mean square of the differences.

@@ -81,7 +81,6 @@ class ChainBreak:
     """A place where the chain is broken.
 
     Attributes:
-        event: Number of the event.
         what: What is wrong with it, to follow its number.
     """
 
@@ -95,7 +94,6 @@ class ChainReport:
 
     Attributes:
         head: The last event.
-        events: Number of events.
         faults: Faults in order; at most the first twenty.
     """
 
