@@ -40,9 +40,6 @@ class Running:
     """A running server.
 
     Attributes:
-        grpc: Address of the data listener.
-        http: Address of the HTTP listener.
-        control: Address of the control listener.
         failed: Future that fails, with the reason, when a background task ends unexpectedly.
         without_delay: Event that makes the drain skip its delay.
     """

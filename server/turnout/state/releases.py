@@ -41,7 +41,6 @@ class VersionUses:
     Attributes:
         policy: The model's policy in force; None if it never had one.
         rollouts: The model's rollouts that have not ended.
-        tags: Tags that refer to the version.
     """
 
     policy: PolicyRecord | None

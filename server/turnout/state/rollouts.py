@@ -30,7 +30,6 @@ class RolloutRecord:
     Attributes:
         number: Number of the write. The next write must name it.
         state: The rollout's state in one word.
-        final: Whether the rollout has ended.
         started, changed: When it was started and last changed, in UTC.
         driver: Name of the server that drives it.
         driven_until: When the driver's lease ends, in UTC, by the clock of the database. Until then no other server
@@ -56,7 +55,6 @@ class Note:
 
     Attributes:
         kind: What happened, in one word.
-        text: A sentence that describes it.
         actor: Who caused it; "" for the rollout itself.
     """
 

@@ -25,10 +25,8 @@ class TokenRecord:
         id: Public part of the token itself; not a secret.
         name: Name of the token's bearer. Several tokens may have the same name, so that one can replace another.
         digest: SHA-256 of the whole token in hex, left out of the repr.
-        roles: Roles that the token grants.
         models: Patterns of model names on which it grants them.
         created, expires, revoked: Times in UTC; None for never.
-        actor: Who created the token.
     """
 
     id: str

@@ -168,9 +168,7 @@ class _Links:
         last: Number of the event read last; 0 for none.
         previous: Hash of that event.
         moved: Whether that event is out of order, so that the next one need not follow it.
-        events: Number of events read.
         kept: Hash of the event with the number of the kept head.
-        faults: Faults found so far.
     """
 
     removed: deque[tuple[int, str, str]]

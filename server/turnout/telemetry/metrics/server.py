@@ -62,11 +62,8 @@ class ServerRecorder:
         missing_versions: Number of versions in memory whose files are gone from the repository, by model.
         cache_bytes: Size of the files in the cache of a remote repository; None if there is no cache.
         fetched_bytes: Number of bytes that this process has fetched into the cache.
-        tls: Counts of the listeners' certificates.
-        auth: Counts of authentication.
         connections: Number of open connections by listener, at this scrape.
         connection_limits: Maximum number of connections, by listener that has one.
-        admission: The server's admission control, which counts requests.
         budget: The budget that counts the bytes of partially received requests.
     """
 
