@@ -47,9 +47,7 @@ class Listeners:
     """The listeners of a server.
 
     Attributes:
-        grpc: The data listener.
         http: The HTTP listener, which may be the same object as `grpc`.
-        control: The operators' listener.
     """
 
     grpc: CallListener

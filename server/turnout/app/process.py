@@ -19,11 +19,8 @@ LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
 
 def loop_factory(*, gpu: bool) -> LoopFactory:
-    """Returns the factory of the event loop: uvloop's, which saves a tenth of the cost of a small unary call.
-
-    Args:
-        gpu: Whether the process may use a GPU. If so, the factory is asyncio's
-            (docs/decisions/0035-servers-run-on-libuv.md).
+    """Returns the factory of the event loop: uvloop's, which saves a tenth of the cost of a small unary call. If the
+    process may use a GPU, it is asyncio's (docs/decisions/0035-servers-run-on-libuv.md).
     """
     if gpu:
         return asyncio.new_event_loop
@@ -37,11 +34,8 @@ def loop_factory(*, gpu: bool) -> LoopFactory:
 async def run(settings: Settings, read: Callable[[], Settings], member: Member | None = None) -> int:
     """Runs a server until SIGTERM or SIGINT. A second signal ends the process immediately. SIGHUP reloads the settings.
 
-    Args:
-        settings: The server's settings.
-        read: Reads the settings again. Raises ConfigError if they are invalid.
-        member: This server as one of several workers, in which case it also drains when the supervisor ends; None if it
-            is the only one.
+    `read` reads the settings again, and raises ConfigError if they are invalid. A `member` of several workers also
+    drains when the supervisor ends.
 
     Returns:
         The exit code: 0 after a drain, 1 if a background task ended unexpectedly.

@@ -37,7 +37,6 @@ class Rollouts:
         releases: Manual releases, withdrawals and rollbacks.
         operations: Applies releases to the repository and the state store.
         meters: Measure the rate of false alarms by comparing baselines with themselves.
-        presence: Description of this server for the servers that share its state store.
     """
 
     engine: RolloutEngine

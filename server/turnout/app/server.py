@@ -40,9 +40,6 @@ class Running:
     """A running server.
 
     Attributes:
-        grpc: Address of the data listener.
-        http: Address of the HTTP listener.
-        control: Address of the control listener.
         failed: Future that fails, with the reason, when a background task ends unexpectedly.
         without_delay: Event that makes the drain skip its delay.
     """
@@ -69,13 +66,8 @@ async def running(
 ) -> AsyncIterator[Running]:
     """Runs a server within the context. Leaving the context drains and stops the server.
 
-    Args:
-        settings: The server's settings.
-        log: The server's logger.
-        clock: Clock of rollouts and of events in the state store.
-        threshold: Threshold of the log; None if its level cannot change.
-        form: Format of the log's lines; None if it cannot change.
-        member: This server as one of several workers; None if it is the only one.
+    The clock is that of rollouts and of events in the state store. Without threshold or form, the log's level or format
+    cannot change.
 
     Raises:
         ConfigError: An address cannot be bound, or a setting is invalid on this machine.

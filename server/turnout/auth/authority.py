@@ -233,12 +233,9 @@ class Authority:
     ) -> None:
         """Checks that the caller has one of `roles` on a model.
 
-        Args:
-            caller: The caller; None if it was not identified, which is a bug and is refused.
-            roles: Roles, of which one is enough.
-            model: Name of the model; `SERVER` for the server.
-            what: The method or route that is called, for the log.
-            peer: Where the call comes from, for the log; None if that is not known.
+        One of the roles is enough. A caller that was not identified (None) is a bug, and is refused. `model` is
+        `SERVER` for the server; `what` is the method or route that is called, and `peer` where the call comes from, for
+        the log.
 
         Raises:
             UnauthenticatedError: The caller is unknown, or its credential has expired or was revoked.

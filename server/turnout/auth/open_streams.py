@@ -25,10 +25,8 @@ class OpenStreams:
     def opened(self, caller: Caller, *, outlasts_expiry: bool = False) -> Iterator[None]:
         """Cancels the current task when the caller's credential ends.
 
-        Args:
-            caller: The caller.
-            outlasts_expiry: Whether the task may go on when the credential expires; it may not when it is revoked. A
-                publish may take longer than a JWT is valid.
+        If it `outlasts_expiry`, the task may go on when the credential expires, but not when it is revoked: a publish
+        may take longer than a JWT is valid.
 
         Raises:
             UnauthenticatedError: The credential has ended, and the task was cancelled.

@@ -36,7 +36,6 @@ class ClosedTick:
     """A closed tick.
 
     Attributes:
-        tick: Counts for the evidence.
         canary_latency, baseline_latency: Number of answers by bucket of `LATENCY_BOUNDS`, for display.
     """
 

@@ -59,7 +59,6 @@ class Detection:
     """The time that one step needs to detect one effect.
 
     Attributes:
-        effect: Description of the effect.
         seconds: Expected time at the step's weight, in seconds; infinity if it would never be detected.
         requests: Number of requests of the canary in that time.
     """

@@ -27,7 +27,6 @@ class Preview:
     Attributes:
         previous: Version that the candidate would be compared with; None if there is none.
         refusals: Reasons why the rollout would be refused now, as sentences.
-        traffic: Estimate of the traffic.
         power: By step, the effects that it can detect.
         missed: Effects that the whole plan would miss, as sentences.
     """

@@ -19,8 +19,6 @@ class AppliedPolicy:
     """One model's policy in force.
 
     Attributes:
-        epoch: Number of the policy's epoch.
-        state: The policy state of that epoch.
         owners: The slots of the policy's table, laid out for look-up.
         tally: Requests that each owner got, by its number. Only requests that every owner could have got are counted.
         observer: Receives the baseline's answers; None if there is no shadow.

@@ -26,7 +26,6 @@ class SelectorPart:
 
     Attributes:
         weight: Share of the requests, 1 to `UNITS`.
-        canary: Whether the version answers as a canary.
         rollout: Attempt of the rollout that sends the share to it; 0 if none.
     """
 
@@ -77,12 +76,8 @@ class RoutingTable:
 def answers_of(
     policy: Policy | None, statuses: Mapping[Version, ReleaseStatus], rollouts: Mapping[Version, int] | None = None
 ) -> RoutingTable:
-    """Returns the versions that answer each selector.
-
-    Args:
-        policy: The policy in force; None if there is none.
-        statuses: Release statuses of the versions that exist. A version that is not listed is a candidate.
-        rollouts: By version, the attempt of the running rollout that sends it its share.
+    """Returns the versions that answer each selector. A version without a release status is a candidate. `rollouts` is,
+    by version, the attempt of the running rollout that sends it its share.
     """
     released = sorted((v for v, s in statuses.items() if s is ReleaseStatus.RELEASED), key=precedence, reverse=True)
     default = default_version(statuses)
@@ -103,10 +98,8 @@ def answers_of(
 def standing_in(declared: RoutingTable, here: RoutingTable, states: Mapping[Version, str]) -> tuple[str, ...]:
     """Describes where a server still answers differently because it has not loaded a version, one sentence each.
 
-    Args:
-        declared: The versions that are to answer each selector.
-        here: The versions that answer on this server, among those that are ready.
-        states: Description of each version's lifecycle state.
+    `declared` are the versions that are to answer, `here` those that answer on this server, and `states` describe
+    lifecycle states.
     """
     able = {one.selector: one.parts for one in here.selectors}
     found: dict[tuple[Version, str], list[str]] = {}

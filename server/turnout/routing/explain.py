@@ -29,7 +29,6 @@ class RouteExplanation:
     """How a request would be routed.
 
     Attributes:
-        steps: Steps in order.
         chances: Probability of each version that may answer; empty if none does.
         refusal: Why no version answers; None if one does.
         slot: Slot of the routing key; None if no slot decides.

@@ -199,9 +199,7 @@ class PolicyFact:
     """Facts about a version that a policy change depends on.
 
     Attributes:
-        release_status: Release status of the version.
         ready: Whether the version can answer now.
-        signature: Inputs and outputs of the version.
     """
 
     release_status: ReleaseStatus

@@ -93,13 +93,10 @@ class SlotTable(JsonForm):
     def arranged(self, wanted: Mapping[str, int], newcomers: Mapping[str, Sequence[Run]] | None = None) -> Self:
         """Returns the table in which each owner has the number of slots in `wanted`, and other owners have none.
 
+        `newcomers` begin at the end of the order, and take the given positions only if no others are free.
+
         Owners that shrink give back their slots first, so that there is room for those that grow. If more slots are
         wanted than exist, the last owner to grow gets fewer.
-
-        Args:
-            wanted: Number of slots by owner.
-            newcomers: Owners that begin at the end of the order, and the positions that they take only if no others are
-                free.
         """
         claims = {claim.owner: claim.runs for claim in self.claims if wanted.get(claim.owner)}
         for owner, runs in claims.items():
@@ -151,11 +148,9 @@ class Owners:
     """A table laid out for look-up.
 
     Attributes:
-        salt: Salt of the table.
         names: Owners by number. Number 0 is the baseline, whose name is "".
         by_slot: Number of the owner of each slot.
         by_position: Number of the owner of each position in the order.
-        finder: Finds the slots of keys.
         slot: The method `finder.slot`, to save one attribute look-up per request.
     """
 

@@ -36,7 +36,6 @@ class Split:
     """Chooses among the routes of one selector. Used only on the event loop.
 
     Attributes:
-        owners: Owners of the slots.
         routes: Routes by owner's number. An owner that cannot answer this selector has the baseline's route.
         tally: Number of choices by owner's number; None if some owner could not be chosen, so that nothing is counted.
     """

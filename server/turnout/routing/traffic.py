@@ -107,12 +107,8 @@ class Traffic:
     ) -> AppliedPolicy:
         """Replaces the policy in force by `policy`.
 
-        Args:
-            model: Name of the model.
-            policy: The whole policy.
-            change: Who makes the change, and why.
-            statuses: Versions to release, or to make candidates again, in the same transaction.
-            rollout: Attempt and number of the rollout that makes the change; it must not have been written since.
+        `statuses` are versions to release, or to make candidates again, in the same transaction. `rollout` is the
+        attempt and number of the rollout that makes the change; it must not have been written since.
 
         Raises:
             InvalidRequest: The policy is malformed.

@@ -36,7 +36,6 @@ class StatusChange:
 
     Attributes:
         revision: Number of the change.
-        status: The new status.
     """
 
     revision: int
@@ -98,7 +97,6 @@ class ModelChange:
         policy: Document of the next epoch's policy, as `turnout.state.policies` stores it; None for no new epoch.
         action: One word for what is done to the policy.
         statuses: Versions to release, or to make candidates again.
-        rollouts: Rollouts to write.
     """
 
     policy: Mapping[str, Any] | None = None

@@ -41,7 +41,6 @@ class VersionUses:
     Attributes:
         policy: The model's policy in force; None if it never had one.
         rollouts: The model's rollouts that have not ended.
-        tags: Tags that refer to the version.
     """
 
     policy: PolicyRecord | None
@@ -54,7 +53,7 @@ class ReleaseStore(Transactions):
 
     A change takes the `model`, the exact `version`, the `actor` (at most 256 bytes) and the `reason` (at most 1,024
     bytes). The caller must make sure that the version was published. A method that changes nothing logs nothing. Each
-    raises InvalidRequest if an argument is too long.
+    raises InvalidRequest if an argument is too long; `yank`, `unyank` and `prune` also without a reason.
     """
 
     def record_published(
@@ -121,9 +120,6 @@ class ReleaseStore(Transactions):
 
         `refuse` raises if a use of the version forbids it; what it receives is locked until the change is made. Clients
         that pin the version see the reason.
-
-        Raises:
-            InvalidRequest: No reason was given.
         """
         with self._change(model, actor, reason, version, explained=True) as change:
             before = change.standing(version)
@@ -146,9 +142,6 @@ class ReleaseStore(Transactions):
         """Records that a version's files are to be removed. Servers unload it, and its number is never used again.
 
         `refuse` as in `yank`. Returns False if that was recorded before.
-
-        Raises:
-            InvalidRequest: No reason was given.
         """
         with self._change(model, actor, reason, version, explained=True) as change:
             if events.latest(change.connection, model, 1, (EventKind.PRUNED,), str(version)):
@@ -165,7 +158,7 @@ class ReleaseStore(Transactions):
         """Makes a yanked version a candidate, even if it was released before. Returns False if it was not yanked.
 
         Raises:
-            InvalidRequest: No reason was given, or the version was pruned.
+            InvalidRequest: The version was pruned.
         """
         with self._change(model, actor, reason, version, explained=True) as change:
             if change.standing(version) is not ReleaseStatus.YANKED:

@@ -30,7 +30,6 @@ class RolloutRecord:
     Attributes:
         number: Number of the write. The next write must name it.
         state: The rollout's state in one word.
-        final: Whether the rollout has ended.
         started, changed: When it was started and last changed, in UTC.
         driver: Name of the server that drives it.
         driven_until: When the driver's lease ends, in UTC, by the clock of the database. Until then no other server
@@ -56,7 +55,6 @@ class Note:
 
     Attributes:
         kind: What happened, in one word.
-        text: A sentence that describes it.
         actor: Who caused it; "" for the rollout itself.
     """
 
@@ -176,7 +174,7 @@ def _latest(columns: tuple[str, ...]) -> Select[Any]:
 
 
 class RolloutStore(Transactions):
-    """The rollouts of models, and the counts of their ticks."""
+    """The rollouts of models, and the counts of their ticks. A `limit` below 1 raises InvalidRequest."""
 
     def put_rollout(self, model: str, wanted: RolloutWrite, *, actor: str, reason: str) -> RolloutRecord:
         """Writes a rollout, the counts of its ticks and its events, in one transaction.
@@ -195,11 +193,7 @@ class RolloutStore(Transactions):
     def rollouts(
         self, model: str | None = None, *, limit: int = 100, attempt: int | None = None
     ) -> list[RolloutRecord]:
-        """Returns rollouts, newest first: of all models, of one model, or one attempt of it.
-
-        Raises:
-            InvalidRequest: `limit` is below 1.
-        """
+        """Returns rollouts, newest first: of all models, of one model, or one attempt of it."""
         check_limit(limit)
         with self._database.reading() as connection:
             return latest(connection, model, limit, running=False, attempt=attempt)
@@ -240,11 +234,7 @@ class RolloutStore(Transactions):
     def rollout_ticks(
         self, model: str, attempt: int, after: int = 0, limit: int = 10_000
     ) -> list[tuple[int, datetime, dict[str, Any]]]:
-        """Returns the ticks of a rollout after number `after`: number, time of writing, and counts.
-
-        Raises:
-            InvalidRequest: `limit` is below 1.
-        """
+        """Returns the ticks of a rollout after number `after`: number, time of writing, and counts."""
         check_limit(limit)
         table = schema.rollout_ticks
         own = (table.c.model == model, table.c.attempt == attempt, table.c.number > after)

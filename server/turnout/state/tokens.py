@@ -25,10 +25,8 @@ class TokenRecord:
         id: Public part of the token itself; not a secret.
         name: Name of the token's bearer. Several tokens may have the same name, so that one can replace another.
         digest: SHA-256 of the whole token in hex, left out of the repr.
-        roles: Roles that the token grants.
         models: Patterns of model names on which it grants them.
         created, expires, revoked: Times in UTC; None for never.
-        actor: Who created the token.
     """
 
     id: str
@@ -66,7 +64,7 @@ def read(connection: Connection, *, revoked: bool = True, active_at: datetime | 
 
 
 class TokenStore(Transactions):
-    """Bearer tokens."""
+    """Bearer tokens. A change raises InvalidRequest if an argument is too long."""
 
     def tokens(self, *, revoked: bool = True) -> list[TokenRecord]:
         """Returns bearer tokens, oldest first: all, or only those that are not revoked."""
@@ -78,7 +76,6 @@ class TokenStore(Transactions):
 
         Raises:
             Conflict: The maximum number of active tokens has been reached.
-            InvalidRequest: An argument is too long.
         """
         with self._change_of_any("", actor, reason) as change:
             if len(read(change.connection, active_at=token.created)) >= MOST_TOKENS:
@@ -96,7 +93,6 @@ class TokenStore(Transactions):
 
         Raises:
             NotFoundError: No token has this name or id.
-            InvalidRequest: An argument is too long.
         """
         with self._change_of_any("", actor, reason) as change:
             found = [token for token in read(change.connection) if name_or_id in (token.id, token.name)]

@@ -20,7 +20,6 @@ class Family:
     Attributes:
         name: Full name, `_total` included for counters.
         kind: Prometheus metric type.
-        help: Help text, one sentence.
         series: Labels and value of each series. It is iterated only once, and counts may change during the iteration.
     """
 

@@ -25,7 +25,6 @@ class Exemplar(NamedTuple):
 
     Attributes:
         trace_id: Trace id, 32 hexadecimal digits.
-        value: Observed value.
         time: Time of the observation, in seconds since 1970.
     """
 

@@ -101,12 +101,7 @@ class LogForm:
 
 
 def make_logger(form: Literal["auto", "json", "console"] | LogForm, level: str | Threshold) -> FilteringBoundLogger:
-    """Returns the server's logger, which writes to standard error.
-
-    Args:
-        form: The format; `auto` is `console` on a terminal and `json` otherwise.
-        level: The minimum level. Less severe events are dropped. A fixed level costs less than a `Threshold`.
-    """
+    """Returns the server's logger, which writes to standard error. A fixed level costs less than a `Threshold`."""
     form = form if isinstance(form, LogForm) else LogForm(form)
     processors: list[Processor] = [
         structlog.processors.add_log_level,

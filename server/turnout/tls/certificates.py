@@ -78,9 +78,8 @@ class Certificates:
     async def reload(self, *, patient: bool = False) -> None:
         """Reads the files of all listeners, and puts changed identities into force.
 
-        Args:
-            patient: Report unusable files only if the next attempt fails in the same way, since they may be about to
-                be replaced.
+        If `patient`, unusable files are reported only if the next attempt fails in the same way: they may be about to
+        be replaced.
         """
         async with self._reloading:
             await self._reload(patient)

@@ -25,7 +25,7 @@ _PART = struct.Struct(">I?I")
 
 
 class Member:
-    """One of several workers. Used on the event loop only.
+    """One of several workers. Used on the event loop only. Except in `leave`, a missing reply raises UnavailableError.
 
     Attributes:
         others_ready: Whether every other worker that accepts connections is ready.
@@ -89,20 +89,13 @@ class Member:
             return
 
     async def scrape(self, content_type: str) -> AsyncIterator[bytes]:
-        """Returns the merged metrics of all workers in the format that `content_type` names.
-
-        Raises:
-            UnavailableError: The supervisor does not reply.
-        """
+        """Returns the merged metrics of all workers in the format that `content_type` names."""
         return in_blocks(await self._link.ask("scrape", content_type.encode(), bound=SCRAPE_SECONDS))
 
     async def gather(self, topic: str, body: bytes = b"", *, bound: float) -> Mapping[int, bytes | UnavailableError]:
         """Sends a request to all other running workers, and returns their replies or errors by worker index.
 
         Each has at most `bound` seconds.
-
-        Raises:
-            UnavailableError: The supervisor does not reply.
         """
         request = struct.pack(">d16s", bound, topic.encode()) + body
         return dict(unpack_answers(await self._link.ask("gather", request, bound=bound + _TELL_SECONDS)))

@@ -5,7 +5,7 @@ earlier value is kept in the total, in the same way as Prometheus handles counte
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from turnout.telemetry.families import Family, Labels, Value
@@ -28,25 +28,13 @@ class _Snapshot:
     series: dict[str, Series]
 
 
-@dataclass(slots=True)
-class _Kept:
-    """The last values of counters that were reset.
-
-    Attributes:
-        series: Series with these values, by metric family.
-        unseen: Number of scrapes for which a series' model or version has been unknown to all workers.
-    """
-
-    series: dict[str, Series] = field(default_factory=dict)
-    unseen: dict[tuple[str, Key], int] = field(default_factory=dict)
-
-
 class Totals:
     """The merged metrics of all workers, including those that have ended."""
 
     def __init__(self) -> None:
         self._snapshots: dict[str, _Snapshot] = {}
-        self._kept = _Kept()
+        self._kept: dict[str, Series] = {}  # the last values of counters that were reset, by family
+        self._unseen: dict[tuple[str, Key], int] = {}  # for how many scrapes no worker has known their version
         self._kinds: dict[str, Family] = {}
 
     def update(self, worker: str, families: Iterable[Family]) -> None:
@@ -67,16 +55,13 @@ class Totals:
             self._keep_what_was_reset(before, _Snapshot({}, {}))
 
     def families(self, *, complete: bool) -> list[Family]:
-        """Returns the merged metric families.
-
-        Args:
-            complete: Whether every worker is running and has just sent its metrics, so that the series of a version
-                that none of them knows can be dropped.
+        """Returns the merged metric families. They are `complete` if every worker is running and has just sent its
+        metrics, so that the series of a version that none of them knows can be dropped.
         """
         if complete:
             self._forget()
         names = {name: family for snapshot in self._snapshots.values() for name, family in snapshot.families.items()}
-        for name in self._kept.series:
+        for name in self._kept:
             names.setdefault(name, self._kinds[name])
         return [
             Family(name, family.kind, family.help, list(self._merged(name, family.kind)))
@@ -92,7 +77,7 @@ class Totals:
             return
         found: dict[Key, list[tuple[Labels, Value]]] = {}
         sources = [snapshot.series.get(name, {}) for snapshot in self._snapshots.values()]
-        for source in (*sources, self._kept.series.get(name, {})):
+        for source in (*sources, self._kept.get(name, {})):
             for key, one in source.items():
                 found.setdefault(key, []).append(one)
         if rule is Rule.STATE:
@@ -110,7 +95,7 @@ class Totals:
             for key, (labels, value) in before.series[name].items():
                 if _count(value) and (key not in later or _fell(value, later[key][1])):
                     self._kinds[name] = Family(name, family.kind, family.help, ())
-                    kept = self._kept.series.setdefault(name, {})
+                    kept = self._kept.setdefault(name, {})
                     values = [kept[key][1], value] if key in kept else [value]
                     kept[key] = labels, combined(Rule.SUM, values)
 
@@ -124,16 +109,16 @@ class Totals:
             for subject in _subjects(labels)
         }
         unseen: dict[tuple[str, Key], int] = {}
-        for name, series in list(self._kept.series.items()):
+        for name, series in list(self._kept.items()):
             for key, (labels, _) in list(series.items()):
                 if all(subject in known for subject in _subjects(labels)):
                     continue
-                times = unseen[name, key] = self._kept.unseen.get((name, key), 0) + 1
+                times = unseen[name, key] = self._unseen.get((name, key), 0) + 1
                 if times > _SCRAPES_KEPT:
                     del series[key], unseen[name, key]
             if not series:
-                del self._kept.series[name]
-        self._kept.unseen = unseen
+                del self._kept[name]
+        self._unseen = unseen
 
 
 def combined(rule: Rule, values: Sequence[Value]) -> Value:

@@ -17,10 +17,7 @@ class KeptPort:
     """A reserved port that workers can bind."""
 
     def __init__(self, address: Address) -> None:
-        """Reserves the port.
-
-        Args:
-            address: Address to bind; port 0 selects a free port.
+        """Reserves the port; port 0 selects a free one.
 
         Raises:
             ConfigError: Another process uses the port, or the system does not distribute connections over processes.

@@ -16,7 +16,6 @@ class Restarts:
     """The history of one worker's deaths.
 
     Attributes:
-        count: Number of restarts.
         early: Number of consecutive early deaths: deaths within `STEADY_SECONDS` of becoming ready, or before that.
         first_seconds: Pause in seconds after the second consecutive early death.
     """
@@ -29,10 +28,8 @@ class Restarts:
         """Records a death, and returns the time in seconds to wait before the restart.
 
         The first restart is immediate. After that the pause doubles each time, up to 30 s, because a start uses a core
-        for some seconds. In the meantime, the other workers accept the connections.
-
-        Args:
-            served_seconds: Time from becoming ready to the death in seconds; 0 if the worker was never ready.
+        for some seconds. In the meantime, the other workers accept the connections. A worker that was never ready
+        served for 0 seconds.
         """
         self.early = 0 if served_seconds >= STEADY_SECONDS else self.early + 1
         self.count += 1

@@ -56,7 +56,6 @@ class Worker:
     """A slot for a worker, which is occupied by one process after another.
 
     Attributes:
-        restarts: History of the worker's deaths.
         process: The current or last process; None before the first.
         link: Link to the current process; None if there is none.
         joined: Whether the process has requested its start data.

@@ -42,12 +42,7 @@ _LEAST_RATE = 1e-6
 
 
 def read_policy(text: str, file: str, share: int = 1) -> AccessPolicy:
-    """Parses a policy file.
-
-    Args:
-        text: Contents of the file, in TOML.
-        file: Name of the file, for error messages.
-        share: Number of processes among which each rate and quota is divided.
+    """Parses a policy file, in TOML. Each rate and quota is divided among `share` processes.
 
     Raises:
         ConfigError: The policy is invalid. The message states the line and the key.

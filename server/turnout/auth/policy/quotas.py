@@ -16,12 +16,7 @@ _LEAST_RETRY = 0.001
 
 
 class Quota:
-    """The use that one identity has made of its limit.
-
-    Attributes:
-        limit: The limit in force.
-        in_flight: Number of requests in flight.
-    """
+    """The use that one identity has made of its limit."""
 
     __slots__ = ("__weakref__", "_at", "_left", "in_flight", "limit")
 

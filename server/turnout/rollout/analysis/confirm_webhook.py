@@ -26,13 +26,7 @@ class ConfirmWebhook:
         self._endpoint = HttpEndpoint("rollout.confirm_ca_file", settings.confirm_ca_file, settings.confirm_timeout_s)
 
     async def ask(self, rollout: Rollout, step: int, time: str) -> ConfirmAnswer:
-        """Asks the webhook, and returns its answer.
-
-        Args:
-            rollout: The rollout in its present state.
-            step: Number of the step that would begin, from 0; the plan's number of steps for promotion.
-            time: The time of day.
-        """
+        """Asks the webhook whether a step, from 0, may begin; the plan's number of steps stands for promotion."""
         body = orjson.dumps(confirm_body(rollout, step, time))
         headers = {"content-type": "application/json"}
         if self._secret:

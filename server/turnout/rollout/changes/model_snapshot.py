@@ -21,9 +21,7 @@ class ModelSnapshot:
     """The present state of one model.
 
     Attributes:
-        signatures: Signatures of the versions that exist.
         statuses: Release statuses. A version that is not listed is a candidate.
-        state: The policy state in force.
         rollouts: Running rollouts, oldest first.
         unreadable: Running rollouts that this release cannot read.
         history: Versions that answered plain requests, in order, the present one last.
@@ -90,7 +88,6 @@ class RollbackOrigin(JsonForm):
     """The state that an unrecorded rollback was based on.
 
     Attributes:
-        epoch: Epoch of the policy.
         answering: Version that answered plain requests; None if unknown.
     """
 
@@ -103,11 +100,8 @@ class RollbackOrigin(JsonForm):
         """Returns whether the rollback was overridden by a later change. Changes of the policy by rollouts do not
         count.
 
-        Args:
-            epoch: Present epoch of the policy.
-            actor: Who put it into force.
-            policy: The present policy.
-            answering: The version that answers plain requests, apart from canaries.
+        `epoch` is the policy's, and `actor` put it into force; `answering` is the version that answers plain requests,
+        apart from canaries.
         """
         if epoch != self.epoch:
             return not is_rollout(actor)

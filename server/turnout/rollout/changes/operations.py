@@ -38,7 +38,6 @@ class ChangeResult:
         answers: The versions that answer each selector from now on.
         baseline: The version that answers plain requests from now on, apart from canaries; None if there is none.
         epoch: Present epoch of the policy; 0 if there never was one.
-        endings: Rollouts that the change ended.
     """
 
     sentence: str

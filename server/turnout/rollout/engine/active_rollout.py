@@ -23,9 +23,7 @@ class ActiveRollout:
     """A rollout that this server drives, or counts for.
 
     Attributes:
-        rollout: The rollout in its present state.
         number: Number of the state store's last write.
-        counters: Counters of its requests on this server.
         observed_at, counted_at: When it was last decided on, and last counted for, by the monotonic clock.
         numbers: Numbers of the ticks that are over but not closed, by the state store's clock, oldest first.
         last_number: The last of these numbers.

@@ -25,7 +25,6 @@ class TrafficChange:
     """A change of the traffic by a rollout, in one transaction.
 
     Attributes:
-        policy: The whole policy.
         change: Who makes it, why, and the epoch that it follows.
         attempt, number: The rollout, and the number of its write that the change is based on, which must be the last.
         statuses: Versions to release, or to make candidates again, in the same transaction.
@@ -39,7 +38,10 @@ class TrafficChange:
 
 
 class LiveState(Protocol):
-    """What this server serves and routes. Used only on the event loop."""
+    """What this server serves and routes. Used only on the event loop.
+
+    `signatures`, `refusals`, `model_snapshot` and `answers` raise ModelNotFound if the model does not exist.
+    """
 
     def count(self, active: ActiveRollout, seconds: float, now: float) -> Sequence[ClosedTick]:
         """Ends a rollout's tick on this server, begins the next, and returns the ticks that are closed by now.
@@ -51,11 +53,8 @@ class LiveState(Protocol):
     def observe(self, active: ActiveRollout, seconds: float, collected: CollectedTicks, rivals: int) -> Facts:
         """Returns the present facts about a rollout.
 
-        Args:
-            active: The rollout.
-            seconds: Active seconds of this tick.
-            collected: Counts of all servers.
-            rivals: Number of rollouts of its model that are not queued, including this one.
+        `seconds` are the active seconds of this tick, `collected` the counts of all servers, and `rivals` the number of
+        rollouts of the model that are not queued, including this one.
         """
         ...
 
@@ -121,11 +120,7 @@ class LiveState(Protocol):
         ...
 
     def signatures(self, model: str) -> Mapping[Version, Signature]:
-        """Returns the signatures of a model's versions.
-
-        Raises:
-            ModelNotFound: The model does not exist.
-        """
+        """Returns the signatures of a model's versions."""
         ...
 
     async def refusals(self, model: str, candidate: Version) -> list[str]:
@@ -135,22 +130,14 @@ class LiveState(Protocol):
         or a version released, by another process.
 
         Raises:
-            ModelNotFound, NotFoundError: The model or version does not exist.
+            NotFoundError: The version does not exist.
         """
         ...
 
     def model_snapshot(self, model: str, running: Sequence[Rollout]) -> ModelSnapshot:
-        """Returns the state of a model as far as this server knows, without reading the state store.
-
-        Raises:
-            ModelNotFound: The model does not exist.
-        """
+        """Returns the state of a model as far as this server knows, without reading the state store."""
         ...
 
     def answers(self, model: str, running: Sequence[Rollout]) -> RoutingTable:
-        """Returns the versions that answer each selector of a model now, with the canaries of the rollouts `running`.
-
-        Raises:
-            ModelNotFound: The model does not exist.
-        """
+        """Returns the versions that answer each selector of a model now, with the canaries of rollouts in `running`."""
         ...

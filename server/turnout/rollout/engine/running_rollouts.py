@@ -24,6 +24,8 @@ from turnout.state.servers import ServersSnapshot
 class RunningRollouts:
     """The rollouts that have not ended, kept in agreement with the state store. Used only on the event loop.
 
+    `reconcile`, `records` and `refusals` raise UnavailableError if the state store does not respond within `seconds`.
+
     Attributes:
         ownership: The rollouts, and which of them this server drives.
         other_servers: The servers that share the state store.
@@ -71,19 +73,12 @@ class RunningRollouts:
         """Reads the state store, and takes over rollouts without a driver, and all rollouts of the model `mine`.
 
         `patient` as in `StoreTimeout.wait`.
-
-        Raises:
-            UnavailableError: The state store does not respond within `seconds`.
         """
         running = self._store.in_thread(self._store.running_rollouts, self.ownership.driver)
         self.update(*await self._reads.wait(running, seconds, patient=patient), mine)
 
     async def records(self, model: str, seconds: float) -> Sequence[RolloutRecord]:
-        """Reads the latest rollouts of a model, newest first, including those that have ended.
-
-        Raises:
-            UnavailableError: The state store does not respond within `seconds`.
-        """
+        """Reads the latest rollouts of a model, newest first, including those that have ended."""
         found = self._store.in_thread(self._store.rollouts, model)
         return await self._reads.wait(found, seconds, patient=True)
 
@@ -99,11 +94,7 @@ class RunningRollouts:
         return True
 
     async def refusals(self, model: str, candidate: Version, seconds: float) -> Sequence[str]:
-        """Returns why a candidate cannot be rolled out, as `LiveState.refusals` does.
-
-        Raises:
-            UnavailableError: The state store does not respond within `seconds`, or as there.
-        """
+        """Returns why a candidate cannot be rolled out, as `LiveState.refusals` does."""
         return await self._follows.wait(self._serving.refusals(model, candidate), seconds, patient=True)
 
     def update(

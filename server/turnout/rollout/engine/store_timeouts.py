@@ -43,13 +43,8 @@ class StoreTimeout:
         return max(seconds - (time.monotonic() - began), 0.0)
 
     async def wait(self, work: Coroutine[Any, Any, T], seconds: float, *, patient: bool = False) -> T:
-        """Waits for work, and returns its result.
-
-        Args:
-            work: The work.
-            seconds: Maximum time to wait, in seconds.
-            patient: Whether to wait within that time for earlier work that is still running, such as a tick's;
-                otherwise the work is refused.
+        """Waits at most `seconds` for work, and returns its result. If `patient`, that includes earlier work that is
+        still running, such as a tick's; otherwise the work is refused then.
 
         Raises:
             StillRunning: The work takes longer, and continues.

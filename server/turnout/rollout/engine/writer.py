@@ -22,11 +22,7 @@ Notify = Callable[[str, Rollout, RolloutHistoryEntry], None]
 
 @dataclass(frozen=True, slots=True)
 class EventReporter:
-    """The receivers of events.
-
-    Attributes:
-        notify: Called for each event of a rollout.
-    """
+    """The receivers of events."""
 
     notify: Notify
     log: FilteringBoundLogger

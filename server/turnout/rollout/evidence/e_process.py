@@ -110,9 +110,7 @@ class Evidence:
     """The evidence of one attempt. Immutable: `taken` returns the next value.
 
     Attributes:
-        metrics: The metrics.
         duration: Maximum duration of the plan in seconds, over which the mass of late starts is spread.
-        accumulators: Evidence by metric.
         left: Mass of the mixture that has not started.
         phi: Number of requests that share their outcome: the largest batch so far.
         peak: Highest combined E so far.

@@ -47,8 +47,6 @@ class InSequence(NamedTuple):
     """Statistics of one arm's requests in the order in which they ended.
 
     Attributes:
-        requests: Number of requests.
-        bad: Number of bad requests.
         runs: Number of runs of consecutive bad requests.
         squares: Sum of the squares of the lengths of these runs.
     """

@@ -42,7 +42,6 @@ class Outcomes:
     """The outcomes of requests.
 
     Attributes:
-        requests: Number of requests.
         failed: Number of errors and invalid outputs.
         bad: Number of errors, invalid outputs and stalls.
     """
@@ -60,8 +59,6 @@ class SlotRecord:
     """The outcomes of one slot's requests on one server.
 
     Attributes:
-        server: The server's name.
-        slot: Number of the slot.
         candidate: Its latest requests on the candidate: at most 200, or those of five seconds.
         before: Its latest requests on the baseline before the candidate answered it, at most 200.
         elsewhere: All other requests of the server's baseline in the ticks of `candidate`.

@@ -49,11 +49,8 @@ class Guards:
 def broken(guards: Guards, counts: Mapping[str, Count], excess: Mapping[str, float], phi: int) -> str:
     """Returns which limit the candidate breaks, in words and numbers; "" if it keeps them all.
 
-    Args:
-        guards: The limits.
-        counts: The candidate's in this step, by metric; `LIMIT` counts what was slower than `p99_ms`.
-        excess: By metric, as of `Rollout.step_excess`.
-        phi: Requests that share their fate in a batch.
+    `counts` are the candidate's in this step by metric; `LIMIT` counts what was slower than `p99_ms`. `excess` is as of
+    `Rollout.step_excess`; `phi` requests share their fate in a batch.
     """
     for name, share, text in _limits(guards, counts):
         dispersion = np.asarray(1.0 + excess.get(name, 0.0) / max(counts[name].bad, 1))

@@ -16,8 +16,6 @@ class ConfirmAnswer:
 
     Attributes:
         step: Number of the step in question, as in `Confirmation.step`.
-        reply: The webhook's reply.
-        reason: Why, in words.
     """
 
     step: int
@@ -32,7 +30,6 @@ class Analysis:
     Attributes:
         measurements: Measurements of probes, oldest first.
         confirms: Whether a webhook confirms steps.
-        answer: Answer of the webhook; None if there is none.
     """
 
     measurements: Sequence[Measurement] = ()
@@ -96,11 +93,8 @@ def unconfirmed(rollout: Rollout) -> list[str]:
 def begin_step(rollout: Rollout, analysis: Analysis, number: int, longest: float) -> Moved:
     """Returns the rollout in its next step, promoted, or waiting for the webhook's confirmation.
 
-    Args:
-        rollout: A rollout that meets all other conditions for the step.
-        analysis: Analysis of this tick.
-        number: Number of the step, from 0; the number of steps for promotion.
-        longest: Maximum time to wait for an answer, in active seconds.
+    The rollout meets all other conditions for the step `number`, which is the number of steps for promotion. It waits
+    at most `longest` active seconds for an answer.
     """
     if not analysis.confirms:
         return step_to(rollout, number)

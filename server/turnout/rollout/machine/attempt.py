@@ -73,7 +73,6 @@ class Pause(JsonForm):
 
     Attributes:
         kind: `operator`, `gate`, `veto`, `insufficient`, `traffic` or `refused`.
-        reason: The reason in words.
         actor: Who paused it; "" for the rollout itself.
     """
 
@@ -91,7 +90,6 @@ class RolloutHistoryEntry:
     Attributes:
         kind: What happened: the name of a state or command, `verdict` (by evidence, or a deadline), `breaker`, `guard`,
             `probe`, `webhook`, `confirm`, `pause` or `resume`.
-        text: A sentence that describes it.
         actor: Who caused it; "" for the rollout itself.
     """
 
@@ -107,8 +105,6 @@ class Rollout(JsonForm):
     Attributes:
         candidate, previous: The version that is to become the baseline, and the version that it is compared with.
         attempt: Number of the attempt, 1, 2, 3 ... for each model.
-        plan: The plan.
-        evidence: The evidence so far.
         step: Number of the present step, from 0.
         epoch: Incremented by every change except counts. Operators' decisions refer to it.
         in_state_s: Active seconds in this state.

@@ -33,9 +33,7 @@ class Confirmation(JsonForm):
 
     Attributes:
         step: Number of the step, from 0; the plan's number of steps for promotion.
-        reply: The webhook's reply.
         reason: Why, or why there is no reply, in words.
-        tries: Number of times that it was asked.
         waited_s: Active seconds since it was first asked.
     """
 

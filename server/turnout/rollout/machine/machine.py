@@ -68,7 +68,6 @@ class Facts:
         shortest_timeout: The baseline's present p50 in seconds.
         taken: By server, the number of its last tick in `ticks`.
         slots: Outcomes of slots that the candidate answers, for each server.
-        analysis: Answers of external systems.
     """
 
     seconds: float

@@ -60,7 +60,6 @@ class Measurement:
         value: Measured value as text; "" if there is none.
         detail: A sentence about the limit that was exceeded, or why it is inconclusive; "" if it passed.
         time: When the answer arrived, in UTC.
-        limits: Limits of the probe.
     """
 
     probe: str
@@ -137,12 +136,8 @@ NOT_ASKED = ProbeRecord()
 
 
 def judged(value: float, fail_above: float | None, fail_below: float | None) -> tuple[ProbeOutcome, str]:
-    """Returns the outcome for a number, and which limit it exceeds.
-
-    Args:
-        value: The number. Infinity is compared like any other; NaN is inconclusive.
-        fail_above: Limit above which a number fails; None for no such limit.
-        fail_below: Limit below which a number fails; None for no such limit.
+    """Returns the outcome for a number, and which limit it exceeds. Infinity is compared like any other number; NaN is
+    inconclusive.
     """
     if math.isnan(value):
         return ProbeOutcome.INCONCLUSIVE, "it answered NaN"

@@ -15,7 +15,6 @@ class UnreadableRollout:
     """A rollout whose document this release cannot read, because it is damaged or a later release wrote it.
 
     Attributes:
-        record: The record in the state store.
         fault: What is wrong with the document.
     """
 

@@ -18,13 +18,10 @@ class VersionIndex:
     """One model's versions, laid out for `resolve`.
 
     Attributes:
-        model: The model's name.
         versions: All versions, highest precedence first. No two have the same precedence.
         released: Released versions, in the same order.
         candidates: Candidates, in the same order.
         yanked: Yanked versions, in the same order.
-        tags: Versions by tag.
-        digests: Versions by digest.
         ready: Versions that can answer now.
         coming: Versions that are being loaded or warmed up.
         available: Versions that are ready, or are loaded on demand.

@@ -89,11 +89,9 @@ class OutputComparison:
     or different strings), they are NaN. If nothing differs, they are 0, and `cosine` is 1.
 
     Attributes:
-        name: Name of the output.
         kind: How it disagrees; None if it agrees.
         detail: A short sentence about the disagreement, which contains differences but no values of a payload; empty if
             it agrees.
-        elements: Number of elements of the baseline's output.
         max_abs: Largest absolute difference.
         max_rel: Largest difference relative to the baseline's value, where that is not zero.
         rmse: Root mean square of the differences.
@@ -192,12 +190,9 @@ def compare(
 ) -> AnswerComparison:
     """Compares each output of the baseline with the shadow's.
 
-    Outputs that only the shadow has are ignored, since no client of the baseline reads them.
+    An output without a rule uses the default tolerance of its dtype.
 
-    Args:
-        expected: Outputs of the baseline by name.
-        actual: Outputs of the shadow by name.
-        rules: Rules by output name. An output without a rule uses the default tolerance of its dtype.
+    Outputs that only the shadow has are ignored, since no client of the baseline reads them.
     """
     with np.errstate(all="ignore"):
         return AnswerComparison(

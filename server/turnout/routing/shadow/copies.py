@@ -15,7 +15,6 @@ class Copy:
     """A request and the baseline's answer to it.
 
     Attributes:
-        inputs: Inputs by name.
         names: Names of the outputs that the client requested.
         expected: Outputs of the baseline, in that order.
         epoch: Epoch of the policy under which the copy was taken.

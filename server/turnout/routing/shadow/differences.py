@@ -121,7 +121,6 @@ class Ranks:
     """How rankings of scores differ.
 
     Attributes:
-        rows: Number of rows of scores.
         moved: Number of rows with another winner.
         margin: Largest lead of the old winner over the new one.
         overlap: Overlap of the k highest classes, 0 to 1, averaged over the rows.

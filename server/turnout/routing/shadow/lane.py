@@ -56,7 +56,6 @@ class LaneDependencies:
             the lane's settings, and whether it is the shadow's; otherwise it is the baseline's, to measure its noise.
         rules: Returns how each output is compared under the lane's settings.
         redact: Returns what redacts inputs under the lane's settings; None to store nothing.
-        pressure: Decides whether a copy may run now.
         threads: Threads that compare outputs that are too large for the event loop.
     """
 
@@ -73,7 +72,6 @@ class Lane:
     """Runs and compares the copies of one pair. Used only on the event loop.
 
     Attributes:
-        pair: The versions whose answers are compared.
         closed: Why the lane accepts no more copies; "" while it does.
     """
 

@@ -41,7 +41,6 @@ class ShadowSample:
     Attributes:
         number: Number of the copy within its pair, from 1.
         epoch: Epoch of the policy under which the copy was taken.
-        differing: Outputs that disagree.
     """
 
     number: int
@@ -56,7 +55,6 @@ class Disagreement:
 
     Attributes:
         time: When the answers were compared, in UTC.
-        comparison: How they differ.
         inputs: Stored part of the inputs; empty unless configured.
     """
 
@@ -71,10 +69,8 @@ class OutputRecord:
     """The comparisons of one output so far.
 
     Attributes:
-        compared: Number of comparisons.
         mismatches: Number of disagreements by kind.
         measured: Number of comparisons in which the values could be compared.
-        max_abs: Largest absolute difference.
         sum_abs: Sum of each copy's largest absolute difference.
         ranked: Number of comparisons in which the output contained scores.
         sum_top1, sum_top_k: Sums over those comparisons.
@@ -108,14 +104,10 @@ class Ledger:
     """All results of one pair.
 
     Attributes:
-        recorder: Counters for the metrics.
         compared: Number of copies whose outputs were compared.
         disagreed: Number of those that disagreed.
         noise: The baseline's disagreement with itself.
-        outputs: Comparisons by output name.
         samples: The latest outcomes, oldest first.
-        outcomes: Number of copies by outcome.
-        dropped: Number of dropped copies by reason.
     """
 
     def __init__(self, recorder: ShadowRecorder, keep_worst: int, *, noise: bool = True) -> None:

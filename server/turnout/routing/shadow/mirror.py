@@ -27,7 +27,6 @@ class Target:
     """A lane and its share.
 
     Attributes:
-        lane: Lane that receives the copies.
         rate: Share of the answers that are copied, 0 to `UNITS`.
     """
 

@@ -147,9 +147,8 @@ class Database:
     def reading(self, *, starting: bool = False) -> Iterator[Connection]:
         """Opens a transaction that reads a consistent snapshot of the database.
 
-        Args:
-            starting: Whether the server is starting or a command runs, so that no remote client will see an error and
-                the message may say where the database is.
+        `starting` while the server starts or a command runs: no remote client sees an error then, so that its message
+        may say where the database is.
 
         Raises:
             UnavailableError: The database cannot be used now.

@@ -81,7 +81,6 @@ class ChainBreak:
     """A place where the chain is broken.
 
     Attributes:
-        event: Number of the event.
         what: What is wrong with it, to follow its number.
     """
 
@@ -95,7 +94,6 @@ class ChainReport:
 
     Attributes:
         head: The last event.
-        events: Number of events.
         faults: Faults in order; at most the first twenty.
     """
 
@@ -170,9 +168,7 @@ class _Links:
         last: Number of the event read last; 0 for none.
         previous: Hash of that event.
         moved: Whether that event is out of order, so that the next one need not follow it.
-        events: Number of events read.
         kept: Hash of the event with the number of the kept head.
-        faults: Faults found so far.
     """
 
     removed: deque[tuple[int, str, str]]

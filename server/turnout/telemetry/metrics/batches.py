@@ -15,7 +15,6 @@ class BatchSize:
 
     Attributes:
         size: Number of rows of each run or, once there are too many sizes, their maximum.
-        runs: Number of runs.
         rows: Number of rows of all runs together.
         seconds: Duration of all runs together.
     """

@@ -16,7 +16,6 @@ class RolloutSample:
         step: Number of the current step, starting at 1.
         weight: Desired share of the candidate, 0 to 1.
         threshold: Combined evidence at which the candidate is rolled back.
-        e_values: Evidence by metric.
         bad: Number of bad events by arm (`canary`, `baseline`) and metric.
         pauses: Kinds of reasons for which the rollout is paused: `operator`, `gate`, `veto`, `insufficient`, `traffic`
             or `refused`.
@@ -60,7 +59,6 @@ class MeterSample:
     Attributes:
         version: The baseline.
         alarms: Number of attempts that ended in a rollback. All of them are false alarms.
-        attempts: Number of attempts started.
         e_value: Combined evidence of the current attempt.
         requests: Number of requests in its evidence, by lane.
     """
@@ -93,20 +91,15 @@ class RolloutRecorder:
     """Counts and current values of rollouts.
 
     Attributes:
-        running: Active rollouts at this scrape.
         unreadable: Number of unfinished rollouts, by model, that this release of Turnout cannot read.
         since_tick: Seconds since the last tick.
         verdicts: Number of ended rollouts, by model and final state.
         rollbacks: Number of rollbacks, by model and cause.
-        meters: False-alarm meters at this scrape.
         tick_duration: Duration of the last tick, in seconds.
         late_counts: Number of ticks from other servers that arrived too late to be counted.
         diverted: Models with a rollback that is in force but not recorded yet.
-        servers: Servers that share the state store.
         probes: Names of the configured probes.
         measurements: Number of measurements, by probe and outcome.
-        probe_values: The last measurement of each probe.
-        confirms: Whether a confirm webhook is configured.
         confirmations: Number of the webhook's answers, by reply.
     """
 

@@ -7,7 +7,6 @@ from enum import StrEnum
 
 from turnout.admission import Admission, ReceiveBudget
 from turnout.telemetry.families import Family
-from turnout.telemetry.metrics.admission import admission_families, connection_families
 from turnout.telemetry.metrics.auth import AuthRecorder, auth_families
 from turnout.telemetry.metrics.gpu import Gpu, gpu_families
 from turnout.telemetry.metrics.tls import TlsRecorder, tls_families
@@ -63,11 +62,8 @@ class ServerRecorder:
         missing_versions: Number of versions in memory whose files are gone from the repository, by model.
         cache_bytes: Size of the files in the cache of a remote repository; None if there is no cache.
         fetched_bytes: Number of bytes that this process has fetched into the cache.
-        tls: Counts of the listeners' certificates.
-        auth: Counts of authentication.
         connections: Number of open connections by listener, at this scrape.
         connection_limits: Maximum number of connections, by listener that has one.
-        admission: The server's admission control, which counts requests.
         budget: The budget that counts the bytes of partially received requests.
     """
 
@@ -162,6 +158,31 @@ def server_families(recorder: ServerRecorder, models: Collection[str]) -> Iterat
     )  # fmt: skip
     yield from tls_families(recorder.tls)
     yield from auth_families(recorder.auth)
-    yield from connection_families(recorder.connections, recorder.connection_limits)
-    yield from admission_families(recorder.admission, recorder.budget)
+    yield Family(
+        "turnout_connections", "gauge", "Open connections of a listener.",
+        [({"listener": listener}, float(count)) for listener, count in recorder.connections.items()],
+    )  # fmt: skip
+    yield Family(
+        "turnout_connections_limit", "gauge",
+        "Maximum number of connections of a listener. At the limit, further connections wait.",
+        [({"listener": listener}, float(limit)) for listener, limit in recorder.connection_limits.items()],
+    )  # fmt: skip
+    yield Family(
+        "turnout_requests_under_way", "gauge", "Requests in progress, gRPC and HTTP. A stream counts as one.",
+        [({}, float(recorder.admission.under_way))],
+    )  # fmt: skip
+    yield Family(
+        "turnout_requests_refused_total", "counter",
+        "Requests refused before they were read completely: the server was full or draining, or partially received "
+        "requests together exceeded their limit.",
+        [
+            ({"reason": "full"}, float(recorder.admission.refused_full)),
+            ({"reason": "draining"}, float(recorder.admission.refused_draining)),
+            ({"reason": "unfinished"}, float(recorder.budget.refused)),
+        ],
+    )  # fmt: skip
+    yield Family(
+        "turnout_unfinished_bytes", "gauge", "Size of all partially received requests.",
+        [({}, float(recorder.budget.held))],
+    )  # fmt: skip
     yield from gpu_families(recorder.gpus)

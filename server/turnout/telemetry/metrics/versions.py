@@ -114,13 +114,10 @@ class VersionRecorder:
     Attributes:
         model, version, digest: Labels.
         slo_edges: The model's latency objectives, in seconds.
-        roles: Recorders by role.
-        batches: Counts of successful runs.
         inflight: Number of admitted requests that are not yet answered.
         queue_depth: Number of requests that wait for a runner.
         queue_fill: Fill level of the version's fullest queue, 0 to 1: of requests or of bytes, whichever is closer to
             its limit.
-        load_seconds: Duration of the last load.
         memory_bytes: Memory by device (`cpu`, `cuda:0`).
         isolated_restarts: Number of child processes that died and were replaced; None if the version runs without child
             processes.
@@ -192,9 +189,6 @@ class Metrics:
 
     Attributes:
         known: All versions that the server knows. The version manager replaces the whole sequence.
-        rollouts: Counts of rollouts.
-        server: Counts of the server as a whole.
-        faults: Counts of unparsable messages and unexpected errors.
     """
 
     def __init__(self) -> None:

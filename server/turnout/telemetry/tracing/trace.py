@@ -181,10 +181,8 @@ class Trace:
     def end(self, status: str | int, *, fault: bool, message: str = "") -> None:
         """Ends the record and passes it to the sink. Calling it again does nothing.
 
-        Args:
-            status: Status in the protocol: the name of a gRPC code, or an HTTP status.
-            fault: Whether the server, rather than the caller, is at fault.
-            message: Error message that is sent to the caller.
+        The status is the name of a gRPC code, or an HTTP status. A `fault` is the server's rather than the caller's;
+        the message is the one that is sent to the caller.
         """
         if not self.sampled or self.finished:
             return

@@ -139,11 +139,7 @@ class LocalServing:
         return f"it could not be loaded ({entry.reason or 'no reason is known'})"
 
     def signatures(self, model: str) -> Mapping[Version, Signature]:
-        """Returns the signatures of a model's versions.
-
-        Raises:
-            ModelNotFound: The model does not exist.
-        """
+        """Returns the signatures of a model's versions."""
         known = self._catalog.snapshot.model(model).versions
         return {version: entry.manifest.signature for version, entry in known.items()}
 

@@ -20,7 +20,6 @@ class ServerPresence:
         name: The server's name, which no other server has at the same time.
         about: Constant part of its report about itself, as JSON values.
         instance: Identifier of the process, which differs at every start.
-        refused: Number of refused reports.
     """
 
     store: StateStore

@@ -32,8 +32,6 @@ class ServerTick:
     Attributes:
         number: Number of the tick, by the state store's clock.
         seconds: Active seconds that it covers.
-        largest_batch: Number of requests in the largest batch.
-        stratum: The counts.
         slots: Outcomes of slots that the candidate answers.
         latency: Number of answers by arm and bucket of latency, for display.
         shadow: The copies; nothing from earlier releases.

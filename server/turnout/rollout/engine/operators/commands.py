@@ -104,12 +104,9 @@ class RolloutCommands:
     ) -> Rollout:
         """Applies an operator's decision to the model's rollout.
 
-        Args:
-            model: Name of the model.
-            decide: Returns the rollout's next state.
-            expected_epoch: Epoch that the operator's decision was based on; None for any.
-            attempt: Number of the attempt; 0 for the one that is running.
-            resume: Whether to accept the present policy as the rollout's own.
+        `decide` returns the rollout's next state. `expected_epoch` is the epoch that the operator's decision was based
+        on, None for any; `attempt` is 0 for the running one. To `resume` accepts the present policy as the rollout's
+        own.
 
         Raises:
             NotFoundError: The model has no such running rollout.
