@@ -103,7 +103,7 @@ def test_the_provider_knows_each_option(tmp_path) -> None:
 
 def _missing(monkeypatch, *names: str) -> str:
     """Returns what is said where these libraries cannot be loaded, and all others can."""
-    monkeypatch.setattr(providers, "_loads", lambda name: name not in names)
+    monkeypatch.setattr(providers, "shared_library", lambda name: None if name in names else object())
     monkeypatch.setattr(providers, "_needed_by_tensorrt", lambda: ("libcudart.so.13", "libnvinfer.so.10"))
     return providers._missing_reason(providers.TENSORRT)
 
