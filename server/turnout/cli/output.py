@@ -174,12 +174,8 @@ def table(
 ) -> Table:
     """Returns a table without borders. Cells are plain text, not markup.
 
-    Args:
-        columns: Heads of the columns.
-        rows: Cells of each row.
-        right: Columns that are right-aligned.
-        whole: Columns whose cells stay on one line where others can give way, such as times.
-        cut: Columns whose cells are cut where a terminal is too narrow, since their beginning is enough.
+    The columns in `right` are right-aligned. The cells of those in `whole` stay on one line where others can give way,
+    such as times. Those in `cut` are cut where a terminal is too narrow, since their beginning is enough.
     """
     rows = list(rows)
     grid = _FittingTable(columns)

@@ -25,16 +25,6 @@ _HEAPS = 2
 """Number of heaps: one for the event loop and one for all other threads, so at most 128 MiB are kept free at their
 ends."""
 
-_STATUS = Path("/proc/self/status")
-
-_STATM = Path("/proc/self/statm")
-
-_OOM_SCORE_ADJ = Path("/proc/self/oom_score_adj")
-
-_CLEAR_REFS = Path("/proc/self/clear_refs")
-
-_MEMINFO = Path("/proc/meminfo")
-
 
 def memory_limit() -> int:
     """Returns the memory limit of this process in bytes; 0 if it is unknown.
@@ -50,7 +40,7 @@ def memory_limit() -> int:
 def available_memory() -> int | None:
     """Returns the memory that is available without swapping, in bytes; None if it is unknown."""
     try:
-        lines = _MEMINFO.read_text().splitlines()
+        lines = Path("/proc/meminfo").read_text().splitlines()
         line = next(line for line in lines if line.startswith("MemAvailable:"))
         return int(line.split()[1]) * 1024
     except (OSError, ValueError, StopIteration, IndexError):
@@ -60,7 +50,7 @@ def available_memory() -> int | None:
 def resident_bytes() -> int:
     """Returns the resident set size of this process in bytes; its peak if only that is known; 0 if it is unknown."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
-        return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     if resource is not None and sys.platform == "darwin":
         return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     return 0
@@ -81,7 +71,7 @@ def private_bytes(pid: int) -> int:
 def reset_peak() -> int:
     """Resets the peak memory of this process, and returns its current resident set size in bytes."""
     with contextlib.suppress(OSError):
-        _CLEAR_REFS.write_text("5")
+        Path("/proc/self/clear_refs").write_text("5")
     return resident_bytes()
 
 
@@ -129,13 +119,13 @@ def raise_oom_score(score: int) -> None:
         score: Value of `oom_score_adj`, at most 1,000; the process with the highest score is killed first.
     """
     with contextlib.suppress(OSError):
-        _OOM_SCORE_ADJ.write_text(str(score))
+        Path("/proc/self/oom_score_adj").write_text(str(score))
 
 
 def _status(name: str) -> int:
     """Returns a field of `/proc/self/status` in bytes; 0 if it is unavailable."""
     with contextlib.suppress(OSError, ValueError, IndexError):
-        for line in _STATUS.read_text().splitlines():
+        for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith(name):
                 return int(line.split()[1]) * 1024
     return 0

@@ -38,18 +38,11 @@ def adopt(
 
     It takes the repository's lock, which a publisher holds from the rename until the event is recorded. So a version
     that is unrecorded under the lock has no publisher that will still record it. Publishers to a remote repository may
-    run on other machines; they have a minute to record the event.
-
-    Args:
-        repository: The repository with the versions.
-        store: The state store with the log.
-        actor: Actor to record.
-        timeout: Seconds to wait for the lock.
-        surely: A version to record even if it was published less than a minute ago.
+    run on other machines; they have a minute to record the event, except for the version `surely`.
 
     Raises:
         OSError: The repository cannot be read or written to.
-        UnavailableError: The lock could not be acquired, or the state store does not answer.
+        UnavailableError: The lock could not be acquired in `timeout` seconds, or the state store does not answer.
     """
     if not unrecorded(repository, store):
         return []

@@ -181,7 +181,7 @@ def explain(
 ) -> None:
     """Explain, in words and numbers, why a rollout is in its state, and what happens next."""
     from turnout.cli.connection import Server
-    from turnout.cli.rollout.ticks import read_replay
+    from turnout.cli.rollout.follow import read_replay
     from turnout.cli.rollout.view import explanation_body, explanation_lines
     from turnout.web.report.explain import explain as explained
 
@@ -223,7 +223,7 @@ def report(
 ) -> None:
     """Write a rollout's evidence as one HTML page that needs no network."""
     from turnout.cli.connection import Server
-    from turnout.cli.rollout.ticks import read_replay
+    from turnout.cli.rollout.follow import read_replay
     from turnout.web.report.page import render
 
     with reporting(as_json=target.as_json) as out:

@@ -1,11 +1,13 @@
-"""Follows a rollout, even through restarts of its server."""
+"""Follows a rollout, even through restarts of its server, or reads all of its ticks."""
 
 import time
 from collections.abc import Callable, Iterator
 
 from turnout.cli.connection import Server
 from turnout.cli.output import ServerRefused
+from turnout.web.report.replay import Replay
 from turnout_proto.v1 import rollout_pb2 as pb
+from turnout_proto.v1.control_pb2_grpc import ControlServiceStub
 
 FINAL = ("succeeded", "rolled_back", "superseded", "failed")
 """States in which a rollout has ended."""
@@ -13,6 +15,7 @@ FINAL = ("succeeded", "rolled_back", "superseded", "failed")
 AGAIN = ("Unavailable", "Cancelled", "Unknown", "DeadlineExceeded")
 """Errors of a server that is temporarily unavailable."""
 
+_TICKS_TIMEOUT = 30.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 8.0
 _EARLY_ENDS, _EARLY_PAUSE = 20, 0.1
 """How often, and after how many seconds, to ask again at the end of a rollout: a server may report the final state a
@@ -81,3 +84,22 @@ def _rollouts(server: Server, model: str, attempt: int, end: float | None) -> It
 def _left(end: float) -> float:
     """Returns the seconds until `end`, at least 0.01: gRPC refuses a deadline that has passed."""
     return max(end - time.monotonic(), 0.01)
+
+
+def read_replay(control: ControlServiceStub, model: str, attempt: int) -> Replay:
+    """Reads a rollout and its ticks, and recomputes its evidence from them. Attempt 0 is the latest.
+
+    Raises:
+        InvalidRequest: This release cannot read the server's answer.
+    """
+    request = pb.GetRolloutTicksRequest(model=model, attempt=attempt)
+    whole = control.GetRolloutTicks(request, timeout=_TICKS_TIMEOUT)
+    while whole.more:
+        # By number, not 0: a later attempt may have started meanwhile.
+        request = pb.GetRolloutTicksRequest(model=model, attempt=whole.rollout.attempt, after=whole.last_tick)
+        page = control.GetRolloutTicks(request, timeout=_TICKS_TIMEOUT)
+        whole.rollout.CopyFrom(page.rollout)
+        whole.ticks_json.extend(page.ticks_json)
+        whole.times.extend(page.times)
+        whole.last_tick, whole.more = page.last_tick, page.more
+    return Replay.of(whole)

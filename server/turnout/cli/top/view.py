@@ -48,14 +48,8 @@ class _Column:
 
 
 def view(current: Picture, server: str, notice: str, columns: int, rows: int | None) -> RenderableType:
-    """Returns the picture of a server's activity.
-
-    Args:
-        current: The picture.
-        server: Address of the server.
-        notice: What is wrong with the connection; "" if nothing is.
-        columns: Width of the terminal.
-        rows: Height of the terminal; None for as many rows as needed.
+    """Returns the picture of a server's activity for a terminal of this size; with as many rows as needed if `rows` is
+    None. `notice` is what is wrong with the connection; "" if nothing is.
     """
     lines: list[RenderableType] = [*_head(current, server, columns), ""]
     rollouts = list(current.rollouts)

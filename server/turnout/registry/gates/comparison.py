@@ -59,13 +59,10 @@ class ParentComparison:
     def difference(
         self, new: SandboxVersion, old: SandboxVersion, allowed: VersionBump = VersionBump.PATCH
     ) -> VersionDifference:
-        """Returns what `new` changes for clients of `old`.
+        """Returns what `new` changes for clients of `old`, the earlier version.
 
-        Args:
-            new: The candidate, or the later version.
-            old: The earlier version.
-            allowed: Largest kind of change that the candidate's number allows. Changes between PATCH and MINOR are told
-                apart only if it is PATCH.
+        `allowed` is the largest kind of change that the number of `new` allows. Changes between PATCH and MINOR are
+        told apart only if it is PATCH.
 
         Raises:
             OSError: A file cannot be read.

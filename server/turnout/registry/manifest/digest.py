@@ -68,11 +68,7 @@ def stream_digest(
 ) -> str:
     """Reads `source` in blocks, up to its end or `most` bytes, and returns `sha256:` and the hex digest of the data.
 
-    Args:
-        source: File to read.
-        copy_to: File to which the data is also written, if given.
-        progress: Called after each block with its size in bytes.
-        most: Maximum number of bytes to read; None for no limit.
+    Each block is also written to `copy_to`, if given; then `progress` is called with its size in bytes.
 
     Raises:
         OSError: Reading or writing failed.

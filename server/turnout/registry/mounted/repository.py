@@ -54,11 +54,8 @@ class MountedRepository(Repository):
     def __init__(self, root: Path, read: ReadModel, scratch: Callable[[], Path]) -> None:
         """Creates the repository. Nothing is read before it is needed.
 
-        Args:
-            root: The directory.
-            read: Reads ONNX files.
-            scratch: Returns a directory of this process. Models are copied there whose files cannot be served in place:
-                ONNX files with another name than `model.onnx`, and links. Called only if there is such a model.
+        `scratch` returns a directory of this process. It is called only if there are models whose files cannot be
+        served in place, which are copied there: ONNX files with another name than `model.onnx`, and links.
         """
         super().__init__(root)
         self._order = VersionOrder()

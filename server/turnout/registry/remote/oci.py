@@ -76,15 +76,10 @@ class OciStore:
     """A store in one repository of a registry."""
 
     def __init__(self, url: RepositoryUrl, endpoint: str, timeout: float, max_objects: int, settle: float) -> None:
-        """Creates the store without sending a request.
+        """Creates the store, as for `ObjectStore`, without sending a request.
 
-        Args:
-            url: Host of the registry, and name of the repository.
-            endpoint: Address of the registry; "" for https:// and the host.
-            timeout: Maximum time of a request in seconds.
-            max_objects: Maximum number of tags to list.
-            settle: Maximum time that a publisher may take between reading and writing a tag, and for which a tag is
-                left alone before it counts, in seconds.
+        `settle` is the maximum time in seconds that a publisher may take between reading and writing a tag, and for
+        which a tag is left alone before it counts.
 
         Raises:
             ConfigError: The extra is not installed.

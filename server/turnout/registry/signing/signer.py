@@ -68,12 +68,8 @@ class MadeElsewhere:
 
     @classmethod
     def read(cls, data: bytes, key: PublicKey | None, at: str = "model_signature.bundle") -> Self:
-        """Reads a bundle in JSON, and checks its signature.
-
-        Args:
-            data: The bundle.
-            key: Key that made the signature; ignored if the bundle has a certificate.
-            at: Name of the bundle in error messages.
+        """Reads a bundle in JSON, called `at` in errors, and checks its signature by `key`, which is ignored if the
+        bundle has a certificate.
 
         Raises:
             InvalidRequest: It is not a model signature, its key did not make it, or the key must not sign now.

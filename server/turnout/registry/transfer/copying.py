@@ -85,23 +85,15 @@ def import_version(
     read: ReadModel = read_model,
     progress: Progress | None = None,
 ) -> PublishResult:
-    """Imports a version from `source`, with the same digest.
+    """Imports the version `published` from `source`, with the same digest.
 
-    Args:
-        repository: Repository to import into.
-        source: Repository with the version.
-        published: The version.
-        gates: Gates that it must pass, in order.
-        yanked: Returns the versions of the model that were yanked in `repository`.
-        recorded: Called with the version once it exists; not called if it already existed.
-        read: Reads the ONNX file.
-        progress: Called after each block with its size in bytes.
+    The other arguments are as for `turnout.registry.publishing.publish.publish`.
 
     Raises:
         InvalidModel: Its manifest does not match its ONNX file, or a gate failed.
         AlreadyExistsError: The version number is taken.
         DigestMismatch: Its files do not match its manifest.
-        ChangeRefused, Exhausted, UnavailableError, ConfigError: As for `turnout.registry.publishing.publish.publish`.
+        ChangeRefused, Exhausted, UnavailableError, ConfigError: As for that function.
     """
     manifest, digest = published.manifest, published.digest
     repository.check_writable()

@@ -91,7 +91,7 @@ class PublishProgress:
 
 
 class Uploads:
-    """The uploads of one server. Methods block. Thread-safe. They raise NotFoundError if there is no such upload, and
+    """The uploads of one server. Thread-safe. Methods block. They raise NotFoundError if there is no such upload, and
     UnavailableError if it has a writer or is being published.
     """
 
