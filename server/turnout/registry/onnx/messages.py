@@ -8,6 +8,7 @@ from turnout.errors import InvalidModel
 from turnout.registry.onnx.graph import STANDARD_DOMAIN, STANDARD_SYNONYM
 
 NO_MODEL = "the file is not an ONNX model: it does not parse as protobuf"
+EMPTY = "the file is empty, not an ONNX model"
 
 _ELEMENTS = {"float": "float32", "double": "float64"}
 
