@@ -190,7 +190,7 @@ def test_an_export_of_none_or_of_several_is_refused(tmp_path: Path) -> None:
     done = imported(tmp_path, tmp_path / "empty")
     assert "expected an export of one version, found 0" in done.stderr
     done = imported(tmp_path, tmp_path)
-    assert "is not an export" in done.stderr
+    assert "is not an export: it holds no models/; `turnout import triton DIR` imports a Triton" in done.stderr
     (tmp_path / "odd" / "m" / "1.0.0").mkdir(parents=True)
     (tmp_path / "odd" / "m" / "1.0.0" / "manifest.json").write_bytes(b"{}")
     with pytest.raises(DigestMismatch):

@@ -139,8 +139,9 @@ async def test_every_page_holds_in_both_themes_and_on_a_phone(serve, browser, pu
                 assert set(await here.page.locator(".stack td").evaluate_all(paddings)) == {"136px"}
 
 
-async def test_names_of_any_length_hide_nothing_else(serve, browser, publish_model) -> None:
+async def test_names_of_any_length_hide_nothing_else(serve, browser, publish_model, tmp_path) -> None:
     """A version's name has up to 128 characters. It used to push the other columns, and the page, off a phone."""
+    report = tmp_path / "report.html"
     model, long = "a-model-" + "x" * 80, f"1.1.0-rc.{'x' * 60}.{'y' * 58}"
     publish_model(model, "1.0.0", onnx_models.look_up_safely())
     publish_model(model, long, onnx_models.look_up_safely(), release=False)
@@ -151,6 +152,8 @@ async def test_names_of_any_length_hide_nothing_else(serve, browser, publish_mod
         await start(server, long, LONG, model=model)
         await until(server, in_state("soaking"), model=model)
         pages = ["", f"/models/{model}", f"/models/{model}/rollouts/1", f"/models/{model}/versions/{long}?with=1.0.0"]
+        arguments = ["rollout", "report", model, "--html", report, "--server", str(server.control)]
+        await asyncio.to_thread(turnout, *arguments)
         for width in (1280, 390):
             async with tab(browser, server, viewport={"width": width, "height": 844}) as here:
                 for path in pages:
@@ -159,6 +162,12 @@ async def test_names_of_any_length_hide_nothing_else(serve, browser, publish_mod
                         await expect(here.page.locator(".chart canvas").first).to_be_visible()
                     assert await here.overflow() <= 0, (path, width)
                     assert await here.page.locator(".scroll").evaluate_all(CLIPPED) == [], (path, width)
+            page = await browser.new_page(viewport={"width": width, "height": 844})
+            await page.goto(f"file://{report}")
+            await expect(page.locator("canvas").first).to_be_visible()
+            overflow = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+            assert await page.evaluate(overflow) <= 0, ("report", width)
+            await page.close()
 
 
 async def test_what_the_pages_tell_to_type_is_accepted(serve, browser, publish_model) -> None:

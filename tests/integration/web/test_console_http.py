@@ -66,8 +66,10 @@ async def visitor(server: Running, *, origin: str = "own", **headers: str) -> As
         yield client
 
 
-async def sign_in(client: httpx.AsyncClient, token: str = TOKEN, following: str = "") -> httpx.Response:
-    return await client.post("/console/sign-in", params={"next": following}, data={"name": "ann", "token": token})
+async def sign_in(
+    client: httpx.AsyncClient, token: str = TOKEN, following: str = "", name: str = "ann"
+) -> httpx.Response:
+    return await client.post("/console/sign-in", params={"next": following}, data={"name": name, "token": token})
 
 
 async def press(client: httpx.AsyncClient, server: Running, command: str = "pause", **fields: str) -> httpx.Response:
@@ -135,7 +137,12 @@ async def test_without_a_session_every_change_is_refused(serve) -> None:
             answer = await press(client, server, command)
             assert answer.status_code == 403, command
             assert "sign in with the console token first" in answer.text
-        assert (await sign_in(client, "a wrong token of some length")).status_code == 403
+        wrong = await sign_in(client, "a wrong token of some length")
+        assert wrong.status_code == 403
+        assert 'value="ann"' in wrong.text  # only the token has to be typed again
+        assert "a wrong token" not in wrong.text
+        nasty = await sign_in(client, "a wrong token of some length", name='"><script>')
+        assert 'value="&#34;&gt;&lt;script&gt;"' in nasty.text
         assert (await sign_in(client, "")).status_code == 403
         assert not client.cookies
         assert (await press(client, server)).status_code == 403

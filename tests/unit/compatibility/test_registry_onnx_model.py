@@ -155,6 +155,12 @@ def test_a_model_without_an_operator_set_is_refused(facts):
         facts(proto)
 
 
+def test_an_empty_file_is_called_empty(tmp_path: Path):
+    (tmp_path / "model.onnx").touch()
+    with pytest.raises(InvalidModel, match="the file is empty, not an ONNX model"):
+        read_model(tmp_path / "model.onnx")
+
+
 def test_a_model_without_outputs_is_refused(facts):
     proto = onnx_models.identity()
     del proto.graph.output[:]

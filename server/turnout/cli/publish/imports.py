@@ -45,7 +45,8 @@ def import_version(
 
     with reporting(as_json=target.as_json) as out, unwinding():
         if not (directory / "models").is_dir():
-            raise InvalidRequest.at("DIR", f"{directory.name!r} is not an export: it holds no models/")
+            instead = "`turnout import triton DIR` imports a Triton model repository"
+            raise InvalidRequest.at("DIR", f"{directory.name!r} is not an export: it holds no models/; {instead}")
         source = Repository(directory / "models")
         published = only_version(source)
         if digest is not None and digest != published.digest:

@@ -37,7 +37,15 @@ from turnout.registry.onnx.graph import (
     TensorType,
     UnreadAttribute,
 )
-from turnout.registry.onnx.messages import NO_MODEL, all_nodes, dimension_of, domain_of, element_name, inner_graphs
+from turnout.registry.onnx.messages import (
+    EMPTY,
+    NO_MODEL,
+    all_nodes,
+    dimension_of,
+    domain_of,
+    element_name,
+    inner_graphs,
+)
 from turnout.registry.onnx.structure import without_weights
 
 KEPT_ELEMENTS = 1024
@@ -56,7 +64,7 @@ def read_graph(path: Path) -> ModelGraph:
     """
     with path.open("rb") as file:
         if not file.seek(0, 2):
-            raise InvalidModel("the file is empty, not an ONNX model")
+            raise InvalidModel(EMPTY)
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             structure = without_weights(data)
     model = ModelProto()

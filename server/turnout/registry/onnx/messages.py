@@ -9,6 +9,7 @@ from turnout.registry.manifest.signature import Dimension
 from turnout.registry.onnx.graph import STANDARD_DOMAIN, STANDARD_SYNONYM
 
 NO_MODEL = "the file is not an ONNX model: it does not parse as protobuf"
+EMPTY = "the file is empty, not an ONNX model"
 
 _ELEMENTS = {"float": "float32", "double": "float64"}
 

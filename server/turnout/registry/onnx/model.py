@@ -16,7 +16,7 @@ from turnout.registry.manifest.json_form import JsonForm
 from turnout.registry.manifest.signature import DataType, Dimension, Signature, TensorSpec
 from turnout.registry.onnx.external_data import ExternalFile, external_files
 from turnout.registry.onnx.graph import FIRST_IR_WITH_DEFAULTS
-from turnout.registry.onnx.messages import NO_MODEL, dimension_of, domain_of, element_name, text_of
+from turnout.registry.onnx.messages import EMPTY, NO_MODEL, dimension_of, domain_of, element_name, text_of
 from turnout.registry.onnx.zipmap import WITHOUT, map_outputs
 
 MAX_PROTOBUF = (1 << 31) - 1
@@ -68,7 +68,9 @@ def read_model(path: Path) -> ModelFacts:
 
 
 def check_size(size: int) -> None:
-    """Raises InvalidModel if an ONNX file is larger than a protobuf message may be."""
+    """Raises InvalidModel if an ONNX file is empty, or larger than a protobuf message may be."""
+    if not size:
+        raise InvalidModel(EMPTY)
     if size > MAX_PROTOBUF:
         raise InvalidModel("the ONNX file is larger than 2 GiB, the limit of protobuf; save it with external data")
 

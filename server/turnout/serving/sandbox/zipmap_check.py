@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError
 
 from turnout.errors import InvalidModel
 from turnout.registry.manifest.signature import Signature
+from turnout.registry.onnx.messages import NO_MODEL
 from turnout.registry.onnx.model import read_model
 from turnout.registry.onnx.zipmap import Unzipped, drop_zipmap
 from turnout.registry.storage.golden import read_case
@@ -35,7 +36,7 @@ def without_zipmap(model: Path, scratch: Path, golden: Sequence[Path], trying: T
     try:
         proto = onnx.load(model, format="protobuf", load_external_data=False)
     except DecodeError as error:
-        raise InvalidModel("the file is not an ONNX model: it does not parse as protobuf") from error
+        raise InvalidModel(NO_MODEL) from error
     unzipped = drop_zipmap(proto)
     target = scratch / DROPPED_FILE
     target.write_bytes(proto.SerializeToString(deterministic=True))

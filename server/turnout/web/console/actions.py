@@ -79,7 +79,7 @@ class Actions:
 
     async def sign_in(self, request: Request) -> Response:
         """Shows the sign-in form (GET), or signs the user in if the token is valid (POST)."""
-        possible, failed, wait = self._sessions.possible, False, 0
+        possible, name, failed, wait = self._sessions.possible, "", False, 0
         following = request.query_params.get("next", "")
         if request.method == "POST":
             try:
@@ -108,7 +108,7 @@ class Actions:
             failed = True
         status = 429 if wait else 403 if failed else 200
         form = page(
-            "sign_in.html", request, status, actor=None, possible=possible, failed=failed, wait=wait,
+            "sign_in.html", request, status, actor=None, possible=possible, failed=failed, wait=wait, name=name[:64],
             tokens=self._sessions.authority is not None,
         )  # fmt: skip
         if wait:
