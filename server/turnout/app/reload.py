@@ -7,6 +7,7 @@ from typing import Any
 
 from structlog.typing import FilteringBoundLogger
 
+from turnout.app.authorization import with_secrets
 from turnout.config import ModelTable, Settings, in_force, reread
 from turnout.errors import TurnoutError
 from turnout.telemetry.logging import Threshold
@@ -63,7 +64,7 @@ class Reloader:
         """Initializes the reloader.
 
         Args:
-            settings: Settings in force.
+            settings: Settings in force, including the secrets stored in files.
             models: Settings by model, shared with the other components.
             threshold: Threshold of the log.
             certificates: Reads the certificates and the policy file again.
@@ -79,13 +80,15 @@ class Reloader:
         self._one = asyncio.Lock()
 
     async def reload(self, read: Callable[[], Settings]) -> None:
-        """Reads the settings, the certificates and the policy file again. Invalid settings are logged and not applied.
+        """Reads the settings with their secrets, the certificates and the policy file again.
+
+        Invalid settings are logged and not applied.
 
         Args:
             read: Returns the settings, as for `reread`.
         """
         async with self._one:
-            after = await reread(read, self._log)
+            after = await reread(lambda: with_secrets(read()), self._log)
             if after is not None:
                 await self._apply(after)
             await self._certificates()
