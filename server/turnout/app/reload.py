@@ -7,6 +7,7 @@ from typing import Any
 
 from structlog.typing import FilteringBoundLogger
 
+from turnout.app.authorization import with_secrets
 from turnout.config import ModelTable, Settings, in_force, reread
 from turnout.errors import TurnoutError
 from turnout.telemetry.logging import Threshold
@@ -52,8 +53,8 @@ def changes(before: Settings, after: Settings) -> Changes:
 class Reloader:
     """Reloads the settings, and applies the changes that need no restart.
 
-    `certificates` reads the certificates and the policy file again; `refresh` applies the present settings to shadows,
-    and loads and unloads versions according to them.
+    `settings` are those in force, with the secrets that are stored in files. `certificates` reads the certificates and
+    the policy file again; `refresh` applies the present settings to shadows, and loads and unloads versions.
     """
 
     _settings: Settings
@@ -65,12 +66,12 @@ class Reloader:
     _one: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
 
     async def reload(self, read: Callable[[], Settings]) -> None:
-        """Reads the settings, the certificates and the policy file again. Invalid settings are logged and not applied.
+        """Reads the settings with their secrets, the certificates and the policy file again.
 
-        `read` returns the settings, as for `reread`.
+        Invalid settings are logged and not applied. `read` returns the settings, as for `reread`.
         """
         async with self._one:
-            after = await reread(read, self._log)
+            after = await reread(lambda: with_secrets(read()), self._log)
             if after is not None:
                 await self._apply(after)
             await self._certificates()

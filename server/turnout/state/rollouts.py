@@ -1,6 +1,7 @@
 """Stored rollouts, and the counts of their ticks. Their documents are opaque here."""
 
 import functools
+import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any, NoReturn
 
 from semver import Version
-from sqlalchemy import Connection, Integer, Row, Select, and_, bindparam, delete, func, insert, select, tuple_, update
+from sqlalchemy import Connection, Integer, Row, Select, and_, bindparam, delete, func, insert, select, update
 
 from turnout.errors import ChangeRefused, Conflict
 from turnout.state import servers
@@ -19,8 +20,6 @@ from turnout.state.release_status import ReleaseStatus
 from turnout.state.servers import ServersSnapshot
 
 _MOST_RUNNING = 10_000
-_KEYS_AT_ONCE = 200
-"""Number of rows that one statement names. SQLite allows 32,766 parameters, earlier versions 999."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,17 +243,23 @@ class RolloutStore(Transactions):
             return [(row.number, datetime.fromisoformat(row.time), json.loads(row.document)) for row in rows]
 
     def expire_ticks(self, before: datetime, most: int = 5000) -> int:
-        """Removes at most `most` old ticks of ended rollouts in one short transaction; returns the number removed."""
+        """Removes at most `most` ticks of rollouts that ended before a time; returns the number removed."""
         table, ended = schema.rollout_ticks, schema.rollouts
+        key = (table.c.model, table.c.attempt, table.c.number)
         of_ended = and_(ended.c.model == table.c.model, ended.c.attempt == table.c.attempt, ended.c.final == 1)
-        old = select(table.c.model, table.c.attempt, table.c.number).join(ended, of_ended)
-        old = old.where(table.c.time < time_text(before)).limit(most)
-        keys = tuple_(table.c.model, table.c.attempt, table.c.number)
+        old = select(*key).join(ended, of_ended).where(ended.c.changed < time_text(before)).order_by(*key).limit(most)
+        with self._database.reading() as connection:  # the search does not block changes
+            found = connection.execute(old).all()
+        if not found:
+            return 0
+        removed = 0
         with self._database.writing() as connection:
-            rows = [tuple(row) for row in connection.execute(old)]
-            for first in range(0, len(rows), _KEYS_AT_ONCE):
-                connection.execute(delete(table).where(keys.in_(rows[first : first + _KEYS_AT_ONCE])))
-        return len(rows)
+            for (model, attempt), rows in itertools.groupby(found, key=lambda row: (row.model, row.attempt)):
+                numbers = [row.number for row in rows]
+                # A range, because SQLite searches the whole table for rows in a list of keys with several columns.
+                within = and_(key[0] == model, key[1] == attempt, key[2].between(numbers[0], numbers[-1]))
+                removed += connection.execute(delete(table).where(within)).rowcount
+        return removed
 
 
 def _no_event(kind: EventKind, subject: str, payload: Mapping[str, Any]) -> NoReturn:

@@ -57,6 +57,29 @@ async def test_settings_that_are_wrong_change_nothing(models, publish_model, cap
     assert line["reason"] == "expected a number"
 
 
+async def test_secrets_that_changed_in_their_files_are_among_what_needs_a_restart(models, tmp_path, capfd) -> None:
+    token, secret = tmp_path / "token", tmp_path / "secret"
+    token.write_text("0123456789abcdef-old")
+    secret.write_text("old")
+    rollout = {"webhook_url": "http://127.0.0.1:9/", "webhook_secret_file": str(secret)}
+    settings = make_settings(models, console={"token_file": str(token)}, rollout=rollout)
+    async with running(settings, make_logger("json", "info")) as server:
+        await server.reloader.reload(lambda: settings)
+        token.write_text("0123456789abcdef-new")
+        await server.reloader.reload(lambda: settings)
+        secret.write_text("new")
+        await server.reloader.reload(lambda: settings)
+        token.unlink()
+        await server.reloader.reload(lambda: settings)
+    text = capfd.readouterr().err
+    lines = [line for line in map(json.loads, text.splitlines()) if "reloaded" in line["event"]]
+    assert [line.get("needs_restart") for line in lines] == [
+        [], ["console.token"], ["console.token", "rollout.webhook_secret"], None,
+    ]  # fmt: skip
+    assert "console.token_file: there is no file" in lines[-1]["reason"]
+    assert "0123456789abcdef" not in text
+
+
 async def test_settings_that_nobody_could_foresee_change_nothing_and_later_ones_hold(models, capfd) -> None:
     hangs = threading.Event()
 

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from semver import Version
+from sqlalchemy import Connection, event
 from sqlalchemy.exc import DBAPIError
 
 from turnout.errors import NotFoundError
@@ -103,3 +105,38 @@ def test_what_no_event_of_the_retention_tells_of_cannot_be_removed_unseen(store:
     assert (fault.event, fault.what) == (victim.id, "is missing")
     with pytest.raises(DBAPIError, match="append-only"), database.writing() as connection:
         connection.exec_driver_sql("DELETE FROM removed_events")
+
+
+def _rolled_out(store: StateStore, attempt: int, ticks: int) -> None:
+    counts = [{"requests": number} for number in range(ticks)]
+    for number, final in ((0, False), (1, True)):
+        state = "succeeded" if final else "soaking"
+        store.put_rollout("m", RolloutWrite(attempt, number, state, final, {}, "me", 60, ticks=counts), **WHO)
+
+
+def test_ticks_of_rollouts_that_ended_long_ago_go_and_no_others(store: StateStore) -> None:
+    for attempt in (1, 2):
+        _rolled_out(store, attempt, 3)
+    running = RolloutWrite(3, 0, "soaking", False, {}, "me", 60, ticks=[{"requests": 1}])
+    store.put_rollout("m", running, **WHO)
+    store._now.now += timedelta(days=100)
+    _rolled_out(store, 4, 2)
+    before = store.now() - timedelta(days=90)
+    assert [store.expire_ticks(before, most=5) for _ in range(3)] == [5, 5, 2]
+    assert store.expire_ticks(before) == 0
+    assert [len(store.rollout_ticks("m", attempt)) for attempt in (1, 2, 3, 4)] == [0, 0, 1, 4]
+
+
+def test_removing_ticks_searches_no_table_while_changes_wait(tmp_path: Path) -> None:
+    plans: list[str] = []
+
+    def explain(connection: Connection, cursor: object, statement: str, parameters: tuple[object, ...], *_: object):
+        if statement.startswith("DELETE"):
+            plans.extend(row[3] for row in connection.connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters))
+
+    with StateStore.open(f"sqlite:///{tmp_path}/state.db", now=Clock()) as store:
+        _rolled_out(store, 1, 3)
+        event.listen(store._database._writes, "before_cursor_execute", explain)
+        assert store.expire_ticks(store.now()) == 6
+    assert plans
+    assert not [plan for plan in plans if plan.startswith("SCAN")]

@@ -85,6 +85,7 @@ class RolloutEngine:
         self._commits = RolloutCommits(writer, self._enforcement, ownership, diversions, clock, log)
         self.rollbacks = Rollbacks(self._rollouts, store, diversions, self._enforcement, clock)
         self.commands = RolloutCommands(serving, store, outside, self._rollouts, self._commits, writes)
+        self._fresh = True
         self.last_tick = clock.monotonic()
         self.tick_duration = 0.0
         self.late_counts = 0
@@ -149,12 +150,14 @@ class RolloutEngine:
         """Advances every rollout by one tick."""
         began = self._clock.monotonic()
         async with self._rollouts.exclusive():
-            fresh = True
             try:
                 await self._rollouts.reconcile(TICK_WAIT)
+                fresh = True
             except UnavailableError as error:
                 fresh = False
-                self._log.warning("rollouts continue from memory", reason=error.message)
+                if self._fresh:
+                    self._log.warning("rollouts continue from memory", reason=error.message)
+            self._fresh = fresh
             await self._exchange.count(self._clock.monotonic())
             await self._exchange.report(TICK_WAIT)
             # The policy that ended a rollback's rollout was in force before that was recorded: it must be known here.

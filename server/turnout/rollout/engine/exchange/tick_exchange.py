@@ -46,6 +46,7 @@ class TickExchange:
         self._log = log
         self._store_timeout = StoreTimeout()
         self._reported: tuple[Mapping[str, Any], float] = {}, -math.inf
+        self._away = False
         self._other_servers = rollouts.other_servers
 
     @property
@@ -105,7 +106,11 @@ class TickExchange:
         try:
             await self._store_timeout.wait(report(), seconds)
         except UnavailableError as error:
-            self._log.warning("counts could not be reported, and are reported later", reason=error.message)
+            if not self._away:
+                self._log.warning("counts could not be reported, and are reported later", reason=error.message)
+            self._away = True
+        else:
+            self._away = False
 
     async def leave(self, seconds: float) -> None:
         """Tells the other servers that this one stops.
