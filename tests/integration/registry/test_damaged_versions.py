@@ -8,14 +8,17 @@ import numpy as np
 import pytest
 from semver import Version
 
+import onnx_models
 from answer_wire import run
 from onnx_models import save_external, scaled
 from turnout.config import Settings
 from turnout.errors import DigestMismatch
+from turnout.registry.storage.manifests import load_unchanged
 from turnout.registry.storage.repository import Repository
 from turnout.releases.adoption import adopt
+from turnout.serving.loading.version_sessions import VersionSessions
 from turnout.state.store import StateStore
-from wire import X, refusal, request, stub_of
+from wire import X, outputs_of, refusal, request, stub_of
 
 FILES = ["manifest.json", "model.onnx", "weights.data", "golden/one.npz"]
 DAMAGED = Version(2)
@@ -142,3 +145,46 @@ async def test_a_version_that_was_published_anew_is_served_once_the_log_says_so(
         with StateStore.open(Settings(models=models).state_url) as store:
             store.record_published("m", DAMAGED, digest, actor="ada", reason="anew", found=False)
         await catalog.wait_for(lambda s: s.models["m"].versions[DAMAGED].handle is not None)
+
+
+@pytest.mark.parametrize("back", [True, False])
+async def test_a_file_that_is_replaced_between_its_verification_and_its_load_is_not_served(
+    publish_model, models: Path, tmp_path: Path, start_server, monkeypatch, back: bool
+) -> None:
+    """Whoever may write to the repository may put the published file back, too, before anybody looks again."""
+    publish_model("m", "1.0.0", scaled(2))
+    model, kept = models / "m" / "1.0.0" / "model.onnx", tmp_path / "kept.onnx"
+    create, sessions = VersionSessions.on_each_device, []
+
+    def replaced(version: VersionSessions, **given: bool) -> object:
+        if not sessions:
+            model.rename(kept)
+            onnx_models.save(scaled(9), model)
+        sessions.append(create(version, **given))
+        if len(sessions) == 1 and back:
+            kept.replace(model)
+        return sessions[-1]
+
+    monkeypatch.setattr(VersionSessions, "on_each_device", replaced)
+    server = await start_server()
+    async with stub_of(server) as stub:
+        if back:
+            np.testing.assert_array_equal(outputs_of(await stub.Predict(request("m", x=X)))["y"], X * 2)
+            assert len(sessions) == 2
+        else:
+            assert (await refusal(stub.Predict(request("m", x=X)))).code is grpc.StatusCode.DATA_LOSS
+
+
+def test_files_that_never_stay_are_not_loaded(digest, models: Path) -> None:
+    found, discarded = Repository(models).find("m", DAMAGED), []
+    directory = models / "m" / "2.0.0"
+    loads = iter(range(100))
+
+    def load() -> int:
+        (directory / "weights.data").touch()
+        return next(loads)
+
+    with pytest.raises(DigestMismatch, match="change while they are loaded"):
+        load_unchanged(directory, found.manifest.files, load, discarded.append)
+    assert discarded == [0, 1, 2]
+    assert load_unchanged(directory, found.manifest.files, lambda: "loaded", discarded.append) == "loaded"

@@ -14,7 +14,7 @@ from turnout.registry.manifest.digest import canonical_bytes
 from turnout.registry.publishing.publish import PublishRequest, publish
 from turnout.registry.storage import attestations
 from turnout.registry.storage.repository import Repository
-from turnout.registry.storage.staging import locked
+from turnout.registry.storage.staging import locked, staged
 
 V1, V2 = Version(1), Version(2)
 
@@ -335,6 +335,17 @@ def test_what_nobody_builds_any_more_is_swept(repository):
     assert not stale.exists()
     assert others.exists()
     assert repository.sweep() == ()
+
+
+def test_what_a_killed_publish_left_goes_with_the_next_one(repository):
+    """A machine that only publishes, as those of CI do, starts no server that would sweep."""
+    stale = repository.root / ".staging" / ("0" * 32)
+    (stale / "version").mkdir(parents=True)
+    (stale / "version" / "model.onnx").write_text("half")
+    with staged(repository.root) as another:
+        put(repository)
+        assert another.is_dir(), "its builder lives"
+    assert [path.name for path in (repository.root / ".staging").iterdir()] == [".lock"]
 
 
 def test_the_beginning_of_a_record_whose_writer_was_killed_is_swept_an_hour_later(repository):

@@ -1,5 +1,6 @@
 """Where a model may come from. The stores' networks are replaced by fsspec's own file system in memory, no more."""
 
+import resource
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 import onnx_models
 from turnout.config import Transfers
-from turnout.errors import ConfigError, InvalidModel, InvalidRequest
+from turnout.errors import ConfigError, Exhausted, InvalidModel, InvalidRequest
 from turnout.registry.publishing.metadata import VersionMetadata, parse_metadata
 from turnout.registry.sources.mlflow_registry import onnx_path
 from turnout.registry.sources.source import local_source
@@ -70,6 +71,20 @@ def test_no_more_is_copied_than_may_be(hub: Hub, external: Path, bounds: Transfe
     put(hub, external)
     with pytest.raises(InvalidRequest, match="is larger than"), local_source("hf:org/repo/model.onnx", bounds):
         pass
+
+
+def test_a_disk_that_is_full_is_told_as_such_and_not_as_a_file_that_cannot_be_read(hub: Hub, external: Path) -> None:
+    put(hub, external)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with (
+            pytest.raises(Exhausted, match=r"no room for external data 'deep/weights\.data'; TMPDIR"),
+            local_source("hf:org/repo/model.onnx", WIDE),
+        ):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_what_is_missing_is_named(hub: Hub, external: Path) -> None:

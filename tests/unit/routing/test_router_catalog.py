@@ -9,7 +9,9 @@ from turnout.errors import (
     ModelFailure,
     ModelNotFound,
     NotLoaded,
+    StoreUnavailable,
     TurnoutError,
+    UnavailableError,
     VersionLoading,
     VersionNotFound,
 )
@@ -129,6 +131,14 @@ def test_a_version_whose_bytes_changed_is_refused_with_the_mismatch_anew_each_ti
         caught.append(info.value)
     assert [error.message for error in caught] == [mismatch.message] * 2
     assert len({id(error) for error in [*caught, mismatch]}) == 3
+
+
+def test_a_load_that_failed_for_the_moment_only_may_be_asked_for_again(catalog: Catalog, router: Router) -> None:
+    failure = StoreUnavailable("magika 3.3.0 cannot be fetched: the store does not answer", retry_after=5.0)
+    put(catalog, entry("3.3.0", FAILED, reason=failure.message, failure=failure))
+    with pytest.raises(UnavailableError, match=r"could not be loaded: .* the store does not answer") as caught:
+        router.route("magika", "3.3.0", "")
+    assert caught.value.retry_after == 5.0
 
 
 def test_another_failure_of_a_load_is_no_failure_of_the_request(catalog: Catalog, router: Router) -> None:

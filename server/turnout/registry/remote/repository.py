@@ -26,7 +26,7 @@ from turnout.registry.remote.keys import evidence_record_key, manifest_key
 from turnout.registry.remote.listing import FRESH_SECONDS, RemoteListing
 from turnout.registry.remote.objects import ObjectStore
 from turnout.registry.remote.store import Store, StoreFault
-from turnout.registry.storage.files import explain
+from turnout.registry.storage.files import NO_ROOM, explain
 from turnout.registry.storage.listing import CacheUse, Listing, Published, UnusedFiles
 from turnout.registry.storage.manifests import MAX_MANIFEST_BYTES, file_fault
 from turnout.registry.storage.repository import Repository, not_found, refuse_faults, refuse_other_case
@@ -307,7 +307,7 @@ class RemoteRepository(Repository):
             ) from error
 
     def _unavailable(self, what: str, error: OSError) -> Exception:
-        if error.errno in (28, 122):  # no space left, quota exceeded: only this machine's disk reports these
+        if error.errno in NO_ROOM:  # which only this machine's disk reports
             return Exhausted(f"{what}: the cache's disk is full")
         why = error.strerror or type(error).__name__
         where = "the store" if isinstance(error, StoreFault) else "the cache cannot be used:"

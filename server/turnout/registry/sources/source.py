@@ -17,11 +17,11 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from turnout.config import Transfers
-from turnout.errors import ConfigError, InvalidModel, InvalidRequest, TurnoutError
+from turnout.errors import ConfigError, Exhausted, InvalidModel, InvalidRequest, TurnoutError
 from turnout.registry.manifest.digest import BLOCK
 from turnout.registry.onnx.model import read_model
 from turnout.registry.publishing.metadata import VersionMetadata
-from turnout.registry.storage.files import explain, open_outside
+from turnout.registry.storage.files import NO_ROOM, explain, open_outside
 
 MLFLOW = "mlflow:"
 
@@ -92,6 +92,7 @@ def fetch_model(open_file: OpenFile, name: str, home: Path, bounds: Transfers) -
 
     Raises:
         InvalidRequest: A file cannot be read, or is too large.
+        Exhausted: There is no room for it on this machine.
         InvalidModel: The file is not an ONNX model, or refers to files outside its directory.
     """
     model = home / "model.onnx"
@@ -139,5 +140,7 @@ def _copy(open_file: OpenFile, name: str, target: Path, bounds: Transfers, copie
     except FileNotFoundError:
         raise InvalidRequest.at("FILE", f"{what} does not exist") from None
     except Exception as error:  # each store has its own errors, whose texts may contain confidential data
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            raise Exhausted(f"{target.parent} has no room for {what}; TMPDIR may name another directory") from error
         raise InvalidRequest.at("FILE", f"{what} cannot be read ({type(error).__name__})") from error
     return size

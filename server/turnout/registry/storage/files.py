@@ -34,7 +34,8 @@ _EXPECTED = ", expected a regular file"
 UNFINISHED = re.compile(r"\.[0-9a-f]{32}")
 """Name under which `replace_file` writes a file before it replaces another."""
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Numbers of the errors of a disk or a quota that is full."""
 
 
 FileStamp = tuple[int, int, int, int]
@@ -260,6 +261,6 @@ def storage_errors() -> Iterator[None]:
     except StoreFault as error:
         raise StoreUnavailable(f"the store of the repository {error.strerror}", retry_after=5.0) from error
     except OSError as error:
-        if error.errno in _NO_ROOM:
+        if error.errno in NO_ROOM:
             raise Exhausted("the repository has no room left for this version") from error
         raise ConfigError(f"the repository cannot be used: {error.strerror or type(error).__name__}") from error

@@ -1,16 +1,21 @@
 """Reads manifests, and compares files with their entries in a manifest."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from turnout.errors import DigestMismatch
 from turnout.registry.manifest.digest import Progress, bytes_digest, read_canonical, stream_digest
 from turnout.registry.manifest.manifest import MANIFEST_FILE, FileEntry
-from turnout.registry.storage.files import explain, open_inside
+from turnout.registry.storage.files import FileStamp, explain, file_stamp, open_inside
 from turnout.registry.storage.listing import Published
 
 MAX_MANIFEST_BYTES = 16 << 20
+
+_LOADS = 3
+
+T = TypeVar("T")
 
 
 def read_version(directory: Path, model: str, version: str) -> Published:
@@ -58,6 +63,35 @@ def check_files(directory: Path, files: Iterable[FileEntry]) -> None:
     for entry in files:
         if fault := file_fault(directory, entry, None):
             raise DigestMismatch(f"{entry.path} {fault}: it changed since the version was loaded")
+
+
+def load_unchanged(
+    directory: Path, files: Sequence[FileEntry], load: Callable[[], T], discard: Callable[[T], object]
+) -> T:
+    """Returns what `load` returns, which verifies files and then has them read again, by their paths.
+
+    Whatever was loaded while a file was written or replaced is passed to `discard`, and loaded again.
+
+    Raises:
+        DigestMismatch: The files change each time.
+    """
+    for _ in range(_LOADS):
+        before = _stamps(directory, files)
+        loaded = load()
+        if _stamps(directory, files) == before:
+            return loaded
+        discard(loaded)
+    raise DigestMismatch("its files change while they are loaded")
+
+
+def _stamps(directory: Path, files: Sequence[FileEntry]) -> list[FileStamp | None]:
+    found: list[FileStamp | None] = []
+    for entry in files:
+        try:
+            found.append(file_stamp((directory / entry.path).lstat()))
+        except OSError:  # which the verification reports
+            found.append(None)
+    return found
 
 
 def file_fault(directory: Path, entry: FileEntry, progress: Progress | None) -> str | None:

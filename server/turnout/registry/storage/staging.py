@@ -1,8 +1,8 @@
 """Directories in which publishes are built, invisible to readers: `<root>/.staging/<uuid>/version/`.
 
 Each staging directory contains a lock file that its builder keeps locked (flock). So the kernel knows whether the
-builder is alive: if it is killed, the lock is released, and the next sweep removes the directory. A running publish is
-never swept, however long it takes. Creating, sweeping and committing are serialized by the repository's lock.
+builder is alive: if it is killed, the lock is released, and the next builder or sweep removes the directory. A running
+publish is never swept, however long it takes. The repository's lock serializes creating, sweeping and committing.
 """
 
 import errno
@@ -39,7 +39,8 @@ _WRITTEN_SECONDS = 3600.0
 
 @contextmanager
 def staged(root: Path) -> Iterator[Path]:
-    """Creates an empty directory to build a version in. Whatever is left of it is removed at the end in any case.
+    """Creates an empty directory to build a version in. Whatever is left of it is removed at the end in any case, and
+    what killed builders left is removed before.
 
     Yields:
         The directory, which may be renamed away.
@@ -51,6 +52,7 @@ def staged(root: Path) -> Iterator[Path]:
     (root / STAGING).mkdir(parents=True, exist_ok=True)
     home = root / STAGING / uuid4().hex
     owner = -1
+    _sweep_builders(root, LOCK_TIMEOUT)  # before anything is written, since the disk may be full of it
     try:
         with locked(root):
             home.mkdir()
@@ -97,23 +99,27 @@ def sweep(root: Path) -> tuple[str, ...]:
     """
     if not (root / STAGING).is_dir():
         return ()
-    abandoned: list[tuple[Path, int]] = []
+    swept: tuple[str, ...] = ()
     try:
-        with locked(root, SWEEP_TIMEOUT):
-            # Builders lock their owner file while they hold the repository's lock, so an unlocked one has no builder.
-            homes = sorted(home for home in (root / STAGING).iterdir() if _UUID.fullmatch(home.name))
-            abandoned += [(home, owner) for home in homes if (owner := _claim(home)) is not None]
-        for home, _ in abandoned:
-            shutil.rmtree(home, ignore_errors=True)
+        swept = _sweep_builders(root, SWEEP_TIMEOUT)
         _sweep_records(root)
     except UnavailableError:
-        return ()
+        pass
     except OSError as error:
         if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
             raise
-    finally:
-        for _, owner in abandoned:
-            os.close(owner)
+    return swept
+
+
+def _sweep_builders(root: Path, timeout: float) -> tuple[str, ...]:
+    """Removes the staging directories whose builder no longer exists. Returns the names of those that are gone."""
+    with locked(root, timeout):
+        # Builders lock their owner file while they hold the repository's lock, so an unlocked one has no builder.
+        homes = sorted(home for home in (root / STAGING).iterdir() if _UUID.fullmatch(home.name))
+        abandoned = [(home, owner) for home in homes if (owner := _claim(home)) is not None]
+    for home, owner in abandoned:
+        shutil.rmtree(home, ignore_errors=True)
+        os.close(owner)
     return tuple(home.name for home, _ in abandoned if not home.exists())
 
 

@@ -11,7 +11,7 @@ from structlog.typing import FilteringBoundLogger
 from turnout.config import Settings
 from turnout.config import ShadowLane as LaneSettings
 from turnout.registry.manifest.manifest import MODEL_FILE, Tolerance
-from turnout.registry.storage.manifests import check_files
+from turnout.registry.storage.manifests import check_files, load_unchanged
 from turnout.routing.policy import Policy
 from turnout.routing.shadow.compare import OutputRule, rules_for
 from turnout.routing.shadow.copies import Pair
@@ -174,11 +174,11 @@ class Shadows:
         session = shared
         if own_arena:
 
-            def load() -> Session:
+            def verified() -> Session:
                 check_files(model.parent, manifest.files)
                 return Session(spec)
 
-            session = await self._loading.run(load)
+            session = await self._loading.run(load_unchanged, model.parent, manifest.files, verified, Session.close)
         return ThreadRunner(name, session, settings.max_inflight, settings.timeout_s)
 
 

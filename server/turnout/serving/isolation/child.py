@@ -82,12 +82,22 @@ def _loaded(job: Mapping[str, Any]) -> Session:
 
 
 def _session(job: Mapping[str, Any]) -> Session:
-    if job["files"]:
-        from turnout.registry.manifest.manifest import FileEntry  # most children do not need this
-        from turnout.registry.storage.manifests import check_files
-
-        check_files(Path(job["model"]).parent, map(FileEntry.from_json, job["files"]))
     providers.start_runtime()
+    if not job["files"]:
+        return _new_session(job)
+    from turnout.registry.manifest.manifest import FileEntry  # most children do not need this
+    from turnout.registry.storage.manifests import check_files, load_unchanged
+
+    directory, files = Path(job["model"]).parent, [FileEntry.from_json(file) for file in job["files"]]
+
+    def verified() -> Session:
+        check_files(directory, files)
+        return _new_session(job)
+
+    return load_unchanged(directory, files, verified, Session.close)
+
+
+def _new_session(job: Mapping[str, Any]) -> Session:
     spec = SessionSpec(
         Path(job["model"]),
         Signature.from_json(job["signature"]),

@@ -20,6 +20,7 @@ from turnout.registry.onnx.graph import CONTROL_FLOW, STANDARD_DOMAIN, Graph, Mo
 from turnout.registry.onnx.graph_reader import read_graph
 from turnout.registry.signing.trust import Trust
 from turnout.registry.storage.listing import Published
+from turnout.registry.storage.manifests import load_unchanged
 from turnout.registry.storage.repository import Repository
 from turnout.serving.batching.active_plan import PlanInForce
 from turnout.serving.batching.warmup import WarmUp, divided_plan, paying_plan, warm_up
@@ -95,11 +96,19 @@ class Loader:
             lower_priority()
         manifest, loading = published.manifest, _Load(self, published, settings, time.monotonic())
         Trust.of(settings.signing).check(self.repository, published)  # first, since it reads only small files
-        self.repository.verify(manifest.model, manifest.version, expected=published.digest)
-        names = providers.choose(settings.runtime.providers)
-        if names[0] == providers.TENSORRT:
-            return loading.with_engines(names, LoadProgress(on_loaded, on_stage))
-        return loading.into_memory(names, on_loaded)
+        on_loaded = functools.cache(on_loaded)  # once, even if it is loaded again
+
+        def verified() -> LoadedVersion:
+            self.repository.verify(manifest.model, manifest.version, expected=published.digest)
+            names = providers.choose(settings.runtime.providers)
+            if names[0] == providers.TENSORRT:
+                return loading.with_engines(names, LoadProgress(on_loaded, on_stage))
+            return loading.into_memory(names, on_loaded)
+
+        if self.repository.remote:  # its cache belongs to this user alone, and links to the cached files come and go
+            return verified()
+        directory = self.repository.directory(manifest.model, manifest.version)
+        return load_unchanged(directory, manifest.files, verified, LoadedVersion.discard)
 
 
 @dataclass(frozen=True, slots=True)

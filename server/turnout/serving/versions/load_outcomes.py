@@ -106,6 +106,8 @@ def load_failure(entry: VersionEntry, away: str = "") -> TurnoutError:
         message = f"{name} could not be loaded: {entry.reason or 'no reason is known'}"
         if entry.on_demand and isinstance(entry.failure, MemoryBudgetExceeded):
             return MemoryBudgetExceeded(message, retry_after=_MEMORY_RETRY_SECONDS)
+        if isinstance(entry.failure, UnavailableError):  # such as a store that does not answer; it is tried again
+            return UnavailableError(message, retry_after=entry.failure.retry_after or LOADING_RETRY_SECONDS)
         return NotLoaded(message)
     if away:
         message = f"{name} is not in memory, and cannot be loaded now: {away}"
