@@ -50,7 +50,7 @@ def model() -> Dashboard:
             lines(
                 "share of the traffic",
                 (
-                    f'max by (version, role) (turnout_traffic_weight{{{VERSION},kind="applied"}})',
+                    f'avg by (version, role) (turnout_traffic_weight{{{VERSION},kind="applied"}})',
                     "{{version}} {{role}}",
                 ),
                 unit="percentunit",

@@ -37,14 +37,14 @@ def rollout() -> Dashboard:
             lines(
                 "share of the traffic",
                 (
-                    f'max by (version, role) (turnout_traffic_weight{{{MODEL},kind="desired"}})',
+                    f'avg by (version, role) (turnout_traffic_weight{{{MODEL},kind="desired"}})',
                     "{{version}} {{role}} desired",
                 ),
                 (
-                    f'max by (version, role) (turnout_traffic_weight{{{MODEL},kind="applied"}})',
+                    f'avg by (version, role) (turnout_traffic_weight{{{MODEL},kind="applied"}})',
                     "{{version}} {{role}} applied",
                 ),
-                (f"max by (version, role) (turnout_traffic_share{{{MODEL}}})", "{{version}} {{role}} seen"),
+                (f"avg by (version, role) (turnout_traffic_share{{{MODEL}}})", "{{version}} {{role}} seen"),
                 about="Desired, applied, and measured since the policy last changed.",
                 unit="percentunit",
                 highest=1,

@@ -22,8 +22,8 @@ def shadow() -> Dashboard:
             lines(
                 "agreement",
                 (f"version:turnout_shadow_agreement:ratio_rate15m{{{MODEL}}}", "{{version}} last 15 min"),
-                (f"max by (version) (turnout_shadow_agreement_ratio{{{MODEL}}})", "{{version}} since its start"),
-                about="The second is corrected for the baseline's own noise.",
+                (f"min by (version) (turnout_shadow_agreement_ratio{{{MODEL}}})", "{{version}} since its start"),
+                about="The second is corrected for the baseline's own noise, and that of the replica with the lowest.",
                 unit="percentunit",
                 highest=1,
                 lowest=None,
@@ -33,7 +33,7 @@ def shadow() -> Dashboard:
             lines(
                 "disagreement beyond the noise",
                 (f"version:turnout_shadow_disagreement:beyond_noise_ratio_rate15m{{{MODEL}}}", each),
-                (f"max by (version) (turnout_shadow_noise_ratio{{{MODEL}}})", "{{version}} noise"),
+                (f"avg by (version) (turnout_shadow_noise_ratio{{{MODEL}}})", "{{version}} noise"),
                 unit="percentunit",
                 dashed="noise",
             )

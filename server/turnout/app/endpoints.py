@@ -197,7 +197,7 @@ def _control(parts: EndpointParts) -> Sequence[object]:
         VersionMethods(parts.loads, manager.refresh, catalog, rollouts.release_writer, rollouts.releases),
         TrafficMethods(serving.traffic, serving.policies, catalog, serving.explainer, engine.answers, peers),
         ShadowMethods(catalog, serving.shadows, peers),
-        RolloutMethods(engine, rollouts.releases, rollouts.log, rollouts.previews, rollouts.analyses, catalog),
+        RolloutMethods(engine, rollouts.releases, rollouts.log, rollouts.previews, rollouts.analyses, catalog, peers),
         ActivityMethods(sample, catalog, engine, base.metrics, parts.accepting, peers),
     )
 

@@ -1,23 +1,44 @@
 """Previews a rollout with a model's present traffic. Changes nothing."""
 
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from semver import Version
 
+from turnout.registry.manifest.json_form import JsonForm
 from turnout.rollout.engine.adapters.local_serving import LocalServing
 from turnout.rollout.evidence import GROUPS
 from turnout.rollout.plan import Plan
 from turnout.rollout.power import LEAST_ERROR_RATE, SLOWDOWN, Detection, TrafficEstimate, detections, missed
-from turnout.rollout.thresholds import threshold
+from turnout.rollout.thresholds import latencies_in, recent_buckets, recent_latencies, threshold
 from turnout.serving.counting.tick_counts import SERVER_FAULTS
 from turnout.serving.data_plane.inference import ServingRole
 from turnout.serving.versions.catalog import Catalog, VersionEntry
 
 _WINDOW_SECONDS = 60.0
 _LEAST_LATENCIES = 20
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerTraffic(JsonForm):
+    """What one worker has measured of a model's traffic.
+
+    Attributes:
+        rate: Unpinned requests per second.
+        requests: Number of unpinned requests in the time that `rate` covers.
+        keyed: Number of requests with a routing key in that time, by slot group; empty if there was no request.
+        answered, failed: Number of requests of the baseline that ended, and of those that the server failed.
+        recent: The baseline's latest latencies, in buckets.
+    """
+
+    rate: float = 0.0
+    requests: int = 0
+    keyed: tuple[int, ...] = ()
+    answered: int = 0
+    failed: int = 0
+    recent: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,27 +75,40 @@ class Previews:
             while len(seen) > 2 and now - seen[1][0] >= _WINDOW_SECONDS:
                 seen.popleft()
 
-    async def of(self, model: str, candidate: Version, plan: Plan) -> Preview:
-        """Previews a rollout. Raises the errors of `LocalServing.refusals`."""
+    async def of(self, model: str, candidate: Version, plan: Plan, elsewhere: Sequence[WorkerTraffic] = ()) -> Preview:
+        """Previews a rollout. Raises the errors of `LocalServing.refusals`.
+
+        Args:
+            model: Name of the model.
+            candidate: The candidate.
+            plan: Plan of the rollout.
+            elsewhere: Traffic that the other workers have measured.
+        """
         refusals = await self._serving.refusals(model, candidate)
-        traffic = self._traffic(model, plan)
+        traffic = self._estimate(model, plan, elsewhere)
         power = [detections(plan, step, traffic) for step in plan.steps]
         return Preview(self._serving.baseline(model), refusals, traffic, power, missed(plan, traffic))
 
-    def _traffic(self, model: str, plan: Plan) -> TrafficEstimate:
+    def measured(self, model: str) -> WorkerTraffic:
+        """Returns what this worker has measured of a model's traffic."""
         seen = self._seen.get(model, deque())
         requests, rate = 0, 0.0
         if len(seen) >= 2 and seen[-1][0] > seen[0][0]:
             requests = max(seen[-1][1] - seen[0][1], 0)
             rate = requests / (seen[-1][0] - seen[0][0])
-        version = self._serving.baseline(model)
-        entry = self._serving.entry(model, version) if version is not None else None
+        entry = self._baseline(model)
         if entry is None or entry.handle is None:
-            return TrafficEstimate(rate, LEAST_ERROR_RATE, {})
-        recorder = entry.handle.recorder.role(str(ServingRole.BASELINE))
-        total = sum(recorder.codes.values())
-        failed = sum(count for code, count in recorder.codes.items() if code in SERVER_FAULTS)
-        recent = np.fromiter(recorder.recent, np.float64, len(recorder.recent))
+            return WorkerTraffic(rate)
+        codes = entry.handle.recorder.role(str(ServingRole.BASELINE)).codes
+        failed = sum(count for code, count in codes.items() if code in SERVER_FAULTS)
+        keyed = entry.handle.history.since(seen[0][0]).count(modulus=GROUPS).tolist() if requests else []
+        return WorkerTraffic(rate, requests, tuple(keyed), sum(codes.values()), failed, recent_buckets(entry))
+
+    def _estimate(self, model: str, plan: Plan, elsewhere: Sequence[WorkerTraffic]) -> TrafficEstimate:
+        every = (self.measured(model), *elsewhere)
+        answered, failed = sum(one.answered for one in every), sum(one.failed for one in every)
+        own = recent_latencies(self._baseline(model))
+        recent = np.concatenate([own, *(latencies_in(one.recent) for one in elsewhere)])
         slow = {}
         if len(recent) >= _LEAST_LATENCIES:
             slow = {
@@ -82,11 +116,16 @@ class Previews:
                 for name in plan.timed
                 for edge in (threshold(name, recent),)
             }
-        shares: Sequence[float] = ()
-        if requests:
-            keyed = entry.handle.history.since(seen[0][0]).count(modulus=GROUPS)
-            shares = (keyed / max(requests, int(keyed.sum()))).tolist()
-        return TrafficEstimate(rate, max(failed / total if total else 0.0, LEAST_ERROR_RATE), slow, shares)
+        keyed = np.sum([one.keyed for one in every if one.keyed], axis=0)
+        shares = keyed / max(sum(one.requests for one in every), int(np.sum(keyed)), 1)
+        return TrafficEstimate(
+            sum(one.rate for one in every), max(failed / max(answered, 1), LEAST_ERROR_RATE), slow,
+            shares.tolist() if np.ndim(shares) else (),
+        )  # fmt: skip
+
+    def _baseline(self, model: str) -> VersionEntry | None:
+        version = self._serving.baseline(model)
+        return self._serving.entry(model, version) if version is not None else None
 
 
 def _unpinned(entry: VersionEntry) -> int:

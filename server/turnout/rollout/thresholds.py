@@ -37,7 +37,7 @@ def latency_of(
     """
     if entry is None or entry.handle is None:
         return None, 0, 0.0
-    seen = np.concatenate([_recent(entry), *map(_latencies, elsewhere)])
+    seen = np.concatenate([recent_latencies(entry), *map(latencies_in, elsewhere)])
     if len(seen) < max(plan.threshold_samples, 2):
         return None, len(seen), 0.0
     found = {name: threshold(name, seen) for name in plan.timed}
@@ -46,17 +46,19 @@ def latency_of(
 
 def recent_buckets(entry: VersionEntry | None) -> dict[str, int]:
     """Returns the latest latencies of a baseline on this server: requests by the number of a bucket."""
-    octaves = np.log2(np.maximum(_recent(entry), 1e-9))
+    octaves = np.log2(np.maximum(recent_latencies(entry), 1e-9))
     buckets, counts = np.unique(np.rint(octaves * _BUCKETS_AN_OCTAVE).astype(np.int64), return_counts=True)
     return {str(bucket): count for bucket, count in zip(buckets.tolist(), counts.tolist(), strict=True)}
 
 
-def _latencies(buckets: Mapping[str, int]) -> NDArray[np.float64]:
+def latencies_in(buckets: Mapping[str, int]) -> NDArray[np.float64]:
+    """Returns the latencies in `recent_buckets` of a server, in seconds, each as that of its bucket."""
     numbers = np.array(list(map(int, buckets)), np.float64)
     return np.repeat(2.0 ** (numbers / _BUCKETS_AN_OCTAVE), list(buckets.values()))
 
 
-def _recent(entry: VersionEntry | None) -> NDArray[np.float64]:
+def recent_latencies(entry: VersionEntry | None) -> NDArray[np.float64]:
+    """Returns the latencies of the latest 4,096 requests that a version answered here as the baseline, in seconds."""
     handle = entry.handle if entry is not None else None
     recent = handle.recorder.role(str(ServingRole.BASELINE)).recent if handle is not None else ()
     return np.fromiter(recent, np.float64, len(recent))

@@ -112,6 +112,7 @@ class Supervisor:
         self._totals = Totals()
         self._exposition = Exposition()
         self._counting = asyncio.Lock()  # processing an older snapshot after a newer one would look like a reset
+        self._next_count: asyncio.Task[list[Family]] | None = None
         self._asked: dict[tuple[str, str], bool] = {}
         self._session_key = SecretStr(secrets.token_hex(32))
         self._process = CollectorRegistry(auto_describe=False)
@@ -345,12 +346,19 @@ class Supervisor:
                 await worker.link.ask(topic, body, bound=_TELL_SECONDS)
 
     async def _scrape(self, content_type: str) -> bytes:
-        async with self._counting:
-            complete = await self._count()
-            self._totals.update(_PARENT, own_families(self._process.collect()))
-            families = [*self._totals.families(complete=complete), *self._families()]
+        # Scrapes that arrive during a count share the next one: a worker that hangs delays each count by seconds.
+        if self._next_count is None:
+            self._next_count = asyncio.create_task(self._merge())
+        families = await asyncio.shield(self._next_count)
         collector = FamilyCollector(lambda: families)
         return b"".join([block async for block in self._exposition.render(collector, content_type)])
+
+    async def _merge(self) -> list[Family]:
+        async with self._counting:
+            self._next_count = None
+            complete = await self._count()
+            self._totals.update(_PARENT, own_families(self._process.collect()))
+            return [*self._totals.families(complete=complete), *self._families()]
 
     async def _count(self) -> bool:
         """Requests the metrics of every worker. Returns whether all of them are running, are ready and have replied."""

@@ -182,6 +182,36 @@ async def test_a_worker_that_hangs_is_not_up_and_is_started_again(models, monkey
     assert await bounded(running) == 0
 
 
+async def test_scrapes_during_a_count_share_the_next_one_and_none_waits_for_a_worker_that_hangs_again_and_again(
+    models, monkeypatch
+) -> None:
+    """Prometheus gives up after 10 s; with a count of 3 s for each, the third of several at once would fail."""
+    monkeypatch.setattr("turnout.workers.supervisor.SNAPSHOT_SECONDS", 1.0)
+    parent, _ = supervisor(models, SERVES + WAITS)
+    running = asyncio.create_task(parent.run())
+    count, counts = parent._count, []
+
+    def counted():
+        counts.append(parent)
+        return count()
+
+    monkeypatch.setattr(parent, "_count", counted)
+    async with asyncio.timeout(100):
+        while not parent.serves:
+            await asyncio.sleep(0.01)
+        hangs = parent._workers[1].process.pid
+        os.kill(hangs, signal.SIGSTOP)
+        first = asyncio.create_task(parent._scrape(negotiate("")))
+        while not counts:
+            await asyncio.sleep(0)
+        others = await asyncio.gather(*(parent._scrape(negotiate("")) for _ in range(8)))
+        assert len(counts) == 2
+        assert all(b'turnout_worker_up{worker="1"} 0.0' in one for one in [await first, *others])
+    os.kill(hangs, signal.SIGCONT)
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert await bounded(running) == 0
+
+
 async def test_a_worker_is_started_again_once_there_are_files_for_it(models, monkeypatch) -> None:
     parent, recorded_ticks = supervisor(models, SERVES + WAITS, at_once)
     running = asyncio.create_task(parent.run())

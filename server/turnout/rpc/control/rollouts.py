@@ -13,13 +13,14 @@ from turnout.rollout.engine.operators.releases import Releases
 from turnout.rollout.machine import overrides
 from turnout.rollout.machine.attempt import Moved, Rollout
 from turnout.rollout.plan import Plan
-from turnout.rollout.preview import Previews
+from turnout.rollout.preview import Previews, WorkerTraffic
 from turnout.rollout.reporting.log import RolloutLog
 from turnout.rollout.reporting.messages import found_message, probe_message, rollout_message, timestamp
 from turnout.rpc.control.calls import read_change
 from turnout.rpc.control.messages import answers_message
 from turnout.serving.versions.catalog import Catalog
 from turnout.state.rollouts import RolloutRecord
+from turnout.workers.peers import Peers
 from turnout_proto.v1 import rollout_pb2 as pb
 
 _MAX_PLAN = 64 << 10
@@ -48,6 +49,7 @@ class RolloutMethods:
         previews: Previews,
         analyses: Analyses,
         catalog: Catalog,
+        peers: Peers | None = None,
     ) -> None:
         self._rollouts = rollouts
         self._releases = releases
@@ -55,12 +57,17 @@ class RolloutMethods:
         self._previews = previews
         self._analyses = analyses
         self._catalog = catalog
+        self._peers = peers
+        if peers is not None:
+            peers.answers("rollout plan", self._answer_peer)
 
     async def PlanRollout(self, request: pb.PlanRolloutRequest) -> pb.PlanRolloutResponse:
         """Returns what a rollout would do, and what it could detect."""
         plan = read_plan(request.plan_json)
         self._analyses.check(plan)
-        preview = await self._previews.of(request.model, parse_version(request.version), plan)
+        replies = {} if self._peers is None else await self._peers.ask("rollout plan", request.model.encode())
+        elsewhere = [WorkerTraffic.from_json(json.loads(reply)) for reply in replies.values()]
+        preview = await self._previews.of(request.model, parse_version(request.version), plan, elsewhere)
         power = [
             pb.RolloutPower(
                 step=number, weight=step.weight, soak_seconds=step.soak_s,
@@ -179,6 +186,9 @@ class RolloutMethods:
             outcome=found.outcome, value=found.value, detail=found.detail, seconds=time.perf_counter() - began,
             baseline=baseline, asked=probe_message(request.probe, self._analyses.probes[request.probe]),
         )  # fmt: skip
+
+    async def _answer_peer(self, model: bytes) -> bytes:
+        return json.dumps(self._previews.measured(model.decode()).to_json()).encode()
 
     async def _found(self, model: str, attempt: int) -> tuple[RolloutRecord, pb.Rollout]:
         record, found = await self._log.found(model, attempt)

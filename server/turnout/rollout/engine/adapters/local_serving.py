@@ -316,7 +316,7 @@ class LocalServing:
         since = max(rollout.policy_epoch, applied.epoch if applied is not None and set_by_rollout(applied) else 0)
         in_force = desired_policy(rollout, policy) == policy
         fresh = [s for s in ledger.samples if s.number > active.sample and s.epoch >= since]
-        if in_force and fresh and ledger.judged and not ledger.incomparable:
+        if in_force and fresh and ledger.judged:
             active.sample = fresh[-1].number
             copies = copies.plus(Count(len(fresh), sum(ledger.bad(s, allowed) for s in fresh)))
         return ShadowTick(copies, obstacle, rollout.epoch)
