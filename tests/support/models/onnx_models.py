@@ -604,3 +604,15 @@ def looping(trips: int, batch: Dim = "batch") -> ModelProto:
         [tensor("y", TensorProto.FLOAT, [batch, 2])],
         [numpy_helper.from_array(np.array(trips, np.int64), "trips")],
     )
+
+
+def not_inferred() -> ModelProto:
+    """Answers zeros with 5.0. ONNX's shape inference ends the process, since it does not know what a `Gelu` yields."""
+    encode = helper.make_node(
+        "LabelEncoder", ["g"], ["y"], domain="ai.onnx.ml", keys_floats=[0.0], values_floats=[5.0], default_float=1.0
+    )
+    takes, gives = (tensor(name, TensorProto.FLOAT, ["n", 4]) for name in "xy")
+    opset = {"": 17, "ai.onnx.ml": 2, "com.microsoft": 1}
+    return model(
+        [helper.make_node("Gelu", ["x"], ["g"], domain="com.microsoft"), encode], [takes], [gives], opset=opset
+    )
