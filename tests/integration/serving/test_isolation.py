@@ -129,6 +129,19 @@ async def test_a_rank_that_a_request_decides_ends_no_server(publish_model, start
     assert outputs_of(answer)["y"].shape == (2, 1, 1)
 
 
+async def test_an_empty_picture_that_is_normalised_ends_no_server(publish_model, start_server) -> None:
+    """ONNX Runtime reads its first element, which has an address only if it comes from a request."""
+    steps = [node("Relu", "x", "r"), node("InstanceNormalization", "r s b")]
+    numbers = {"s": np.ones(2), "b": np.zeros(2)}
+    publish_model("m", "1.0.0", graph(steps, {"x": (FLOAT, ["n", 2, "t"])}, {"y": (FLOAT, 3)}, numbers))
+    server = await start_server()
+    async with stub_of(server) as stub:
+        error = await refusal(stub.Predict(request("m", x=np.empty((1, 2, 0), np.float32))))
+        assert error.code is grpc.StatusCode.INTERNAL
+        answer = await stub.Predict(request("m", x=np.ones((1, 2, 3), np.float32)))
+    assert outputs_of(answer)["y"].tolist() == np.zeros((1, 2, 3)).tolist()
+
+
 async def test_a_picture_smaller_than_a_window_ends_no_server(publish_model, start_server) -> None:
     """Nor does loading the version, which tries pictures of one pixel first."""
     publish_model("m", "1.0.0", onnx_models.pooled())

@@ -365,3 +365,12 @@ def test_a_rank_that_no_request_decides_is_none_though_onnx_does_not_know_it(mad
 )
 def test_unique_slices_are_one_where_they_may_be_empty(shape, more, expected) -> None:
     assert bool(hazard(of_nodes(node("Unique", "a", **more), shape=shape))) is expected
+
+
+@pytest.mark.parametrize("before", ["Conv", "ConvTranspose", None])
+def test_a_normalised_image_is_one_unless_it_is_known_to_be_one(before) -> None:
+    images = {"element": TensorProto.FLOAT, "shape": ("n", 2, "h"), "inputs": ("a",)}
+    numbers = {"k": np.ones((2, 2, 1), np.float32), "s": np.ones(2, np.float32)}
+    made = [node(before, "a", "k", output="r")] if before else [node("Relu", "a", output="r")]
+    proto = of_nodes(*made, node("InstanceNormalization", "r", "s", "s"), constants=numbers, **images)
+    assert bool(hazard(proto)) is (before is None)

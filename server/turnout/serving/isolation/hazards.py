@@ -340,11 +340,18 @@ def _sum_normalization(node: Node, scope: Scope) -> str:
     return "ends the process where only one of the tensors that it adds is empty"
 
 
+def _picture(node: Node, scope: Scope) -> str:
+    """Checks for an image that may be empty, in which an element is read nevertheless."""
+    shape = scope.shape(node, 0)
+    if scope.is_picture(input_of(node, 0)) or (shape and filled(shape[2:])):
+        return ""
+    return "reads beyond a picture that is empty"
+
+
 def _regions(node: Node, scope: Scope) -> str:
     """Checks for empty images, and for a missing sampling ratio, by which the size of a region sets the work."""
-    shape = scope.shape(node, 0)
-    if not scope.is_picture(input_of(node, 0)) and not (shape and filled(shape[2:])):
-        return "reads beyond a picture that is empty"
+    if danger := _picture(node, scope):
+        return danger
     if node.attributes.get("sampling_ratio", 0) == 0 and scope.known[input_of(node, 1)].origin is Origin.VALUE:
         return f"takes as much memory as the regions in {input_of(node, 1)} are large"
     return ""
@@ -369,6 +376,7 @@ _SPECIAL: Mapping[str, _Danger] = {
     "ConvTranspose": _transposed_convolution,
     "Div": _division,
     "Einsum": _einsum,
+    "InstanceNormalization": _picture,
     "Loop": _loop,
     "MaxPool": _windows,
     "Mod": _division,

@@ -68,7 +68,9 @@ _KEEPS_SIZES = _STRETCHES | {
 }  # fmt: skip
 """Operators of any domain that keep the sizes of their first input, or of all inputs if they broadcast."""
 
-_MAKES_PICTURES = frozenset({"AveragePool", "Conv", "ConvInteger", "FusedConv", "MaxPool", "QLinearConv"})
+_MAKES_PICTURES = frozenset(
+    {"AveragePool", "Conv", "ConvInteger", "ConvTranspose", "FusedConv", "MaxPool", "QLinearConv"}
+)
 """Operators of any domain that fail rather than produce an image without height or width."""
 
 _KEEPS_PICTURES = _KEEPS_SIZES | {
