@@ -153,8 +153,11 @@ class _Load:
             _fit(manifest.size, int(runtime.arena_limit_bytes))
         directory = self.loader.repository.directory(manifest.model, manifest.version)
         sandbox = ProcessSandbox(settings, self.loader.processes)
-        graph = sandbox.graph(SandboxVersion(directory, manifest))
+        in_a_child = SandboxVersion(directory, manifest)
+        graph = sandbox.graph(in_a_child)
         isolation = decide(runtime.isolation, graph)
+        if not (isolation.process or on_gpu or self.loader.repository.was_tried(self.published)):
+            sandbox.load(in_a_child)
         count = _runner_count(runtime, on_gpu, settings.workers)
         pool: ChildPool | None = None
         sessions: Sequence[Session] = ()

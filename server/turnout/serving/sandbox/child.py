@@ -82,7 +82,7 @@ def answer(scratch: Path) -> None:
     )
     questions = {"describe": describe, "examine": examine, "sample": sample, "compare_latency": compare_latency,
                  "optimise": optimise, "drop zipmap": drop, "check": check, "weights": weights,
-                 "graph": graph}  # fmt: skip
+                 "graph": graph, "load": load_only}  # fmt: skip
     try:
         report = questions[request.question](request)
     except TurnoutError as error:
@@ -120,6 +120,11 @@ def graph(request: SandboxRequest) -> dict[str, Any]:
     """Writes the structure of a version's model, prepared to be described."""
     (request.scratch / GRAPH_FILE).write_bytes(request.prepared().SerializeToString())
     return {}
+
+
+def load_only(request: SandboxRequest) -> dict[str, Any]:
+    """Loads a version."""
+    return {"seconds": load(request).seconds}
 
 
 def check(request: SandboxRequest) -> dict[str, Any]:

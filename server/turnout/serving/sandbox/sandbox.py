@@ -165,6 +165,15 @@ class ProcessSandbox:
             most = _MAX_ANSWER + sandbox_version.manifest.size
             return describe_prepared(parse_model(read_small(scratch / GRAPH_FILE, most)))
 
+    def load(self, sandbox_version: SandboxVersion) -> None:
+        """Loads a version, for processes that must not crash if ONNX Runtime does while it optimises the graph.
+
+        Raises:
+            TurnoutError: The version cannot be loaded, or it crashed its process.
+        """
+        with self._asked("load", [sandbox_version], ()):
+            pass
+
     def sample(self, sandbox_version: SandboxVersion, golden: Sequence[Path]) -> tuple[Recipe | None, str]:
         """Finds inputs that a version runs on.
 
