@@ -77,6 +77,13 @@ def test_a_model_whose_shapes_take_too_long_to_infer_is_judged_without_them(trie
     assert verdict.evidence.endswith("; its shapes were not inferred: a run took longer than 0.05 s")
 
 
+def test_a_model_that_ends_shape_inference_is_published_without_it(tried: Try) -> None:
+    verdicts = tried(onnx_models.not_inferred())
+    told = "; its shapes were not inferred: its process died of SIGSEGV during a run"
+    assert verdicts["integrity"].evidence.endswith(told)
+    assert verdicts["load"].outcome is GateOutcome.PASSED
+
+
 def test_a_check_that_does_not_finish_is_refused(tried: Try) -> None:
     verdict = tried(functions(16), first=1, timeout_s=1e-3)["integrity"]
     assert verdict == GateVerdict(

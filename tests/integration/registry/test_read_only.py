@@ -14,6 +14,7 @@ from typing import Any
 
 import grpc
 import httpx
+import numpy as np
 import pytest
 from semver import Version
 
@@ -104,6 +105,27 @@ async def test_a_triton_tree_is_served_as_triton_would(tree: Path, start_server)
     scores = server.services.catalog.snapshot.model("scores").versions[Version(3)]
     assert scores.manifest.labels == {"y": ("ant", "bee", "cat", "dog")}
     assert scores.max_batch_rows <= 8
+
+
+async def test_a_model_that_ends_shape_inference_ends_no_server_and_is_served(models: Path, start_server) -> None:
+    (models / "m" / "1").mkdir(parents=True)
+    onnx_models.save(onnx_models.not_inferred(), models / "m" / "1" / "model.onnx")
+    server = await start_server(read_only=True)
+    async with stub_of(server) as stub:
+        got = await stub.Predict(request("m", x=np.zeros((1, 4), np.float32)))
+    assert outputs_of(got)["y"].tolist() == [[5.0] * 4]
+
+
+async def test_a_model_that_ends_onnx_runtime_as_it_loads_fails_and_ends_no_server(models: Path, start_server) -> None:
+    for name, proto in {"m": onnx_models.not_optimised(), "other": onnx_models.scaled(3)}.items():
+        (models / name / "1").mkdir(parents=True)
+        onnx_models.save(proto, models / name / "1" / "model.onnx")
+    server = await start_server(read_only=True)
+    failed = server.services.catalog.snapshot.models["m"].versions[V1]
+    assert failed.state is LifecycleState.FAILED
+    assert failed.reason == "its process died of SIGSEGV"
+    async with stub_of(server) as stub:
+        assert outputs_of(await stub.Predict(request("other", x=X)))["y"].tolist() == (3 * X).tolist()
 
 
 async def test_configurations_of_triton_are_settings_beneath_those_of_the_server(tree: Path, start_server) -> None:

@@ -18,7 +18,7 @@ from nested_models import CLAIMS
 from onnx_models import scaled
 from rollout_wire import CAREFREE, FINAL, TICK, clients, in_state, settled, start, until
 from routing_wire import scrape
-from rowwise_models import FLOAT, graph, node
+from rowwise_models import FLOAT, INT64, graph, node
 from turnout.config import ModelOverrides, Runtime
 from turnout.serving.isolation import backoff
 from turnout.serving.versions.lifecycle import LifecycleState
@@ -113,6 +113,33 @@ async def test_rows_that_a_model_only_says_it_has_are_not_counted_on(publish_mod
         assert error.code is grpc.StatusCode.INTERNAL
         answer = await stub.Predict(request("m", x=np.ones((1, 3, 2), np.float32)))
     assert outputs_of(answer)["y"].shape == (1, 1, 3, 2)
+
+
+async def test_a_rank_that_a_request_decides_ends_no_server(publish_model, start_server) -> None:
+    steps = [node("Reshape", "x shape", "r", allowzero=1), node("Concat", "r z", axis=0)]
+    takes = {"x": (FLOAT, ["n"]), "shape": (INT64, ["rank"]), "z": (FLOAT, ["m", 1, 1])}
+    publish_model("m", "1.0.0", graph(steps, takes, {"y": (FLOAT, 3)}))
+    server = await start_server()
+    one = np.ones((1, 1, 1), np.float32)
+    async with stub_of(server) as stub:
+        error = await refusal(stub.Predict(request("m", x=np.empty(0, np.float32), shape=np.array([0]), z=one)))
+        assert error.code is grpc.StatusCode.INTERNAL
+        assert "SIGABRT" in error.message
+        answer = await stub.Predict(request("m", x=np.ones(1, np.float32), shape=np.array([1, 1, 1]), z=one))
+    assert outputs_of(answer)["y"].shape == (2, 1, 1)
+
+
+async def test_an_empty_picture_that_is_normalised_ends_no_server(publish_model, start_server) -> None:
+    """ONNX Runtime reads its first element, which has an address only if it comes from a request."""
+    steps = [node("Relu", "x", "r"), node("InstanceNormalization", "r s b")]
+    numbers = {"s": np.ones(2), "b": np.zeros(2)}
+    publish_model("m", "1.0.0", graph(steps, {"x": (FLOAT, ["n", 2, "t"])}, {"y": (FLOAT, 3)}, numbers))
+    server = await start_server()
+    async with stub_of(server) as stub:
+        error = await refusal(stub.Predict(request("m", x=np.empty((1, 2, 0), np.float32))))
+        assert error.code is grpc.StatusCode.INTERNAL
+        answer = await stub.Predict(request("m", x=np.ones((1, 2, 3), np.float32)))
+    assert outputs_of(answer)["y"].tolist() == np.zeros((1, 2, 3)).tolist()
 
 
 async def test_a_picture_smaller_than_a_window_ends_no_server(publish_model, start_server) -> None:

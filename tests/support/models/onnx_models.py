@@ -604,3 +604,23 @@ def looping(trips: int, batch: Dim = "batch") -> ModelProto:
         [tensor("y", TensorProto.FLOAT, [batch, 2])],
         [numpy_helper.from_array(np.array(trips, np.int64), "trips")],
     )
+
+
+def not_inferred() -> ModelProto:
+    """Answers zeros with 5.0. ONNX's shape inference ends the process, since it does not know what a `Gelu` yields."""
+    encode = helper.make_node(
+        "LabelEncoder", ["g"], ["y"], domain="ai.onnx.ml", keys_floats=[0.0], values_floats=[5.0], default_float=1.0
+    )
+    takes, gives = (tensor(name, TensorProto.FLOAT, ["n", 4]) for name in "xy")
+    opset = {"": 17, "ai.onnx.ml": 2, "com.microsoft": 1}
+    return model(
+        [helper.make_node("Gelu", ["x"], ["g"], domain="com.microsoft"), encode], [takes], [gives], opset=opset
+    )
+
+
+def not_optimised() -> ModelProto:
+    """ONNX Runtime 1.31 crashes when it optimises this: a product of float16 whose factor was transposed."""
+    takes, gives = (tensor(name, TensorProto.FLOAT16, ["n", 4, 4]) for name in "xy")
+    weights = numpy_helper.from_array(np.ones((4, 4), np.float16), "w")
+    turn = helper.make_node("Transpose", ["x"], ["t"], perm=[1, 0, 2])
+    return model([turn, helper.make_node("MatMul", ["t", "w"], ["y"])], [takes], [gives], [weights])

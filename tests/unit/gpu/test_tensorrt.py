@@ -16,7 +16,7 @@ from turnout.host import memory
 from turnout.registry.manifest.digest import manifest_digest
 from turnout.registry.manifest.manifest import MODEL_FILE, FileEntry, Manifest
 from turnout.registry.manifest.signature import Signature
-from turnout.registry.onnx.graph_reader import read_graph
+from turnout.registry.onnx.graph_reader import read_structure
 from turnout.registry.onnx.model import read_model
 from turnout.serving.inputs.attempts import RunAttempts
 from turnout.serving.sandbox import request, trial_session
@@ -276,7 +276,7 @@ def test_gates_try_a_version_that_tensorrt_cannot_serve_on_the_provider_that_wil
         )
 
     read: list[Path] = []
-    monkeypatch.setattr(request, "read_graph", lambda path: read.append(path) or read_graph(path))
+    monkeypatch.setattr(request, "read_structure", lambda path: read.append(path) or read_structure(path))
     question = asked("tensorrt", "cpu")
     question.graph()  # as the trial itself needs it
     assert trial_session.load(question).session.providers == (providers.CPU,)

@@ -289,3 +289,88 @@ def test_the_setting_comes_before_the_graph() -> None:
     assert str(decide("auto", graph)).startswith("process (auto: Div (divide) ")
     assert str(decide("thread", graph)) == "thread (the configuration says so)"
     assert str(decide("process", describe(onnx_models.matmul()))) == "process (the configuration says so)"
+
+
+def _branches(*ranks: int):
+    """Yields `a` by one branch, and with more dimensions by others: the condition is the request's."""
+    made = []
+    for rank in ranks:
+        inner = node("Reshape", "a", f"to {rank}", output="out")
+        made.append(helper.make_graph([inner], "branch", [], [helper.make_empty_tensor_value_info("out")]))
+    return [
+        node("Cast", "b", output="flags", to=TensorProto.BOOL),
+        node("If", "flags", output="r", then_branch=made[0], else_branch=made[1]),
+    ]
+
+
+OF_ANY_RANK = {
+    "reshaped as a request says": [node("Reshape", "a", "b", output="r")],
+    "without any axis of size 1": [node("Squeeze", "a", output="r")],
+    "with the axes that a request names": [node("Unsqueeze", "a", "b", output="r")],
+    "summed over axes that a request names": [node("ReduceSum", "a", "b", output="r", keepdims=0)],
+    "of two branches": _branches(1, 2),
+    "computed from one": [node("Reshape", "a", "b", output="q"), node("Relu", "q", output="r")],
+    "with the shape of one": [
+        node("Reshape", "a", "b", output="q"),
+        node("Shape", "q", output="s"),
+        node("Expand", "a", "s", output="r"),
+    ],
+    "out of a sequence": [
+        node("Unsqueeze", "a", "first", output="q"),
+        node("SequenceConstruct", "a", "q", output="s"),
+        node("SequenceAt", "s", "first", output="r"),
+    ],
+}
+OF_ONE_RANK = {
+    "reshaped to a length": [node("Shape", "a", output="s"), node("Reshape", "a", "s", output="r")],
+    "of an operator that ONNX does not know": [node("Gelu", "a", output="r", domain="com.microsoft")],
+    "reshaped as one is": [
+        node("Gelu", "a", output="q", domain="com.microsoft"),
+        node("Shape", "q", output="s"),
+        node("Reshape", "a", "s", output="r"),
+    ],
+    "without a certain axis of one": [
+        node("Gelu", "a", output="q", domain="com.microsoft"),
+        node("Squeeze", "q", "axis", output="r"),
+    ],
+    "flat": [node("Reshape", "a", "b", output="q"), node("Flatten", "q", output="r")],
+    "of two branches": _branches(1, 1),
+}
+NUMBERS = {"first": np.int64(0), "axis": np.array([0]), "to 1": np.array([-1]), "to 2": np.array([1, -1])}
+
+
+@pytest.mark.parametrize("op_type", ["Concat", "ReverseSequence", "Unique", "Einsum"])
+@pytest.mark.parametrize("made", OF_ANY_RANK)
+def test_an_operator_that_assumes_a_rank_is_one_where_a_request_decides_it(made, op_type) -> None:
+    how = {"axis": 0} if op_type == "Concat" else {"equation": "i,i->i"} if op_type == "Einsum" else {}
+    proto = of_nodes(*OF_ANY_RANK[made], node(op_type, "r", "a", **how), constants=NUMBERS)
+    assert "too few dimensions or too many, which a request decides" in hazard(proto)
+    assert not hazard(of_nodes(*OF_ANY_RANK[made], node("Add", "r", "a"), constants=NUMBERS))
+
+
+@pytest.mark.parametrize("made", OF_ONE_RANK)
+def test_a_rank_that_no_request_decides_is_none_though_onnx_does_not_know_it(made) -> None:
+    proto = of_nodes(*OF_ONE_RANK[made], node("Concat", "r", "a", axis=0), constants=NUMBERS, element=TensorProto.FLOAT)
+    assert not hazard(proto)
+
+
+@pytest.mark.parametrize(
+    ("shape", "more", "expected"),
+    [
+        (("n", "m"), {"axis": 0}, True),
+        (("n", 2), {"axis": -2}, False),
+        (("n",), {"axis": 0}, False),
+        (("n", "m"), {}, False),
+    ],
+)
+def test_unique_slices_are_one_where_they_may_be_empty(shape, more, expected) -> None:
+    assert bool(hazard(of_nodes(node("Unique", "a", **more), shape=shape))) is expected
+
+
+@pytest.mark.parametrize("before", ["Conv", "ConvTranspose", None])
+def test_a_normalised_image_is_one_unless_it_is_known_to_be_one(before) -> None:
+    images = {"element": TensorProto.FLOAT, "shape": ("n", 2, "h"), "inputs": ("a",)}
+    numbers = {"k": np.ones((2, 2, 1), np.float32), "s": np.ones(2, np.float32)}
+    made = [node(before, "a", "k", output="r")] if before else [node("Relu", "a", output="r")]
+    proto = of_nodes(*made, node("InstanceNormalization", "r", "s", "s"), constants=numbers, **images)
+    assert bool(hazard(proto)) is (before is None)

@@ -116,6 +116,10 @@ class MountedRepository(Repository):
         """Returns (), since nothing is ever published here."""
         return ()
 
+    def was_tried(self, published: Published) -> bool:
+        """Returns False for a Triton model, which nobody has published."""
+        return not self.is_triton(published)
+
     def is_triton(self, published: Published) -> bool:
         """Returns whether a version is a Triton model, which its version policy selects for serving."""
         place = self._found().get(_key(published))

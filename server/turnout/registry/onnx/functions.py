@@ -39,6 +39,13 @@ def inlined(model: ModelProto) -> ModelProto:
         # The inliner raises RuntimeError and its own errors. Functions that it could not inline remain calls.
         with contextlib.suppress(Exception):
             model = inliner.inline_local_functions(model)
+    return without_functions(model)
+
+
+def without_functions(model: ModelProto) -> ModelProto:
+    """Returns `model`, which is modified, without its functions. Their calls get a domain that begins with
+    `LOCAL_DOMAIN`.
+    """
     left = {(f.domain, f.name, f.overload) for f in model.functions}
     for node in all_nodes(model.graph.node):
         if _called(node) in left:

@@ -1,5 +1,9 @@
 """Reads the graph of an ONNX file. The contents of large weights are skipped, so that a model of any size takes little
 time and memory: the file is mapped, and only the pages with the graph's structure are accessed.
+
+ONNX's own code inlines functions and infers types, and some graphs crash it or keep it busy for ever, with Python's
+lock held: an `EyeLike` of a tensor whose type it does not know is one. Processes that serve have that done in another
+(`turnout.serving.sandbox.sandbox.ProcessSandbox.graph`), and read the result.
 """
 
 import contextlib
@@ -26,7 +30,7 @@ from onnx import (
 )
 
 from turnout.errors import InvalidModel
-from turnout.registry.onnx.functions import MOST_NODES, inlined
+from turnout.registry.onnx.functions import MOST_NODES, inlined, without_functions
 from turnout.registry.onnx.graph import (
     FIRST_IR_WITH_DEFAULTS,
     Attribute,
@@ -62,29 +66,61 @@ def read_graph(path: Path) -> ModelGraph:
         InvalidModel: The file is not an ONNX model.
         OSError: The file cannot be read.
     """
+    return describe(read_structure(path))
+
+
+def read_structure(path: Path) -> ModelProto:
+    """Reads the ONNX file at `path` without the contents of large weights.
+
+    Raises:
+        InvalidModel: The file is not an ONNX model.
+        OSError: The file cannot be read.
+    """
     with path.open("rb") as file:
         if not file.seek(0, 2):
             raise InvalidModel(EMPTY)
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             structure = without_weights(data)
+    return parse_model(structure)
+
+
+def parse_model(data: bytes) -> ModelProto:
+    """Parses an ONNX model.
+
+    Raises:
+        InvalidModel: The bytes are not an ONNX model.
+    """
     model = ModelProto()
     try:
-        model.ParseFromString(structure)
+        model.ParseFromString(data)
     except DecodeError as error:
         raise InvalidModel(NO_MODEL) from error
-    return describe(model)
+    return model
 
 
 def describe(model: ModelProto) -> ModelGraph:
     """Returns a description of the graph of `model`, which is not modified."""
     copy = ModelProto()
     copy.CopyFrom(model)
-    copy = inlined(copy)  # first: functions make claims too
-    _forget_claims(copy.graph)
-    _sort_nodes(copy.graph)
-    _name_dimensions(copy.graph)
-    opset = {domain_of(entry.domain): entry.version for entry in copy.opset_import}
-    return ModelGraph(_graph(_inferred(copy).graph), opset, copy.ir_version)
+    return describe_prepared(prepare(copy))
+
+
+def describe_prepared(model: ModelProto) -> ModelGraph:
+    """Returns a description of the graph of a model that `prepare` returned."""
+    opset = {domain_of(entry.domain): entry.version for entry in model.opset_import}
+    return ModelGraph(_graph(model.graph), opset, model.ir_version)
+
+
+def prepare(model: ModelProto, *, by_onnx: bool = True) -> ModelProto:
+    """Returns `model`, which may be modified, with its functions inlined and its types inferred instead of claimed.
+
+    Without `by_onnx`, none of ONNX's own code is run: functions remain calls, and no types are known.
+    """
+    model = inlined(model) if by_onnx else without_functions(model)  # first: functions make claims too
+    _forget_claims(model.graph)
+    _sort_nodes(model.graph)
+    _name_dimensions(model.graph)
+    return _inferred(model) if by_onnx else model
 
 
 def _forget_claims(graph: GraphProto) -> None:

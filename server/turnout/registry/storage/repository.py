@@ -194,6 +194,10 @@ class Repository:
         """Returns the use of the cache; None if versions are not stored elsewhere."""
         return None
 
+    def was_tried(self, published: Published) -> bool:
+        """Returns whether a publish has loaded the version, in another process."""
+        return True
+
     def being_published(self, published: Published) -> bool:
         """Returns whether a publisher on another machine, whose lock is not visible here, may be about to record it."""
         return False

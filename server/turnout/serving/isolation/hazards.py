@@ -55,6 +55,13 @@ _HARMLESS_OF_MICROSOFT = frozenset(
 )
 """Operators of `com.microsoft` by which no request of any sizes and values tried could end the process."""
 
+_ASSUMES_A_RANK = frozenset(
+    {"Concat", "ConcatFromSequence", "ConvInteger", "DFT", "Einsum", "GridSample", "MaxRoiPool", "Multinomial"}
+    | {"QLinearConv", "Resize", "ReverseSequence", "STFT", "Unique", "Upsample"}
+)
+"""Operators that leave it to shape inference to check the number of dimensions, which it cannot if a request decides
+that. Operators of `com.microsoft` were not tried, and all others return an error or an answer."""
+
 _CLASSIFIERS = frozenset({"LinearClassifier", "SVMClassifier", "TreeEnsembleClassifier"})
 _RECURRENT = frozenset({"LSTM", "GRU", "RNN", "DynamicQuantizeLSTM", "AttnLSTM"})
 _ATTENTION_RANK = 4
@@ -103,6 +110,9 @@ def find_hazard(model: ModelGraph) -> str | None:
 def _danger(node: Node, scope: Scope) -> str:
     if node.domain not in _KNOWN_DOMAINS:
         return "is a custom operator"
+    if node.op_type in _ASSUMES_A_RANK or node.domain == MICROSOFT_DOMAIN:
+        for name in filter(scope.has_any_rank, node.inputs):
+            return f"ends the process where {name} has too few dimensions or too many, which a request decides"
     if node.op_type in _RECURRENT:
         return _recurrent(node, scope)
     if node.domain == MICROSOFT_DOMAIN:
@@ -269,6 +279,15 @@ def _is_plain_product(equation: str) -> bool:
     return left == rows + alone + summed and right == rows + summed + other and product == rows + alone + other
 
 
+def _unique(node: Node, scope: Scope) -> str:
+    axis, shape = node.attributes.get("axis"), scope.shape(node, 0)
+    if shape is None or not isinstance(axis, int):
+        return ""  # of any rank, which is checked elsewhere, or of elements
+    if filled([size for at, size in enumerate(shape) if at != axis % len(shape)]):
+        return ""
+    return "ends the process where its slices are empty"
+
+
 def _blocks(node: Node, scope: Scope) -> str:
     if node.attributes.get("block_size") and scope.known[input_of(node, 1)].origin is not Origin.CONSTANT:
         return "ends the process where a request has no blocks"
@@ -320,11 +339,18 @@ def _sum_normalization(node: Node, scope: Scope) -> str:
     return "ends the process where only one of the tensors that it adds is empty"
 
 
+def _picture(node: Node, scope: Scope) -> str:
+    """Checks for an image that may be empty, in which an element is read nevertheless."""
+    shape = scope.shape(node, 0)
+    if scope.is_picture(input_of(node, 0)) or (shape and filled(shape[2:])):
+        return ""
+    return "reads beyond a picture that is empty"
+
+
 def _regions(node: Node, scope: Scope) -> str:
     """Checks for empty images, and for a missing sampling ratio, by which the size of a region sets the work."""
-    shape = scope.shape(node, 0)
-    if not scope.is_picture(input_of(node, 0)) and not (shape and filled(shape[2:])):
-        return "reads beyond a picture that is empty"
+    if danger := _picture(node, scope):
+        return danger
     if node.attributes.get("sampling_ratio", 0) == 0 and scope.known[input_of(node, 1)].origin is Origin.VALUE:
         return f"takes as much memory as the regions in {input_of(node, 1)} are large"
     return ""
@@ -349,6 +375,7 @@ _SPECIAL: Mapping[str, _Danger] = {
     "ConvTranspose": _transposed_convolution,
     "Div": _division,
     "Einsum": _einsum,
+    "InstanceNormalization": _picture,
     "Loop": _loop,
     "MaxPool": _windows,
     "Mod": _division,
@@ -358,6 +385,7 @@ _SPECIAL: Mapping[str, _Danger] = {
     "SequenceErase": _reads_one(1),
     "SequenceInsert": _reads_one(2),
     "STFT": _short_fourier,
+    "Unique": _unique,
 }
 
 _SPECIAL_OF_MICROSOFT: Mapping[str, _Danger] = {

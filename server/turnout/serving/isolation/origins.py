@@ -68,7 +68,9 @@ _KEEPS_SIZES = _STRETCHES | {
 }  # fmt: skip
 """Operators of any domain that keep the sizes of their first input, or of all inputs if they broadcast."""
 
-_MAKES_PICTURES = frozenset({"AveragePool", "Conv", "ConvInteger", "FusedConv", "MaxPool", "QLinearConv"})
+_MAKES_PICTURES = frozenset(
+    {"AveragePool", "Conv", "ConvInteger", "ConvTranspose", "FusedConv", "MaxPool", "QLinearConv"}
+)
 """Operators of any domain that fail rather than produce an image without height or width."""
 
 _KEEPS_PICTURES = _KEEPS_SIZES | {
@@ -76,6 +78,11 @@ _KEEPS_PICTURES = _KEEPS_SIZES | {
     "LeakyRelu", "Mish", "PRelu", "Selu", "Softplus", "Sum", "Swish",
 }  # fmt: skip
 """Operators of any domain that produce images if all their inputs are images or constants."""
+
+
+_RANK_FROM_LENGTH = {"ConstantOfShape": 0, "Expand": 1, "Reshape": 1, "Squeeze": 1, "Unsqueeze": 1}
+"""Operators whose output has a rank that follows from the length of an input, and the index of that input. Those that
+reduce do, too."""
 
 
 class Origin(IntEnum):
@@ -129,13 +136,18 @@ class Scope:
     """
 
     def __init__(
-        self, graph: Graph, overridable: bool, outer: "Scope | None" = None, made_of: frozenset[str] = frozenset()
+        self,
+        graph: Graph,
+        overridable: bool,
+        outer: "Scope | None" = None,
+        made_of: frozenset[str] = frozenset(),
+        any_rank: bool = True,
     ) -> None:
         """Describes the tensors of a graph that are known before the first node.
 
         With `overridable`, initialisers with the name of an input are only its default. `outer` is the scope of the
         node whose subgraph it is, and `made_of` are the model's inputs that the inputs of the subgraph are computed
-        from.
+        from. With `any_rank`, inputs that do not state their rank may have any.
         """
         self.known: _Facts[Known] = _Facts(VALUE, None if outer is None else outer.known)
         self.types: _Facts[TensorType] = _Facts(TensorType(), None if outer is None else outer.types)
@@ -144,6 +156,9 @@ class Scope:
         self._leads: _Facts[str] = _Facts("", None if outer is None else outer._leads)
         self._pictures: _Facts[bool] = _Facts(False, None if outer is None else outer._pictures)
         self._sequences: _Facts[tuple[str, ...]] = _Facts((), None if outer is None else outer._sequences)
+        self._free_ranks: _Facts[bool] = _Facts(False, None if outer is None else outer._free_ranks)
+        self._fixed_lengths: _Facts[bool] = _Facts(False, None if outer is None else outer._fixed_lengths)
+        self._free_ranks |= dict.fromkeys(graph.inputs, any_rank)
         self.types |= {**graph.inputs, **graph.types}
         settable = graph.inputs.keys() if overridable else ()
         fixed = {name: tensor for name, tensor in graph.initializers.items() if name not in settable}
@@ -168,17 +183,21 @@ class Scope:
                 return node.inputs[2::3]  # each with its scale and zero point, after those of the output
         return ()
 
-    def define(self, node: Node, known: Known, sources: frozenset[str]) -> None:
-        """Records what is known about the outputs of a node."""
-        for name in filter(None, node.outputs):
-            self.known[name] = known
-            self.sources[name] = sources
+    def define(self, node: Node, known: Known, sources: frozenset[str], *, any_rank: bool = False) -> None:
+        """Records what is known about the outputs of a node; `any_rank` says that its subgraphs leave the rank open."""
         if node.op_type == "SequenceConstruct":
             self._sequences[node.outputs[0]] = node.inputs
         elif node.op_type == "SequenceInsert":
             self._sequences[node.outputs[0]] = (*self._sequences[node.inputs[0]], node.inputs[1])
         elif node.op_type == "Identity":
             self._sequences[node.outputs[0]] = self._sequences[node.inputs[0]]
+        elif node.op_type == "Shape":
+            self._fixed_lengths[node.outputs[0]] = not self.has_any_rank(node.inputs[0])
+        any_rank = any_rank or self._leaves_rank_open(node)
+        for name in filter(None, node.outputs):
+            self.known[name] = known
+            self.sources[name] = sources
+            self._free_ranks[name] = any_rank
         self._follow_sizes(node)
 
     def has_width(self, name: str) -> bool:
@@ -193,6 +212,33 @@ class Scope:
     def is_picture(self, name: str) -> bool:
         """Returns whether a tensor is known to have a nonzero height and width."""
         return self._pictures[name]
+
+    def has_any_rank(self, name: str) -> bool:
+        """Returns whether the number of dimensions of a tensor is decided by a request.
+
+        ONNX does not know the ranks of what operators of other domains compute either, but no request decides those.
+        """
+        return self.types[name].shape is None and self._free_ranks[name]
+
+    def _leaves_rank_open(self, node: Node) -> bool:
+        if node.op_type == "Flatten":
+            return False
+        if any(map(self.has_any_rank, filter(None, node.inputs))):
+            return True
+        if node.op_type in ("SequenceConstruct", "SequenceInsert"):
+            shapes = map(self.types.__getitem__, self._sequences[node.outputs[0]])
+            return len({None if kind.shape is None else len(kind.shape) for kind in shapes}) > 1
+        if node.op_type == "GatherND":
+            indices = self.shape(node, 1)
+            return indices is not None and not isinstance(indices[-1], int)
+        drops = node.op_type.startswith("Reduce") and node.attributes.get("keepdims") == 0
+        index = 1 if drops else _RANK_FROM_LENGTH.get(node.op_type)
+        if index is None or "axes" in node.attributes or "shape" in node.attributes:
+            return False
+        if not (name := input_of(node, index)):
+            return node.op_type == "Squeeze"
+        length = self.types[name].shape
+        return not (length and isinstance(length[0], int)) and not self._fixed_lengths[name]
 
     def _follow_sizes(self, node: Node) -> None:
         """Records the sizes of a node's output, since ONNX does not infer those of ONNX Runtime's own operators."""
@@ -232,12 +278,18 @@ def _walk(graph: Graph, scope: Scope) -> Iterator[tuple[Node, Scope]]:
         yield node, scope
         # Whatever a subgraph is given comes from its node's inputs, or from what it uses itself in an earlier round.
         sources = frozenset[str]().union(*map(scope.sources.__getitem__, node.names_read()))
+        any_rank = any(map(scope.has_any_rank, node.names_read()))
         made_inside: list[Known] = []
+        ranks: list[list[int | None]] = []
         for inner in node.inner_graphs():
-            inside = Scope(inner, overridable=True, outer=scope, made_of=sources)
+            inside = Scope(inner, overridable=True, outer=scope, made_of=sources, any_rank=any_rank)
             yield from _walk(inner, inside)
             made_inside += map(inside.known.__getitem__, inner.outputs)
-        scope.define(node, _made(node, scope, made_inside), sources)
+            any_rank = any_rank or any(map(inside.has_any_rank, inner.outputs))
+            shapes = (inside.types[name].shape for name in inner.outputs)
+            ranks.append([None if shape is None else len(shape) for shape in shapes])
+        open_inside = bool(ranks) and (any_rank or any(ranks[0] != other for other in ranks))
+        scope.define(node, _made(node, scope, made_inside), sources, any_rank=open_inside)
 
 
 def _made(node: Node, scope: Scope, inner: Sequence[Known]) -> Known:

@@ -15,9 +15,9 @@ from pathlib import Path
 from turnout.config import ModelSettings, Runtime
 from turnout.errors import MemoryBudgetExceeded, ModelFailure
 from turnout.host.cpu import lower_priority, whole_cores
+from turnout.registry.compatibility.sandbox import SandboxVersion
 from turnout.registry.manifest.manifest import MODEL_FILE, Manifest
 from turnout.registry.onnx.graph import CONTROL_FLOW, STANDARD_DOMAIN, Graph, ModelGraph
-from turnout.registry.onnx.graph_reader import read_graph
 from turnout.registry.signing.trust import Trust
 from turnout.registry.storage.listing import Published
 from turnout.registry.storage.manifests import load_unchanged
@@ -160,8 +160,12 @@ class _Load:
         if on_gpu:
             _fit(manifest.size, int(runtime.arena_limit_bytes))
         directory = self.loader.repository.directory(manifest.model, manifest.version)
-        graph = read_graph(directory / MODEL_FILE)
+        sandbox = ProcessSandbox(settings, self.loader.processes)
+        in_a_child = SandboxVersion(directory, manifest)
+        graph = sandbox.graph(in_a_child)
         isolation = decide(runtime.isolation, graph)
+        if not (isolation.process or on_gpu or self.loader.repository.was_tried(self.published)):
+            sandbox.load(in_a_child)
         count = runtime.runners or (RUNNERS_PER_GPU if on_gpu else max(whole_cores() // settings.workers, 1))
         pool: ChildPool | None = None
         sessions: Sequence[Session] = ()
@@ -191,7 +195,6 @@ class _Load:
                 pool.open()
             on_loaded()
             runs: Sequence[Run] = [session.run for session in sessions] if pool is None else [pool]
-            sandbox = ProcessSandbox(settings, self.loader.processes)
             most = settings.batching.most_rows
             plan = prove_at_load(runs[0], manifest, directory, graph, most, sandbox, shapes)
             if on_tensorrt and plan.sample is None and next_providers(runtime.providers):

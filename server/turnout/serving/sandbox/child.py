@@ -36,7 +36,7 @@ from turnout.serving.inputs.synthetic import Recipe, recipes, synthetic_by_recip
 from turnout.serving.sandbox.answers import AnswerArchiveWriter
 from turnout.serving.sandbox.examples import Example, check_fit, first_row, golden_examples
 from turnout.serving.sandbox.messages import failure_body
-from turnout.serving.sandbox.processes import ANSWER_FILE, ANSWERS_FILE, JOB_FILE
+from turnout.serving.sandbox.processes import ANSWER_FILE, ANSWERS_FILE, GRAPH_FILE, JOB_FILE
 from turnout.serving.sandbox.request import AT_LIMIT, SandboxRequest
 from turnout.serving.sandbox.trial_session import LOADING, PREPACKED_LIMIT, TrialSession, load
 from turnout.serving.sandbox.zipmap_check import without_zipmap
@@ -81,7 +81,8 @@ def answer(scratch: Path) -> None:
         request.memory_limit + LOADING * max((manifest.size for _, manifest in request.versions), default=0)
     )
     questions = {"describe": describe, "examine": examine, "sample": sample, "compare_latency": compare_latency,
-                 "optimise": optimise, "drop zipmap": drop, "check": check, "weights": weights}  # fmt: skip
+                 "optimise": optimise, "drop zipmap": drop, "check": check, "weights": weights,
+                 "graph": graph, "load": load_only}  # fmt: skip
     try:
         report = questions[request.question](request)
     except TurnoutError as error:
@@ -113,6 +114,17 @@ def describe(request: SandboxRequest) -> dict[str, Any]:
                 " attributes and texts than that is enough for"
             ) from error
         raise
+
+
+def graph(request: SandboxRequest) -> dict[str, Any]:
+    """Writes the structure of a version's model, prepared to be described."""
+    (request.scratch / GRAPH_FILE).write_bytes(request.prepared().SerializeToString())
+    return {}
+
+
+def load_only(request: SandboxRequest) -> dict[str, Any]:
+    """Loads a version."""
+    return {"seconds": load(request).seconds}
 
 
 def check(request: SandboxRequest) -> dict[str, Any]:

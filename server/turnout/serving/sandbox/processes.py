@@ -25,6 +25,9 @@ JOB_FILE, ANSWER_FILE, ANSWERS_FILE = "job.json", "answer.json", "answers.npz"
 DROPPED_FILE = "dropped.onnx"
 """File in a scratch directory: a model without its ZipMap."""
 
+GRAPH_FILE = "graph.onnx"
+"""File in a scratch directory: the structure of a model, prepared to be described."""
+
 KEPT_ENVIRONMENT = (
     *("PATH", "LD_LIBRARY_PATH", "HOME", "TMPDIR", "LANG", "PYTHONPATH", "CUDA_VISIBLE_DEVICES"),
     KEEP_PRIORITY,

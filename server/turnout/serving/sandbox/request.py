@@ -6,12 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from onnx import ModelProto
+
 from turnout.config import Runtime
 from turnout.errors import MemoryBudgetExceeded, TurnoutError
 from turnout.registry.manifest.manifest import MODEL_FILE, Manifest
 from turnout.registry.onnx.graph import ModelGraph
-from turnout.registry.onnx.graph_reader import read_graph
-from turnout.serving.inputs.attempts import RunAttempts
+from turnout.registry.onnx.graph_reader import describe_prepared, prepare, read_structure
+from turnout.serving.inputs.attempts import LeftOut, RunAttempts
 from turnout.serving.inputs.sample import GOLDEN
 
 AT_LIMIT = "a memory limit was reached"
@@ -77,5 +79,16 @@ class SandboxRequest:
     def graph(self, index: int = 0) -> ModelGraph:
         """Returns the graph of a version by its index. Each is read once."""
         if index not in self.graphs:
-            self.graphs[index] = read_graph(self.versions[index][0] / MODEL_FILE)
+            self.graphs[index] = describe_prepared(self.prepared(index))
         return self.graphs[index]
+
+    def prepared(self, index: int = 0) -> ModelProto:
+        """Returns the structure of a version's model, prepared to be described; without types if ONNX's own code does
+        not survive the model, or takes too long.
+        """
+        file = self.versions[index][0] / MODEL_FILE
+        try:
+            with self.attempts.attempt(f"shape inference of version {index}", self.run_seconds):
+                return prepare(read_structure(file))
+        except LeftOut:
+            return prepare(read_structure(file), by_onnx=False)

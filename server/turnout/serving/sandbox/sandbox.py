@@ -30,6 +30,8 @@ from turnout.errors import (
 from turnout.host import memory
 from turnout.registry.compatibility.sandbox import LatencyComparison, SandboxReport, SandboxVersion
 from turnout.registry.onnx.checker import ModelCheck
+from turnout.registry.onnx.graph import ModelGraph
+from turnout.registry.onnx.graph_reader import describe_prepared, parse_model
 from turnout.registry.onnx.model import ModelFacts
 from turnout.registry.onnx.weights import Weights
 from turnout.registry.storage.files import read_small
@@ -37,7 +39,14 @@ from turnout.serving.inputs.attempts import last_attempt
 from turnout.serving.inputs.synthetic import Recipe
 from turnout.serving.sandbox.answers import read_answers
 from turnout.serving.sandbox.messages import FrameError, read_failure
-from turnout.serving.sandbox.processes import ANSWER_FILE, ANSWERS_FILE, DROPPED_FILE, JOB_FILE, Processes
+from turnout.serving.sandbox.processes import (
+    ANSWER_FILE,
+    ANSWERS_FILE,
+    DROPPED_FILE,
+    GRAPH_FILE,
+    JOB_FILE,
+    Processes,
+)
 from turnout.serving.tensorrt.fallback import allowance
 
 OPTIMISED_LIMIT = 1 << 30
@@ -140,6 +149,25 @@ class ProcessSandbox:
         with self._asked("drop zipmap", [], golden, model=str(model.absolute()), size=size) as (body, scratch):
             shutil.copyfile(scratch / DROPPED_FILE, target)
             return {name: tuple(labels) for name, labels in body["labels"].items()}
+
+    def graph(self, sandbox_version: SandboxVersion) -> ModelGraph:
+        """Reads the graph of a version; without types if ONNX's shape inference does not survive it.
+
+        Raises:
+            TurnoutError: It cannot be read.
+        """
+        with self._asked("graph", [sandbox_version], ()) as (_, scratch):
+            most = _MAX_ANSWER + sandbox_version.manifest.size
+            return describe_prepared(parse_model(read_small(scratch / GRAPH_FILE, most)))
+
+    def load(self, sandbox_version: SandboxVersion) -> None:
+        """Loads a version, for processes that must not crash if ONNX Runtime does while it optimises the graph.
+
+        Raises:
+            TurnoutError: The version cannot be loaded, or it crashed its process.
+        """
+        with self._asked("load", [sandbox_version], ()):
+            pass
 
     def sample(self, sandbox_version: SandboxVersion, golden: Sequence[Path]) -> tuple[Recipe | None, str]:
         """Finds inputs that a version runs on.
