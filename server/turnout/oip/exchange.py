@@ -71,18 +71,15 @@ def request_of(
         names,
         logged_id,
         routing_key or preferences.routing_key,
-        sooner(deadline, arrived, timeout),
+        deadline if timeout is None else sooner(deadline, arrived + timeout),
         arrived,
         preferences.baseline_only,
     )
     return request, RequestedOutputs(classes, windows) if classes or windows else NOTHING_SPECIAL
 
 
-def sooner(deadline: float | None, arrived: float, timeout: float | None) -> float | None:
-    """Returns the caller's deadline, or the end of the request's timeout if that is sooner. None means no limit."""
-    if timeout is None:
-        return deadline
-    ends = arrived + timeout
+def sooner(deadline: float | None, ends: float) -> float:
+    """Returns the caller's deadline, or the end of the request's timeout if that is sooner."""
     return ends if deadline is None else min(deadline, ends)
 
 
