@@ -287,7 +287,8 @@ def test_a_usage_error_ends_with_2(shell: Shell) -> None:
     shell.run("modls", code=2)
     shell.run("models", "--jsn", code=2)
     shell.run("release", code=2)
-    assert "VERSION is missing" in shell.run("tag", "m", "stable", code=2).stderr
+    assert "`turnout tag m stable VERSION`" in shell.run("tag", "m", "stable", code=2).stderr
+    assert "`turnout tag m stable 1.0.0`" in shell.run("tag", "m@1.0.0", "stable", code=2).stderr
     assert "takes no VERSION" in shell.run("tag", "--delete", "m", "stable", "1.0.0", code=2).stderr
 
 

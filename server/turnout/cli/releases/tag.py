@@ -36,7 +36,9 @@ def tag(
     if delete and history:
         raise typer.BadParameter("--delete and --history cannot be combined")
     if not (delete or history) and version is None:
-        raise typer.BadParameter("VERSION is missing; to remove the tag, use --delete")
+        bare, _, after = name.partition("@")
+        complete = f"turnout tag {bare} {tag} {after or 'VERSION'}"
+        raise typer.BadParameter(f"VERSION is missing, as in `{complete}`; to remove the tag, use --delete")
     with reporting(as_json=target.as_json) as out:
         check_model_name(name)
         exact = None if version is None else parse_version(version)

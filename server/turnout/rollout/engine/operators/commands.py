@@ -54,7 +54,7 @@ class RolloutCommands:
                 was just yanked.
         """
         self._outside.check(plan)
-        refusals = await self._rollouts.refusals(model, candidate, _COMMAND_WAIT)
+        refusals = list(await self._rollouts.refusals(model, candidate, _COMMAND_WAIT))
         async with self._rollouts.exclusive():
             previous = self._serving.baseline(model)
             until = asyncio.get_running_loop().time() + _COMMAND_WAIT
@@ -62,12 +62,14 @@ class RolloutCommands:
             await self._rollouts.reconcile(_COMMAND_WAIT, mine=mine, patient=True)
             records = await self._rollouts.records(model, seconds_until(until))
             running = [record for record in records if not record.final]
-            if plan.on_newer == "refuse":
-                for same in map(recorded, running):
-                    if (same.candidate, same.plan) == (candidate, plan):
-                        return same
+            same = [rollout for rollout in map(recorded, running) if rollout.candidate == candidate]
+            for rollout in same:
+                if rollout.plan == plan and plan.on_newer == "refuse":
+                    return rollout
             if refusals:
-                raise (AlreadyExistsError if previous == candidate else ChangeRefused)("; ".join(refusals))
+                watched = same if previous == candidate else []
+                refusals += [f"attempt {one.attempt} may still take it back ({one.state})" for one in watched]
+                raise (ChangeRefused if watched or previous != candidate else AlreadyExistsError)("; ".join(refusals))
             assert previous is not None
             for record in running:
                 await self._make_way(record, plan, candidate, until)
