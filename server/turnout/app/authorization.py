@@ -2,14 +2,12 @@
 
 from collections.abc import Callable, Sequence
 
-from pydantic import SecretStr
 from starlette.routing import BaseRoute
 from structlog.typing import FilteringBoundLogger
 
 from turnout.auth.authority import Authority
 from turnout.auth.policy.policy_file import load_policy
 from turnout.config import Settings, check_exposure, open_to_anybody
-from turnout.config.files import console_token, secret_of
 from turnout.telemetry.metrics.auth import AuthRecorder
 from turnout.web.authorization import Refuse, protect
 from turnout.web.console.application import console_refusal
@@ -36,22 +34,6 @@ def open_authority(settings: Settings, recorder: AuthRecorder, log: FilteringBou
         return None
     share = settings.workers
     return Authority(settings.auth, load_policy(settings.auth.policy, share), recorder, log, share)
-
-
-def with_secrets(settings: Settings) -> Settings:
-    """Returns settings that include the secrets stored in files. Blocking.
-
-    Raises:
-        ConfigError: A file cannot be read or is invalid.
-    """
-    console, rollout = settings.console, settings.rollout
-    token = console_token(console.token, console.token_file)
-    signing = secret_of("rollout.webhook_secret", rollout.webhook_secret, rollout.webhook_secret_file)
-    update = {
-        "console": console.model_copy(update={"token": SecretStr(token)}),
-        "rollout": rollout.model_copy(update={"webhook_secret": SecretStr(signing)}),
-    }
-    return settings.model_copy(update=update)
 
 
 def protection(

@@ -192,7 +192,7 @@ def test_secrets_are_shown_nowhere(tmp_path: Path, capfd: pytest.CaptureFixture[
 
 
 def test_secrets_come_from_files(tmp_path: Path) -> None:
-    from turnout.app.authorization import with_secrets
+    from turnout.config.secrets import with_secrets
     from turnout.errors import ConfigError
 
     file = put(tmp_path / "secret", b"a secret of some length\n")
