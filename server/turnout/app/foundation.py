@@ -10,8 +10,7 @@ from turnout.app.authorization import open_authority
 from turnout.app.read_only import Mount, forgets, mounted, open_repository, with_state
 from turnout.app.startup import prepare_log, prepare_repository, store_is_new
 from turnout.auth.authority import Authority
-from turnout.config import ModelTable, Settings
-from turnout.config.files import with_secrets
+from turnout.config import ModelTable, Settings, with_secrets
 from turnout.registry.storage.repository import Repository
 from turnout.rollout.clock import Clock
 from turnout.scratch import Scratch

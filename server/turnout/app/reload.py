@@ -7,8 +7,7 @@ from typing import Any
 
 from structlog.typing import FilteringBoundLogger
 
-from turnout.config import ModelTable, Settings, in_force, reread
-from turnout.config.files import with_secrets
+from turnout.config import ModelTable, Settings, in_force, reread, with_secrets
 from turnout.errors import TurnoutError
 from turnout.telemetry.logging import Threshold
 

@@ -28,7 +28,14 @@ from turnout.config.sections import (
     WebSettings,
 )
 from turnout.config.settings import ModelOverrides, ModelSettings, ModelTable, Settings, in_force
-from turnout.config.sources import LoadedSettings, SettingsSource, load_settings, misread_variables, reread
+from turnout.config.sources import (
+    LoadedSettings,
+    SettingsSource,
+    load_settings,
+    misread_variables,
+    reread,
+    with_secrets,
+)
 from turnout.config.tls import LISTENERS, ClientCertificates, ListenerName, ListenerTls, TlsSettings
 from turnout.config.values import Load, LoadAll, LoadLatest, LoadOnDemand, LoadSelectors, Provider
 
@@ -39,5 +46,5 @@ __all__ = [
     "Probe", "Provider", "QueueLimits", "RepositorySettings", "RepositoryUrl", "Retention", "RolloutSettings",
     "Routing", "Runtime", "SandboxSettings", "Settings", "SettingsSource", "ShadowLane", "Signing", "TlsSettings",
     "Tracing", "Transfers", "TransportSettings", "WebSettings", "check_exposure", "in_force", "is_loopback",
-    "load_settings", "misread_variables", "open_to_anybody", "reread",
+    "load_settings", "misread_variables", "open_to_anybody", "reread", "with_secrets",
 ]  # fmt: skip

@@ -6,15 +6,11 @@ process list or the environment. All reads are limited in size.
 
 import os
 import stat
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 from pydantic import SecretStr
 
-from turnout.config.values import LEAST_TOKEN
 from turnout.errors import ConfigError
-
-if TYPE_CHECKING:
-    from turnout.config.settings import Settings
 
 _MOST_SECRET_BYTES = 64 << 10
 
@@ -98,18 +94,6 @@ def secret_of(setting: str, value: SecretStr, file: str, *, least: int = 1) -> s
     if len(text) < least:
         raise ConfigError(f"{setting}_file: expected at least {least} characters in {file}")
     return text
-
-
-def with_secrets(settings: "Settings") -> "Settings":
-    """Returns settings that include the secrets stored in files. Blocking. Raises the errors of `secret_of`."""
-    console, rollout = settings.console, settings.rollout
-    token = secret_of("console.token", console.token, console.token_file, least=LEAST_TOKEN)
-    signing = secret_of("rollout.webhook_secret", rollout.webhook_secret, rollout.webhook_secret_file)
-    update = {
-        "console": console.model_copy(update={"token": SecretStr(token)}),
-        "rollout": rollout.model_copy(update={"webhook_secret": SecretStr(signing)}),
-    }
-    return settings.model_copy(update=update)
 
 
 def read_secret(setting: str, file: str) -> str:

@@ -10,13 +10,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 from pydantic_settings import EnvSettingsSource, SettingsError
 from pydantic_settings.sources.utils import parse_env_vars
 
+from turnout.config.files import secret_of
 from turnout.config.settings import Settings
 from turnout.config.tls import LISTENERS
 from turnout.config.validation_errors import unknown_variable, validation_errors
+from turnout.config.values import LEAST_TOKEN
 from turnout.errors import ConfigError, FieldViolation
 from turnout.text.toml import parse_toml
 from turnout.threads import Threads
@@ -245,3 +247,19 @@ async def reread(read: Callable[[], Settings], log: "FilteringBoundLogger") -> S
     finally:
         threads.shutdown()
     return None
+
+
+def with_secrets(settings: Settings) -> Settings:
+    """Returns settings that include the secrets stored in files. Blocking.
+
+    Raises:
+        ConfigError: A file cannot be read or is invalid.
+    """
+    console, rollout = settings.console, settings.rollout
+    token = secret_of("console.token", console.token, console.token_file, least=LEAST_TOKEN)
+    signing = secret_of("rollout.webhook_secret", rollout.webhook_secret, rollout.webhook_secret_file)
+    update = {
+        "console": console.model_copy(update={"token": SecretStr(token)}),
+        "rollout": rollout.model_copy(update={"webhook_secret": SecretStr(signing)}),
+    }
+    return settings.model_copy(update=update)

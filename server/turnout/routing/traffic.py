@@ -8,6 +8,7 @@ import asyncio
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 import numpy as np
 from semver import Version
@@ -82,7 +83,7 @@ class Traffic:
     _log: FilteringBoundLogger
     _changing: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
     _unreadable: dict[str, int] = field(init=False, default_factory=dict)
-    _fallback_epochs: dict[str, int] = field(init=False, default_factory=dict)
+    _known_fallbacks: dict[str, tuple[int, datetime]] = field(init=False, default_factory=dict)
     _statuses: dict[str, list[StatusChange]] = field(init=False, default_factory=dict)
     _status_revision: int = field(init=False, default=0)
 
@@ -93,7 +94,8 @@ class Traffic:
             UnavailableError: The state store does not respond. The policies in force do not change.
         """
         async with self._changing:
-            self._take_in(await self._store.in_thread(self._store.policies))
+            records = await self._store.in_thread(self._store.policies)
+            self._take_in({**dict.fromkeys(self._policies.current), **records})
             await self._find_fallbacks()
 
     async def put(
@@ -190,7 +192,7 @@ class Traffic:
             async with self._changing:
                 # Another server may have changed the policy a moment ago: what changes nothing here may change that.
                 records = await self._store.in_thread(self._store.policy_history, model, 1)
-                self._take_in({record.model: record for record in records})
+                self._take_in({model: next(iter(records), None)})
                 try:
                     return await self._attempt(model, change, action, decide, beside or _Beside())
                 except Conflict:
@@ -293,14 +295,17 @@ class Traffic:
 
     async def _find_fallbacks(self) -> None:
         """Updates the versions that models could return to, if a relevant change happened."""
+        if await self._store.in_thread(self._store.revision) < self._status_revision:  # as in `_take_in`
+            self._statuses, self._status_revision, self._known_fallbacks = {}, 0, {}
         new = await self._store.in_thread(self._store.status_changes, self._status_revision)
         for model, changes in new.items():
             self._statuses.setdefault(model, []).extend(changes)
             self._status_revision = max(self._status_revision, changes[-1].revision)
-        moved = {m: a.epoch for m, a in self._policies.current.items() if self._fallback_epochs.get(m) != a.epoch}
+        present = {model: (one.epoch, one.changed_at) for model, one in self._policies.current.items()}
+        moved = {model: key for model, key in present.items() if self._known_fallbacks.get(model) != key}
         found = {model: await self._fallbacks(model) for model in {*new, *moved}}
         self._policies.fallbacks = {**self._policies.fallbacks, **found}
-        self._fallback_epochs.update(moved)
+        self._known_fallbacks.update(moved)
 
     async def _fallbacks(self, model: str) -> Fallbacks:
         changes = self._statuses.get(model, [])
@@ -320,12 +325,21 @@ class Traffic:
             return Fallbacks(needed=found, nearest=nearest)
         return Fallbacks(spare=found, nearest=nearest)
 
-    def _take_in(self, records: Mapping[str, PolicyRecord]) -> None:
-        """Puts the new policies in `records` into force, in one swap."""
+    def _take_in(self, records: Mapping[str, PolicyRecord | None]) -> None:
+        """Puts the new policies in `records` into force, in one swap; None for a model that never had one.
+
+        An epoch goes back if the state store has lost its latest changes, as a failover to a replica may.
+        """
         current = dict(self._policies.current)
         for model, record in records.items():
             known = current.get(model)
-            if known is not None and known.epoch >= record.epoch:
+            if known is not None and (record is None or record.epoch < known.epoch):
+                left = 0 if record is None else record.epoch
+                self._log.error("the state store has lost changes", model=model, epoch=left, lost=known.epoch)
+            if record is None:
+                current.pop(model, None)
+            if record is None or (known is not None and (known.epoch, known.changed_at) == (record.epoch, record.time)):
+                self._unreadable.pop(model, None)
                 continue
             try:
                 state = PolicyState.from_json(record.document)

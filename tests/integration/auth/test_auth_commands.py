@@ -12,7 +12,7 @@ from auth_wire import AUTH, grant, make_token, write_policy
 from certificates import put
 from command_line import run
 from processes import Server, serving_in_thread
-from turnout.config import Settings
+from turnout.config import Settings, with_secrets
 from turnout.state.store import StateStore
 from turnout.telemetry.logging import make_logger
 
@@ -192,7 +192,6 @@ def test_secrets_are_shown_nowhere(tmp_path: Path, capfd: pytest.CaptureFixture[
 
 
 def test_secrets_come_from_files(tmp_path: Path) -> None:
-    from turnout.config.files import with_secrets
     from turnout.errors import ConfigError
 
     file = put(tmp_path / "secret", b"a secret of some length\n")
