@@ -108,7 +108,9 @@ def source(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("place", ["copy", "gate", "commit"])
-def test_a_publish_that_is_killed_leaves_no_version_and_nothing_that_a_sweep_does_not_take(repository, source, place):
+def test_a_publish_that_is_killed_leaves_no_version_and_nothing_that_the_next_one_does_not_take(
+    repository, source, place
+):
     with publisher(repository.root, source, place) as process:
         assert message(process) == "stopped"
         assert repository.scan().published == ()
@@ -119,9 +121,9 @@ def test_a_publish_that_is_killed_leaves_no_version_and_nothing_that_a_sweep_doe
     with pytest.raises(NotFoundError):
         repository.find("m", V1)
     (left,) = staging(repository.root)
+    if place == "gate":
+        assert repository.sweep() == (left,)
     assert publish(repository, PublishRequest("m", V1, source)).created, "the dead publisher's lock is gone with it"
-    repository.verify("m", V1)
-    assert repository.sweep() == (left,)
     assert staging(repository.root) == []
     repository.verify("m", V1)
 
