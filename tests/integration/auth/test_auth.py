@@ -521,7 +521,7 @@ async def test_rates_and_quotas_hold_by_identity(tmp_path: Path, models: Path, s
 async def test_answers_of_any_size_come_to_who_is_new_and_to_who_is_known(
     tmp_path: Path, models: Path, publish_model: Publish, start_server: StartServer, limited: bool
 ) -> None:
-    limit = ("[[limit]]", 'identities = ["*"]', "in_flight = 2") if limited else ()
+    limit = ("[[limit]]", 'identities = ["*"]', "in_flight = 2") if limited else ("# no limits",)
     policy = write_policy(tmp_path / "policy.toml", *limit)
     sizes = {"small": 1, "parts": 10_000, "large": 100_000}  # the second leaves in parts at once, the third later on
     for name, times in sizes.items():
