@@ -388,21 +388,37 @@ def side_by_side(*, mixes: bool = False) -> ModelProto:
     )
 
 
-def turned_product(turned: int) -> ModelProto:
+def turned_product(turned: int, *, skip: int = 0) -> ModelProto:
     """y = the products of a and b of each row, summed over t, one turned first. float32 (n, t, 8), or (n, 8, t).
 
-    ONNX Runtime makes one operator of it. Where t is 0 it leaves in y what was in memory.
+    The first `skip` of t are left out. ONNX Runtime can make one operator of both, which leaves in y what was in memory
+    if it sums over nothing.
     """
-    factors = ["a", "b"]
+    factors = ["a cut", "b cut"]
     factors[turned] = "turned"
     shape: list[Dim] = ["n", 8, "t"] if turned else ["n", "t", 8]
+    cuts = [helper.make_node("Slice", [name, "skip", "end", "axis"], [f"{name} cut"]) for name in "ab"]
     return model(
         [
-            helper.make_node("Transpose", ["ab"[turned]], ["turned"], perm=[0, 2, 1]),
+            *cuts,
+            helper.make_node("Transpose", ["a cut" if not turned else "b cut"], ["turned"], perm=[0, 2, 1]),
             helper.make_node("MatMul", factors, ["y"]),
         ],
         [tensor(name, TensorProto.FLOAT, shape) for name in "ab"],
         [tensor("y", TensorProto.FLOAT, ["n", 8, 8])],
+        [
+            numpy_helper.from_array(np.array([number]), name)
+            for name, number in (("skip", skip), ("end", 2**31), ("axis", 1 + turned))
+        ],
+    )
+
+
+def integer_product() -> ModelProto:
+    """y = a @ b. uint8 (n, t) and (t, m), int32 (n, m). Where t is 0, ONNX Runtime leaves in y what was in memory."""
+    return model(
+        [helper.make_node("MatMulInteger", ["a", "b"], ["y"])],
+        [tensor("a", TensorProto.UINT8, ["n", "t"]), tensor("b", TensorProto.UINT8, ["t", "m"])],
+        [tensor("y", TensorProto.INT32, ["n", "m"])],
     )
 
 

@@ -122,36 +122,34 @@ def test_regions_are_one_of_a_picture_that_may_be_empty_and_say_which_input_that
     ("made", "expected"),
     [
         ([node("MatMul", "a b", domain="")], set()),
-        ([node("Transpose", "x", "c", "", perm=[0, 2, 1]), node("MatMul", "c b", domain="")], {"x1", "b1"}),
-        ([node("Transpose", "b", "c", "", perm=[0, 2, 1]), node("MatMul", "b c", domain="")], set()),
+        ([node("Transpose", "x", "c", "", perm=[0, 2, 1]), node("MatMul", "c b", domain="")], set()),
+        ([node("FusedMatMul", "b b", transB=1)], set()),
         ([node("FusedMatMul", "x b", transA=1)], {"x1", "b1"}),
-        ([node("Transpose", "x", "c", "", perm=[0, 2, 1]), node("MatMul", "c w", domain="")], set()),
+        ([node("FusedMatMul", "x w", transA=1)], set()),
         *(
-            ([node("Transpose", "x", "c", "", perm=[0, 2, 1]), between, node("MatMul", "d b", domain="")], {"x1", "b1"})
+            ([node("DequantizeLinear", "a half", "c", ""), between, product], {"x1", "b1"})
             for between in (
+                node("Relu", "c", "d", ""),
                 node("Identity", "c", "d", ""),
                 node("Cast", "c", "d", "", to=FLOAT),
                 node("Mul", "c half", "d", ""),
             )
-        ),
-        *(
-            ([node("DequantizeLinear", "a half", "c", ""), node("Relu", "c", "d", ""), product], {"x1", "b1"})
             for product in (node("MatMul", "d b", domain=""), node("Gemm", "d b", domain=""))
         ),
         ([node("Relu", "a", "d", ""), node("Gemm", "d b", domain="")], set()),
         (
             [
                 node("Reshape", "x shape", "r", ""),
-                node("Transpose", "r", "c", "", perm=[0, 2, 1]),
                 node("Reshape", "b shape", "s", ""),
-                node("MatMul", "c s", domain=""),
+                node("FusedMatMul", "r s", transA=1),
             ],
             {"x0", "x1", "b0", "b1"},
         ),
     ],
     ids=[
-        *("plain", "turned", "over what is fixed", "fused", "with weights", "dropped", "cast", "scaled"),
-        *("quantised", "quantised Gemm", "plain Gemm", "unknown"),
+        *("plain", "turned", "over what is fixed", "fused", "with weights"),
+        *(f"quantised {product}, {between}" for between in ("", "dropped", "cast", "scaled") for product in "MG"),
+        *("plain Gemm", "unknown"),
     ],
 )
 def test_a_product_over_a_free_dimension_says_where_that_is(made, expected) -> None:

@@ -4,8 +4,9 @@ Requests that violate this are refused, since operators would return old content
 
 - `RoiAlign` uses the nearest row of an image for positions outside it. In an image without rows that is memory of
   something else, such as other requests.
-- A matrix product over a dimension of 0 is 0, but integer kernels, and the fusion of a product with a preceding
-  `Transpose` or `DequantizeLinear`, leave their output uninitialised.
+- A matrix product over a dimension of 0 is 0, but integer kernels, `FusedMatMul`, and the fusion of a product with a
+  preceding `DequantizeLinear` leave their output uninitialised. (The fusion with a `Transpose` is switched off, see
+  `turnout.serving.sessions.session`.)
 - `Concat` and similar operators skip a part that is empty along another axis than the one that they join, but leave
   room for it, uninitialised.
 - ONNX Runtime fuses an `Add` with a following `LayerNormalization` (or its parts) if the sizes of both addends have the
@@ -38,8 +39,8 @@ _FACTORS: Mapping[tuple[str, str], tuple[int, int]] = {
 """Matrix products, with the indices of both factors among the inputs."""
 
 _ENDS_A_FUSION = frozenset({"Conv", "Einsum", "Flatten", "Reshape", *(name for _, name in _FACTORS)})
-"""Operators that a preceding `Transpose` or `DequantizeLinear` is not moved past. ONNX Runtime drops or moves many
-others that lie between those and a product, such as `Cast`, `Identity` and `Mul` by a constant, and then fuses them."""
+"""Operators that a preceding `DequantizeLinear` is not moved past. ONNX Runtime drops or moves many others that lie
+between it and a product, such as `Cast`, `Identity` and `Mul` by a constant, and then fuses both."""
 
 
 _ADDS = frozenset({"Add", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization"})
@@ -53,7 +54,6 @@ def never_empty(model: ModelGraph) -> Dimensions:
     from its output are never empty.
     """
     inputs = model.graph.inputs
-    turned: set[str] = set()
     quantized: set[str] = set()
     found: Dimensions = frozenset()
     for node, scope in walk(model):
@@ -61,15 +61,13 @@ def never_empty(model: ModelGraph) -> Dimensions:
             found |= _of_picture(node, scope, inputs)
         elif (factors := _FACTORS.get(operator)) is not None:
             one, other = (node.inputs[index] for index in factors)
-            fused = {"Gemm": quantized, "MatMul": quantized | turned}.get(node.op_type)
-            plain = fused is not None and fused.isdisjoint((one, other))
+            plain = node.op_type in ("Gemm", "MatMul") and quantized.isdisjoint((one, other))
             if not plain and scope.sources[one] and scope.sources[other]:
                 found |= _summed(node, one, other, scope, inputs)
         found |= _beside_others(node, scope, inputs)
-        for begins, fusible in ((_turns(node), turned), (node.op_type == "DequantizeLinear", quantized)):
-            goes_on = node.op_type not in _ENDS_A_FUSION and not fusible.isdisjoint(node.names_read())
-            if begins or goes_on:
-                fusible.update(node.outputs)
+        goes_on = node.op_type not in _ENDS_A_FUSION and not quantized.isdisjoint(node.names_read())
+        if node.op_type == "DequantizeLinear" or goes_on:
+            quantized.update(node.outputs)
     return found
 
 
@@ -88,16 +86,6 @@ def _beside_others(node: Node, scope: Scope, inputs: Mapping[str, TensorType]) -
         if any(map(positive, sizes)):
             found |= {*dimensions_named(inputs, {size for size in sizes if isinstance(size, str)})}
     return found
-
-
-def _turns(node: Node) -> bool:
-    """Returns whether a `Transpose` is fused: it moves the last axis, or makes the first axis the last but one."""
-    if node.op_type != "Transpose":
-        return False
-    order = node.attributes.get("perm")
-    if not isinstance(order, tuple):
-        return True
-    return order[-1] != len(order) - 1 or order[-2:-1] == (0,)
 
 
 def _summed(node: Node, one: str, other: str, scope: Scope, inputs: Mapping[str, TensorType]) -> Dimensions:

@@ -45,6 +45,12 @@ _GRAPH_ID, _NO_GRAPH = "gpu_graph_id", "-1"
 (onnxruntime_run_options_config_keys.h, kOrtRunOptionsConfigCudaGraphAnnotation). Without the option, a session that
 captures treats a run as one of graph 0."""
 
+_DISABLED_OPTIMIZERS = ("MatmulTransposeFusion",)
+"""Optimizers of ONNX Runtime that are not used. This one makes one operator of a `Transpose` and a `MatMul`. Where they
+sum over a dimension of 0, that operator leaves its output uninitialised: the answer is what was in memory, such as the
+values of another request. Few graphs are faster with it; in those of attention, it finds nothing to do.
+"""
+
 _STRATEGIES = {"next_power_of_two": "kNextPowerOfTwo", "same_as_requested": "kSameAsRequested"}
 
 
@@ -98,6 +104,7 @@ class Session:
                     providers=_with_options(spec, captures=captures),
                     # Otherwise the CPU takes over a model that the GPU cannot load, with a note on standard output.
                     enable_fallback=False,
+                    disabled_optimizers=_DISABLED_OPTIMIZERS,
                 )
         except Exception as error:
             raise load_failure(error) from error
