@@ -29,6 +29,7 @@ from turnout.routing.traffic_shares import record_weights
 from turnout.rpc.codec import new_request_id, trailing_metadata
 from turnout.rpc.control.activity import ActivityMethods
 from turnout.rpc.control.events import EventMethods
+from turnout.rpc.control.probes import ProbeMethods
 from turnout.rpc.control.rollouts import RolloutMethods
 from turnout.rpc.control.shadows import ShadowMethods
 from turnout.rpc.control.traffic import TrafficMethods
@@ -197,7 +198,8 @@ def _control(parts: EndpointParts) -> Sequence[object]:
         VersionMethods(parts.loads, manager.refresh, catalog, rollouts.release_writer, rollouts.releases),
         TrafficMethods(serving.traffic, serving.policies, catalog, serving.explainer, engine.answers, peers),
         ShadowMethods(catalog, serving.shadows, peers),
-        RolloutMethods(engine, rollouts.releases, rollouts.log, rollouts.previews, rollouts.analyses, catalog, peers),
+        RolloutMethods(engine, rollouts.releases, rollouts.log, rollouts.previews, rollouts.analyses, peers),
+        ProbeMethods(rollouts.analyses, catalog, engine),
         ActivityMethods(sample, catalog, engine, base.metrics, parts.accepting, peers),
     )
 

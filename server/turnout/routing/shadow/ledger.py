@@ -111,7 +111,7 @@ class Ledger:
     """
 
     def __init__(self, recorder: ShadowRecorder, keep_worst: int, *, noise: bool = True) -> None:
-        """Creates an empty ledger of so many disagreements; with `noise`, copies are repeated on the baseline."""
+        """Creates an empty ledger. It keeps the `keep_worst` worst disagreements; with `noise`, copies are repeated."""
         self.recorder = recorder
         self.compared = 0
         self.disagreed = 0

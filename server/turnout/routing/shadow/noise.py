@@ -54,7 +54,9 @@ class Noise:
         self.outputs.update(differing)
 
     def wanted(self, compared: int, disagreed: int) -> bool:
-        """Returns whether more repeats are needed than the configured share, after so many copies and disagreements."""
+        """Returns whether more repeats are needed than the configured share, given the numbers of copies that were
+        compared and that disagreed.
+        """
         return self.measured and self.runs < min(compared, EARLY_REPEATS + REPEATS_A_DISAGREEMENT * disagreed)
 
     @property

@@ -1,13 +1,11 @@
-"""Methods of the control service for rollouts: commands, status, history and probes."""
+"""Methods of the control service for rollouts: commands, status and history."""
 
 import json
-import time
 from collections.abc import Awaitable, Callable, Mapping
 
-from turnout.errors import InvalidRequest, UnavailableError, VersionNotFound
+from turnout.errors import InvalidRequest, UnavailableError
 from turnout.registry.manifest.names import parse_version
 from turnout.rollout.analysis.analyses import Analyses
-from turnout.rollout.analysis.prober import ProbeContext
 from turnout.rollout.engine.engine import RolloutEngine
 from turnout.rollout.engine.operators.releases import Releases
 from turnout.rollout.machine import overrides
@@ -18,7 +16,6 @@ from turnout.rollout.reporting.log import RolloutLog
 from turnout.rollout.reporting.messages import found_message, probe_message, rollout_message, timestamp
 from turnout.rpc.control.calls import read_change
 from turnout.rpc.control.messages import answers_message
-from turnout.serving.versions.catalog import Catalog
 from turnout.state.rollouts import RolloutRecord
 from turnout.workers.peers import Peers
 from turnout_proto.v1 import rollout_pb2 as pb
@@ -39,7 +36,7 @@ _COMMANDS: Mapping[pb.RolloutCommand, str] = {
 
 
 class RolloutMethods:
-    """Controls rollouts, reports on them, and tries probes, whose URLs come from the configuration only."""
+    """Controls rollouts, and reports on them."""
 
     def __init__(
         self,
@@ -48,7 +45,6 @@ class RolloutMethods:
         log: RolloutLog,
         previews: Previews,
         analyses: Analyses,
-        catalog: Catalog,
         peers: Peers | None = None,
     ) -> None:
         self._rollouts = rollouts
@@ -56,7 +52,6 @@ class RolloutMethods:
         self._log = log
         self._previews = previews
         self._analyses = analyses
-        self._catalog = catalog
         self._peers = peers
         if peers is not None:
             peers.answers("rollout plan", self._answer_peer)
@@ -168,24 +163,6 @@ class RolloutMethods:
             answers=answers_message(self._rollouts.answers(request.model)),
             sentence=done.sentence,
         )
-
-    async def ListProbes(self, _: pb.ListProbesRequest) -> pb.ListProbesResponse:
-        """Lists the probes that plans can refer to."""
-        return pb.ListProbesResponse(probes=[probe_message(*one) for one in self._analyses.probes.items()])
-
-    async def TryProbe(self, request: pb.TryProbeRequest) -> pb.TryProbeResponse:
-        """Runs a probe once."""
-        version = parse_version(request.version)
-        known = self._catalog.snapshot.model(request.model).versions
-        if version not in known:
-            raise VersionNotFound.of(request.model, request.version, [str(one) for one in known])
-        baseline = str(self._rollouts.baseline(request.model) or "")
-        began = time.perf_counter()
-        found = await self._analyses.measure(request.probe, ProbeContext(request.model, str(version), baseline))
-        return pb.TryProbeResponse(
-            outcome=found.outcome, value=found.value, detail=found.detail, seconds=time.perf_counter() - began,
-            baseline=baseline, asked=probe_message(request.probe, self._analyses.probes[request.probe]),
-        )  # fmt: skip
 
     async def _answer_peer(self, model: bytes) -> bytes:
         return json.dumps(self._previews.measured(model.decode()).to_json()).encode()

@@ -25,10 +25,8 @@ class LinkedWorkers:
 
 
 def methods(server, peers: LinkedWorkers | None) -> RolloutMethods:
-    rollouts, catalog = server.parts.rollouts, server.parts.base.catalog
-    return RolloutMethods(
-        rollouts.engine, rollouts.releases, rollouts.log, rollouts.previews, rollouts.analyses, catalog, peers
-    )
+    parts = server.parts.rollouts
+    return RolloutMethods(parts.engine, parts.releases, parts.log, parts.previews, parts.analyses, peers)
 
 
 async def test_a_worker_without_clients_forecasts_from_the_traffic_of_the_others(publish_model, start_server) -> None:
