@@ -632,11 +632,3 @@ def not_inferred() -> ModelProto:
     return model(
         [helper.make_node("Gelu", ["x"], ["g"], domain="com.microsoft"), encode], [takes], [gives], opset=opset
     )
-
-
-def not_optimised() -> ModelProto:
-    """ONNX Runtime 1.31 crashes when it optimises this: a product of float16 whose factor was transposed."""
-    takes, gives = (tensor(name, TensorProto.FLOAT16, ["n", 4, 4]) for name in "xy")
-    weights = numpy_helper.from_array(np.ones((4, 4), np.float16), "w")
-    turn = helper.make_node("Transpose", ["x"], ["t"], perm=[1, 0, 2])
-    return model([turn, helper.make_node("MatMul", ["t", "w"], ["y"])], [takes], [gives], [weights])

@@ -63,6 +63,8 @@ MOST_LATE = 2
 """Number of runs on synthetic inputs that may time out, since further runs probably would too."""
 
 _MAX_ANSWER = 64 << 20
+_NO_LIMIT = 1 << 48
+"""More bytes than any machine has, since Linux refuses a limit that does not fit into 64 bits."""
 _TOLD = (ConfigError, InvalidModel, MemoryBudgetExceeded, ModelFailure)
 
 
@@ -243,6 +245,8 @@ def _read(scratch: Path) -> dict[str, Any]:
 
 
 def memory_limit(wanted: int) -> int:
-    """Returns the memory limit of a trial run beside the model: `wanted`, but at most half of the machine's memory."""
-    half = memory.memory_limit() // 2
+    """Returns the memory limit of a trial run beside the model: `wanted`, but at most half of the machine's memory, if
+    that is known.
+    """
+    half = memory.memory_limit() // 2 or _NO_LIMIT
     return min(wanted or half, half)
