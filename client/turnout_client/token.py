@@ -25,7 +25,7 @@ class TokenFile:
     """
 
     def __init__(self, path: str | Path) -> None:
-        """Stores the path. The file is read when the token is first needed; white space around it is ignored."""
+        """Stores the path. The file is read when the token is first needed; white space around the token is ignored."""
         self._path = path
         self._lock = threading.Lock()
         self._stamp: tuple[int, ...] = ()

@@ -14,10 +14,10 @@ _MASK = 2**64 - 1
 class Cursor:
     """A selector's place in an additive golden-ratio sequence, which says where its requests without a key go.
 
-    It begins at random, so that servers, workers and selectors are not in step: each request of each of them meets each
-    version with the probability of its share, the first one too. Any n consecutive requests have the exact shares up to
-    2 requests for n <= 1,000, wherever the sequence begins (docs/decisions/0084-a-split-begins-at-random.md). The
-    cursor is kept when the split is made anew as versions come and go.
+    It begins at random, so that servers, workers and selectors are not in step, and every request, even the first,
+    reaches each version with the probability of its share. Any n consecutive requests have the exact shares up to 2
+    requests for n <= 1,000, wherever the sequence begins (docs/decisions/0084-a-split-begins-at-random.md). The cursor
+    is kept when the split is made anew as versions come and go.
 
     Attributes:
         at: The place, from 0 to 2**64 - 1.

@@ -86,6 +86,7 @@ class Traffic:
     _known_fallbacks: dict[str, tuple[int, datetime]] = field(init=False, default_factory=dict)
     _statuses: dict[str, list[StatusChange]] = field(init=False, default_factory=dict)
     _status_revision: int = field(init=False, default=0)
+    _lost: bool = field(init=False, default=False)
 
     async def refresh(self) -> None:
         """Puts the policies in the state store into force.
@@ -295,8 +296,9 @@ class Traffic:
 
     async def _find_fallbacks(self) -> None:
         """Updates the versions that models could return to, if a relevant change happened."""
-        if await self._store.in_thread(self._store.revision) < self._status_revision:  # as in `_take_in`
-            self._statuses, self._status_revision, self._known_fallbacks = {}, 0, {}
+        lost = self._lost or await self._store.in_thread(self._store.revision) < self._status_revision
+        if lost:  # as in `_take_in`
+            self._statuses, self._status_revision, self._known_fallbacks, self._lost = {}, 0, {}, False
         new = await self._store.in_thread(self._store.status_changes, self._status_revision)
         for model, changes in new.items():
             self._statuses.setdefault(model, []).extend(changes)
@@ -304,7 +306,7 @@ class Traffic:
         present = {model: (one.epoch, one.changed_at) for model, one in self._policies.current.items()}
         moved = {model: key for model, key in present.items() if self._known_fallbacks.get(model) != key}
         found = {model: await self._fallbacks(model) for model in {*new, *moved}}
-        self._policies.fallbacks = {**self._policies.fallbacks, **found}
+        self._policies.fallbacks = found if lost else {**self._policies.fallbacks, **found}
         self._known_fallbacks.update(moved)
 
     async def _fallbacks(self, model: str) -> Fallbacks:
@@ -336,6 +338,7 @@ class Traffic:
             if known is not None and (record is None or record.epoch < known.epoch):
                 left = 0 if record is None else record.epoch
                 self._log.error("the state store has lost changes", model=model, epoch=left, lost=known.epoch)
+                self._lost = True
             if record is None:
                 current.pop(model, None)
             if record is None or (known is not None and (known.epoch, known.changed_at) == (record.epoch, record.time)):

@@ -16,7 +16,7 @@ from http_endpoint import Asked, Endpoint, answer, connections, drip, listening
 from turnout.config import RepositoryUrl
 from turnout.registry.remote.oci import OciStore
 from turnout.registry.remote.oci_client import OciClient
-from turnout.registry.remote.store import StoreFault
+from turnout.registry.storage.faults import StoreFault
 from turnout.threads import Threads
 
 pytest.importorskip("oras")

@@ -17,7 +17,7 @@ from turnout.errors import StoreUnavailable
 from turnout.registry.remote import oci
 from turnout.registry.remote.objects import ObjectStore
 from turnout.registry.remote.repository import RemoteRepository
-from turnout.registry.remote.store import StoreFault
+from turnout.registry.storage.faults import StoreFault
 
 pytest_plugins = ["remote_stores"]
 
@@ -116,6 +116,22 @@ def test_what_a_process_has_read_no_other_one_reads_again(
             other.scan()
         assert len(asked) == 2, "a copy that changed is made again"
         assert record.read_text() != "changed"
+
+
+@pytest.mark.parametrize("server", ["s3"], indirect=True)
+def test_processes_that_share_a_cache_do_not_copy_what_the_other_one_has_copied(
+    store: RemoteStore, repository: RemoteRepository, tmp_path: Path
+) -> None:
+    put(repository, V1, 2, tmp_path)
+    asked: list[str] = []
+    with StoppingProxy(store.endpoint, fault=lambda method, path, _: asked.append(f"{method} {path}") or "") as proxy:
+        through = store.through(proxy)
+        with closing(through.open(tmp_path / "both")) as one, closing(through.open(tmp_path / "both")) as other:
+            for each in (one, other, one, other) * 2:  # both begin with an empty cache, and then see each other's files
+                asked.clear()
+                each.look_soon()
+                each.scan()
+    assert len(asked) == 1, asked  # the list
 
 
 @pytest.mark.parametrize("server", ["s3", "oci"], indirect=True)

@@ -31,7 +31,9 @@ def test_a_range_holds_by_numbers(text, version, expected) -> None:
     assert holds(text, version) is expected
 
 
-@pytest.mark.parametrize("text", ["", "^1", "1.x", ">=", "1,", "1.2.3.4.5", ">=1;<2", "1" * 200, ">= 1 2"])
+@pytest.mark.parametrize(
+    "text", ["", "^1", "1.x", ">=", "1,", "1.2.3.4.5", ">=1;<2", "1" * 200, ">= 1 2", "\u0661.\u0662"]
+)
 def test_what_is_no_range_is_refused(text) -> None:
     with pytest.raises(ValueError, match="expected a range"):
         check_range(text)

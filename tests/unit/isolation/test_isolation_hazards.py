@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 import onnx_models
 import rowwise_models
@@ -291,24 +291,38 @@ def test_the_setting_comes_before_the_graph() -> None:
     assert str(decide("process", describe(onnx_models.matmul()))) == "process (the configuration says so)"
 
 
-def _branches(*ranks: int):
-    """Yields `a` by one branch, and with more dimensions by others: the condition is the request's."""
-    made = []
-    for rank in ranks:
-        inner = node("Reshape", "a", f"to {rank}", output="out")
-        made.append(helper.make_graph([inner], "branch", [], [helper.make_empty_tensor_value_info("out")]))
+def _branches(*inner: NodeProto):
+    """Yields `r` by one of two nodes: the condition is the request's."""
+    made = [helper.make_graph([one], "branch", [], [helper.make_empty_tensor_value_info("out")]) for one in inner]
     return [
         node("Cast", "b", output="flags", to=TensorProto.BOOL),
         node("If", "flags", output="r", then_branch=made[0], else_branch=made[1]),
     ]
 
 
+_ADDS_A_DIMENSION = helper.make_graph(
+    [node("Unsqueeze", "v", "axis", output="longer"), node("Identity", "going", output="goes on")],
+    "body",
+    [
+        onnx_models.tensor("round", TensorProto.INT64, []),
+        onnx_models.tensor("going", TensorProto.BOOL, []),
+        helper.make_empty_tensor_value_info("v"),
+    ],
+    [onnx_models.tensor("goes on", TensorProto.BOOL, []), helper.make_empty_tensor_value_info("longer")],
+)
 OF_ANY_RANK = {
     "reshaped as a request says": [node("Reshape", "a", "b", output="r")],
     "without any axis of size 1": [node("Squeeze", "a", output="r")],
     "with the axes that a request names": [node("Unsqueeze", "a", "b", output="r")],
     "summed over axes that a request names": [node("ReduceSum", "a", "b", output="r", keepdims=0)],
-    "of two branches": _branches(1, 2),
+    "of two branches": _branches(*(node("Reshape", "a", f"to {rank}", output="out") for rank in (1, 2))),
+    "of two branches whose ranks ONNX does not know": [
+        node("Gelu", "a", output="q", domain="com.microsoft"),
+        *_branches(node("Unsqueeze", "q", "axis", output="out"), node("Identity", "q", output="out")),
+    ],
+    "carried by a loop that adds a dimension in each round": [
+        node("Loop", "two", "", "a", output="r", body=_ADDS_A_DIMENSION)
+    ],
     "computed from one": [node("Reshape", "a", "b", output="q"), node("Relu", "q", output="r")],
     "with the shape of one": [
         node("Reshape", "a", "b", output="q"),
@@ -334,9 +348,15 @@ OF_ONE_RANK = {
         node("Squeeze", "q", "axis", output="r"),
     ],
     "flat": [node("Reshape", "a", "b", output="q"), node("Flatten", "q", output="r")],
-    "of two branches": _branches(1, 1),
+    "of two branches": _branches(*[node("Reshape", "a", "to 1", output="out")] * 2),
 }
-NUMBERS = {"first": np.int64(0), "axis": np.array([0]), "to 1": np.array([-1]), "to 2": np.array([1, -1])}
+NUMBERS = {
+    "two": np.int64(2),
+    "first": np.int64(0),
+    "axis": np.array([0]),
+    "to 1": np.array([-1]),
+    "to 2": np.array([1, -1]),
+}
 
 
 @pytest.mark.parametrize("op_type", ["Concat", "ReverseSequence", "Unique", "Einsum"])
@@ -352,6 +372,11 @@ def test_an_operator_that_assumes_a_rank_is_one_where_a_request_decides_it(made,
 def test_a_rank_that_no_request_decides_is_none_though_onnx_does_not_know_it(made) -> None:
     proto = of_nodes(*OF_ONE_RANK[made], node("Concat", "r", "a", axis=0), constants=NUMBERS, element=TensorProto.FLOAT)
     assert not hazard(proto)
+
+
+def test_a_model_that_onnx_runtime_refuses_is_described_all_the_same() -> None:
+    """Its indices have no dimension. A Triton repository may hold it, and ONNX Runtime then says what is wrong."""
+    assert not hazard(of_nodes(node("GatherND", "a", "first"), constants=NUMBERS))
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,9 @@ import pytest
 
 from rollout_values import BAD, GOOD, S, begun, gone, reached
 from rollout_wire import replayed
-from turnout.rollout.engine.active_rollout import tick_records
-from turnout.rollout.engine.exchange.server_ticks import CollectedTicks
+from turnout.rollout.engine.active_rollout import ActiveRollout, tick_records
+from turnout.rollout.engine.exchange.server_ticks import CollectedTicks, ServerTick, ShadowTick
+from turnout.rollout.evidence import Stratum
 from turnout.rollout.machine.attempt import Rollout, RolloutState
 
 ENDS = replace(GOOD, in_force=True)
@@ -39,3 +40,21 @@ def test_the_evidence_is_what_the_records_come_to_at_each_tick_and_ticks_after_t
         if over > 3:
             return
     raise AssertionError(rollout.state)
+
+
+def test_what_a_server_reported_last_counts_only_while_it_reports() -> None:
+    """A shadow that cannot be compared on one server pauses the rollout, but not after that server is gone."""
+    shadow, none = ShadowTick(obstacle="it cannot be compared"), {"canary": {}, "baseline": {}}
+    active = ActiveRollout.begin(begun(), 1, now=0.0)
+    active.receive(ServerTick(10, 1.0, 1, Stratum("other"), (), none, shadow, {"7": 3}))
+    active.gather("own", oldest=5)
+    assert active.elsewhere["other"].shadow == shadow
+    active.gather("own", oldest=10)
+    assert active.elsewhere
+    active.gather("own", oldest=11)
+    assert not active.elsewhere
+    active.receive(ServerTick(12, 1.0, 1, Stratum("other"), (), none, shadow))
+    active.gather("own", oldest=11)
+    assert active.elsewhere
+    active.lost("own")
+    assert not active.elsewhere

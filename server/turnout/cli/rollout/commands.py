@@ -84,10 +84,10 @@ def start(
     """Start a rollout. Fields that are not in the plan get their defaults.
 
     A job may run twice: if the candidate is the baseline already, nothing happens; if a rollout of it with the same
-    plan is running, --wait follows that one.
+    plan is running, and the plan does not set on_newer, --wait follows that one.
 
     Exit codes of --wait:
-    0    the candidate became the baseline, or was it before
+    0    the candidate became the baseline, or already was
     1    it was rolled back, replaced, or could not be served
     3    it is still running when --timeout expires
     130  Ctrl-C; the rollout continues

@@ -11,7 +11,7 @@ from packaging.specifiers import SpecifierSet
 
 from turnout.registry.manifest.json_form import JsonForm
 
-_NUMBER = re.compile(r"\d{1,9}(\.\d{1,9}){0,3}")
+_NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9}){0,3}")
 _COMPARISON = re.compile(rf"\s*(>=|<=|==|!=|>|<)?\s*({_NUMBER.pattern})\s*")
 _MAX_RANGE = 128
 

@@ -18,8 +18,9 @@ from turnout.registry.manifest.digest import canonical_bytes
 from turnout.registry.manifest.names import ATTESTATIONS, PLAN_FILE, differing_in_case
 from turnout.registry.remote.index import Index, IndexEntry
 from turnout.registry.remote.keys import EvidenceRecordKey, ManifestKey, PlanKey, parse_key
-from turnout.registry.remote.store import Document, Store, StoreFault
+from turnout.registry.remote.store import Document, Store
 from turnout.registry.storage.attestations import MAX_BYTES, MAX_FILES, SIGNATURE
+from turnout.registry.storage.faults import StoreFault
 from turnout.registry.storage.files import file_stamp, replace_file
 from turnout.registry.storage.listing import Listing, Problem, Published
 from turnout.registry.storage.manifests import MAX_MANIFEST_BYTES, check_named, manifest_fault, parse_manifest
@@ -223,7 +224,8 @@ class RemoteListing:
         except FileNotFoundError:
             return
         with suppress(OSError):  # the next listing tries again; a full disk must not pass for a store that is away
-            replace_file(target, data)
+            if not target.is_file() or target.read_bytes() != data:  # another process may have copied it already
+                replace_file(target, data)
             self._copied[document.key] = document.stamp, file_stamp(target.stat())
 
     def _drop_files(self, documents: Mapping[str, Document]) -> None:

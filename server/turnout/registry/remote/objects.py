@@ -20,7 +20,8 @@ from typing import Any
 from turnout.config import RepositoryUrl
 from turnout.errors import ConfigError
 from turnout.outbound import uses_proxies
-from turnout.registry.remote.store import CHUNK, Blob, Document, StoreFault
+from turnout.registry.remote.store import CHUNK, Blob, Document
+from turnout.registry.storage.faults import StoreFault
 
 _PAGE = 1000
 _BUSY_SECONDS = 0.2
@@ -194,12 +195,11 @@ class ObjectStore:
 
 def _s3(endpoint: str, timeout: float) -> Any:
     try:
-        from s3fs import S3FileSystem
-        from s3fs.core import set_custom_error_handler
+        import s3fs.core
     except ImportError as error:
         raise ConfigError("s3:// needs an extra that is not installed: pip install 'turnout[s3]'") from error
     address = endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
-    system = S3FileSystem(
+    system = s3fs.S3FileSystem(
         endpoint_url=endpoint or None,
         config_kwargs={
             "proxies": None if uses_proxies(address) else {},  # None: those of the environment
@@ -211,7 +211,8 @@ def _s3(endpoint: str, timeout: float) -> Any:
         skip_instance_cache=True,
     )
     system.retries = _ATTEMPTS
-    set_custom_error_handler(_busy)  # of the process: all of its file systems
+    if hasattr(s3fs.core, "set_custom_error_handler"):  # later than 2025.10; earlier releases repeat fewer requests
+        s3fs.core.set_custom_error_handler(_busy)  # of the process: all of its file systems
     return system
 
 

@@ -40,7 +40,8 @@ from turnout.registry.remote.oci_artifacts import (
     version_tag,
 )
 from turnout.registry.remote.oci_client import WAITS, Content, OciClient, patiently, pause
-from turnout.registry.remote.store import Blob, Document, StoreBusy, StoreFault
+from turnout.registry.remote.store import Blob, Document
+from turnout.registry.storage.faults import StoreBusy, StoreFault
 
 _SURE_SECONDS = 10.0
 """Seconds after which a known tag is no longer read again, since the tags of versions do not move."""

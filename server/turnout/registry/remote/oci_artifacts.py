@@ -10,7 +10,7 @@ from turnout.registry.manifest.names import is_exact_version, model_name_fault
 from turnout.registry.manifest.provenance import DIGEST
 from turnout.registry.manifest.versions import known_version
 from turnout.registry.remote.keys import ManifestKey
-from turnout.registry.remote.store import StoreFault
+from turnout.registry.storage.faults import StoreFault
 
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 VERSION_TYPE = "application/vnd.turnout.version.v1+json"

@@ -22,7 +22,7 @@ from turnout.config import RepositoryUrl
 from turnout.errors import ConfigError
 from turnout.outbound import uses_proxies
 from turnout.registry.remote.oci_artifacts import MANIFEST_TYPE
-from turnout.registry.remote.store import StoreBusy, StoreFault
+from turnout.registry.storage.faults import StoreBusy, StoreFault
 
 _MOST_TOKEN_BYTES = 128 << 10
 
@@ -117,7 +117,7 @@ class OciClient:
                 raise FileNotFoundError(2, "is not there")
             if answer.status_code not in (200, 206):
                 raise _refusal(answer, str(answer.status_code))
-            skipped = start if answer.status_code == 200 else 0  # the registry knows no ranges
+            skipped = start if answer.status_code == 200 else 0  # the registry does not support ranges
             for block in answer.iter_bytes():
                 if rest := block[skipped:]:
                     yield rest

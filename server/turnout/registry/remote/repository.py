@@ -25,7 +25,8 @@ from turnout.registry.remote.cache import Cache, default_home
 from turnout.registry.remote.keys import evidence_record_key, manifest_key
 from turnout.registry.remote.listing import FRESH_SECONDS, RemoteListing
 from turnout.registry.remote.objects import ObjectStore
-from turnout.registry.remote.store import Store, StoreFault
+from turnout.registry.remote.store import Store
+from turnout.registry.storage.faults import StoreFault
 from turnout.registry.storage.files import NO_ROOM, explain
 from turnout.registry.storage.listing import CacheUse, Listing, Published, UnusedFiles
 from turnout.registry.storage.manifests import MAX_MANIFEST_BYTES, file_fault

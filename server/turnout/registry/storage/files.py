@@ -18,7 +18,7 @@ from uuid import uuid4
 from turnout.errors import ConfigError, Exhausted, InvalidModel, StoreUnavailable
 from turnout.registry.manifest.digest import Progress, stream_digest
 from turnout.registry.manifest.manifest import FileEntry
-from turnout.registry.remote.store import StoreFault
+from turnout.registry.storage.faults import StoreFault
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # Without O_NONBLOCK, opening a FIFO would wait for a writer.

@@ -11,7 +11,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -113,14 +113,17 @@ def sweep(root: Path) -> tuple[str, ...]:
 
 def _sweep_builders(root: Path, timeout: float) -> tuple[str, ...]:
     """Removes the staging directories whose builder no longer exists. Returns the names of those that are gone."""
-    with locked(root, timeout):
-        # Builders lock their owner file while they hold the repository's lock, so an unlocked one has no builder.
-        homes = sorted(home for home in (root / STAGING).iterdir() if _UUID.fullmatch(home.name))
-        abandoned = [(home, owner) for home in homes if (owner := _claim(home)) is not None]
-    for home, owner in abandoned:
-        shutil.rmtree(home, ignore_errors=True)
-        os.close(owner)
-    return tuple(home.name for home, _ in abandoned if not home.exists())
+    abandoned: list[Path] = []
+    with ExitStack() as owners:
+        with locked(root, timeout):
+            # Builders lock their owner file while they hold the repository's lock, so an unlocked one has no builder.
+            for home in sorted(home for home in (root / STAGING).iterdir() if _UUID.fullmatch(home.name)):
+                if (owner := _claim(home)) is not None:
+                    owners.callback(os.close, owner)
+                    abandoned.append(home)
+        for home in abandoned:
+            shutil.rmtree(home, ignore_errors=True)
+    return tuple(home.name for home in abandoned if not home.exists())
 
 
 def _sweep_records(root: Path) -> None:

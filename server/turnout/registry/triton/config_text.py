@@ -17,7 +17,7 @@ CONFIG_FILE = "config.pbtxt"
 MAX_CONFIG_BYTES = 1 << 18
 """Maximum size of a config.pbtxt in bytes. Those of Triton's own examples have a few kilobytes."""
 
-_MAX_PARSED = 1 << 22
+_MAX_PARSED = 1 << 23
 """Maximum number of characters to parse in all: the text is parsed again after each unknown field."""
 
 _UNKNOWN = re.compile(r'^\d+:\d+ : Message type "turnout\.triton\.([\w.]+)" has no field named "([^"]+)"')

@@ -110,7 +110,8 @@ class ActiveRollout:
         for key in sorted(self.kept)[: max(len(self.kept) - _MOST_PARTS, 0)]:
             del self.kept[key]
         self.parts.clear()
-        self.elsewhere |= {name: part for name, part in collected.latest.items() if name != own}
+        latest = self.elsewhere | {name: part for name, part in collected.latest.items() if name != own}
+        self.elsewhere = {name: part for name, part in latest.items() if part.number >= oldest}
         taken = {**self.rollout.per_server.taken, **collected.taken}
         self.delivered |= {name: taken[name] for name in self.mailed if name in taken}
         self.mailed.clear()
@@ -127,7 +128,7 @@ class ActiveRollout:
     def lost(self, own: str) -> None:
         """Discards decisions made here, because another server drives the rollout. Counts are kept."""
         self.parts = self.kept | {key: part for key, part in self.parts.items() if key[1] == own}
-        self.kept = {}
+        self.kept, self.elsewhere = {}, {}
         self.entries, self.ticks = [], []
         self.mailed.clear()
         self.delivered.clear()

@@ -4,7 +4,7 @@ import json
 from collections.abc import Awaitable, Callable, Mapping
 
 from turnout.errors import InvalidRequest, UnavailableError
-from turnout.registry.manifest.names import parse_version
+from turnout.registry.manifest.names import check_model_name, parse_version
 from turnout.rollout.analysis.analyses import Analyses
 from turnout.rollout.engine.engine import RolloutEngine
 from turnout.rollout.engine.operators.releases import Releases
@@ -60,9 +60,11 @@ class RolloutMethods:
         """Returns what a rollout would do, and what it could detect."""
         plan = read_plan(request.plan_json)
         self._analyses.check(plan)
+        version = parse_version(request.version)
+        check_model_name(request.model)  # before all workers are asked
         replies = {} if self._peers is None else await self._peers.ask("rollout plan", request.model.encode())
         elsewhere = [WorkerTraffic.from_json(json.loads(reply)) for reply in replies.values()]
-        preview = await self._previews.of(request.model, parse_version(request.version), plan, elsewhere)
+        preview = await self._previews.of(request.model, version, plan, elsewhere)
         power = [
             pb.RolloutPower(
                 step=number, weight=step.weight, soak_seconds=step.soak_s,

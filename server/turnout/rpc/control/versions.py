@@ -98,7 +98,7 @@ class VersionMethods:
         return pb.UnyankVersionResponse(changed=changed, answers=self._answers_of(request.model))
 
     async def SetTag(self, request: pb.SetTagRequest) -> pb.SetTagResponse:
-        """Points a tag at a version. The change is in force when the call returns."""
+        """Points a tag at a version. The change is in force when the call returns, as `_declare` says."""
         version = parse_version(request.version)
         previous = await self._declare(
             self._release_writer.set_tag, request, request.tag, version, expect=_expected(request)
@@ -107,12 +107,15 @@ class VersionMethods:
         return pb.SetTagResponse(previous_version=before, answers=self._answers_of(request.model))
 
     async def DeleteTag(self, request: pb.DeleteTagRequest) -> pb.DeleteTagResponse:
-        """Removes a tag. The change is in force when the call returns."""
+        """Removes a tag. The change is in force when the call returns, as `_declare` says."""
         previous = await self._declare(self._release_writer.delete_tag, request, request.tag, expect=_expected(request))
         return pb.DeleteTagResponse(previous_version=str(previous), answers=self._answers_of(request.model))
 
     async def _declare(self, change: Callable[..., T], request: _Declaration, *arguments: Any, **named: Any) -> T:
-        """Records a change in a thread, then applies it in this server."""
+        """Records a change in a thread, then applies it in this server.
+
+        If the state store fails in between, it is applied within seconds.
+        """
         check_record(request.actor, request.reason)
         result = await self._release_writer.in_thread(
             change, request.model, *arguments, actor=request.actor, reason=request.reason, **named

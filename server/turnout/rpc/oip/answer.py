@@ -54,7 +54,7 @@ def unary_answer(
 ) -> list[bytes]:
     """Returns the parts of the response to a request, which form a serialized ModelInferResponse when joined.
 
-    The client wrote `request_id`, and wants the outputs as `wanted`.
+    `request_id` is as the client wrote it; `wanted` says how it wants the outputs.
 
     Raises:
         InvalidRequest: An output to classify is not numeric or has too many classes, or an output does not fit into its

@@ -81,7 +81,7 @@ class Batcher:
         on_batch: Callable[[int, float], None],
         on_demoted: Callable[[str], None],
     ) -> None:
-        """Creates the queue; no thread is started. There is one of the `runners`, which are factories, for each thread.
+        """Creates the queue; no thread is started. `runners` has a factory for each thread.
 
         The plan `in_force` is demoted by the first run whose outputs do not add up. On the event loop, `on_batch` is
         called with the rows and seconds of each batch that succeeded, and `on_demoted` with the reason when batching

@@ -220,7 +220,7 @@ class BaselineQuestion:
 class FailureQuestion(BaselineQuestion):
     """A failed request for which the baseline decides whether the server is to blame.
 
-    If that gives no result, `otherwise` says it.
+    `otherwise` says whether the server is to blame if the baseline gives no result.
     """
 
     marks: int

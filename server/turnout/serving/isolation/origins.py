@@ -227,10 +227,11 @@ class Scope:
             return True
         if node.op_type in ("SequenceConstruct", "SequenceInsert"):
             shapes = map(self.types.__getitem__, self._sequences[node.outputs[0]])
-            return len({None if kind.shape is None else len(kind.shape) for kind in shapes}) > 1
+            ranks = [None if kind.shape is None else len(kind.shape) for kind in shapes]
+            return len(ranks) > 1 and (None in ranks or len({*ranks}) > 1)
         if node.op_type == "GatherND":
             indices = self.shape(node, 1)
-            return indices is not None and not isinstance(indices[-1], int)
+            return indices is not None and indices != () and not isinstance(indices[-1], int)
         drops = node.op_type.startswith("Reduce") and node.attributes.get("keepdims") == 0
         index = 1 if drops else _RANK_FROM_LENGTH.get(node.op_type)
         if index is None or "axes" in node.attributes or "shape" in node.attributes:
@@ -281,14 +282,18 @@ def _walk(graph: Graph, scope: Scope) -> Iterator[tuple[Node, Scope]]:
         any_rank = any(map(scope.has_any_rank, node.names_read()))
         made_inside: list[Known] = []
         ranks: list[list[int | None]] = []
+        # A body may give a value that it carries to its next round another rank in each round.
+        carries = node.op_type == "Loop" and len(node.inputs) > 2
         for inner in node.inner_graphs():
-            inside = Scope(inner, overridable=True, outer=scope, made_of=sources, any_rank=any_rank)
+            inside = Scope(inner, overridable=True, outer=scope, made_of=sources, any_rank=any_rank or carries)
             yield from _walk(inner, inside)
             made_inside += map(inside.known.__getitem__, inner.outputs)
             any_rank = any_rank or any(map(inside.has_any_rank, inner.outputs))
             shapes = (inside.types[name].shape for name in inner.outputs)
             ranks.append([None if shape is None else len(shape) for shape in shapes])
-        open_inside = bool(ranks) and (any_rank or any(ranks[0] != other for other in ranks))
+        differ = len(ranks) > 1 and any(None in one or one != ranks[0] for one in ranks)  # None may be any
+        grows = carries and any(None in one for one in ranks)
+        open_inside = bool(ranks) and (any_rank or differ or grows)
         scope.define(node, _made(node, scope, made_inside), sources, any_rank=open_inside)
 
 

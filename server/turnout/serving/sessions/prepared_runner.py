@@ -21,7 +21,8 @@ class PreparedRunner:
     def __init__(
         self, start_thread: Callable[[Callable[[], None]], None], make: MakeRunner, otherwise: MakeRunner
     ) -> None:
-        """Starts the thread and waits until `make` has made its runner there. Raises its errors, or TimeoutError.
+        """Starts the thread and waits until `make` has made its runner there. Raises what `make` raises, or
+        TimeoutError if that takes too long.
 
         `start_thread` runs its argument in a new thread of ordinary priority; the calling thread's may be low.
         `otherwise` makes the runner for other threads that call this object.

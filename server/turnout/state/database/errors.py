@@ -91,6 +91,6 @@ def diagnose(error: BaseException, *, lost: bool) -> DatabaseFault | None:
 
 
 def _refusal(message: str) -> str:
-    """Returns the SQLSTATE of a refused connection; "" if the message is none in English of such a refusal."""
+    """Returns the SQLSTATE of a refused connection; "" if the message is not one of these, in English."""
     found = (state for said, state in _REFUSALS if "FATAL:" in message and said.search(message))
     return next(found, "")

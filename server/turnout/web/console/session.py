@@ -62,8 +62,8 @@ class Sessions:
     def __init__(self, token: str, authority: Authority | None = None, key: bytes = b"", share: int = 1) -> None:
         """Prepares. `token` is the console's own; "" if there is none.
 
-        Processes that know each other's sessions have the same `key`, and divide the failures of all addresses together
-        between them: they are `share`.
+        `share` processes that have the same `key` know each other's sessions, and divide the limit on the failed
+        sign-ins of all addresses together among them.
         """
         self.authority = authority
         self.throttle = SignInThrottle(share)

@@ -297,14 +297,14 @@ class LocalServing:
         return next((one for one in self._shadows.of(rollout.model) if one.pair.shadow == candidate), None)
 
     def _shadowed(self, active: ActiveRollout) -> ShadowTick:
-        """Returns the copies that were judged on this server and are in no part yet, and what keeps it from that."""
+        """Returns the copies judged here that are in no part yet, and why copies cannot be compared on this server."""
         rollout = active.rollout
         lane, copies = self._lane(rollout), active.shadow.copies
         if rollout.plan.shadow is None or lane is None:
             return ShadowTick(copies)
         ledger, allowed = lane.ledger, 1.0 - rollout.plan.shadow.agreement
         if lane.closed and active.given_up_at not in (None, rollout.epoch) and not rollout.pauses:
-            lane.reopen()  # it was paused for that, and somebody has it go on
+            lane.reopen()  # it was paused for that, and an operator has resumed it
         obstacle = ledger.incomparable
         if not lane.closed or lane.ended:
             active.given_up_at = None

@@ -64,7 +64,7 @@ class RolloutCommands:
             running = [record for record in records if not record.final]
             same = [rollout for rollout in map(recorded, running) if rollout.candidate == candidate]
             for rollout in same:
-                if rollout.plan == plan and plan.on_newer == "refuse":
+                if rollout.plan == plan and plan.on_newer == "refuse" and rollout.state is not RolloutState.ABORTING:
                     return rollout
             if refusals:
                 watched = same if previous == candidate else []
@@ -115,7 +115,7 @@ class RolloutCommands:
             Conflict: The rollout has changed since the operator's decision.
             ChangeRefused: The command is not possible now, or several rollouts are running and none was named.
         """
-        loop = asyncio.get_running_loop()
+        loop, ownership = asyncio.get_running_loop(), self._rollouts.ownership
         until = loop.time() + _COMMAND_WAIT  # a driver writes at each tick, and a write may take as long as a tick
         while True:
             async with self._rollouts.exclusive():
@@ -124,12 +124,10 @@ class RolloutCommands:
                     # Another server may have changed the policy.
                     await self._rollouts.followed(seconds_until(until), patient=True)
                 except UnavailableError:
-                    self._rollouts.ownership.take(
-                        model
-                    )  # in the state known here: a rollback does not wait for the store
-                    if not self._rollouts.ownership.of(model):
+                    ownership.take(model)  # in the state known here: a rollback does not wait for the store
+                    if not ownership.of(model):
                         await self._rollouts.reconcile(seconds_until(until), mine=model, patient=True)
-                active = self._rollouts.ownership.named(model, attempt)
+                active = ownership.named(model, attempt)
                 before = active.rollout
                 refuse_stale(before.candidate, before.epoch, str(before.state), expected_epoch)
                 applied, _ = self._serving.in_force(model)
@@ -140,7 +138,7 @@ class RolloutCommands:
                 try:
                     await self._commits.decide(active, after, entries, until)
                 except Conflict:  # the driver wrote a tick in between, which is no decision
-                    self._rollouts.ownership.lose(before)
+                    ownership.lose(before)
                     if loop.time() > until:
                         raise
                 else:
@@ -163,7 +161,7 @@ class RolloutCommands:
                 await self._serving.follow()
             except (TurnoutError, OSError) as error:  # the change is recorded; ticks and `follow` apply it later
                 self._commits.ended(done.endings, fresh=False)
-                why = error.message if isinstance(error, TurnoutError) else error.strerror
+                why = error.message if isinstance(error, TurnoutError) else error.strerror or type(error).__name__
                 return replace(done, sentence=f"{done.sentence}; this server does not follow it yet: {why}")
             self._rollouts.update(*found)
             self._commits.ended(done.endings, fresh=True)
@@ -175,10 +173,8 @@ class RolloutCommands:
     async def _make_way(self, record: RolloutRecord, plan: Plan, candidate: Version, until: float) -> None:
         """Ends a running rollout when another is started, or refuses that, as the new one's plan says."""
         refuse_newer(recorded(record), plan, candidate)
-        if (
-            plan.on_newer == "replace"
-            and (active := self._rollouts.ownership.find(record.model, record.attempt)) is not None
-        ):
+        active = self._rollouts.ownership.find(record.model, record.attempt)
+        if plan.on_newer == "replace" and active is not None:
             why = f"{candidate} is rolled out in its place"
             moved_on = overrides.abort(active.rollout, why, RolloutState.SUPERSEDED, kind="superseded")
             await self._commits.decide(active, *moved_on, until)
