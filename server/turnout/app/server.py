@@ -170,8 +170,8 @@ def _reloader(
         shadows.configure()
         await following.refresh()
 
-    with_secrets = {"console": base.settings.console, "rollout": base.settings.rollout}
-    return Reloader(read.model_copy(update=with_secrets), base.models, threshold, reread_files, apply, base.log)
+    secret = {"console": base.settings.console, "rollout": base.settings.rollout}
+    return Reloader(read.model_copy(update=secret), base.models, threshold, reread_files, apply, base.log)
 
 
 async def _leave(member: Member, snapshot: Callable[[], Awaitable[bytes]]) -> None:

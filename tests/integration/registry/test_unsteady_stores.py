@@ -3,8 +3,8 @@
 import asyncio
 import hashlib
 import threading
-from collections.abc import Callable
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -39,6 +39,14 @@ def once(fault: str, where: Callable[[str, str], bool] = lambda *_: True) -> Cal
         return fault if new and where(method, path) else ""
 
     return happens
+
+
+@contextmanager
+def counted(store: RemoteStore) -> Iterator[tuple[RemoteStore, list[str]]]:
+    """Yields the store behind a proxy, and the requests that it got so far."""
+    asked: list[str] = []
+    with StoppingProxy(store.endpoint, fault=lambda method, path, _: asked.append(f"{method} {path}") or "") as proxy:
+        yield store.through(proxy), asked
 
 
 @pytest.mark.parametrize("fault", ["busy", "cut"])
@@ -101,18 +109,17 @@ def test_what_a_process_has_read_no_other_one_reads_again(
     store: RemoteStore, repository: RemoteRepository, tmp_path: Path
 ) -> None:
     put(repository, V1, 2, tmp_path)
-    asked: list[str] = []
-    with StoppingProxy(store.endpoint, fault=lambda method, path, _: asked.append(f"{method} {path}") or "") as proxy:
+    with counted(store) as (through, asked):
         for expected in (4, 1):  # the list, the manifest and two records; the list
             asked.clear()
-            with closing(store.through(proxy).open(tmp_path / "elsewhere")) as other:
+            with closing(through.open(tmp_path / "elsewhere")) as other:
                 assert len(other.published()) == 1
             assert len(asked) == expected, asked
         (record,) = (tmp_path / "elsewhere").glob("repositories/*/m/.attestations/1.0.0/environment.json")
         record.chmod(0o644)
         record.write_text("changed")
         asked.clear()
-        with closing(store.through(proxy).open(tmp_path / "elsewhere")) as other:
+        with closing(through.open(tmp_path / "elsewhere")) as other:
             other.scan()
         assert len(asked) == 2, "a copy that changed is made again"
         assert record.read_text() != "changed"
@@ -123,14 +130,15 @@ def test_processes_that_share_a_cache_do_not_copy_what_the_other_one_has_copied(
     store: RemoteStore, repository: RemoteRepository, tmp_path: Path
 ) -> None:
     put(repository, V1, 2, tmp_path)
-    asked: list[str] = []
-    with StoppingProxy(store.endpoint, fault=lambda method, path, _: asked.append(f"{method} {path}") or "") as proxy:
-        through = store.through(proxy)
-        with closing(through.open(tmp_path / "both")) as one, closing(through.open(tmp_path / "both")) as other:
-            for each in (one, other, one, other) * 2:  # both begin with an empty cache, and then see each other's files
-                asked.clear()
-                each.look_soon()
-                each.scan()
+    with (
+        counted(store) as (through, asked),
+        closing(through.open(tmp_path / "both")) as one,
+        closing(through.open(tmp_path / "both")) as other,
+    ):
+        for each in (one, other, one, other) * 2:  # both begin with an empty cache, and then see each other's files
+            asked.clear()
+            each.look_soon()
+            each.scan()
     assert len(asked) == 1, asked  # the list
 
 

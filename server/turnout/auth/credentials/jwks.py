@@ -44,6 +44,10 @@ class VerificationKey:
     text: str
 
 
+Keys: TypeAlias = Mapping[str, frozenset[VerificationKey]]
+"""Keys by id. Several may share one, as RFC 7517 permits; one without an id gets one made from its contents."""
+
+
 class KeySet:
     """The keys of one issuer. `fetch` blocks; the other methods are for the event loop.
 
@@ -82,7 +86,7 @@ class KeySet:
         """Records that a fetch has started."""
         self._tried = time.monotonic()
 
-    def fetch(self) -> "Keys":
+    def fetch(self) -> Keys:
         """Fetches and returns the keys.
 
         Raises:
@@ -98,7 +102,7 @@ class KeySet:
             raise ConfigError(f"{setting}: {source} is larger than {_MOST_BYTES >> 20} MiB")
         return read_keys(data, f"{setting}: {source}")
 
-    def put(self, keys: "Keys") -> set[str]:
+    def put(self, keys: Keys) -> set[str]:
         """Puts fetched keys into force. Returns the ids of keys that were changed or removed."""
         before, self._keys, self.failure = self._keys, keys, ""
         return {kid for kid, key in before.items() if keys.get(kid) != key}
@@ -113,10 +117,6 @@ class KeySet:
         if not 200 <= answer.status < 300:
             raise ValueError(f"it answers {answer.status}")
         return answer.body
-
-
-Keys: TypeAlias = Mapping[str, frozenset[VerificationKey]]
-"""Keys by id. Several may share one, as RFC 7517 permits; one without an id gets one made from its contents."""
 
 
 def read_keys(data: bytes, where: str) -> Keys:

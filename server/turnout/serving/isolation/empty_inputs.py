@@ -19,7 +19,7 @@ from turnout.registry.manifest.signature import Dimension, Signature
 from turnout.registry.onnx.graph import MICROSOFT_DOMAIN, STANDARD_DOMAIN, ModelGraph, Node, TensorType
 from turnout.serving.batching.batchability import likely_axes
 from turnout.serving.inputs.dimensions import InputDimension, dimensions_named
-from turnout.serving.isolation.origins import Scope, filled, positive, walk
+from turnout.serving.isolation.origins import Scope, positive, walk
 from turnout.serving.rowwise.proof import follow_everywhere
 from turnout.serving.rowwise.states import Rows
 
@@ -73,8 +73,7 @@ def never_empty(model: ModelGraph) -> Dimensions:
 
 def _of_picture(node: Node, scope: Scope, inputs: Mapping[str, TensorType]) -> Dimensions:
     picture = node.inputs[0]
-    shape = scope.types[picture].shape
-    if scope.is_picture(picture) or (shape and filled(shape[2:])):
+    if scope.is_filled_picture(picture):
         return frozenset()
     return frozenset((name, axis) for name in scope.sources[picture] for axis in range(len(inputs[name].shape or ())))
 

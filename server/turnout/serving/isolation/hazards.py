@@ -341,10 +341,7 @@ def _sum_normalization(node: Node, scope: Scope) -> str:
 
 def _picture(node: Node, scope: Scope) -> str:
     """Checks for an image that may be empty, in which an element is read nevertheless."""
-    shape = scope.shape(node, 0)
-    if scope.is_picture(input_of(node, 0)) or (shape and filled(shape[2:])):
-        return ""
-    return "reads beyond a picture that is empty"
+    return "" if scope.is_filled_picture(input_of(node, 0)) else "reads beyond a picture that is empty"
 
 
 def _regions(node: Node, scope: Scope) -> str:

@@ -213,6 +213,11 @@ class Scope:
         """Returns whether a tensor is known to have a nonzero height and width."""
         return self._pictures[name]
 
+    def is_filled_picture(self, name: str) -> bool:
+        """Returns whether an image is known not to be empty, by what made it or by its shape (batch, channels, ...)."""
+        shape = self.types[name].shape
+        return self.is_picture(name) or bool(shape and filled(shape[2:]))
+
     def has_any_rank(self, name: str) -> bool:
         """Returns whether the number of dimensions of a tensor is decided by a request.
 

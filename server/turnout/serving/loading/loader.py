@@ -96,14 +96,14 @@ class Loader:
             lower_priority()
         manifest, loading = published.manifest, _Load(self, published, settings, time.monotonic())
         Trust.of(settings.signing).check(self.repository, published)  # first, since it reads only small files
-        on_loaded = functools.cache(on_loaded)  # once, even if it is loaded again
+        progress = LoadProgress(on_loaded, on_stage)
 
         def verified() -> LoadedVersion:
             self.repository.verify(manifest.model, manifest.version, expected=published.digest)
             names = providers.choose(settings.runtime.providers)
             if names[0] == providers.TENSORRT:
-                return loading.with_engines(names, LoadProgress(on_loaded, on_stage))
-            return loading.into_memory(names, on_loaded)
+                return loading.with_engines(names, progress)
+            return loading.into_memory(names, progress.begin()[0])
 
         if self.repository.remote:  # its cache belongs to this user alone, and links to the cached files come and go
             return verified()

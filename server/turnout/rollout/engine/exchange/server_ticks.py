@@ -6,12 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from typing import Any, Self
 
+from turnout.registry.manifest.json_form import JsonForm
 from turnout.rollout.evidence import Count, Stratum, Tick
 from turnout.rollout.guards.circuit_breaker import Outcomes, SlotRecord
 
 
 @dataclass(frozen=True, slots=True)
-class ShadowTick:
+class ShadowTick(JsonForm):
     """One server's copies of requests in one tick of the shadow stage.
 
     Attributes:
@@ -56,8 +57,7 @@ class ServerTick:
         ]
         return {
             "seconds": self.seconds, "largest_batch": self.largest_batch, "stratum": self.stratum.to_json(),
-            "slots": slots, "latency": self.latency, "recent": self.recent,
-            "shadow": [self.shadow.copies.requests, self.shadow.copies.bad, self.shadow.obstacle, self.shadow.epoch],
+            "slots": slots, "latency": self.latency, "recent": self.recent, "shadow": self.shadow.to_json(),
         }  # fmt: skip
 
     @classmethod
@@ -74,8 +74,7 @@ class ServerTick:
                 for arm in ("canary", "baseline")
             }
             stratum = Stratum.from_json({**body["stratum"], "server": server})
-            requests, bad, obstacle, epoch = body.get("shadow", (0, 0, "", 0))
-            shadow = ShadowTick(Count(int(requests), int(bad)), str(obstacle), int(epoch))
+            shadow = ShadowTick.from_json(body["shadow"]) if "shadow" in body else ShadowTick()
             recent = {str(bucket): int(count) for bucket, count in body.get("recent", {}).items()}
             seconds, batch = float(body["seconds"]), int(body["largest_batch"])
             return cls(number, seconds, batch, stratum, slots, latency, shadow, recent)
