@@ -90,7 +90,7 @@ def server(source: Path, models: Path, grpc: int, log: Path) -> Iterator[Callabl
     with log.open("ab") as output:
         process = subprocess.Popen(command, env=environment, cwd=models.parent, stdout=output, stderr=output)
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not _ready(http):
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()

@@ -25,10 +25,10 @@ pytestmark = pytest.mark.slow
 def reconfigured(models, publish_model):
     """Runs a server whose shadow 1.1.0 disagrees with the baseline; sends five requests under each of the settings.
 
-    Returns the report after each five requests.
+    Returns the report after each five requests. With `all_kept`, waits until each disagreement is kept.
     """
 
-    async def run(*settings, again: bool = False):
+    async def run(*settings, again: bool = False, all_kept: bool = False):
         publish_model("m", "1.0.0", scaled(1))
         publish_model("m", "1.1.0", scaled(1.5), release=False)
         made = [
@@ -46,7 +46,9 @@ def reconfigured(models, publish_model):
                     await put(server, policy("1.0.0"))
                     await put(server, policy("1.0.0", {"1.1.0": 1.0}))
                 assert (await predict(server, numbered(5, 5 * number, x=X))).errors == []
-                reports.append(await settled(server, "1.1.0", 5 * number + 5, worst=100))
+                copies = 5 * number + 5
+                most = min(copies, after.shadow.keep_worst) if all_kept else 0
+                reports.append(await settled(server, "1.1.0", copies, worst=100, kept=most))
         return reports
 
     return run
@@ -83,6 +85,7 @@ async def test_what_may_be_stored(reconfigured, again: bool) -> None:
         {"keep_inputs": True},
         {},
         again=again,
+        all_kept=True,
     )
     nothing = [[]] * 5
     assert [kept(one) for one in reports] == [

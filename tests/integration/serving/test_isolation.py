@@ -299,7 +299,7 @@ async def test_a_candidate_that_crashes_is_rolled_back_and_the_baseline_serves_o
     publish_model("m", "1.1.0", onnx_models.divides(), release=False)
     server = await start_server(rollout=TICK)
     crash = {"x": np.array([[-(2**31)]], np.int32), "d": np.array([-1], np.int32)}
-    async with clients(server, lambda _: request("m", **crash)) as seen:
+    async with clients(server, lambda _: request("m", **crash), timeout_s=300.0) as seen:
         await start(server, "1.1.0", CAREFREE | {"alpha": 0.4})  # each death counts once, and costs a process
         updates = await until(server, in_state(*FINAL))
     assert updates[-1].state == "rolled_back", updates[-1]

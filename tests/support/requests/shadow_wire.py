@@ -84,10 +84,13 @@ def accounted(shadow: pb.ShadowReport) -> int:
     return sum(shadow.outcomes.values()) + sum(shadow.dropped.values())
 
 
-async def settled(server: Running, version: str, copies: int, worst: int = 0) -> pb.ShadowReport:
-    """Waits until the outcome of `copies` copies is known. Fails if that takes too long, or if there are more."""
+async def settled(server: Running, version: str, copies: int, worst: int = 0, kept: int = 0) -> pb.ShadowReport:
+    """Waits until the outcome of `copies` copies is known, and `kept` disagreements are kept.
+
+    A redaction hook runs after the outcome is counted. Fails if that takes too long, or if there are more copies.
+    """
     deadline = time.monotonic() + LIMIT_SECONDS
-    while accounted(comparison := await report(server, version, worst)) < copies:
+    while accounted(comparison := await report(server, version, worst)) < copies or len(comparison.worst) < kept:
         assert time.monotonic() < deadline, comparison
         await asyncio.sleep(0.1)
     assert accounted(comparison) == copies
