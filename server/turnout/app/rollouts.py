@@ -51,8 +51,9 @@ class Rollouts:
     presence: ServerPresence
 
     def introduce(self, name: str, grpc: Address, control: Address, member: Member | None) -> None:
-        """Sets the name and addresses under which this server appears to the servers that share its state store."""
+        """Sets what this server reports about itself to the servers that share its state store."""
         self.presence.name = name
+        self.presence.rates = self.previews.rates
         self.presence.about = {
             "grpc": str(grpc),
             "control": str(control),

@@ -23,9 +23,10 @@ _LEAST_LATENCIES = 20
 
 @dataclass(frozen=True, slots=True)
 class WorkerTraffic(JsonForm):
-    """What one worker has measured of a model's traffic.
+    """What one worker or server has measured of a model's traffic. Other servers report the rate only.
 
     Attributes:
+        server: Name of the worker among the servers that share the state store.
         rate: Unpinned requests per second.
         requests: Number of unpinned requests in the time that `rate` covers.
         keyed: Number of requests with a routing key in that time, by slot group; empty if there was no request.
@@ -33,6 +34,7 @@ class WorkerTraffic(JsonForm):
         recent: The baseline's latest latencies, in buckets.
     """
 
+    server: str = ""
     rate: float = 0.0
     requests: int = 0
     keyed: tuple[int, ...] = ()
@@ -82,27 +84,36 @@ class Previews:
             model: Name of the model.
             candidate: The candidate.
             plan: Plan of the rollout.
-            elsewhere: Traffic that the other workers have measured.
+            elsewhere: Traffic that other workers and servers have measured.
         """
         refusals = await self._serving.refusals(model, candidate)
         traffic = self._estimate(model, plan, elsewhere)
         power = [detections(plan, step, traffic) for step in plan.steps]
         return Preview(self._serving.baseline(model), refusals, traffic, power, missed(plan, traffic))
 
-    def measured(self, model: str) -> WorkerTraffic:
-        """Returns what this worker has measured of a model's traffic."""
+    def rates(self) -> Mapping[str, float]:
+        """Returns the unpinned requests per second of each model that gets any, to three digits."""
+        found = {model: float(f"{self._rate(model)[1]:.3g}") for model in self._catalog.snapshot.models}
+        return {model: rate for model, rate in found.items() if rate}
+
+    def _rate(self, model: str) -> tuple[int, float]:
+        """Returns the number of unpinned requests in the last minute, and per second."""
         seen = self._seen.get(model, deque())
-        requests, rate = 0, 0.0
-        if len(seen) >= 2 and seen[-1][0] > seen[0][0]:
-            requests = max(seen[-1][1] - seen[0][1], 0)
-            rate = requests / (seen[-1][0] - seen[0][0])
+        if len(seen) < 2 or seen[-1][0] <= seen[0][0]:
+            return 0, 0.0
+        requests = max(seen[-1][1] - seen[0][1], 0)
+        return requests, requests / (seen[-1][0] - seen[0][0])
+
+    def measured(self, model: str, server: str = "") -> WorkerTraffic:
+        """Returns what this worker, which has the name `server`, has measured of a model's traffic."""
+        requests, rate = self._rate(model)
         entry = self._baseline(model)
         if entry is None or entry.handle is None:
-            return WorkerTraffic(rate)
+            return WorkerTraffic(server, rate)
         codes = entry.handle.recorder.role(str(ServingRole.BASELINE)).codes
         failed = sum(count for code, count in codes.items() if code in SERVER_FAULTS)
-        keyed = entry.handle.history.since(seen[0][0]).count(modulus=GROUPS).tolist() if requests else []
-        return WorkerTraffic(rate, requests, tuple(keyed), sum(codes.values()), failed, recent_buckets(entry))
+        keyed = entry.handle.history.since(self._seen[model][0][0]).count(modulus=GROUPS).tolist() if requests else []
+        return WorkerTraffic(server, rate, requests, tuple(keyed), sum(codes.values()), failed, recent_buckets(entry))
 
     def _estimate(self, model: str, plan: Plan, elsewhere: Sequence[WorkerTraffic]) -> TrafficEstimate:
         every = (self.measured(model), *elsewhere)

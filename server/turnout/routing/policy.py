@@ -31,7 +31,7 @@ CONTROL = "control"
 _SCHEMA = 2
 _READABLE = (1, 2)
 """Schemas that this release reads. Tables of schema 1 use one salt to hash keys and to order slots, so a release that
-knows only schema 1 would misroute schema 2."""
+knows only schema 1 would misroute keys by a table that has an order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,9 +166,14 @@ class PolicyState:
         return replace(self, policy=earlier.policy, table=earlier.table)
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the form in which the state store keeps it."""
+        """Returns the form in which the state store keeps it.
+
+        It has the earliest schema that means the same. So during an upgrade, servers of earlier releases follow a
+        rollback or any other policy without canaries, although they cannot read one that moves keys.
+        """
+        schema = _SCHEMA if self.table.order and self.table.claims else 1
         policy = None if self.policy is None else self.policy.to_json()
-        return {"schema": _SCHEMA, "policy": policy, "frozen": self.frozen, "slots": self.table.to_json()}
+        return {"schema": schema, "policy": policy, "frozen": self.frozen, "slots": self.table.to_json()}
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> Self:

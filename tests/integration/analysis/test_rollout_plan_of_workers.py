@@ -1,4 +1,4 @@
-"""`rollout plan` forecasts from the traffic of all workers, whichever of them has it."""
+"""`rollout plan` forecasts from the traffic of all workers and servers, whichever of them has it."""
 
 from collections.abc import Awaitable, Callable, Mapping
 
@@ -29,6 +29,9 @@ def methods(server, peers: LinkedWorkers | None) -> RolloutMethods:
     return RolloutMethods(parts.engine, parts.releases, parts.log, parts.previews, parts.analyses, peers)
 
 
+REQUEST = pb.PlanRolloutRequest(model="m", version="1.1.0", plan_json='{"steps": [{"weight": 0.5, "soak_s": 3600}]}')
+
+
 async def test_a_worker_without_clients_forecasts_from_the_traffic_of_the_others(publish_model, start_server) -> None:
     publish_model("m", "1.0.0", look_up_safely())
     publish_model("m", "1.1.0", look_up_safely(), release=False)
@@ -36,12 +39,35 @@ async def test_a_worker_without_clients_forecasts_from_the_traffic_of_the_others
     busy = await start_server(rollout={"tick_s": 0.1})
     peers = LinkedWorkers()
     first, _ = methods(asked, peers), methods(busy, peers)
-    request = pb.PlanRolloutRequest(model="m", version="1.1.0", plan_json="{}")
     async with clients(busy, Lookups()) as seen:
         await settled(lambda: seen.answers.total() > 200 and busy.parts.rollouts.previews.measured("m").rate)
-        planned = await first.PlanRollout(request)
-        alone = await methods(asked, None).PlanRollout(request)
-    assert alone.requests_per_second == 0
+        planned = await first.PlanRollout(REQUEST)
     assert planned.requests_per_second > 0
     effects = {one.effect for power in planned.power for one in power.detections if np.isfinite(one.seconds)}
     assert any("latency" in effect for effect in effects), "the baseline's latency is known too"
+
+
+async def test_a_server_forecasts_from_the_requests_of_every_server_once(publish_model, start_server) -> None:
+    """The two that are linked report themselves in the state store, too, as workers do."""
+    publish_model("m", "1.0.0", look_up_safely())
+    publish_model("m", "1.1.0", look_up_safely(), release=False)
+    asked, worker, other = [await start_server(rollout={"tick_s": 0.1}, server_name=name) for name in ("a", "b", "c")]
+    peers = LinkedWorkers()
+    linked, _ = methods(asked, peers), methods(worker, peers)
+
+    def reported() -> dict[str, float]:
+        return {one.name: one.rates.get("m", 0.0) for one in asked.parts.rollouts.engine.servers}
+
+    def measured() -> dict[str, float]:
+        found = {"b": worker, "c": other}
+        return {name: one.parts.rollouts.previews.measured("m").rate for name, one in found.items()}
+
+    async with clients(worker, Lookups()) as first, clients(other, Lookups()) as second:
+        await settled(lambda: min(first.answers.total(), second.answers.total()) > 100 and len(reported()) == 3)
+    # Without requests, rates only fall, so that a report is at least what is measured after it.
+    most = sum(measured().values())
+    await settled(lambda: all(0 < rate <= 1.01 * reported()[name] for name, rate in measured().items()))
+    planned = [await methods(asked, None).PlanRollout(REQUEST), await linked.PlanRollout(REQUEST)]
+    least = sum(measured().values())
+    for plan in planned:
+        assert 0.99 * least < plan.requests_per_second < 1.01 * most

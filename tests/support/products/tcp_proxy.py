@@ -40,6 +40,10 @@ class TcpProxy:
         """Restores the network, and forwards data that was held back."""
         self._call(self._restore())
 
+    def strand(self) -> None:
+        """Holds back the data of all present connections for good, and acknowledges it. Later connections work."""
+        self._call(self._strand())
+
     def close(self) -> None:
         """Stops the proxy."""
         self.cut()
@@ -69,6 +73,11 @@ class TcpProxy:
         await asyncio.gather(*links, return_exceptions=True)
         self._listener = None
 
+    async def _strand(self) -> None:
+        self._open.clear()
+        self._open = asyncio.Event()
+        self._open.set()
+
     async def _restore(self) -> None:
         self._open.set()
         if self._listener is None:
@@ -76,14 +85,14 @@ class TcpProxy:
             self.port = self._listener.sockets[0].getsockname()[1]
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
+        task, opened = asyncio.current_task(), self._open
         assert task is not None
         self._links.add(task)
         ends = [writer]
         try:
             there, back = await asyncio.open_connection("127.0.0.1", self._target)
             ends.append(back)
-            pumps = [asyncio.ensure_future(self._pump(*pair)) for pair in ((reader, back), (there, writer))]
+            pumps = [asyncio.ensure_future(self._pump(*pair, opened)) for pair in ((reader, back), (there, writer))]
             try:
                 await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
             finally:
@@ -97,8 +106,8 @@ class TcpProxy:
             for end in ends:
                 end.transport.abort()
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, opened: asyncio.Event) -> None:
         while data := await reader.read(1 << 16):
-            await self._open.wait()
+            await opened.wait()
             writer.write(data)
             await writer.drain()

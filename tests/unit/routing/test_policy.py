@@ -56,6 +56,23 @@ def test_what_is_kept_reads_back_as_the_same_state() -> None:
     assert PolicyState.from_json(kept.cleared().with_frozen(True).to_json()).frozen
 
 
+def test_earlier_releases_read_every_policy_that_they_would_route_alike() -> None:
+    """They know schema 1 only, whose tables have no order of their own: without claims, it makes no difference."""
+    trial = state(v3_3_0=500)
+    assert trial.to_json()["schema"] == 2
+    older = PolicyState(trial.policy, table=SlotTable(SALT, trial.table.claims))
+    alike = [
+        PolicyState(),
+        trial.cleared(),
+        trial.with_policy(policy(), OTHER),
+        trial.cleared().with_frozen(True),
+        older,
+    ]
+    for one in alike:
+        assert one.to_json()["schema"] == 1
+        assert PolicyState.from_json(one.to_json()) == one
+
+
 @pytest.mark.parametrize(
     "body", [{}, {"schema": 2}, {"schema": 1, "policy": {}, "frozen": False, "slots": {}}, {"schema": 1}]
 )

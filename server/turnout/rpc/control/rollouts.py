@@ -64,6 +64,12 @@ class RolloutMethods:
         check_model_name(request.model)  # before all workers are asked
         replies = {} if self._peers is None else await self._peers.ask("rollout plan", request.model.encode())
         elsewhere = [WorkerTraffic.from_json(json.loads(reply)) for reply in replies.values()]
+        asked = {self._rollouts.server, *(worker.server for worker in elsewhere)}
+        elsewhere += [
+            WorkerTraffic(other.name, other.rates.get(request.model, 0.0))
+            for other in self._rollouts.servers
+            if other.alive and other.name not in asked
+        ]
         preview = await self._previews.of(request.model, version, plan, elsewhere)
         power = [
             pb.RolloutPower(
@@ -167,7 +173,7 @@ class RolloutMethods:
         )
 
     async def _answer_peer(self, model: bytes) -> bytes:
-        return json.dumps(self._previews.measured(model.decode()).to_json()).encode()
+        return json.dumps(self._previews.measured(model.decode(), self._rollouts.server).to_json()).encode()
 
     async def _found(self, model: str, attempt: int) -> tuple[RolloutRecord, pb.Rollout]:
         record, found = await self._log.found(model, attempt)

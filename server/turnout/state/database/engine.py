@@ -36,9 +36,10 @@ _DRIVERS = {
 """SQLAlchemy driver names by the scheme of a state URL."""
 
 _NETWORK = {
-    # Seconds for each address of the host, and milliseconds after which an unanswered connection is given up. A host
-    # that is cut off must not block a thread for the two hours that TCP would wait. The keepalives find that out while
-    # nothing is sent, as when a host dies before it answers a query, or a listener waits for the next change.
+    # Seconds for each address of the host, and milliseconds after which an unacknowledged connection is given up. A
+    # host that is cut off must not block a thread for the two hours that TCP would wait. The keepalives find that out
+    # while nothing is sent, as when a host dies before it answers a query, or a listener waits for the next change. A
+    # host that acknowledges and does not answer is given up by `postgresql.AnsweringConnection`.
     "connect_timeout": "5",
     "tcp_user_timeout": "15000",
     "keepalives_idle": "10",
@@ -349,6 +350,8 @@ def _enter_wal(file: Path, lock_wait: float) -> None:
 
 def _open_postgresql(url: URL, lock_wait: float) -> tuple[Engine, Engine]:
     """Returns engines that read and write the database of `url`, after a test connection."""
+    from turnout.state.database.postgresql import AnsweringConnection  # its package is optional
+
     engine = create_engine(
         url,
         pool_size=4,
@@ -359,6 +362,11 @@ def _open_postgresql(url: URL, lock_wait: float) -> tuple[Engine, Engine]:
         hide_parameters=True,
         # A connection pooler such as PgBouncer may run statements on other connections than they were prepared on.
         connect_args={"prepare_threshold": None},
+    )
+    event.listen(
+        engine,
+        "do_connect",
+        lambda _dialect, _record, arguments, options: AnsweringConnection.connect(*arguments, **options),
     )
     event.listen(engine, "begin", _begin)
     reads = engine.execution_options(isolation_level="REPEATABLE READ")

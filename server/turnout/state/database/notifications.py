@@ -5,9 +5,9 @@ it on, is found when the store's revision is next polled.
 """
 
 import threading
+import time
 from collections.abc import Callable
 from contextlib import closing
-from typing import Any
 
 from sqlalchemy import Connection, Engine, text
 
@@ -18,6 +18,10 @@ _WAIT_SECONDS = 1.0
 
 _RETRY_SECONDS = 1.0
 """Seconds between two attempts to connect."""
+
+_ASK_SECONDS = 30.0
+"""Seconds without a change after which the thread asks the server for an answer. Otherwise it would listen forever to
+one that stands still, or to a proxy whose server is gone."""
 
 
 def notify(connection: Connection) -> None:
@@ -45,15 +49,24 @@ class ChangeListener:
         self._ended.set()
 
     def _listen(self) -> None:
-        driver: Any = self._engine.dialect.loaded_dbapi
+        # Here, since the package that it needs is optional.
+        from psycopg import Error
+
+        from turnout.state.database.postgresql import AnsweringConnection
+
         arguments, options = self._engine.dialect.create_connect_args(self._engine.url)
         while not self._ended.is_set():
             try:
-                with closing(driver.connect(*arguments, **options, autocommit=True)) as connection:
+                with closing(AnsweringConnection.connect(*arguments, **options, autocommit=True)) as connection:
                     connection.execute(f"LISTEN {_CHANNEL}")
                     self._heard()  # changes before this point were not announced
+                    asked = time.monotonic()
                     while not self._ended.is_set():
                         for _ in connection.notifies(timeout=_WAIT_SECONDS, stop_after=1):
                             self._heard()
-            except driver.Error:
+                            asked = time.monotonic()
+                        if time.monotonic() - asked >= _ASK_SECONDS:
+                            connection.execute("SELECT 1")
+                            asked = time.monotonic()
+            except Error:
                 self._ended.wait(_RETRY_SECONDS)

@@ -32,6 +32,7 @@ class OtherServer:
         versions: Versions that are ready, by model.
         epochs: Epoch of the policy in force, by model.
         diverted: Version that answers in place of the policy, by model.
+        rates: Unpinned requests per second, by model; models without requests are left out.
         behind: Number of epochs behind the latest of any server, by model; models that are up to date are left out.
         about: The whole report.
     """
@@ -43,6 +44,7 @@ class OtherServer:
     versions: Mapping[str, Sequence[str]]
     epochs: Mapping[str, int]
     diverted: Mapping[str, str]
+    rates: Mapping[str, float]
     behind: Mapping[str, int]
     about: Mapping[str, Any]
 
@@ -102,7 +104,8 @@ class OtherServers:
                 OtherServer(
                     record.name, record.started, silent, record in alive,
                     {m: list(v) for m, v in _mapping(record.document, "versions").items()}, epochs,
-                    {m: str(v) for m, v in _mapping(record.document, "diverted").items()}, behind, record.document,
+                    {m: str(v) for m, v in _mapping(record.document, "diverted").items()},
+                    {m: float(v) for m, v in _mapping(record.document, "rates").items()}, behind, record.document,
                 )
             )  # fmt: skip
         return found

@@ -1,7 +1,7 @@
 """This server among those that share the state store."""
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,12 +19,14 @@ class ServerPresence:
     Attributes:
         name: The server's name, which no other server has at the same time.
         about: Constant part of its report about itself, as JSON values.
+        rates: Returns the unpinned requests per second of each model that gets any.
         instance: Identifier of the process, which differs at every start.
     """
 
     store: StateStore
     name: str = ""
     about: Mapping[str, Any] = field(default_factory=dict)
+    rates: Callable[[], Mapping[str, float]] = dict
     instance: str = field(default_factory=lambda: uuid.uuid4().hex)
     refused: int = 0
 

@@ -81,7 +81,8 @@ class TickExchange:
             (active.rollout.model, active.rollout.attempt): [p for (_, s), p in active.parts.items() if s == own]
             for active in self._ownership.foreign
         }
-        document = {**self._serving.describe(), "tick_seconds": self._tick_seconds}
+        rates = dict(self._presence.rates())
+        document = {**self._serving.describe(), "rates": rates, "tick_seconds": self._tick_seconds}
         # By the real clock, since the state store's time passes regardless of the rollouts' clock.
         before, at = self._reported
         due = time.monotonic() >= at + self._other_servers.alive_seconds / _REPORTS_WHILE_ALIVE
