@@ -154,6 +154,22 @@ async def test_a_picture_smaller_than_a_window_ends_no_server(publish_model, sta
     assert outputs_of(answer)["y"].shape == (1, 16, 3, 3)
 
 
+@pytest.mark.parametrize("axes", [{"scan_input_axes": [1]}, {"scan_output_axes": [1]}], ids=["input", "output"])
+async def test_an_empty_tensor_that_is_scanned_along_an_inner_axis_ends_no_server(
+    publish_model, start_server, axes
+) -> None:
+    body = graph([node("Relu", "slice", "changed")], {"slice": (FLOAT, [None, None])}, {"changed": (FLOAT, 2)}).graph
+    scan = node("Scan", "x", "y", body=body, num_scan_inputs=1, **axes)
+    publish_model("m", "1.0.0", graph([scan], {"x": (FLOAT, ["n", 2, "t"])}, {"y": (FLOAT, 3)}))
+    server = await start_server()
+    async with stub_of(server) as stub:
+        error = await refusal(stub.Predict(request("m", x=np.ones((2, 2, 0), np.float32))))
+        assert error.code is grpc.StatusCode.INTERNAL
+        assert "SIGFPE" in error.message
+        answer = await stub.Predict(request("m", x=np.ones((1, 2, 3), np.float32)))
+    assert outputs_of(answer)["y"].size == 6
+
+
 async def test_no_rows_for_an_einsum_end_no_server(publish_model, start_server) -> None:
     publish_model("m", "1.0.0", onnx_models.similarities())
     server = await start_server()

@@ -251,6 +251,29 @@ def test_a_loop_that_only_its_condition_ends_is_one(most, expected, cast) -> Non
     assert bool(hazard(proto)) is expected
 
 
+@pytest.mark.parametrize(
+    ("axes", "shape", "expected"),
+    [
+        ({}, ("n", 2, "t"), False),
+        ({"scan_input_axes": [0]}, ("n", 2, "t"), False),
+        ({"scan_input_axes": [1]}, ("n", 2, "t"), True),
+        ({"scan_input_axes": [-1]}, ("n", 2, "t"), True),
+        ({"scan_input_axes": [1]}, ("n", 2, 3), False),  # what lies before the axis may be empty
+        ({"scan_output_axes": [1]}, ("n", 2, 3), True),
+        ({"scan_output_axes": [1]}, (4, 2, 3), False),
+    ],
+)
+def test_a_scan_is_one_where_it_moves_an_axis_of_a_tensor_that_may_be_empty(axes, shape, expected) -> None:
+    rounds = helper.make_graph(
+        [node("Relu", "slice", output="changed")],
+        "body",
+        [tensor("slice", TensorProto.FLOAT, None)],
+        [tensor("changed", TensorProto.FLOAT, None)],
+    )
+    scan = node("Scan", "a", body=rounds, num_scan_inputs=1, **axes)
+    assert bool(hazard(of_nodes(scan, element=TensorProto.FLOAT, shape=shape, inputs=["a"]))) is expected
+
+
 @pytest.mark.parametrize("op_type", ["LSTM", "GRU"])
 def test_a_recurrent_operator_is_one_where_rows_are_free(op_type) -> None:
     proto = onnx_models.recurrent(op_type)

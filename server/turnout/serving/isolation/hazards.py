@@ -223,6 +223,21 @@ def _ends_a_loop_by_one_flag(node: Node, scope: Scope) -> bool:
     return filled(Scope(body, overridable=False, outer=scope).types[flag].shape)
 
 
+def _scan(node: Node, scope: Scope) -> str:
+    """Checks for empty tensors of which it moves an axis: that it scans to the front, or that it stacks from there."""
+    count = node.attributes.get("num_scan_inputs")
+    first = len(node.inputs) - (count if isinstance(count, int) else 0)  # of the inputs; as many outputs are states
+    scanned, stacked = node.inputs[first:], node.outputs[first:]
+    for name, axis in zip(scanned, _numbers(node, "scan_input_axes", 0, len(scanned)), strict=True):
+        shape = scope.types[name].shape
+        if axis and (shape is None or not filled(shape[axis:])):
+            return f"ends the process where {name} is empty"
+    for name, axis in zip(stacked, _numbers(node, "scan_output_axes", 0, len(stacked)), strict=True):
+        if axis and name and not filled(scope.types[name].shape):
+            return f"ends the process where {name} is empty"
+    return ""
+
+
 def _windows(node: Node, scope: Scope) -> str:
     """Checks pooling of images, which ONNX Runtime may convert to blocks of channels; it then divides by the height of
     the output.
@@ -378,6 +393,7 @@ _SPECIAL: Mapping[str, _Danger] = {
     "Mod": _division,
     "QuantizeLinear": _blocks,
     "RoiAlign": _regions,
+    "Scan": _scan,
     "SequenceAt": _reads_one(1),
     "SequenceErase": _reads_one(1),
     "SequenceInsert": _reads_one(2),
