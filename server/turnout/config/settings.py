@@ -275,7 +275,7 @@ def _unambiguous(models: Mapping[str, ModelOverrides]) -> Mapping[str, ModelOver
 
 
 def _over(base: S, own: S) -> S:
-    return base.model_copy(update=_some(own, own.model_fields_set))
+    return base.model_copy(update=_some(own, own.model_fields_set)) if own.model_fields_set else base
 
 
 def _some(section: Section, keys: Iterable[str]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ Bytes that cannot be parsed and messages that exceed the limits result in INVALI
 in INTERNAL, without details. Both are counted and logged.
 """
 
+import functools
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from dataclasses import dataclass
@@ -180,7 +181,6 @@ class MethodGuard:
         return to_status(error)
 
     def _method(self, service: str, method: MethodDescriptor, behaviour: Callable[..., Awaitable[Any]]) -> Method:
-        takes_call = "call" in inspect.signature(behaviour).parameters
         reader = self.reader(GetMessageClass(method.input_type))
         check = MessageCheck.of(f"/{service}/{method.name}", method, self.authority, self.model_of_upload)
 
@@ -199,6 +199,7 @@ class MethodGuard:
             return self.sized(answer.SerializeToString())
 
         if not method.client_streaming and not method.server_streaming:
+            takes_call = _takes_call(getattr(behaviour, "__func__", behaviour))
 
             async def answer(data: bytes, call: RpcCall) -> bytes:
                 request = await parsed(data)
@@ -243,3 +244,8 @@ class MethodGuard:
                 await write(await begun)
 
         return self.streaming(service, serve)
+
+
+@functools.cache
+def _takes_call(function: Callable[..., Awaitable[Any]]) -> bool:
+    return "call" in inspect.signature(function).parameters

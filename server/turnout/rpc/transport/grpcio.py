@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeAlias
 
 import grpc
@@ -197,12 +197,15 @@ class _Handlers(grpc.GenericRpcHandler):
 
     def __init__(self, methods: Methods, log: FilteringBoundLogger) -> None:
         self.running: Running = set()
-        self._handlers: Mapping[str, Handler] = {
-            path: _handler(method, log.bind(path=path), self.running) for path, method in methods.items()
-        }
+        self._methods = methods
+        self._log = log
+        self._handlers: dict[str, Handler] = {}
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> "Handler | None":
-        return self._handlers.get(handler_call_details.method)
+        path = handler_call_details.method
+        if path not in self._handlers and path in self._methods:  # created when first called, to start sooner
+            self._handlers[path] = _handler(self._methods[path], self._log.bind(path=path), self.running)
+        return self._handlers.get(path)
 
 
 def _handler(method: Method, log: FilteringBoundLogger, running: Running) -> Handler:

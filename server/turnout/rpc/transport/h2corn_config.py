@@ -81,7 +81,7 @@ def h2corn_config(
         lifespan="off",
         access_log=False,
         log_format="json",
-        runtime_threads=2 if usable_cores() >= _CORES_FOR_TWO_THREADS else 1,
+        runtime_threads=_runtime_threads(),
         max_concurrent_streams=limits.streams,
         limit_request_head_size=limits.header_bytes,
         limit_request_line=limits.header_bytes,
@@ -105,6 +105,11 @@ def h2corn_config(
         h2_timeout_write=limits.stall_seconds * _BACKLOG_STALLS,
         **_tls_options(identity),
     )
+
+
+@functools.cache
+def _runtime_threads() -> int:
+    return 2 if usable_cores() >= _CORES_FOR_TWO_THREADS else 1
 
 
 @functools.cache
