@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import RenderableType
@@ -13,14 +13,16 @@ from rich.console import RenderableType
 from turnout.cli.cleanup import unwinding
 from turnout.cli.options import ChangeOptions, DiskTarget, argument, flag, option
 from turnout.cli.output import CommandOutput, reporting, table
+from turnout.cli.workspace import Workspace, actor_or_login
 from turnout.errors import ConfigError, InvalidRequest, TurnoutError
-
-if TYPE_CHECKING:
-    from turnout.cli.workspace import Workspace
-    from turnout.registry.publishing.publish_options import PublishOptions
-    from turnout.registry.triton.mapping import MappedField
-    from turnout.registry.triton.tree import TritonModel
-    from turnout.state.store import StateStore
+from turnout.registry.publishing.publish import PublishRequest, source_size
+from turnout.registry.publishing.publish_options import PublishOptions
+from turnout.registry.storage.files import explain
+from turnout.registry.triton.mapping import MappedField, as_toml
+from turnout.registry.triton.samples import write_samples
+from turnout.registry.triton.tree import TritonModel, read_tree, version_of
+from turnout.rollout.changes.operations import Operations
+from turnout.state.store import StateStore
 
 NOT_ALL = 3
 """Exit code if a model or a version was not imported."""
@@ -45,8 +47,8 @@ class _Version:
 class _Imported:
     """The result for one model."""
 
-    model: "TritonModel"
-    rows: "Sequence[MappedField]"
+    model: TritonModel
+    rows: Sequence[MappedField]
     versions: list[_Version] = field(default_factory=list)
 
     @property
@@ -78,12 +80,6 @@ def import_triton(
 
     Exits with 0 if everything was imported, 3 if a model or a version was not, and 1 for other errors.
     """
-    from turnout.cli.workspace import Workspace, actor_or_login
-    from turnout.registry.publishing.publish_options import PublishOptions
-    from turnout.registry.storage.files import explain
-    from turnout.registry.triton.mapping import as_toml
-    from turnout.registry.triton.tree import read_tree
-
     with reporting(as_json=target.as_json) as out, ExitStack() as stack:
         stack.enter_context(unwinding())
         try:
@@ -113,19 +109,14 @@ def import_triton(
 
 def _import(
     out: CommandOutput,
-    workspace: "Workspace",
-    store: "StateStore",
-    model: "TritonModel",
-    how: "PublishOptions",
+    workspace: Workspace,
+    store: StateStore,
+    model: TritonModel,
+    how: PublishOptions,
     scratch: Path,
     *,
     release: bool,
 ) -> _Imported:
-    from turnout.registry.publishing.publish import PublishRequest, source_size
-    from turnout.registry.triton.samples import write_samples
-    from turnout.registry.triton.tree import version_of
-    from turnout.rollout.changes.operations import Operations
-
     home = scratch / model.name
     home.mkdir()
     golden, sample_rows = write_samples(model, home)
@@ -165,7 +156,7 @@ def _write(file: Path, text: str) -> None:
         raise ConfigError(f"{file} cannot be written: {error.strerror}") from error
 
 
-def _body(imported: "Sequence[_Imported]", text: str) -> dict[str, Any]:
+def _body(imported: Sequence[_Imported], text: str) -> dict[str, Any]:
     return {
         "ok": all(one.whole for one in imported),
         "models": [
@@ -191,7 +182,7 @@ def _body(imported: "Sequence[_Imported]", text: str) -> dict[str, Any]:
     }
 
 
-def _view(imported: "Sequence[_Imported]", text: str, written: Path | None) -> "list[RenderableType]":
+def _view(imported: Sequence[_Imported], text: str, written: Path | None) -> list[RenderableType]:
     versions = [
         (one.model.name, str(v.number), f"{v.number}.0.0", v.outcome, v.release_status, v.reason or v.digest[:19])
         for one in imported
