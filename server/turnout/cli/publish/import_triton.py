@@ -42,6 +42,12 @@ class _Version:
     release_status: str = ""
     reason: str = ""
 
+    def to_json(self) -> dict[str, Any]:
+        """Returns the JSON form."""
+        optional = {"digest": self.digest, "standing": self.release_status, "reason": self.reason}
+        known = {"number": self.number, "version": f"{self.number}.0.0", "outcome": self.outcome}
+        return known | {key: value or None for key, value in optional.items()}
+
 
 @dataclass(slots=True)
 class _Imported:
@@ -163,17 +169,7 @@ def _body(imported: Sequence[_Imported], text: str) -> dict[str, Any]:
             {
                 "model": one.model.name,
                 "refused": one.model.fault or None,
-                "versions": [
-                    {
-                        "number": version.number,
-                        "version": f"{version.number}.0.0",
-                        "outcome": version.outcome,
-                        "digest": version.digest or None,
-                        "standing": version.release_status or None,
-                        "reason": version.reason or None,
-                    }
-                    for version in one.versions
-                ],
+                "versions": [version.to_json() for version in one.versions],
                 "fields": [{"field": row.path, "fate": str(row.outcome), "note": row.note} for row in one.rows],
             }
             for one in imported
@@ -190,21 +186,13 @@ def _view(imported: Sequence[_Imported], text: str, written: Path | None) -> lis
     ]
     versions += [(one.model.name, "", "", "refused", "", one.model.fault) for one in imported if one.model.fault]
     rows = [(one.model.name, row.path, str(row.outcome), row.note) for one in imported for row in one.rows]
-    displayed: list[RenderableType] = [
-        table(("MODEL", "TRITON'S", "VERSION", "OUTCOME", "RELEASE STATUS", ""), versions)
-    ]
+    columns = ("MODEL", "TRITON'S", "VERSION", "OUTCOME", "RELEASE STATUS", "")
+    displayed: list[RenderableType] = [table(columns, versions)]
     if rows:
         displayed += ["", table(("MODEL", "FIELD OF CONFIG.PBTXT", "IS", ""), rows)]
     if text and written is None:
-        displayed += [
-            "",
-            "Matching settings for turnout.toml (or write them with --settings FILE):",
-            "",
-            text.rstrip("\n"),
-        ]
+        matching = "Matching settings for turnout.toml (or write them with --settings FILE):"
+        displayed += ["", matching, "", text.rstrip("\n")]
     elif text:
-        displayed += [
-            "",
-            f"The matching settings are in {written}: `turnout serve --config {written}` applies them",
-        ]
+        displayed += ["", f"The matching settings are in {written}: `turnout serve --config {written}` applies them"]
     return displayed

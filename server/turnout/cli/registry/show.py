@@ -86,14 +86,8 @@ def _show_model(out: CommandOutput, found: "Details") -> None:
     displayed: list[Any] = [versions_table(found.versions)]
     if found.events is not None:
         body["events"] = [
-            {
-                "time": event.time.isoformat(),
-                "kind": event.kind,
-                "actor": event.actor,
-                "reason": event.reason,
-                **event.payload,
-            }
-            for event in found.events
+            {"time": e.time.isoformat(), "kind": e.kind, "actor": e.actor, "reason": e.reason, **e.payload}
+            for e in found.events
         ]
     if found.events:
         displayed += ["", events_table(found.events)]

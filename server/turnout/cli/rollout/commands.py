@@ -212,15 +212,9 @@ def report(
             html.write_bytes(page)
         except OSError as error:
             raise ConfigError(f"{html} cannot be written: {error.strerror}") from None
-        body = {
-            "model": name,
-            "attempt": replay.rollout.attempt,
-            "ticks": len(replay.recorded_ticks),
-            "file": str(html),
-        }
-        out.show(
-            body | {"bytes": len(page)}, f"{html}: attempt {replay.rollout.attempt} of {name}, {len(page):,} bytes"
-        )
+        number, ticks, size = replay.rollout.attempt, len(replay.recorded_ticks), len(page)
+        body = {"model": name, "attempt": number, "ticks": ticks, "file": str(html), "bytes": size}
+        out.show(body, f"{html}: attempt {number} of {name}, {size:,} bytes")
 
 
 @application.command()
