@@ -120,14 +120,7 @@ class Server:
             yield client
 
     def release(
-        self,
-        model: str,
-        version: str,
-        actor: str,
-        reason: str,
-        *,
-        no_traffic: bool = False,
-        supersede: bool = False,
+        self, model: str, version: str, actor: str, reason: str, *, no_traffic: bool = False, supersede: bool = False
     ) -> tuple[bool, str, RoutingTable]:
         """Releases a version.
 

@@ -21,10 +21,7 @@ _File = Annotated[Path, argument("FILE", "The backup file.")]
 
 
 @application.command()
-def backup(
-    file: _File,
-    target: DiskTarget = DiskTarget(),
-) -> None:
+def backup(file: _File, target: DiskTarget = DiskTarget()) -> None:
     """Copy the state store into a new file, as of one moment. Servers may run meanwhile.
 
     The file is an SQLite database, whether the store is in SQLite or in PostgreSQL. Published versions are files in the

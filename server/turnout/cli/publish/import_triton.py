@@ -67,13 +67,11 @@ def import_triton(
     directory: Annotated[Path, argument("DIR", "The Triton model repository, or one model's directory in it.")],
     model: Annotated[list[str] | None, option("--model", "NAME", "Only this model; may be repeated.")] = None,
     release: Annotated[
-        bool,
-        typer.Option("--release/--no-release", help="Release the versions that Triton would serve."),
+        bool, typer.Option("--release/--no-release", help="Release the versions that Triton would serve.")
     ] = True,
     dry_run: Annotated[bool, flag("--dry-run", "Run all gates and list the results, but publish nothing.")] = False,
     settings_file: Annotated[
-        Path | None,
-        option("--settings", "FILE", "Write the matching server settings to this new TOML file."),
+        Path | None, option("--settings", "FILE", "Write the matching server settings to this new TOML file.")
     ] = None,
     change: ChangeOptions = ChangeOptions(),
     target: DiskTarget = DiskTarget(),

@@ -16,9 +16,7 @@ _EXPLAINED = ("loading", "warming", "ready", "failed")
 """States for which a server may give a reason: slow loads and failures."""
 
 
-def models(
-    target: TargetOptions = TargetOptions(),
-) -> None:
+def models(target: TargetOptions = TargetOptions()) -> None:
     """List all models and their versions."""
     from turnout.cli.registry.survey import survey_disk
     from turnout.cli.registry.tables import versions_table

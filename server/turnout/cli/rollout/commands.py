@@ -53,10 +53,7 @@ application = typer.Typer()
 
 @application.command()
 def plan(
-    name: NameArgument,
-    to: ToOption,
-    plan: PlanOptions = PlanOptions(),
-    target: ServerTarget = ServerTarget(),
+    name: NameArgument, to: ToOption, plan: PlanOptions = PlanOptions(), target: ServerTarget = ServerTarget()
 ) -> None:
     """Show what a rollout would do, and what it could detect with the current traffic. Changes nothing.
 
@@ -142,11 +139,7 @@ def status(
 
 
 @application.command()
-def history(
-    name: NameArgument,
-    limit: HistoryLimitOption = 20,
-    target: ServerTarget = ServerTarget(),
-) -> None:
+def history(name: NameArgument, limit: HistoryLimitOption = 20, target: ServerTarget = ServerTarget()) -> None:
     """List a model's rollouts, newest first."""
     with reporting(as_json=target.as_json) as out, Server.named(target).control() as control:
         known = control.ListRollouts(pb.ListRolloutsRequest(model=name, limit=limit), timeout=_TIMEOUT).rollouts
@@ -160,11 +153,7 @@ def history(
 
 
 @application.command()
-def explain(
-    name: NameArgument,
-    attempt: AttemptOption = 0,
-    target: ServerTarget = ServerTarget(),
-) -> None:
+def explain(name: NameArgument, attempt: AttemptOption = 0, target: ServerTarget = ServerTarget()) -> None:
     """Explain, in words and numbers, why a rollout is in its state, and what happens next."""
     with reporting(as_json=target.as_json) as out, Server.named(target).control() as control:
         replay = read_replay(control, name, attempt)

@@ -95,9 +95,7 @@ def ramp(
 
 @application.command()
 def clear(
-    name: NameArgument,
-    change: EpochChangeOptions = EpochChangeOptions(),
-    target: ServerTarget = ServerTarget(),
+    name: NameArgument, change: EpochChangeOptions = EpochChangeOptions(), target: ServerTarget = ServerTarget()
 ) -> None:
     """End the policy: the highest released version answers."""
     with _changing(change, target) as (control, asked, show_state):
@@ -132,11 +130,7 @@ def revert(
 
 
 @application.command()
-def history(
-    name: NameArgument,
-    limit: HistoryLimitOption = 20,
-    target: ServerTarget = ServerTarget(),
-) -> None:
+def history(name: NameArgument, limit: HistoryLimitOption = 20, target: ServerTarget = ServerTarget()) -> None:
     """List earlier policies: who set them, when, and why."""
     with reporting(as_json=target.as_json) as out, Server.named(target).control() as control:
         request = pb.ListTrafficHistoryRequest(model=name, limit=limit)
