@@ -224,12 +224,7 @@ class Authority:
     # Authorization.
 
     def check(
-        self,
-        caller: Caller | None,
-        roles: Sequence[AccessRole],
-        model: str,
-        what: str = "",
-        peer: Peer | None = None,
+        self, caller: Caller | None, roles: Sequence[AccessRole], model: str, what: str = "", peer: Peer | None = None
     ) -> None:
         """Checks that the caller has one of `roles` on a model.
 

@@ -3,11 +3,11 @@
 import os
 import re
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import grpc
 
@@ -120,14 +120,7 @@ class Server:
             yield client
 
     def release(
-        self,
-        model: str,
-        version: str,
-        actor: str,
-        reason: str,
-        *,
-        no_traffic: bool = False,
-        supersede: bool = False,
+        self, model: str, version: str, actor: str, reason: str, *, no_traffic: bool = False, supersede: bool = False
     ) -> tuple[bool, str, RoutingTable]:
         """Releases a version.
 
@@ -220,15 +213,6 @@ class Server:
         return ""
 
 
-class _CallDetails(NamedTuple):
-    method: str
-    timeout: float | None
-    metadata: Sequence[tuple[str, str | bytes]] | None
-    credentials: grpc.CallCredentials | None
-    wait_for_ready: bool | None
-    compression: grpc.Compression | None
-
-
 class _TokenInterceptor(
     grpc.UnaryUnaryClientInterceptor,
     grpc.UnaryStreamClientInterceptor,
@@ -242,14 +226,7 @@ class _TokenInterceptor(
 
     def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
         """Makes a call with the token."""
-        authorized = _CallDetails(
-            details.method,
-            details.timeout,
-            self._bearer.with_token(details.metadata or ()),
-            details.credentials,
-            details.wait_for_ready,
-            details.compression,
-        )
+        authorized = details._replace(metadata=self._bearer.with_token(details.metadata or ()))  # a named tuple
         return continuation(authorized, request)
 
     intercept_unary_stream: Any = intercept_unary_unary

@@ -1,20 +1,24 @@
-"""The `turnout` command. Each command does its imports inside its function: imports slow the start of all commands."""
+"""The `turnout` command.
 
+Imports slow the start of all commands. So each command here does its imports inside its function, and the module of a
+group is only imported when one of its commands is looked up.
+"""
+
+import functools
 import inspect
-from collections.abc import Callable, Iterator
-from typing import Annotated
+from collections.abc import Callable
+from importlib import import_module
+from typing import Annotated, Any, NamedTuple
 
 import typer
+from typer.core import TyperGroup
+from typer.main import get_group
 from typer.models import CommandInfo
 
-from turnout.cli.auth.permissions import application as auth
-from turnout.cli.auth.token import application as token
 from turnout.cli.examples import epilog
 from turnout.cli.help_text import prepared
 from turnout.cli.options import expanded, flag
 from turnout.cli.publish.command import publish
-from turnout.cli.publish.imports import application as imports
-from turnout.cli.publish.key import application as key
 from turnout.cli.publish.sign import sign
 from turnout.cli.registry.diff import diff
 from turnout.cli.registry.export import export
@@ -26,16 +30,13 @@ from turnout.cli.releases.log import log
 from turnout.cli.releases.release import release, rollback, withdraw
 from turnout.cli.releases.tag import tag
 from turnout.cli.releases.yank import unyank, yank
-from turnout.cli.rollout.commands import application as rollout
 from turnout.cli.serve.command import serve
 from turnout.cli.serve.doctor import doctor
 from turnout.cli.serve.load import load, unload
 from turnout.cli.serve.predict import predict
 from turnout.cli.serve.servers import servers
-from turnout.cli.state import application as state
 from turnout.cli.top.command import top
-from turnout.cli.traffic.commands import application as traffic
-from turnout.cli.traffic.commands import shadow
+from turnout.cli.traffic.shadow import shadow
 from turnout.cli.tune.tune import tune
 
 _REPOSITORY = "The repository, with or without a server"
@@ -43,12 +44,73 @@ _SERVER = "A running server"
 _HERE = "This machine"
 
 
+class _Group(NamedTuple):
+    """A group of commands.
+
+    Attributes:
+        module: Module with the group's `application`.
+        default: Command that is meant if none is named; "" if one has to be.
+    """
+
+    panel: str
+    module: str
+    help: str
+    default: str = ""
+
+
+_GROUPS = {
+    "key": _Group(_HERE, "publish.key", "Create keys for signing versions, and show their public part."),
+    "auth": _Group(_HERE, "auth.permissions", "Explain what a caller may do, and check the policy file."),
+    "token": _Group(
+        _REPOSITORY, "auth.token", "Create, list and revoke bearer tokens. Running servers follow within a second."
+    ),
+    "import": _Group(
+        _REPOSITORY,
+        "publish.imports",
+        "Import versions from an export or from Triton. `turnout import DIR` is `turnout import export DIR`.",
+        default="export",
+    ),
+    "state": _Group(_REPOSITORY, "state", "Back up the state store, and restore it."),
+    "traffic": _Group(_SERVER, "traffic.commands", "Decide which versions answer requests that do not pin one."),
+    "rollout": _Group(
+        _SERVER, "rollout.commands", "Make a candidate the baseline step by step, and roll it back on evidence."
+    ),
+}
+
+
+class _LazyGroup(TyperGroup):
+    """A group whose module is imported when its commands are needed."""
+
+    @property
+    def commands(self) -> Any:
+        """The commands by name."""
+        return _members(self.name or "")
+
+    @commands.setter
+    def commands(self, _: object) -> None: ...
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Inserts the default command, if there is one and the arguments do not name a command."""
+        default = _GROUPS[self.name or ""].default
+        if default and args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
+            args = [default, *args]
+        return super().parse_args(ctx, args)
+
+
+@functools.cache
+def _members(group: str) -> Any:
+    members: typer.Typer = import_module(f"turnout.cli.{_GROUPS[group].module}").application
+    for command in members.registered_commands:
+        _prepare(command, f"{group} ")
+    return get_group(members).commands
+
+
 def application(wanted: str = "") -> typer.Typer:
     """Returns the command line.
 
     Args:
-        wanted: Name of a command or group. If it exists, all others are left out: reading the options of all fifty
-            commands takes 0.1 s, which a process that runs one command can save.
+        wanted: Name of a command or group. If it exists, all others are left out: reading the options of all commands
+            takes 0.1 s, which a process that runs one command can save.
     """
     app = typer.Typer(
         name="turnout",
@@ -78,34 +140,26 @@ def application(wanted: str = "") -> typer.Typer:
         _SERVER: (top, servers, predict, fetch, load, unload, shadow, rollback),
     }
     for panel, members in commands.items():
-        for command in members:
-            app.command(rich_help_panel=panel)(command)
-    app.add_typer(key, name="key", rich_help_panel=_HERE)
-    app.add_typer(auth, name="auth", rich_help_panel=_HERE)
-    app.add_typer(token, name="token", rich_help_panel=_REPOSITORY)
-    app.add_typer(imports, name="import", rich_help_panel=_REPOSITORY)
-    app.add_typer(state, name="state", rich_help_panel=_REPOSITORY)
-    app.add_typer(traffic, name="traffic", rich_help_panel=_SERVER)
-    app.add_typer(rollout, name="rollout", rich_help_panel=_SERVER)
+        for member in members:
+            app.command(rich_help_panel=panel)(member)
+    for name, group in _GROUPS.items():
+        placeholder = typer.Typer(cls=_LazyGroup, no_args_is_help=True, help=group.help)
+        app.add_typer(placeholder, name=name, rich_help_panel=group.panel)
     only = [one for one in app.registered_commands if _name(one) == wanted]
     groups = [one for one in app.registered_groups if one.name == wanted]
     if only or groups:
         app.registered_commands, app.registered_groups = only, groups
-    for path, one in _commands_of(app):
-        assert one.callback is not None
-        one.help = prepared(inspect.getdoc(one.callback) or "")
-        one.callback, one.epilog = expanded(one.callback), epilog(path)
+    for command in app.registered_commands:
+        _prepare(command)
     return app
 
 
-def _commands_of(app: typer.Typer, path: str = "") -> Iterator[tuple[str, CommandInfo]]:
-    """Yields every command of `app` and of its groups, with its name without `turnout`."""
-    for command in app.registered_commands:
-        command.name = _name(command)
-        yield f"{path}{command.name}", command
-    for group in app.registered_groups:
-        assert group.typer_instance is not None
-        yield from _commands_of(group.typer_instance, f"{path}{group.name} ")
+def _prepare(command: CommandInfo, path: str = "") -> None:
+    """Sets the command's name and help, and shows its groups of options to Typer as options."""
+    assert command.callback is not None
+    command.name = _name(command)
+    command.help = prepared(inspect.getdoc(command.callback) or "")
+    command.callback, command.epilog = expanded(command.callback), epilog(f"{path}{command.name}")
 
 
 def _name(command: CommandInfo) -> str:

@@ -2,35 +2,31 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from turnout.cli.options import DiskTarget, argument, flag
 from turnout.cli.output import facts, reporting
+from turnout.cli.workspace import Workspace
+from turnout.rollout.engine.exchange.peers import alive_seconds
+from turnout.state.backup import Backup, back_up
+from turnout.state.backup import restore as restore_from
+from turnout.state.database.engine import Location
 from turnout.text.quantities import count_text, size_text
 
-if TYPE_CHECKING:
-    from turnout.state.backup import Backup
-
-application = typer.Typer(no_args_is_help=True, help="Back up the state store, and restore it.")
+application = typer.Typer()
 
 _File = Annotated[Path, argument("FILE", "The backup file.")]
 
 
 @application.command()
-def backup(
-    file: _File,
-    target: DiskTarget = DiskTarget(),
-) -> None:
+def backup(file: _File, target: DiskTarget = DiskTarget()) -> None:
     """Copy the state store into a new file, as of one moment. Servers may run meanwhile.
 
     The file is an SQLite database, whether the store is in SQLite or in PostgreSQL. Published versions are files in the
     model repository: copy them after the state.
     """
-    from turnout.cli.workspace import Workspace
-    from turnout.state.backup import back_up
-
     with reporting(as_json=target.as_json) as out:
         made = back_up(Workspace.open(target).state_url, file)
         out.show({"file": str(file), **asdict(made)}, facts([("backup", str(file)), *_facts(made)]))
@@ -50,11 +46,6 @@ def restore(
     also move from one to the other. The data is migrated to this release's schema, and its log is checked. The backup
     file is not changed.
     """
-    from turnout.cli.workspace import Workspace
-    from turnout.rollout.engine.exchange.peers import alive_seconds
-    from turnout.state.backup import restore as restore_from
-    from turnout.state.database.engine import Location
-
     with reporting(as_json=target.as_json) as out:
         workspace = Workspace.open(target)
         settings, url = workspace.settings, workspace.state_url
@@ -69,7 +60,7 @@ def restore(
         out.show(body, facts(rows), "`turnout verify` compares it with the versions in the repository")
 
 
-def _facts(made: "Backup") -> list[tuple[str, str]]:
+def _facts(made: Backup) -> list[tuple[str, str]]:
     models = count_text(made.models, "model")
     return [
         ("log", f"{count_text(made.events, 'event')} of {models}, up to revision {made.revision}"),

@@ -35,15 +35,7 @@ from turnout.config.sections import (
     WebSettings,
 )
 from turnout.config.tls import TlsSettings
-from turnout.config.values import (
-    AddressField,
-    Count,
-    DatabaseUrl,
-    Durations,
-    Load,
-    LoadAll,
-    LoadField,
-)
+from turnout.config.values import AddressField, Count, DatabaseUrl, Durations, Load, LoadAll, LoadField
 
 MODEL_KEY = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 """Pattern of names in `[model.<name>]`. It equals `turnout.registry.manifest.names.MODEL_NAME`, which cannot be
@@ -157,11 +149,7 @@ class Settings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        frozen=True,
-        extra="forbid",
-        env_prefix="TURNOUT_",
-        env_nested_delimiter="__",
-        env_ignore_empty=True,
+        frozen=True, extra="forbid", env_prefix="TURNOUT_", env_nested_delimiter="__", env_ignore_empty=True
     )
 
     models: ModelsField = Path("models")

@@ -93,9 +93,7 @@ class SettingsSource:
 
 
 def load_settings(
-    config: Path | None = None,
-    flags: Mapping[str, Any] | None = None,
-    environ: Mapping[str, str] | None = None,
+    config: Path | None = None, flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None
 ) -> LoadedSettings:
     """Reads the settings of a server.
 

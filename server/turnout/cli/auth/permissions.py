@@ -1,21 +1,22 @@
 """`turnout auth`: what a caller may do, and why."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from turnout.auth.credentials.tokens import scope_of
+from turnout.auth.identity import KINDS, Identity
+from turnout.auth.policy.policy import AccessDecision, AccessPolicy, decide
+from turnout.auth.policy.policy_file import load_policy
+from turnout.auth.roles import AccessRole, AccessScope
 from turnout.cli.options import ConfigOption, DiskTarget, JsonOption, argument, option
 from turnout.cli.output import facts, reporting
+from turnout.cli.workspace import Workspace
+from turnout.config import load_settings
 from turnout.errors import ConfigError, InvalidRequest
 from turnout.text.quantities import count_text
 
-if TYPE_CHECKING:
-    from turnout.auth.identity import Identity
-    from turnout.auth.policy.policy import AccessDecision, AccessPolicy
-    from turnout.auth.roles import AccessRole, AccessScope
-    from turnout.cli.workspace import Workspace
-
-application = typer.Typer(no_args_is_help=True, help="Explain what a caller may do, and check the policy file.")
+application = typer.Typer()
 
 
 @application.command()
@@ -32,11 +33,6 @@ def explain(
     target: DiskTarget = DiskTarget(),
 ) -> None:
     """Show whether a caller may do something with a model, and which rule decides. Exits with 1 if not."""
-    from turnout.auth.identity import Identity
-    from turnout.auth.policy.policy_file import load_policy
-    from turnout.auth.roles import AccessRole
-    from turnout.cli.workspace import Workspace
-
     with reporting(as_json=target.as_json) as out:
         if action not in list(AccessRole):
             raise InvalidRequest.at("action", f"expected one of {', '.join(AccessRole)}, got {action[:32]!r}")
@@ -58,9 +54,6 @@ def explain(
 @application.command()
 def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Read the policy file as a server would, and report errors in it."""
-    from turnout.auth.policy.policy_file import load_policy
-    from turnout.config import load_settings
-
     with reporting(as_json=as_json) as out:
         file = load_settings(config).settings.auth.policy
         if not file:
@@ -74,11 +67,8 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
 
 
 def _decide(
-    workspace: "Workspace", policy: "AccessPolicy", caller: "Identity", role: "AccessRole", model: str
-) -> "AccessDecision":
-    from turnout.auth.identity import KINDS
-    from turnout.auth.policy.policy import AccessDecision, decide
-
+    workspace: Workspace, policy: AccessPolicy, caller: Identity, role: AccessRole, model: str
+) -> AccessDecision:
     name, kinds = caller.name, [kind for kind in KINDS if kind not in ("*", "group:")]
     if not name.startswith(tuple(kinds)):
         raise InvalidRequest.at("identity", f"expected one that begins with {', '.join(kinds)}, got {name[:64]!r}")
@@ -92,9 +82,7 @@ def _decide(
     return decide(policy.scopes_of(caller), role, model)
 
 
-def _scopes_of_tokens(workspace: "Workspace", name: str) -> "list[AccessScope]":
-    from turnout.auth.credentials.tokens import scope_of
-
+def _scopes_of_tokens(workspace: Workspace, name: str) -> list[AccessScope]:
     if not workspace.has_store():
         return []
     with workspace.store() as store:

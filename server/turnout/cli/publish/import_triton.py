@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import RenderableType
@@ -13,14 +13,16 @@ from rich.console import RenderableType
 from turnout.cli.cleanup import unwinding
 from turnout.cli.options import ChangeOptions, DiskTarget, argument, flag, option
 from turnout.cli.output import CommandOutput, reporting, table
+from turnout.cli.workspace import Workspace, actor_or_login
 from turnout.errors import ConfigError, InvalidRequest, TurnoutError
-
-if TYPE_CHECKING:
-    from turnout.cli.workspace import Workspace
-    from turnout.registry.publishing.publish_options import PublishOptions
-    from turnout.registry.triton.mapping import MappedField
-    from turnout.registry.triton.tree import TritonModel
-    from turnout.state.store import StateStore
+from turnout.registry.publishing.publish import PublishRequest, source_size
+from turnout.registry.publishing.publish_options import PublishOptions
+from turnout.registry.storage.files import explain
+from turnout.registry.triton.mapping import MappedField, as_toml
+from turnout.registry.triton.samples import write_samples
+from turnout.registry.triton.tree import TritonModel, read_tree, version_of
+from turnout.rollout.changes.operations import Operations
+from turnout.state.store import StateStore
 
 NOT_ALL = 3
 """Exit code if a model or a version was not imported."""
@@ -40,13 +42,19 @@ class _Version:
     release_status: str = ""
     reason: str = ""
 
+    def to_json(self) -> dict[str, Any]:
+        """Returns the JSON form."""
+        optional = {"digest": self.digest, "standing": self.release_status, "reason": self.reason}
+        known = {"number": self.number, "version": f"{self.number}.0.0", "outcome": self.outcome}
+        return known | {key: value or None for key, value in optional.items()}
+
 
 @dataclass(slots=True)
 class _Imported:
     """The result for one model."""
 
-    model: "TritonModel"
-    rows: "Sequence[MappedField]"
+    model: TritonModel
+    rows: Sequence[MappedField]
     versions: list[_Version] = field(default_factory=list)
 
     @property
@@ -59,13 +67,11 @@ def import_triton(
     directory: Annotated[Path, argument("DIR", "The Triton model repository, or one model's directory in it.")],
     model: Annotated[list[str] | None, option("--model", "NAME", "Only this model; may be repeated.")] = None,
     release: Annotated[
-        bool,
-        typer.Option("--release/--no-release", help="Release the versions that Triton would serve."),
+        bool, typer.Option("--release/--no-release", help="Release the versions that Triton would serve.")
     ] = True,
     dry_run: Annotated[bool, flag("--dry-run", "Run all gates and list the results, but publish nothing.")] = False,
     settings_file: Annotated[
-        Path | None,
-        option("--settings", "FILE", "Write the matching server settings to this new TOML file."),
+        Path | None, option("--settings", "FILE", "Write the matching server settings to this new TOML file.")
     ] = None,
     change: ChangeOptions = ChangeOptions(),
     target: DiskTarget = DiskTarget(),
@@ -78,12 +84,6 @@ def import_triton(
 
     Exits with 0 if everything was imported, 3 if a model or a version was not, and 1 for other errors.
     """
-    from turnout.cli.workspace import Workspace, actor_or_login
-    from turnout.registry.publishing.publish_options import PublishOptions
-    from turnout.registry.storage.files import explain
-    from turnout.registry.triton.mapping import as_toml
-    from turnout.registry.triton.tree import read_tree
-
     with reporting(as_json=target.as_json) as out, ExitStack() as stack:
         stack.enter_context(unwinding())
         try:
@@ -113,19 +113,14 @@ def import_triton(
 
 def _import(
     out: CommandOutput,
-    workspace: "Workspace",
-    store: "StateStore",
-    model: "TritonModel",
-    how: "PublishOptions",
+    workspace: Workspace,
+    store: StateStore,
+    model: TritonModel,
+    how: PublishOptions,
     scratch: Path,
     *,
     release: bool,
 ) -> _Imported:
-    from turnout.registry.publishing.publish import PublishRequest, source_size
-    from turnout.registry.triton.samples import write_samples
-    from turnout.registry.triton.tree import version_of
-    from turnout.rollout.changes.operations import Operations
-
     home = scratch / model.name
     home.mkdir()
     golden, sample_rows = write_samples(model, home)
@@ -165,24 +160,14 @@ def _write(file: Path, text: str) -> None:
         raise ConfigError(f"{file} cannot be written: {error.strerror}") from error
 
 
-def _body(imported: "Sequence[_Imported]", text: str) -> dict[str, Any]:
+def _body(imported: Sequence[_Imported], text: str) -> dict[str, Any]:
     return {
         "ok": all(one.whole for one in imported),
         "models": [
             {
                 "model": one.model.name,
                 "refused": one.model.fault or None,
-                "versions": [
-                    {
-                        "number": version.number,
-                        "version": f"{version.number}.0.0",
-                        "outcome": version.outcome,
-                        "digest": version.digest or None,
-                        "standing": version.release_status or None,
-                        "reason": version.reason or None,
-                    }
-                    for version in one.versions
-                ],
+                "versions": [version.to_json() for version in one.versions],
                 "fields": [{"field": row.path, "fate": str(row.outcome), "note": row.note} for row in one.rows],
             }
             for one in imported
@@ -191,7 +176,7 @@ def _body(imported: "Sequence[_Imported]", text: str) -> dict[str, Any]:
     }
 
 
-def _view(imported: "Sequence[_Imported]", text: str, written: Path | None) -> "list[RenderableType]":
+def _view(imported: Sequence[_Imported], text: str, written: Path | None) -> list[RenderableType]:
     versions = [
         (one.model.name, str(v.number), f"{v.number}.0.0", v.outcome, v.release_status, v.reason or v.digest[:19])
         for one in imported
@@ -199,21 +184,13 @@ def _view(imported: "Sequence[_Imported]", text: str, written: Path | None) -> "
     ]
     versions += [(one.model.name, "", "", "refused", "", one.model.fault) for one in imported if one.model.fault]
     rows = [(one.model.name, row.path, str(row.outcome), row.note) for one in imported for row in one.rows]
-    displayed: list[RenderableType] = [
-        table(("MODEL", "TRITON'S", "VERSION", "OUTCOME", "RELEASE STATUS", ""), versions)
-    ]
+    columns = ("MODEL", "TRITON'S", "VERSION", "OUTCOME", "RELEASE STATUS", "")
+    displayed: list[RenderableType] = [table(columns, versions)]
     if rows:
         displayed += ["", table(("MODEL", "FIELD OF CONFIG.PBTXT", "IS", ""), rows)]
     if text and written is None:
-        displayed += [
-            "",
-            "Matching settings for turnout.toml (or write them with --settings FILE):",
-            "",
-            text.rstrip("\n"),
-        ]
+        matching = "Matching settings for turnout.toml (or write them with --settings FILE):"
+        displayed += ["", matching, "", text.rstrip("\n")]
     elif text:
-        displayed += [
-            "",
-            f"The matching settings are in {written}: `turnout serve --config {written}` applies them",
-        ]
+        displayed += ["", f"The matching settings are in {written}: `turnout serve --config {written}` applies them"]
     return displayed

@@ -1,30 +1,25 @@
 """`turnout import` and its subcommands."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from turnout.cli.cleanup import unwinding
 from turnout.cli.options import ChangeOptions, DiskTarget, ReleaseOption, argument, option
 from turnout.cli.output import reporting
 from turnout.cli.publish.import_triton import import_triton
+from turnout.cli.publish.publish_view import PublishOutcome
+from turnout.cli.workspace import Workspace, actor_or_login
 from turnout.errors import DigestMismatch, InvalidRequest
+from turnout.registry.publishing.publish_options import PublishOptions
+from turnout.registry.storage.repository import Repository
+from turnout.registry.transfer.copying import only_version
 
-_DEFAULT = "export"
-
-
-class _Group(TyperGroup):
-    """Reads `turnout import DIR` as `turnout import export DIR`."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Inserts the default command if the arguments do not name a command."""
-        if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
-            args = [_DEFAULT, *args]
-        return super().parse_args(ctx, args)
+application = typer.Typer()
 
 
+@application.command("export")
 def import_version(
     directory: Annotated[Path, argument("DIR", "Directory written by `turnout export`.")],
     digest: Annotated[str | None, option("--digest", "SHA256", "Import only if the version has this digest.")] = None,
@@ -37,12 +32,6 @@ def import_version(
     Every file is verified, and the gates run. Pass the digest that you expect: nothing else reveals that the export was
     changed and hashed again.
     """
-    from turnout.cli.publish.publish_view import PublishOutcome
-    from turnout.cli.workspace import Workspace, actor_or_login
-    from turnout.registry.publishing.publish_options import PublishOptions
-    from turnout.registry.storage.repository import Repository
-    from turnout.registry.transfer.copying import only_version
-
     with reporting(as_json=target.as_json) as out, unwinding():
         if not (directory / "models").is_dir():
             instead = "`turnout import triton DIR` imports a Triton model repository"
@@ -60,10 +49,4 @@ def import_version(
         out.show(outcome.to_json(), *outcome.view())
 
 
-application = typer.Typer(
-    cls=_Group,
-    no_args_is_help=True,
-    help="Import versions from an export or from Triton. `turnout import DIR` is `turnout import export DIR`.",
-)
-application.command(_DEFAULT)(import_version)
 application.command("triton")(import_triton)

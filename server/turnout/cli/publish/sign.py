@@ -57,11 +57,6 @@ def sign(
             signed = ReleaseStateWriter(workspace.repository, store).sign(
                 name, exact, signer, actor=who, reason=change.reason
             )
-        manifest = signed.published.manifest
-        body = {
-            "model": name,
-            "version": str(manifest.version),
-            "digest": signed.published.digest,
-            "key_id": signed.key,
-        }
-        out.show(body, f"{name} {manifest.version} is signed by {signed.key} ({signed.published.digest})")
+        number, digest = str(signed.published.manifest.version), signed.published.digest
+        body = {"model": name, "version": number, "digest": digest, "key_id": signed.key}
+        out.show(body, f"{name} {number} is signed by {signed.key} ({digest})")

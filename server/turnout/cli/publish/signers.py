@@ -71,8 +71,7 @@ def made_elsewhere(bundle: Path, public_key: Path | None, trusted: "Signing") ->
         key = None if read.certificates else next((one for one in known if made_by(one, read)), None)
         if key is None and not read.certificates:
             raise InvalidRequest.at(
-                "--public-key",
-                "expected the key to check the signature with: it is none of signing.trusted_keys",
+                "--public-key", "expected the key to check the signature with: it is none of signing.trusted_keys"
             )
     return MadeElsewhere.read(data, key, "--signature")
 

@@ -40,10 +40,7 @@ def export(
         chosen = details_from_disk(workspace, name, selector).chosen
         assert chosen is not None, "a selector names a version, or is refused"
         try:
-            with (
-                new_directory(to) as home,
-                out.progress("exporting", chosen.size_bytes) as advance,
-            ):
+            with new_directory(to) as home, out.progress("exporting", chosen.size_bytes) as advance:
                 exact = parse_version(chosen.version)
                 published = copy_version(workspace.repository, name, exact, home / "models", advance)
                 if wheel is not None:
@@ -55,20 +52,11 @@ def export(
                 (home / "Dockerfile").write_text(dockerfile(published, packed))
         except OSError as error:
             raise InvalidRequest.at("--to", f"{to.name} cannot be written to ({error.strerror})") from error
-        out.show(
-            {
-                "model": name,
-                "version": chosen.version,
-                "digest": published.digest,
-                "size_bytes": published.manifest.size,
-                "directory": str(to),
-            },
-            f"{name} {chosen.version} is exported to {to}",
-            facts(
-                [
-                    ("digest", published.digest),
-                    ("files", f"{len(published.manifest.files)}, {size_text(published.manifest.size)}"),
-                    ("import it with", f"turnout import {to} --digest {published.digest}"),
-                ]
-            ),
-        )
+        manifest, digest = published.manifest, published.digest
+        body = {"model": name, "version": chosen.version, "digest": digest, "size_bytes": manifest.size}
+        pairs = [
+            ("digest", digest),
+            ("files", f"{len(manifest.files)}, {size_text(manifest.size)}"),
+            ("import it with", f"turnout import {to} --digest {digest}"),
+        ]
+        out.show(body | {"directory": str(to)}, f"{name} {chosen.version} is exported to {to}", facts(pairs))

@@ -38,25 +38,18 @@ def fetch(
         received, bundles = _fetch(out, source, name, exact, to)
         manifest = received.manifest
         kept = [] if signatures is None else _keep(signatures, received, bundles)
-        out.show(
-            {
-                "model": name,
-                "version": str(exact),
-                "digest": received.digest,
-                "size_bytes": manifest.size,
-                "files": [file.to_json() for file in manifest.files],
-                "directory": str(to),
-                "signatures": [str(file) for file in kept],
-            },
-            f"{name} {exact} is in {to}; every byte was checked",
-            facts(
-                [
-                    ("digest", received.digest),
-                    ("files", f"{len(manifest.files)}, {size_text(manifest.size)}"),
-                    *(("signature", str(file)) for file in kept),
-                ]
-            ),
-        )
+        body = {
+            "model": name,
+            "version": str(exact),
+            "digest": received.digest,
+            "size_bytes": manifest.size,
+            "files": [file.to_json() for file in manifest.files],
+            "directory": str(to),
+            "signatures": [str(file) for file in kept],
+        }
+        pairs = [("digest", received.digest), ("files", f"{len(manifest.files)}, {size_text(manifest.size)}")]
+        pairs += [("signature", str(file)) for file in kept]
+        out.show(body, f"{name} {exact} is in {to}; every byte was checked", facts(pairs))
 
 
 def _fetch(

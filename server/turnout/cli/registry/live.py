@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from turnout.cli.connection import Server
 from turnout.cli.output import ServerRefused
 from turnout.cli.registry.description import Content, VersionDescription
-from turnout.cli.registry.survey import EVENTS, Details, Survey
+from turnout.cli.registry.survey import EVENTS, Details
 from turnout.cli.releases.event_view import read_event
 from turnout.errors import DigestMismatch
 from turnout.registry.gates.reports import GateAttestation
@@ -28,13 +28,11 @@ _NOT_DESCRIBED = ("DataLoss", "NotFound", "Unavailable")
 """Errors of a registry for a version that is in memory, but whose files or records are damaged or out of reach."""
 
 
-def survey_server(server: Server) -> Survey:
-    """Gets all versions from a running server."""
+def survey_server(server: Server) -> list[VersionDescription]:
+    """Gets all versions from a running server, grouped by model, highest precedence first."""
     with server.client(_TIMEOUT) as client:
         models = client.models()
-    return Survey(
-        tuple(VersionDescription.from_server(model, version) for model in models for version in model.versions)
-    )
+    return [VersionDescription.from_server(model, version) for model in models for version in model.versions]
 
 
 def details_from_server(server: Server, name: str, selector: str | None) -> Details:

@@ -79,13 +79,8 @@ def prune(
         refused = [one for one in removals if one.refused]
         body = {
             "plan": [
-                {
-                    "model": model,
-                    "version": str(one.version),
-                    "goes": one.goes,
-                    "reasons": list(one.reasons),
-                    "bytes": one.size_bytes,
-                }
+                {"model": model, "version": str(one.version), "goes": one.goes, "reasons": list(one.reasons),
+                 "bytes": one.size_bytes}
                 for model, one in planned
             ],
             "bytes": size,
@@ -97,15 +92,10 @@ def prune(
             "events_removed": expired.events,
             "unused_bytes": unused.size_bytes,
             "freed_unused_bytes": freed_unused,
-        }
+        }  # fmt: skip
         rows = [
-            (
-                f"{model} {one.version}",
-                "goes" if one.goes else "stays",
-                size_text(one.size_bytes),
-                "; ".join(one.reasons),
-            )
-            for model, one in planned
+            (f"{model} {p.version}", "goes" if p.goes else "stays", size_text(p.size_bytes), "; ".join(p.reasons))
+            for model, p in planned
         ]
         view = table(("VERSION", "PLAN", "SIZE", "WHY"), rows, right=("SIZE",)) if rows else NO_VERSION
         if yes:

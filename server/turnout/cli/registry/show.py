@@ -1,5 +1,7 @@
 """`turnout models` and `turnout show`."""
 
+import itertools
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,32 +13,39 @@ from turnout.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from turnout.cli.registry.survey import Details
+    from turnout.registry.storage.listing import Problem
 
 _EXPLAINED = ("loading", "warming", "ready", "failed")
 """States for which a server may give a reason: slow loads and failures."""
 
 
-def models(
-    target: TargetOptions = TargetOptions(),
-) -> None:
+def models(target: TargetOptions = TargetOptions()) -> None:
     """List all models and their versions."""
-    from turnout.cli.registry.survey import survey_disk
+    from turnout.cli.registry.survey import model_json, survey_disk
     from turnout.cli.registry.tables import versions_table
     from turnout.cli.workspace import Workspace
 
     with reporting(as_json=target.as_json) as out:
+        problems: Sequence[Problem] = ()
         if target.server is not None:
             from turnout.cli.connection import Server
             from turnout.cli.registry.live import survey_server
 
-            survey = survey_server(Server.named(target))
+            versions = survey_server(Server.named(target))
         else:
-            survey = survey_disk(Workspace.open(target))
-        out.show(survey.to_json(), versions_table(survey.versions) if survey.versions else NO_VERSION)
-        for version in survey.versions:
-            if version.live and version.live.state in _EXPLAINED and version.live.reason:
-                out.note(f"note: {version.model} {version.version}: {version.live.reason}")
-        for problem in survey.problems:
+            versions, problems = survey_disk(Workspace.open(target))
+        body = {
+            "models": [model_json(list(its)) for _, its in itertools.groupby(versions, key=lambda one: one.model)],
+            "problems": [
+                {"model": p.model, "version": p.version, "reason": p.reason, "command": p.command or None}
+                for p in problems
+            ],
+        }
+        out.show(body, versions_table(versions) if versions else NO_VERSION)
+        for one in versions:
+            if one.live and one.live.state in _EXPLAINED and one.live.reason:
+                out.note(f"note: {one.model} {one.version}: {one.live.reason}")
+        for problem in problems:
             out.note(f"note: {problem}")
 
 
@@ -86,14 +95,8 @@ def _show_model(out: CommandOutput, found: "Details") -> None:
     displayed: list[Any] = [versions_table(found.versions)]
     if found.events is not None:
         body["events"] = [
-            {
-                "time": event.time.isoformat(),
-                "kind": event.kind,
-                "actor": event.actor,
-                "reason": event.reason,
-                **event.payload,
-            }
-            for event in found.events
+            {"time": e.time.isoformat(), "kind": e.kind, "actor": e.actor, "reason": e.reason, **e.payload}
+            for e in found.events
         ]
     if found.events:
         displayed += ["", events_table(found.events)]

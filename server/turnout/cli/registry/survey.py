@@ -1,5 +1,6 @@
 """Lists the versions on the disk."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,32 +19,6 @@ EVENTS = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Survey:
-    """The models and versions that were found.
-
-    Attributes:
-        versions: Versions grouped by model, highest precedence first.
-        problems: Entries of the repository that are not valid versions.
-    """
-
-    versions: tuple[VersionDescription, ...]
-    problems: tuple[Problem, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns the JSON form."""
-        models: dict[str, list[VersionDescription]] = {}
-        for version in self.versions:
-            models.setdefault(version.model, []).append(version)
-        return {
-            "models": [model_json(versions) for versions in models.values()],
-            "problems": [
-                {"model": p.model, "version": p.version, "reason": p.reason, "command": p.command or None}
-                for p in self.problems
-            ],
-        }
-
-
-@dataclass(frozen=True, slots=True)
 class Details:
     """One model in detail.
 
@@ -58,7 +33,7 @@ class Details:
     events: "tuple[Event, ...] | None"
 
 
-def model_json(versions: "list[VersionDescription] | tuple[VersionDescription, ...]") -> dict[str, Any]:
+def model_json(versions: Sequence[VersionDescription]) -> dict[str, Any]:
     """Returns the versions of one model as JSON values."""
     default = next((version.version for version in versions if version.default), None)
     return {
@@ -68,17 +43,17 @@ def model_json(versions: "list[VersionDescription] | tuple[VersionDescription, .
     }
 
 
-def survey_disk(workspace: Workspace) -> Survey:
-    """Reads the repository and the state store."""
+def survey_disk(workspace: Workspace) -> tuple[list[VersionDescription], Sequence[Problem]]:
+    """Returns all versions, grouped by model, highest precedence first; and what the repository has beside them."""
     listing, release_state = workspace.scan(), workspace.release_state()
     baselines = workspace.baselines()
     known = [ModelVersions.of(name, listing, release_state, baselines.get(name)) for name in listing.models]
-    versions = tuple(
+    versions = [
         VersionDescription.from_disk(published, release_state.of(model.name), model.default)
         for model in known
         for published in model.published.values()
-    )
-    return Survey(versions, listing.problems)
+    ]
+    return versions, listing.problems
 
 
 def details_from_disk(workspace: Workspace, name: str, selector: str | None) -> Details:

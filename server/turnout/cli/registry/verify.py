@@ -167,11 +167,7 @@ def _chosen(
 
 
 def _verify(
-    workspace: "Workspace",
-    published: "Published",
-    log: "LogAudit",
-    trusted: "Signing | None",
-    advance: "Progress",
+    workspace: "Workspace", published: "Published", log: "LogAudit", trusted: "Signing | None", advance: "Progress"
 ) -> Verified:
     from turnout.registry.signing.trust import SignatureStatus, Trust
 

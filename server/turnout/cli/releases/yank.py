@@ -10,10 +10,7 @@ _WhyOption = Annotated[str, option("--reason", "WHY", "Reason to record, and to 
 
 
 def yank(
-    version: VersionArgument,
-    reason: _WhyOption,
-    actor: ActorOption = None,
-    target: TargetOptions = TargetOptions(),
+    version: VersionArgument, reason: _WhyOption, actor: ActorOption = None, target: TargetOptions = TargetOptions()
 ) -> None:
     """Withdraw a version: ranges and the empty selector skip it, and its number is never used again.
 

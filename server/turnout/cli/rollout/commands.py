@@ -2,10 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from turnout.cli.connection import Server
 from turnout.cli.durations import read_duration
 from turnout.cli.options import (
     ChangeOptions,
@@ -18,14 +19,21 @@ from turnout.cli.options import (
     option,
 )
 from turnout.cli.output import CommandOutput, ServerRefused, reporting, table
+from turnout.cli.releases.answers_view import answers_body, answers_lines, read_answers, show_change
+from turnout.cli.rollout import live, view
+from turnout.cli.rollout.follow import TimedOut, read_replay
+from turnout.cli.rollout.forecast import forecast_body, forecast_lines
 from turnout.cli.rollout.options import PlanOptions
+from turnout.cli.rollout.plan_file import named_fields
 from turnout.cli.rollout.probe import probe
 from turnout.cli.traffic.commands import freeze
+from turnout.cli.workspace import actor_or_login
 from turnout.errors import ConfigError, InvalidRequest
+from turnout.rollout.plan import RETIRED
 from turnout.text.shares import read_share
-
-if TYPE_CHECKING:
-    from turnout.cli.connection import Server
+from turnout.web.report.explain import explain as explained
+from turnout.web.report.page import render
+from turnout_proto.v1 import rollout_pb2 as pb
 
 _TIMEOUT = 30.0
 _RUNNING, _INTERRUPTED = 3, 130
@@ -40,27 +48,17 @@ class _CommandOptions(EpochChangeOptions):
     attempt: Annotated[int, option("--attempt", "N", "Number of the attempt. (default: the active one)", min=0)] = 0
 
 
-application = typer.Typer(
-    no_args_is_help=True, help="Make a candidate the baseline step by step, and roll it back on evidence."
-)
+application = typer.Typer()
 
 
 @application.command()
 def plan(
-    name: NameArgument,
-    to: ToOption,
-    plan: PlanOptions = PlanOptions(),
-    target: ServerTarget = ServerTarget(),
+    name: NameArgument, to: ToOption, plan: PlanOptions = PlanOptions(), target: ServerTarget = ServerTarget()
 ) -> None:
     """Show what a rollout would do, and what it could detect with the current traffic. Changes nothing.
 
     Exits with 1 if the rollout would be refused now.
     """
-    from turnout.cli.connection import Server
-    from turnout.cli.rollout.forecast import forecast_body, forecast_lines
-    from turnout.cli.rollout.plan_file import named_fields
-    from turnout_proto.v1 import rollout_pb2 as pb
-
     with reporting(as_json=target.as_json) as out:
         plan_json = _plan_json(out, plan)
         request = pb.PlanRolloutRequest(model=name, version=to, plan_json=plan_json)
@@ -92,13 +90,6 @@ def start(
     3    it is still running when --timeout expires
     130  Ctrl-C; the rollout continues
     """
-    from turnout.cli.connection import Server
-    from turnout.cli.releases.answers_view import answers_body, answers_lines, read_answers
-    from turnout.cli.rollout.plan_file import named_fields
-    from turnout.cli.rollout.view import rollout_body, sentence
-    from turnout.cli.workspace import actor_or_login
-    from turnout_proto.v1 import rollout_pb2 as pb
-
     with reporting(as_json=target.as_json) as out:
         if timeout is not None and not wait:
             raise InvalidRequest("--timeout: only with --wait")
@@ -117,8 +108,9 @@ def start(
             return
         rollout, answers = response.rollout, read_answers(response.answers)
         if not wait:
-            body = rollout_body(rollout) | {"answers": answers_body(answers)}
-            out.show(body, sentence(rollout), *answers_lines(answers), f"follow it with `turnout rollout watch {name}`")
+            follow = f"follow it with `turnout rollout watch {name}`"
+            body = view.rollout_body(rollout) | {"answers": answers_body(answers)}
+            out.show(body, view.sentence(rollout), *answers_lines(answers), follow)
             return
         _watch_to_the_end(out, named, name, rollout.attempt, limit)
 
@@ -129,16 +121,12 @@ def status(
     target: ServerTarget = ServerTarget(),
 ) -> None:
     """Show the latest rollout of one model, or of every model."""
-    from turnout.cli.connection import Server
-    from turnout.cli.rollout.view import overview, rollout_body, status_lines
-    from turnout_proto.v1 import rollout_pb2 as pb
-
     with reporting(as_json=target.as_json) as out, Server.named(target).control() as control:
         if name is not None:
             stream = control.WatchRollout(pb.WatchRolloutRequest(model=name), timeout=_TIMEOUT)
             rollout = next(stream).rollout
             stream.cancel()
-            out.show(rollout_body(rollout), *status_lines(rollout))
+            out.show(view.rollout_body(rollout), *view.status_lines(rollout))
             return
         known = control.ListRollouts(pb.ListRolloutsRequest(limit=1000), timeout=_TIMEOUT).rollouts
         latest: dict[str, pb.Rollout] = {}
@@ -146,49 +134,31 @@ def status(
             if one.model not in latest or one.attempt > latest[one.model].attempt:
                 latest[one.model] = one
         rollouts = [latest[model] for model in sorted(latest)]
-        out.show(
-            {"rollouts": [rollout_body(r) for r in rollouts]}, overview(rollouts) if rollouts else "no rollouts yet"
-        )
+        displayed = view.overview(rollouts) if rollouts else "no rollouts yet"
+        out.show({"rollouts": [view.rollout_body(r) for r in rollouts]}, displayed)
 
 
 @application.command()
-def history(
-    name: NameArgument,
-    limit: HistoryLimitOption = 20,
-    target: ServerTarget = ServerTarget(),
-) -> None:
+def history(name: NameArgument, limit: HistoryLimitOption = 20, target: ServerTarget = ServerTarget()) -> None:
     """List a model's rollouts, newest first."""
-    from turnout.cli.connection import Server
-    from turnout.cli.rollout.view import history_rows, rollout_body
-    from turnout_proto.v1 import rollout_pb2 as pb
-
     with reporting(as_json=target.as_json) as out, Server.named(target).control() as control:
         known = control.ListRollouts(pb.ListRolloutsRequest(model=name, limit=limit), timeout=_TIMEOUT).rollouts
         columns = ("ATTEMPT", "STARTED (UTC)", "TOOK", "CANDIDATE", "OVER", "STATE", "VERDICT", "BY", "WHY")
         displayed = (
-            table(columns, history_rows(known), right=("ATTEMPT",), whole=columns[:6])
+            table(columns, view.history_rows(known), right=("ATTEMPT",), whole=columns[:6])
             if known
             else f"{name} has had no rollout; `turnout rollout start {name} --to VERSION` starts one"
         )
-        out.show({"model": name, "rollouts": [rollout_body(r) for r in known]}, displayed)
+        out.show({"model": name, "rollouts": [view.rollout_body(r) for r in known]}, displayed)
 
 
 @application.command()
-def explain(
-    name: NameArgument,
-    attempt: AttemptOption = 0,
-    target: ServerTarget = ServerTarget(),
-) -> None:
+def explain(name: NameArgument, attempt: AttemptOption = 0, target: ServerTarget = ServerTarget()) -> None:
     """Explain, in words and numbers, why a rollout is in its state, and what happens next."""
-    from turnout.cli.connection import Server
-    from turnout.cli.rollout.follow import read_replay
-    from turnout.cli.rollout.view import explanation_body, explanation_lines
-    from turnout.web.report.explain import explain as explained
-
     with reporting(as_json=target.as_json) as out, Server.named(target).control() as control:
         replay = read_replay(control, name, attempt)
         explanation = explained(replay)
-        out.show(explanation_body(explanation, replay), *explanation_lines(explanation, replay.rollout))
+        out.show(view.explanation_body(explanation, replay), *view.explanation_lines(explanation, replay.rollout))
 
 
 @application.command()
@@ -207,8 +177,6 @@ def watch(
     3    it is still running when --timeout expires
     130  Ctrl-C; the rollout continues
     """
-    from turnout.cli.connection import Server
-
     with reporting(as_json=target.as_json) as out:
         limit = None if timeout is None else read_duration(timeout)
         _watch_to_the_end(out, Server.named(target), name, 0, limit)
@@ -222,10 +190,6 @@ def report(
     target: ServerTarget = ServerTarget(),
 ) -> None:
     """Write a rollout's evidence as one HTML page that needs no network."""
-    from turnout.cli.connection import Server
-    from turnout.cli.rollout.follow import read_replay
-    from turnout.web.report.page import render
-
     with reporting(as_json=target.as_json) as out:
         server = Server.named(target)
         with server.control() as control:
@@ -237,15 +201,9 @@ def report(
             html.write_bytes(page)
         except OSError as error:
             raise ConfigError(f"{html} cannot be written: {error.strerror}") from None
-        body = {
-            "model": name,
-            "attempt": replay.rollout.attempt,
-            "ticks": len(replay.recorded_ticks),
-            "file": str(html),
-        }
-        out.show(
-            body | {"bytes": len(page)}, f"{html}: attempt {replay.rollout.attempt} of {name}, {len(page):,} bytes"
-        )
+        number, ticks, size = replay.rollout.attempt, len(replay.recorded_ticks), len(page)
+        body = {"model": name, "attempt": number, "ticks": ticks, "file": str(html), "bytes": size}
+        out.show(body, f"{html}: attempt {number} of {name}, {size:,} bytes")
 
 
 @application.command()
@@ -315,22 +273,17 @@ application.command()(probe)
 
 def _plan_json(out: CommandOutput, options: PlanOptions) -> str:
     """Returns the plan as JSON. Warns about fields that no longer have an effect."""
-    from turnout.rollout.plan import RETIRED
-
     plan_json = options.to_json()
     for field in filter(json.loads(plan_json).__contains__, RETIRED):
         out.note(f"{field} no longer has an effect, and can be removed from the plan")
     return plan_json
 
 
-def _watch_to_the_end(out: CommandOutput, server: "Server", name: str, attempt: int, timeout: float | None) -> None:
+def _watch_to_the_end(out: CommandOutput, server: Server, name: str, attempt: int, timeout: float | None) -> None:
     """Shows a rollout until it ends, then exits with the code for its result."""
-    from turnout.cli.rollout.follow import TimedOut
-    from turnout.cli.rollout.live import watch
-
     again = f"`turnout rollout watch {name}` follows it"
     try:
-        last = watch(out, server, name, attempt=attempt, timeout=timeout)
+        last = live.watch(out, server, name, attempt=attempt, timeout=timeout)
     except TimedOut:
         out.note(f"the timeout expired, and the rollout continues: {again}")
         raise typer.Exit(_RUNNING) from None
@@ -351,12 +304,6 @@ def _command(
     discard: bool = False,
 ) -> None:
     """Sends an operator's command, and prints the rollout's new state and the versions that answer."""
-    from turnout.cli.connection import Server
-    from turnout.cli.releases.answers_view import read_answers, show_change
-    from turnout.cli.rollout.view import rollout_body, sentence
-    from turnout.cli.workspace import actor_or_login
-    from turnout_proto.v1 import rollout_pb2 as pb
-
     with reporting(as_json=target.as_json) as out:
         change = pb.RolloutChange(
             actor=actor_or_login(options.actor), reason=options.reason, expected_epoch=options.epoch
@@ -373,4 +320,4 @@ def _command(
         with Server.named(target).control() as control:
             response = control.CommandRollout(request, timeout=_TIMEOUT)
         rollout = response.rollout
-        show_change(out, rollout_body(rollout), read_answers(response.answers), sentence(rollout))
+        show_change(out, view.rollout_body(rollout), read_answers(response.answers), view.sentence(rollout))

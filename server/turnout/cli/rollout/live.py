@@ -91,8 +91,7 @@ class View:
         left = duration_text(float(round(r.soak_seconds - passed)))
         total = duration_text(r.soak_seconds)
         return table(
-            ("", "", ""),
-            [(weight, ProgressBar(r.soak_seconds, passed, width=_BAR), f"{left} left of {total}")],
+            ("", "", ""), [(weight, ProgressBar(r.soak_seconds, passed, width=_BAR), f"{left} left of {total}")]
         )
 
 

@@ -30,6 +30,11 @@ STYLES: Mapping[str, str] = {
 """Rich styles of states."""
 
 _EVENTS_SHOWN = 10
+_FINDING = (
+    "name", "meaning", "canary_bad", "canary_requests", "baseline_bad", "baseline_requests", "ratio", "allowed",
+    "e_value", "weight", "fit_value", "fit_below", "fit", "proof",
+)  # fmt: skip
+"""Fields of a finding in the JSON form of an explanation."""
 
 
 def sentence(rollout: pb.Rollout) -> str:
@@ -180,19 +185,11 @@ def explanation_body(explanation: RolloutExplanation, replay: Replay) -> dict[st
         "threshold": explanation.threshold,
         "peak": explanation.peak,
         "fit_threshold": explanation.fit_threshold,
-        "metrics": [
-            {
-                "name": f.name, "meaning": f.meaning, "canary_bad": f.canary_bad, "canary_requests": f.canary_requests,
-                "baseline_bad": f.baseline_bad, "baseline_requests": f.baseline_requests, "ratio": f.ratio,
-                "allowed": f.allowed, "e_value": f.e_value, "weight": f.weight, "fit_value": f.fit_value,
-                "fit_below": f.fit_below, "fit": f.fit, "proof": f.proof,
-            }
-            for f in explanation.findings
-        ],
+        "metrics": [{name: getattr(finding, name) for name in _FINDING} for finding in explanation.findings],
         "reading": list(explanation.reading),
         "lacking": list(explanation.lacking),
         "following": list(explanation.following),
-    }  # fmt: skip
+    }
 
 
 def bar(e_value: float, threshold: float, width: int) -> Text:

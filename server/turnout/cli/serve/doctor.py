@@ -9,9 +9,7 @@ from turnout.cli.options import DiskTarget
 from turnout.cli.output import reporting, table
 
 
-def doctor(
-    target: DiskTarget = DiskTarget(),
-) -> None:
+def doctor(target: DiskTarget = DiskTarget()) -> None:
     """Check what this machine can run models on, what is missing, and how to get it."""
     from turnout.cli.serve.checks import Health, examine
 

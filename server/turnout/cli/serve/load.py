@@ -22,11 +22,7 @@ _SHOWN_SECONDS = 10.0
 _CALL_SECONDS = 10.0
 
 
-def load(
-    version: VersionArgument,
-    timeout: TimeoutOption = 300.0,
-    target: ServerTarget = ServerTarget(),
-) -> None:
+def load(version: VersionArgument, timeout: TimeoutOption = 300.0, target: ServerTarget = ServerTarget()) -> None:
     """Load a version into a running server, and wait until it is ready."""
     from turnout.cli.connection import Server
     from turnout.cli.workspace import exact_reference
@@ -38,11 +34,7 @@ def load(
         _print(out, name, _loaded(out, Server.named(target), request, timeout))
 
 
-def unload(
-    version: VersionArgument,
-    timeout: TimeoutOption = 300.0,
-    target: ServerTarget = ServerTarget(),
-) -> None:
+def unload(version: VersionArgument, timeout: TimeoutOption = 300.0, target: ServerTarget = ServerTarget()) -> None:
     """Unload a version from a running server, once requests in progress are answered."""
     from turnout.cli.connection import Server
     from turnout.cli.workspace import exact_reference

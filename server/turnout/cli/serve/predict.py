@@ -59,15 +59,8 @@ def _print(out: CommandOutput, prediction: "Prediction") -> None:
     from turnout.cli.serve.inputs import array_body, dtype_name, summary
 
     timing = prediction.timing
-    body: dict[str, Any] = {
-        "model": prediction.model,
-        "version": prediction.version,
-        "digest": prediction.digest,
-        "role": prediction.role,
-        "epoch": prediction.epoch,
-        "request_id": prediction.request_id,
-        "timing": asdict(timing),
-    }
+    names = ("model", "version", "digest", "role", "epoch", "request_id")
+    body: dict[str, Any] = {name: getattr(prediction, name) for name in names} | {"timing": asdict(timing)}
     if out.as_json:
         body["outputs"] = {name: array_body(array) for name, array in prediction.outputs.items()}
     rows = [
@@ -76,14 +69,6 @@ def _print(out: CommandOutput, prediction: "Prediction") -> None:
     ]
     batch = f", in a batch of {timing.batch_rows} rows" if timing.batch_rows > 1 else ""
     queued = f", after {seconds_text(timing.queue_seconds)} in the queue" if timing.queue_seconds else ""
-    out.show(
-        body,
-        facts(
-            [
-                ("answered by", f"{prediction.model} {prediction.version} ({prediction.role})"),
-                ("took", f"{seconds_text(timing.compute_seconds)}{queued}{batch}"),
-            ]
-        ),
-        "",
-        table(("OUTPUT", "TYPE", "VALUE"), rows),
-    )
+    by = f"{prediction.model} {prediction.version} ({prediction.role})"
+    answer = facts([("answered by", by), ("took", f"{seconds_text(timing.compute_seconds)}{queued}{batch}")])
+    out.show(body, answer, "", table(("OUTPUT", "TYPE", "VALUE"), rows))

@@ -12,8 +12,7 @@ if TYPE_CHECKING:
 
 
 def servers(
-    name: Annotated[str, argument("NAME", "One model. (default: all)")] = "",
-    target: ServerTarget = ServerTarget(),
+    name: Annotated[str, argument("NAME", "One model. (default: all)")] = "", target: ServerTarget = ServerTarget()
 ) -> None:
     """Show the servers and workers that share the state store: which are alive, what each serves, which are behind."""
     from turnout.cli.connection import Server

@@ -1,11 +1,12 @@
-"""`turnout traffic`, which decides the versions that answer requests that do not pin one; and `turnout shadow`."""
+"""`turnout traffic`: decides which versions answer requests that do not pin one."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from turnout.cli.connection import Server
 from turnout.cli.options import (
     EpochChangeOptions,
     HistoryLimitOption,
@@ -16,12 +17,12 @@ from turnout.cli.options import (
     option,
 )
 from turnout.cli.output import NO_VERSION, reporting, table
+from turnout.cli.traffic import traffic_view as view
+from turnout.cli.workspace import actor_or_login
 from turnout.errors import InvalidRequest
 from turnout.text.shares import read_part
-
-if TYPE_CHECKING:
-    from turnout_proto.v1 import traffic_pb2 as pb
-    from turnout_proto.v1.control_pb2_grpc import ControlServiceStub
+from turnout_proto.v1 import traffic_pb2 as pb
+from turnout_proto.v1.control_pb2_grpc import ControlServiceStub
 
 _TIMEOUT = 30.0
 
@@ -30,7 +31,7 @@ CanaryOption = Annotated[list[str] | None, option("--canary", "VERSION=SHARE", "
 ShadowOption = Annotated[list[str] | None, option("--shadow", "VERSION=SHARE", "Such as 3.4.0=10%; may be repeated.")]
 
 
-application = typer.Typer(no_args_is_help=True, help="Decide which versions answer requests that do not pin one.")
+application = typer.Typer()
 
 
 @application.command()
@@ -39,14 +40,10 @@ def show(
     target: ServerTarget = ServerTarget(),
 ) -> None:
     """Show how traffic is routed, and whether the actual split matches the policy."""
-    from turnout.cli.connection import Server
-    from turnout.cli.traffic.traffic_view import state_body, state_lines
-    from turnout_proto.v1 import traffic_pb2 as pb
-
     with reporting(as_json=target.as_json) as out, Server.named(target).control() as control:
         states = control.GetTraffic(pb.GetTrafficRequest(model=name or ""), timeout=_TIMEOUT).models
-        lines = [line for state in states for line in (*state_lines(state), "")]
-        out.show({"models": [state_body(state) for state in states]}, *(lines[:-1] or [NO_VERSION]))
+        lines = [line for state in states for line in (*view.state_lines(state), "")]
+        out.show({"models": [view.state_body(state) for state in states]}, *(lines[:-1] or [NO_VERSION]))
 
 
 @application.command(name="set")
@@ -67,8 +64,6 @@ def set_(
     It replaces the previous policy: canaries and shadows that you do not name are removed. Routing keys that got a
     canary stay with it.
     """
-    from turnout_proto.v1 import traffic_pb2 as pb
-
     with _changing(change, target, force=force) as (control, asked, show_state):
         canaries = [pb.Canary(version=v, weight=w) for v, w in (read_part(c, "--canary") for c in canary or ())]
         shadows = [pb.Shadow(version=v, rate=r) for v, r in (read_part(s, "--shadow") for s in shadow or ())]
@@ -92,8 +87,6 @@ def ramp(
     target: ServerTarget = ServerTarget(),
 ) -> None:
     """Change the share of one canary; everything else stays the same."""
-    from turnout_proto.v1 import traffic_pb2 as pb
-
     with _changing(change, target, force=force) as (control, asked, show_state):
         version, weight = read_part(canary, "VERSION=SHARE")
         request = pb.RampTrafficRequest(model=name, canary=pb.Canary(version=version, weight=weight), change=asked)
@@ -102,13 +95,9 @@ def ramp(
 
 @application.command()
 def clear(
-    name: NameArgument,
-    change: EpochChangeOptions = EpochChangeOptions(),
-    target: ServerTarget = ServerTarget(),
+    name: NameArgument, change: EpochChangeOptions = EpochChangeOptions(), target: ServerTarget = ServerTarget()
 ) -> None:
     """End the policy: the highest released version answers."""
-    from turnout_proto.v1 import traffic_pb2 as pb
-
     with _changing(change, target) as (control, asked, show_state):
         show_state(control.ClearTraffic(pb.ClearTrafficRequest(model=name, change=asked), timeout=_TIMEOUT).state)
 
@@ -121,8 +110,6 @@ def freeze(
     target: ServerTarget = ServerTarget(),
 ) -> None:
     """Refuse all changes except those that take traffic back. An active rollout can only roll back."""
-    from turnout_proto.v1 import traffic_pb2 as pb
-
     with _changing(change, target) as (control, asked, show_state):
         request = pb.FreezeTrafficRequest(model=name, frozen=not off, change=asked)
         show_state(control.FreezeTraffic(request, timeout=_TIMEOUT).state)
@@ -137,34 +124,24 @@ def revert(
     target: ServerTarget = ServerTarget(),
 ) -> None:
     """Put the policy of an earlier epoch in force again, with exactly the same keys on each canary."""
-    from turnout_proto.v1 import traffic_pb2 as pb
-
     with _changing(change, target, force=force) as (control, asked, show_state):
         request = pb.RevertTrafficRequest(model=name, epoch=to, change=asked)
         show_state(control.RevertTraffic(request, timeout=_TIMEOUT).state)
 
 
 @application.command()
-def history(
-    name: NameArgument,
-    limit: HistoryLimitOption = 20,
-    target: ServerTarget = ServerTarget(),
-) -> None:
+def history(name: NameArgument, limit: HistoryLimitOption = 20, target: ServerTarget = ServerTarget()) -> None:
     """List earlier policies: who set them, when, and why."""
-    from turnout.cli.connection import Server
-    from turnout.cli.traffic.traffic_view import history_rows, state_body
-    from turnout_proto.v1 import traffic_pb2 as pb
-
     with reporting(as_json=target.as_json) as out, Server.named(target).control() as control:
         request = pb.ListTrafficHistoryRequest(model=name, limit=limit)
         epochs = control.ListTrafficHistory(request, timeout=_TIMEOUT).epochs
         columns = ("EPOCH", "WHEN (UTC)", "ACTION", "POLICY", "BY", "WHY")
         displayed = (
-            table(columns, history_rows(epochs), right=("EPOCH",), whole=("WHEN (UTC)",))
+            table(columns, view.history_rows(epochs), right=("EPOCH",), whole=("WHEN (UTC)",))
             if epochs
             else f"{name} has never had a policy; `turnout traffic set {name} --baseline VERSION` creates one"
         )
-        out.show({"model": name, "epochs": [state_body(state) for state in epochs]}, displayed)
+        out.show({"model": name, "epochs": [view.state_body(state) for state in epochs]}, displayed)
 
 
 @application.command()
@@ -176,54 +153,22 @@ def explain(
     target: ServerTarget = ServerTarget(),
 ) -> None:
     """Explain, step by step, which version would answer a request. Exits with 1 if none would."""
-    from turnout.cli.connection import Server
-    from turnout.cli.traffic.traffic_view import explanation_body, explanation_rows
-    from turnout_proto.v1 import traffic_pb2 as pb
-
     with reporting(as_json=target.as_json) as out, Server.named(target).control() as control:
         request = pb.ExplainRouteRequest(model=name, selector=selector, routing_key=key, baseline_only=baseline_only)
         explained = control.ExplainRoute(request, timeout=_TIMEOUT)
-        out.show(explanation_body(explained), table(("", "", ""), explanation_rows(explained)))
+        out.show(view.explanation_body(explained), table(("", "", ""), view.explanation_rows(explained)))
     if explained.refusal:
         raise typer.Exit(1)
-
-
-def shadow(
-    name: NameArgument,
-    worst: Annotated[
-        int, option("--worst", "N", "How many of the worst disagreements to show for each shadow.", min=0, max=100)
-    ] = 5,
-    target: ServerTarget = ServerTarget(),
-) -> None:
-    """Show where the shadows of a model answer differently from its baseline."""
-    from turnout.cli.connection import Server
-    from turnout.cli.traffic.shadow_view import report_body, report_lines
-    from turnout_proto.v1 import traffic_pb2 as pb
-
-    with reporting(as_json=target.as_json) as out, Server.named(target).control() as control:
-        request = pb.GetShadowReportRequest(model=name, worst=worst)
-        reports = control.GetShadowReport(request, timeout=_TIMEOUT).shadows
-        lines = [line for report in reports for line in (*report_lines(report), "")]
-        nothing = (
-            f"{name} has had no shadow since this server started; `turnout traffic set {name} --shadow VERSION=10%`"
-            " starts one"
-        )
-        out.show({"model": name, "shadows": [report_body(r) for r in reports]}, *(lines[:-1] or [nothing]))
 
 
 @contextmanager
 def _changing(
     options: EpochChangeOptions, target: ServerTarget, *, force: bool = False
-) -> "Iterator[tuple[ControlServiceStub, pb.TrafficChange, Callable[[pb.TrafficState], None]]]":
+) -> Iterator[tuple[ControlServiceStub, pb.TrafficChange, Callable[[pb.TrafficState], None]]]:
     """Yields a server's control service, what a request for a change contains, and what prints the resulting policy."""
-    from turnout.cli.connection import Server
-    from turnout.cli.traffic.traffic_view import change_lines, state_body
-    from turnout.cli.workspace import actor_or_login
-    from turnout_proto.v1 import traffic_pb2 as pb
-
     with reporting(as_json=target.as_json) as out:
         change = pb.TrafficChange(
             actor=actor_or_login(options.actor), reason=options.reason, expected_epoch=options.epoch, force=force
         )
         with Server.named(target).control() as control:
-            yield control, change, lambda state: out.show(state_body(state), *change_lines(state))
+            yield control, change, lambda state: out.show(view.state_body(state), *view.change_lines(state))

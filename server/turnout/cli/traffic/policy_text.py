@@ -6,10 +6,7 @@ from turnout.text.shares import share_text
 
 
 def policy_text(
-    baseline: str,
-    canaries: Iterable[tuple[str, float]],
-    shadows: Iterable[tuple[str, float]],
-    twin: float = 0.0,
+    baseline: str, canaries: Iterable[tuple[str, float]], shadows: Iterable[tuple[str, float]], twin: float = 0.0
 ) -> str:
     """Returns a policy on one line, such as `baseline 1.0.0 80%, canary 1.1.0 20%`. Shares and rates are 0 to 1."""
     weights = list(canaries)
