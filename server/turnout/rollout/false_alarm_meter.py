@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from structlog.typing import FilteringBoundLogger
 
 from turnout.rollout.counters import Counters, SlotsInForce
-from turnout.rollout.engine.adapters.local_serving import LocalServing
+from turnout.rollout.engine.local_serving import LocalServing
 from turnout.rollout.evidence import ERRORS, STALLED, Evidence
 from turnout.rollout.plan import Plan
 from turnout.rollout.thresholds import latency_of

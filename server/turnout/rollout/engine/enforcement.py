@@ -13,9 +13,9 @@ from structlog.typing import FilteringBoundLogger
 from turnout.errors import Conflict, ModelNotFound, TurnoutError, UnavailableError
 from turnout.rollout.changes.model_snapshot import RollbackOrigin
 from turnout.rollout.engine.active_rollout import ActiveRollout
+from turnout.rollout.engine.local_serving import LocalServing
 from turnout.rollout.engine.ownership import Ownership
 from turnout.rollout.engine.policy_origin import accept_policy, set_by_others
-from turnout.rollout.engine.ports import LiveState, TrafficChange
 from turnout.rollout.engine.store_timeouts import StoreTimeout
 from turnout.rollout.engine.unrecorded_rollbacks import Diversion, Diversions
 from turnout.rollout.machine.actors import rollout_actor
@@ -32,7 +32,7 @@ from turnout.state.store import StateStore
 class Enforcement:
     """The effects of rollouts on the traffic. Used only on the event loop."""
 
-    _serving: LiveState
+    _serving: LocalServing
     _store: StateStore
     _ownership: Ownership
     _diversions: Diversions
@@ -163,8 +163,7 @@ class Enforcement:
         if rollout.released:
             aborting = rollout.state is RolloutState.ABORTING
             statuses[rollout.candidate] = ReleaseStatus.CANDIDATE if aborting else ReleaseStatus.RELEASED
-        wanted = TrafficChange(desired, change, rollout.attempt, active.number, statuses)
-        await self._serving.apply(rollout.model, wanted)
+        await self._serving.apply(rollout.model, desired, change, statuses, (rollout.attempt, active.number))
         # If that took longer than a tick waits, the rollout has moved on meanwhile.
         active.rollout = accept_policy(active.rollout, self._serving.in_force(rollout.model)[0])
 

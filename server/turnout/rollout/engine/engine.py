@@ -25,9 +25,9 @@ from turnout.rollout.engine.enforcement import Enforcement
 from turnout.rollout.engine.exchange.peers import OtherServer
 from turnout.rollout.engine.exchange.presence import ServerPresence
 from turnout.rollout.engine.exchange.tick_exchange import TickExchange
+from turnout.rollout.engine.local_serving import LocalServing
 from turnout.rollout.engine.operators.commands import RolloutCommands
 from turnout.rollout.engine.policy_origin import accept_policy, set_by_rollout
-from turnout.rollout.engine.ports import LiveState
 from turnout.rollout.engine.rollbacks import Rollbacks
 from turnout.rollout.engine.running_rollouts import RunningRollouts
 from turnout.rollout.engine.store_timeouts import TICK_WAIT, StoreTimeout
@@ -60,7 +60,7 @@ class RolloutEngine:
 
     def __init__(
         self,
-        serving: LiveState,
+        serving: LocalServing,
         presence: ServerPresence,
         journal: DiversionFiles,
         schedule: TickSchedule,

@@ -11,8 +11,8 @@ from turnout.errors import TurnoutError
 from turnout.rollout.clock import Instant, TickSchedule
 from turnout.rollout.engine.exchange.peers import OtherServers
 from turnout.rollout.engine.exchange.presence import ServerPresence
+from turnout.rollout.engine.local_serving import LocalServing
 from turnout.rollout.engine.ownership import Ownership
-from turnout.rollout.engine.ports import LiveState
 from turnout.rollout.engine.store_timeouts import StoreTimeout
 from turnout.rollout.engine.unrecorded_rollbacks import Diversions
 from turnout.rollout.machine import overrides
@@ -33,7 +33,7 @@ class RunningRollouts:
 
     def __init__(
         self,
-        serving: LiveState,
+        serving: LocalServing,
         presence: ServerPresence,
         diversions: Diversions,
         schedule: TickSchedule,
@@ -94,7 +94,7 @@ class RunningRollouts:
         return True
 
     async def refusals(self, model: str, candidate: Version, seconds: float) -> Sequence[str]:
-        """Returns why a candidate cannot be rolled out, as `LiveState.refusals` does."""
+        """Returns why a candidate cannot be rolled out, as `LocalServing.refusals` does."""
         return await self._follows.wait(self._serving.refusals(model, candidate), seconds, patient=True)
 
     def update(

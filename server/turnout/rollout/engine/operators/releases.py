@@ -12,7 +12,7 @@ from turnout.rollout.changes.model_snapshot import RollbackOrigin
 from turnout.rollout.changes.operations import ChangeResult, Operations
 from turnout.rollout.changes.rollback import rollback
 from turnout.rollout.engine.engine import RolloutEngine
-from turnout.rollout.engine.ports import LiveState
+from turnout.rollout.engine.local_serving import LocalServing
 from turnout.rollout.engine.unrecorded_rollbacks import Diversion
 from turnout.routing.default_answers import RoutingTable
 from turnout.state.release_status import ReleaseStatus
@@ -27,7 +27,7 @@ class Releases:
 
     _engine: RolloutEngine
     _operations: Operations
-    _serving: LiveState
+    _serving: LocalServing
     _log: FilteringBoundLogger
     _recording: asyncio.Future[None] | None = field(init=False, default=None)
 

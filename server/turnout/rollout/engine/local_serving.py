@@ -1,4 +1,4 @@
-"""Implements the port `LiveState` by what this server serves and routes."""
+"""What this server serves and routes, as rollouts see and change it."""
 
 import contextlib
 from collections.abc import Collection, Mapping, Sequence
@@ -15,7 +15,6 @@ from turnout.rollout.counters import ClosedTick, Place, SlotsInForce
 from turnout.rollout.engine.active_rollout import ActiveRollout
 from turnout.rollout.engine.exchange.server_ticks import CollectedTicks, ShadowTick
 from turnout.rollout.engine.policy_origin import newer_baseline, policy_text, set_by_others, set_by_rollout
-from turnout.rollout.engine.ports import TrafficChange
 from turnout.rollout.evidence import Count
 from turnout.rollout.machine.attempt import STEPPING, Rollout, RolloutState
 from turnout.rollout.machine.desired_policy import desired_policy
@@ -43,7 +42,10 @@ _NEEDS_THRESHOLDS = (RolloutState.VALIDATING, RolloutState.SHADOWING, *STEPPING)
 
 @dataclass(eq=False, repr=False)
 class LocalServing:
-    """What this server serves and routes. Used only on the event loop."""
+    """What this server serves and routes. Used only on the event loop.
+
+    `signatures`, `refusals`, `model_snapshot` and `answers` raise ModelNotFound if the model does not exist.
+    """
 
     _catalog: Catalog
     _policies: Policies
@@ -53,7 +55,10 @@ class LocalServing:
     _loader: Manager
 
     def count(self, active: ActiveRollout, seconds: float, now: float) -> Sequence[ClosedTick]:
-        """Ends a rollout's tick on this server, begins the next, and returns the ticks that are closed by now."""
+        """Ends a rollout's tick on this server, begins the next, and returns the ticks that are closed by now.
+
+        The rollout may be driven elsewhere. The tick had `seconds` active seconds; `now` is the monotonic clock's time.
+        """
         rollout = active.rollout
         candidate = self.entry(rollout.model, rollout.candidate)
         previous = self.entry(rollout.model, rollout.previous)
@@ -64,7 +69,11 @@ class LocalServing:
         return active.counters.closed(now)
 
     def observe(self, active: ActiveRollout, seconds: float, collected: CollectedTicks, rivals: int) -> Facts:
-        """Returns the present facts about a rollout. Arguments as in `LiveState.observe`."""
+        """Returns the present facts about a rollout.
+
+        `seconds` are the active seconds of this tick, `collected` the counts of all servers, and `rivals` the number of
+        rollouts of the model that are not queued, including this one.
+        """
         rollout = active.rollout
         candidate = self.entry(rollout.model, rollout.candidate)
         previous = self.entry(rollout.model, rollout.previous)
@@ -111,7 +120,7 @@ class LocalServing:
         return applied, applied.state.policy if applied is not None else None
 
     def baseline(self, model: str, without: Collection[Version] = ()) -> Version | None:
-        """Returns the version that answers the empty selector now. Arguments as in `LiveState.baseline`."""
+        """Returns the version that answers the empty selector now, if those in `without` are not released."""
         _, policy = self.in_force(model)
         if policy is not None:
             return policy.baseline
@@ -144,7 +153,14 @@ class LocalServing:
         return {version: entry.manifest.signature for version, entry in known.items()}
 
     async def refusals(self, model: str, candidate: Version) -> list[str]:
-        """Returns the reasons why a candidate cannot be rolled out. See `LiveState.refusals`."""
+        """Returns the reasons why a candidate cannot be rolled out, as sentences, regardless of other rollouts.
+
+        If there are any, the repository and the state store are read first: the candidate may just have been published,
+        or a version released, by another process.
+
+        Raises:
+            NotFoundError: The version does not exist.
+        """
         with contextlib.suppress(NotFoundError):
             if not self._known_refusals(model, candidate):
                 return []
@@ -170,7 +186,7 @@ class LocalServing:
         return []
 
     def answers(self, model: str, running: Sequence[Rollout]) -> RoutingTable:
-        """Returns the versions that answer each selector now, as far as known here. See `LiveState.answers`."""
+        """Returns the versions that answer each selector of a model now, with the canaries of rollouts in `running`."""
         known = self._catalog.snapshot.model(model)
         applied, policy = self.in_force(model)
         statuses = {version: entry.release_status for version, entry in known.versions.items()}
@@ -189,19 +205,29 @@ class LocalServing:
         note = f"{stand_in} answers in place of {entry.version_text} until that is ready here ({entry.state})"
         return replace(found, notes=(note, *found.notes))
 
-    async def apply(self, model: str, change: TrafficChange) -> None:
-        """Puts a policy into force, with its release statuses. Raises as `LiveState.apply`."""
-        written = (change.attempt, change.number)
-        await self._traffic.put(model, change.policy, change.change, statuses=change.statuses, rollout=written)
-        if change.statuses:
+    async def apply(
+        self,
+        model: str,
+        policy: Policy,
+        change: ChangeOrigin,
+        statuses: Mapping[Version, ReleaseStatus],
+        rollout: tuple[int, int],
+    ) -> None:
+        """Puts a policy into force, with its release statuses. Arguments and errors as of `Traffic.put`."""
+        await self._traffic.put(model, policy, change, statuses=statuses, rollout=rollout)
+        if statuses:
             await self._loader.refresh()
 
     async def redraw_twin(self, model: str, change: ChangeOrigin) -> None:
-        """Gives the twin other slots if its own carry too little traffic. Raises as `LiveState.apply`."""
+        """Gives the twin other slots if its own carry too little traffic. Raises as `apply`."""
         await self._traffic.redraw_twin(model, change)
 
     async def follow(self, *, traffic: bool = True) -> None:
-        """Applies recorded releases and, if `traffic`, recorded policies."""
+        """Applies recorded releases and, if `traffic`, recorded policies.
+
+        Raises:
+            UnavailableError: The state store does not respond.
+        """
         if traffic:
             await self._traffic.refresh()
         await self._loader.refresh()
