@@ -76,7 +76,7 @@ class RolloutCommands:
             attempt = max((record.attempt for record in records), default=0) + 1
             rollout = Rollout.start(model, candidate, previous, attempt, plan, actor, reason)
             released = self._serving.is_released(model, candidate)
-            rollout = replace(accept_policy(rollout, self._serving.in_force(model)[0]), was_released=released)
+            rollout = replace(accept_policy(rollout, self._serving.in_force(model)), was_released=released)
             entry = RolloutHistoryEntry("start", reason or f"{candidate} is rolled out over {previous}", actor)
             active = await self._commits.begin(rollout, entry, until)
             self._serving.load()
@@ -130,7 +130,7 @@ class RolloutCommands:
                 active = ownership.named(model, attempt)
                 before = active.rollout
                 refuse_stale(before.candidate, before.epoch, str(before.state), expected_epoch)
-                applied, _ = self._serving.in_force(model)
+                applied = self._serving.in_force(model)
                 after, entries = decide(accept_policy(before, applied) if resume else before)
                 refuse_other_baseline(before, after, applied, self._serving.baseline(model))
                 if stopped_by_traffic(before) and not stopped_by_traffic(after):

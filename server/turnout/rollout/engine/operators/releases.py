@@ -113,8 +113,7 @@ class Releases:
         target = snapshot.after(outcome).answering
         if target is None:
             raise error
-        applied, _ = self._serving.in_force(model)
-        since = RollbackOrigin(0 if applied is None else applied.epoch, snapshot.answering)
+        since = RollbackOrigin(self._serving.in_force(model).epoch, snapshot.answering)
         gone = tuple(version for version, status in outcome.statuses.items() if status is ReleaseStatus.CANDIDATE)
         now = self._engine.now
         self._engine.diversions.begin(Diversion(model, target, since, 0, actor, reason, now, gone, keep_released))
