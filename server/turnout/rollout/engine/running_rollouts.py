@@ -8,7 +8,7 @@ from semver import Version
 from structlog.typing import FilteringBoundLogger
 
 from turnout.errors import TurnoutError
-from turnout.rollout.clock import Instant, TickSchedule
+from turnout.rollout.clock import TickSchedule
 from turnout.rollout.engine.exchange.peers import OtherServers
 from turnout.rollout.engine.exchange.presence import ServerPresence
 from turnout.rollout.engine.local_serving import LocalServing
@@ -103,10 +103,10 @@ class RunningRollouts:
         """Applies what was read from the state store: the rollouts that have not ended, and the servers' reports."""
         now = self._clock.monotonic()
         self.other_servers.update(servers_snapshot, now)
-        found = self.ownership.reconcile(records, Instant(now, servers_snapshot.now), mine=mine)
-        for unreadable in found.unreadable:
-            self._log.error("a rollout cannot be read", model=unreadable.record.model, reason=unreadable.sentence)
-        for rollout in found.taken_up:
+        taken_up, unreadable = self.ownership.reconcile(records, now, servers_snapshot.now, mine)
+        for one in unreadable:
+            self._log.error("a rollout cannot be read", model=one.record.model, reason=one.sentence)
+        for rollout in taken_up:
             self._log.info("rollout taken up", model=rollout.model, attempt=rollout.attempt, state=str(rollout.state))
         self._continue_rollbacks()
         needed = {(r.model, r.attempt, r.candidate, r.previous) for r in self.ownership.running}
