@@ -9,7 +9,7 @@ from turnout.telemetry.families import Family
 from turnout.telemetry.histogram import BATCH_BOUNDS, LATENCY_BOUNDS
 from turnout.telemetry.metrics.auth import AuthRecorder
 from turnout.telemetry.metrics.gpu import Gpu
-from turnout.telemetry.metrics.rollout import MeterSample, ProbeSample, RolloutSample, ServerSample
+from turnout.telemetry.metrics.rollout import MeterSample, RolloutSample
 from turnout.telemetry.metrics.server import DeviceMemory
 from turnout.telemetry.metrics.shadow import DIFFERENCE_BOUNDS
 from turnout.telemetry.metrics.tls import TlsRecorder
@@ -93,12 +93,14 @@ def _one_of_everything() -> Metrics:
     shadow.lag.observe(0.1)
     shadow.agreement = shadow.noise = 1.0
     metrics.rollouts.running = [
-        RolloutSample("m", "1.0.0", "soaking", 1, 0.1, 100.0, 1.0, {"errors": 1.0}, {("canary", "errors"): 1}, ["gate"])
+        RolloutSample(
+            "m", "1.0.0", {"soaking": 1}, 1, 0.1, {"gate": 1}, {"errors": 1.0}, 100.0, {("canary", "errors"): 1}
+        )
     ]
-    metrics.rollouts.meters = [MeterSample("m", "1.0.0", 0, 1, 1.0, {"twin": 1})]
+    metrics.rollouts.meters = [MeterSample({"model": "m"}, 0, 1, {"1.0.0": 1.0}, {("1.0.0", "twin"): 1})]
     metrics.rollouts.probes, metrics.rollouts.confirms = ["p"], True
-    metrics.rollouts.probe_values = [ProbeSample("p", "m", "1.0.0", 0.1)]
-    metrics.rollouts.servers = [ServerSample("host:8001", True, {"m": 1})]
+    metrics.rollouts.probe_values = {("p", "m", "1.0.0"): 0.1}
+    metrics.rollouts.servers, metrics.rollouts.behind = {"alive": 1}, {("host:8001", "m"): 1}
     metrics.server.epochs = {"m": 1}
     metrics.server.on_demand_loads["m", "ready"] = metrics.server.evictions["m"] = 1
     metrics.server.waiting_for_load, metrics.server.memory_budgets = {"m": 1}, {"cpu": 1}

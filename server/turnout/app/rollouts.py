@@ -13,9 +13,9 @@ from turnout.releases.release import ReleaseStateWriter
 from turnout.rollout.analysis.analyses import Analyses
 from turnout.rollout.changes.operations import Operations
 from turnout.rollout.clock import TickSchedule
-from turnout.rollout.engine.adapters.local_serving import LocalServing
 from turnout.rollout.engine.engine import RolloutEngine
 from turnout.rollout.engine.exchange.presence import ServerPresence
+from turnout.rollout.engine.local_serving import LocalServing
 from turnout.rollout.engine.operators.releases import Releases
 from turnout.rollout.engine.unrecorded_rollbacks import DiversionFiles
 from turnout.rollout.engine.writer import EventReporter

@@ -12,7 +12,7 @@ from turnout.app.startup import NEW_STORE
 from turnout.routing.active_policies import Policies
 from turnout.routing.explain import Explainer
 from turnout.routing.router import PolicyRouter
-from turnout.routing.selection.load_selectors import named
+from turnout.routing.selection.resolution import named
 from turnout.routing.shadow.service import Shadows
 from turnout.routing.traffic import Traffic
 from turnout.rpc.errors import code_name

@@ -16,7 +16,7 @@ from turnout.registry.storage.listing import Published
 from turnout.registry.storage.repository import Repository
 from turnout.releases.prune_plan import Keep, PruningDecision, VersionFacts, prune_plan
 from turnout.releases.release import ReleaseStateWriter, holders
-from turnout.routing.selection.load_selectors import named
+from turnout.routing.selection.resolution import named
 from turnout.state.releases import VersionUses
 from turnout.state.store import StateStore
 

@@ -1,4 +1,4 @@
-"""Releases, yanks, signs and tags versions, after checking that they exist."""
+"""Yanks, signs and tags versions, after checking that they exist."""
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -87,15 +87,6 @@ class ReleaseStateWriter:
         """Runs one of this object's methods in a thread of the repository, which the methods access first."""
         return await self._repository.in_thread(call, *args, **kwargs)
 
-    def release(self, model: str, version: Version, *, actor: str, reason: str) -> bool:
-        """Releases a version. Returns False if it was already released.
-
-        Raises:
-            InvalidRequest: The version is yanked.
-        """
-        found = self._repository.find(model, version)
-        return self._store.release(model, found.manifest.version, actor=actor, reason=reason)
-
     def sign(self, model: str, version: Version, signer: Signer, *, actor: str, reason: str) -> SignedVersion:
         """Signs a version after verifying all its files, and stores the signature with it.
 
@@ -122,8 +113,7 @@ class ReleaseStateWriter:
             ChangeRefused: The policy in force, a rollout or a tag needs the version. The message says what to do first.
             InvalidRequest: No reason was given.
         """
-        found = self._repository.find(model, version)
-        exact = found.manifest.version
+        exact = self._repository.find(model, version).manifest.version
 
         def refuse(uses: VersionUses) -> None:
             if holders := holding(model, exact, uses):
@@ -142,12 +132,12 @@ class ReleaseStateWriter:
             if event.kind == EventKind.POLICY_CHANGED:
                 with suppress(ValueError):  # written by a later release of Turnout
                     document = event.payload["document"]
-                    policy = PolicyState.from_json(document).policy if document else None
-                    entries.append(HistoryEntry.of_policy(event.id, policy))
+                    baseline = PolicyState.from_json(document).baseline if document else None
+                    entries.append(HistoryEntry(event.id, True, baseline))
             else:
                 status = _STATUS.get(event.kind, ReleaseStatus.CANDIDATE)
                 version = Version.parse(event.payload["version"])
-                entries.append(HistoryEntry.of_status(event.id, version, status))
+                entries.append(HistoryEntry(event.id, False, version=version, status=status))
         present = [p.manifest.version for p in self._repository.scan().versions(model)]
         return RollbackTarget(answered(entries), self._store.release_state().of(model).release_statuses, tuple(present))
 
@@ -176,9 +166,7 @@ class ReleaseStateWriter:
             InvalidRequest: The tag's name is invalid or reserved, or can be read as a version or a range.
             Conflict: The tag does not point to the expected version.
         """
-        name = tag_name(tag)
-        found = self._repository.find(model, version)
-        exact = found.manifest.version
+        name, exact = tag_name(tag), self._repository.find(model, version).manifest.version
         return self._store.set_tag(model, name, exact, actor=actor, reason=reason, expect=expect)
 
     def delete_tag(self, model: str, tag: str, *, actor: str, reason: str, expect: str | None = None) -> Version:

@@ -11,11 +11,9 @@ class Clock(Protocol):
 
     def monotonic(self) -> float:
         """Returns seconds since an arbitrary moment. Never goes back."""
-        ...
 
     def now(self) -> datetime:
         """Returns the time of day in UTC. It may jump, and differs between machines."""
-        ...
 
 
 class SystemClock:
@@ -52,16 +50,3 @@ class TickSchedule:
     def lease_seconds(self) -> float:
         """Duration of the lease during which no other server may drive a rollout: four ticks, in seconds."""
         return _LEASE_TICKS * self.seconds
-
-
-@dataclass(frozen=True, slots=True)
-class Instant:
-    """One reading of both clocks. Decisions that are made together use the same reading.
-
-    Attributes:
-        monotonic: Seconds since an arbitrary moment.
-        utc: Time of day in UTC.
-    """
-
-    monotonic: float
-    utc: datetime

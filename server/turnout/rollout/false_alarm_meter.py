@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from structlog.typing import FilteringBoundLogger
 
 from turnout.rollout.counters import Counters, SlotsInForce
-from turnout.rollout.engine.adapters.local_serving import LocalServing
+from turnout.rollout.engine.local_serving import LocalServing
 from turnout.rollout.evidence import ERRORS, STALLED, Evidence
 from turnout.rollout.plan import Plan
 from turnout.rollout.thresholds import latency_of
@@ -123,9 +123,9 @@ class FalseAlarmMeters:
 
 
 def _sampled(model: str, tally: _Tally) -> MeterSample:
-    if tally.attempt is None:
-        return MeterSample(model, "", tally.alarms, tally.attempts, 0.0, {})
-    evidence = tally.attempt.evidence
-    errors = evidence.accumulators[ERRORS]
-    requests = {CONTROL: errors.canary.requests, TWIN: errors.baseline.requests}
-    return MeterSample(model, tally.attempt.version, tally.alarms, tally.attempts, evidence.combined, requests)
+    if (attempt := tally.attempt) is None:
+        return MeterSample({"model": model}, tally.alarms, tally.attempts, {"": 0.0}, {})
+    errors = attempt.evidence.accumulators[ERRORS]
+    requests = {(attempt.version, CONTROL): errors.canary.requests, (attempt.version, TWIN): errors.baseline.requests}
+    e_value = {attempt.version: attempt.evidence.combined}
+    return MeterSample({"model": model}, tally.alarms, tally.attempts, e_value, requests)

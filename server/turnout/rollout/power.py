@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 from turnout.rollout.evidence import ERRORS, GAMMA_0, GROUPS, LEAST_UNITS, Metric
 from turnout.rollout.evidence.dispersion import LEAST_SPREAD
+from turnout.rollout.evidence.likelihood import share_ratios
 from turnout.rollout.plan import Plan, PlanStep
 from turnout.text.shares import share_text
 
@@ -212,10 +213,5 @@ def _keyed_drifts(
 
 
 def _drifts(metric: Metric, canary: float, baseline: float, bad: float, usual: float) -> Sequence[float]:
-    if canary <= 0 or baseline <= 0:
-        return [0.0] * len(metric.alternatives)
-    found = []
-    for ratio in metric.alternatives:
-        common = math.log((metric.null * canary + baseline) / (ratio * canary + baseline))
-        found.append(canary * bad * (math.log(ratio / metric.null) + common) + baseline * usual * common)
-    return found
+    arms = (canary, canary * bad), (baseline, baseline * usual)
+    return share_ratios(*arms, metric.null, metric.alternatives)

@@ -8,7 +8,7 @@ import numpy as np
 from semver import Version
 
 from turnout.registry.manifest.json_form import JsonForm
-from turnout.rollout.engine.adapters.local_serving import LocalServing
+from turnout.rollout.engine.local_serving import LocalServing
 from turnout.rollout.evidence import GROUPS
 from turnout.rollout.plan import Plan
 from turnout.rollout.power import LEAST_ERROR_RATE, SLOWDOWN, Detection, TrafficEstimate, detections, missed

@@ -2,11 +2,11 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 
 from semver import Version
 
-from turnout.routing.policy import PolicyState
+from turnout.routing.policy import Policy, PolicyState
 from turnout.routing.policy_holds import diversion_hold, policy_holds
 from turnout.routing.slots import Owners
 from turnout.serving.data_plane.inference import AnswerObserver
@@ -37,6 +37,17 @@ class AppliedPolicy:
     action: str
     stand_in: Version | None = None
 
+    @property
+    def policy(self) -> Policy | None:
+        """The policy; None if the highest released version answers."""
+        return self.state.policy
+
+
+NEVER_SET = AppliedPolicy(
+    0, PolicyState(), Owners.without_claims(), [0], None, datetime.fromtimestamp(0, UTC), actor="", reason="", action=""
+)
+"""The policy of a model whose traffic was never changed."""
+
 
 @dataclass(slots=True, eq=False)
 class Policies:
@@ -56,6 +67,10 @@ class Policies:
     withdrawn: Mapping[str, frozenset[Version]] = field(default_factory=dict)
     fallbacks: Mapping[str, Fallbacks] = field(default_factory=dict)
     meters: Mapping[str, Owners] = field(default_factory=dict)
+
+    def of(self, model: str) -> AppliedPolicy:
+        """Returns the model's policy in force; `NEVER_SET` if there is none."""
+        return self.current.get(model, NEVER_SET)
 
     def meter(self, model: str, owners: Owners) -> None:
         """Sends some slots of the model's baseline through two lanes, to be compared."""
@@ -79,7 +94,6 @@ class Policies:
 
     def pinned_versions(self, model: str) -> Mapping[Version, Hold]:
         """Returns the versions that the model's policy needs in memory, and why."""
-        applied = self.current.get(model)
-        pinned_versions = {} if applied is None else policy_holds(model, applied.state, applied.epoch)
-        diverted = self.diverted.get(model)
+        applied, diverted = self.of(model), self.diverted.get(model)
+        pinned_versions = policy_holds(model, applied.state, applied.epoch)
         return pinned_versions if diverted is None else {**pinned_versions, diverted: diversion_hold(model)}

@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from semver import Version
+
 from turnout.errors import TurnoutError
 from turnout.routing.active_policies import AppliedPolicy, Policies
 from turnout.routing.policy import TWIN, UNITS, Policy, eligible
@@ -12,7 +14,6 @@ from turnout.routing.slots import SLOTS
 from turnout.routing.split import Split
 from turnout.serving.data_plane.inference import Route
 from turnout.serving.versions.catalog import Catalog, ModelEntry
-from turnout.serving.versions.lifecycle import LifecycleState
 from turnout.text.shares import share_text
 
 
@@ -57,21 +58,21 @@ class Explainer:
         """
         known = self._catalog.snapshot.model(model)
         parsed = parse(selector)
-        applied = self._policies.current.get(model)
+        applied = self._policies.of(model)
         steps = [ExplanationStep("selector", _meaning(parsed))]
         canaries = None
-        if applied is None or applied.state.policy is None:
+        if applied.policy is None:
             steps.append(ExplanationStep("policy", "this model has no policy: releases alone decide"))
         else:
-            canaries = eligible(parsed, applied.state.policy)
-            steps += _policy_steps(applied, applied.state.policy, parsed, canaries)
+            canaries = eligible(parsed, applied.policy)
+            steps += _policy_steps(applied, applied.policy, parsed, canaries)
         if (to := self._policies.diverted.get(model)) is not None:
             message = f"in force but not recorded yet: {to} answers in place of the policy"
             gone = ", ".join(map(str, sorted(self._policies.withdrawn[model])))
             steps.append(ExplanationStep("rollback", f"{message}{f'; {gone} counts as not released' if gone else ''}"))
             canaries = None
         slot = None
-        if applied is not None and applied.state.policy is not None and canaries:
+        if canaries:
             for version in sorted(canaries):
                 steps.append(_readiness(known, applied, version))
             if baseline_only:
@@ -108,7 +109,7 @@ def _meaning(selector: Selector) -> str:
 
 
 def _policy_steps(
-    applied: AppliedPolicy, policy: Policy, selector: Selector, canaries: frozenset[object] | None
+    applied: AppliedPolicy, policy: Policy, selector: Selector, canaries: frozenset[Version] | None
 ) -> Iterator[ExplanationStep]:
     shares = "".join(f", canary {c.version} at {share_text(c.weight / UNITS)}" for c in policy.canaries)
     shadows = "".join(f", shadow {s.version} at {share_text(s.rate / UNITS)}" for s in policy.shadows)
@@ -130,10 +131,10 @@ def _policy_steps(
         yield ExplanationStep("policy", "the selector names one version: the policy does not apply")
 
 
-def _readiness(known: ModelEntry, applied: AppliedPolicy, version: object) -> ExplanationStep:
-    entry = next((e for v, e in known.versions.items() if str(v) == str(version)), None)
+def _readiness(known: ModelEntry, applied: AppliedPolicy, version: Version) -> ExplanationStep:
+    entry = known.versions.get(version)
     slots = applied.state.table.slots_of(str(version))
-    if entry is None or entry.state is not LifecycleState.READY:
+    if entry is None or not entry.ready:
         state = "not in the repository" if entry is None else str(entry.state)
         return ExplanationStep("readiness", f"the canary {version} is {state}: its share goes to the baseline")
     return ExplanationStep("readiness", f"the canary {version} is Ready and owns {slots} of {SLOTS} slots")

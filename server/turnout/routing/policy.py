@@ -106,6 +106,11 @@ class PolicyState:
     frozen: bool = False
     table: SlotTable = field(default_factory=SlotTable)
 
+    @property
+    def baseline(self) -> Version | None:
+        """The policy's baseline; None if there is no policy."""
+        return None if self.policy is None else self.policy.baseline
+
     def with_policy(self, policy: Policy, order: bytes, traffic: NDArray[Any] | None = None) -> Self:
         """Returns the state with `policy` in force.
 

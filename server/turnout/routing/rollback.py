@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from semver import Version
 
 from turnout.registry.manifest.versions import precedence
-from turnout.routing.policy import Policy
 from turnout.state.release_status import ReleaseStatus
 
 
@@ -29,16 +28,6 @@ class HistoryEntry:
     baseline: Version | None = None
     version: Version | None = None
     status: ReleaseStatus = ReleaseStatus.CANDIDATE
-
-    @classmethod
-    def of_policy(cls, revision: int, policy: Policy | None) -> "HistoryEntry":
-        """Returns the entry of a policy change; `policy` is None if the policy was removed."""
-        return cls(revision, True, baseline=None if policy is None else policy.baseline)
-
-    @classmethod
-    def of_status(cls, revision: int, version: Version, status: ReleaseStatus) -> "HistoryEntry":
-        """Returns the entry of a change of release status."""
-        return cls(revision, False, version=version, status=status)
 
 
 def answered(changes: Iterable[HistoryEntry]) -> tuple[Version, ...]:

@@ -18,7 +18,7 @@ from turnout.routing.active_policies import AppliedPolicy, Policies
 from turnout.routing.policy import TWIN, Policy, eligible
 from turnout.routing.selection.resolution import VersionIndex, resolve
 from turnout.routing.selection.selector import ByDigest, ByTag, Exact, InRange, Selector, parse
-from turnout.routing.slots import KEY_SALT, Owners
+from turnout.routing.slots import Owners
 from turnout.routing.split import Cursor, Split
 from turnout.serving.counting.keyed_outcomes import SlotFinder
 from turnout.serving.data_plane.inference import Route, ServingRole
@@ -33,9 +33,6 @@ MAX_ROUTES = 4096
 _COMING = (LifecycleState.LOADING, LifecycleState.WARMING)
 _READY = (LifecycleState.READY,)
 
-_FINDER = SlotFinder(KEY_SALT)
-"""Slot finder for models that have no policy."""
-
 RouteTarget = Route | Split
 """Where requests for one selector go: to one version, or to several by share."""
 
@@ -47,8 +44,7 @@ class _Resolutions:
     When these change, results for unchanged models are kept.
 
     Attributes:
-        snapshot, policies: The catalog and policies that the results are for.
-        diverted, withdrawn: As in `Policies`.
+        snapshot, current: The catalog and policies that the results are for.
         ways: Targets by model and selector as written. Only successes are cached.
         named: Version that a selector names, or the error if there is none, by model, selector as written, and whether
             versions that are ready are preferred.
@@ -57,25 +53,22 @@ class _Resolutions:
     """
 
     snapshot: CatalogSnapshot
-    policies: Mapping[str, AppliedPolicy]
-    diverted: Mapping[str, Version] = field(default_factory=dict)
-    withdrawn: Mapping[str, frozenset[Version]] = field(default_factory=dict)
+    policies: Policies
+    current: Mapping[str, AppliedPolicy]
     ways: dict[tuple[str, str], RouteTarget] = field(default_factory=dict)
     named: dict[tuple[str, str, bool], Version | VersionNotFound] = field(default_factory=dict)
     indexes: dict[str, tuple[ModelEntry, frozenset[Version], VersionIndex]] = field(default_factory=dict)
 
-    def follow(self, snapshot: CatalogSnapshot, policies: Policies) -> "_Resolutions":
+    def follow(self, snapshot: CatalogSnapshot) -> "_Resolutions":
         """Returns the results for a new catalog or new policies, without those that may have changed."""
-        diverted, withdrawn = policies.diverted, policies.withdrawn
-        if policies.current is not self.policies:
-            return _Resolutions(snapshot, policies.current, diverted, withdrawn, indexes=self.indexes)
+        if self.policies.current is not self.current:
+            return _Resolutions(snapshot, self.policies, self.policies.current, indexes=self.indexes)
         before = self.snapshot.models
         same = {name for name, model in snapshot.models.items() if before.get(name) is model}
         return _Resolutions(
             snapshot,
-            policies.current,
-            diverted,
-            withdrawn,
+            self.policies,
+            self.current,
             {key: target for key, target in self.ways.items() if key[0] in same},
             {key: version for key, version in self.named.items() if key[0] in same},
             {name: index for name, index in self.indexes.items() if name in snapshot.models},
@@ -92,16 +85,15 @@ class _Resolutions:
 
     def is_diverted(self, known: ModelEntry) -> bool:
         """Returns whether an unrecorded rollback is in effect, which requires that its target can answer."""
-        to = self.diverted.get(known.name)
+        to = self.policies.diverted.get(known.name)
         entry = known.versions.get(to) if to is not None else None
-        return entry is not None and entry.state is LifecycleState.READY
+        return entry is not None and entry.ready
 
     def policy(self, known: ModelEntry) -> Policy | None:
         """Returns the policy that decides, which is the target of an unrecorded rollback if one is in effect."""
         if self.is_diverted(known):
-            return Policy(self.diverted[known.name])
-        applied = self.policies.get(known.name)
-        return applied.state.policy if applied is not None else None
+            return Policy(self.policies.diverted[known.name])
+        return self.policies.of(known.name).policy
 
     def _entry(self, model: str, selector: Selector, *, prefer_ready: bool) -> VersionEntry:
         known = self.snapshot.model(model)
@@ -127,7 +119,7 @@ class _Resolutions:
         return found
 
     def _index(self, known: ModelEntry) -> VersionIndex:
-        withdrawn = self.withdrawn[known.name] if self.is_diverted(known) else frozenset()
+        withdrawn = self.policies.withdrawn[known.name] if self.is_diverted(known) else frozenset()
         before, without, index = self.indexes.get(known.name, (None, withdrawn, None))
         if index is None or before is None or before.layout is not known.layout or without != withdrawn:
             index = _index(known, withdrawn)
@@ -151,7 +143,7 @@ class PolicyRouter:
         self._serve_yanked = serve_yanked
         self._catalog = catalog
         self._policies = policies
-        self._resolutions = _Resolutions(catalog.snapshot, policies.current, policies.diverted, policies.withdrawn)
+        self._resolutions = _Resolutions(catalog.snapshot, policies, policies.current)
         self._cursors: dict[tuple[str, str], Cursor] = {}
 
     def route(self, model: str, selector: str, routing_key: str = "", *, baseline_only: bool = False) -> Route:
@@ -172,7 +164,7 @@ class PolicyRouter:
             DigestMismatch: The version was changed on disk since its publication.
         """
         resolutions = self._resolutions
-        if resolutions.snapshot is not self._catalog.snapshot or resolutions.policies is not self._policies.current:
+        if resolutions.snapshot is not self._catalog.snapshot or resolutions.current is not self._policies.current:
             resolutions = self._current()
         target = resolutions.ways.get((model, selector))
         if target is None:
@@ -200,8 +192,8 @@ class PolicyRouter:
 
     def _current(self) -> _Resolutions:
         resolutions, snapshot = self._resolutions, self._catalog.snapshot
-        if resolutions.snapshot is not snapshot or resolutions.policies is not self._policies.current:
-            resolutions = self._resolutions = resolutions.follow(snapshot, self._policies)
+        if resolutions.snapshot is not snapshot or resolutions.current is not self._policies.current:
+            resolutions = self._resolutions = resolutions.follow(snapshot)
         return resolutions
 
     def _find(self, resolutions: _Resolutions, model: str, selector: str) -> RouteTarget:
@@ -217,24 +209,23 @@ class PolicyRouter:
             warning = _yanked(entry, resolutions.snapshot.model(model))
             if not self._serve_yanked:
                 raise VersionYanked(f"{warning}; pins to it are refused")
-        if entry.state is not LifecycleState.READY:
+        if not entry.ready:
             stand_in = _stand_in(resolutions, model, parsed)
             if stand_in is None:
                 raise _refusal(entry)
             return stand_in
         if len(resolutions.ways) >= MAX_ROUTES:
             resolutions.ways.clear()
-        known, applied = resolutions.snapshot.model(model), resolutions.policies.get(model)
-        policy = resolutions.policy(known)
-        epoch, finder = (0, _FINDER) if applied is None else (applied.epoch, applied.owners.finder)
+        known, applied = resolutions.snapshot.model(model), self._policies.of(model)
+        policy, epoch, finder = resolutions.policy(known), applied.epoch, applied.owners.finder
         target: RouteTarget
         if policy is None or (canaries := eligible(parsed, policy)) is None:
             target = _unsplit(entry, selector, epoch, warning, finder)
-        elif applied is None or resolutions.is_diverted(known):
+        elif resolutions.is_diverted(known):
             target = Route.to(entry, ServingRole.BASELINE, epoch, slots=finder)
         else:
             baseline = Route.to(entry, ServingRole.BASELINE, epoch, applied.observer, slots=finder)
-            able = {str(v): e for v in canaries if (e := known.versions.get(v)) and e.state is LifecycleState.READY}
+            able = {str(v): e for v in canaries if (e := known.versions.get(v)) and e.ready}
             target = self._split(applied, baseline, able, (model, selector))
         if isinstance(target, Route) and target.role is ServingRole.BASELINE and model in self._policies.meters:
             target = self._metered(self._policies.meters[model], target, (model, selector))
@@ -312,12 +303,11 @@ def _baseline(known: ModelEntry, policy: Policy) -> VersionEntry:
 
 def _stand_in(resolutions: _Resolutions, model: str, selector: Selector) -> Route | None:
     """Returns the route to the version that answers until the policy's baseline is ready; None if there is none."""
-    applied = resolutions.policies.get(model)
-    policy = applied.state.policy if applied is not None else None
-    if applied is None or policy is None or applied.stand_in is None or eligible(selector, policy) is None:
+    applied = resolutions.policies.of(model)
+    if applied.policy is None or applied.stand_in is None or eligible(selector, applied.policy) is None:
         return None
     entry = resolutions.snapshot.model(model).versions.get(applied.stand_in)
-    if entry is None or entry.state is not LifecycleState.READY:
+    if entry is None or not entry.ready:
         return None
     if isinstance(selector, InRange) and not selector.range.satisfied_by(entry.version):
         return None

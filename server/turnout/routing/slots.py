@@ -174,6 +174,12 @@ class Owners:
         finder = SlotFinder(table.salt)
         return cls(table.salt, names, _indexable(by_slot), _indexable(by_position), finder, finder.slot)
 
+    @classmethod
+    def without_claims(cls) -> Self:
+        """Returns the owners of a table without claims, which is cheaper than to lay one out."""
+        finder = SlotFinder(KEY_SALT)
+        return cls(KEY_SALT, ("",), bytes(SLOTS), bytes(SLOTS), finder, finder.slot)
+
     def owned(self, name: str) -> NDArray[np.bool_]:
         """Returns whether `name` ("" for the baseline) owns each slot, shape (SLOTS,)."""
         if name not in self.names:

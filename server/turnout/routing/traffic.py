@@ -15,7 +15,7 @@ from semver import Version
 from structlog.typing import FilteringBoundLogger
 
 from turnout.errors import ChangeRefused, Conflict, FieldViolation, InvalidRequest, VersionNotFound
-from turnout.routing.active_policies import AppliedPolicy, Policies
+from turnout.routing.active_policies import NEVER_SET, AppliedPolicy, Policies
 from turnout.routing.policy import (
     Canary,
     Policy,
@@ -32,7 +32,6 @@ from turnout.serving.counting.keyed_outcomes import BySlot
 from turnout.serving.data_plane.inference import AnswerObserver
 from turnout.serving.versions.catalog import Catalog, ModelEntry
 from turnout.serving.versions.follow import VersionFinder
-from turnout.serving.versions.lifecycle import LifecycleState
 from turnout.serving.versions.load_policy import Fallbacks
 from turnout.state.model_changes import StatusChange
 from turnout.state.policies import PolicyRecord
@@ -55,17 +54,21 @@ Decide = Callable[[PolicyState], PolicyState]
 
 @dataclass(frozen=True, slots=True)
 class ChangeOrigin:
-    """Who changes traffic, why, and based on which epoch.
+    """Who changes traffic, why, based on what, and what is recorded in the same transaction.
 
     Attributes:
         expected_epoch: Epoch that the change was based on; None for any.
         force: Whether to accept the change even if a signature does not fit the baseline's clients.
+        statuses: Versions to release, or to make candidates again, in the same transaction.
+        rollout: Attempt and number of the rollout that makes the change; it must not have been written since.
     """
 
     actor: str
     reason: str
     expected_epoch: int | None = None
     force: bool = False
+    statuses: Mapping[Version, ReleaseStatus] = field(default_factory=dict)
+    rollout: tuple[int, int] | None = None
 
 
 @dataclass(eq=False, repr=False)
@@ -99,19 +102,8 @@ class Traffic:
             self._take_in({**dict.fromkeys(self._policies.current), **records})
             await self._find_fallbacks()
 
-    async def put(
-        self,
-        model: str,
-        policy: Policy,
-        change: ChangeOrigin,
-        *,
-        statuses: Mapping[Version, ReleaseStatus] | None = None,
-        rollout: tuple[int, int] | None = None,
-    ) -> AppliedPolicy:
+    async def put(self, model: str, policy: Policy, change: ChangeOrigin) -> AppliedPolicy:
         """Replaces the policy in force by `policy`.
-
-        `statuses` are versions to release, or to make candidates again, in the same transaction. `rollout` is the
-        attempt and number of the rollout that makes the change; it must not have been written since.
 
         Raises:
             InvalidRequest: The policy is malformed.
@@ -126,10 +118,8 @@ class Traffic:
             canaries=tuple(replace(c, version=_find(known, c.version)) for c in policy.canaries),
             shadows=tuple(replace(s, version=_find(known, s.version)) for s in policy.shadows),
         )
-        order = secrets.token_bytes(ORDER_BYTES)
-        beside = _Beside(statuses or {}, rollout)
-        traffic = self._keyed_traffic(model, exact)
-        return await self._change(model, change, "set", lambda state: state.with_policy(exact, order, traffic), beside)
+        order, traffic = secrets.token_bytes(ORDER_BYTES), self._keyed_traffic(model, exact)
+        return await self._change(model, change, "set", lambda state: state.with_policy(exact, order, traffic))
 
     async def redraw_twin(self, model: str, change: ChangeOrigin) -> AppliedPolicy:
         """Gives the twin slots that carry about as much keyed traffic as the canary's, if such slots exist.
@@ -185,9 +175,7 @@ class Traffic:
         records = await self._store.in_thread(self._store.policy_history, model, limit)
         return [(record, PolicyState.from_json(record.document)) for record in records]
 
-    async def _change(
-        self, model: str, change: ChangeOrigin, action: str, decide: Decide, beside: "_Beside | None" = None
-    ) -> AppliedPolicy:
+    async def _change(self, model: str, change: ChangeOrigin, action: str, decide: Decide) -> AppliedPolicy:
         await self._finder.find(model)
         for attempt in range(_ATTEMPTS):
             async with self._changing:
@@ -195,31 +183,29 @@ class Traffic:
                 records = await self._store.in_thread(self._store.policy_history, model, 1)
                 self._take_in({model: next(iter(records), None)})
                 try:
-                    return await self._attempt(model, change, action, decide, beside or _Beside())
+                    return await self._attempt(model, change, action, decide)
                 except Conflict:
                     if change.expected_epoch is not None or attempt == _ATTEMPTS - 1:
                         raise
         raise AssertionError("the last attempt returns or raises")
 
-    async def _attempt(
-        self, model: str, change: ChangeOrigin, action: str, decide: Decide, beside: "_Beside"
-    ) -> AppliedPolicy:
-        applied = self._policies.current.get(model)
+    async def _attempt(self, model: str, change: ChangeOrigin, action: str, decide: Decide) -> AppliedPolicy:
+        applied = self._policies.of(model)
         # A policy that cannot be read is not in force here, but a new one has to follow its epoch.
-        epoch = max(applied.epoch if applied else 0, self._unreadable.get(model, 0))
-        before = applied.state if applied else PolicyState()
+        epoch, before = max(applied.epoch, self._unreadable.get(model, 0)), applied.state
         if change.expected_epoch not in (None, epoch):
-            by = f" (by {applied.actor or 'an unnamed caller'}: {applied.reason or applied.action})" if applied else ""
+            by = f" (by {applied.actor or 'an unnamed caller'}: {applied.reason or applied.action})"
+            by = by if applied.epoch else ""
             raise Conflict(
                 f"the policy of {model} is at epoch {epoch} by now, not {change.expected_epoch}{by}; look again"
             )
         after = decide(before)
         if after == before:
-            if applied is None:
+            if not applied.epoch:
                 raise ChangeRefused(f"{model} has no policy; nothing was changed")
             return applied
         if action not in ("freeze", "unfreeze"):
-            await self._check(model, before, after, change, beside.statuses)
+            await self._check(model, before, after, change)
         record = await self._store.in_thread(
             self._store.put_policy,
             model,
@@ -229,8 +215,8 @@ class Traffic:
             actor=change.actor,
             reason=change.reason,
             needs=() if after.policy is None else after.policy.versions,
-            statuses=beside.statuses,
-            rollout=beside.rollout,
+            statuses=change.statuses,
+            rollout=change.rollout,
         )
         self._take_in({model: record})
         if before.policy is not None and (after.policy is None or after.policy.baseline != before.policy.baseline):
@@ -243,18 +229,11 @@ class Traffic:
         )  # fmt: skip
         return self._policies.current[model]
 
-    async def _check(
-        self,
-        model: str,
-        before: PolicyState,
-        after: PolicyState,
-        change: ChangeOrigin,
-        statuses: Mapping[Version, ReleaseStatus],
-    ) -> None:
+    async def _check(self, model: str, before: PolicyState, after: PolicyState, change: ChangeOrigin) -> None:
         if before.frozen and not takes_back(before, after, await self._earlier_baselines(model)):
-            applied = self._policies.current[model]
+            epoch = self._policies.of(model).epoch
             raise ChangeRefused(
-                f"traffic of {model} is frozen (epoch {applied.epoch}): until it is unfrozen, only changes are "
+                f"traffic of {model} is frozen (epoch {epoch}): until it is unfrozen, only changes are "
                 "accepted that take traffic back from a canary or a shadow, or go back to an earlier baseline"
             )
         policy = after.policy
@@ -270,7 +249,9 @@ class Traffic:
             _find(known, version)  # a policy of an earlier epoch may name what is gone
         # The store may have a release or a withdrawal that this server has not followed yet.
         recorded = (await self._store.in_thread(self._store.release_state)).of(model)
-        release_statuses = {version: recorded.release_status(version) for version in known.versions} | dict(statuses)
+        release_statuses = {version: recorded.release_status(version) for version in known.versions} | dict(
+            change.statuses
+        )
         if reasons := unfit(policy, _facts(known, release_statuses), force=change.force):
             raise ChangeRefused("; ".join(reasons))
 
@@ -311,19 +292,17 @@ class Traffic:
 
     async def _fallbacks(self, model: str) -> Fallbacks:
         changes = self._statuses.get(model, [])
-        entries = [HistoryEntry.of_status(c.revision, c.version, c.status) for c in changes]
+        entries = [HistoryEntry(c.revision, False, version=c.version, status=c.status) for c in changes]
         statuses = {change.version: change.status for change in changes}
-        applied = self._policies.current.get(model)
-        if applied is not None:
+        applied = self._policies.of(model)
+        if applied.epoch:
             records = await self._store.in_thread(self._store.policy_history, model, _HISTORY_FOR_FALLBACK)
             states = ((record.revision, readable(record.document)) for record in records)
-            entries += [
-                HistoryEntry.of_policy(revision, state.policy) for revision, state in states if state is not None
-            ]
+            entries += [HistoryEntry(revision, True, state.baseline) for revision, state in states if state is not None]
         # The loader checks whether the versions exist.
         found = rollback_targets(answered(entries), statuses, statuses.keys())[:1]
         nearest = found[0] if found else None
-        if applied is not None and applied.state.policy is not None:
+        if applied.policy is not None:
             return Fallbacks(needed=found, nearest=nearest)
         return Fallbacks(spare=found, nearest=nearest)
 
@@ -334,14 +313,14 @@ class Traffic:
         """
         current = dict(self._policies.current)
         for model, record in records.items():
-            known = current.get(model)
-            if known is not None and (record is None or record.epoch < known.epoch):
+            known = current.get(model, NEVER_SET)
+            if known.epoch and (record is None or record.epoch < known.epoch):
                 left = 0 if record is None else record.epoch
                 self._log.error("the state store has lost changes", model=model, epoch=left, lost=known.epoch)
                 self._lost = True
             if record is None:
                 current.pop(model, None)
-            if record is None or (known is not None and (known.epoch, known.changed_at) == (record.epoch, record.time)):
+            if record is None or (known.epoch, known.changed_at) == (record.epoch, record.time):
                 self._unreadable.pop(model, None)
                 continue
             try:
@@ -369,34 +348,22 @@ class Traffic:
             )
         self._policies.current = current
 
-    def _stand_in(self, model: str, policy: Policy | None, known: AppliedPolicy | None) -> Version | None:
+    def _stand_in(self, model: str, policy: Policy | None, known: AppliedPolicy) -> Version | None:
         """Returns the version that answers until a new baseline is ready here: the previous one, if that is ready.
 
         A release changes the policy on all servers that share the state store, and each loads the version in its own
         time.
         """
-        entries = self._catalog.snapshot.models.get(model)
-        if policy is None or entries is None:
+        ready = self._catalog.snapshot.statuses(model, ready=True)
+        if policy is None or policy.baseline in ready:
             return None
-        ready = {v: e.release_status for v, e in entries.versions.items() if e.state is LifecycleState.READY}
-        if policy.baseline in ready:
-            return None
-        before = known.state.policy.baseline if known is not None and known.state.policy is not None else None
-        choices = (before, known.stand_in if known is not None else None, default_version(ready))
+        choices = (known.state.baseline, known.stand_in, default_version(ready))
         return next((v for v in choices if v is not None and v in ready), None)
-
-
-@dataclass(frozen=True, slots=True)
-class _Beside:
-    """Changes and checks in the same transaction as a policy, as for `Traffic.put`."""
-
-    statuses: Mapping[Version, ReleaseStatus] = field(default_factory=dict)
-    rollout: tuple[int, int] | None = None
 
 
 def _facts(known: ModelEntry, statuses: Mapping[Version, ReleaseStatus]) -> Mapping[Version, PolicyFact]:
     return {
-        version: PolicyFact(statuses[version], entry.state is LifecycleState.READY, entry.manifest.signature)
+        version: PolicyFact(statuses[version], entry.ready, entry.manifest.signature)
         for version, entry in known.versions.items()
     }
 

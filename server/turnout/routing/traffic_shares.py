@@ -1,5 +1,6 @@
 """Computes each version's share of a model's unpinned traffic, desired and in force."""
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -11,7 +12,6 @@ from turnout.routing.policy import TWIN, UNITS, Policy
 from turnout.routing.slots import SLOTS
 from turnout.serving.data_plane.inference import Router, ServingRole
 from turnout.serving.versions.catalog import Catalog, ModelEntry
-from turnout.serving.versions.lifecycle import LifecycleState
 from turnout.telemetry.metrics.server import ServerRecorder
 from turnout.telemetry.ratios import Ratio
 
@@ -47,7 +47,7 @@ def shares(known: ModelEntry, applied: AppliedPolicy, policy: Policy, diverted: 
 
     `diverted` answers in place of the baseline and the canaries; None if the policy is in effect.
     """
-    ready = {str(v) for v, entry in known.versions.items() if entry.state is LifecycleState.READY}
+    ready = {str(v) for v, entry in known.versions.items() if entry.ready}
     table = applied.state.table
     decisions = dict(zip(applied.owners.names, applied.tally, strict=True))
     in_force = {
@@ -80,13 +80,13 @@ def record_weights(catalog: Catalog, policies: Policies, router: Router) -> None
     Without a policy, the highest released version should answer, and the highest one that is ready does.
     """
     for model in catalog.snapshot.models.values():
-        applied = policies.current.get(model.name)
-        if applied is None or applied.state.policy is None:
+        applied = policies.of(model.name)
+        if applied.policy is None:
             parts: Mapping[str, list[Share]] = _without_policy(model, router)
         else:
-            parts = {}
-            for share in shares(model, applied, applied.state.policy, policies.diverted.get(model.name)):
-                parts = {**parts, share.version: [*parts.get(share.version, []), share]}
+            parts = defaultdict(list)
+            for share in shares(model, applied, applied.policy, policies.diverted.get(model.name)):
+                parts[share.version].append(share)
         for entry in model.versions.values():
             if entry.handle is not None:
                 own = parts.get(entry.version_text, [])
@@ -104,8 +104,7 @@ def record_weights(catalog: Catalog, policies: Policies, router: Router) -> None
 
 def record_epochs(catalog: Catalog, policies: Policies, recorder: ServerRecorder) -> None:
     """Records each model's epoch, by which replicas can be compared. Called before a scrape."""
-    applied = policies.current
-    recorder.epochs = {name: applied[name].epoch if name in applied else 0 for name in catalog.snapshot.models}
+    recorder.epochs = {name: policies.of(name).epoch for name in catalog.snapshot.models}
 
 
 def _share(version: str, role: ServingRole, desired: float, applied: float, decisions: int, total: int) -> Share:

@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar, Sample
 from prometheus_client.utils import floatToGoString
 
-from turnout.telemetry.families import Family, Labels, Value
+from turnout.telemetry.families import Family, Kind, Labels, Value
 from turnout.telemetry.histogram import Histogram
 from turnout.telemetry.ratios import Ratio, ShadowAgreement
 
@@ -105,6 +105,14 @@ class FamilyCollector:
             metric = Metric(name, family.help, family.kind, last if last in _UNITS else "")
             metric.samples = cast(list[Sample], _FamilySamples(family))
             yield metric
+
+
+def own_families(metrics: Iterable[Metric]) -> Iterator[Family]:
+    """Returns metrics of prometheus-client's own collectors, such as those of the process, as families."""
+    for metric in metrics:
+        name = f"{metric.name}_total" if metric.type == "counter" else metric.name
+        series = [(sample.labels, sample.value) for sample in metric.samples if sample.name == name]
+        yield Family(name, cast(Kind, metric.type), metric.documentation, series)
 
 
 class _Writer:

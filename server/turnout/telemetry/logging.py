@@ -234,10 +234,7 @@ class AccessLog:
         self._log.info(
             "request",
             request_id=request.request_id,
-            model=request.model,
-            selector=request.selector,
-            version=str(route.entry.version),
-            role=str(route.role),
+            **_names(request, route),
             code="OK",
             seconds=round(took, 6),
             queue_seconds=round(answer.queue_seconds, 6),
@@ -248,46 +245,36 @@ class AccessLog:
 
     def warned(self, request: Requested, route: Any, trace: Trace | None) -> None:
         """Logs that a request was answered with a warning."""
-        self._log.warning(
-            "answered with a warning",
-            request_id=request.request_id[:128],
-            model=request.model,
-            selector=request.selector,
-            version=str(route.entry.version),
-            role=str(route.role),
-            reason=route.warning,
-            **_ids(trace),
-        )
+        known = {"request_id": request.request_id[:128], **_names(request, route)}
+        self._log.warning("answered with a warning", **known, reason=route.warning, **_ids(trace))
 
     def failed(
         self, request: Requested, route: Any, code: str, took: float, error: BaseException, trace: Trace | None
     ) -> None:
         """Logs a failed request. The cause of an internal error is logged here and never sent to the client."""
         write = self._log.error if code in _SERVER_FAULTS else self._log.warning
-        write(
-            "request",
-            request_id=request.request_id[:128],
-            model=request.model[:64],
-            selector=request.selector[:256],
-            version=str(route.entry.version) if route is not None else "",
-            role=str(route.role) if route is not None else "",
-            code=code,
-            seconds=round(took, 6),
-            error=str(error),
-            cause=_cause(error),
-            **_ids(trace),
-        )
+        known = {"request_id": request.request_id[:128], **_names(request, route)}
+        seconds, text, cause = round(took, 6), str(error), _cause(error)
+        write("request", **known, code=code, seconds=seconds, error=text, cause=cause, **_ids(trace))
 
     def unexpected(self, request: Requested, error: BaseException, trace: Trace | None) -> None:
         """Logs an unexpected error, with its traceback."""
-        self._log.error(
-            "unexpected error",
-            request_id=request.request_id[:128],
-            model=request.model[:64],
-            selector=request.selector[:256],
-            exc_info=error,
-            **_ids(trace),
-        )
+        known = {
+            "request_id": request.request_id[:128],
+            "model": request.model[:64],
+            "selector": request.selector[:256],
+        }
+        self._log.error("unexpected error", **known, exc_info=error, **_ids(trace))
+
+
+def _names(request: Requested, route: Any) -> dict[str, str]:
+    """Returns what a request asked for, and what it got; `route` is None if it got nothing."""
+    return {
+        "model": request.model[:64],
+        "selector": request.selector[:256],
+        "version": str(route.entry.version) if route is not None else "",
+        "role": str(route.role) if route is not None else "",
+    }
 
 
 def _cause(error: BaseException) -> str | None:

@@ -20,9 +20,8 @@ from structlog.typing import FilteringBoundLogger
 from turnout.config import Settings, SettingsSource, in_force, reread
 from turnout.errors import TurnoutError, UnavailableError
 from turnout.host.signals import accept_hangups, on_each_hangup
-from turnout.telemetry.exposition import Exposition, FamilyCollector
+from turnout.telemetry.exposition import Exposition, FamilyCollector, own_families
 from turnout.telemetry.families import Family
-from turnout.telemetry.metrics.process import own_families
 from turnout.telemetry.metrics.workers import worker_families
 from turnout.workers.division import share_of
 from turnout.workers.link import Link

@@ -92,7 +92,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
             exact = Version.parse(version)
             publish(repository, PublishRequest(name, exact, onnx_models.save(proto, root / f"{name}-{version}.onnx")))
             if release:
-                release_writer.release(name, exact, actor="test", reason="")
+                store.release(name, exact, actor="test", reason="")
 
         put("scale", "1.9.0", onnx_models.scaled(2))
         put("scale", "1.10.0", onnx_models.scaled(3))

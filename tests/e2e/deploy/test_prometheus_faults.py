@@ -19,8 +19,6 @@ from shadow_wire import PATIENT
 from started_servers import make_settings
 from turnout.app.server import Running, running
 from turnout.config import ModelOverrides, QueueLimits, Runtime, ShadowLane
-from turnout.registry.storage.repository import Repository
-from turnout.releases.release import ReleaseStateWriter
 from turnout.state.store import StateStore
 from turnout.telemetry.logging import make_logger
 from wire import X, request
@@ -52,7 +50,7 @@ async def replica(directory: Path, models: Path) -> AsyncIterator[Running]:
     )
     with StateStore.open(settings.state_url) as store:
         for model in ("m", "full"):
-            ReleaseStateWriter(Repository(models), store).release(model, Version(1), actor="test", reason="")
+            store.release(model, Version(1), actor="test", reason="")
     async with running(settings, make_logger("json", "error")) as server:
         await server.services.catalog.wait_for(lambda snapshot: snapshot.complete)
         yield server

@@ -31,7 +31,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         for model, number in WHEELS:
             version = Version.parse(number)
             publish(repository, PublishRequest(model, version, fetch(model, number)))
-            release_writer.release(model, version, actor="test", reason="")
+            store.release(model, version, actor="test", reason="")
         release_writer.set_tag("magika", "stable", Version(3, 2, 0), actor="test", reason="")
     with serving_in_thread(models) as running:
         with Client(running.grpc) as client:

@@ -30,7 +30,6 @@ from processes import Server, ServerProcess, serving, turnout
 from turnout.config import Settings
 from turnout.registry.publishing.publish import PublishRequest, publish
 from turnout.registry.storage.repository import Repository
-from turnout.releases.release import ReleaseStateWriter
 from turnout.state.store import StateStore
 from turnout_client import Client, Unavailable
 from turnout_proto.oip import inference_pb2
@@ -57,7 +56,7 @@ def two_workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProc
         onnx.save(scaled(number), directory / f"{number}.onnx")
         publish(repository, PublishRequest("m", Version(number), directory / f"{number}.onnx"))
     with StateStore.open(Settings(models=models).state_url) as store:
-        ReleaseStateWriter(repository, store).release("m", Version(1), actor="test", reason="")
+        store.release("m", Version(1), actor="test", reason="")
     with serving(
         models,
         options=options,

@@ -56,7 +56,7 @@ async def test_a_release_and_a_tag_come_into_force_by_themselves(publish_model, 
     server = await start_server()
     release_writer = server.parts.rollouts.release_writer
     async with stub_of(server) as stub, asyncio.timeout(100):
-        await asyncio.to_thread(release_writer.release, "m", TWO, actor="test", reason="")
+        await asyncio.to_thread(server.parts.base.store.release, "m", TWO, actor="test", reason="")
         await asyncio.to_thread(release_writer.set_tag, "m", "old", ONE, actor="test", reason="")
         while (await stub.Predict(request("m", x=X))).route.version != "2.0.0":
             await asyncio.sleep(0.01)

@@ -204,7 +204,7 @@ async def test_a_rollout_is_started_as_soon_as_its_candidate_is_in_the_store(
     settings = store.settings(tmp_path / "served", sqlite_url(tmp_path / "state.db"), remote_poll_s=3600.0)
     server = await start_server(**settings)
     await asyncio.wait_for(server.services.catalog.wait_for(lambda s: _state(s, V1) == "ready"), 60)
-    await asyncio.to_thread(server.parts.rollouts.release_writer.release, "m", V1, actor="ann", reason="")
+    await asyncio.to_thread(server.parts.base.store.release, "m", V1, actor="ann", reason="")
     await server.parts.serving.manager.refresh()  # lists the store: the next listing is not due for long
     put(repository, V2, 3, tmp_path)
     rollout = await server.parts.rollouts.engine.commands.start("m", V2, Plan.from_json({}), "ann", "")

@@ -36,9 +36,7 @@ def serve(publish_model, start_server, state):
         publish_model("m", "2.0.0", scaled(2), release=False)
         running = await start_server(state=state, repository=RepositorySettings(poll_interval_s=0.05))
         for version in (ONE, TWO):
-            await asyncio.to_thread(
-                running.parts.rollouts.release_writer.release, "m", version, actor="test", reason=""
-            )
+            await asyncio.to_thread(running.parts.base.store.release, "m", version, actor="test", reason="")
         await running.parts.serving.manager.refresh()
         return running
 

@@ -265,9 +265,8 @@ async def test_a_rollout_that_was_ended_elsewhere_puts_nothing_in_force_any_more
     async with rollouts._rollouts.exclusive():
         (active,) = rollouts.active
         await done(server, models, "release", "m@1.2.0", "--supersede", local=True)
+        change = ChangeOrigin("turnout rollout 1", "", rollout=(1, active.number))
         with pytest.raises(Conflict, match="has been written by another server"):
-            await server.parts.serving.traffic.put(
-                "m", Policy(Version(1)), ChangeOrigin("turnout rollout 1", ""), rollout=(1, active.number)
-            )
+            await server.parts.serving.traffic.put("m", Policy(Version(1)), change)
     await settled(lambda: not rollouts.active)
     await until_answered(server, {"1.2.0": 100})

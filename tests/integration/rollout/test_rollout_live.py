@@ -64,8 +64,8 @@ async def test_no_step_is_recorded_twice_although_a_change_of_the_traffic_holds_
     serving = server.parts.rollouts.engine._serving
     apply = serving.apply
 
-    async def slowly(model, change) -> None:
-        await apply(model, change)
+    async def slowly(model, policy, change) -> None:
+        await apply(model, policy, change)
         await asyncio.sleep(1.5)
 
     monkeypatch.setattr(serving, "apply", slowly)

@@ -110,7 +110,7 @@ async def test_a_release_that_cannot_be_loaded_leaves_what_served_before_and_aft
     await server.parts.serving.manager.unload("m", Version(2))
     path.chmod(0o644)
     path.write_bytes(path.read_bytes()[:-1])
-    await asyncio.to_thread(server.parts.rollouts.release_writer.release, "m", Version(2), actor="test", reason="")
+    await asyncio.to_thread(server.parts.base.store.release, "m", Version(2), actor="test", reason="")
     with pytest.raises(Exception, match="could not be loaded"):
         await server.parts.serving.manager.load("m", Version(2))
     await server.parts.serving.manager.refresh()

@@ -284,7 +284,7 @@ async def test_a_command_waits_for_what_a_tick_asked_of_the_store(pair, models, 
         for what, paused in ((pb.ROLLOUT_COMMAND_PAUSE, True), (pb.ROLLOUT_COMMAND_RESUME, False)):
             async with AsyncExitStack() as lock:
                 await lock.enter_async_context(locked(models))
-                await settled(lambda: rollouts.commands._store_timeout.exhausted)
+                await settled(lambda: rollouts.commands._store_timeout._late)
                 asked = asyncio.create_task(command(server, what, reason="let me see"))
                 done, _ = await asyncio.wait([asked], timeout=0.5)
                 assert not done, asked.result()
@@ -310,7 +310,7 @@ async def test_a_command_waits_where_the_server_has_not_heard_of_the_rollout_yet
             return await in_thread(self, call, *args, **kwargs)
 
         monkeypatch.setattr(StateStore, "in_thread", late)
-        await settled(lambda: other.parts.rollouts.engine._rollouts._reads.exhausted)
+        await settled(lambda: other.parts.rollouts.engine._rollouts._reads._late)
         async with clients(server, Lookups()):
             await start(server, "1.1.0", LONG)
             await until(server, in_state("soaking"))

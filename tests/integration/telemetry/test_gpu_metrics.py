@@ -19,8 +19,9 @@ from onnx_models import scaled
 from turnout.app.server import running
 from turnout.config import Address, Settings
 from turnout.serving.sessions.nvml import Nvml, pci_address
+from turnout.telemetry.families import families_of
 from turnout.telemetry.logging import make_logger
-from turnout.telemetry.metrics.gpu import gpu_families
+from turnout.telemetry.metrics.gpu import Gpu
 
 GIB = 2**30
 
@@ -138,7 +139,7 @@ def test_what_a_board_does_not_tell_has_no_series(install, refused, missing) -> 
     install(Board("GPU-a", "0:1:0.0", processes={os.getpid(): 7}, refuses={refused}))
     nvml = Nvml.open(make_logger("json", "warning"))
     assert nvml is not None
-    names = {family.name for family in gpu_families(nvml.read({})) if list(family.series)}
+    names = {family.name for family in families_of(nvml.read({}), Gpu) if list(family.series)}
     everything = {"utilization_ratio", "memory_used_bytes", "memory_total_bytes", "process_memory_bytes"}
     assert names == {f"turnout_gpu_{name}" for name in everything - missing}
 

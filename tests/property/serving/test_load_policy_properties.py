@@ -13,8 +13,7 @@ from semver import Version
 
 from turnout.config import Load, LoadAll, LoadLatest, LoadSelectors
 from turnout.errors import VersionNotFound
-from turnout.routing.selection.load_selectors import named
-from turnout.routing.selection.resolution import VersionIndex, resolve
+from turnout.routing.selection.resolution import VersionIndex, named, resolve
 from turnout.routing.selection.selector import parse
 from turnout.serving.versions.lifecycle import LifecycleState
 from turnout.serving.versions.load_policy import CurrentServing, DesiredServing, moves, tags_in_force, wanted

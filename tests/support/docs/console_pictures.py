@@ -94,9 +94,7 @@ def publish_all(root: Path) -> None:
             metadata = VersionMetadata(description=description, authors=("Risk ML",), licence="Apache-2.0", free=free)
             publish(repository, PublishRequest(name, Version.parse(version), path, metadata))
             if release:
-                ReleaseStateWriter(repository, store).release(
-                    name, Version.parse(version), actor="ann", reason="offline AUC"
-                )
+                store.release(name, Version.parse(version), actor="ann", reason="offline AUC")
         ReleaseStateWriter(repository, store).set_tag("fraud", "stable", Version.parse("3.1.0"), actor="ann", reason="")
     damaged = root / "speech" / "2.0.1" / "model.onnx"
     damaged.chmod(0o644)

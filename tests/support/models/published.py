@@ -14,7 +14,6 @@ from semver import Version
 from turnout.config import Settings
 from turnout.registry.publishing.publish import PublishRequest, publish
 from turnout.registry.storage.repository import Repository
-from turnout.releases.release import ReleaseStateWriter
 from turnout.state.store import StateStore
 
 Publish = Callable[..., str]
@@ -98,7 +97,7 @@ class PublishedRepositories:
                 state.parent.mkdir(mode=0o700, exist_ok=True)
                 shutil.copy(self._empty_state, state)
             with StateStore.open(Settings(models=repository.root).state_url) as store:
-                ReleaseStateWriter(repository, store).release(name, exact, actor="test", reason="")
+                store.release(name, exact, actor="test", reason="")
         return digest
 
 

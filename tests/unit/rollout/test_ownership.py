@@ -5,7 +5,6 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from rollout_values import BAD, GOOD, PLAN, begun, gone
-from turnout.rollout.clock import Instant
 from turnout.rollout.engine.exchange.server_ticks import ServerTick
 from turnout.rollout.engine.ownership import Ownership
 from turnout.rollout.evidence import Count, Stratum
@@ -32,11 +31,11 @@ def soaking() -> Rollout:
 
 def test_a_rollout_of_another_server_is_read_when_something_happened_to_it_and_in_full_when_it_is_taken_over() -> None:
     ownership, before = Ownership(20.0, lambda: "here"), soaking()
-    ownership.reconcile([recorded(before, 1)], Instant(0.0, NOW))
+    ownership.reconcile([recorded(before, 1)], 0.0, NOW)
     counted, _ = gone(before, GOOD)
     assert counted.epoch == before.epoch
     assert counted.evidence != before.evidence
-    ownership.reconcile([recorded(counted, 2)], Instant(1.0, NOW))
+    ownership.reconcile([recorded(counted, 2)], 1.0, NOW)
     (foreign,) = ownership.foreign
     assert foreign.number == 2
     assert foreign.rollout.evidence == before.evidence, "nothing of it is needed here"
@@ -48,19 +47,19 @@ def test_a_rollout_of_another_server_is_read_when_something_happened_to_it_and_i
 
 def test_what_happened_to_a_rollout_of_another_server_is_known_here_at_once() -> None:
     ownership, before = Ownership(20.0, lambda: "here"), soaking()
-    ownership.reconcile([recorded(before, 1)], Instant(0.0, NOW))
+    ownership.reconcile([recorded(before, 1)], 0.0, NOW)
     after, _ = gone(before, BAD)
     assert after.state == "aborting"
-    ownership.reconcile([recorded(after, 2)], Instant(1.0, NOW))
+    ownership.reconcile([recorded(after, 2)], 1.0, NOW)
     assert [one.rollout for one in ownership.foreign] == [after]
 
 
 def test_a_rollout_whose_lease_is_over_is_taken_over_with_the_evidence_that_is_recorded() -> None:
     ownership, before = Ownership(20.0, lambda: "here"), soaking()
-    ownership.reconcile([recorded(before, 1)], Instant(0.0, NOW))
+    ownership.reconcile([recorded(before, 1)], 0.0, NOW)
     counted, _ = gone(before, GOOD)
-    ownership.reconcile([recorded(counted, 2)], Instant(1.0, NOW))
-    ownership.reconcile([recorded(counted, 2, until=NOW)], Instant(2.0, NOW))
+    ownership.reconcile([recorded(counted, 2)], 1.0, NOW)
+    ownership.reconcile([recorded(counted, 2, until=NOW)], 2.0, NOW)
     assert [active.rollout for active in ownership.active] == [counted]
 
 
@@ -72,7 +71,7 @@ def part(number: int) -> ServerTick:
 def test_what_was_counted_here_is_told_whoever_drives_the_rollout_once_this_server_has_lost_it() -> None:
     """It was taken into evidence that nobody recorded: the lease was over, and another server wrote in between."""
     ownership, before = Ownership(20.0, lambda: "here"), soaking()
-    ownership.reconcile([recorded(before, 1, driver=ownership.driver)], Instant(0.0, NOW))
+    ownership.reconcile([recorded(before, 1, driver=ownership.driver)], 0.0, NOW)
     (active,) = ownership.active
     counters = active.counters
     for number in (7, 8, 9):
@@ -83,7 +82,7 @@ def test_what_was_counted_here_is_told_whoever_drives_the_rollout_once_this_serv
         if number == 7:
             active.recorded(after, 2)
     active.parts[10, "here"] = part(10)
-    ownership.reconcile([recorded(before, 3)], Instant(1.0, NOW))
+    ownership.reconcile([recorded(before, 3)], 1.0, NOW)
     (foreign,) = ownership.foreign
     assert sorted(foreign.parts) == [(8, "here"), (9, "here"), (10, "here")]
     assert foreign.counters is counters, "requests under way go on being counted"

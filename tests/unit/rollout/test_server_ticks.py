@@ -1,6 +1,7 @@
 """What servers counted, put together: each tick once, in order, and none that came too late."""
 
 import json
+from dataclasses import replace
 
 from turnout.rollout.engine.exchange.server_ticks import ServerTick, ShadowTick, gather
 from turnout.rollout.evidence import Count, Evidence, Stratum, Tick, errors
@@ -77,5 +78,5 @@ def test_a_server_that_is_bad_alone_is_found_at_its_share_of_alpha() -> None:
 
 def test_one_server_alone_has_all_of_alpha() -> None:
     fresh = Evidence.start((errors(1.0),), 3600.0)
-    known = PerServer().with_tick(Tick(5.0, (part(1, "ada").stratum,)), fresh).with_taken({"ada": 1})
+    known = replace(PerServer().with_tick(Tick(5.0, (part(1, "ada").stratum,)), fresh), taken={"ada": 1})
     assert (known.share, known.evidence, known.worse(0.5)) == (1.0, {}, None)

@@ -28,7 +28,7 @@ async def late(store_timeout: StoreTimeout, store: Store) -> None:
     """Has a tick give the store up."""
     with pytest.raises(StillRunning):
         await store_timeout.wait(store.answer(), 0.01)
-    assert store_timeout.exhausted
+    assert store_timeout._late
 
 
 async def test_a_command_waits_for_what_a_tick_asked_and_then_for_its_own_answer() -> None:
@@ -40,7 +40,7 @@ async def test_a_command_waits_for_what_a_tick_asked_and_then_for_its_own_answer
     store.free.set()
     assert await command == "answered"
     assert store.asked == 2
-    assert not store_timeout.exhausted
+    assert not store_timeout._late
 
 
 async def test_the_next_tick_does_not_wait_at_all() -> None:

@@ -6,7 +6,7 @@ import pytest
 from semver import Version
 
 from turnout.errors import InvalidSelector, VersionNotFound
-from turnout.routing.selection import load_selectors
+from turnout.routing.selection import resolution
 from turnout.routing.selection.resolution import VersionIndex, resolve
 from turnout.routing.selection.selector import parse
 from turnout.state.release_status import ModelReleaseState, ReleaseStatus
@@ -193,10 +193,10 @@ def test_what_should_be_loaded_is_found_among_what_exists(text: str, expected: s
     model_releases = ModelReleaseState(
         dict.fromkeys(versions("1.0.0 3.2.0"), ReleaseStatus.RELEASED), {"champion": Version(3, 3, 0)}
     )
-    found = load_selectors.named(text, existing, model_releases)
+    found = resolution.named(text, existing, model_releases)
     assert (None if found is None else str(found)) == expected
 
 
 def test_a_malformed_wish_is_refused_and_not_taken_for_one_that_names_nothing() -> None:
     with pytest.raises(InvalidSelector):
-        load_selectors.named("1.x.2", [], ModelReleaseState())
+        resolution.named("1.x.2", [], ModelReleaseState())

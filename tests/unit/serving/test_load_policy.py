@@ -3,7 +3,7 @@
 from semver import Version
 
 from turnout.config import LoadAll, LoadLatest, LoadOnDemand, LoadSelectors
-from turnout.routing.selection.load_selectors import named
+from turnout.routing.selection.resolution import named
 from turnout.serving.versions.lifecycle import LifecycleState
 from turnout.serving.versions.load_policy import (
     CurrentServing,

@@ -54,7 +54,7 @@ def differs(got: NDArray[Any], expected: NDArray[Any], tolerance: Tolerance | No
         return not _equal(got, expected)
     if _same_integers(got, expected):
         allowed = tolerance.atol + tolerance.rtol * np.abs(expected.astype(np.float64))
-        return bool(np.any(_distance(got, expected) > allowed))
+        return bool(np.any(distance(got, expected) > allowed))
     return not np.allclose(
         got.astype(np.float64), expected.astype(np.float64), rtol=tolerance.rtol, atol=tolerance.atol, equal_nan=True
     )
@@ -67,7 +67,7 @@ def largest_difference(got: NDArray[Any], expected: NDArray[Any]) -> float:
     if got.dtype == object or expected.dtype == object:
         return 0.0 if np.array_equal(got, expected) else float("inf")
     if _same_integers(got, expected):
-        return float(_distance(got, expected).max(initial=0.0))
+        return float(distance(got, expected).max(initial=0.0))
     one, other = got.astype(np.float64), expected.astype(np.float64)
     if not np.array_equal(np.isnan(one), np.isnan(other)):
         return float("inf")
@@ -89,7 +89,7 @@ def _same_integers(got: NDArray[Any], expected: NDArray[Any]) -> bool:
     return got.dtype == expected.dtype and got.dtype.kind in "iu"
 
 
-def _distance(got: NDArray[Any], expected: NDArray[Any]) -> NDArray[np.float64]:
+def distance(got: NDArray[Any], expected: NDArray[Any]) -> NDArray[np.float64]:
     """Returns the differences of integers of one type, which are not rounded before they are subtracted."""
     high, low = np.maximum(got, expected), np.minimum(got, expected)
     # Modulo 2**64, so that the difference of an int64's extremes fits too.

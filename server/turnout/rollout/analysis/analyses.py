@@ -12,8 +12,7 @@ from typing import Any
 
 from structlog.typing import FilteringBoundLogger
 
-from turnout.config import Probe
-from turnout.config import RolloutSettings as RolloutSettings
+from turnout.config import Probe, RolloutSettings
 from turnout.errors import FieldViolation, InvalidRequest, NotFoundError
 from turnout.rollout.analysis.confirm_webhook import ConfirmWebhook
 from turnout.rollout.analysis.prober import ProbeAnswer, ProbeContext, Prober
@@ -23,7 +22,7 @@ from turnout.rollout.machine.attempt import Rollout
 from turnout.rollout.machine.confirmation import Reply
 from turnout.rollout.machine.measurements import Measurement, ProbeOutcome
 from turnout.rollout.plan import Plan
-from turnout.telemetry.metrics.rollout import ProbeSample, RolloutRecorder
+from turnout.telemetry.metrics.rollout import RolloutRecorder
 from turnout.threads import Threads
 
 _UNKNOWN_SECONDS = 30.0
@@ -90,7 +89,7 @@ class Analyses:
         self._recorder = recorder
         self._log = log
         self._questions: dict[Key, _Questions] = {}
-        self._values: dict[tuple[Key, str], ProbeSample] = {}
+        self._values: dict[Key, dict[tuple[str, str, str], float]] = {}
         recorder.probes = tuple(self._probers)
         recorder.confirms = self.confirms
 
@@ -161,12 +160,12 @@ class Analyses:
         for key in [key for key in self._questions if key not in present]:
             gone = self._questions.pop(key)
             gone.cancel(gone.tasks)
-        self._values = {k: sample for k, sample in self._values.items() if k[0] in present}
+        self._values = {key: values for key, values in self._values.items() if key in present}
         for rollout, saved in rollouts:
             asked = self._questions.setdefault((rollout.model, rollout.attempt), _Questions())
             self._follow_probes(rollout, asked)
             self._follow_webhook(rollout, asked, saved=saved)
-        self._recorder.probe_values = list(self._values.values())
+        self._recorder.probe_values = {one: n for values in self._values.values() for one, n in values.items()}
 
     async def close(self) -> None:
         """Cancels all questions, and closes their connections."""
@@ -246,8 +245,8 @@ class Analyses:
             return  # the name comes from a plan, so it must not become a label
         self._recorder.measurements[name, str(found.outcome)] += 1
         if found.number is not None:
-            sample = ProbeSample(name, rollout.model, str(rollout.candidate), found.number)
-            self._values[(rollout.model, rollout.attempt), name] = sample
+            values = self._values.setdefault((rollout.model, rollout.attempt), {})
+            values[name, rollout.model, str(rollout.candidate)] = found.number
 
 
 def _context(rollout: Rollout) -> ProbeContext:

@@ -1,15 +1,13 @@
 """Asks a webhook whether a rollout may begin its next step."""
 
-import hashlib
-import hmac
 from collections.abc import Mapping
 from typing import Any
 
 import orjson
 
-from turnout.config import RolloutSettings as RolloutSettings
+from turnout.config import RolloutSettings
 from turnout.errors import UnavailableError
-from turnout.rollout.analysis.http import HttpEndpoint
+from turnout.rollout.analysis.http import HttpEndpoint, signature_header
 from turnout.rollout.analysis.prober import printable
 from turnout.rollout.machine.analysis_verdict import ConfirmAnswer
 from turnout.rollout.machine.attempt import Rollout
@@ -28,10 +26,7 @@ class ConfirmWebhook:
     async def ask(self, rollout: Rollout, step: int, time: str) -> ConfirmAnswer:
         """Asks the webhook whether a step, from 0, may begin; the plan's number of steps stands for promotion."""
         body = orjson.dumps(confirm_body(rollout, step, time))
-        headers = {"content-type": "application/json"}
-        if self._secret:
-            digest = hmac.new(self._secret.encode(), body, hashlib.sha256).hexdigest()
-            headers["x-turnout-signature"] = f"sha256={digest}"
+        headers = {"content-type": "application/json", **signature_header(self._secret, body)}
         secrets = [self._secret] if self._secret else []
         try:
             answer = await self._endpoint.ask("POST", self._url, headers, body)

@@ -1,6 +1,8 @@
 """HTTP requests that are bounded in time and size, without redirects, proxies or other settings of the environment."""
 
 import asyncio
+import hashlib
+import hmac
 import ssl
 from collections.abc import Mapping
 
@@ -79,6 +81,12 @@ class HttpEndpoint:
                 if len(body) > MOST_BYTES:
                     raise UnavailableError(f"its answer has more than {MOST_BYTES >> 10} KiB")
             return HttpAnswer(response.status_code, bytes(body))
+
+
+def signature_header(secret: str, body: bytes) -> dict[str, str]:
+    """Returns the header by which the receiver of a webhook can check a body; empty if there is no secret."""
+    digest = hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
+    return {"x-turnout-signature": f"sha256={digest}"} if secret else {}
 
 
 def _trust(setting: str, ca_file: str) -> ssl.SSLContext:

@@ -8,7 +8,7 @@ from semver import Version
 from turnout.registry.manifest.json_form import JsonForm
 from turnout.registry.manifest.signature import Signature
 from turnout.rollout.machine.actors import is_rollout
-from turnout.rollout.machine.attempt import PROMOTED, Rollout, RolloutHistoryEntry, RolloutState
+from turnout.rollout.machine.attempt import PROMOTED, Moved, Rollout, RolloutState
 from turnout.rollout.machine.records import UnreadableRollout
 from turnout.routing.default_answers import RoutingTable, answers_of
 from turnout.routing.policy import Policy, PolicyState
@@ -108,10 +108,6 @@ class RollbackOrigin(JsonForm):
         return policy is None and None not in (answering, self.answering) and answering != self.answering
 
 
-Ending = tuple[Rollout, tuple[RolloutHistoryEntry, ...]]
-"""A rollout in its final state, and entries for its history."""
-
-
 @dataclass(frozen=True, slots=True)
 class ChangeOutcome:
     """The effect of a change on the model, decided but not recorded yet.
@@ -129,7 +125,7 @@ class ChangeOutcome:
     state: PolicyState | None = None
     action: str = ""
     statuses: Mapping[Version, ReleaseStatus] = field(default_factory=dict)
-    endings: tuple[Ending, ...] = ()
+    endings: tuple[Moved, ...] = ()
     discards: tuple[UnreadableRollout, ...] = ()
 
     @property

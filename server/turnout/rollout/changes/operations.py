@@ -11,11 +11,11 @@ from semver import Version
 
 from turnout.errors import ChangeRefused, Conflict, ModelNotFound, UnavailableError, Unsupported
 from turnout.registry.manifest.signature import Signature
-from turnout.registry.storage.listing import Listing
 from turnout.registry.storage.repository import Repository
-from turnout.rollout.changes.model_snapshot import ChangeOutcome, Ending, ModelSnapshot, RollbackOrigin
+from turnout.rollout.changes.model_snapshot import ChangeOutcome, ModelSnapshot, RollbackOrigin
 from turnout.rollout.changes.release import release, withdraw
 from turnout.rollout.changes.rollback import rollback
+from turnout.rollout.machine.attempt import Moved
 from turnout.rollout.machine.records import UnreadableRollout, split_records
 from turnout.routing.default_answers import RoutingTable
 from turnout.routing.policy import PolicyState, readable
@@ -45,7 +45,7 @@ class ChangeResult:
     answers: RoutingTable
     baseline: Version | None
     epoch: int
-    endings: tuple[Ending, ...] = ()
+    endings: tuple[Moved, ...] = ()
 
 
 class Operations:
@@ -171,7 +171,7 @@ class Operations:
 
     def answers(self, model: str) -> RoutingTable:
         """Returns the versions that answer each selector, by the state store; empty if the model does not exist."""
-        signatures, seen = self._found(model), []
+        signatures, seen = self._signatures(model), []
 
         def look(view: StoredModel) -> ModelChange:
             seen.append(_model_snapshot(view, signatures, lambda _: "")[0].answers)
@@ -180,19 +180,15 @@ class Operations:
         self._store.decide(model, look, actor="", reason="")
         return seen[0]
 
-    def _found(self, model: str) -> dict[Version, Signature]:
-        return {one.manifest.version: one.manifest.signature for one in self._listing().versions(model)}
-
-    def _signatures(self, model: str) -> dict[Version, Signature]:
-        if not (found := self._found(model)):
-            raise ModelNotFound.named(model, self._listing().models)
-        return found
-
-    def _listing(self) -> Listing:
+    def _signatures(self, model: str, *, needed: bool = False) -> dict[Version, Signature]:
         try:
-            return self._repository.scan()
+            listing = self._repository.scan()
         except OSError as error:
             raise UnavailableError(f"the model repository cannot be read now: {error.strerror}") from error
+        found = {one.manifest.version: one.manifest.signature for one in listing.versions(model)}
+        if needed and not found:
+            raise ModelNotFound.named(model, listing.models)
+        return found
 
     def _decide(
         self,
@@ -205,7 +201,7 @@ class Operations:
         strict: bool = False,
         signatures: Mapping[Version, Signature] | None = None,
     ) -> ChangeResult:
-        signatures = self._signatures(model) if signatures is None else signatures
+        signatures = self._signatures(model, needed=True) if signatures is None else signatures
         made: list[tuple[ModelSnapshot, int, ChangeOutcome]] = []
 
         def make(view: StoredModel) -> ModelChange:
@@ -240,8 +236,8 @@ def _model_snapshot(
     states = [(record, state) for record in epochs if (state := readable(record.document)) is not None]
     rollouts, unreadable = split_records(view.running())
     exact = {v: v for v in signatures}  # with the build metadata of the published version
-    history = [HistoryEntry.of_policy(record.revision, state.policy) for record, state in states]
-    history += [HistoryEntry.of_status(c.revision, c.version, c.status) for c in view.status_changes()]
+    history = [HistoryEntry(record.revision, True, state.baseline) for record, state in states]
+    history += [HistoryEntry(c.revision, False, version=c.version, status=c.status) for c in view.status_changes()]
     snapshot = ModelSnapshot(
         view.model,
         signatures,

@@ -11,8 +11,8 @@ from semver import Version
 from turnout.errors import ChangeRefused, InvalidRequest
 from turnout.registry.compatibility.compat import refusals
 from turnout.registry.manifest.versions import precedence
-from turnout.rollout.changes.model_snapshot import ChangeOutcome, Ending, ModelSnapshot, running_text
-from turnout.rollout.machine.attempt import Rollout, RolloutState
+from turnout.rollout.changes.model_snapshot import ChangeOutcome, ModelSnapshot, running_text
+from turnout.rollout.machine.attempt import Moved, Rollout, RolloutState
 from turnout.rollout.machine.overrides import end_now
 from turnout.routing.policy import Policy, PolicyState
 from turnout.routing.rollback import default_version
@@ -49,7 +49,7 @@ def release(
         )
     if moves and (snapshot.rollouts or snapshot.unreadable) and not supersede:
         raise ChangeRefused(_in_the_way(snapshot, version))
-    endings: tuple[Ending, ...] = ()
+    endings: tuple[Moved, ...] = ()
     state = snapshot.state
     if moves and supersede:
         text = f"{version} answers plain requests"

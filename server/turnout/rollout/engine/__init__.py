@@ -1,5 +1,5 @@
 """The engine that drives rollouts: observe, decide, record, apply.
 
-`RolloutEngine` depends on the port `LiveState` (what is served and routed), which `LocalServing` implements, on the
-state store, and on a clock. The rest is private to the package.
+`RolloutEngine` is the entry point. `LocalServing` is what this server serves and routes. The rest is private to the
+package.
 """

@@ -13,9 +13,9 @@ from structlog.typing import FilteringBoundLogger
 from turnout.errors import Conflict, ModelNotFound, TurnoutError, UnavailableError
 from turnout.rollout.changes.model_snapshot import RollbackOrigin
 from turnout.rollout.engine.active_rollout import ActiveRollout
+from turnout.rollout.engine.local_serving import LocalServing
 from turnout.rollout.engine.ownership import Ownership
 from turnout.rollout.engine.policy_origin import accept_policy, set_by_others
-from turnout.rollout.engine.ports import LiveState, TrafficChange
 from turnout.rollout.engine.store_timeouts import StoreTimeout
 from turnout.rollout.engine.unrecorded_rollbacks import Diversion, Diversions
 from turnout.rollout.machine.actors import rollout_actor
@@ -32,7 +32,7 @@ from turnout.state.store import StateStore
 class Enforcement:
     """The effects of rollouts on the traffic. Used only on the event loop."""
 
-    _serving: LiveState
+    _serving: LocalServing
     _store: StateStore
     _ownership: Ownership
     _diversions: Diversions
@@ -44,10 +44,10 @@ class Enforcement:
         if not self._awaits_rollback(rollout):
             return
         model, gone = rollout.model, (rollout.candidate,) if self._still_released(rollout) else ()
-        applied, policy = self._serving.in_force(model)
-        desired = desired_policy(rollout, policy)
+        applied = self._serving.in_force(model)
+        desired = desired_policy(rollout, applied.policy)
         to = desired.baseline if desired is not None else self._serving.baseline(model, gone) or rollout.previous
-        since = RollbackOrigin(applied.epoch if applied is not None else 0, self._answering(model))
+        since = RollbackOrigin(applied.epoch, self._answering(model))
         found = Diversion(model, to, since, rollout.attempt, "", rollout.verdict, now, gone)
         self._diversions.begin(replace(found, cause=rollout.cause, end=rollout.end))
 
@@ -60,13 +60,12 @@ class Enforcement:
             self._ownership.drop(rollout)
             return
         aborting = rollout.state is RolloutState.ABORTING
-        applied, policy = self._serving.in_force(rollout.model)
+        applied = self._serving.in_force(rollout.model)
         if not aborting and set_by_others(rollout, applied):
             # The policy was changed since this tick observed it. The next tick reports that; nothing is undone yet.
             return
-        desired = desired_policy(rollout, policy)
-        frozen = applied is not None and applied.state.frozen
-        settled = desired is None or desired == policy
+        desired, frozen = desired_policy(rollout, applied.policy), applied.state.frozen
+        settled = desired is None or desired == applied.policy
         if not aborting and not frozen and desired is not None and settled and active.counters.starved:
             await self._redraw_twin(active, seconds)
         if not aborting and (rollout.pauses or frozen or settled or not self._ready(rollout)):
@@ -95,17 +94,15 @@ class Enforcement:
 
     def end(self, diversion: Diversion) -> None:
         """Ends a model's diversion, because its rollback is recorded and known here, or was overridden."""
-        applied, _ = self._serving.in_force(diversion.model)
-        epoch = applied.epoch if applied is not None else 0
+        epoch = self._serving.in_force(diversion.model).epoch
         self._diversions.end(diversion.model, None if self.overruled(diversion) else epoch)
 
     def knows_record(self, diversion: Diversion) -> bool:
         """Returns whether this server knows the record of a recorded rollback."""
-        applied, policy = self._serving.in_force(diversion.model)
-        epoch = applied.epoch if applied is not None else 0
-        if policy is None and epoch == diversion.recorded:
+        applied = self._serving.in_force(diversion.model)
+        if applied.policy is None and applied.epoch == diversion.recorded:
             return self._has_its_effect(diversion)
-        return diversion.recorded is not None and epoch >= diversion.recorded
+        return diversion.recorded is not None and applied.epoch >= diversion.recorded
 
     def _needed(self, diversion: Diversion, *, fresh: bool) -> bool:
         model, attempt = diversion.model, diversion.attempt
@@ -121,17 +118,16 @@ class Enforcement:
 
     def overruled(self, diversion: Diversion) -> bool:
         """Returns whether an operator has changed which version answers since. That change takes precedence."""
-        applied, policy = self._serving.in_force(diversion.model)
-        epoch, actor = (0, "") if applied is None else (applied.epoch, applied.actor)
-        answering = self._answering(diversion.model)
-        return answering != diversion.to and diversion.since.overruled(epoch, actor, policy, answering)
+        applied, answering = self._serving.in_force(diversion.model), self._answering(diversion.model)
+        overruled = diversion.since.overruled(applied.epoch, applied.actor, applied.policy, answering)
+        return answering != diversion.to and overruled
 
     def _has_its_effect(self, diversion: Diversion) -> bool:
         """Returns whether the recorded state has the same effect as the rollback by hand."""
         model = diversion.model
         if self._answering(model) != diversion.to:
             return False
-        _, policy = self._serving.in_force(model)
+        policy = self._serving.in_force(model).policy
         released = any(self._serving.is_released(model, version) for version in diversion.withdrawn)
         return not released and (policy is None or not policy.canaries)
 
@@ -146,7 +142,7 @@ class Enforcement:
         """Returns whether a rollout is being rolled back, and its traffic or release has not been moved back yet."""
         if rollout.state is not RolloutState.ABORTING:
             return False
-        _, policy = self._serving.in_force(rollout.model)
+        policy = self._serving.in_force(rollout.model).policy
         desired = desired_policy(rollout, policy)
         return (desired is not None and desired != policy) or self._still_released(rollout)
 
@@ -154,19 +150,19 @@ class Enforcement:
         """Returns whether a candidate that is rolled back is still released, although its release must be withdrawn."""
         return rollout.released and self._serving.is_released(rollout.model, rollout.candidate)
 
-    async def _put(self, active: ActiveRollout, desired: Policy, applied: AppliedPolicy | None) -> None:
+    async def _put(self, active: ActiveRollout, desired: Policy, applied: AppliedPolicy) -> None:
         rollout = active.rollout
-        change = ChangeOrigin(
-            rollout_actor(rollout.attempt), _reason(rollout), applied.epoch if applied is not None else 0
-        )
         statuses = {}
         if rollout.released:
             aborting = rollout.state is RolloutState.ABORTING
             statuses[rollout.candidate] = ReleaseStatus.CANDIDATE if aborting else ReleaseStatus.RELEASED
-        wanted = TrafficChange(desired, change, rollout.attempt, active.number, statuses)
-        await self._serving.apply(rollout.model, wanted)
+        change = ChangeOrigin(
+            rollout_actor(rollout.attempt), _reason(rollout), applied.epoch, statuses=statuses,
+            rollout=(rollout.attempt, active.number),
+        )  # fmt: skip
+        await self._serving.apply(rollout.model, desired, change)
         # If that took longer than a tick waits, the rollout has moved on meanwhile.
-        active.rollout = accept_policy(active.rollout, self._serving.in_force(rollout.model)[0])
+        active.rollout = accept_policy(active.rollout, self._serving.in_force(rollout.model))
 
     async def _redraw_twin(self, active: ActiveRollout, seconds: float) -> None:
         """Gives the twin other keys, because it gets hardly any requests with a key."""
@@ -179,7 +175,7 @@ class Enforcement:
         except (TurnoutError, OSError) as error:
             self._log.warning("a twin was not drawn anew", model=rollout.model, reason=str(error))
             return
-        active.rollout = accept_policy(rollout, self._serving.in_force(rollout.model)[0])
+        active.rollout = accept_policy(rollout, self._serving.in_force(rollout.model))
 
     async def _withdraw(self, active: ActiveRollout) -> None:
         rollout, by = active.rollout, rollout_actor(active.rollout.attempt)

@@ -25,15 +25,16 @@ from turnout.rollout.engine.enforcement import Enforcement
 from turnout.rollout.engine.exchange.peers import OtherServer
 from turnout.rollout.engine.exchange.presence import ServerPresence
 from turnout.rollout.engine.exchange.tick_exchange import TickExchange
+from turnout.rollout.engine.local_serving import LocalServing
 from turnout.rollout.engine.operators.commands import RolloutCommands
-from turnout.rollout.engine.policy_origin import accept_policy, set_by_rollout
-from turnout.rollout.engine.ports import LiveState
+from turnout.rollout.engine.policy_origin import accept_policy
 from turnout.rollout.engine.rollbacks import Rollbacks
 from turnout.rollout.engine.running_rollouts import RunningRollouts
 from turnout.rollout.engine.store_timeouts import TICK_WAIT, StoreTimeout
 from turnout.rollout.engine.unrecorded_rollbacks import DiversionFiles, Diversions
 from turnout.rollout.engine.writer import EventReporter, RolloutWriter
 from turnout.rollout.machine import machine, overrides
+from turnout.rollout.machine.actors import is_rollout
 from turnout.rollout.machine.attempt import Rollout, RolloutState, moved
 from turnout.rollout.machine.records import UnreadableRollout
 from turnout.routing.default_answers import RoutingTable
@@ -60,7 +61,7 @@ class RolloutEngine:
 
     def __init__(
         self,
-        serving: LiveState,
+        serving: LocalServing,
         presence: ServerPresence,
         journal: DiversionFiles,
         schedule: TickSchedule,
@@ -214,8 +215,8 @@ class RolloutEngine:
         Anything else is committed at once; recording counts is left to the caller.
         """
         rollout = active.rollout
-        applied, _ = self._serving.in_force(rollout.model)
-        if set_by_rollout(applied):
+        applied = self._serving.in_force(rollout.model)
+        if is_rollout(applied.actor):
             # A change by a concurrent rollout is not an operator's, even if an operator freezes the traffic afterwards.
             rollout = active.rollout = accept_policy(rollout, applied)
         baseline = self._serving.baseline(rollout.model)

@@ -2,12 +2,11 @@
 
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from datetime import datetime
 
 from semver import Version
 
 from turnout.errors import ChangeRefused, NotFoundError, Unsupported
-from turnout.rollout.clock import Instant
 from turnout.rollout.engine.active_rollout import UNKNOWN, ActiveRollout
 from turnout.rollout.machine.attempt import Rollout
 from turnout.rollout.machine.records import UnreadableRollout, read_record
@@ -17,19 +16,6 @@ from turnout.state.rollouts import RolloutRecord
 
 Key = tuple[str, int]
 """Model and attempt."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reconciled:
-    """The result of reading the state store.
-
-    Attributes:
-        taken_up: Rollouts that this server drives from now on.
-        unreadable: Unreadable rollouts that were not known before.
-    """
-
-    taken_up: Sequence[Rollout] = ()
-    unreadable: Sequence[UnreadableRollout] = ()
 
 
 class Ownership:
@@ -150,10 +136,16 @@ class Ownership:
         """Returns the number of rollouts of a model that are not queued."""
         return sum(key[0] == model and self._may_advance(key) for key in (*self._active, *self._foreign))
 
-    def reconcile(self, records: Sequence[RolloutRecord], now: Instant, *, mine: str | None = None) -> Reconciled:
+    def reconcile(
+        self, records: Sequence[RolloutRecord], now: float, utc: datetime, mine: str | None = None
+    ) -> tuple[Sequence[Rollout], Sequence[UnreadableRollout]]:
         """Updates the rollouts from the state store, and takes over those without a driver.
 
-        Those of the model `mine` are taken over from other drivers, which notice it at their next write.
+        Those of the model `mine` are taken over from other drivers, which notice it at their next write. `now` is the
+        monotonic clock's time, and `utc` the state store's.
+
+        Returns:
+            The rollouts that this server drives from now on, and unreadable ones that were not known before.
         """
         known, foreign = self._unreadable, self._foreign
         self._foreign, self._unreadable = {}, {}
@@ -164,7 +156,7 @@ class Ownership:
         taken_up: list[Rollout] = []
         for record in records:
             key = (record.model, record.attempt)
-            lapsed = self._lapsed(key, record, now)
+            lapsed = self._lapsed(key, record, now, utc)
             active = self._active.get(key)
             if active is not None and (active.number == record.number or not active.saved):
                 continue
@@ -186,7 +178,7 @@ class Ownership:
             if isinstance(rollout, UnreadableRollout):
                 self._unreadable[key] = rollout
                 continue
-            counting = foreign.pop(key, None) or ActiveRollout.begin(rollout, record.number, now.monotonic)
+            counting = foreign.pop(key, None) or ActiveRollout.begin(rollout, record.number, now)
             counting.rollout, counting.number, counting.unread = rollout, record.number, None
             if is_driver:
                 self._active[key] = counting
@@ -195,7 +187,7 @@ class Ownership:
                 self._foreign[key] = counting
         for ended in foreign.values():
             ended.counters.detach()
-        return Reconciled(taken_up, [one for key, one in self._unreadable.items() if key not in known])
+        return taken_up, [one for key, one in self._unreadable.items() if key not in known]
 
     def _drop(self, key: Key) -> None:
         if (active := self._active.pop(key, None)) is not None:
@@ -208,17 +200,17 @@ class Ownership:
         others = (*self._active, *self._foreign)
         return not any(model == key[0] and attempt < key[1] for model, attempt in others)
 
-    def _lapsed(self, key: Key, record: RolloutRecord, now: Instant) -> bool:
+    def _lapsed(self, key: Key, record: RolloutRecord, now: float, utc: datetime) -> bool:
         """Returns whether no server drives a rollout any more.
 
         This is so if its lease has expired by the state store's clock or, since that clock may jump, if nothing was
         written for the duration of a lease by this server's own clock.
         """
-        number, since = self._last_writes.get(key, (0, now.monotonic))
+        number, since = self._last_writes.get(key, (0, now))
         if number != record.number:
-            since = now.monotonic
+            since = now
         self._last_writes[key] = (record.number, since)
-        return now.utc >= record.driven_until or now.monotonic - since >= self._lease_seconds
+        return utc >= record.driven_until or now - since >= self._lease_seconds
 
 
 def _only_counted(known: ActiveRollout, record: RolloutRecord) -> bool:

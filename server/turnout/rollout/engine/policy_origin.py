@@ -18,32 +18,24 @@ def policy_text(policy: Policy | None) -> str:
     return "" if policy is None else json.dumps(policy.to_json(), sort_keys=True)
 
 
-def set_by_rollout(applied: AppliedPolicy | None) -> bool:
-    """Returns whether a rollout set the policy."""
-    return applied is not None and is_rollout(applied.actor)
-
-
-def set_by_others(rollout: Rollout, applied: AppliedPolicy | None) -> str:
+def set_by_others(rollout: Rollout, applied: AppliedPolicy) -> str:
     """Returns who else has set the policy in force since the rollout did; "" if no one has."""
-    policy = applied.state.policy if applied is not None else None
-    if applied is None or policy_text(policy) == rollout.routed or set_by_rollout(applied):
+    if not applied.epoch or policy_text(applied.policy) == rollout.routed or is_rollout(applied.actor):
         return ""
     return f"epoch {applied.epoch}, by {applied.actor or 'an unnamed caller'}: {applied.reason or applied.action}"
 
 
-def accept_policy(rollout: Rollout, applied: AppliedPolicy | None) -> Rollout:
+def accept_policy(rollout: Rollout, applied: AppliedPolicy) -> Rollout:
     """Returns the rollout with the policy in force accepted as its own."""
-    if applied is None:
-        return replace(rollout, policy_epoch=0, routed="")
-    return replace(rollout, policy_epoch=applied.epoch, routed=policy_text(applied.state.policy))
+    return replace(rollout, policy_epoch=applied.epoch, routed=policy_text(applied.policy))
 
 
-def newer_baseline(rollout: Rollout, applied: AppliedPolicy | None) -> Version | None:
+def newer_baseline(rollout: Rollout, applied: AppliedPolicy) -> Version | None:
     """Returns the baseline that another rollout has set since this one began; None if there is none."""
-    policy = applied.state.policy if applied is not None else None
-    if applied is None or policy is None or policy.baseline in (rollout.previous, rollout.candidate):
+    if applied.policy is None or applied.policy.baseline in (rollout.previous, rollout.candidate):
         return None
-    return policy.baseline if set_by_rollout(applied) and applied.actor != rollout_actor(rollout.attempt) else None
+    by_another = is_rollout(applied.actor) and applied.actor != rollout_actor(rollout.attempt)
+    return applied.policy.baseline if by_another else None
 
 
 def stopped_by_traffic(rollout: Rollout) -> bool:
@@ -51,9 +43,7 @@ def stopped_by_traffic(rollout: Rollout) -> bool:
     return any(pause.kind == "traffic" for pause in rollout.pauses)
 
 
-def refuse_other_baseline(
-    before: Rollout, after: Rollout, applied: AppliedPolicy | None, baseline: Version | None
-) -> None:
+def refuse_other_baseline(before: Rollout, after: Rollout, applied: AppliedPolicy, baseline: Version | None) -> None:
     """Raises if a rollout would continue, in the state `after`, although another version has been made the baseline.
 
     Continuing would silently undo that, and would compare with a version that has no traffic.

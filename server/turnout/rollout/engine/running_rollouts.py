@@ -8,11 +8,11 @@ from semver import Version
 from structlog.typing import FilteringBoundLogger
 
 from turnout.errors import TurnoutError
-from turnout.rollout.clock import Instant, TickSchedule
+from turnout.rollout.clock import TickSchedule
 from turnout.rollout.engine.exchange.peers import OtherServers
 from turnout.rollout.engine.exchange.presence import ServerPresence
+from turnout.rollout.engine.local_serving import LocalServing
 from turnout.rollout.engine.ownership import Ownership
-from turnout.rollout.engine.ports import LiveState
 from turnout.rollout.engine.store_timeouts import StoreTimeout
 from turnout.rollout.engine.unrecorded_rollbacks import Diversions
 from turnout.rollout.machine import overrides
@@ -33,7 +33,7 @@ class RunningRollouts:
 
     def __init__(
         self,
-        serving: LiveState,
+        serving: LocalServing,
         presence: ServerPresence,
         diversions: Diversions,
         schedule: TickSchedule,
@@ -94,7 +94,7 @@ class RunningRollouts:
         return True
 
     async def refusals(self, model: str, candidate: Version, seconds: float) -> Sequence[str]:
-        """Returns why a candidate cannot be rolled out, as `LiveState.refusals` does."""
+        """Returns why a candidate cannot be rolled out, as `LocalServing.refusals` does."""
         return await self._follows.wait(self._serving.refusals(model, candidate), seconds, patient=True)
 
     def update(
@@ -103,10 +103,10 @@ class RunningRollouts:
         """Applies what was read from the state store: the rollouts that have not ended, and the servers' reports."""
         now = self._clock.monotonic()
         self.other_servers.update(servers_snapshot, now)
-        found = self.ownership.reconcile(records, Instant(now, servers_snapshot.now), mine=mine)
-        for unreadable in found.unreadable:
-            self._log.error("a rollout cannot be read", model=unreadable.record.model, reason=unreadable.sentence)
-        for rollout in found.taken_up:
+        taken_up, unreadable = self.ownership.reconcile(records, now, servers_snapshot.now, mine)
+        for one in unreadable:
+            self._log.error("a rollout cannot be read", model=one.record.model, reason=one.sentence)
+        for rollout in taken_up:
             self._log.info("rollout taken up", model=rollout.model, attempt=rollout.attempt, state=str(rollout.state))
         self._continue_rollbacks()
         needed = {(r.model, r.attempt, r.candidate, r.previous) for r in self.ownership.running}

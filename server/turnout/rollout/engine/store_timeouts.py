@@ -29,11 +29,6 @@ class StoreTimeout:
     def __init__(self) -> None:
         self._late: set[asyncio.Task[Any]] = set()
 
-    @property
-    def exhausted(self) -> bool:
-        """Whether work that exceeded its time limit is still running."""
-        return bool(self._late)
-
     async def rest(self, seconds: float) -> float:
         """Waits for earlier work that goes on, so many seconds at most; returns how many of them are left."""
         if not self._late:

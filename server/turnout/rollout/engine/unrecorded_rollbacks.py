@@ -25,7 +25,7 @@ from structlog.typing import FilteringBoundLogger
 
 from turnout.registry.manifest.json_form import JsonForm, fields_from_json, fields_to_json
 from turnout.rollout.changes.model_snapshot import RollbackOrigin
-from turnout.rollout.engine.ports import LiveState
+from turnout.rollout.engine.local_serving import LocalServing
 from turnout.rollout.machine.attempt import RolloutState
 from turnout.threads import Threads
 
@@ -166,7 +166,7 @@ def _kept_seconds(diversion: Diversion) -> float:
 class Diversions:
     """The rollbacks that are in force but not recorded. Used only on the event loop."""
 
-    def __init__(self, serving: LiveState, journal: "DiversionFiles", log: FilteringBoundLogger) -> None:
+    def __init__(self, serving: LocalServing, journal: "DiversionFiles", log: FilteringBoundLogger) -> None:
         """Creates the object. No rollback is known before `follow`."""
         self._serving = serving
         self._journal = journal

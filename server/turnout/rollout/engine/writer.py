@@ -1,7 +1,8 @@
 """Records rollouts and reports their events. Nothing is reported before it is recorded."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from structlog.typing import FilteringBoundLogger
 
@@ -68,15 +69,7 @@ class RolloutWriter:
             self.report(rollout, entries[:reported])
             del entries[:reported], ticks[:counted]
 
-        try:
-            await self._store_timeout.wait(write(), seconds)
-        except UnavailableError as error:
-            active.saved = False
-            if strict:
-                raise
-            self._note_away(error, rollout.model)
-        else:
-            self._away = False
+        await self._wait(write(), seconds, [active], strict=strict)
 
     async def save_counts(self, several: Sequence[ActiveRollout], seconds: float) -> Sequence[ActiveRollout]:
         """Records several rollouts for which nothing changed except counts, in one transaction.
@@ -99,15 +92,28 @@ class RolloutWriter:
                 active.recorded(rollout, record.number)
                 del ticks[: len(wanted.ticks)]
 
+        await self._wait(write(), seconds, several)
+        return lost
+
+    async def _wait(
+        self, work: Coroutine[Any, Any, None], seconds: float, several: Sequence[ActiveRollout], *, strict: bool = False
+    ) -> None:
+        """Waits at most `seconds` for the record of some rollouts. If it is `strict`, raises if there is none."""
         try:
-            await self._store_timeout.wait(write(), seconds)
+            await self._store_timeout.wait(work, seconds)
         except UnavailableError as error:
             for active in several:
                 active.saved = False
-            self._note_away(error, several[0].rollout.model)
+            if strict:
+                raise
+            if not self._away or isinstance(error, StillRunning):
+                self._reports.log.error(
+                    "rollouts do not progress: they cannot be recorded",
+                    model=several[0].rollout.model, reason=error.message,
+                )  # fmt: skip
+            self._away = True
         else:
             self._away = False
-        return lost
 
     async def _wanted(self, active: ActiveRollout) -> RolloutWrite:
         rollout = active.rollout
@@ -118,13 +124,6 @@ class RolloutWriter:
             list(active.ticks), needs=() if active.number else (rollout.candidate, rollout.previous),
             counted=dict(active.delivered),
         )  # fmt: skip
-
-    def _note_away(self, error: UnavailableError, model: str) -> None:
-        if not self._away or isinstance(error, StillRunning):
-            self._reports.log.error(
-                "rollouts do not progress: they cannot be recorded", model=model, reason=error.message
-            )
-        self._away = True
 
     def report(self, rollout: Rollout, entries: Sequence[RolloutHistoryEntry]) -> None:
         """Reports recorded events."""

@@ -259,7 +259,8 @@ def _log_ratios(
         if metric.one_armed:
             steps = [rate_ratio(canary, null, other) for other in others]
         else:
-            steps = share_ratios(canary, baseline, null, others)
+            arms = (canary.requests, canary.bad), (baseline.requests, baseline.bad)
+            steps = share_ratios(*arms, null, others)
         shared = stratum.shared_fate(metric.name, phi)
         total = [known + step / shared for known, step in zip(total, steps, strict=True)]
     return tuple(total)

@@ -6,16 +6,21 @@ from collections.abc import Sequence
 from turnout.rollout.evidence.ticks import Count
 
 
-def share_ratios(canary: Count, baseline: Count, null: float, others: Sequence[float]) -> list[float]:
-    """Returns the log likelihood ratios of the canary's share of the bad events, each of `others` against `null`."""
-    if not canary.requests or not baseline.requests:
+def share_ratios(
+    canary: tuple[float, float], baseline: tuple[float, float], null: float, others: Sequence[float]
+) -> list[float]:
+    """Returns the log likelihood ratios of the canary's share of the bad events, each of `others` against `null`.
+
+    Each arm has its number of requests, and of bad ones among them.
+    """
+    (a, canary_bad), (b, baseline_bad) = canary, baseline
+    if a <= 0 or b <= 0:
         return [0.0] * len(others)
-    a, b = canary.requests, baseline.requests
     found = []
     for other in others:
         # theta(r) / theta(s) = (r / s) (s a + b) / (r a + b); (1 - theta(r)) / (1 - theta(s)) = (s a + b) / (r a + b).
         common = math.log((null * a + b) / (other * a + b))
-        found.append(canary.bad * (math.log(other / null) + common) + baseline.bad * common)
+        found.append(canary_bad * (math.log(other / null) + common) + baseline_bad * common)
     return found
 
 

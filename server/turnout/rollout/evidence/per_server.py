@@ -40,10 +40,6 @@ class PerServer:
             evidence[stratum.server] = known.taken(Tick(tick.seconds, (stratum,), tick.largest_batch))
         return type(self)(self.taken, evidence)
 
-    def with_taken(self, taken: Mapping[str, int]) -> Self:
-        """Returns the evidence with new numbers of the last tick of some servers."""
-        return type(self)({**self.taken, **taken}, self.evidence)
-
     def worse(self, alpha: float) -> str | None:
         """Returns the server with the strongest evidence for a rollback; None if no server's evidence is sufficient.
 

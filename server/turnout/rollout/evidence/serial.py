@@ -56,37 +56,33 @@ class InSequence(NamedTuple):
     runs: int
     squares: int
 
-    @property
-    def dispersion(self) -> float:
-        """Variance of the number of bad requests, divided by that of independent requests; at least 1."""
-        good = self.requests - self.bad
-        if not self.bad or not good:  # if none was good, each request counts
-            return 1.0
-        chance = min(self.runs / (good + 1), 1.0)
-        return max(self.squares / self.bad * (1.0 - chance) / (1.0 + chance), 1.0)
-
 
 Sequences = Mapping[str, InSequence]
 """The sequences of one arm, by metric."""
 
 
-def dispersions(canary: Sequences, baseline: Sequences) -> dict[str, float]:
-    """Returns the dispersion of the comparison of two arms by metric; metrics with a dispersion of 1 are left out.
+def arm_dispersion(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Returns the variance of an arm's number of bad requests, divided by that of independent requests; at least 1.
+
+    `counts` have the fields of `InSequence` last.
+    """
+    requests, bad, runs, squares = (counts[..., number] for number in range(4))
+    good = requests - bad
+    chance = np.minimum(runs / (good + 1), 1.0)
+    found = squares / np.maximum(bad, 1) * (1.0 - chance) / (1.0 + chance)
+    return np.where((bad > 0) & (good > 0), np.maximum(found, 1.0), 1.0)  # if none was good, each request counts
+
+
+def dispersions(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Returns the dispersion of the comparison of two arms; shape (metrics, 2, 4) to (metrics,).
 
     Each arm is weighted by its part in the variance of the canary's share of the bad events.
     """
-    found = {}
-    for name, one in canary.items():
-        other = baseline[name]
-        total = one.requests + other.requests
-        if not total:
-            continue
-        weights = [(two.requests / total) ** 2 * arm.bad for arm, two in ((one, other), (other, one))]
-        if weight := sum(weights):
-            mixed = (weights[0] * one.dispersion + weights[1] * other.dispersion) / weight
-            if (rounded := round(mixed, 3)) > 1.0:
-                found[name] = rounded
-    return found
+    requests, bad = counts[..., 0], counts[..., 1]
+    weights = (requests[..., ::-1] / np.maximum(requests.sum(-1, keepdims=True), 1)) ** 2 * bad
+    total = weights.sum(-1)
+    mixed = (weights * arm_dispersion(counts)).sum(-1) / np.where(total > 0, total, 1.0)
+    return np.where(total > 0, mixed.round(3), 1.0)
 
 
 K = TypeVar("K")
@@ -158,7 +154,7 @@ class RecentSequences(Generic[K]):
         self._long = _Recent(_SCATTER_BLOCK_SECONDS, _SCATTER_SECONDS)
 
     def take(self, ended: float, counted: K, canary: Sequences, baseline: Sequences) -> dict[str, float]:
-        """Adds a tick, and returns the dispersions by metric, as `dispersions` does.
+        """Adds a tick, and returns the dispersions by metric; metrics with a dispersion of 1 are left out.
 
         Args:
             ended: End of the tick in seconds.
@@ -176,10 +172,10 @@ class RecentSequences(Generic[K]):
         blocks = self._recent.counts()
         near, pooled = blocks[-self._recent.near() :].sum(0), blocks.sum(0)
         lately = blocks[-self._recent.since(_CLUSTER_SECONDS) :]
-        runs = _dispersions(names, near)
+        runs = dispersions(near)
         clusters = clustered(lately[..., 0], lately[..., 1], young=len(lately) == len(blocks))
         # What is bad more often now than on the whole is a burst, and seen whole in its own runs.
-        pooled_runs = np.where(_share_bad(near) <= _share_bad(pooled), _dispersions(names, pooled), 1.0)
+        pooled_runs = np.where(_share_bad(near) <= _share_bad(pooled), dispersions(pooled), 1.0)
         everything_bad = ((near[..., 1] == near[..., 0]) & (near[..., 1] > 0)).any(-1)
         largest = np.maximum.reduce([runs, pooled_runs, clusters, self._scattered()])
         found = np.where(everything_bad, runs, largest).round(3).tolist()
@@ -197,14 +193,6 @@ def _share_bad(counts: NDArray[np.int64]) -> NDArray[np.float64]:
     requests, bad = counts[..., 0].sum(-1), counts[..., 1].sum(-1)
     share: NDArray[np.float64] = bad / np.maximum(requests, 1)
     return share
-
-
-def _dispersions(names: tuple[str, ...], counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    canary, baseline = (
-        {name: InSequence(*one) for name, one in zip(names, counts[:, arm].tolist(), strict=True)} for arm in (0, 1)
-    )
-    found = dispersions(canary, baseline)
-    return np.array([found.get(name, 1.0) for name in names])
 
 
 def shared_fate(dispersion: NDArray[np.float64], batch: int) -> NDArray[np.float64]:

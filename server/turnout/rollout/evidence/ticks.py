@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from turnout.registry.manifest.json_form import JsonForm
+from turnout.registry.manifest.json_form import JsonForm, fields_from_json, fields_to_json
 from turnout.rollout.evidence.packing import packed, single, unpacked
 from turnout.rollout.evidence.serial import shared_fate
 
@@ -71,7 +71,7 @@ class SameArrays:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Units(SameArrays):
+class Units(SameArrays, JsonForm):
     """One arm's keyed traffic of one metric in one tick, by slot group.
 
     Attributes:
@@ -138,7 +138,7 @@ UnitCounts = Mapping[str, Units]
 
 
 @dataclass(frozen=True, slots=True)
-class Stratum:
+class Stratum(JsonForm):
     """One server's part of a tick. Arms are compared within it, so that differences between servers do not confound.
 
     Attributes:
@@ -156,36 +156,15 @@ class Stratum:
     keyed_baseline: UnitCounts = field(default_factory=dict)
     dispersion: Mapping[str, float] = field(default_factory=dict)
 
-    def to_json(self) -> dict[str, Any]:
-        """Returns the form in which the state store keeps it."""
-        body: dict[str, Any] = {
-            "server": self.server,
-            "canary": {metric: [c.requests, c.bad] for metric, c in self.canary.items()},
-            "baseline": {metric: [c.requests, c.bad] for metric, c in self.baseline.items()},
-        }
-        keyed = {"keyed_canary": self.keyed_canary, "keyed_baseline": self.keyed_baseline}
-        for name, arm in keyed.items():
-            if arm:
-                body[name] = {metric: units.to_json() for metric, units in arm.items()}
-        if self.dispersion:
-            body["dispersion"] = dict(self.dispersion)
-        return body
+    ADDED = ("server", "keyed_canary", "keyed_baseline", "dispersion")
 
-    @classmethod
-    def from_json(cls, body: Mapping[str, Any]) -> Self:
-        """Parses the output of `to_json`. Raises ValueError if it contains no valid counts."""
-        canary, baseline = (
-            {metric: Count.from_json(counted) for metric, counted in body[arm].items()}
-            for arm in ("canary", "baseline")
-        )
-        keyed_canary, keyed_baseline = (
-            {metric: Units.from_json(counted) for metric, counted in body.get(arm, {}).items()}
-            for arm in ("keyed_canary", "keyed_baseline")
-        )
-        dispersion = {metric: float(value) for metric, value in body.get("dispersion", {}).items()}
-        if not all(1.0 <= value < math.inf for value in dispersion.values()):
-            raise ValueError(f"expected dispersions of 1 or more, got {dispersion}")
-        return cls(str(body.get("server", "")), canary, baseline, keyed_canary, keyed_baseline, dispersion)
+    def __post_init__(self) -> None:
+        if not all(1.0 <= value < math.inf for value in self.dispersion.values()):
+            raise ValueError(f"expected dispersions of 1 or more, got {self.dispersion}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the form in which the state store keeps it, without what was added since if there is none."""
+        return {name: part for name, part in fields_to_json(self).items() if part or name not in self.ADDED[1:]}
 
     def canary_count(self, metric: str) -> Count:
         """Returns the canary's count of a metric, keyed or not."""
@@ -197,7 +176,7 @@ class Stratum:
 
 
 @dataclass(frozen=True, slots=True)
-class Tick:
+class Tick(JsonForm):
     """The counts of one tick, or of one part of it.
 
     Attributes:
@@ -232,16 +211,10 @@ class Tick:
             _total([(s.baseline, s.keyed_baseline) for s in self.strata], metric),
         )
 
-    def to_json(self) -> dict[str, Any]:
-        """Returns the form in which the log contains it."""
-        strata = [stratum.to_json() for stratum in self.strata]
-        return {"seconds": self.seconds, "strata": strata, "largest_batch": self.largest_batch}
-
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> Self:
         """Parses the output of `to_json`, or an earlier release's, which was one server's sums. Raises ValueError."""
-        strata = body.get("strata", [body])
-        return cls(float(body["seconds"]), tuple(map(Stratum.from_json, strata)), int(body["largest_batch"]))
+        return fields_from_json(cls, {"strata": [body], **body})
 
 
 def _summed(arms: Sequence[tuple[Counts, UnitCounts]]) -> dict[str, Count]:

@@ -171,7 +171,7 @@ def _idle(rollout: Rollout, facts: Facts) -> Moved:
 def _observed(rollout: Rollout, facts: Facts) -> Rollout:
     evidence, counts, excess = rollout.evidence, dict(rollout.step_counts), dict(rollout.step_excess)
     canary = baseline = 0
-    per_server = rollout.per_server.with_taken(facts.taken)
+    per_server = replace(rollout.per_server, taken={**rollout.per_server.taken, **facts.taken})
     fresh = Evidence.start(rollout.plan.evidence_metrics, rollout.plan.max_duration_s)
     keyed = rollout.step_keyed
     for tick in facts.ticks:

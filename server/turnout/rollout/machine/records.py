@@ -24,8 +24,12 @@ class UnreadableRollout:
     @property
     def versions(self) -> tuple[str, ...]:
         """The candidate and the previous version in the document, if they are valid versions."""
-        named = (self.record.document.get(part) for part in ("candidate", "previous"))
-        return tuple(text for text in named if isinstance(text, str) and Version.is_valid(text))
+        return tuple(text for text in (self.named("candidate"), self.named("previous")) if Version.is_valid(text))
+
+    def named(self, part: str) -> str:
+        """Returns the document's `candidate` or `previous` as it is; "" if it is not text."""
+        text = self.record.document.get(part)
+        return text if isinstance(text, str) else ""
 
     @property
     def sentence(self) -> str:

@@ -71,10 +71,9 @@ def status(rollout: Rollout | UnreadableRollout, record: RolloutRecord) -> Mappi
     """Returns the status of a rollout as JSON values."""
     times = {"started_at": record.started.isoformat(), "changed_at": record.changed.isoformat()}
     if isinstance(rollout, UnreadableRollout):
-        names = {part: rollout.record.document.get(part) for part in ("candidate", "previous")}
         return {
             "model": record.model, "attempt": record.attempt,
-            **{part: name if isinstance(name, str) else "" for part, name in names.items()},
+            "candidate": rollout.named("candidate"), "previous": rollout.named("previous"),
             "phase": str(Phase.UNREADABLE), "state": record.state, "final": record.final,
             "verdict": str(Verdict.INCONCLUSIVE if record.final else Verdict.UNDECIDED), "cause": "",
             "message": rollout.sentence, "evidence": 0.0, "threshold": 0.0, "step": 0, "steps": 0, "weight": 0.0,

@@ -78,10 +78,9 @@ def found_message(
     """Converts a recorded rollout, readable or not."""
     if not isinstance(found, UnreadableRollout):
         return rollout_message(found, record, events)
-    named = (record.document.get(part) for part in ("candidate", "previous"))
-    candidate, previous = (text if isinstance(text, str) else "" for text in named)
     return pb.Rollout(
-        model=record.model, attempt=record.attempt, candidate=candidate, previous=previous,
+        model=record.model, attempt=record.attempt, candidate=found.named("candidate"),
+        previous=found.named("previous"),
         state=record.state if record.final else "unreadable",
         verdict=found.sentence, plan_json="{}", started_at=timestamp(record.started),
         changed_at=timestamp(record.changed), events=[_event(e) for e in events or ()],

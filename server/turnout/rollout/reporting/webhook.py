@@ -1,15 +1,14 @@
 """Sends rollout events to another service: signed, with retries, and without delaying rollouts."""
 
 import asyncio
-import hashlib
-import hmac
 import json
 import uuid
 
 from structlog.typing import FilteringBoundLogger
 
-from turnout.config import RolloutSettings as RolloutSettings
+from turnout.config import RolloutSettings
 from turnout.outbound import Unanswered, ask
+from turnout.rollout.analysis.http import signature_header
 from turnout.rollout.clock import Clock
 from turnout.rollout.machine.attempt import Rollout, RolloutHistoryEntry
 from turnout.rollout.machine.status import json_number
@@ -32,7 +31,7 @@ class Webhook:
 
     def __init__(self, settings: RolloutSettings, log: FilteringBoundLogger, clock: Clock) -> None:
         self._url = settings.webhook_url
-        self._secret = settings.webhook_secret.get_secret_value().encode()
+        self._secret = settings.webhook_secret.get_secret_value()
         self._format = settings.webhook_format
         self._source = settings.webhook_source
         self._log = log
@@ -81,9 +80,6 @@ class Webhook:
                     await asyncio.sleep(_FIRST_PAUSE_SECONDS * 2**attempt)
 
     def _post(self, body: bytes) -> int:
-        headers = {"Content-Type": CONTENT_TYPES[self._format]}
-        if self._secret:
-            digest = hmac.new(self._secret, body, hashlib.sha256).hexdigest()
-            headers["X-Turnout-Signature"] = f"sha256={digest}"
+        headers = {"Content-Type": CONTENT_TYPES[self._format], **signature_header(self._secret, body)}
         # The body of the response is not read, so that an accepted event is never sent again because of it.
         return ask("POST", self._url, headers=headers, content=body, timeout_s=_TIMEOUT_SECONDS, most_bytes=0).status

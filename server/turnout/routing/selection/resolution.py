@@ -1,7 +1,7 @@
 """Resolves a selector to one of the versions that exist. Pure."""
 
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Mapping, Set
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Self
 
@@ -9,8 +9,8 @@ from semver import Version
 
 from turnout.errors import VersionNotFound
 from turnout.registry.manifest.versions import precedence
-from turnout.routing.selection.selector import ByDigest, ByTag, Default, Exact, InRange, Latest, Selector
-from turnout.state.release_status import ReleaseStatus
+from turnout.routing.selection.selector import ByDigest, ByTag, Default, Exact, InRange, Latest, Selector, parse
+from turnout.state.release_status import ModelReleaseState, ReleaseStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +122,19 @@ def resolve(selector: Selector, versions: VersionIndex, *, prefer_ready: bool = 
             if found is None:
                 raise VersionNotFound(f"the tag {name!r} of {versions.model} names {target}, which does not exist")
             return found
+
+
+def named(selector: str, versions: Sequence[Version], model_releases: ModelReleaseState) -> Version | None:
+    """Returns the version that `selector` names among `versions`; None if there is none.
+
+    Raises:
+        InvalidSelector: The selector cannot be parsed.
+    """
+    index = VersionIndex.of("", {v: model_releases.release_status(v) for v in versions}, tags=model_releases.tags)
+    try:
+        return resolve(parse(selector), index, prefer_ready=False)
+    except VersionNotFound:
+        return None
 
 
 def _choose(

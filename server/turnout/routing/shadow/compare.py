@@ -79,6 +79,7 @@ class OutputRule:
 _DEFAULT_RULES: Mapping[np.dtype[Any], OutputRule] = MappingProxyType(
     {np.dtype(dtype.value): OutputRule(tolerance) for dtype, tolerance in DEFAULT_TOLERANCES.items()}
 )
+_EXACTLY = OutputRule(_EXACT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,14 +198,12 @@ def compare(
     with np.errstate(all="ignore"):
         return AnswerComparison(
             tuple(
-                _compare_output(name, array, actual.get(name), rules.get(name) or _default_rule(array))
+                _compare_output(
+                    name, array, actual.get(name), rules.get(name) or _DEFAULT_RULES.get(array.dtype, _EXACTLY)
+                )
                 for name, array in expected.items()
             )
         )
-
-
-def _default_rule(array: Array) -> OutputRule:
-    return _DEFAULT_RULES.get(array.dtype) or OutputRule(_EXACT)
 
 
 def _compare_output(name: str, expected: Array, actual: Array | None, rule: OutputRule) -> OutputComparison:

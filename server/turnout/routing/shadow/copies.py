@@ -54,15 +54,7 @@ def trace_copy(pair: Pair, copy: Copy, outcome: CopyOutcome, error: TurnoutError
     failure, message = ("", "") if error is None else (kind_of(error), error.message)
     trace.sink.copied(
         ShadowCopy(
-            trace,
-            pair.model,
-            pair.shadow,
-            pair.baseline,
-            copy.epoch,
-            str(outcome),
-            copy.offered,
-            time.monotonic(),
-            failure,
-            message,
+            trace, pair.model, pair.shadow, pair.baseline, copy.epoch, str(outcome), copy.offered, time.monotonic(),
+            failure, message,
         )
-    )
+    )  # fmt: skip

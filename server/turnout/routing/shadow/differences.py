@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from turnout.registry.compatibility.agreement import distance
 from turnout.registry.manifest.manifest import Tolerance
 from turnout.serving.sessions.tensor import Array
 
@@ -52,7 +53,7 @@ def difference(expected: Array, actual: Array, tolerance: Tolerance) -> ArrayDif
     for start in range(0, e.size, _BLOCK):
         block_e, block_a = e[start : start + _BLOCK], a[start : start + _BLOCK]
         x, y = block_e.astype(np.float64), block_a.astype(np.float64)
-        d = _wide_distance(block_e, block_a) if e.dtype.kind in "iu" else np.abs(x - y)
+        d = distance(block_e, block_a) if e.dtype.kind in "iu" else np.abs(x - y)
         largest = float(np.maximum.reduce(d))
         if not math.isfinite(largest):
             finite = False
@@ -92,13 +93,6 @@ def _divisor(values: Array) -> float:
         return 1.0
     largest = float(np.abs(values[np.isfinite(values)]).max(initial=0.0))
     return 1.0 if largest == 0.0 or 1e-100 < largest < 1e100 else largest
-
-
-def _wide_distance(e: Array, a: Array) -> _Floats:
-    """Returns |e - a| of integers. Differences of int64 and uint64 wrap around to the correct uint64."""
-    wide = np.int64 if e.dtype.kind == "i" else np.uint64
-    higher, lower = np.maximum(e, a).astype(wide), np.minimum(e, a).astype(wide)
-    return (higher.view(np.uint64) - lower.view(np.uint64)).astype(np.float64)
 
 
 def _rms(d: _Floats, largest: float) -> float:

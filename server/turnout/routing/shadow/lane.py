@@ -10,11 +10,9 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-
-from structlog.typing import FilteringBoundLogger
+from typing import TYPE_CHECKING
 
 from turnout.config import ShadowLane as LaneSettings
 from turnout.errors import (
@@ -28,14 +26,14 @@ from turnout.errors import (
 from turnout.routing.shadow.compare import AnswerComparison, OutputRule, compare
 from turnout.routing.shadow.copies import Copy, Pair, trace_copy
 from turnout.routing.shadow.ledger import CopyOutcome, Disagreement, Ledger
-from turnout.routing.shadow.pressure import Pressure
-from turnout.routing.shadow.redaction import Redact
 from turnout.routing.shadow.runner import CopyRunner
 from turnout.serving.batching.batch import BatchSizeMismatch, shape_of, split
 from turnout.serving.inputs.rows import join
 from turnout.serving.sessions.tensor import Array
 from turnout.serving.versions.handle import VersionHandle
-from turnout.threads import Threads
+
+if TYPE_CHECKING:
+    from turnout.routing.shadow.service import Shadows
 
 _HEAD_START_SECONDS = 0.003
 """Minimum time that a copy waits, while its request's answer is being sent and further copies arrive."""
@@ -46,28 +44,6 @@ _SMALL_BYTES = 64 * 1024
 """Outputs up to this size are compared on the event loop (about 50 us), since handing them to a thread costs more."""
 
 
-@dataclass(frozen=True, slots=True)
-class LaneDependencies:
-    """The objects that a lane depends on.
-
-    Attributes:
-        find: Returns the handle of one of the model's versions; None if it is not Ready.
-        runner_for: Creates a runner of copies on a version, which may take as long as a load. Called with the handle,
-            the lane's settings, and whether it is the shadow's; otherwise it is the baseline's, to measure its noise.
-        rules: Returns how each output is compared under the lane's settings.
-        redact: Returns what redacts inputs under the lane's settings; None to store nothing.
-        threads: Threads that compare outputs that are too large for the event loop.
-    """
-
-    find: Callable[[str], VersionHandle | None]
-    runner_for: Callable[[VersionHandle, LaneSettings, bool], "asyncio.Future[CopyRunner]"]
-    rules: Callable[[LaneSettings], Mapping[str, OutputRule]]
-    redact: Callable[[LaneSettings], Redact | None]
-    pressure: Pressure
-    threads: Threads
-    log: FilteringBoundLogger
-
-
 class Lane:
     """Runs and compares the copies of one pair. Used only on the event loop.
 
@@ -75,13 +51,13 @@ class Lane:
         closed: Why the lane accepts no more copies; "" while it does.
     """
 
-    def __init__(self, pair: Pair, settings: LaneSettings, ledger: Ledger, parts: LaneDependencies) -> None:
+    def __init__(self, pair: Pair, settings: LaneSettings, ledger: Ledger, shadows: "Shadows") -> None:
         self.pair = pair
         self.ledger = ledger
         self.closed = ""
         self.ended = False
         self.settings = settings
-        self._parts = parts
+        self._shadows = shadows
         self._queue: deque[Copy] = deque()
         self._queued_bytes = 0
         self._offered = asyncio.Event()
@@ -158,7 +134,7 @@ class Lane:
     def _check_task(self, task: "asyncio.Task[None]") -> None:
         """Closes the lane if one of its tasks ended with an unexpected error: it must not look open and do nothing."""
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._parts.log.error("a copy could not be processed", **_names(self.pair), exc_info=error)
+            self._shadows.log.error("a copy could not be processed", **_names(self.pair), exc_info=error)
             self._break(_UNEXPECTED)
 
     def _break(self, reason: str) -> None:
@@ -196,9 +172,9 @@ class Lane:
                 await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
             elif (left := self._queue[0].offered + _HEAD_START_SECONDS - time.monotonic()) > 0:
                 await asyncio.sleep(left)
-            elif not self._parts.pressure.has_room():
-                await self._parts.pressure.pause()
-            elif (handle := self._parts.find(self.pair.shadow)) is None:
+            elif not self._shadows.pressure.has_room():
+                await self._shadows.pressure.pause()
+            elif (handle := self._shadows.handle(self.pair.model, self.pair.shadow)) is None:
                 self._pop()
                 self.ledger.drop("not_ready")
             elif batch := self._take(handle):
@@ -238,13 +214,13 @@ class Lane:
         return len(self._queue)
 
     def _start(self, handle: VersionHandle, batch: list[Copy]) -> None:
-        self._parts.pressure.running += 1
+        self._shadows.pressure.running += 1
         task = asyncio.create_task(self._run(handle, batch), name=f"copies of {self.pair.model}@{self.pair.shadow}")
         self._running.add(task)
         task.add_done_callback(self._ended)
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
-        self._parts.pressure.ended()
+        self._shadows.pressure.ended()
         self._running.discard(task)
         self._check_task(task)
 
@@ -323,7 +299,8 @@ class Lane:
         if known is None or known[0] is not handle:
             if known is not None:
                 known[1].add_done_callback(_close)
-            known = self._runners[for_shadow] = handle, self._parts.runner_for(handle, self.settings, for_shadow)
+            runner = self._shadows.runner(handle, self.settings, for_shadow=for_shadow)
+            known = self._runners[for_shadow] = handle, asyncio.ensure_future(runner)
         return await asyncio.shield(known[1])
 
     def _failed(self, copy: Copy, error: TurnoutError) -> None:
@@ -333,7 +310,7 @@ class Lane:
         outcome = next((o for kind, o in _OUTCOMES.items() if isinstance(error, kind)), CopyOutcome.FAILED)
         self.ledger.count(outcome, copy.epoch)
         trace_copy(self.pair, copy, outcome, error)
-        self._parts.log.debug("a copy failed", **_names(self.pair), request=copy.request_id, reason=error.message)
+        self._shadows.log.debug("a copy failed", **_names(self.pair), request=copy.request_id, reason=error.message)
 
     async def _compare(self, copy: Copy, expected: Mapping[str, Array], comparison: AnswerComparison) -> None:
         """Counts a comparison, keeps it if it is one of the worst, and repeats the copy on the baseline if needed."""
@@ -344,7 +321,7 @@ class Lane:
         self._noise_due += self.settings.noise_rate
         if self.closed or (self._noise_due < 1.0 and not self.ledger.wants_repeat):
             return
-        if (baseline := self._parts.find(self.pair.baseline)) is not None:
+        if (baseline := self._shadows.handle(self.pair.model, self.pair.baseline)) is not None:
             self._noise_due = max(self._noise_due - 1.0, 0.0)
             with contextlib.suppress(NotLoaded):  # it has left since
                 (again,) = await self._execute(baseline, [copy], for_shadow=False)
@@ -356,28 +333,30 @@ class Lane:
     ) -> AnswerComparison:
         rules = self._rules
         if rules is None:
-            rules = self._rules = self._parts.rules(self.settings)
+            rules = self._rules = self._shadows.rules(self.pair, self.settings)
         if copy.nbytes <= _SMALL_BYTES:
             return compare(expected, actual, rules)
-        return await self._parts.threads.run(compare, expected, actual, rules)
+        return await self._shadows.comparing.run(compare, expected, actual, rules)
 
     async def _kept(self, copy: Copy) -> Mapping[str, Array]:
         """Returns the part of a copy's inputs that may be stored."""
         settings = self.settings
-        redact = self._parts.redact(settings)
+        redact = self._shadows.redaction.of(settings)
         if redact is None:
             return {}
         try:  # in a thread, since how long the hook takes is up to its author
-            kept = dict(await self._parts.threads.run(redact, self.pair.model, copy.inputs))
+            kept = dict(await self._shadows.comparing.run(redact, self.pair.model, copy.inputs))
             return kept if self.settings is settings else {}
         except Exception as error:
-            self._parts.log.error("the redaction hook failed; no inputs are kept", **_names(self.pair), exc_info=error)
+            self._shadows.log.error(
+                "the redaction hook failed; no inputs are kept", **_names(self.pair), exc_info=error
+            )
             return {}
 
     def _close_if_broken(self) -> None:
         for _, runner in self._runners.values():
             if reason := _trouble(runner):
-                self._parts.log.error("shadow lane closed", **_names(self.pair), reason=reason)
+                self._shadows.log.error("shadow lane closed", **_names(self.pair), reason=reason)
                 self._break(reason)
                 return
 

@@ -130,11 +130,6 @@ class Ledger:
         return self._agreement.value if self.compared else None
 
     @property
-    def unanswered(self) -> int:
-        """Number of copies that the shadow ran and did not answer, so that nothing could be compared."""
-        return sum(self.outcomes.values()) - self.compared
-
-    @property
     def worst(self) -> Sequence[Disagreement]:
         """The kept disagreements, worst first."""
         return [disagreement for _, _, disagreement in sorted(self._worst, key=lambda item: item[:2], reverse=True)]
@@ -173,7 +168,8 @@ class Ledger:
             self.disagreed += 1
         self.count(CopyOutcome.AGREED if comparison.agrees else CopyOutcome.DISAGREED, epoch, comparison.differing)
         self.recorder.agreement = self._agreement
-        return not comparison.agrees and self._among_worst(comparison.severity)
+        full = len(self._worst) >= self._keep_worst
+        return not comparison.agrees and (not full or (self._worst != [] and comparison.severity >= self._worst[0][0]))
 
     def keep(self, disagreement: Disagreement) -> None:
         """Keeps one of the worst disagreements. If there are too many, the least severe is dropped."""
@@ -193,9 +189,6 @@ class Ledger:
     @property
     def _agreement(self) -> ShadowAgreement:
         return ShadowAgreement(self.disagreed, self.compared, self.noise.disagreements, self.noise.runs)
-
-    def _among_worst(self, severity: float) -> bool:
-        return len(self._worst) < self._keep_worst or (self._keep_worst > 0 and severity >= self._worst[0][0])
 
     @property
     def wants_repeat(self) -> bool:

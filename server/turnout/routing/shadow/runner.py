@@ -10,7 +10,6 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
 
 from turnout.errors import DigestMismatch, ModelCrashed, ModelTimedOut, TurnoutError
 from turnout.host.cpu import lower_priority
@@ -28,30 +27,12 @@ _MAX_CRASHES = 5
 _CLOSED = "its process was ended"
 
 
-class CopyRunner(Protocol):
-    """Runs copies.
+class ThreadRunner:
+    """Runs copies in this process, on a session that is its own or shared with the version's own requests.
 
     Attributes:
         broken: Why it can run no more copies; "" while it can.
     """
-
-    broken: str
-
-    async def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
-        """Runs the shadow once.
-
-        Raises:
-            ModelFailure, ModelTimedOut, ModelCrashed, MemoryBudgetExceeded: The run failed.
-        """
-        ...
-
-    def close(self) -> None:
-        """Stops running copies, without waiting for them."""
-        ...
-
-
-class ThreadRunner:
-    """Runs copies in this process, on a session that is its own or shared with the version's own requests."""
 
     def __init__(self, name: str, session: Session, threads: int, timeout: float) -> None:
         self.broken = ""
@@ -61,7 +42,11 @@ class ThreadRunner:
         self._stops: set[Stop] = set()
 
     async def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
-        """Runs the shadow once, and stops the run if it exceeds the time limit."""
+        """Runs the shadow once, and stops the run if it exceeds the time limit.
+
+        Raises:
+            ModelFailure, ModelTimedOut, ModelCrashed, MemoryBudgetExceeded: The run failed.
+        """
         stop = Stop()
         session = self._session
         self._stops.add(stop)
@@ -81,14 +66,18 @@ class ThreadRunner:
         return running.result()
 
     def close(self) -> None:
-        """Stops running copies."""
+        """Stops running copies, without waiting for them."""
         for stop in self._stops:
             stop()
         self._threads.shutdown(cancel_futures=False)
 
 
 class ProcessRunner:
-    """Runs copies in a child process, which is started for the first copy and again after each crash."""
+    """Runs copies in a child process, which is started for the first copy and again after each crash.
+
+    Attributes:
+        broken: As in `ThreadRunner`.
+    """
 
     def __init__(self, name: str, start: Callable[[], IsolatedSession], timeout: float) -> None:
         self.broken = ""
@@ -102,7 +91,7 @@ class ProcessRunner:
         self._crashes = 0
 
     async def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
-        """Runs the shadow once."""
+        """Runs the shadow once. Raises as `ThreadRunner.run`."""
         if self._closed:
             raise ModelCrashed(_CLOSED)
         return await self._threads.run(self._run, inputs, outputs)
@@ -150,6 +139,9 @@ class ProcessRunner:
                 return child
         child.close()
         raise ModelCrashed(_CLOSED)
+
+
+CopyRunner = ThreadRunner | ProcessRunner
 
 
 def _forget(running: "asyncio.Future[list[Array]]") -> None:

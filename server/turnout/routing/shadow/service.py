@@ -1,7 +1,6 @@
 """The lanes of a server: one for each shadow of each policy in force."""
 
 import asyncio
-import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from turnout.registry.storage.manifests import check_files, load_unchanged
 from turnout.routing.policy import Policy
 from turnout.routing.shadow.compare import OutputRule, rules_for
 from turnout.routing.shadow.copies import Pair
-from turnout.routing.shadow.lane import Lane, LaneDependencies
+from turnout.routing.shadow.lane import Lane
 from turnout.routing.shadow.ledger import Ledger
 from turnout.routing.shadow.mirror import Mirror, Target
 from turnout.routing.shadow.pressure import Pressure
@@ -41,7 +40,13 @@ _CLOSE_SECONDS = 1.0
 
 
 class Shadows:
-    """Opens and closes lanes as policies change. Used only on the event loop."""
+    """Opens and closes lanes as policies change, and provides what they share. Used only on the event loop.
+
+    Attributes:
+        pressure: Decides whether copies may run now.
+        comparing: Threads that compare outputs that are too large for the event loop.
+        redaction: What redacts inputs that are stored.
+    """
 
     def __init__(
         self,
@@ -60,15 +65,15 @@ class Shadows:
         self._catalog = catalog
         self._metrics = metrics
         self._directory = directory
-        self._log = log
-        self._pressure = Pressure(catalog)
-        self._comparing = Threads("shadow compare", 2)
+        self.log = log
+        self.pressure = Pressure(catalog)
+        self.comparing = Threads("shadow compare", 2)
         self._loading = Threads("shadow load")
         self._lanes: dict[Pair, Lane] = {}
         self._ended: dict[Pair, Lane] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._stopped = False
-        self._redaction = Redaction(settings)
+        self.redaction = Redaction(settings)
 
     def observe(self, model: str, policy: Policy | None, epoch: int) -> AnswerObserver | None:
         """Opens and closes a model's lanes according to its policy; returns the observer of the baseline's answers."""
@@ -107,7 +112,7 @@ class Shadows:
             settings = self._settings.for_model(pair.model).shadow
             recorder = self._metrics.shadow(pair.model, pair.shadow)
             ledger = ended.ledger if ended else Ledger(recorder, settings.keep_worst, noise=bool(settings.noise_rate))
-            lane = self._lanes[pair] = Lane(pair, settings, ledger, self._parts(pair))
+            lane = self._lanes[pair] = Lane(pair, settings, ledger, self)
         return lane
 
     def _end(self, pair: Pair) -> None:
@@ -120,33 +125,20 @@ class Shadows:
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
-    def _parts(self, pair: Pair) -> LaneDependencies:
-        return LaneDependencies(
-            find=functools.partial(self._handle, pair.model),
-            runner_for=lambda handle, settings, shadow: asyncio.ensure_future(
-                self._runner(handle, settings, for_shadow=shadow)
-            ),
-            rules=functools.partial(self._rules, pair),
-            redact=self._redaction.of,
-            pressure=self._pressure,
-            threads=self._comparing,
-            log=self._log,
-        )
-
-    def _handle(self, model: str, version: str) -> VersionHandle | None:
-        known = self._catalog.snapshot.models.get(model)
-        entry = None if known is None else known.versions.get(Version.parse(version))
+    def handle(self, model: str, version: str) -> VersionHandle | None:
+        """Returns the handle of a version; None if it is not Ready."""
+        entry = self._catalog.snapshot.version(model, Version.parse(version))
         return None if entry is None else entry.handle
 
-    def _rules(self, pair: Pair, settings: LaneSettings) -> Mapping[str, OutputRule]:
+    def rules(self, pair: Pair, settings: LaneSettings) -> Mapping[str, OutputRule]:
         """Returns how the baseline's outputs are compared: by the settings, the manifest, or else the defaults."""
         manifest = self._catalog.snapshot.model(pair.model).versions[Version.parse(pair.baseline)].manifest
         given = {name: Tolerance(t.atol, t.rtol) for name, t in settings.tolerances.items()}
         tolerances, scores = {**manifest.tolerances, **given}, {**manifest.scores, **settings.scores}
         return rules_for(manifest.signature, tolerances, scores, settings.top_k)
 
-    async def _runner(self, handle: VersionHandle, settings: LaneSettings, *, for_shadow: bool) -> CopyRunner:
-        """Creates a runner of copies on a version.
+    async def runner(self, handle: VersionHandle, settings: LaneSettings, *, for_shadow: bool) -> CopyRunner:
+        """Creates a runner of copies on a version, the shadow or the baseline. It may take as long as a load.
 
         The baseline runs in this process, as it does anyway. A version that is isolated is also isolated here.
         """
@@ -158,7 +150,9 @@ class Shadows:
         runtime = self._settings.for_model(manifest.model).runtime
         own_arena = for_shadow and shared.device != "cpu"
         if own_arena:
-            runtime = runtime.model_copy(update={"arena_limit_bytes": _arena_limit(settings, manifest.size)})
+            # ONNX Runtime includes weights in the arena; the setting does not.
+            limit = manifest.size + int(settings.memory_limit_bytes) if settings.memory_limit_bytes else 0
+            runtime = runtime.model_copy(update={"arena_limit_bytes": limit})
         spec = SessionSpec(model, manifest.signature, shared.providers, shared.device_id, runtime, shared.tensorrt)
         if isinstance(shared, ChildPool) or (for_shadow and settings.isolation == "process"):
 
@@ -180,8 +174,3 @@ class Shadows:
 
             session = await self._loading.run(load_unchanged, model.parent, manifest.files, verified, Session.close)
         return ThreadRunner(name, session, settings.max_inflight, settings.timeout_s)
-
-
-def _arena_limit(settings: LaneSettings, model_bytes: int) -> int:
-    """Returns the memory limit of a shadow's GPU arena. ONNX Runtime includes weights in it; the setting does not."""
-    return model_bytes + int(settings.memory_limit_bytes) if settings.memory_limit_bytes else 0

@@ -72,6 +72,11 @@ class VersionEntry:
         """Exact version."""
         return self.manifest.version
 
+    @property
+    def ready(self) -> bool:
+        """Whether it can answer."""
+        return self.state is LifecycleState.READY
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ModelEntry:
@@ -118,6 +123,16 @@ class CatalogSnapshot:
         if entry is None:
             raise ModelNotFound.named(name, list(self.models))
         return entry
+
+    def version(self, model: str, version: Version) -> VersionEntry | None:
+        """Returns a version of a model; None if it does not exist."""
+        known = self.models.get(model)
+        return known.versions.get(version) if known is not None else None
+
+    def statuses(self, model: str, *, ready: bool = False) -> dict[Version, ReleaseStatus]:
+        """Returns the release statuses of a model's versions, or of those that are `ready`; empty if it has none."""
+        versions = self.models[model].versions if model in self.models else {}
+        return {version: entry.release_status for version, entry in versions.items() if entry.ready or not ready}
 
 
 class Catalog:

@@ -1,10 +1,11 @@
 """Metrics of authentication: refused calls by reason, and whether the policy and the issuers' keys could be read."""
 
+from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
-from turnout.telemetry.families import Family
+from turnout.telemetry.families import Family, counter, families_of, gauge
 
 
 class RefusalReason(StrEnum):
@@ -29,52 +30,38 @@ class AuthRecorder:
     """Counts of authentication. Most of them are exposed only if `[auth]` is enabled.
 
     Attributes:
-        refused: Number of refused calls, by reason.
-        limited: Number of calls refused by a limit, by the limit's name and the bound that was reached.
-        callers: Number of cached valid credentials.
-        reloads: Number of times that a changed policy file was loaded.
-        policy_failed: Whether the policy file is invalid, so that the previous policy stays in force.
-        keys_failed: Whether the last attempt to fetch an issuer's keys failed, by the issuer's name.
+        limited: By the limit's name and the bound that was reached.
         unlogged: Number of refusals that were left out of the log.
     """
 
     enabled: bool = False
-    refused: dict[str, int] = field(default_factory=lambda: {str(one): 0 for one in RefusalReason})
-    limited: dict[tuple[str, str], int] = field(default_factory=dict)
-    callers: int = 0
-    reloads: int = 0
-    policy_failed: bool = False
-    keys_failed: dict[str, bool] = field(default_factory=dict)
     unlogged: int = 0
+    refused: defaultdict[str, int] = counter(
+        "turnout_auth_refused_total", "Calls refused because of their caller, by reason.", "reason"
+    )
+    limited: dict[tuple[str, str], int] = counter(
+        "turnout_auth_limited_total", "Calls refused because their identity exceeded a limit, by limit.",
+        "limit", "bound",
+    )  # fmt: skip
+    callers: int = gauge("turnout_auth_callers", "Valid credentials in the cache.")
+    reloads: int = counter("turnout_auth_policy_reloads_total", "Times that a changed policy file was loaded.")
+    policy_failed: bool = gauge(
+        "turnout_auth_policy_reload_failing",
+        "1 while the policy file is invalid and the previous policy stays in force, else 0.",
+    )
+    keys_failed: dict[str, bool] = gauge(
+        "turnout_auth_keys_failing",
+        "1 while an issuer's keys cannot be fetched and the previous keys stay in use, else 0.", "issuer",
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        self.refused |= {str(one): 0 for one in RefusalReason}
 
 
 def auth_families(recorder: AuthRecorder) -> Iterator[Family]:
     """Returns the families of one scrape."""
-    enabled = recorder.enabled
-    sign_in = {str(RefusalReason.SIGN_IN), str(RefusalReason.SIGN_IN_THROTTLED)}  # console.token works without [auth]
-    yield Family(
-        "turnout_auth_refused_total", "counter", "Calls refused because of their caller, by reason.",
-        [({"reason": reason}, float(n)) for reason, n in recorder.refused.items() if enabled or reason in sign_in],
-    )  # fmt: skip
-    yield Family(
-        "turnout_auth_limited_total", "counter", "Calls refused because their identity exceeded a limit, by limit.",
-        [({"limit": name, "bound": bound}, float(count)) for (name, bound), count in recorder.limited.items()],
-    )  # fmt: skip
-    yield Family(
-        "turnout_auth_callers", "gauge", "Valid credentials in the cache.",
-        [({}, float(recorder.callers))] if enabled else [],
-    )  # fmt: skip
-    yield Family(
-        "turnout_auth_policy_reloads_total", "counter", "Times that a changed policy file was loaded.",
-        [({}, float(recorder.reloads))] if enabled else [],
-    )  # fmt: skip
-    yield Family(
-        "turnout_auth_policy_reload_failing", "gauge",
-        "1 while the policy file is invalid and the previous policy stays in force, else 0.",
-        [({}, float(recorder.policy_failed))] if enabled else [],
-    )  # fmt: skip
-    yield Family(
-        "turnout_auth_keys_failing", "gauge",
-        "1 while an issuer's keys cannot be fetched and the previous keys stay in use, else 0.",
-        [({"issuer": issuer}, float(failed)) for issuer, failed in recorder.keys_failed.items()],
-    )  # fmt: skip
+    if recorder.enabled:
+        return families_of([recorder], AuthRecorder)
+    sign_in = {str(one): recorder.refused[one] for one in (RefusalReason.SIGN_IN, RefusalReason.SIGN_IN_THROTTLED)}
+    hidden = dict.fromkeys(("callers", "reloads", "policy_failed"))  # but console.token works without [auth]
+    return families_of([recorder], AuthRecorder, refused=sign_in, **hidden)

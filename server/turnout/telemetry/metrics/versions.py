@@ -15,13 +15,12 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
-from turnout.telemetry.exposition import Exposition, FamilyCollector
-from turnout.telemetry.families import Family, Labels
+from turnout.telemetry.exposition import Exposition, FamilyCollector, own_families
+from turnout.telemetry.families import Family, Labels, counter, families_of, gauge
 from turnout.telemetry.histogram import LATENCY_BOUNDS, Exemplar, Histogram
 from turnout.telemetry.log_writer import dropped_lines
 from turnout.telemetry.metrics.batches import BatchSizes
-from turnout.telemetry.metrics.faults import FaultRecorder, fault_families
-from turnout.telemetry.metrics.process import own_families
+from turnout.telemetry.metrics.faults import FaultRecorder
 from turnout.telemetry.metrics.rollout import RolloutRecorder, rollout_families
 from turnout.telemetry.metrics.server import ServerRecorder, server_families
 from turnout.telemetry.metrics.shadow import ShadowRecorder, shadow_families
@@ -112,26 +111,13 @@ class VersionRecorder:
     """Counts of one version. It exists for as long as the version's series are exposed.
 
     Attributes:
-        model, version, digest: Labels.
         slo_edges: The model's latency objectives, in seconds.
-        inflight: Number of admitted requests that are not yet answered.
-        queue_depth: Number of requests that wait for a runner.
-        queue_fill: Fill level of the version's fullest queue, 0 to 1: of requests or of bytes, whichever is closer to
-            its limit.
-        memory_bytes: Memory by device (`cpu`, `cuda:0`).
-        isolated_restarts: Number of child processes that died and were replaced; None if the version runs without child
-            processes.
-        isolated_processes: Number of running child processes.
-        cuda_graphs: Number of batch sizes that are captured as CUDA graphs; None if the version does not run on a GPU
-            and captures were not requested.
-        tensorrt: Whether the version runs on TensorRT; None if that was not requested.
-        tensorrt_fp16: Whether the version runs in FP16; None if that was not requested.
-        traffic_weight: Share of the traffic, 0 to 1, by role and kind (`desired`, `applied`).
-        traffic_share: Share of the routing decisions in the policy's current epoch, by role.
-        demoted: Number of times that the version stopped batching because an output had the wrong number of rows.
-        without_slot: Number of requests with a routing key that were counted without their slot because there were too
-            many slots.
         scrapes_left: Number of scrapes that still show the version after it was retired; None before.
+        memory_bytes: By device (`cpu`, `cuda:0`).
+        isolated_restarts, isolated_processes: None if the version runs without child processes.
+        cuda_graphs: None if the version does not run on a GPU and captures were not requested.
+        tensorrt, tensorrt_fp16: None if that was not requested.
+        traffic_weight: By role and kind (`desired`, `applied`).
     """
 
     model: str
@@ -140,21 +126,53 @@ class VersionRecorder:
     slo_edges: Sequence[float] = ()
     roles: dict[str, RoleRecorder] = field(default_factory=dict)
     batches: BatchSizes = field(default_factory=BatchSizes)
-    inflight: int = 0
-    queue_depth: int = 0
-    queue_fill: float = 0.0
-    load_seconds: float = 0.0
-    memory_bytes: dict[str, int] = field(default_factory=dict)
-    isolated_restarts: int | None = None
-    isolated_processes: int = 0
-    cuda_graphs: int | None = None
-    tensorrt: bool | None = None
-    tensorrt_fp16: bool | None = None
-    traffic_weight: dict[tuple[str, str], float] = field(default_factory=dict)
-    traffic_share: dict[str, Ratio] = field(default_factory=dict)
-    demoted: int = 0
-    without_slot: int = 0
     scrapes_left: int | None = None
+    demoted: int = counter(
+        "turnout_batching_demoted_total",
+        "Times that a version stopped batching because an output had the wrong number of rows.",
+    )
+    without_slot: int = counter(
+        "turnout_requests_without_slot_total",
+        "Requests with a routing key that were counted without it, because a tick had too many different keys.",
+    )
+    isolated_restarts: int | None = counter(
+        "turnout_isolated_restarts_total", "Child processes of an isolated version that died and were replaced.",
+        default=None,
+    )  # fmt: skip
+    isolated_processes: int | None = gauge(
+        "turnout_isolated_processes", "Running child processes of an isolated version.", default=None
+    )
+    inflight: int = gauge("turnout_inflight_requests", "Admitted requests that are not yet answered.")
+    queue_depth: int = gauge("turnout_queue_depth", "Requests that wait for a runner.")
+    queue_fill: float = gauge(
+        "turnout_queue_fill_ratio", "Fill level of the version's fullest queue, 0 to 1, by requests or by bytes."
+    )
+    load_seconds: float | None = gauge(
+        "turnout_version_load_duration_seconds", "Duration of the version's last load, including warm-up.", default=None
+    )
+    memory_bytes: dict[str, int] = gauge(
+        "turnout_version_memory_bytes",
+        "Memory that loading the version added to the process or device, and the memory of its child processes.",
+        "device",
+    )
+    cuda_graphs: int | None = gauge(
+        "turnout_version_cuda_graphs", "Number of batch sizes that are captured as CUDA graphs.", default=None
+    )
+    tensorrt: bool | None = gauge(
+        "turnout_version_tensorrt", "1 if the version runs on TensorRT, 0 if that was requested but is not possible.",
+        default=None,
+    )  # fmt: skip
+    tensorrt_fp16: bool | None = gauge(
+        "turnout_version_tensorrt_fp16", "1 if the version runs in FP16, 0 if its golden cases do not allow that.",
+        default=None,
+    )  # fmt: skip
+    traffic_weight: dict[tuple[str, str], float] = gauge(
+        "turnout_traffic_weight", "Desired and applied share of the unpinned traffic, 0 to 1.", "role", "kind"
+    )
+    traffic_share: dict[str, Ratio] = gauge(
+        "turnout_traffic_share", "Share of the traffic that the version has received in the policy's current epoch.",
+        "role",
+    )  # fmt: skip
 
     def role(self, role: str) -> RoleRecorder:
         """Returns the recorder of `role`, created at first use."""
@@ -284,16 +302,6 @@ class Metrics:
             ((v.labels, v.batches.histogram()) for v in versions if v.batches.runs),
         )  # fmt: skip
         yield Family(
-            "turnout_batching_demoted_total", "counter",
-            "Times that a version stopped batching because an output had the wrong number of rows.",
-            [(v.labels, float(v.demoted)) for v in versions],
-        )  # fmt: skip
-        yield Family(
-            "turnout_requests_without_slot_total", "counter",
-            "Requests with a routing key that were counted without it, because a tick had too many different keys.",
-            [(v.labels, float(v.without_slot)) for v in versions],
-        )  # fmt: skip
-        yield Family(
             "turnout_slo_exceeded_total", "counter",
             "Requests slower than a latency objective of the model, counted exactly.",
             (
@@ -301,16 +309,6 @@ class Metrics:
                 for labels, r in _roles(versions)
                 for edge, count in zip(r.slo_edges, r.slo_exceeded, strict=True)
             ),
-        )  # fmt: skip
-        isolated = [v for v in versions if v.isolated_restarts is not None]
-        yield Family(
-            "turnout_isolated_restarts_total", "counter",
-            "Child processes of an isolated version that died and were replaced.",
-            [(v.labels, float(v.isolated_restarts or 0)) for v in isolated],
-        )  # fmt: skip
-        yield Family(
-            "turnout_isolated_processes", "gauge", "Running child processes of an isolated version.",
-            [(v.labels, float(v.isolated_processes)) for v in isolated if v.scrapes_left is None],
         )  # fmt: skip
         yield Family(
             "turnout_version_info", "gauge", "1 for each version that the server knows, by its state.",
@@ -320,12 +318,13 @@ class Metrics:
             "turnout_version_failed", "gauge", "1 for each version that could not be loaded, by reason.",
             [({"model": k.model, "version": k.version, "reason": k.failure}, 1.0) for k in self.known if k.failure],
         )  # fmt: skip
-        yield from _gauges(versions)
+        yield from families_of(versions, VersionRecorder, "counter")
+        yield from families_of([v for v in versions if v.scrapes_left is None], VersionRecorder, "gauge")
         yield from shadow_families(list(self._shadows.values()))
         models = dict.fromkeys(k.model for k in self.known)
         yield from rollout_families(self.rollouts, models)
         yield from server_families(self.server, models)
-        yield from fault_families(self.faults, dropped_lines())
+        yield from families_of([self.faults], FaultRecorder, dropped_lines=dropped_lines())
 
     def _requests(self, versions: Sequence[VersionRecorder]) -> Iterator[tuple[Labels, float]]:
         for labels, recorder in _roles(versions):
@@ -345,51 +344,3 @@ def _roles(versions: Iterable[VersionRecorder]) -> Iterator[tuple[dict[str, str]
 def _role_histograms(versions: Iterable[VersionRecorder], attribute: str) -> Iterator[tuple[Labels, Histogram]]:
     for labels, recorder in _roles(versions):
         yield labels, getattr(recorder, attribute)
-
-
-def _gauges(versions: Sequence[VersionRecorder]) -> Iterator[Family]:
-    present = [v for v in versions if v.scrapes_left is None]
-    yield Family(
-        "turnout_inflight_requests", "gauge", "Admitted requests that are not yet answered.",
-        [(v.labels, v.inflight) for v in present],
-    )  # fmt: skip
-    yield Family(
-        "turnout_queue_depth", "gauge", "Requests that wait for a runner.", [(v.labels, v.queue_depth) for v in present]
-    )
-    yield Family(
-        "turnout_queue_fill_ratio", "gauge",
-        "Fill level of the version's fullest queue, 0 to 1, by requests or by bytes.",
-        [(v.labels, v.queue_fill) for v in present],
-    )  # fmt: skip
-    yield Family(
-        "turnout_version_load_duration_seconds", "gauge", "Duration of the version's last load, including warm-up.",
-        [(v.labels, v.load_seconds) for v in present if v.load_seconds],
-    )  # fmt: skip
-    yield Family(
-        "turnout_version_memory_bytes", "gauge",
-        "Memory that loading the version added to the process or device, and the memory of its child processes.",
-        [(v.labels | {"device": d}, n) for v in present for d, n in v.memory_bytes.items()],
-    )  # fmt: skip
-    yield Family(
-        "turnout_version_cuda_graphs", "gauge", "Number of batch sizes that are captured as CUDA graphs.",
-        [(v.labels, v.cuda_graphs) for v in present if v.cuda_graphs is not None],
-    )  # fmt: skip
-    yield Family(
-        "turnout_version_tensorrt", "gauge",
-        "1 if the version runs on TensorRT, 0 if that was requested but is not possible.",
-        [(v.labels, int(v.tensorrt)) for v in present if v.tensorrt is not None],
-    )  # fmt: skip
-    yield Family(
-        "turnout_version_tensorrt_fp16", "gauge",
-        "1 if the version runs in FP16, 0 if its golden cases do not allow that.",
-        [(v.labels, int(v.tensorrt_fp16)) for v in present if v.tensorrt_fp16 is not None],
-    )  # fmt: skip
-    yield Family(
-        "turnout_traffic_weight", "gauge", "Desired and applied share of the unpinned traffic, 0 to 1.",
-        [(v.labels | {"role": r, "kind": k}, w) for v in present for (r, k), w in v.traffic_weight.items()],
-    )  # fmt: skip
-    yield Family(
-        "turnout_traffic_share", "gauge",
-        "Share of the traffic that the version has received in the policy's current epoch.",
-        [(v.labels | {"role": role}, share) for v in present for role, share in v.traffic_share.items()],
-    )  # fmt: skip

@@ -20,7 +20,6 @@ from turnout.telemetry.tracing.spans import (
     MAX_MESSAGE,
     SHADOW,
     Attributes,
-    OtlpSpanKind,
     Value,
     copy_attributes,
     own_attributes,
@@ -63,7 +62,7 @@ def encode_request(trace: Trace, new_ids: NewIds) -> tuple[bytes, int]:
         state = delimited(Span.TRACE_STATE_FIELD_NUMBER, parent.trace_state.encode()) if parent.trace_state else b""
     begin, end = int(trace.begun * 1e9) + offset, int(trace.finished * 1e9) + offset
     head = _HEAD(_TRACE_ID, trace_id, _SPAN_ID, span_id, _BEGIN, begin, _END, end, _FLAGS, flags | remote)
-    body = _named(trace.operation.name, OtlpSpanKind.SERVER) + _common(trace)
+    body = _named(trace.operation.name, Span.SPAN_KIND_SERVER) + _common(trace)
     fault = _fault(trace.message) if trace.fault else b""
     own = b"".join(_text(key, value) for key, value in own_attributes(trace))  # without details, its id comes last
     spans = [_item(b"".join((head, caller, state, body, own, fault)))]
@@ -75,7 +74,7 @@ def encode_request(trace: Trace, new_ids: NewIds) -> tuple[bytes, int]:
         end = max(int(ended * 1e9) + offset, begin)
         step_id = ids[8 * number : 8 * number + 8]
         head = _HEAD(_TRACE_ID, trace_id, _SPAN_ID, step_id, _BEGIN, begin, _END, end, _FLAGS, flags)
-        spans.append(_item(head + state + _named(step, OtlpSpanKind.INTERNAL) + _encode_cached(attributes)))
+        spans.append(_item(head + state + _named(step, Span.SPAN_KIND_INTERNAL) + _encode_cached(attributes)))
     return b"".join(spans), len(spans)
 
 
@@ -88,7 +87,7 @@ def encode_copy(copy: ShadowCopy, trace_id: bytes, span_id: bytes) -> bytes:
     request = Span.Link(trace_id=trace.trace_id, span_id=trace.span_id, flags=SAMPLED | _REMOTE_KNOWN)
     link = delimited(Span.LINKS_FIELD_NUMBER, request.SerializeToString())
     fault = _fault(copy.message) if copy.error else b""
-    return _item(head + _named(SHADOW, OtlpSpanKind.INTERNAL) + _encode(copy_attributes(copy)) + link + fault)
+    return _item(head + _named(SHADOW, Span.SPAN_KIND_INTERNAL) + _encode(copy_attributes(copy)) + link + fault)
 
 
 _known: dict[tuple[Hashable, ...], bytes] = {}
@@ -132,8 +131,8 @@ def _item(span: bytes) -> bytes:
 
 
 @lru_cache
-def _named(name: str, kind: OtlpSpanKind) -> bytes:
-    return Span(name=name, kind=Span.SpanKind.ValueType(kind)).SerializeToString()
+def _named(name: str, kind: Span.SpanKind.ValueType) -> bytes:
+    return Span(name=name, kind=kind).SerializeToString()
 
 
 def _fault(message: str) -> bytes:

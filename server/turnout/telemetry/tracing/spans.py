@@ -10,7 +10,6 @@ shadow  in a separate trace, linked to the request's span
 """
 
 from collections.abc import Iterator
-from enum import IntEnum
 
 from turnout.telemetry.tracing.trace import ShadowCopy, Trace
 
@@ -24,13 +23,6 @@ MAX_TEXT = 256
 """Maximum length of an attribute that comes from a client, in characters."""
 
 MAX_MESSAGE = 1024
-
-
-class OtlpSpanKind(IntEnum):
-    """OTLP's numbers for the kinds of spans."""
-
-    INTERNAL = 1
-    SERVER = 2
 
 
 def steps(trace: Trace) -> Iterator[Step]:

@@ -5,11 +5,14 @@ Recording a point in time costs a few hundred nanoseconds, and only traced reque
 
 import time
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from turnout.errors import kind_of
 from turnout.telemetry.metrics.versions import RoleRecorder
 from turnout.telemetry.tracing.context import SpanContext
+
+if TYPE_CHECKING:
+    from turnout.telemetry.tracing.tracer import Tracer
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,38 +48,18 @@ class Requested(Protocol):
     @property
     def model(self) -> str:
         """Name of the model, as sent by the client."""
-        ...
 
     @property
     def selector(self) -> str:
         """Version selector, as sent by the client."""
-        ...
 
     @property
     def request_id(self) -> str:
         """Id of the request in the logs."""
-        ...
 
     @property
     def arrived(self) -> float:
         """`time.monotonic()` when the request arrived."""
-        ...
-
-
-class Sink(Protocol):
-    """Receives ended requests and copies, and makes spans of them."""
-
-    def keeps(self, trace: "Trace", model: str) -> bool:
-        """Returns whether to make spans of a request, now that its model is known."""
-        ...
-
-    def ended(self, trace: "Trace") -> None:
-        """Receives an ended request."""
-        ...
-
-    def copied(self, copy: "ShadowCopy") -> None:
-        """Receives a copy of a request that a shadow ran."""
-        ...
 
 
 class Trace:
@@ -141,7 +124,7 @@ class Trace:
         trace_id: bytes,
         span_id: bytes,
         operation: Operation,
-        sink: Sink,
+        sink: "Tracer",
         parent: SpanContext | None = None,
     ) -> None:
         """Starts the record now. Times that are not recorded yet are class attributes, which cost nothing to set up."""

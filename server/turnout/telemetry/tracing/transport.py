@@ -6,7 +6,6 @@ https://opentelemetry.io/docs/specs/otlp/
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -61,25 +60,6 @@ class CollectorResponse:
     pause: float | None = None
 
 
-class ExportTransport(Protocol):
-    """A transport for exports."""
-
-    async def send(self, body: bytes) -> CollectorResponse:
-        """Sends an ExportTraceServiceRequest. Never raises."""
-        ...
-
-    async def close(self) -> None:
-        """Closes the connection."""
-        ...
-
-
-def make_transport(settings: Tracing) -> ExportTransport:
-    """Returns the transport to the collector."""
-    headers = {name: value.get_secret_value() for name, value in settings.headers.items()}
-    kind = GrpcTransport if settings.protocol == "grpc" else HttpTransport
-    return kind(settings.endpoint, headers, settings.timeout_s)
-
-
 class HttpTransport:
     """OTLP/HTTP with protobuf bodies. Uses the proxies in the environment variables."""
 
@@ -91,7 +71,7 @@ class HttpTransport:
         self._threads = Threads("trace export")
 
     async def send(self, body: bytes) -> CollectorResponse:
-        """Sends an export in a thread, which releases the GIL while it waits for the network."""
+        """Sends an ExportTraceServiceRequest in a thread, which releases the GIL while it waits. Never raises."""
         return await self._threads.run(self._post, body)
 
     async def close(self) -> None:
@@ -126,7 +106,7 @@ class GrpcTransport:
         self._timeout = timeout
 
     async def send(self, body: bytes) -> CollectorResponse:
-        """Sends an export."""
+        """Sends an ExportTraceServiceRequest. Never raises."""
         try:
             return _taken(await self._call(body, timeout=self._timeout, metadata=self._metadata))
         except grpc.aio.AioRpcError as error:
@@ -138,6 +118,16 @@ class GrpcTransport:
     async def close(self) -> None:
         """Closes the channel."""
         await self._channel.close()
+
+
+ExportTransport = HttpTransport | GrpcTransport
+
+
+def make_transport(settings: Tracing) -> ExportTransport:
+    """Returns the transport to the collector."""
+    headers = {name: value.get_secret_value() for name, value in settings.headers.items()}
+    kind = GrpcTransport if settings.protocol == "grpc" else HttpTransport
+    return kind(settings.endpoint, headers, settings.timeout_s)
 
 
 def _taken(answer: bytes) -> CollectorResponse:

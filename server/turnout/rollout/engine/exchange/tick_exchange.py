@@ -12,7 +12,7 @@ from turnout.errors import UnavailableError
 from turnout.rollout.engine.active_rollout import ActiveRollout
 from turnout.rollout.engine.exchange.peers import read_parts
 from turnout.rollout.engine.exchange.presence import ServerPresence
-from turnout.rollout.engine.ports import LiveState
+from turnout.rollout.engine.local_serving import LocalServing
 from turnout.rollout.engine.running_rollouts import RunningRollouts
 from turnout.rollout.engine.store_timeouts import StoreTimeout
 from turnout.state.servers import CountRecord
@@ -30,7 +30,7 @@ class TickExchange:
 
     def __init__(
         self,
-        serving: LiveState,
+        serving: LocalServing,
         presence: ServerPresence,
         rollouts: RunningRollouts,
         tick_seconds: float,

@@ -10,8 +10,8 @@ from turnout.errors import AlreadyExistsError, ChangeRefused, Conflict, TurnoutE
 from turnout.rollout.analysis.analyses import Analyses
 from turnout.rollout.changes.operations import ChangeResult, refuse_stale
 from turnout.rollout.engine.commits import RolloutCommits
+from turnout.rollout.engine.local_serving import LocalServing
 from turnout.rollout.engine.policy_origin import accept_policy, refuse_newer, refuse_other_baseline, stopped_by_traffic
-from turnout.rollout.engine.ports import LiveState
 from turnout.rollout.engine.running_rollouts import RunningRollouts
 from turnout.rollout.engine.store_timeouts import StoreTimeout, seconds_until
 from turnout.rollout.machine import overrides
@@ -35,7 +35,7 @@ class RolloutCommands:
     Every method raises UnavailableError while the state store does not respond.
     """
 
-    _serving: LiveState
+    _serving: LocalServing
     _store: StateStore
     _outside: Analyses
     _rollouts: RunningRollouts
@@ -50,8 +50,8 @@ class RolloutCommands:
             InvalidRequest: The plan names a probe that is not configured.
             ModelNotFound, NotFoundError: The model or version does not exist.
             AlreadyExistsError: The candidate is the baseline already.
-            ChangeRefused: `LiveState.refusals` gives another reason, another rollout is running, or one of the versions
-                was just yanked.
+            ChangeRefused: `LocalServing.refusals` gives another reason, another rollout is running, or a version was
+                just yanked.
         """
         self._outside.check(plan)
         refusals = list(await self._rollouts.refusals(model, candidate, _COMMAND_WAIT))
@@ -76,7 +76,7 @@ class RolloutCommands:
             attempt = max((record.attempt for record in records), default=0) + 1
             rollout = Rollout.start(model, candidate, previous, attempt, plan, actor, reason)
             released = self._serving.is_released(model, candidate)
-            rollout = replace(accept_policy(rollout, self._serving.in_force(model)[0]), was_released=released)
+            rollout = replace(accept_policy(rollout, self._serving.in_force(model)), was_released=released)
             entry = RolloutHistoryEntry("start", reason or f"{candidate} is rolled out over {previous}", actor)
             active = await self._commits.begin(rollout, entry, until)
             self._serving.load()
@@ -130,7 +130,7 @@ class RolloutCommands:
                 active = ownership.named(model, attempt)
                 before = active.rollout
                 refuse_stale(before.candidate, before.epoch, str(before.state), expected_epoch)
-                applied, _ = self._serving.in_force(model)
+                applied = self._serving.in_force(model)
                 after, entries = decide(accept_policy(before, applied) if resume else before)
                 refuse_other_baseline(before, after, applied, self._serving.baseline(model))
                 if stopped_by_traffic(before) and not stopped_by_traffic(after):

@@ -12,7 +12,7 @@ from turnout.rollout.changes.model_snapshot import RollbackOrigin
 from turnout.rollout.changes.operations import ChangeResult, Operations
 from turnout.rollout.changes.rollback import rollback
 from turnout.rollout.engine.engine import RolloutEngine
-from turnout.rollout.engine.ports import LiveState
+from turnout.rollout.engine.local_serving import LocalServing
 from turnout.rollout.engine.unrecorded_rollbacks import Diversion
 from turnout.routing.default_answers import RoutingTable
 from turnout.state.release_status import ReleaseStatus
@@ -27,7 +27,7 @@ class Releases:
 
     _engine: RolloutEngine
     _operations: Operations
-    _serving: LiveState
+    _serving: LocalServing
     _log: FilteringBoundLogger
     _recording: asyncio.Future[None] | None = field(init=False, default=None)
 
@@ -113,8 +113,7 @@ class Releases:
         target = snapshot.after(outcome).answering
         if target is None:
             raise error
-        applied, _ = self._serving.in_force(model)
-        since = RollbackOrigin(0 if applied is None else applied.epoch, snapshot.answering)
+        since = RollbackOrigin(self._serving.in_force(model).epoch, snapshot.answering)
         gone = tuple(version for version, status in outcome.statuses.items() if status is ReleaseStatus.CANDIDATE)
         now = self._engine.now
         self._engine.diversions.begin(Diversion(model, target, since, 0, actor, reason, now, gone, keep_released))

@@ -1,4 +1,4 @@
-"""Implements the port `LiveState` by what this server serves and routes."""
+"""What this server serves and routes, as rollouts see and change it."""
 
 import contextlib
 from collections.abc import Collection, Mapping, Sequence
@@ -14,16 +14,16 @@ from turnout.rollout.changes.model_snapshot import ModelSnapshot, answers_with_r
 from turnout.rollout.counters import ClosedTick, Place, SlotsInForce
 from turnout.rollout.engine.active_rollout import ActiveRollout
 from turnout.rollout.engine.exchange.server_ticks import CollectedTicks, ShadowTick
-from turnout.rollout.engine.policy_origin import newer_baseline, policy_text, set_by_others, set_by_rollout
-from turnout.rollout.engine.ports import TrafficChange
+from turnout.rollout.engine.policy_origin import newer_baseline, policy_text, set_by_others
 from turnout.rollout.evidence import Count
+from turnout.rollout.machine.actors import is_rollout
 from turnout.rollout.machine.attempt import STEPPING, Rollout, RolloutState
 from turnout.rollout.machine.desired_policy import desired_policy
 from turnout.rollout.machine.machine import Facts
 from turnout.rollout.thresholds import latency_of, recent_buckets, rules_of, thresholds_of
 from turnout.routing.active_policies import AppliedPolicy, Policies
 from turnout.routing.default_answers import RoutingTable, SelectorPart, answers_of, parts_text, standing_in
-from turnout.routing.policy import TWIN, Policy, PolicyState
+from turnout.routing.policy import TWIN, Policy
 from turnout.routing.rollback import default_version
 from turnout.routing.shadow.lane import Lane
 from turnout.routing.shadow.service import Shadows
@@ -43,7 +43,10 @@ _NEEDS_THRESHOLDS = (RolloutState.VALIDATING, RolloutState.SHADOWING, *STEPPING)
 
 @dataclass(eq=False, repr=False)
 class LocalServing:
-    """What this server serves and routes. Used only on the event loop."""
+    """What this server serves and routes. Used only on the event loop.
+
+    `signatures`, `refusals`, `model_snapshot` and `answers` raise ModelNotFound if the model does not exist.
+    """
 
     _catalog: Catalog
     _policies: Policies
@@ -53,24 +56,32 @@ class LocalServing:
     _loader: Manager
 
     def count(self, active: ActiveRollout, seconds: float, now: float) -> Sequence[ClosedTick]:
-        """Ends a rollout's tick on this server, begins the next, and returns the ticks that are closed by now."""
+        """Ends a rollout's tick on this server, begins the next, and returns the ticks that are closed by now.
+
+        The rollout may be driven elsewhere. The tick had `seconds` active seconds; `now` is the monotonic clock's time.
+        """
         rollout = active.rollout
         candidate = self.entry(rollout.model, rollout.candidate)
         previous = self.entry(rollout.model, rollout.previous)
-        self._attach(active, candidate, previous, self.in_force(rollout.model)[0], now)
+        self._attach(active, candidate, previous, self.in_force(rollout.model), now)
         active.counters.roll(seconds, now, rules_of(rollout), thresholds_of(rollout))
         active.recent = recent_buckets(previous) if rollout.state in _NEEDS_THRESHOLDS else {}
         active.shadow = self._shadowed(active)
         return active.counters.closed(now)
 
     def observe(self, active: ActiveRollout, seconds: float, collected: CollectedTicks, rivals: int) -> Facts:
-        """Returns the present facts about a rollout. Arguments as in `LiveState.observe`."""
+        """Returns the present facts about a rollout.
+
+        `seconds` are the active seconds of this tick, `collected` the counts of all servers, and `rivals` the number of
+        rollouts of the model that are not queued, including this one.
+        """
         rollout = active.rollout
         candidate = self.entry(rollout.model, rollout.candidate)
         previous = self.entry(rollout.model, rollout.previous)
         elsewhere = [part.recent for part in active.elsewhere.values()]
         thresholds, samples, median = latency_of(rollout.plan, previous, elsewhere)
-        applied, policy = self.in_force(rollout.model)
+        applied = self.in_force(rollout.model)
+        policy = applied.policy
         desired = desired_policy(rollout, policy)
         released = self._released_over(rollout, policy)
         lane = self._lane(rollout)
@@ -85,10 +96,10 @@ class LocalServing:
             shadow=collected.copies,
             incomparable=_obstacle(active),
             uncounted="" if lane is None else lane.ledger.uncounted,
-            ready=all(entry is not None and entry.state is LifecycleState.READY for entry in (candidate, previous)),
+            ready=all(entry is not None and entry.ready for entry in (candidate, previous)),
             trouble=_trouble(candidate),
             in_force=(desired is None or desired == policy) and not still_released,
-            frozen=applied is not None and applied.state.frozen,
+            frozen=applied.state.frozen,
             rivals=rivals,
             overtaken=released or newer_baseline(rollout, applied),
             overtaken_by="a release" if released is not None else "another rollout",
@@ -102,29 +113,23 @@ class LocalServing:
 
     def entry(self, model: str, version: Version) -> VersionEntry | None:
         """Returns the catalog's entry of a version; None if it does not exist."""
-        known = self._catalog.snapshot.models.get(model)
-        return known.versions.get(version) if known is not None else None
+        return self._catalog.snapshot.version(model, version)
 
-    def in_force(self, model: str) -> tuple[AppliedPolicy | None, Policy | None]:
-        """Returns the applied policy of a model, and the policy in it; None each if there is none."""
-        applied = self._policies.current.get(model)
-        return applied, applied.state.policy if applied is not None else None
+    def in_force(self, model: str) -> AppliedPolicy:
+        """Returns a model's policy in force; `NEVER_SET` if there is none."""
+        return self._policies.of(model)
 
     def baseline(self, model: str, without: Collection[Version] = ()) -> Version | None:
-        """Returns the version that answers the empty selector now. Arguments as in `LiveState.baseline`."""
-        _, policy = self.in_force(model)
-        if policy is not None:
+        """Returns the version that answers the empty selector now, if those in `without` are not released."""
+        if (policy := self.in_force(model).policy) is not None:
             return policy.baseline
-        known = self._catalog.snapshot.models.get(model)
-        if known is None:
-            return None
-        ready = {v: e.release_status for v, e in known.versions.items() if e.state is LifecycleState.READY}
+        ready = self._catalog.snapshot.statuses(model, ready=True)
         return default_version({version: status for version, status in ready.items() if version not in without})
 
     def is_ready(self, model: str, version: Version) -> bool:
         """Returns whether a version can answer."""
         entry = self.entry(model, version)
-        return entry is not None and entry.state is LifecycleState.READY
+        return entry is not None and entry.ready
 
     def is_released(self, model: str, version: Version) -> bool:
         """Returns whether a version is released."""
@@ -144,7 +149,14 @@ class LocalServing:
         return {version: entry.manifest.signature for version, entry in known.items()}
 
     async def refusals(self, model: str, candidate: Version) -> list[str]:
-        """Returns the reasons why a candidate cannot be rolled out. See `LiveState.refusals`."""
+        """Returns the reasons why a candidate cannot be rolled out, as sentences, regardless of other rollouts.
+
+        If there are any, the repository and the state store are read first: the candidate may just have been published,
+        or a version released, by another process.
+
+        Raises:
+            NotFoundError: The version does not exist.
+        """
         with contextlib.suppress(NotFoundError):
             if not self._known_refusals(model, candidate):
                 return []
@@ -170,38 +182,41 @@ class LocalServing:
         return []
 
     def answers(self, model: str, running: Sequence[Rollout]) -> RoutingTable:
-        """Returns the versions that answer each selector now, as far as known here. See `LiveState.answers`."""
+        """Returns the versions that answer each selector of a model now, with the canaries of rollouts in `running`."""
         known = self._catalog.snapshot.model(model)
-        applied, policy = self.in_force(model)
-        statuses = {version: entry.release_status for version, entry in known.versions.items()}
+        applied = self.in_force(model)
+        policy, stand_in = applied.policy, applied.stand_in
+        statuses = self._catalog.snapshot.statuses(model)
         if (diverted := self._policies.diverted.get(model)) is not None:
             policy = Policy(diverted)
             statuses |= dict.fromkeys(self._policies.withdrawn[model], ReleaseStatus.CANDIDATE)
         found = answers_with_rollouts(policy, statuses, running)
-        ready = {v: s for v, s in statuses.items() if known.versions[v].state is LifecycleState.READY}
+        ready = {v: s for v, s in statuses.items() if known.versions[v].ready}
         idle = (LifecycleState.NEW, LifecycleState.UNLOADED)
         states = {v: "not loaded" if e.state in idle else str(e.state) for v, e in known.versions.items()}
         found = replace(found, notes=standing_in(found, answers_with_rollouts(policy, ready, running), states))
-        stand_in = applied.stand_in if applied is not None else None
         entry = self.entry(model, policy.baseline) if policy is not None else None
-        if stand_in is None or entry is None or entry.state is LifecycleState.READY:
+        if stand_in is None or entry is None or entry.ready:
             return found
         note = f"{stand_in} answers in place of {entry.version_text} until that is ready here ({entry.state})"
         return replace(found, notes=(note, *found.notes))
 
-    async def apply(self, model: str, change: TrafficChange) -> None:
-        """Puts a policy into force, with its release statuses. Raises as `LiveState.apply`."""
-        written = (change.attempt, change.number)
-        await self._traffic.put(model, change.policy, change.change, statuses=change.statuses, rollout=written)
+    async def apply(self, model: str, policy: Policy, change: ChangeOrigin) -> None:
+        """Puts a policy into force, with its release statuses. Raises as `Traffic.put`."""
+        await self._traffic.put(model, policy, change)
         if change.statuses:
             await self._loader.refresh()
 
     async def redraw_twin(self, model: str, change: ChangeOrigin) -> None:
-        """Gives the twin other slots if its own carry too little traffic. Raises as `LiveState.apply`."""
+        """Gives the twin other slots if its own carry too little traffic. Raises as `apply`."""
         await self._traffic.redraw_twin(model, change)
 
     async def follow(self, *, traffic: bool = True) -> None:
-        """Applies recorded releases and, if `traffic`, recorded policies."""
+        """Applies recorded releases and, if `traffic`, recorded policies.
+
+        Raises:
+            UnavailableError: The state store does not respond.
+        """
         if traffic:
             await self._traffic.refresh()
         await self._loader.refresh()
@@ -209,7 +224,7 @@ class LocalServing:
     def describe(self) -> Mapping[str, Any]:
         """Returns this server's report about itself: versions that are ready, epochs in force, diversions."""
         versions = {
-            name: [entry.version_text for entry in known.versions.values() if entry.state is LifecycleState.READY]
+            name: [entry.version_text for entry in known.versions.values() if entry.ready]
             for name, known in self._catalog.snapshot.models.items()
         }
         epochs = {name: applied.epoch for name, applied in self._policies.current.items()}
@@ -230,16 +245,15 @@ class LocalServing:
 
     def model_snapshot(self, model: str, running: Sequence[Rollout]) -> ModelSnapshot:
         """Returns the state of a model as far as this server knows, without reading the state store."""
-        known = self._catalog.snapshot.model(model)
-        applied, policy = self.in_force(model)
-        statuses = {version: entry.release_status for version, entry in known.versions.items()}
-        present = default_version(statuses) if policy is None else policy.baseline
+        signatures, applied = self.signatures(model), self.in_force(model)
+        statuses = self._catalog.snapshot.statuses(model)
+        present = default_version(statuses) if applied.policy is None else applied.policy.baseline
         before = self._policies.fallbacks.get(model, Fallbacks()).nearest
         return ModelSnapshot(
-            model, self.signatures(model), statuses, PolicyState() if applied is None else applied.state,
+            model, signatures, statuses, applied.state,
             tuple(running), (), tuple(v for v in (before, present) if v is not None),
             lambda version: "" if self.is_ready(model, version) else "it is not ready here",
-            "" if applied is None else applied.actor,
+            applied.actor,
         )  # fmt: skip
 
     def _released_over(self, rollout: Rollout, policy: Policy | None) -> Version | None:
@@ -247,17 +261,14 @@ class LocalServing:
 
         Whether it is ready does not matter, since a released version answers as soon as it is ready.
         """
-        known = self._catalog.snapshot.models.get(rollout.model)
-        if policy is not None or rollout.routed != policy_text(None) or known is None:
+        if policy is not None or rollout.routed != policy_text(None):
             return None
-        default = default_version({v: entry.release_status for v, entry in known.versions.items()})
+        default = default_version(self._catalog.snapshot.statuses(rollout.model))
         return default if default is not None and default > rollout.previous else None
 
     def _plain_text(self, rollout: Rollout, policy: Policy | None) -> str:
         """Describes which versions answer plain requests; "" if only the previous version does."""
-        known = self._catalog.snapshot.models.get(rollout.model)
-        statuses = {v: entry.release_status for v, entry in known.versions.items()} if known is not None else {}
-        parts = answers_of(policy, statuses).plain
+        parts = answers_of(policy, self._catalog.snapshot.statuses(rollout.model)).plain
         return "" if parts == (SelectorPart(rollout.previous),) else parts_text(parts)
 
     def _attach(
@@ -265,7 +276,7 @@ class LocalServing:
         active: ActiveRollout,
         candidate: VersionEntry | None,
         previous: VersionEntry | None,
-        applied: AppliedPolicy | None,
+        applied: AppliedPolicy,
         now: float,
     ) -> None:
         new, old = _handle(candidate), _handle(previous)
@@ -276,7 +287,7 @@ class LocalServing:
         twin = TWIN if rollout.plan.twin else ""
         plain = twin or str(ServingRole.BASELINE)
         rest: Place | None = ((new if rollout.promoted else old).arms, str(ServingRole.BASELINE)) if twin else None
-        owners = applied.owners if applied is not None else None
+        owners = applied.owners if applied.epoch else None
         if rollout.promoted:
             places: tuple[Place, Place] = (new.arms, plain), (old.arms, str(ServingRole.CANARY))
             slots = SlotsInForce(owners, twin, str(rollout.previous), ("", TWIN))
@@ -311,10 +322,10 @@ class LocalServing:
         else:
             active.given_up_at = rollout.epoch
             obstacle = f"{rollout.candidate} takes no more copies ({lane.closed}); to resume is to try again"
-        applied, policy = self.in_force(rollout.model)
+        applied = self.in_force(rollout.model)
         # The policy may be known here before the driver's record of its epoch.
-        since = max(rollout.policy_epoch, applied.epoch if applied is not None and set_by_rollout(applied) else 0)
-        in_force = desired_policy(rollout, policy) == policy
+        since = max(rollout.policy_epoch, applied.epoch if is_rollout(applied.actor) else 0)
+        in_force = desired_policy(rollout, applied.policy) == applied.policy
         fresh = [s for s in ledger.samples if s.number > active.sample and s.epoch >= since]
         if in_force and fresh and ledger.judged:
             active.sample = fresh[-1].number

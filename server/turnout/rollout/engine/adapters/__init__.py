@@ -1,1 +1,0 @@
-"""The engine's access to the server's serving state and to its state store."""
