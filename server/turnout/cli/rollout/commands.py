@@ -240,7 +240,7 @@ def report(
         body = {
             "model": name,
             "attempt": replay.rollout.attempt,
-            "ticks": len(replay.recorded_ticks),
+            "ticks": replay.ticks,
             "file": str(html),
         }
         out.show(

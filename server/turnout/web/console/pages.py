@@ -25,6 +25,7 @@ from turnout.web.console.stages import reach, stages
 from turnout.web.console.views import ModelViews, OverviewTotals, colours_of, difference, neighbour
 from turnout.web.errors import status_of
 from turnout.web.report.explain import explain
+from turnout.web.report.page import plots as plot_data
 
 _MAX_TEXT = 512
 _MOST_DIGITS = 9
@@ -144,11 +145,11 @@ class Pages:
     async def rollout(self, request: Request) -> Response:
         """Shows a rollout: its state, evidence and events."""
         known = self._model(request)
-        async with self._tracked.of(known.name, attempt_of(request)) as tracked:
-            rollout = tracked.rollout
-            stage_list, now = stages(tracked.plan, rollout), self._rollouts.now.timestamp()
+        async with self._tracked.of(known.name, attempt_of(request)) as replay:
+            rollout = replay.rollout
+            stage_list, now = stages(replay.plan, rollout), self._rollouts.now.timestamp()
             ages = {probe.name: max(round(now - probe.time.seconds), 0) for probe in rollout.probes}
-            explanation, visitor = explain(tracked), self.sessions.visitor(request)
+            explanation, visitor = explain(replay), self.sessions.visitor(request)
             acts = visitor is not None and visitor.operates(known.name)
             return self._page(
                 "rollout.html",
@@ -214,9 +215,9 @@ class Pages:
         """Returns the data of a rollout's plots, as JSON."""
         try:
             known = self._model(request)
-            async with self._tracked.of(known.name, attempt_of(request)) as tracked:
-                named = tracked.rollout.candidate, tracked.rollout.previous
-                return JSONResponse(tracked.plots(colours_of(known, *named)), headers=HEADERS)
+            async with self._tracked.of(known.name, attempt_of(request)) as replay:
+                named = replay.rollout.candidate, replay.rollout.previous
+                return JSONResponse(plot_data(replay, colours_of(known, *named)), headers=HEADERS)
         except TurnoutError as error:
             return json_error(error)
 
