@@ -20,14 +20,13 @@ from turnout.rpc.transport.asgi.compression import (
     decompress,
 )
 from turnout.rpc.transport.asgi.eager_tasks import started
-from turnout.rpc.transport.asgi.framing import PREFIX, PREFIX_BYTES, FrameSplitter, FramingError, MessageTooLarge
+from turnout.rpc.transport.asgi.framing import PREFIX, PREFIX_BYTES, FrameSplitter
 from turnout.rpc.transport.asgi.headers import parse_timeout
 from turnout.rpc.transport.asgi.running_calls import RunningCall
 from turnout.rpc.transport.asgi.statuses import (
     CONTENT_TYPE,
     DEADLINE_EXCEEDED,
     INTERNAL,
-    RESOURCE_EXHAUSTED,
     UNIMPLEMENTED,
     Event,
     refusal,
@@ -189,7 +188,7 @@ class AsgiCall(RunningCall):
         frames = self._frames
         if frames is None:
             frames = self._frames = FrameSplitter(self._limits.max_message_bytes)
-        frame = self._next(frames) if frames.buffered else None
+        frame = frames.next() if frames.buffered else None
         while frame is None:
             if self._half_closed:
                 if frames.partial:
@@ -204,7 +203,7 @@ class AsgiCall(RunningCall):
                     event = (await event,)
                 if (whole := self._fed(event[0])) is not None:
                     return whole
-                frame = self._next(frames)
+                frame = frames.next()
         self.release()
         compressed, message = frame
         return await self._decompressed(message) if compressed else message
@@ -237,7 +236,7 @@ class AsgiCall(RunningCall):
         receive, size = self._receive, len(messages[0])
         while len(messages) < most and size < JOINED_BYTES:
             if frames.buffered:
-                if (frame := self._next(frames)) is None:
+                if (frame := frames.next()) is None:
                     return  # the next message is incomplete
                 compressed, message = frame
                 if compressed:
@@ -254,15 +253,6 @@ class AsgiCall(RunningCall):
                 message = whole
             messages.append(message)
             size += len(message)
-
-    def _next(self, frames: FrameSplitter) -> tuple[bool, bytes] | None:
-        """Returns the next message, as `frames.next` does. Raises StatusError if it is invalid."""
-        try:
-            return frames.next()
-        except MessageTooLarge as error:
-            raise _too_large(error) from None
-        except FramingError as error:
-            raise refusal(INTERNAL, str(error)) from None
 
     async def write(self, message: bytes) -> None:
         """Sends a message. Returns when there is room for the next one."""
@@ -374,7 +364,7 @@ class AsgiCall(RunningCall):
             await asyncio.sleep(0)  # makes the call continue in a task, which the timeout needs
         try:
             async with asyncio.timeout(seconds * _TIMEOUT_FACTOR or None) as timeout:
-                while (frame := self._next(frames)) is None and not self._half_closed:
+                while (frame := frames.next()) is None and not self._half_closed:
                     self._hold(frames.buffered)
                     self._fed(await self._receive())
                     _renew(timeout, seconds)
@@ -396,12 +386,7 @@ class AsgiCall(RunningCall):
 
     async def _decompressed(self, message: bytes) -> bytes:
         limit, in_thread = self._limits.max_message_bytes, len(message) >= _DECOMPRESSED_IN_THREAD
-        try:
-            return await self._limits.convert(in_thread, decompress, message, self._encoding, limit)
-        except MessageTooLarge as error:
-            raise _too_large(error) from None
-        except FramingError as error:
-            raise refusal(INTERNAL, str(error)) from None
+        return await self._limits.convert(in_thread, decompress, message, self._encoding, limit)
 
 
 def _renew(timeout: asyncio.Timeout, seconds: float) -> None:
@@ -409,10 +394,6 @@ def _renew(timeout: asyncio.Timeout, seconds: float) -> None:
     due = timeout.when()
     if due is not None and due - (now := asyncio.get_running_loop().time()) < seconds:
         timeout.reschedule(now + seconds * _TIMEOUT_FACTOR)
-
-
-def _too_large(error: MessageTooLarge) -> StatusError:
-    return refusal(RESOURCE_EXHAUSTED, f"{error} (limits.max_message_bytes)")
 
 
 async def send_only_status(send: Send, status: Status, *more: tuple[bytes, bytes]) -> None:
