@@ -36,7 +36,6 @@ from turnout.rpc.control.traffic import TrafficMethods
 from turnout.rpc.control.versions import VersionMethods
 from turnout.rpc.guard import MethodGuard
 from turnout.rpc.registry.fetches import FetchMethods
-from turnout.rpc.registry.service import RegistryServicer
 from turnout.rpc.registry.threads import CancellableThreads
 from turnout.rpc.registry.uploads import UploadMethods
 from turnout.rpc.registry.versions import PublishedVersionMethods
@@ -114,7 +113,7 @@ def open_uploads(base: Foundation, stack: AsyncExitStack) -> Uploads:
 
 def open_services(parts: EndpointParts, threshold: Threshold, form: LogForm, stack: AsyncExitStack) -> Services:
     """Creates the services of the listeners, which `stack` closes. Clients may change the log's threshold and form."""
-    base, serving, registry = parts.base, parts.serving, _registry(parts, stack)
+    base, serving = parts.base, parts.serving
     limits = base.settings.limits
     guard = MethodGuard(
         InputLimits.of(limits),
@@ -123,12 +122,16 @@ def open_services(parts: EndpointParts, threshold: Threshold, form: LogForm, sta
         base.metrics.faults,
         base.log,
         base.authority,
-        registry.uploads.model_of_upload,
+        parts.uploads.model_of,
     )
-    oip = _oip(parts, threshold, form, stack)
+    # Dedicated threads at a low priority: hashing and gates use a core for seconds, and live requests come first.
+    executor = Threads("registry", base.settings.transfers.max_uploads, lower_priority)
+    stack.callback(executor.shutdown, wait=True, cancel_futures=True)
+    threads = CancellableThreads(executor)
     return Services(
-        guard, serving.inference, base.catalog, serving.router, oip, _control(parts), registry, parts.ready, parts.peers
-    )
+        guard, serving.inference, base.catalog, serving.router, _oip(parts, threshold, form, stack), _control(parts),
+        _registry(parts, threads), threads, parts.ready, parts.peers,
+    )  # fmt: skip
 
 
 def open_web(
@@ -224,12 +227,8 @@ def _oip(parts: EndpointParts, threshold: Threshold, form: LogForm, stack: Async
     )
 
 
-def _registry(parts: EndpointParts, stack: AsyncExitStack) -> RegistryServicer:
+def _registry(parts: EndpointParts, threads: CancellableThreads) -> Sequence[object]:
     base, rollouts, transfers = parts.base, parts.rollouts, parts.base.settings.transfers
-    # Dedicated threads at a low priority: hashing and gates use a core for seconds, and live requests come first.
-    executor = Threads("registry", transfers.max_uploads, lower_priority)
-    stack.callback(executor.shutdown, wait=True, cancel_futures=True)
-    threads = CancellableThreads(executor)
 
     def release_state(model: str) -> ModelReleaseState:
         return base.store.release_state().of(model)
@@ -237,9 +236,8 @@ def _registry(parts: EndpointParts, stack: AsyncExitStack) -> RegistryServicer:
     def trust(model: str) -> Trust:
         return Trust.of(base.settings.for_model(model).signing)
 
-    return RegistryServicer(
+    return (
         UploadMethods(parts.uploads, rollouts.operations, release_state, parts.refresh, threads, transfers.idle_s),
         FetchMethods(base.repository, threads, transfers.idle_s, transfers.max_fetches),
         PublishedVersionMethods(base.repository, rollouts.release_writer, release_state, trust, parts.refresh, threads),
-        threads,
     )

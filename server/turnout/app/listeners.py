@@ -24,7 +24,6 @@ from turnout.rpc.transport.asgi.running_calls import RunningCalls
 from turnout.rpc.transport.h2corn import H2cornListener, ListenerApplication
 from turnout.rpc.transport.h2corn_config import ConnectionLimits
 from turnout.rpc.transport.listening_socket import listen as listen_socket
-from turnout.rpc.transport.other_worker import NullListener
 from turnout.rpc.transport.port import CallListener, Unary
 from turnout.threads import Threads
 from turnout.tls.certificates import Certificates
@@ -40,6 +39,22 @@ close every connection."""
 
 
 _STOPPED = "the server stopped before the answer was ready"
+
+
+@dataclass(frozen=True, slots=True)
+class NullListener:
+    """A listener that serves nothing: the one with that address runs in another worker."""
+
+    address: Address
+
+    async def start(self) -> None:
+        """Does nothing."""
+
+    async def finish(self, grace: float) -> None:
+        """Does nothing."""
+
+    async def stop(self, grace: float) -> None:
+        """Does nothing."""
 
 
 @dataclass(frozen=True, slots=True)

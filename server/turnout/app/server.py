@@ -140,7 +140,14 @@ async def running(
             side_tasks.start("recent", recent.run())
         side_tasks.start("follow", following.run())
         stack.push_async_callback(
-            drain, serving, services.registry, base.settings.drain, admission, listeners, side_tasks, without_delay
+            drain,
+            serving,
+            services.registry_threads,
+            base.settings.drain,
+            admission,
+            listeners,
+            side_tasks,
+            without_delay,
         )
         try:
             yield Running(*addresses, parts, services, failed, admission, reloader, without_delay)
