@@ -48,6 +48,11 @@ def new_request_id() -> str:
     return _process + str(next(_numbers))
 
 
+def logged_id(request_id: str) -> str:
+    """Returns the id of a request in logs: the beginning of the one that the client sent, or a new one."""
+    return request_id[:MAX_REQUEST_ID] or new_request_id()
+
+
 def decode(
     message: pb.PredictRequest, arrived: float, deadline: float | None, preferences: Preferences, limits: InputLimits
 ) -> InferenceRequest:

@@ -13,10 +13,11 @@ from typing import Any, Generic, Self
 from turnout.auth.caller import Caller
 from turnout.errors import InvalidRequest, TurnoutError
 from turnout.routing.request_metadata import NO_PREFERENCES, PreferenceReader, Preferences
+from turnout.rpc.codec import logged_id
 from turnout.rpc.errors import code_name, to_status
 from turnout.rpc.guard import MethodGuard
 from turnout.rpc.parsing.reader import SMALL_BYTES, MessageReader, MessageT
-from turnout.rpc.parsing.templates import Templates
+from turnout.rpc.parsing.templates import Found, Outline, Templates
 from turnout.rpc.send_clock import SendClock
 from turnout.rpc.transport.port import JOINED_BYTES, Parts, Response, RpcCall, StatusError, Stream
 from turnout.serving.data_plane.inference import InferenceRequest
@@ -85,12 +86,16 @@ class GrpcExchange(Generic[MessageT]):
         costly: Whether the response is slow to encode even if the outputs are small.
         data: The message as received; empty once it has been read.
         parsed: The parsed message; None until it is parsed.
+        found: The cached request that the message matches; None if it matches none and has to be parsed.
+        outline: Positions of the variable fields of a message to cache; None if it should not be cached.
     """
 
     details = ()
     heavy = False
     costly = False
     parsed: MessageT | None = None
+    found: Found | None = None
+    outline: Outline | None = None
 
     endpoint: Endpoint[MessageT]
     arrived: float
@@ -107,8 +112,16 @@ class GrpcExchange(Generic[MessageT]):
         return self.endpoint.operation
 
     def read(self) -> None:
-        """Reads the message unless it has already been read. Raises the same errors as `parse`."""
-        self.parse()
+        """Finds the cached request that the message matches, or else parses the message. Raises as `parse`."""
+        if self.found is not None or self.parsed is not None:
+            return
+        templates, data = self.endpoint.templates, self.data
+        self.found = templates.find(data)
+        if self.found is not None:
+            self.data = b""
+        else:
+            self.parse()
+            self.outline = templates.outline(data)
 
     def parse(self) -> MessageT:
         """Returns the message, parsing it on the first call. Raises the same errors as `MessageReader.parse`."""
@@ -116,6 +129,38 @@ class GrpcExchange(Generic[MessageT]):
             message = self.parsed = self.endpoint.reader.parse(self.data)
             self.data = b""  # avoids keeping a large message twice
         return message
+
+    def parsed_names(self) -> tuple[str, str, str]:
+        """Returns `names` of a message that matches no cached request."""
+        raise NotImplementedError
+
+    def names(self) -> tuple[str, str, str]:
+        """Returns the model, the selector and the id of the request as the client wrote them; "" if unknown."""
+        if self.found is None:
+            return self.parsed_names()
+        template, request_id, _, _ = self.found
+        return template.model, template.selector, request_id
+
+    def envelope(self) -> InferenceRequest:
+        """Returns a request with the fields that are known although decoding failed."""
+        model, selector, request_id = self.names()
+        return InferenceRequest(model, selector, {}, request_id=logged_id(request_id), arrived=self.arrived)
+
+    def matched(self, found: Found, deadline: float | None, preferences: Preferences) -> InferenceRequest:
+        """Returns the request that matches a cached one, for the caller's deadline and preferences."""
+        template, request_id, inputs, _ = found
+        return InferenceRequest(
+            template.model,
+            preferences.selector_of(template.selector),
+            inputs,
+            template.outputs,
+            logged_id(request_id),
+            template.routing_key or preferences.routing_key,
+            deadline,
+            self.arrived,
+            preferences.baseline_only,
+            template,
+        )
 
     def outcome(self, error: BaseException | None) -> tuple[str, bool]:
         """Returns the name of the status code, and whether the server is at fault."""
