@@ -19,10 +19,7 @@ from turnout.serving.inputs.limits import InputLimits
 from turnout.web.authorization import caller_of
 from turnout.web.body import BodyReceiver
 from turnout.web.json_body import SMALL_BYTES, json_object
-from turnout.web.oip.answers import route
-from turnout_proto.oip.inference_pb2 import InferStatistics, ModelStatistics, StatisticDuration
-
-_COMPUTE = ("compute_input", "compute_infer", "compute_output")
+from turnout.web.oip.answers import as_json, route
 
 _LISTED = "trace_level"
 """The only trace setting that is a list in JSON."""
@@ -76,7 +73,7 @@ class ExtensionEndpoints:
         model, selector = (request.path_params.get(name, "") for name in ("model", "selector"))
         found = (await self._statistics.of(model, selector)).model_stats
         seen = (lambda _: True) if model else _sees(request)
-        return {"model_stats": [statistics_document(one) for one in found if seen(one.name)]}
+        return {"model_stats": [as_json(one) for one in found if seen(one.name)]}
 
     async def models(self, request: Request) -> Mapping[str, Any]:
         """Lists the models that the caller may see."""
@@ -182,31 +179,6 @@ def _sees(request: Request) -> Callable[[str], bool]:
     """Returns a function that returns whether the caller may see a given model in lists."""
     caller = caller_of(request.scope)
     return (lambda _: True) if caller is None else caller.sees
-
-
-def statistics_document(statistics: ModelStatistics) -> Mapping[str, Any]:
-    """Returns a version's statistics in Triton's JSON form."""
-    batches = statistics.batch_stats
-    return {
-        "name": statistics.name,
-        "version": statistics.version,
-        "last_inference": statistics.last_inference,
-        "inference_count": statistics.inference_count,
-        "execution_count": statistics.execution_count,
-        "inference_stats": _durations(statistics.inference_stats, [f.name for f in InferStatistics.DESCRIPTOR.fields]),
-        "response_stats": {},
-        "batch_stats": [{"batch_size": batch.batch_size, **_durations(batch, _COMPUTE)} for batch in batches],
-        "memory_usage": [
-            {"type": usage.type, "id": usage.id, "byte_size": usage.byte_size} for usage in statistics.memory_usage
-        ],
-    }
-
-
-def _durations(holder: Any, names: Sequence[str]) -> dict[str, Any]:
-    def duration(one: StatisticDuration) -> dict[str, int]:
-        return {"count": one.count, "ns": one.ns}
-
-    return {name: duration(getattr(holder, name)) for name in names}
 
 
 def _values(name: str, value: Any) -> Sequence[str]:
