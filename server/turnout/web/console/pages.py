@@ -1,6 +1,6 @@
 """The console's pages and the data of its charts. Read-only."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from semver import Version
@@ -30,20 +30,6 @@ from turnout.web.report.page import plots as plot_data
 _MAX_TEXT = 512
 _MOST_DIGITS = 9
 _HISTORY = 20
-
-Handler = Callable[["Pages", Request], Awaitable[Response]]
-
-
-def explained(handler: Handler) -> Handler:
-    """Decorator that turns an error of a handler into an error page."""
-
-    async def handle(self: "Pages", request: Request) -> Response:
-        try:
-            return await handler(self, request)
-        except TurnoutError as error:
-            return self.problem(request, error)
-
-    return handle
 
 
 class Pages:
@@ -75,7 +61,6 @@ class Pages:
         again = request.method == "GET" and isinstance(error, UnavailableError)
         return self._page("problem.html", request, status_of(error), message=error.message, back=back, again=again)
 
-    @explained
     async def overview(self, request: Request) -> Response:
         """Shows all models and the active rollouts."""
         caller = caller_of(request.scope)  # None if authentication is off: all models are shown
@@ -93,7 +78,6 @@ class Pages:
             answered_by=self._rollouts.server,
         )
 
-    @explained
     async def model(self, request: Request) -> Response:
         """Shows a model: its traffic split, versions, last hour, and rollouts."""
         known = self._model(request)
@@ -124,7 +108,6 @@ class Pages:
             part=self._models.part,
         )
 
-    @explained
     async def version(self, request: Request) -> Response:
         """Shows a version, and how it differs from another one."""
         known = self._model(request)
@@ -141,7 +124,6 @@ class Pages:
         row = next(r for r in self._models.view(known).versions if r.entry is entry)
         return self._page("version.html", request, known=known, row=row, held=held, colours=colours_of(known))
 
-    @explained
     async def rollout(self, request: Request) -> Response:
         """Shows a rollout: its state, evidence and events."""
         known = self._model(request)
@@ -163,7 +145,6 @@ class Pages:
                 acts=acts,
             )
 
-    @explained
     async def shadow(self, request: Request) -> Response:
         """Shows a model's shadows, with their worst disagreements."""
         known = self._model(request)
@@ -172,7 +153,6 @@ class Pages:
         colours = colours_of(known, *(str(v) for pair in pairs for v in (pair.shadow, pair.baseline)))
         return self._page("shadow.html", request, name=known.name, lanes=lanes, colours=colours, part=self._models.part)
 
-    @explained
     async def route(self, request: Request) -> Response:
         """Explains, step by step, how a request would be routed."""
         known = self._model(request)
@@ -190,11 +170,8 @@ class Pages:
 
     async def series(self, request: Request) -> Response:
         """Returns the last hour of a model's versions that had requests, as JSON."""
-        try:
-            known = self._model(request)
-            recent = self._models.recent.of(known.name)
-        except TurnoutError as error:
-            return json_error(error)
+        known = self._model(request)
+        recent = self._models.recent.of(known.name)
         colours = colours_of(known, *recent)
         listed = [entry.version_text for entry in known.versions.values()]  # as in the table of versions
         order = [version for version in dict.fromkeys([*listed, *recent]) if version in recent]
@@ -213,17 +190,14 @@ class Pages:
 
     async def plots(self, request: Request) -> Response:
         """Returns the data of a rollout's plots, as JSON."""
-        try:
-            known = self._model(request)
-            async with self._tracked.of(known.name, attempt_of(request)) as replay:
-                named = replay.rollout.candidate, replay.rollout.previous
-                return JSONResponse(plot_data(replay, colours_of(known, *named)), headers=HEADERS)
-        except TurnoutError as error:
-            return json_error(error)
+        known = self._model(request)
+        async with self._tracked.of(known.name, attempt_of(request)) as replay:
+            named = replay.rollout.candidate, replay.rollout.previous
+            return JSONResponse(plot_data(replay, colours_of(known, *named)), headers=HEADERS)
 
     async def missing(self, request: Request) -> Response:
         """Returns the error page for an unknown path."""
-        return self.problem(request, NotFoundError("the console has no such page"))
+        raise NotFoundError("the console has no such page")
 
     def _colours(self, running: Sequence[Rollout]) -> Mapping[str, Mapping[str, int]]:
         """Returns the colours of the versions of each model with an active rollout."""
