@@ -6,14 +6,14 @@ The elements of a tensor are in raw bytes, or in the list for their type.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from turnout.errors import InvalidTensor
 from turnout.oip.elements import BY_NAME, ElementType
 from turnout.oip.extensions.shared_memory import NO_MEMORY, STORED_INPUT, CallerMemory
-from turnout.oip.parameters import NO_PARAMETERS, REGION, Parameters, Place, Value, check_parameter_count, place_of
+from turnout.oip.parameters import NO_PARAMETERS, Parameters, Place, Value, check_parameter_count, place_of
 from turnout.oip.tensors import check_shape, decode_raw, element_type, filled, repeated, shaped, text
 from turnout.rpc.parsing.templates import Fields
 from turnout.serving.inputs.limits import DEFAULT_LIMITS, InputLimits, counted
@@ -25,67 +25,12 @@ _RAW = "raw_input_contents[{}]"
 _SLICE = 16384
 """Number of elements converted in one call, which holds the GIL for 0.5 ms."""
 
-_REMEMBERED, _REMEMBERED_BYTES = 4096, 256
-"""Maximum number of cached tensor descriptions, and maximum size of one in bytes; 1 to 2 MB in total."""
-
 InputTensor = ModelInferRequest.InferInputTensor
 
 _NUMBERS = {name: descriptor.number for name, descriptor in ModelInferRequest.DESCRIPTOR.fields_by_name.items()}
 
 FIELDS = Fields(request=0, id=_NUMBERS["id"], tensor=0, elements=_NUMBERS["raw_input_contents"], sent=0)
 """The fields in which a request may differ from the cached request that it matches."""
-
-
-class RawInput(NamedTuple):
-    """A checked description of a numeric tensor whose elements are sent as raw bytes."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    nbytes: int
-
-
-class InputDecoder:
-    """Decodes the inputs of requests, with a cache of tensor descriptions.
-
-    Clients send the same descriptions in every call. Decoding a tensor with a cached description takes a third of the
-    time.
-    """
-
-    def __init__(self, limits: InputLimits) -> None:
-        self._limits = limits
-        self._known: dict[bytes, RawInput] = {}
-
-    def decode(self, request: ModelInferRequest, memory: CallerMemory = NO_MEMORY) -> dict[str, Array]:
-        """Returns the inputs of a request, by name. Arguments and errors are those of `decode_inputs`."""
-        tensors, raws = request.inputs, request.raw_input_contents
-        if len(tensors) != len(raws) or len(tensors) > self._limits.tensors:
-            return decode_inputs(request, self._limits, memory)
-        inputs: dict[str, Array] = {}
-        known = self._known
-        for tensor, raw in zip(tensors, raws, strict=True):
-            described = known.get(tensor.SerializeToString())
-            if described is None or len(raw) != described.nbytes:
-                break
-            inputs[described.name] = np.ndarray(described.shape, described.dtype, raw)
-        if len(inputs) == len(tensors):
-            return inputs
-        inputs = decode_inputs(request, self._limits, memory)
-        if not any(REGION in tensor.parameters for tensor in tensors):
-            self._remember(request)
-        return inputs
-
-    def _remember(self, request: ModelInferRequest) -> None:
-        for tensor in request.inputs:
-            kind = BY_NAME[tensor.datatype]
-            described = tensor.SerializeToString()
-            if not kind.size or kind.name == "BOOL" or len(described) > _REMEMBERED_BYTES:
-                continue  # the elements of such tensors must be checked in each request
-            if len(self._known) >= _REMEMBERED:
-                self._known.clear()
-            shape = tuple(tensor.shape)
-            nbytes = math.prod(shape) * kind.size
-            self._known[described] = RawInput(tensor.name, shape, kind.dtype, nbytes)
 
 
 def decode_inputs(

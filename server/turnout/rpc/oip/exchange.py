@@ -12,7 +12,7 @@ from turnout.rpc.codec import logged_id, trailing_metadata
 from turnout.rpc.errors import to_status
 from turnout.rpc.exchange import Endpoint, GrpcExchange, ItemExchange, UnaryExchange
 from turnout.rpc.oip.answer import FINAL, stream_answer, unary_answer
-from turnout.rpc.oip.codec import InputDecoder, plain, wanted_outputs
+from turnout.rpc.oip.codec import decode_inputs, plain, wanted_outputs
 from turnout.rpc.transport.port import Response
 from turnout.serving.data_plane.inference import InferenceRequest, InferenceResult
 from turnout_proto.oip.inference_pb2 import ModelInferRequest, ModelStreamInferResponse
@@ -25,7 +25,6 @@ _SHOWN_BYTES = 1024
 class InferEndpoint(Endpoint[ModelInferRequest]):
     """A method that takes ModelInferRequests, whose tensors may be in shared memory."""
 
-    inputs: InputDecoder
     memory: SharedMemory
 
 
@@ -68,7 +67,7 @@ class _Infer(GrpcExchange[ModelInferRequest]):
             selector=message.model_version,
             request_id=message.id,
             logged_id=logged_id(message.id),
-            inputs=endpoint.inputs.decode(message, memory),
+            inputs=decode_inputs(message, endpoint.limits, memory),
             outputs=wanted_outputs(message.outputs, endpoint.limits),
             parameters=parameters,
             arrived=self.arrived,
