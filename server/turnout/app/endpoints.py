@@ -63,7 +63,6 @@ from turnout.web.oip.routes import oip_routes
 from turnout.web.predict import predict_routes
 from turnout.web.rollouts import rollout_routes
 from turnout.web.server import WebServices
-from turnout.workers.member import Member
 from turnout.workers.peers import Peers
 
 
@@ -74,7 +73,6 @@ class EndpointParts:
     Attributes:
         refresh: Applies recorded changes and published versions.
         accepting: Returns whether the server accepts requests; False once it drains.
-        member: This server as one of several workers; None if it is the only one.
         peers: The other workers; None if this is the only one.
     """
 
@@ -84,7 +82,6 @@ class EndpointParts:
     uploads: Uploads
     refresh: Callable[[], Awaitable[None]]
     accepting: Callable[[], bool]
-    member: Member | None = None
     peers: Peers | None = None
 
     @property
@@ -98,7 +95,7 @@ class EndpointParts:
         That is the case if every version that should be loaded is Ready or Failed, at least one version serves (unless
         there is none to serve), the server is not draining, and the other workers are ready as well.
         """
-        others = self.peers is None or self.peers.others_ready()
+        others = self.peers is None or self.peers.member.others_ready
         served = not self.serving.availability.unserved
         return self.base.catalog.snapshot.complete and served and self.accepting() and others
 
@@ -144,7 +141,7 @@ def open_web(
     stack: AsyncExitStack,
 ) -> ASGIApp:
     """Creates the application of the HTTP listener, which shares services, admission and budget with gRPC."""
-    base, serving, member = parts.base, parts.serving, parts.member
+    base, serving, member = parts.base, parts.serving, None if parts.peers is None else parts.peers.member
     settings = base.settings
     sessions = Sessions(
         settings.console.token.get_secret_value(),

@@ -104,7 +104,7 @@ def open_listeners(
     shared = services.peers is not None  # all workers listen on ports that the supervisor reserves
     operators = control_methods(services, settings)
     control: CallListener = NullListener(settings.control)
-    if services.peers is None or services.peers.has_control:
+    if services.peers is None or services.peers.member.start.control:
         identity = certificates.source("control")
         control = listen(operators, settings.control, settings, services.guard.log, identity, shared, channelz=True)
 

@@ -128,8 +128,11 @@ class GrpcioListener:
         await self._server.start()
 
 
-class GrpcioCall(Stream):
-    """A grpc.aio call. `read` and `write` are not used for unary calls."""
+class _GrpcioCall(Stream):
+    """A grpc.aio call. `read` and `write` are not used for unary calls.
+
+    A call that has ended has no address and no certificate.
+    """
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -138,40 +141,33 @@ class GrpcioCall(Stream):
 
     @property
     def metadata(self) -> Metadata:
-        """The metadata that the client sent."""
         return tuple(self._context.invocation_metadata() or ())
 
     def mentions(self, keys: frozenset[bytes]) -> bool:
-        """Returns whether `metadata` contains one of the keys."""
         return any(key.encode() in keys for key, _ in self._context.invocation_metadata() or ())
 
     @property
     def deadline(self) -> float | None:
-        """The client's deadline on the `time.monotonic()` clock, in seconds; None if it set none."""
         remaining = self._context.time_remaining()
         return None if remaining is None else time.monotonic() + remaining
 
     @property
     def host(self) -> str:
-        """The caller's IP address; "" if it has none, or if the call has ended."""
         return "" if self._context.done() else peer_host(self._context.peer())  # as for `certificate`
 
     @property
     def authorization(self) -> str:
-        """The `authorization` header; "" if it is absent. Repeated headers are joined by commas."""
         metadata = self._context.invocation_metadata() or ()
         return ", ".join(str(value) for key, value in metadata if key == "authorization")
 
     @property
     def certificate(self) -> str:
-        """The client's leaf certificate in PEM; "" if it presented none, or if the call has ended."""
         if self._context.done():
             return ""  # the core has freed the call; using it would crash the process
         found = self._context.auth_context().get("x509_pem_cert", ())
         return next((pem.decode() for pem in found), "")
 
     async def read(self) -> bytes | None:
-        """Returns the client's next message; None after its last message."""
         try:
             message = await self._context.read()
         except Exception:
@@ -180,7 +176,6 @@ class GrpcioCall(Stream):
         return message if isinstance(message, bytes) else None  # grpc.aio.EOF
 
     async def write(self, message: bytes) -> None:
-        """Sends a message. Returns when there is room for the next one."""
         try:
             await self._context.write(message)
         except Exception:
@@ -210,7 +205,7 @@ def _handler(method: Method, log: FilteringBoundLogger, running: Running) -> Han
     if isinstance(method, Streaming):
         return grpc.stream_stream_rpc_method_handler(_behaviour(lambda _, call: method.serve(call), log, running))
 
-    async def respond(message: bytes, call: GrpcioCall) -> bytes:
+    async def respond(message: bytes, call: _GrpcioCall) -> bytes:
         response = await method.respond(message, call)
         return response if isinstance(response, bytes) else b"".join(response)
 
@@ -218,12 +213,12 @@ def _handler(method: Method, log: FilteringBoundLogger, running: Running) -> Han
 
 
 def _behaviour(
-    work: Callable[[Any, GrpcioCall], Awaitable[T]], log: FilteringBoundLogger, running: Running
+    work: Callable[[Any, _GrpcioCall], Awaitable[T]], log: FilteringBoundLogger, running: Running
 ) -> Callable[[Any, Context], Awaitable[T]]:
     """Returns what gRPC calls with a message, or an iterator for a stream, to do the work of a call."""
 
     async def behaviour(message: Any, context: Context) -> T:
-        call = GrpcioCall(context)
+        call = _GrpcioCall(context)
         try:
             with in_flight(running):
                 response = await work(message, call)

@@ -30,10 +30,7 @@ class ExtensionEndpoints:
 
     def __init__(self, oip: OipServices, allowed: Oip, bodies: BodyReceiver, limits: InputLimits) -> None:
         """Initializes the endpoints; `allowed` says what clients may change."""
-        self._statistics = oip.statistics
-        self._repository = oip.repository
-        self._settings = oip.settings
-        self._memory = oip.memory
+        self._oip = oip
         self._allowed = allowed
         # Small enough to be parsed on the event loop.
         self._bodies = replace(bodies, max_bytes=min(SMALL_BYTES, bodies.max_bytes))
@@ -71,13 +68,13 @@ class ExtensionEndpoints:
     async def statistics(self, request: Request) -> Mapping[str, Any]:
         """Returns statistics of one version, all loaded versions of a model, or all models that the caller may see."""
         model, selector = (request.path_params.get(name, "") for name in ("model", "selector"))
-        found = (await self._statistics.of(model, selector)).model_stats
+        found = (await self._oip.statistics.of(model, selector)).model_stats
         seen = (lambda _: True) if model else _sees(request)
         return {"model_stats": [as_json(one) for one in found if seen(one.name)]}
 
     async def models(self, request: Request) -> Mapping[str, Any]:
         """Lists the models that the caller may see."""
-        return {"models": list(filter(_sees(request), self._repository.names()))}
+        return {"models": list(filter(_sees(request), self._oip.repository.names()))}
 
     async def index(self, request: Request) -> list[Any]:
         """Lists all versions of the models that the caller may see, with their states."""
@@ -92,34 +89,34 @@ class ExtensionEndpoints:
                 "state": one.state,
                 **({"reason": one.reason} if one.reason else {}),
             }
-            for one in self._repository.index(ready=ready)
+            for one in self._oip.repository.index(ready=ready)
             if seen(one.name)
         ]
 
     async def load(self, request: Request) -> None:
         """Loads the version that `NAME` or `NAME@SELECTOR` resolves to."""
         check_control(allowed=self._allowed.allow_repository_control)
-        await self._repository.load(request.path_params["model"], await self._parameters(request))
+        await self._oip.repository.load(request.path_params["model"], await self._parameters(request))
 
     async def unload(self, request: Request) -> None:
         """Unloads the version that `NAME@SELECTOR` resolves to, or all loaded versions of `NAME`."""
         check_control(allowed=self._allowed.allow_repository_control)
         await self._parameters(request)
-        await self._repository.unload(request.path_params["model"])
+        await self._oip.repository.unload(request.path_params["model"])
 
     async def log(self, request: Request) -> Mapping[str, Any]:
         """Applies the log settings in the body, if any, and returns all log settings."""
         if settings := await self._changes(request):
-            await self._settings.change_log(settings, actor_of(caller_of(request.scope)))
-        return self._settings.log()
+            await self._oip.settings.change_log(settings, actor_of(caller_of(request.scope)))
+        return self._oip.settings.log()
 
     async def trace(self, request: Request) -> Mapping[str, Any]:
         """Applies the trace settings in the body, if any, to one model or all models, and returns the settings."""
         model = request.path_params.get("model", "")
         if settings := await self._changes(request):
             values = {name: _values(name, value) for name, value in settings.items()}
-            await self._settings.change_trace(model, values, actor_of(caller_of(request.scope)))
-        in_force = self._settings.trace(model)
+            await self._oip.settings.change_trace(model, values, actor_of(caller_of(request.scope)))
+        in_force = self._oip.settings.trace(model)
         return {name: values if name == _LISTED else values[0] for name, values in in_force.items()}
 
     async def _read(self, request: Request, example: str) -> Mapping[str, Any]:
@@ -143,7 +140,7 @@ class ExtensionEndpoints:
 
     async def regions(self, request: Request) -> list[Any]:
         """Lists all of the caller's regions, or one."""
-        regions = self._memory.status(caller_of(request.scope), request.path_params.get("name", ""))
+        regions = self._oip.memory.status(caller_of(request.scope), request.path_params.get("name", ""))
         return [{"name": one.name, "key": one.key, "offset": one.offset, "byte_size": one.size} for one in regions]
 
     async def register(self, request: Request) -> None:
@@ -155,11 +152,11 @@ class ExtensionEndpoints:
         offset, size = whole(body.get("offset", 0), "offset"), whole(body.get("byte_size"), "byte_size")
         host = request.client.host if request.client is not None else ""
         name = request.path_params["name"]
-        await self._memory.register(caller_of(request.scope), host, name, key, offset, size)
+        await self._oip.memory.register(caller_of(request.scope), host, name, key, offset, size)
 
     async def unregister(self, request: Request) -> None:
         """Unregisters one of the caller's regions, or all of them."""
-        await self._memory.unregister(caller_of(request.scope), request.path_params.get("name", ""))
+        await self._oip.memory.unregister(caller_of(request.scope), request.path_params.get("name", ""))
 
     async def cuda_regions(self, request: Request) -> list[Any]:
         """Returns an empty list, since CUDA memory is not supported."""
