@@ -263,62 +263,47 @@ class AsgiCall(RunningCall):
 
     async def write_all(self, messages: Sequence[bytes]) -> None:
         """Sends messages, combining small ones in one event. Returns when there is room for more."""
-        if self.gzip or not self.started:
+        if self.gzip or not self.started or not messages:
             await super().write_all(messages)
             return
-        parts: list[bytes] = []
-        size = 0
-        for message in messages:
-            size += len(message)
-            if size > JOINED_BYTES:
-                await self._send_joined(parts)
-                parts, size = [], len(message)
-            if len(message) > JOINED_BYTES:
-                await self.write(message)
-                size = 0
-            else:
-                parts += (PREFIX.pack(0, len(message)), message)
-        await self._send_joined(parts)
-
-    async def _send_joined(self, parts: Sequence[bytes]) -> None:
+        pieces = [piece for message in messages for piece in (PREFIX.pack(0, len(message)), message)]
         try:
-            if parts:
-                await self._send({"type": "http.response.body", "body": b"".join(parts), "more_body": True})
+            await self._send_pieces(pieces, more=True)
         except OSError:  # as above
             raise asyncio.CancelledError from None
 
     async def send_message(self, message: bytes, *, more: bool) -> None:
         """Sends a message, preceded by the headers if it is the first. With `more`, another message may follow."""
-        send, size = self._send, len(message)
+        size = len(message)
         if not self.started:
             self.started = True
-            await send(_START_GZIP if self.gzip else START)
+            await self._send(_START_GZIP if self.gzip else START)
         compressed = 0
         if self.gzip and size >= _LEAST_GZIP_BYTES:
             message = await self._limits.convert(size >= _COMPRESSED_IN_THREAD, compress, message)
             compressed, size = 1, len(message)
-        prefix = PREFIX.pack(compressed, size)
-        if size <= JOINED_BYTES:
-            await send({"type": "http.response.body", "body": prefix + message, "more_body": more})
-        else:
-            await send({"type": "http.response.body", "body": prefix, "more_body": True})
-            await send({"type": "http.response.body", "body": message, "more_body": more})
+        await self._send_pieces((PREFIX.pack(compressed, size), message), more=more)
 
     async def send_parts(self, parts: Parts) -> None:
         """Sends the only message of a call, combining its small parts in one event."""
         if self.gzip:
             await self.send_message(b"".join(parts), more=False)
             return
-        bodies = [PREFIX.pack(0, sum(map(len, parts)))]
-        for part in parts:
-            if len(part) > JOINED_BYTES or len(bodies[-1]) > JOINED_BYTES:
-                bodies.append(part)
-            else:
-                bodies[-1] += part
         self.started = True
         await self._send(START)
-        for left, body in zip(range(len(bodies))[::-1], bodies, strict=True):
-            await self._send({"type": "http.response.body", "body": body, "more_body": left > 0})
+        await self._send_pieces((PREFIX.pack(0, sum(map(len, parts))), *parts), more=False)
+
+    async def _send_pieces(self, pieces: Sequence[bytes], *, more: bool) -> None:
+        """Sends the pieces of messages, combining small ones in one event. With `more`, other messages may follow."""
+        joined: list[bytes] = []
+        size = 0
+        for piece in pieces:
+            if joined and size + len(piece) > JOINED_BYTES:
+                await self._send({"type": "http.response.body", "body": b"".join(joined), "more_body": True})
+                joined, size = [], 0
+            joined.append(piece)
+            size += len(piece)
+        await self._send({"type": "http.response.body", "body": b"".join(joined), "more_body": more})
 
     async def send_status(self, status: Status) -> None:
         """Ends the call with a status other than OK."""
