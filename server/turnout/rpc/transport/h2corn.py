@@ -244,8 +244,6 @@ class H2cornListener:
         cut_connections(self._address.port)
         if ending:
             await asyncio.wait([generation.serving for generation in ending], timeout=CUT_SECONDS)
-        for generation in ending:
-            generation.calls.close()
 
     async def _begin(self) -> _Generation:
         calls = RunningCalls()
@@ -288,13 +286,9 @@ class H2cornListener:
         if grace is not None:
             await asyncio.wait([generation.serving], timeout=grace)
             generation.calls.end_all()
-        await self._end(generation)
-        self._retired.discard(generation)
-
-    async def _end(self, generation: _Generation) -> None:
         with contextlib.suppress(RuntimeError):  # h2corn's own timeout passed, and it cut the rest
             await generation.serving
-        generation.calls.close()
+        self._retired.discard(generation)
 
     async def _age(self, seconds: float) -> None:
         while True:
