@@ -20,7 +20,7 @@ from turnout.rpc.transport.asgi.compression import (
     decompress,
 )
 from turnout.rpc.transport.asgi.eager_tasks import started
-from turnout.rpc.transport.asgi.framing import PREFIX, PREFIX_BYTES, FrameSplitter
+from turnout.rpc.transport.asgi.framing import PREFIX, FrameSplitter
 from turnout.rpc.transport.asgi.headers import parse_timeout
 from turnout.rpc.transport.asgi.running_calls import RunningCall
 from turnout.rpc.transport.asgi.statuses import (
@@ -171,13 +171,12 @@ class AsgiCall(RunningCall):
         Raises:
             StatusError: The client sent no message, an invalid message, or more than one message.
         """
-        self._frames = FrameSplitter(self._limits.max_message_bytes)
-        message = self._fed(event)
-        if message is None:
-            message = await self.read()
+        frames = self._frames = FrameSplitter(self._limits.max_message_bytes)
+        self._feed(frames, event)
+        message = await self.read()
         if message is None:
             raise refusal(INTERNAL, "expected one message, got none")
-        if self._frames.partial:
+        if frames.partial:
             raise refusal(INTERNAL, "expected one message, got more")
         return message
 
@@ -188,7 +187,7 @@ class AsgiCall(RunningCall):
         frames = self._frames
         if frames is None:
             frames = self._frames = FrameSplitter(self._limits.max_message_bytes)
-        frame = frames.next() if frames.buffered else None
+        frame = frames.next()
         while frame is None:
             if self._half_closed:
                 if frames.partial:
@@ -201,8 +200,7 @@ class AsgiCall(RunningCall):
                 if not isinstance(event, tuple):
                     self._waiting, self._waited = None, True
                     event = (await event,)
-                if (whole := self._fed(event[0])) is not None:
-                    return whole
+                self._feed(frames, event[0])
                 frame = frames.next()
         self.release()
         compressed, message = frame
@@ -235,24 +233,20 @@ class AsgiCall(RunningCall):
         """
         receive, size = self._receive, len(messages[0])
         while len(messages) < most and size < JOINED_BYTES:
-            if frames.buffered:
-                if (frame := frames.next()) is None:
-                    return  # the next message is incomplete
+            if (frame := frames.next()) is not None:
                 compressed, message = frame
                 if compressed:
                     raise refusal(INTERNAL, "expected no compressed message from a call without grpc-encoding")
-            elif self._half_closed:
+                messages.append(message)
+                size += len(message)
+            elif frames.partial or self._half_closed:
                 return
             else:
                 event = started(receive())
                 if not isinstance(event, tuple):
                     self._waiting = event
                     return
-                if (whole := self._fed(event[0])) is None:
-                    continue
-                message = whole
-            messages.append(message)
-            size += len(message)
+                self._feed(frames, event[0])
 
     async def write(self, message: bytes) -> None:
         """Sends a message. Returns when there is room for the next one."""
@@ -322,25 +316,14 @@ class AsgiCall(RunningCall):
             self._limits.budget.release(self._held)
             self._held = 0
 
-    def _fed(self, event: Event) -> bytes | None:
-        """Processes an event.
-
-        Returns the message, if the event contains exactly one complete uncompressed message, which is the usual case;
-        otherwise None, and the bytes are then in the frame splitter.
-        """
+    def _feed(self, frames: FrameSplitter, event: Event) -> None:
+        """Adds the bytes of an event to the frame splitter."""
         if event["type"] == "http.disconnect":
             raise asyncio.CancelledError  # the server also cancels the call's task
         if not event.get("more_body"):
             self._half_closed = True
         if body := event.get("body"):
-            frames, size = self._frames, len(body) - PREFIX_BYTES
-            assert frames is not None
-            fits = 0 <= size <= self._limits.max_message_bytes
-            if fits and not frames.partial and PREFIX.unpack_from(body) == (0, size):
-                whole: bytes = body[PREFIX_BYTES:]
-                return whole
             frames.feed(body)
-        return None
 
     async def _rest(self, frames: FrameSplitter) -> tuple[bool, bytes] | None:
         """Returns the message that is partly received once it is complete; None if the request ends before that."""
@@ -351,7 +334,7 @@ class AsgiCall(RunningCall):
             async with asyncio.timeout(seconds * _TIMEOUT_FACTOR or None) as timeout:
                 while (frame := frames.next()) is None and not self._half_closed:
                     self._hold(frames.buffered)
-                    self._fed(await self._receive())
+                    self._feed(frames, await self._receive())
                     _renew(timeout, seconds)
         except TimeoutError:
             message = f"nothing came of the request's message for {seconds:g} s (limits.body_timeout_s)"
