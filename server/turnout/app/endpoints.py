@@ -3,12 +3,13 @@
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from turnout.admission import Admission, ReceiveBudget
-from turnout.app.authorization import protection
+from turnout.app.authorization import refuse_by
 from turnout.app.foundation import Foundation
 from turnout.app.rollouts import Rollouts
 from turnout.app.scraping import Scrapes
@@ -49,6 +50,7 @@ from turnout.telemetry.logging import LogForm, Threshold
 from turnout.threads import Threads
 from turnout.web.abandoned import AbandonedRequests
 from turnout.web.admission import AdmissionGate
+from turnout.web.authorization import protect
 from turnout.web.body import BodyReceiver
 from turnout.web.console.application import console_routes
 from turnout.web.console.comparison import VersionComparison
@@ -164,7 +166,13 @@ def open_web(
         base.metrics.faults,
         endpoints,
         _console(parts, recent, sessions) if settings.console.enabled else (),
-        protection(settings, base.authority, sessions),
+        partial(
+            protect,
+            authority=base.authority,
+            refuse=refuse_by,
+            session=sessions.caller,
+            anonymous_metrics=settings.auth.anonymous_metrics,
+        ),
         base.authority is not None,
     )
     guarded = BrowserGuard(web.application(), settings.web.hosts, loopback=is_loopback(settings.http.host))

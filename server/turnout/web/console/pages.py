@@ -64,7 +64,8 @@ class Pages:
     async def overview(self, request: Request) -> Response:
         """Shows all models and the active rollouts."""
         caller = caller_of(request.scope)  # None if authentication is off: all models are shown
-        models = [self._models.view(one) for one in self._models.all if caller is None or caller.sees(one.name)]
+        known = self._models.catalog.snapshot.models.values()
+        models = [self._models.view(one) for one in known if caller is None or caller.sees(one.name)]
         running = [one for one in self._rollouts.running if caller is None or caller.sees(one.model)]
         return self._page(
             "overview.html",
@@ -205,7 +206,7 @@ class Pages:
         return {model: self._models.colours(model, *versions) for model, versions in named.items()}
 
     def _model(self, request: Request) -> ModelEntry:
-        return self._models.named(request.path_params["model"])
+        return self._models.catalog.snapshot.model(request.path_params["model"])
 
 
 def json_error(error: TurnoutError) -> Response:

@@ -14,7 +14,7 @@ from turnout.text.quantities import number_text, seconds_text
 from turnout.text.shares import share_text
 from turnout.web.report.colours import version_colours
 from turnout.web.report.explain import explain
-from turnout.web.report.formatting import duration_text, ticked
+from turnout.web.report.formatting import duration_text, ticked, time_text
 from turnout.web.report.replay import Latency, Replay
 
 _LEAST_E, _MOST_E = 1e-2, 1e12
@@ -30,7 +30,13 @@ def templates(package: str) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"share": share_text, "duration": duration_text, "evidence": number_text, "ticked": ticked}
+    environment.filters |= {
+        "share": share_text,
+        "duration": duration_text,
+        "evidence": number_text,
+        "ticked": ticked,
+        "time": time_text,
+    }
     return environment
 
 
@@ -51,8 +57,6 @@ def render(replay: Replay, versions: Iterable[str] = ()) -> str:
         colours=colours,
         plan=replay.plan,
         plan_json=json.dumps(replay.plan.to_json(), indent=2),
-        events=[(e, f"{e.time.ToDatetime():%Y-%m-%d %H:%M:%S}") for e in rollout.events],
-        began=f"{rollout.started_at.ToDatetime():%Y-%m-%d %H:%M:%S}",
         took=duration_text(took),
         quantiles=list(_quantile_rows(replay)),
         ticks=replay.ticks,
