@@ -6,7 +6,7 @@ the stream's metadata.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Self
 
@@ -21,7 +21,6 @@ from turnout.rpc.parsing.templates import Found, Outline, Templates
 from turnout.rpc.send_clock import SendClock
 from turnout.rpc.transport.port import JOINED_BYTES, Parts, Response, RpcCall, StatusError, Stream
 from turnout.serving.data_plane.inference import InferenceRequest
-from turnout.serving.inputs.limits import InputLimits
 from turnout.telemetry.tracing.context import SpanContext, read
 from turnout.telemetry.tracing.trace import Operation
 
@@ -33,29 +32,25 @@ _FAULTS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL"
 
 @dataclass(frozen=True, slots=True)
 class Endpoint(Generic[MessageT]):
-    """An inference method, with the objects that all its requests share.
-
-    `check_size` raises Exhausted if a response of so many bytes exceeds the maximum message size.
-    """
+    """An inference method, with the objects that all its requests share."""
 
     service: str
     operation: Operation
     reader: MessageReader[MessageT]
     preferences: PreferenceReader
     templates: Templates
-    limits: InputLimits
-    check_size: Callable[[int], None]
+    guard: MethodGuard
 
     def joined(self, parts: Sequence[bytes]) -> bytes:
         """Joins the parts of a response. Raises Exhausted if the response exceeds the maximum message size."""
         answer = b"".join(parts)
-        self.check_size(len(answer))
+        self.guard.check_size(len(answer))
         return answer
 
     def response(self, parts: Sequence[bytes]) -> Response:
         """Returns the response of a unary call from its parts. Raises the same errors as `joined`."""
         size = sum(map(len, parts))
-        self.check_size(size)
+        self.guard.check_size(size)
         return b"".join(parts) if size <= JOINED_BYTES else Parts(parts)
 
     @classmethod
@@ -74,7 +69,7 @@ class Endpoint(Generic[MessageT]):
         `more` contains the additional attributes of a protocol's own endpoint class.
         """
         operation, reader = Operation.rpc(service, method), guard.reader(message)
-        return cls(service, operation, reader, preferences, templates, guard.limits, guard.check_size, **more)
+        return cls(service, operation, reader, preferences, templates, guard, **more)
 
 
 class GrpcExchange(Generic[MessageT]):

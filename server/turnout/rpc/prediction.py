@@ -60,7 +60,7 @@ class _Predict(GrpcExchange[MessageT]):
             return self.matched(self.found, deadline, preferences)
         message = self.message()
         assert message is not None, "it is decoded once it is read"
-        request = codec.decode(message, self.arrived, deadline, preferences, self.endpoint.limits)
+        request = codec.decode(message, self.arrived, deadline, preferences, self.endpoint.guard.limits)
         if self.outline is not None:
             model, selector, outputs = message.model, message.version, tuple(message.outputs)
             self.endpoint.templates.remember(

@@ -67,13 +67,13 @@ class _Infer(GrpcExchange[ModelInferRequest]):
             selector=message.model_version,
             request_id=message.id,
             logged_id=logged_id(message.id),
-            inputs=decode_inputs(message, endpoint.limits, memory),
-            outputs=wanted_outputs(message.outputs, endpoint.limits),
+            inputs=decode_inputs(message, endpoint.guard.limits, memory),
+            outputs=wanted_outputs(message.outputs, endpoint.guard.limits),
             parameters=parameters,
             arrived=self.arrived,
             deadline=deadline,
             preferences=preferences,
-            limits=endpoint.limits,
+            limits=endpoint.guard.limits,
             memory=memory,
         )
         classes, windows = self._wanted
@@ -102,7 +102,7 @@ class InferExchange(_Infer, UnaryExchange[ModelInferRequest]):
             InvalidRequest, Unsupported: As for `unary_answer`.
         """
         self.call.trailing = trailing_metadata(result.route)
-        return self.endpoint.response(unary_answer(self._id, result, self._wanted, self.endpoint.limits))
+        return self.endpoint.response(unary_answer(self._id, result, self._wanted, self.endpoint.guard.limits))
 
 
 class InferItem(_Infer, ItemExchange[ModelInferRequest]):
@@ -114,7 +114,7 @@ class InferItem(_Infer, ItemExchange[ModelInferRequest]):
 
     def encode(self, request: InferenceRequest, result: InferenceResult) -> bytes:
         """Returns the serialized response. Raises the same errors as `unary_answer`, and Exhausted if too large."""
-        return self.endpoint.joined(stream_answer(self._id, result, self._wanted, self.endpoint.limits))
+        return self.endpoint.joined(stream_answer(self._id, result, self._wanted, self.endpoint.guard.limits))
 
     def refusal(self, request: InferenceRequest, error: TurnoutError) -> bytes:
         """Returns a serialized item that reports an error, with the id of the request."""

@@ -290,15 +290,12 @@ class _MessageWalk:
                 if wire != LENGTH_DELIMITED:
                     raise WireFormatError
                 before = len(self.elements)
-                self._tensor(at.start, at.stop)
+                for inner in self._walk(at.start, at.stop):
+                    self._note_elements(*inner)
                 if len(self.elements) != before + 1:
                     raise WireFormatError
             elif not fields.tensor:
                 self._note_elements(number, wire, at)
-
-    def _tensor(self, start: int, stop: int) -> None:
-        for number, wire, at in self._walk(start, stop):
-            self._note_elements(number, wire, at)
 
     def _note_elements(self, number: int, wire: int, at: slice) -> None:
         if number == self._fields.elements:

@@ -253,7 +253,9 @@ class H2cornListener:
             h2corn_config(self._socket.fileno(), self._settings, self._identity, self._application.unary_paths),
         )
         try:
-            prepared = prepare_tls(server.config, _material(self._identity))
+            own = self._identity
+            material = None if own is None else TlsMaterial(own.certificate, own.key, own.client_ca or None)
+            prepared = prepare_tls(server.config, material)
         except (ValueError, OSError) as error:
             raise ConfigError(f"h2corn cannot use the TLS certificate: {error}") from None
         serving = asyncio.create_task(
@@ -320,9 +322,3 @@ class H2cornListener:
         task = asyncio.create_task(work)
         self._side_tasks.add(task)
         task.add_done_callback(self._side_tasks.discard)
-
-
-def _material(identity: ServerIdentity | None) -> TlsMaterial | None:
-    if identity is None:
-        return None
-    return TlsMaterial(identity.certificate, identity.key, identity.client_ca or None)

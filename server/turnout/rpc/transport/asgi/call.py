@@ -204,7 +204,10 @@ class AsgiCall(RunningCall):
                 frame = frames.next()
         self.release()
         compressed, message = frame
-        return await self._decompressed(message) if compressed else message
+        if not compressed:
+            return message
+        limit, in_thread = self._limits.max_message_bytes, len(message) >= _DECOMPRESSED_IN_THREAD
+        return await self._limits.convert(in_thread, decompress, message, self._encoding, limit)
 
     async def read_some(self, most: int) -> Sequence[bytes]:
         """Returns at most `most` messages that have arrived; an empty sequence after the client's last message."""
@@ -351,10 +354,6 @@ class AsgiCall(RunningCall):
         except Exhausted as error:
             raise StatusError(to_status(error)) from None
         self._held += growth
-
-    async def _decompressed(self, message: bytes) -> bytes:
-        limit, in_thread = self._limits.max_message_bytes, len(message) >= _DECOMPRESSED_IN_THREAD
-        return await self._limits.convert(in_thread, decompress, message, self._encoding, limit)
 
 
 def _renew(timeout: asyncio.Timeout, seconds: float) -> None:
