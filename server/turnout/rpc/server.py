@@ -20,7 +20,7 @@ from turnout.rpc.oip.service import SERVICE_NAME as OIP_SERVICE
 from turnout.rpc.oip.service import oip_methods
 from turnout.rpc.prediction import prediction_methods
 from turnout.rpc.registry.threads import CancellableThreads
-from turnout.rpc.standard_services.channelz import ChannelzServicer
+from turnout.rpc.standard_services.channelz import channelz_servicer
 from turnout.rpc.standard_services.health import HealthServicer
 from turnout.rpc.standard_services.reflection import ALPHA as REFLECTION_ALPHA
 from turnout.rpc.standard_services.reflection import V1 as REFLECTION_V1
@@ -83,7 +83,7 @@ def control_methods(services: Services, settings: Settings) -> Methods:
         **_data_methods(services, settings, settings.oip.model_copy(update=_EVERYTHING)),
         **followed(guard.methods(_CONTROL, *services.control), services.peers),
         **followed(guard.methods(_REGISTRY, *services.registry), services.peers),
-        **guard.methods(_CHANNELZ, ChannelzServicer(), skip_unimplemented=True),
+        **guard.methods(_CHANNELZ, channelz_servicer(), skip_unimplemented=True),
         **_server_methods(services, (*_DATA, *_OPERATORS)),
     }
     return protected(methods, guard.authority)
