@@ -13,7 +13,7 @@ from typing import Any, Generic, Self
 from turnout.auth.caller import Caller
 from turnout.errors import InvalidRequest, TurnoutError
 from turnout.routing.request_metadata import NO_PREFERENCES, PreferenceReader, Preferences
-from turnout.rpc.codec import logged_id
+from turnout.rpc.codec import MAX_REQUEST_ID, logged_id, new_request_id
 from turnout.rpc.errors import code_name, to_status
 from turnout.rpc.guard import MethodGuard
 from turnout.rpc.parsing.reader import SMALL_BYTES, MessageReader, MessageT
@@ -111,12 +111,12 @@ class GrpcExchange(Generic[MessageT]):
         if self.found is not None or self.parsed is not None:
             return
         templates, data = self.endpoint.templates, self.data
-        self.found = templates.find(data)
-        if self.found is not None:
-            self.data = b""
-        else:
+        found = self.found = templates.find(data)
+        if found is None:
             self.parse()
             self.outline = templates.outline(data)
+        else:
+            self.data = b""
 
     def parse(self) -> MessageT:
         """Returns the message, parsing it on the first call. Raises the same errors as `MessageReader.parse`."""
@@ -149,7 +149,7 @@ class GrpcExchange(Generic[MessageT]):
             preferences.selector_of(template.selector),
             inputs,
             template.outputs,
-            logged_id(request_id),
+            request_id[:MAX_REQUEST_ID] or new_request_id(),
             template.routing_key or preferences.routing_key,
             deadline,
             self.arrived,

@@ -56,7 +56,8 @@ class _Predict(GrpcExchange[MessageT]):
     def request(self, deadline: float | None, preferences: Preferences) -> InferenceRequest:
         """Returns the decoded request, for the caller's deadline and preferences. Raises as `codec.decode`."""
         if self.found is not None:
-            codec.check_id(self.found[1])
+            if len(self.found[1]) > codec.MAX_REQUEST_ID:
+                codec.check_id(self.found[1])
             return self.matched(self.found, deadline, preferences)
         message = self.message()
         assert message is not None, "it is decoded once it is read"

@@ -32,13 +32,7 @@ class _Infer(GrpcExchange[ModelInferRequest]):
     """A ModelInferRequest from a unary call or a stream."""
 
     endpoint: InferEndpoint
-    _id = ""
     _wanted = exchange.NOTHING_SPECIAL
-
-    def read(self) -> None:
-        """Reads the message, and the id that answers repeat. Raises the same errors as `parse`."""
-        super().read()
-        self._id = self.parse().id if self.found is None else self.found[1]
 
     def parsed_names(self) -> tuple[str, str, str]:
         message = self.parsed
@@ -49,7 +43,8 @@ class _Infer(GrpcExchange[ModelInferRequest]):
         if self.found is None:
             return self._decode(deadline, preferences, caller)
         template, request_id, _, _ = self.found
-        check_id(request_id)
+        if request_id:
+            check_id(request_id)
         if template.classes:
             self.costly = True
             self._wanted = exchange.RequestedOutputs(template.classes, {})
@@ -102,7 +97,7 @@ class InferExchange(_Infer, UnaryExchange[ModelInferRequest]):
             InvalidRequest, Unsupported: As for `unary_answer`.
         """
         self.call.trailing = trailing_metadata(result.route)
-        return self.endpoint.response(unary_answer(self._id, result, self._wanted, self.endpoint.guard.limits))
+        return self.endpoint.response(unary_answer(self.names()[2], result, self._wanted, self.endpoint.guard.limits))
 
 
 class InferItem(_Infer, ItemExchange[ModelInferRequest]):
@@ -114,7 +109,7 @@ class InferItem(_Infer, ItemExchange[ModelInferRequest]):
 
     def encode(self, request: InferenceRequest, result: InferenceResult) -> bytes:
         """Returns the serialized response. Raises the same errors as `unary_answer`, and Exhausted if too large."""
-        return self.endpoint.joined(stream_answer(self._id, result, self._wanted, self.endpoint.guard.limits))
+        return self.endpoint.joined(stream_answer(self.names()[2], result, self._wanted, self.endpoint.guard.limits))
 
     def refusal(self, request: InferenceRequest, error: TurnoutError) -> bytes:
         """Returns a serialized item that reports an error, with the id of the request."""

@@ -292,14 +292,15 @@ class AsgiCall(RunningCall):
 
     async def _send_pieces(self, pieces: Sequence[bytes], *, more: bool) -> None:
         """Sends the pieces of messages, combining small ones in one event. With `more`, other messages may follow."""
-        joined: list[bytes] = []
-        size = 0
-        for piece in pieces:
-            if joined and size + len(piece) > JOINED_BYTES:
-                await self._send({"type": "http.response.body", "body": b"".join(joined), "more_body": True})
-                joined, size = [], 0
-            joined.append(piece)
-            size += len(piece)
+        joined, size = pieces, sum(map(len, pieces))
+        if size > JOINED_BYTES:
+            joined, size = [], 0
+            for piece in pieces:
+                if joined and size + len(piece) > JOINED_BYTES:
+                    await self._send({"type": "http.response.body", "body": b"".join(joined), "more_body": True})
+                    joined, size = [], 0
+                joined.append(piece)
+                size += len(piece)
         await self._send({"type": "http.response.body", "body": b"".join(joined), "more_body": more})
 
     async def send_status(self, status: Status) -> None:
