@@ -47,7 +47,12 @@ def decode_inputs(
     """
     tensors = request.inputs
     limits.check_tensors("inputs", len(tensors))
-    places = {index: place for index, tensor in enumerate(tensors) if (place := _place(index, tensor)) is not None}
+    places: dict[int, Place] = {}
+    for index, tensor in enumerate(tensors):
+        if tensor.parameters:
+            parameters = plain(tensor.parameters, f"inputs[{index}].parameters")
+            if (place := place_of(parameters, f"inputs[{index}]")) is not None:
+                places[index] = place
     if places:
         memory.check(f"inputs[{min(places)}]")
     raws, sent = request.raw_input_contents, len(tensors) - len(places)
@@ -64,12 +69,15 @@ def decode_inputs(
             raise repeated(index, name)
         limits.check_name(f"inputs[{index}].name", name)
         kind = BY_NAME.get(tensor.datatype) or element_type(index, tensor.datatype)
-        shape = _shape(index, tensor, limits)
+        limits.check_rank(f"inputs[{index}].shape", len(tensor.shape))
+        shape = check_shape(index, tuple(tensor.shape))
+        elsewhere = "shared memory" if index in places else "raw_input_contents" if raws else ""
+        if elsewhere and tensor.HasField("contents"):
+            raise InvalidTensor.at(f"inputs[{index}].contents", f"expected none beside {elsewhere}, got some")
         if index in places:
-            array = _stored(index, tensor, kind, shape, left, memory, places[index])
+            stored = memory.read(places[index], f"inputs[{index}]")
+            array = decode_raw(index, kind, shape, stored, STORED_INPUT, left)
         elif raws:
-            if tensor.HasField("contents"):
-                raise InvalidTensor.at(f"inputs[{index}].contents", "expected none beside raw_input_contents, got some")
             array = decode_raw(index, kind, shape, next(raw), _RAW, left)
         else:
             array = _typed(index, tensor, kind, shape, left)
@@ -79,32 +87,6 @@ def decode_inputs(
         if not kind.size:
             left = replace(left, strings=left.strings - array.size)
     return inputs
-
-
-def _place(index: int, tensor: InputTensor) -> Place | None:
-    if not tensor.parameters:
-        return None
-    return place_of(plain(tensor.parameters, f"inputs[{index}].parameters"), f"inputs[{index}]")
-
-
-def _stored(
-    index: int,
-    tensor: InputTensor,
-    kind: ElementType,
-    shape: tuple[int, ...],
-    left: InputLimits,
-    memory: CallerMemory,
-    place: Place,
-) -> Array:
-    field = f"inputs[{index}]"
-    if tensor.HasField("contents"):
-        raise InvalidTensor.at(f"{field}.contents", "expected none beside shared memory, got some")
-    return decode_raw(index, kind, shape, memory.read(place, field), STORED_INPUT, left)
-
-
-def _shape(index: int, tensor: InputTensor, limits: InputLimits) -> tuple[int, ...]:
-    limits.check_rank(f"inputs[{index}].shape", len(tensor.shape))
-    return check_shape(index, tuple(tensor.shape))
 
 
 def _typed(index: int, tensor: InputTensor, kind: ElementType, shape: tuple[int, ...], left: InputLimits) -> Array:
