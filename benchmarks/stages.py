@@ -34,7 +34,6 @@ from turnout.config import Address, Routing, Runtime, Settings
 from turnout.routing.request_metadata import PreferenceReader
 from turnout.rpc.exchange import Endpoint
 from turnout.rpc.oip.codec import FIELDS as INFER_FIELDS
-from turnout.rpc.oip.codec import InputDecoder
 from turnout.rpc.oip.exchange import InferEndpoint, InferExchange
 from turnout.rpc.parsing.templates import Templates
 from turnout.rpc.prediction import FIELDS as PREDICT_FIELDS
@@ -88,9 +87,8 @@ def stages(services: Services) -> Mapping[str, Mapping[str, Stage]]:
     predict = PredictRequest(model="tiny", inputs=[tensors.encode("x", x)])
     keyed = PredictRequest(model="tiny", inputs=[tensors.encode("x", x)], routing_key="tenant 1")
     predicting = Endpoint.of("bench", "Predict", PredictRequest, preferences, guard, Templates(PREDICT_FIELDS))
-    inputs, templates = InputDecoder(DEFAULT_LIMITS), Templates(INFER_FIELDS)
-    more = {"inputs": inputs, "memory": services.oip.memory}
-    inferring = InferEndpoint.of("bench", "ModelInfer", ModelInferRequest, preferences, guard, templates, **more)
+    templates, memory = Templates(INFER_FIELDS), services.oip.memory
+    inferring = InferEndpoint.of("bench", "ModelInfer", ModelInferRequest, preferences, guard, templates, memory=memory)
     v1, oip = predict.SerializeToString(), infer.SerializeToString()
     with_key = keyed.SerializeToString()
     over = _asgi(_application(services))

@@ -14,6 +14,9 @@ VARINT: Final = 0
 LENGTH_DELIMITED: Final = 2
 """The wire type of bytes, strings, messages and packed lists."""
 
+FIXED_BYTES: Final = {1: 8, 5: 4}
+"""Size in bytes of the values of the wire types of fixed size."""
+
 MOST_VARINT_BYTES: Final = 10
 
 _KEPT_LENGTHS = 4096
@@ -53,6 +56,28 @@ def read_varint(data: bytes | mmap.mmap, at: int, stop: int) -> tuple[int, int]:
             return value, place + 1
         shift += 7
     raise WireFormatError
+
+
+def read_field(data: bytes | mmap.mmap, at: int, stop: int) -> tuple[int, int, int, int]:
+    """Returns the number and the wire type of the field that starts at `at`, and where its value begins and ends.
+
+    Raises:
+        WireFormatError: The field does not end before `stop`, or has another wire type, such as that of a group.
+    """
+    key, at = read_varint(data, at, stop)
+    wire_type = key & 7
+    if wire_type == LENGTH_DELIMITED:
+        size, at = read_varint(data, at, stop)
+        end = at + size
+    elif wire_type == VARINT:
+        end = read_varint(data, at, stop)[1]
+    elif wire_type in FIXED_BYTES:
+        end = at + FIXED_BYTES[wire_type]
+    else:
+        raise WireFormatError
+    if end > stop:
+        raise WireFormatError
+    return key >> 3, wire_type, at, end
 
 
 def tag(number: int, wire_type: int = LENGTH_DELIMITED) -> bytes:

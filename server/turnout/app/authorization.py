@@ -1,17 +1,13 @@
 """Sets up authentication and authorization from the server's settings."""
 
-from collections.abc import Callable, Sequence
-
-from starlette.routing import BaseRoute
 from structlog.typing import FilteringBoundLogger
 
 from turnout.auth.authority import Authority
 from turnout.auth.policy.policy_file import load_policy
 from turnout.config import Settings, check_exposure, open_to_anybody
 from turnout.telemetry.metrics.auth import AuthRecorder
-from turnout.web.authorization import Refuse, protect
+from turnout.web.authorization import Refuse
 from turnout.web.console.application import console_refusal
-from turnout.web.console.session import Sessions
 from turnout.web.errors import refusal_of
 
 POLICY_FAILING = (
@@ -36,20 +32,8 @@ def open_authority(settings: Settings, recorder: AuthRecorder, log: FilteringBou
     return Authority(settings.auth, load_policy(settings.auth.policy, share), recorder, log, share)
 
 
-def protection(
-    settings: Settings, authority: Authority | None, sessions: Sessions
-) -> Callable[[Sequence[BaseRoute]], Sequence[BaseRoute]]:
-    """Returns a function that wraps HTTP routes with authentication and authorization."""
-
-    def protected(routes: Sequence[BaseRoute]) -> Sequence[BaseRoute]:
-        anonymous = settings.auth.anonymous_metrics
-        return protect(routes, authority, _refusal, sessions.caller, anonymous_metrics=anonymous)
-
-    return protected
-
-
-def _refusal(path: str) -> Refuse:
-    """Returns the function that creates the error response for a rejected request, in the format of the route."""
+def refuse_by(path: str) -> Refuse:
+    """Returns the function that creates the error response for a rejected request, in the format of a route."""
     if path.startswith("/console"):
         return console_refusal
     return lambda _, error: refusal_of(path, error)

@@ -3,12 +3,13 @@
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from turnout.admission import Admission, ReceiveBudget
-from turnout.app.authorization import protection
+from turnout.app.authorization import refuse_by
 from turnout.app.foundation import Foundation
 from turnout.app.rollouts import Rollouts
 from turnout.app.scraping import Scrapes
@@ -36,7 +37,6 @@ from turnout.rpc.control.traffic import TrafficMethods
 from turnout.rpc.control.versions import VersionMethods
 from turnout.rpc.guard import MethodGuard
 from turnout.rpc.registry.fetches import FetchMethods
-from turnout.rpc.registry.service import RegistryServicer
 from turnout.rpc.registry.threads import CancellableThreads
 from turnout.rpc.registry.uploads import UploadMethods
 from turnout.rpc.registry.versions import PublishedVersionMethods
@@ -50,6 +50,7 @@ from turnout.telemetry.logging import LogForm, Threshold
 from turnout.threads import Threads
 from turnout.web.abandoned import AbandonedRequests
 from turnout.web.admission import AdmissionGate
+from turnout.web.authorization import protect
 from turnout.web.body import BodyReceiver
 from turnout.web.console.application import console_routes
 from turnout.web.console.comparison import VersionComparison
@@ -64,7 +65,6 @@ from turnout.web.oip.routes import oip_routes
 from turnout.web.predict import predict_routes
 from turnout.web.rollouts import rollout_routes
 from turnout.web.server import WebServices
-from turnout.workers.member import Member
 from turnout.workers.peers import Peers
 
 
@@ -75,7 +75,6 @@ class EndpointParts:
     Attributes:
         refresh: Applies recorded changes and published versions.
         accepting: Returns whether the server accepts requests; False once it drains.
-        member: This server as one of several workers; None if it is the only one.
         peers: The other workers; None if this is the only one.
     """
 
@@ -85,7 +84,6 @@ class EndpointParts:
     uploads: Uploads
     refresh: Callable[[], Awaitable[None]]
     accepting: Callable[[], bool]
-    member: Member | None = None
     peers: Peers | None = None
 
     @property
@@ -99,7 +97,7 @@ class EndpointParts:
         That is the case if every version that should be loaded is Ready or Failed, at least one version serves (unless
         there is none to serve), the server is not draining, and the other workers are ready as well.
         """
-        others = self.peers is None or self.peers.others_ready()
+        others = self.peers is None or self.peers.member.others_ready
         served = not self.serving.availability.unserved
         return self.base.catalog.snapshot.complete and served and self.accepting() and others
 
@@ -114,7 +112,7 @@ def open_uploads(base: Foundation, stack: AsyncExitStack) -> Uploads:
 
 def open_services(parts: EndpointParts, threshold: Threshold, form: LogForm, stack: AsyncExitStack) -> Services:
     """Creates the services of the listeners, which `stack` closes. Clients may change the log's threshold and form."""
-    base, serving, registry = parts.base, parts.serving, _registry(parts, stack)
+    base, serving = parts.base, parts.serving
     limits = base.settings.limits
     guard = MethodGuard(
         InputLimits.of(limits),
@@ -123,12 +121,16 @@ def open_services(parts: EndpointParts, threshold: Threshold, form: LogForm, sta
         base.metrics.faults,
         base.log,
         base.authority,
-        registry.uploads.model_of_upload,
+        parts.uploads.model_of,
     )
-    oip = _oip(parts, threshold, form, stack)
+    # Dedicated threads at a low priority: hashing and gates use a core for seconds, and live requests come first.
+    executor = Threads("registry", base.settings.transfers.max_uploads, lower_priority)
+    stack.callback(executor.shutdown, wait=True, cancel_futures=True)
+    threads = CancellableThreads(executor)
     return Services(
-        guard, serving.inference, base.catalog, serving.router, oip, _control(parts), registry, parts.ready, parts.peers
-    )
+        guard, serving.inference, base.catalog, serving.router, _oip(parts, threshold, form, stack), _control(parts),
+        _registry(parts, threads), threads, parts.ready, parts.peers,
+    )  # fmt: skip
 
 
 def open_web(
@@ -141,7 +143,7 @@ def open_web(
     stack: AsyncExitStack,
 ) -> ASGIApp:
     """Creates the application of the HTTP listener, which shares services, admission and budget with gRPC."""
-    base, serving, member = parts.base, parts.serving, parts.member
+    base, serving, member = parts.base, parts.serving, None if parts.peers is None else parts.peers.member
     settings = base.settings
     sessions = Sessions(
         settings.console.token.get_secret_value(),
@@ -164,7 +166,13 @@ def open_web(
         base.metrics.faults,
         endpoints,
         _console(parts, recent, sessions) if settings.console.enabled else (),
-        protection(settings, base.authority, sessions),
+        partial(
+            protect,
+            authority=base.authority,
+            refuse=refuse_by,
+            session=sessions.caller,
+            anonymous_metrics=settings.auth.anonymous_metrics,
+        ),
         base.authority is not None,
     )
     guarded = BrowserGuard(web.application(), settings.web.hosts, loopback=is_loopback(settings.http.host))
@@ -224,12 +232,8 @@ def _oip(parts: EndpointParts, threshold: Threshold, form: LogForm, stack: Async
     )
 
 
-def _registry(parts: EndpointParts, stack: AsyncExitStack) -> RegistryServicer:
+def _registry(parts: EndpointParts, threads: CancellableThreads) -> Sequence[object]:
     base, rollouts, transfers = parts.base, parts.rollouts, parts.base.settings.transfers
-    # Dedicated threads at a low priority: hashing and gates use a core for seconds, and live requests come first.
-    executor = Threads("registry", transfers.max_uploads, lower_priority)
-    stack.callback(executor.shutdown, wait=True, cancel_futures=True)
-    threads = CancellableThreads(executor)
 
     def release_state(model: str) -> ModelReleaseState:
         return base.store.release_state().of(model)
@@ -237,9 +241,8 @@ def _registry(parts: EndpointParts, stack: AsyncExitStack) -> RegistryServicer:
     def trust(model: str) -> Trust:
         return Trust.of(base.settings.for_model(model).signing)
 
-    return RegistryServicer(
+    return (
         UploadMethods(parts.uploads, rollouts.operations, release_state, parts.refresh, threads, transfers.idle_s),
         FetchMethods(base.repository, threads, transfers.idle_s, transfers.max_fetches),
         PublishedVersionMethods(base.repository, rollouts.release_writer, release_state, trust, parts.refresh, threads),
-        threads,
     )

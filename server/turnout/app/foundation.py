@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from structlog.typing import FilteringBoundLogger
 
 from turnout.app.authorization import open_authority
-from turnout.app.read_only import Mount, forgets, mounted, open_repository, with_state
+from turnout.app.read_only import Mount, forgets, open_repository, with_state
 from turnout.app.startup import prepare_log, prepare_repository, store_is_new
 from turnout.auth.authority import Authority
 from turnout.config import ModelTable, Settings, with_secrets
+from turnout.registry.mounted.repository import MountedRepository
 from turnout.registry.storage.repository import Repository
 from turnout.rollout.clock import Clock
 from turnout.scratch import Scratch
@@ -107,7 +108,9 @@ async def lay_foundation(
         stack.callback(nvml.close)
     new_store = not forgets(settings) and await starting.run(store_is_new, repository, store, log)
     await starting.run(prepare_log, repository, store, settings, log)
-    mount = mounted(repository, store, models, log, release_all=forgets(settings))
+    mount = None
+    if isinstance(repository, MountedRepository) or (repository.remote and forgets(settings)):
+        mount = Mount(repository, store, models, log, release_all=forgets(settings))
     return Foundation(
         settings, models, log, clock, metrics, certificates, authority, scratch, processes, repository, Catalog(),
         store, nvml, mount, new_store, starting,

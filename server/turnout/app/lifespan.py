@@ -16,7 +16,7 @@ from turnout.errors import Draining, UnavailableError
 from turnout.registry.storage.repository import Repository
 from turnout.registry.transfer.uploads import Uploads
 from turnout.releases.pruner import expire
-from turnout.rpc.registry.service import RegistryServicer
+from turnout.rpc.registry.threads import CancellableThreads
 from turnout.state.store import StateStore
 
 _QUIET_SECONDS = 0.03
@@ -77,7 +77,7 @@ class SideTasks:
 
 async def drain(
     serving: Serving,
-    registry: RegistryServicer,
+    registry: CancellableThreads,
     bounds: Drain,
     admission: Admission,
     listeners: Listeners,

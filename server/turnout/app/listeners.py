@@ -22,9 +22,7 @@ from turnout.rpc.transport.asgi.application import Application, GrpcApplication
 from turnout.rpc.transport.asgi.call import CallLimits, Receive, Scope, Send, send_http
 from turnout.rpc.transport.asgi.running_calls import RunningCalls
 from turnout.rpc.transport.h2corn import H2cornListener, ListenerApplication
-from turnout.rpc.transport.h2corn_config import ConnectionLimits
 from turnout.rpc.transport.listening_socket import listen as listen_socket
-from turnout.rpc.transport.other_worker import NullListener
 from turnout.rpc.transport.port import CallListener, Unary
 from turnout.threads import Threads
 from turnout.tls.certificates import Certificates
@@ -40,6 +38,22 @@ close every connection."""
 
 
 _STOPPED = "the server stopped before the answer was ready"
+
+
+@dataclass(frozen=True, slots=True)
+class NullListener:
+    """A listener that serves nothing: the one with that address runs in another worker."""
+
+    address: Address
+
+    async def start(self) -> None:
+        """Does nothing."""
+
+    async def finish(self, grace: float) -> None:
+        """Does nothing."""
+
+    async def stop(self, grace: float) -> None:
+        """Does nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +103,7 @@ def open_listeners(
     shared = services.peers is not None  # all workers listen on ports that the supervisor reserves
     operators = control_methods(services, settings)
     control: CallListener = NullListener(settings.control)
-    if services.peers is None or services.peers.has_control:
+    if services.peers is None or services.peers.member.start.control:
         identity = certificates.source("control")
         control = listen(operators, settings.control, settings, services.guard.log, identity, shared, channelz=True)
 
@@ -118,7 +132,7 @@ def open_listeners(
             listening,
             address.host,
             application,
-            _connection_limits(settings, 1.0 if one_port else _FILES_SHARE[name]),
+            _with_connections(settings, 1.0 if one_port else _FILES_SHARE[name]),
             services.guard.log,
             certificates.of(name),
         )
@@ -150,18 +164,8 @@ def open_listeners(
     return Listeners(grpc, grpc if one_port else open_h2corn("http", ListenerApplication(web_application)), control)
 
 
-def _connection_limits(settings: Settings, share: float) -> ConnectionLimits:
-    limits = settings.limits
+def _with_connections(settings: Settings, share: float) -> Settings:
+    """Returns the settings of a listener that may use a share of the file descriptors."""
     files = int((open_file_limit() - _RESERVED_FILES) * share)
-    return ConnectionLimits(
-        connections=max(1, min(limits.max_connections, files)),
-        streams=limits.max_streams,
-        header_bytes=int(limits.max_header_bytes),
-        headers=limits.max_headers,
-        header_seconds=limits.header_timeout_s,
-        body_seconds=limits.body_timeout_s,
-        stall_seconds=limits.stall_timeout_s,
-        idle_seconds=limits.idle_timeout_s,
-        age_seconds=limits.max_connection_age_s,
-        grace_seconds=settings.drain.timeout_s,
-    )
+    connections = max(1, min(settings.limits.max_connections, files))
+    return settings.model_copy(update={"limits": settings.limits.model_copy(update={"max_connections": connections})})

@@ -159,12 +159,3 @@ class Mount:
                 self._warned.add(model)
                 notes = {row.path: row.note for row in rows}
                 self._log.warning("config.pbtxt has what this server has not", model=model, fields=notes)
-
-
-def mounted(
-    repository: Repository, store: StateStore, models: ModelTable, log: FilteringBoundLogger, *, release_all: bool
-) -> Mount | None:
-    """Returns the object that follows a read-only repository; None if the repository does not need one."""
-    if not isinstance(repository, MountedRepository) and not (repository.remote and release_all):
-        return None
-    return Mount(repository, store, models, log, release_all=release_all)

@@ -89,7 +89,7 @@ async def running(
         uploads = open_uploads(base, stack)
         peers = None if member is None else Peers(member, serving.manager, base.catalog, following.refresh, log)
         parts = EndpointParts(
-            base, serving, rollouts, uploads, following.refresh, lambda: not readiness_off.is_set(), member, peers
+            base, serving, rollouts, uploads, following.refresh, lambda: not readiness_off.is_set(), peers
         )
         services = open_services(parts, threshold, form, stack)
         scrapes, recent = Scrapes(base, serving, rollouts, stack), Recent(base.catalog, peers)
@@ -97,7 +97,8 @@ async def running(
         budget = ReceiveBudget(int(base.settings.limits.max_unfinished_bytes))
         base.metrics.server.admission, base.metrics.server.budget = admission, budget
         web = open_web(parts, services.oip, scrapes, recent, admission, budget, stack)
-        if peers is not None and member is not None:
+        if peers is not None:
+            member = peers.member
             member.answers("snapshot", scrapes.snapshot)
             stack.push_async_callback(_leave, member, scrapes.snapshot)
             await peers.catch_up()
@@ -118,8 +119,8 @@ async def running(
         addresses = listeners.grpc.address, listeners.http.address, listeners.control.address
         name = server_name(base.settings.server_name, listeners.grpc.address, member)
         rollouts.introduce(name, listeners.grpc.address, listeners.control.address, member)
-        if peers is not None and member is not None:
-            await member.listening()
+        if peers is not None:
+            await peers.member.listening()
             side_tasks.start("readiness", peers.report_ready())
         beside = (
             base.catalog.fold_histories,
@@ -140,7 +141,14 @@ async def running(
             side_tasks.start("recent", recent.run())
         side_tasks.start("follow", following.run())
         stack.push_async_callback(
-            drain, serving, services.registry, base.settings.drain, admission, listeners, side_tasks, without_delay
+            drain,
+            serving,
+            services.registry_threads,
+            base.settings.drain,
+            admission,
+            listeners,
+            side_tasks,
+            without_delay,
         )
         try:
             yield Running(*addresses, parts, services, failed, admission, reloader, without_delay)

@@ -19,8 +19,8 @@ import orjson
 
 from turnout.errors import InvalidRequest, InvalidTensor
 from turnout.oip.elements import ElementType
-from turnout.oip.tensors import filled, shaped
-from turnout.registry.manifest.signature import DataType, TensorSpec
+from turnout.oip.tensors import shaped
+from turnout.registry.manifest.signature import TensorSpec
 from turnout.serving.inputs.limits import DEFAULT_LIMITS, InputLimits, counted
 from turnout.serving.sessions.tensor import NUMPY_DTYPES, Array
 from turnout.text.quantities import json_name
@@ -60,9 +60,7 @@ def from_json(index: int, kind: ElementType, shape: tuple[int, ...], data: Any) 
     count = math.prod(shape)
     if len(elements) != count:
         raise InvalidTensor.at(field, f"expected {counted(count)} for {kind.name}{list(shape)}, got {len(elements)}")
-    if not kind.size:
-        return filled(index, shape, _checked(f"{field}[{{}}]", kind.name, kind.dtype, elements))
-    return shaped(index, shape, _numbers(field, f"{field}[{{}}]", kind.name, kind.dtype, elements))
+    return shaped(index, shape, _array(field, f"{field}[{{}}]", kind.name, kind.dtype, elements))
 
 
 def from_nested(spec: TensorSpec, data: Any, limits: InputLimits = DEFAULT_LIMITS) -> Array:
@@ -83,11 +81,7 @@ def from_nested(spec: TensorSpec, data: Any, limits: InputLimits = DEFAULT_LIMIT
     dtype = NUMPY_DTYPES[spec.dtype]
     elements = _nested(field, shape, data) if shape else [data]
     escaped = field.replace("{", "{{").replace("}", "}}")  # errors do not give positions in nested lists
-    if spec.dtype is DataType.STRING:
-        array: Array = np.empty(len(elements), object)
-        array[:] = _checked(escaped, str(spec.dtype), dtype, elements)
-        return array.reshape(shape)
-    return _numbers(field, escaped, str(spec.dtype), dtype, elements).reshape(shape)
+    return _array(field, escaped, str(spec.dtype), dtype, elements).reshape(shape)
 
 
 def to_json(name: str, datatype: str, array: Array) -> orjson.Fragment:
@@ -205,9 +199,12 @@ def _checked(field: str, name: str, dtype: np.dtype[Any], elements: Sequence[Any
     return checked
 
 
-def _numbers(field: str, element: str, name: str, dtype: np.dtype[Any], elements: Sequence[Any]) -> Array:
+def _array(field: str, element: str, name: str, dtype: np.dtype[Any], elements: Sequence[Any]) -> Array:
     """Returns the elements in a flat array. Errors name `field`, or `element` as `_checked` does."""
     array: Array = np.empty(len(elements), dtype)
+    if dtype.hasobject:
+        array[:] = _checked(element, name, dtype, elements)
+        return array
     floats = dtype.kind in "fV"
     try:
         for start, piece in _slices(_checked(element, name, dtype, elements)):

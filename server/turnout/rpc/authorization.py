@@ -44,83 +44,63 @@ def protected(methods: Methods, authority: Authority | None) -> Methods:
     return {path: _protected(path, needs[path], method, authority) for path, method in methods.items()}
 
 
-def _protected(path: str, need: Need, method: Method, authority: Authority) -> Method:
-    if need.kind is ResourceKind.PUBLIC:
-        return method
-    entrance = _Entrance(path, need, authority)
-    if isinstance(method, Unary):
-        behaviour = _until_revoked(method.answer, authority) if need.audited else method.answer
-        return replace(method, answer=_unary(behaviour, entrance))
-    return replace(method, serve=_streaming(method.serve, entrance))
-
-
-@dataclass(frozen=True, slots=True)
-class _Entrance:
-    """Authenticates and authorizes the calls of one method."""
-
-    path: str
-    need: Need
-    authority: Authority
-
-    async def identify(self, call: RpcCall) -> Caller | None:
-        """Returns the caller; None if the caller is unknown and the method allows that. Raises UnauthenticatedError."""
-        try:
-            return await self.authority.identify(call)
-        except UnauthenticatedError:
-            if self.need.kind is not ResourceKind.HEALTH:
-                raise
-            return None  # the server's own health is public
-
-    def check(self, call: RpcCall, caller: Caller) -> None:
-        """Checks that a caller may call the method on any model at all. Raises the same errors as `Authority.check`."""
-        self.authority.check_need(caller, self.need, self.path, call)
-
-    def enter(self, call: RpcCall, caller: Caller | None) -> Quota | None:
-        """Records the caller, checks its permission and counts the call against its quota.
-
-        Returns the quota whose `leave` must be called when the call ends; None if the caller has no quota. Raises the
-        errors of `check` and of `Authority.enter`.
-        """
-        call.caller = caller
-        if caller is None:
-            return None
-        self.check(call, caller)
-        return self.authority.enter(caller)
-
-
 _Answer = Callable[[bytes, RpcCall], Response | Awaitable[Response]]
 
 
-def _unary(behaviour: _Answer, entrance: _Entrance) -> _Answer:
-    """Wraps a unary method. A caller that is already known is authorized without suspending the call."""
-    known = entrance.authority.known
+def _protected(path: str, need: Need, method: Method, authority: Authority) -> Method:
+    if need.kind is ResourceKind.PUBLIC:
+        return method
+
+    async def identify(call: RpcCall) -> Caller | None:
+        """Returns the caller; None if the caller is unknown and the method allows that. Raises UnauthenticatedError."""
+        try:
+            return await authority.identify(call)
+        except UnauthenticatedError:
+            if need.kind is not ResourceKind.HEALTH:
+                raise
+            return None  # the server's own health is public
+
+    def check(call: RpcCall, caller: Caller) -> None:
+        """Checks that a caller may call the method on any model at all. Raises the same errors as `Authority.check`."""
+        authority.check_need(caller, need, path, call)
+
+    if isinstance(method, Unary):
+        behaviour = _until_revoked(method.answer, authority) if need.audited else method.answer
+        return replace(method, answer=_unary(behaviour, authority, identify, check))
+    counted = need.kind is not ResourceKind.INFERENCE  # inference streams count each message instead
+    return replace(method, serve=_streaming(method.serve, authority, identify, check, counted=counted))
+
+
+_Identify = Callable[[RpcCall], Awaitable[Caller | None]]
+_Check = Callable[[RpcCall, Caller], None]
+
+
+def _unary(behaviour: _Answer, authority: Authority, identify: _Identify, check: _Check) -> _Answer:
+    """Wraps a unary method, which raises no TurnoutError. A caller that is known is authorized without suspending."""
 
     def answer(message: bytes, call: RpcCall) -> Response | Awaitable[Response]:
         try:
-            if (caller := known(call)) is None:
-                return identified(message, call)
-            quota = entrance.enter(call, caller)
+            caller = authority.known(call)
+            return identified(message, call) if caller is None else entered(message, call, caller)
         except TurnoutError as error:
             status = to_status(error)
-        else:
-            return entered(message, call, caller, quota)
         raise StatusError(status)
 
     async def identified(message: bytes, call: RpcCall) -> Response:
         try:
-            caller = await entrance.identify(call)
-            quota = entrance.enter(call, caller)
+            done = entered(message, call, await identify(call))
+            return done if isinstance(done, RESPONSES) else await done
         except TurnoutError as error:
             status = to_status(error)
-        else:
-            done = entered(message, call, caller, quota)
-            return done if isinstance(done, RESPONSES) else await done
         del message
         raise StatusError(status)
 
-    def entered(
-        message: bytes, call: RpcCall, caller: Caller | None, quota: Quota | None
-    ) -> Response | Awaitable[Response]:
+    def entered(message: bytes, call: RpcCall, caller: Caller | None) -> Response | Awaitable[Response]:
+        call.caller = caller
+        quota: Quota | None = None
+        if caller is not None:
+            check(call, caller)
+            quota = authority.enter(caller)
         # Every call sets this variable, so it is never reset. A reset could fail: a call that has no task yet may later
         # continue in a different context.
         MODEL_SEEN.set(None if caller is None else caller.seen)
@@ -164,26 +144,27 @@ def _until_revoked(behaviour: _Answer, authority: Authority) -> _Answer:
 
 
 def _streaming(
-    behaviour: Callable[[Stream], Awaitable[None]], entrance: _Entrance
+    behaviour: Callable[[Stream], Awaitable[None]],
+    authority: Authority,
+    identify: _Identify,
+    check: _Check,
+    *,
+    counted: bool,
 ) -> Callable[[Stream], Awaitable[None]]:
-    counted = entrance.need.kind is not ResourceKind.INFERENCE  # inference streams count each message instead
-
     async def serve(stream: Stream) -> None:
         try:
-            caller = stream.caller = entrance.authority.known(stream) or await entrance.identify(stream)
+            caller = stream.caller = authority.known(stream) or await identify(stream)
             if caller is None:
-                await behaviour(stream)
-                return
-            entrance.check(stream, caller)
-            quota = entrance.authority.enter(caller) if counted else None
+                return await behaviour(stream)
+            check(stream, caller)
+            quota = authority.enter(caller) if counted else None
             MODEL_SEEN.set(caller.knows)  # not `seen`, which would stay as it is when the policy changes
             try:
-                with entrance.authority.stream(caller):
-                    await behaviour(stream)
+                with authority.stream(caller):
+                    return await behaviour(stream)
             finally:
                 if quota is not None:
                     quota.leave()
-            return
         except TurnoutError as error:
             status = to_status(error)
         raise StatusError(status)
@@ -252,7 +233,7 @@ class MessageCheck:
         if need.kind is ResourceKind.HEALTH and request.service.startswith(_HEALTH_MODEL):
             model = _model(request.service[len(_HEALTH_MODEL) :])
             return partial(authority.check, caller, need.roles, model, path, call)
-        return _passes
+        return lambda: None  # whoever was let in may go on
 
     def _check_upload(self, call: RpcCall, upload_id: str, *, also: bool) -> None:
         need, found, caller = self.need, self.model_of_upload(upload_id), call.caller
@@ -270,10 +251,6 @@ class MessageCheck:
             return
         for path in self.need.paths:
             _leave_out(response, path.split("."), caller)
-
-
-def _passes() -> None:
-    """Whoever was let in may go on."""
 
 
 def _model(named: str) -> str:

@@ -48,6 +48,11 @@ def new_request_id() -> str:
     return _process + str(next(_numbers))
 
 
+def logged_id(request_id: str) -> str:
+    """Returns the id of a request in logs: the beginning of the one that the client sent, or a new one."""
+    return request_id[:MAX_REQUEST_ID] or new_request_id()
+
+
 def decode(
     message: pb.PredictRequest, arrived: float, deadline: float | None, preferences: Preferences, limits: InputLimits
 ) -> InferenceRequest:
@@ -119,8 +124,11 @@ def response(request: InferenceRequest, result: InferenceResult) -> list[bytes]:
         TensorError: An output cannot be represented as a tensor message.
     """
     route, answer = result.route, result.answer
-    prepared: tuple[bytes, Befores] = route.memo.get(_BEGINNING) or _beginning(route)
-    beginning, befores = prepared
+    if (prepared := route.memo.get(_BEGINNING)) is None:
+        message = pb.PredictResponse(model=route.entry.model, route=route_message(route))
+        prepared = route.memo[_BEGINNING] = message.SerializeToString(), {}
+    beginning: bytes = prepared[0]
+    befores: Befores = prepared[1]
     request_id, timing = request.request_id.encode(), _COMPUTE + varint(int(answer.compute_seconds * 1e6))
     if answer.queue_seconds:
         timing += _QUEUE + varint(int(answer.queue_seconds * 1e6))
@@ -174,10 +182,3 @@ def trailing_metadata(route: Route) -> FixedMetadata:
 def ascii_text(text: str) -> str:
     """Returns `text`, cut to 512 characters, with each character that a header cannot contain replaced by "?"."""
     return "".join(c if " " <= c <= "~" else "?" for c in text)[:_MAX_WARNING]
-
-
-def _beginning(route: Route) -> tuple[bytes, Befores]:
-    message = pb.PredictResponse(model=route.entry.model, route=route_message(route))
-    beginning: tuple[bytes, Befores] = message.SerializeToString(), {}
-    route.memo[_BEGINNING] = beginning
-    return beginning

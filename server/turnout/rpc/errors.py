@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Iterable
 
 import grpc
-from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import BadRequest, RequestInfo, RetryInfo
@@ -83,11 +82,7 @@ def to_status(error: errors.TurnoutError, request_id: str = "", details: Iterabl
         status_details.append(RetryInfo(retry_delay=delay))
     if request_id:
         status_details.append(RequestInfo(request_id=request_id[:128]))
-    packed = [_packed(detail) for detail in (*status_details, *details)]
-    return Status(code=code.value[0], message=message[:_MAX_MESSAGE], details=packed)
-
-
-def _packed(message: Message) -> AnyMessage:
-    packed = AnyMessage()
-    packed.Pack(message)
-    return packed
+    status = Status(code=code.value[0], message=message[:_MAX_MESSAGE])
+    for detail in (*status_details, *details):
+        status.details.add().Pack(detail)
+    return status

@@ -6,21 +6,21 @@ the stream's metadata.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Self
 
 from turnout.auth.caller import Caller
 from turnout.errors import InvalidRequest, TurnoutError
 from turnout.routing.request_metadata import NO_PREFERENCES, PreferenceReader, Preferences
+from turnout.rpc.codec import MAX_REQUEST_ID, logged_id, new_request_id
 from turnout.rpc.errors import code_name, to_status
 from turnout.rpc.guard import MethodGuard
 from turnout.rpc.parsing.reader import SMALL_BYTES, MessageReader, MessageT
-from turnout.rpc.parsing.templates import Templates
+from turnout.rpc.parsing.templates import Found, Outline, Templates
 from turnout.rpc.send_clock import SendClock
 from turnout.rpc.transport.port import JOINED_BYTES, Parts, Response, RpcCall, StatusError, Stream
 from turnout.serving.data_plane.inference import InferenceRequest
-from turnout.serving.inputs.limits import InputLimits
 from turnout.telemetry.tracing.context import SpanContext, read
 from turnout.telemetry.tracing.trace import Operation
 
@@ -32,29 +32,25 @@ _FAULTS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL"
 
 @dataclass(frozen=True, slots=True)
 class Endpoint(Generic[MessageT]):
-    """An inference method, with the objects that all its requests share.
-
-    `check_size` raises Exhausted if a response of so many bytes exceeds the maximum message size.
-    """
+    """An inference method, with the objects that all its requests share."""
 
     service: str
     operation: Operation
     reader: MessageReader[MessageT]
     preferences: PreferenceReader
     templates: Templates
-    limits: InputLimits
-    check_size: Callable[[int], None]
+    guard: MethodGuard
 
     def joined(self, parts: Sequence[bytes]) -> bytes:
         """Joins the parts of a response. Raises Exhausted if the response exceeds the maximum message size."""
         answer = b"".join(parts)
-        self.check_size(len(answer))
+        self.guard.check_size(len(answer))
         return answer
 
     def response(self, parts: Sequence[bytes]) -> Response:
         """Returns the response of a unary call from its parts. Raises the same errors as `joined`."""
         size = sum(map(len, parts))
-        self.check_size(size)
+        self.guard.check_size(size)
         return b"".join(parts) if size <= JOINED_BYTES else Parts(parts)
 
     @classmethod
@@ -73,7 +69,7 @@ class Endpoint(Generic[MessageT]):
         `more` contains the additional attributes of a protocol's own endpoint class.
         """
         operation, reader = Operation.rpc(service, method), guard.reader(message)
-        return cls(service, operation, reader, preferences, templates, guard.limits, guard.check_size, **more)
+        return cls(service, operation, reader, preferences, templates, guard, **more)
 
 
 class GrpcExchange(Generic[MessageT]):
@@ -85,12 +81,16 @@ class GrpcExchange(Generic[MessageT]):
         costly: Whether the response is slow to encode even if the outputs are small.
         data: The message as received; empty once it has been read.
         parsed: The parsed message; None until it is parsed.
+        found: The cached request that the message matches; None if it matches none and has to be parsed.
+        outline: Positions of the variable fields of a message to cache; None if it should not be cached.
     """
 
     details = ()
     heavy = False
     costly = False
     parsed: MessageT | None = None
+    found: Found | None = None
+    outline: Outline | None = None
 
     endpoint: Endpoint[MessageT]
     arrived: float
@@ -107,8 +107,16 @@ class GrpcExchange(Generic[MessageT]):
         return self.endpoint.operation
 
     def read(self) -> None:
-        """Reads the message unless it has already been read. Raises the same errors as `parse`."""
-        self.parse()
+        """Finds the cached request that the message matches, or else parses the message. Raises as `parse`."""
+        if self.found is not None or self.parsed is not None:
+            return
+        templates, data = self.endpoint.templates, self.data
+        found = self.found = templates.find(data)
+        if found is None:
+            self.parse()
+            self.outline = templates.outline(data)
+        else:
+            self.data = b""
 
     def parse(self) -> MessageT:
         """Returns the message, parsing it on the first call. Raises the same errors as `MessageReader.parse`."""
@@ -116,6 +124,38 @@ class GrpcExchange(Generic[MessageT]):
             message = self.parsed = self.endpoint.reader.parse(self.data)
             self.data = b""  # avoids keeping a large message twice
         return message
+
+    def parsed_names(self) -> tuple[str, str, str]:
+        """Returns `names` of a message that matches no cached request."""
+        raise NotImplementedError
+
+    def names(self) -> tuple[str, str, str]:
+        """Returns the model, the selector and the id of the request as the client wrote them; "" if unknown."""
+        if self.found is None:
+            return self.parsed_names()
+        template, request_id, _, _ = self.found
+        return template.model, template.selector, request_id
+
+    def envelope(self) -> InferenceRequest:
+        """Returns a request with the fields that are known although decoding failed."""
+        model, selector, request_id = self.names()
+        return InferenceRequest(model, selector, {}, request_id=logged_id(request_id), arrived=self.arrived)
+
+    def matched(self, found: Found, deadline: float | None, preferences: Preferences) -> InferenceRequest:
+        """Returns the request that matches a cached one, for the caller's deadline and preferences."""
+        template, request_id, inputs, _ = found
+        return InferenceRequest(
+            template.model,
+            preferences.selector_of(template.selector),
+            inputs,
+            template.outputs,
+            request_id[:MAX_REQUEST_ID] or new_request_id(),
+            template.routing_key or preferences.routing_key,
+            deadline,
+            self.arrived,
+            preferences.baseline_only,
+            template,
+        )
 
     def outcome(self, error: BaseException | None) -> tuple[str, bool]:
         """Returns the name of the status code, and whether the server is at fault."""

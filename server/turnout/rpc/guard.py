@@ -140,11 +140,6 @@ class MethodGuard:
             methods[f"/{name}/{method.name}"] = self._method(name, method, behaviour)
         return methods
 
-    def sized(self, answer: bytes) -> bytes:
-        """Returns a serialized response unchanged if it may be sent. Raises the same errors as `check_size`."""
-        self.check_size(len(answer))
-        return answer
-
     def check_size(self, size: int) -> None:
         """Checks that a response of `size` bytes may be sent.
 
@@ -196,7 +191,9 @@ class MethodGuard:
         def ready(answer: Message, call: RpcCall) -> bytes:
             if check is not None:
                 check.response(call, answer)
-            return self.sized(answer.SerializeToString())
+            data = answer.SerializeToString()
+            self.check_size(len(data))
+            return data
 
         if not method.client_streaming and not method.server_streaming:
             takes_call = _takes_call(getattr(behaviour, "__func__", behaviour))

@@ -11,8 +11,8 @@ from turnout.rpc.errors import to_status
 from turnout.rpc.exchange import Endpoint, GrpcExchange, ItemExchange, Opened, UnaryExchange
 from turnout.rpc.guard import MethodGuard
 from turnout.rpc.multiplex import Multiplexer, as_ready
-from turnout.rpc.parsing.reader import SMALL_BYTES, MessageT
-from turnout.rpc.parsing.templates import Fields, Found, Outline, Templates
+from turnout.rpc.parsing.reader import MessageT
+from turnout.rpc.parsing.templates import Fields, Templates
 from turnout.rpc.transport.port import Methods, Response, RpcCall, Stream
 from turnout.serving.data_plane.data_plane import DataPlane, Pending
 from turnout.serving.data_plane.inference import InferenceRequest, InferenceResult
@@ -45,70 +45,27 @@ ITEM_FIELDS = _fields(_ITEM["request"].number, _ITEM["sent_ms"].number)
 class _Predict(GrpcExchange[MessageT]):
     """A PredictRequest from a unary call or a stream."""
 
-    _found: Found | None = None
-    _outline: Outline | None = None
-
     @abstractmethod
     def message(self) -> pb.PredictRequest | None:
         """Returns the parsed request; None if it has not been parsed."""
 
-    def find(self) -> Found | None:
-        """Returns the cached request that this one matches; None if there is none and the message must be parsed."""
-        found = self._found = self.endpoint.templates.find(self.data)
-        if found is not None:
-            self.data = b""
-        elif len(self.data) <= SMALL_BYTES:  # for a large message, parsing is a small part of the cost
-            self._outline = self.endpoint.templates.outline(self.data)
-        return found
-
-    def envelope(self) -> InferenceRequest:
-        """Returns a request with the fields that are known although decoding failed."""
-        if self._found is not None:
-            template, request_id, _, _ = self._found
-            model, selector, outputs, key = template.model, template.selector, template.outputs, template.routing_key
-        elif (message := self.message()) is not None:
-            model, selector, outputs, key = message.model, message.version, message.outputs, message.routing_key
-            request_id = message.request_id
-        else:
-            model, selector, outputs, key, request_id = "", "", (), "", ""
-        request_id = request_id or codec.new_request_id()
-        return InferenceRequest(model, selector, {}, outputs, request_id, key, arrived=self.arrived)
+    def parsed_names(self) -> tuple[str, str, str]:
+        message = self.message()
+        return ("", "", "") if message is None else (message.model, message.version, message.request_id)
 
     def request(self, deadline: float | None, preferences: Preferences) -> InferenceRequest:
         """Returns the decoded request, for the caller's deadline and preferences. Raises as `codec.decode`."""
-        if self._found is None:
-            return self._decode(deadline, preferences)
-        template, request_id, inputs, _ = self._found
-        if len(request_id) > codec.MAX_REQUEST_ID:
-            codec.check_id(request_id)
-        return InferenceRequest(
-            template.model,
-            preferences.selector_of(template.selector),
-            inputs,
-            template.outputs,
-            request_id or codec.new_request_id(),
-            template.routing_key or preferences.routing_key,
-            deadline,
-            self.arrived,
-            preferences.baseline_only,
-            template,
-        )
-
-    def _decode(self, deadline: float | None, preferences: Preferences) -> InferenceRequest:
-        """Decodes a request that matches no cached one, and caches it. Raises the same errors as `request`."""
+        if self.found is not None:
+            if len(self.found[1]) > codec.MAX_REQUEST_ID:
+                codec.check_id(self.found[1])
+            return self.matched(self.found, deadline, preferences)
         message = self.message()
         assert message is not None, "it is decoded once it is read"
-        request = codec.decode(message, self.arrived, deadline, preferences, self.endpoint.limits)
-        if self._outline is not None:
+        request = codec.decode(message, self.arrived, deadline, preferences, self.endpoint.guard.limits)
+        if self.outline is not None:
+            model, selector, outputs = message.model, message.version, tuple(message.outputs)
             self.endpoint.templates.remember(
-                self._outline,
-                message.model,
-                message.version,
-                request.inputs,
-                tuple(message.outputs),
-                {},
-                self.timeout(),
-                message.routing_key,
+                self.outline, model, selector, request.inputs, outputs, {}, self.timeout(), message.routing_key
             )
         return request
 
@@ -122,11 +79,6 @@ class PredictExchange(_Predict[pb.PredictRequest], UnaryExchange[pb.PredictReque
     def message(self) -> pb.PredictRequest | None:
         """Returns the parsed request; None if it has not been parsed."""
         return self.parsed
-
-    def read(self) -> None:
-        """Finds the cached request that the message matches, or else parses the message. Raises as `parse`."""
-        if self._found is None and self.parsed is None and self.find() is None:
-            self.parse()
 
     def decode(self) -> InferenceRequest:
         """Returns the decoded request. Raises the same errors as `request` and `PreferenceReader.read`."""
@@ -163,10 +115,11 @@ class PredictItem(_Predict[pb.PredictStreamRequest], ItemExchange[pb.PredictStre
         The item's timeout counts from the time at which the client sent it, not from the time at which it is read
         here. An item that names a span is not cached, since the next item names a different span.
         """
-        if self._found is not None or self.parsed is not None:
+        if self.found is not None or self.parsed is not None:
             return
-        if (found := self.find()) is not None:
-            template, self.key, _, sent = found
+        super().read()
+        if self.found is not None:
+            template, self.key, _, sent = self.found
             timeout = template.timeout
         else:
             item = self.parse()
@@ -176,7 +129,7 @@ class PredictItem(_Predict[pb.PredictStreamRequest], ItemExchange[pb.PredictStre
             sent = item.sent_ms if item.HasField("sent_ms") else None
             timeout = self.timeout()
             if item.traceparent:
-                self._outline = None
+                self.outline = None
         opened = self.opened
         self._deadline = opened.deadline
         waited = 0.0 if sent is None else opened.clock.waited(sent / 1e3, self.arrived)

@@ -19,8 +19,8 @@ from turnout.rpc.oip.service import DESCRIPTOR as OIP_DESCRIPTOR
 from turnout.rpc.oip.service import SERVICE_NAME as OIP_SERVICE
 from turnout.rpc.oip.service import oip_methods
 from turnout.rpc.prediction import prediction_methods
-from turnout.rpc.registry.service import RegistryServicer
-from turnout.rpc.standard_services.channelz import ChannelzServicer
+from turnout.rpc.registry.threads import CancellableThreads
+from turnout.rpc.standard_services.channelz import channelz_servicer
 from turnout.rpc.standard_services.health import HealthServicer
 from turnout.rpc.standard_services.reflection import ALPHA as REFLECTION_ALPHA
 from turnout.rpc.standard_services.reflection import V1 as REFLECTION_V1
@@ -51,8 +51,8 @@ _OPERATORS = (_CONTROL, _REGISTRY, _CHANNELZ)
 class Services:
     """What the listeners' methods call.
 
-    `control` has the objects that implement the control service, and `ready` returns whether the server should receive
-    traffic. `peers` are the other workers; None if this is the only one.
+    `control` and `registry` have the objects that implement these services, and `ready` returns whether the server
+    should receive traffic. `peers` are the other workers; None if this is the only one.
     """
 
     guard: MethodGuard
@@ -61,7 +61,8 @@ class Services:
     router: Router
     oip: OipServices
     control: Sequence[object]
-    registry: RegistryServicer
+    registry: Sequence[object]
+    registry_threads: CancellableThreads
     ready: Callable[[], bool]
     peers: Peers | None
 
@@ -77,12 +78,12 @@ def data_methods(services: Services, settings: Settings) -> Methods:
 
 def control_methods(services: Services, settings: Settings) -> Methods:
     """Returns the methods for operators: the methods for clients, plus control, registry and channelz."""
-    guard, registry = services.guard, services.registry
+    guard = services.guard
     methods = {
         **_data_methods(services, settings, settings.oip.model_copy(update=_EVERYTHING)),
         **followed(guard.methods(_CONTROL, *services.control), services.peers),
-        **followed(guard.methods(_REGISTRY, registry.uploads, registry.fetches, registry.versions), services.peers),
-        **guard.methods(_CHANNELZ, ChannelzServicer(), skip_unimplemented=True),
+        **followed(guard.methods(_REGISTRY, *services.registry), services.peers),
+        **guard.methods(_CHANNELZ, channelz_servicer(), skip_unimplemented=True),
         **_server_methods(services, (*_DATA, *_OPERATORS)),
     }
     return protected(methods, guard.authority)

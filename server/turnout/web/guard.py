@@ -45,9 +45,9 @@ class BrowserGuard:
         if len(given) > 1:
             return 400, "expected one Host header"
         for host in given:
-            if not self._reached_by(host):
-                name = host_name(host)[:64]
-                return 421, f"this server does not go by the name {name!r}: if it should, put it in [web] hosts"
+            name = host_name(host)
+            if not (self._any_name or name in self._hosts or name in LOOPBACK_NAMES or _is_address(name)):
+                return 421, f"this server does not go by the name {name[:64]!r}: if it should, put it in [web] hosts"
         if method in ("GET", "HEAD", "OPTIONS"):
             return None
         if not same_site(headers):
@@ -55,10 +55,6 @@ class BrowserGuard:
         if headers.get("content-type", "").partition(";")[0].strip().lower() in _FORM_TYPES:
             return 415, "expected application/json"
         return None
-
-    def _reached_by(self, host: str) -> bool:
-        name = host_name(host)
-        return self._any_name or name in self._hosts or name in LOOPBACK_NAMES or _is_address(name)
 
 
 def same_site(headers: Headers) -> bool:

@@ -27,26 +27,21 @@ _TELL_SECONDS = 2.0
 class Peers:
     """The other workers of a server. Used on the event loop only. `catch_up` begins to answer their requests."""
 
-    _member: Member
+    member: Member
     _manager: Manager
     _catalog: Catalog
     _refresh: Callable[[], Awaitable[None]]
     _log: FilteringBoundLogger
 
     def __post_init__(self) -> None:
-        self._member.on_change = lambda: self._catalog.swap(self._catalog.snapshot)
-        self._member.answers("load", self._load_here)
-        self._member.answers("refresh", self._refresh_here)
-
-    @property
-    def has_control(self) -> bool:
-        """Whether this worker has the operators' listener."""
-        return self._member.start.control
+        self.member.on_change = lambda: self._catalog.swap(self._catalog.snapshot)
+        self.member.answers("load", self._load_here)
+        self.member.answers("refresh", self._refresh_here)
 
     @property
     def part(self) -> str:
         """Description of this worker, such as `worker 0 of 4`."""
-        return f"worker {self._member.start.index} of {self._member.start.settings.workers}"
+        return f"worker {self.member.start.index} of {self.member.start.settings.workers}"
 
     async def catch_up(self) -> None:
         """Applies what operators requested before this worker could answer. From then on it gets others' requests.
@@ -54,12 +49,8 @@ class Peers:
         Raises:
             UnavailableError: The supervisor has ended.
         """
-        for model, version, load in await self._member.asked():
+        for model, version, load in await self.member.asked():
             self._manager.recall(model, Version.parse(version), load=load)
-
-    def others_ready(self) -> bool:
-        """Returns whether every other worker that accepts connections is ready."""
-        return self._member.others_ready
 
     async def load(self, model: str, version: Version) -> VersionEntry:
         """Loads a version in every worker.
@@ -86,7 +77,7 @@ class Peers:
     async def follow(self) -> None:
         """Makes the other workers apply changes in the state store now, and waits briefly for that."""
         try:
-            answers = await self._member.gather("refresh", bound=_FOLLOW_SECONDS)
+            answers = await self.member.gather("refresh", bound=_FOLLOW_SECONDS)
         except UnavailableError:
             return  # the supervisor is busy or has ended; the others will find the change themselves
         for worker, answer in answers.items():
@@ -96,7 +87,7 @@ class Peers:
     async def ask(self, topic: str, body: bytes = b"") -> Mapping[int, bytes]:
         """Returns the replies of the other workers by worker index, without those that do not reply."""
         try:
-            answers = await self._member.gather(topic, body, bound=_TELL_SECONDS)
+            answers = await self.member.gather(topic, body, bound=_TELL_SECONDS)
         except UnavailableError:
             return {}
         return {worker: answer for worker, answer in answers.items() if isinstance(answer, bytes)}
@@ -107,18 +98,17 @@ class Peers:
         Raises:
             UnavailableError: A worker did not confirm the request. Other workers may have applied it.
         """
-        answers = await self._member.gather(topic, body, bound=_TELL_SECONDS)
-        if refusals := [f"worker {n}: {e.message}" for n, e in answers.items() if isinstance(e, TurnoutError)]:
-            raise UnavailableError(f"not every worker could follow: {'; '.join(refusals)}", retry_after=1.0)
+        if refusals := await self._refusals(topic, body, _TELL_SECONDS):
+            raise UnavailableError(f"not every worker could follow: {refusals}", retry_after=1.0)
 
     def answers(self, topic: str, answer: Callable[[bytes], Awaitable[bytes]]) -> None:
         """Sets the handler for requests on a topic from other workers."""
-        self._member.answers(topic, answer)
+        self.member.answers(topic, answer)
 
     async def wait_to_listen(self) -> None:
         """Waits until this worker has finished loading versions, or no other worker accepts connections."""
         loaded = asyncio.ensure_future(self._catalog.wait_for(lambda snapshot: snapshot.complete))
-        urged = asyncio.ensure_future(self._member.listen_now.wait())
+        urged = asyncio.ensure_future(self.member.listen_now.wait())
         try:
             await asyncio.wait([loaded, urged], return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -129,15 +119,18 @@ class Peers:
         """Reports to the supervisor when this worker has finished loading versions, then waits until cancelled."""
         await self._catalog.wait_for(lambda snapshot: snapshot.complete)
         with suppress(TurnoutError):  # the supervisor has ended, and this worker is about to
-            await self._member.ready()
+            await self.member.ready()
         await asyncio.Event().wait()
 
     async def _spread(self, model: str, version: Version, *, load: bool) -> None:
         request = json.dumps([model, str(version), load]).encode()
-        answers = await self._member.gather("load", request, bound=_LOAD_SECONDS)
-        if refusals := [f"worker {n}: {e.message}" for n, e in answers.items() if isinstance(e, TurnoutError)]:
+        if refusals := await self._refusals("load", request, _LOAD_SECONDS):
             verb = "loaded" if load else "unloaded"
-            raise NotLoaded(f"{model} {version} was not {verb} in every worker: {'; '.join(refusals)}")
+            raise NotLoaded(f"{model} {version} was not {verb} in every worker: {refusals}")
+
+    async def _refusals(self, topic: str, body: bytes, bound: float) -> str:
+        answers = await self.member.gather(topic, body, bound=bound)
+        return "; ".join(f"worker {n}: {e.message}" for n, e in answers.items() if isinstance(e, TurnoutError))
 
     async def _load_here(self, body: bytes) -> bytes:
         model, version, load = json.loads(body)

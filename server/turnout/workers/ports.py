@@ -8,58 +8,45 @@ runs. Its own socket does not listen, so it receives no connections.
 
 import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from turnout.config import Address
 from turnout.errors import ConfigError
 
 
-class KeptPort:
-    """A reserved port that workers can bind."""
+@contextmanager
+def kept_port(address: Address) -> Iterator[Address]:
+    """Reserves a port for workers within the context, and yields its address; port 0 selects a free one.
 
-    def __init__(self, address: Address) -> None:
-        """Reserves the port; port 0 selects a free one.
-
-        Raises:
-            ConfigError: Another process uses the port, or the system does not distribute connections over processes.
-        """
-        if sys.platform != "linux":
-            raise ConfigError("workers: expected 1, since only Linux spreads connections over several processes")
-        family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-        try:
-            with socket.socket(family, socket.SOCK_STREAM) as alone:
-                alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                alone.bind((address.host, address.port))
-                alone.listen(1)  # with SO_REUSEADDR, only this fails if another process listens on the port
-                port = alone.getsockname()[1]
-            try:
-                self._socket = _bound(family, address.host, port, socket.SO_REUSEPORT)
-            except OSError:  # connections of an earlier server without SO_REUSEPORT linger on the port
-                self._socket = _bound(family, address.host, port, socket.SO_REUSEPORT, socket.SO_REUSEADDR)
-        except OSError as error:
-            raise ConfigError(f"{address} cannot be listened on: {error.strerror}") from error
-        self.address = Address(address.host, port)
-
-    def close(self) -> None:
-        """Releases the port."""
-        self._socket.close()
-
-    def __enter__(self) -> "KeptPort":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-def _bound(family: int, host: str, port: int, *options: int) -> socket.socket:
-    """Returns a bound socket. With SO_REUSEADDR, another program that also sets it could bind the port while no worker
-    listens.
+    Raises:
+        ConfigError: Another process uses the port, or the system does not distribute connections over processes.
     """
-    kept = socket.socket(family, socket.SOCK_STREAM)
+    if sys.platform != "linux":
+        raise ConfigError("workers: expected 1, since only Linux spreads connections over several processes")
+    try:
+        with _socket(address, socket.SO_REUSEADDR) as alone:
+            alone.listen(1)  # with SO_REUSEADDR, only this fails if another process listens on the port
+            kept = Address(address.host, alone.getsockname()[1])
+        try:
+            held = _socket(kept, socket.SO_REUSEPORT)
+        except OSError:  # connections of an earlier server without SO_REUSEPORT linger on the port
+            # With SO_REUSEADDR, another program that also sets it could bind the port while no worker listens.
+            held = _socket(kept, socket.SO_REUSEPORT, socket.SO_REUSEADDR)
+    except OSError as error:
+        raise ConfigError(f"{address} cannot be listened on: {error.strerror}") from error
+    with held:
+        yield kept
+
+
+def _socket(address: Address, *options: int) -> socket.socket:
+    """Returns a bound socket with the given options."""
+    bound = socket.socket(socket.AF_INET6 if ":" in address.host else socket.AF_INET, socket.SOCK_STREAM)
     try:
         for option in options:
-            kept.setsockopt(socket.SOL_SOCKET, option, 1)
-        kept.bind((host, port))
+            bound.setsockopt(socket.SOL_SOCKET, option, 1)
+        bound.bind((address.host, address.port))
     except BaseException:
-        kept.close()
+        bound.close()
         raise
-    return kept
+    return bound

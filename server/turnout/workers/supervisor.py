@@ -27,7 +27,7 @@ from turnout.workers.division import share_of
 from turnout.workers.link import Link
 from turnout.workers.member import SNAPSHOT_SECONDS, pack_answers, read_gather
 from turnout.workers.merging import Totals
-from turnout.workers.ports import KeptPort
+from turnout.workers.ports import kept_port
 from turnout.workers.restarts import MOST_EARLY_DEATHS, Restarts
 from turnout.workers.snapshot import decode
 from turnout.workers.start import Start
@@ -407,10 +407,9 @@ async def supervise(settings: Settings, source: SettingsSource, log: FilteringBo
         ConfigError: A port cannot be bound.
     """
     with contextlib.ExitStack() as stack:
-        grpc = stack.enter_context(KeptPort(settings.grpc))
-        http = grpc if settings.http == grpc.address else stack.enter_context(KeptPort(settings.http))
-        control = stack.enter_context(KeptPort(settings.control))
-        ports = {"grpc": grpc.address, "http": http.address, "control": control.address}
+        grpc = stack.enter_context(kept_port(settings.grpc))
+        http = grpc if settings.http == grpc else stack.enter_context(kept_port(settings.http))
+        ports = {"grpc": grpc, "http": http, "control": stack.enter_context(kept_port(settings.control))}
         return await Supervisor(settings.model_copy(update=ports), settings, source, log).run()
 
 

@@ -6,14 +6,14 @@ import errno
 import json
 import os
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import grpc
 import httpx
 import numpy as np
 import pytest
 
-from carried import LIMITS, SERVICE, Carried, carried, listens
+from carried import SERVICE, Carried, carried, limited, listens
 from held import held_conversions
 from http2_client import CALL, Http2Client
 from onnx_models import scaled, slow
@@ -381,7 +381,7 @@ async def test_a_stop_that_meets_a_listener_beginning_anew_leaves_nobody_listeni
 
 
 async def test_a_connection_that_only_looks_is_closed_by_the_drain() -> None:
-    async with carried(limits=replace(LIMITS, header_seconds=0.3)) as server:
+    async with carried(settings=limited(header_timeout_s=0.3)) as server:
         reader, writer = await asyncio.open_connection(server.address.host, server.address.port)
         server.admission.stop()
         await server.listener.stop(1)

@@ -20,7 +20,6 @@ from turnout.routing.request_metadata import PreferenceReader
 from turnout.rpc import codec as rpc_codec
 from turnout.rpc.exchange import Endpoint
 from turnout.rpc.oip import exchange
-from turnout.rpc.oip.codec import InputDecoder
 from turnout.rpc.parsing import reader
 from turnout.rpc.parsing.templates import Templates
 from turnout.rpc.prediction import FIELDS, PredictExchange
@@ -326,9 +325,11 @@ LARGE = {
         PAIRS[1], lambda: pb.PredictStreamRequest(request=large_v1()).SerializeToString(),
         (reader, "check_message"), (rpc_codec, "response"),
     ),
-    "oip": (PAIRS[2], lambda: large_infer().SerializeToString(), (InputDecoder, "decode"), (exchange, "unary_answer")),
+    "oip": (
+        PAIRS[2], lambda: large_infer().SerializeToString(), (exchange, "decode_inputs"), (exchange, "unary_answer"),
+    ),
     "oip stream": (
-        PAIRS[3], lambda: large_infer().SerializeToString(), (InputDecoder, "decode"), (exchange, "stream_answer")
+        PAIRS[3], lambda: large_infer().SerializeToString(), (exchange, "decode_inputs"), (exchange, "stream_answer")
     ),
     "/predict": ("/predict/s", large_json, (predict, "json_object"), (predict, "to_nested")),
     "/predict, gzip": (

@@ -18,7 +18,6 @@ from turnout.config import Tracing
 from turnout.routing.router import PolicyRouter
 from turnout.rpc import codec
 from turnout.rpc.oip import exchange
-from turnout.rpc.oip.codec import InputDecoder
 from turnout.serving.versions.handle import VersionHandle
 from turnout.web import predict
 from turnout.web.oip import inference as rest
@@ -98,8 +97,8 @@ async def send_rest(server: Running, model: str, name: str) -> str:
 ADAPTERS: dict[str, tuple[Send, tuple[object, str], tuple[object, str]]] = {
     "Predict": (send_predict, (codec, "_inputs"), (codec, "response")),
     "PredictStream": (send_predict_stream, (codec, "_inputs"), (codec, "response")),
-    "ModelInfer": (send_infer, (InputDecoder, "decode"), (exchange, "unary_answer")),
-    "ModelStreamInfer": (send_infer_stream, (InputDecoder, "decode"), (exchange, "stream_answer")),
+    "ModelInfer": (send_infer, (exchange, "decode_inputs"), (exchange, "unary_answer")),
+    "ModelStreamInfer": (send_infer_stream, (exchange, "decode_inputs"), (exchange, "stream_answer")),
     "/predict": (send_json, (predict, "json_object"), (predict, "to_nested")),
     "/v2/infer": (send_rest, (rest, "read_inputs"), (rest, "inference_answer")),
 }

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import errno
 import os
-from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -13,7 +12,7 @@ import pytest
 from google.rpc import code_pb2
 from hyperframe.frame import SettingsFrame
 
-from carried import LIMITS, SERVICE, Carried, carried
+from carried import SERVICE, Carried, carried, limited
 from http2_client import CALL, PREFACE, Http2Client
 from onnx_models import scaled
 from published import Publish
@@ -77,7 +76,7 @@ async def test_no_call_to_a_listener_on_grpcio_is_cancelled_because_there_are_ma
 
 
 async def test_a_stream_too_many_is_refused_so_that_it_can_be_sent_again() -> None:
-    async with carried(limits=replace(LIMITS, streams=3)) as server, connect(server) as client:
+    async with carried(settings=limited(max_streams=3)) as server, connect(server) as client:
         assert client.settings[SettingsFrame.MAX_CONCURRENT_STREAMS] == 3
         for _ in range(3):
             await client.begin(SERVICE + "Watch")
@@ -150,7 +149,7 @@ async def until_closed(reader: asyncio.StreamReader, seconds: float = 60.0) -> b
     "begun", [b"", b"PRI * HTTP/2.0\r\n", b"GET / HTTP/1.1\r\nhost:"], ids=["nothing", "preface", "head"]
 )
 async def test_connections_that_are_half_open_are_closed_and_others_served(begun: bytes) -> None:
-    async with carried(limits=replace(LIMITS, header_seconds=2.0)) as server:
+    async with carried(settings=limited(header_timeout_s=2.0)) as server:
         opened = [await asyncio.open_connection(server.address.host, server.address.port) for _ in range(100)]
         for _, writer in opened:
             writer.write(begun)
@@ -202,7 +201,7 @@ async def test_headers_have_the_same_limit_on_each_listener(
 
 
 async def test_connections_beyond_the_limit_wait_their_turn() -> None:
-    async with carried(limits=replace(LIMITS, connections=2)) as server:
+    async with carried(settings=limited(max_connections=2)) as server:
         async with connect(server) as first, connect(server) as second:
             assert (await first.call(ECHO, X)).body == X
             assert (await second.call(ECHO, X)).body == X
@@ -212,7 +211,7 @@ async def test_connections_beyond_the_limit_wait_their_turn() -> None:
 
 
 async def test_a_connection_without_a_request_is_closed_after_a_while() -> None:
-    async with carried(limits=replace(LIMITS, idle_seconds=1.5)) as server, connect(server) as client:
+    async with carried(settings=limited(idle_timeout_s=1.5)) as server, connect(server) as client:
         assert (await client.call(ECHO, X)).body == X
         async with asyncio.timeout(100):
             while await client.receive():
@@ -222,7 +221,7 @@ async def test_a_connection_without_a_request_is_closed_after_a_while() -> None:
 
 
 async def test_a_connection_with_a_request_is_not_idle() -> None:
-    async with carried(limits=replace(LIMITS, idle_seconds=1.5)) as server, connect(server) as client:
+    async with carried(settings=limited(idle_timeout_s=1.5)) as server, connect(server) as client:
         stream = await client.begin(SERVICE + "Duplex")
         await client.send(stream, X)
         await asyncio.sleep(3.0)  # longer than a connection may be idle
@@ -231,7 +230,7 @@ async def test_a_connection_with_a_request_is_not_idle() -> None:
 
 
 async def test_a_unary_call_that_sends_nothing_is_given_up() -> None:
-    async with carried(limits=replace(LIMITS, body_seconds=0.3)) as server, connect(server) as client:
+    async with carried(settings=limited(body_timeout_s=0.3)) as server, connect(server) as client:
         stream = await client.begin(ECHO)
         assert (await client.answer(stream)).reset == CANCEL
         async with asyncio.timeout(100):
@@ -240,7 +239,7 @@ async def test_a_unary_call_that_sends_nothing_is_given_up() -> None:
 
 
 async def test_an_answer_that_its_client_does_not_take_is_given_up() -> None:
-    async with carried(limits=replace(LIMITS, stall_seconds=0.3)) as server, connect(server, window=0) as client:
+    async with carried(settings=limited(stall_timeout_s=0.3)) as server, connect(server, window=0) as client:
         stream = await client.begin(ECHO)
         await client.send(stream, X, end=True)
         assert (await client.answer(stream)).reset == CANCEL
@@ -248,8 +247,8 @@ async def test_an_answer_that_its_client_does_not_take_is_given_up() -> None:
 
 
 async def test_connections_are_renewed_and_calls_under_way_end_on_theirs() -> None:
-    limits = replace(LIMITS, age_seconds=3.0, grace_seconds=60.0)  # nobody is late for either
-    async with carried(limits=limits) as server, connect(server) as client:
+    settings = limited(max_connection_age_s=3.0, grace_s=60.0)  # nobody is late for either
+    async with carried(settings=settings) as server, connect(server) as client:
         stream = await client.begin(SERVICE + "Duplex")
         await client.send(stream, X)
         async with asyncio.timeout(100):
@@ -263,7 +262,7 @@ async def test_connections_are_renewed_and_calls_under_way_end_on_theirs() -> No
 
 
 async def test_a_renewal_that_the_system_has_no_room_for_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with carried(limits=replace(LIMITS, age_seconds=0.2), log=make_logger("json", "critical")) as server:
+    async with carried(settings=limited(max_connection_age_s=0.2), log=make_logger("json", "critical")) as server:
         begin, failures = server.listener._begin, 0
 
         async def no_room_at_first() -> object:
@@ -281,7 +280,7 @@ async def test_a_renewal_that_the_system_has_no_room_for_is_tried_again(monkeypa
 
 
 async def test_a_client_that_writes_before_it_reads_of_a_renewal_reads_of_it() -> None:
-    async with carried(limits=replace(LIMITS, age_seconds=3.0)) as server, connect(server) as client:
+    async with carried(settings=limited(max_connection_age_s=3.0)) as server, connect(server) as client:
         assert (await client.call(ECHO, X)).body == X
         async with asyncio.timeout(100):
             while client.goaway is None:
@@ -296,8 +295,8 @@ async def test_a_client_that_writes_before_it_reads_of_a_renewal_reads_of_it() -
 
 
 async def test_connections_that_were_renewed_leave_no_descriptors() -> None:
-    limits = replace(LIMITS, age_seconds=0.2, grace_seconds=60.0)
-    async with carried(limits=limits) as server, connect(server) as client:
+    settings = limited(max_connection_age_s=0.2, grace_s=60.0)
+    async with carried(settings=settings) as server, connect(server) as client:
         stream = await client.begin(SERVICE + "Duplex")
         await client.send(stream, X)
         async with asyncio.timeout(100):
@@ -316,8 +315,8 @@ async def test_connections_that_were_renewed_leave_no_descriptors() -> None:
 
 
 async def test_a_client_of_grpc_notices_no_renewal() -> None:
-    limits = replace(LIMITS, age_seconds=0.1)
-    async with carried(limits=limits) as server, grpc.aio.insecure_channel(server.target) as channel:
+    settings = limited(max_connection_age_s=0.1)
+    async with carried(settings=settings) as server, grpc.aio.insecure_channel(server.target) as channel:
         echo = channel.unary_unary(ECHO)
         loop = asyncio.get_running_loop()
         end, calls = loop.time() + 1.5, 0

@@ -4,13 +4,12 @@ import asyncio
 import gzip
 import time
 from collections.abc import AsyncIterator
-from dataclasses import replace
 
 import pytest
 from google.rpc import code_pb2
 from hyperframe.frame import RstStreamFrame
 
-from carried import LIMITS, SERVICE, Carried, carried
+from carried import SERVICE, Carried, carried, limited
 from http2_client import CALL, Http2Client
 from turnout.rpc.transport.asgi.framing import PREFIX
 
@@ -229,9 +228,9 @@ async def test_deadlines_pass_in_their_order(client: Http2Client) -> None:
 
 @pytest.mark.parametrize("method", ["Echo", "Prompt", "Duplex"])
 async def test_a_message_that_does_not_go_on_is_given_up(method: str) -> None:
-    limits = replace(LIMITS, body_seconds=0.2)  # as `limits.body_timeout_s` sets both
+    settings = limited(body_timeout_s=0.2)  # as `limits.body_timeout_s` sets both
     async with (
-        carried(message_seconds=0.2, limits=limits) as server,
+        carried(message_seconds=0.2, settings=settings) as server,
         Http2Client(server.address.host, server.address.port) as client,
     ):
         stream = await client.begin(SERVICE + method)

@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 import pytest
 
-from carried import LIMITS, SERVICE, Seen, carried, listens, methods
+from carried import SERVICE, Seen, carried, limited, listens, methods
 from certificates import Authority, Certified
 from turnout.config import Address
 from turnout.errors import ConfigError
@@ -199,7 +199,7 @@ async def code_of(call: Any) -> str:
 
 async def test_calls_of_before_a_change_end_with_the_server() -> None:
     async with (
-        carried(identity=identity(), limits=replace(LIMITS, grace_seconds=0.3)) as server,
+        carried(identity=identity(), settings=limited(grace_s=0.3)) as server,
         channel_to(server.target) as channel,
     ):
         sleeping = asyncio.ensure_future(code_of(channel.unary_unary(SERVICE + "Sleep")(b"x", timeout=BOUND)))

@@ -12,14 +12,13 @@ from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 
 from turnout.admission import Admission, ReceiveBudget
-from turnout.config import Address
+from turnout.config import Address, Drain, Limits, Settings
 from turnout.errors import TurnoutError
 from turnout.rpc.errors import to_status
 from turnout.rpc.transport.asgi.application import GrpcApplication
 from turnout.rpc.transport.asgi.call import CallLimits
 from turnout.rpc.transport.asgi.running_calls import RunningCalls
 from turnout.rpc.transport.h2corn import H2cornListener, ListenerApplication
-from turnout.rpc.transport.h2corn_config import ConnectionLimits
 from turnout.rpc.transport.listening_socket import listen
 from turnout.rpc.transport.port import Methods, Parts, RpcCall, StatusError, Stream, Streaming, Unary
 from turnout.telemetry.logging import make_logger
@@ -28,18 +27,11 @@ from turnout.tls.identity import ServerIdentity
 
 SERVICE = "/test.Service/"
 
-LIMITS = ConnectionLimits(
-    connections=1000,
-    streams=100,
-    header_bytes=65536,
-    headers=100,
-    header_seconds=5.0,
-    body_seconds=60.0,
-    stall_seconds=60.0,
-    idle_seconds=60.0,
-    age_seconds=0.0,
-    grace_seconds=5.0,
-)
+
+def limited(*, grace_s: float = 5.0, **limits: float) -> Settings:
+    """Returns settings with these limits, and time for calls when a listener stops."""
+    given = {"max_connections": 1000, "header_timeout_s": 5.0, "body_timeout_s": 60.0, "idle_timeout_s": 60.0, **limits}
+    return Settings(limits=Limits(**given), drain=Drain(timeout_s=grace_s))
 
 
 @dataclass
@@ -211,7 +203,7 @@ async def carried(
     gzip: bool = False,
     max_requests: int = 10_000,
     max_unfinished_bytes: int = 64 << 20,
-    limits: ConnectionLimits = LIMITS,
+    settings: Settings | None = None,
     fallback: Callable[..., Any] | None = None,
     log: Any = None,
     identity: ServerIdentity | None = None,
@@ -228,7 +220,9 @@ async def carried(
 
     unary = [path for path, method in paths.items() if isinstance(method, Unary)]
     listening = listen(Address("127.0.0.1", 0))
-    listener = H2cornListener(listening, "127.0.0.1", ListenerApplication(application, unary), limits, log, identity)
+    listener = H2cornListener(
+        listening, "127.0.0.1", ListenerApplication(application, unary), settings or limited(), log, identity
+    )
     await listener.start()
     try:
         yield Carried(listener.address, listener, admission, budget, seen)

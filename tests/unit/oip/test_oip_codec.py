@@ -3,14 +3,12 @@ import struct
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from turnout.errors import InvalidTensor, Unsupported
 from turnout.oip.elements import BY_NAME, ELEMENT_TYPES, NUMERIC_NAMES
 from turnout.registry.manifest.signature import DataType
 from turnout.rpc.oip.answer import output_parts
-from turnout.rpc.oip.codec import InputDecoder, decode_inputs
+from turnout.rpc.oip.codec import decode_inputs
 from turnout.serving.inputs.limits import DEFAULT_LIMITS
 from turnout_proto.oip.inference_pb2 import InferTensorContents, ModelInferRequest, ModelInferResponse
 
@@ -280,43 +278,3 @@ def test_outputs_are_described_as_they_are_though_they_were_otherwise_before():
             assert tuple(response.outputs[0].shape) == array.shape
             assert response.outputs[0].datatype == ("FP32" if array.dtype == np.float32 else "INT64")
             assert response.raw_output_contents[0] == array.tobytes()
-
-
-@st.composite
-def raw_requests(draw):
-    """Requests that are right, and some that are not in one way or another."""
-    request = ModelInferRequest(model_name="m")
-    for _ in range(draw(st.integers(0, 3))):
-        kind = BY_NAME[draw(st.sampled_from(["FP32", "INT64", "BOOL", "UINT8", "BF16"]))]
-        shape = draw(st.lists(st.integers(0, 3), max_size=3))
-        tensor = request.inputs.add(name=draw(st.sampled_from("ab")), datatype=kind.name, shape=shape)
-        size = int(np.prod(shape, dtype=int)) * kind.size + draw(st.sampled_from([0, 0, 0, 1, -1]))
-        request.raw_input_contents.append(bytes(draw(st.sampled_from([0, 1, 2])) for _ in range(max(size, 0))))
-        match draw(st.integers(0, 9)):
-            case 0:
-                tensor.datatype = "FP99"
-            case 1:
-                tensor.shape.append(-1)
-            case 2:
-                tensor.parameters["shared_memory_region"].string_param = "r"
-            case 3:
-                tensor.contents.fp32_contents.append(1.0)
-            case 4:
-                request.raw_input_contents.append(b"")
-    return request
-
-
-@given(st.lists(raw_requests(), min_size=1, max_size=6))
-def test_what_is_remembered_of_tensors_changes_no_request(requests):
-    decoder = InputDecoder(DEFAULT_LIMITS)
-    for request in requests * 2:
-        assert outcome(decoder.decode, request) == outcome(decode_inputs, request)
-
-
-def outcome(decode, request):
-    """Returns what becomes of a request, in a form that can be compared."""
-    try:
-        inputs = decode(request)
-    except (InvalidTensor, Unsupported) as error:
-        return type(error), str(error)
-    return {name: (a.dtype, a.shape, a.tobytes(), a.flags.writeable) for name, a in inputs.items()}

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from turnout import chunks
-from turnout.rpc.transport.asgi.framing import PREFIX, FrameSplitter, FramingError, MessageTooLarge
+from turnout.rpc.transport.asgi.framing import PREFIX, FrameSplitter
+from turnout.rpc.transport.port import StatusError
 
 FRAMES = st.lists(st.tuples(st.booleans(), st.binary(max_size=40)), max_size=12)
 
@@ -51,14 +52,14 @@ def test_a_message_that_has_begun_is_partial_until_it_is_whole(message: bytes, d
 def test_a_message_that_is_too_large_is_refused_by_its_prefix() -> None:
     splitter = FrameSplitter(1000)
     splitter.feed(PREFIX.pack(0, 1001))
-    with pytest.raises(MessageTooLarge, match="at most 1000 bytes"):
+    with pytest.raises(StatusError, match="at most 1000 bytes"):
         splitter.next()
 
 
 def test_what_does_not_begin_with_0_or_1_is_no_frame() -> None:
     splitter = FrameSplitter(1000)
     splitter.feed(b"\2\0\0\0\1x")
-    with pytest.raises(FramingError, match="0 or 1"):
+    with pytest.raises(StatusError, match="0 or 1"):
         splitter.next()
 
 

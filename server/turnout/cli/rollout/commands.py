@@ -201,8 +201,8 @@ def report(
             html.write_bytes(page)
         except OSError as error:
             raise ConfigError(f"{html} cannot be written: {error.strerror}") from None
-        number, ticks, size = replay.rollout.attempt, len(replay.recorded_ticks), len(page)
-        body = {"model": name, "attempt": number, "ticks": ticks, "file": str(html), "bytes": size}
+        number, size = replay.rollout.attempt, len(page)
+        body = {"model": name, "attempt": number, "ticks": replay.ticks, "file": str(html), "bytes": size}
         out.show(body, f"{html}: attempt {number} of {name}, {size:,} bytes")
 
 

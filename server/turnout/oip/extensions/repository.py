@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from semver import Version
 
@@ -11,7 +10,9 @@ from turnout.serving.data_plane.inference import Router
 from turnout.serving.versions.catalog import Catalog, VersionEntry
 from turnout.serving.versions.follow import VersionFinder
 from turnout.serving.versions.lifecycle import LifecycleState
+from turnout.serving.versions.manager import Manager
 from turnout.state.release_status import ReleaseStatus
+from turnout.workers.peers import Peers
 from turnout_proto.oip.inference_pb2 import RepositoryIndexResponse
 
 STATES: Mapping[LifecycleState, str] = {
@@ -28,18 +29,6 @@ STATES: Mapping[LifecycleState, str] = {
 _IN_MEMORY = {LifecycleState.LOADING, LifecycleState.WARMING, LifecycleState.READY}
 
 
-class VersionControl(Protocol):
-    """Loads and unloads versions. Implemented by `turnout.serving.versions.manager` and `turnout.workers.peers`."""
-
-    async def load(self, model: str, version: Version) -> VersionEntry:
-        """Loads a version and waits until it is ready."""
-        ...
-
-    async def unload(self, model: str, version: Version) -> VersionEntry:
-        """Unloads a version and waits until its memory is freed."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class ModelRepository:
     """Lists, loads and unloads versions.
@@ -49,7 +38,7 @@ class ModelRepository:
 
     router: Router
     catalog: Catalog
-    control: VersionControl
+    control: Manager | Peers
     finder: VersionFinder
     asked: Mapping[str, Mapping[Version, bool]]
 
@@ -77,7 +66,7 @@ class ModelRepository:
 
         Raises:
             Unsupported: The request contains a configuration or files of its own.
-            TurnoutError: As for `Router.describe` and `VersionControl.load`.
+            TurnoutError: As for `Router.describe` and `Manager.load`.
         """
         for key in parameters:
             if key == "config" or key.startswith("file:"):
@@ -106,7 +95,7 @@ class ModelRepository:
         """Unloads the version that `NAME@SELECTOR` resolves to, or all loaded versions of `NAME`.
 
         Raises:
-            TurnoutError: As for `Router.describe` and `VersionControl.unload`.
+            TurnoutError: As for `Router.describe` and `Manager.unload`.
         """
         model, at, selector = name.partition("@")
         if at:

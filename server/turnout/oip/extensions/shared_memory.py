@@ -156,9 +156,11 @@ class CallerMemory:
             raise InvalidRequest.at(f"{field}.parameters", f"{expected}, got more")
         return window.read()
 
-    def check(self, field: str) -> None:
-        """Raises Unsupported if shared memory is off. The error names `field`."""
-        self._known(field)
+    def check(self, field: str) -> Mapping[str, Region]:
+        """Returns the regions. Raises Unsupported if shared memory is off; the error names `field`."""
+        if self._regions is None:
+            raise Unsupported(f"{field}.parameters: {OFF}")
+        return self._regions
 
     def find(self, place: Place, field: str) -> TensorWindow:
         """Returns the window of a tensor. Errors name `field`.
@@ -168,18 +170,13 @@ class CallerMemory:
             InvalidRequest: The tensor is not within the region.
             Unsupported: Shared memory is off.
         """
-        region = self._known(field).get(place.region)
+        region = self.check(field).get(place.region)
         if region is None:
             raise _unknown(place.region)
         if place.offset + place.size > region.size:
             expected = f"expected a place within the {region.size} bytes of region {place.region[:64]!r}"
             raise InvalidRequest.at(f"{field}.parameters", f"{expected}, got {place.offset} + {place.size}")
         return TensorWindow(region, place.offset, place.size, field)
-
-    def _known(self, field: str) -> Mapping[str, Region]:
-        if self._regions is None:
-            raise Unsupported(f"{field}.parameters: {OFF}")
-        return self._regions
 
 
 NO_MEMORY = CallerMemory()

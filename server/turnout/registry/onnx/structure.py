@@ -11,7 +11,7 @@ from typing import Final
 
 from turnout.errors import InvalidModel
 from turnout.registry.onnx.messages import NO_MODEL
-from turnout.wire_format import WireFormatError, delimited, read_varint
+from turnout.wire_format import LENGTH_DELIMITED, WireFormatError, delimited, read_field
 
 SMALL_TENSOR: Final = 64 * 1024
 """Size of a message in bytes up to which it is copied unchanged, whatever it contains."""
@@ -53,28 +53,14 @@ def _stripped(data: bytes | mmap.mmap, start: int, stop: int, message: str, dept
     copied = at = start  # the bytes between these positions are not copied yet
     while at < stop:
         field_start = at
-        key, at = read_varint(data, at, stop)
-        match key & 7:
-            case 0:  # a varint
-                _, at = read_varint(data, at, stop)
-            case 1:
-                at += 8
-            case 5:
-                at += 4
-            case 2:  # bytes, text or a message
-                size, at = read_varint(data, at, stop)
-                body, at = at, at + size
-                if at > stop:
-                    raise WireFormatError
-                if size > SMALL_TENSOR and (key >> 3) in inner:
-                    within = _stripped(data, body, at, inner[key >> 3], depth + 1)
-                    kept += data[copied:field_start] + delimited(key >> 3, within)
-                    copied = at
-                elif message == "tensor" and size > SMALL_TENSOR and (key >> 3) in _TENSOR_DATA:
-                    kept += data[copied:field_start]
-                    copied = at
-            case _:
-                raise WireFormatError
-    if at > stop:
-        raise WireFormatError
+        number, wire_type, body, at = read_field(data, at, stop)
+        if wire_type != LENGTH_DELIMITED or at - body <= SMALL_TENSOR:
+            continue
+        if number in inner:
+            within = _stripped(data, body, at, inner[number], depth + 1)
+            kept += data[copied:field_start] + delimited(number, within)
+            copied = at
+        elif message == "tensor" and number in _TENSOR_DATA:
+            kept += data[copied:field_start]
+            copied = at
     return bytes(kept + data[copied:stop])

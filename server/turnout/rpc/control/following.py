@@ -1,7 +1,5 @@
 """Ensures that a change has taken effect in every worker, not only in the one that answers, when the call returns."""
 
-from collections.abc import Awaitable, Callable
-
 from turnout.rpc.transport.port import Methods, Response, RpcCall, Unary
 from turnout.workers.peers import Peers
 
@@ -13,18 +11,18 @@ def followed(methods: Methods, peers: Peers | None) -> Methods:
     """Wraps the methods that make changes, so that they return after the other workers have applied the change."""
     if peers is None:
         return methods
+
+    def wrapped(method: Unary) -> Unary:
+        async def answer(message: bytes, call: RpcCall) -> Response:
+            response = await method.respond(message, call)
+            await peers.follow()
+            return response
+
+        return Unary(answer)
+
     return {
-        path: Unary(_followed(method, peers.follow))
+        path: wrapped(method)
         if isinstance(method, Unary) and not path.rpartition("/")[2].startswith(_READS)
         else method
         for path, method in methods.items()
     }
-
-
-def _followed(method: Unary, follow: Callable[[], Awaitable[None]]) -> Callable[[bytes, RpcCall], Awaitable[Response]]:
-    async def followed_answer(message: bytes, call: RpcCall) -> Response:
-        response = await method.respond(message, call)
-        await follow()
-        return response
-
-    return followed_answer

@@ -18,7 +18,7 @@ from turnout.serving.data_plane.inference import InferenceResult, Route
 from turnout.serving.inputs.limits import InputLimits
 from turnout.serving.sessions.tensor import Array
 from turnout.wire_format import Lengths, length_delimited
-from turnout_proto.oip.inference_pb2 import ModelInferResponse, ModelStreamInferResponse
+from turnout_proto.oip.inference_pb2 import InferParameter, ModelInferResponse, ModelStreamInferResponse
 
 FINAL = "triton_final_response"
 """Parameter that marks the last response to a request. It is set on every response, since a request has only one."""
@@ -40,13 +40,7 @@ _RAW = _number(ModelInferResponse, "raw_output_contents")
 _INFER_RESPONSE = Lengths(_number(ModelStreamInferResponse, "infer_response"))
 
 
-def _final() -> bytes:
-    response = ModelInferResponse()
-    response.parameters[FINAL].bool_param = True
-    return response.SerializeToString()
-
-
-_FINAL = _final()
+_FINAL = ModelInferResponse(parameters={FINAL: InferParameter(bool_param=True)}).SerializeToString()
 
 
 def unary_answer(
@@ -93,7 +87,9 @@ def output_parts(outputs: Iterable[tuple[str, Array]], described: Descriptions) 
         known = described.get(name)
         if known is None or known[0] is not array.dtype or known[1] != array.shape:
             datatype, raw = encode_raw(name, array)
-            description, before = _output(name, datatype, array), length_delimited(_RAW, len(raw))
+            response, before = ModelInferResponse(), length_delimited(_RAW, len(raw))
+            response.outputs.add(name=name, datatype=datatype, shape=array.shape)
+            description = response.SerializeToString()
             if array.dtype != object:
                 described[name] = array.dtype, array.shape, description, before
         else:
@@ -126,9 +122,3 @@ def _route(route: Route) -> tuple[bytes, Descriptions]:
     prepared: tuple[bytes, Descriptions] = response.SerializeToString(), {}
     route.memo[_ROUTE] = prepared
     return prepared
-
-
-def _output(name: str, datatype: str, array: Array) -> bytes:
-    response = ModelInferResponse()
-    response.outputs.add(name=name, datatype=datatype, shape=array.shape)
-    return response.SerializeToString()

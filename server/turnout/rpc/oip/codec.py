@@ -6,14 +6,14 @@ The elements of a tensor are in raw bytes, or in the list for their type.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from turnout.errors import InvalidTensor
 from turnout.oip.elements import BY_NAME, ElementType
 from turnout.oip.extensions.shared_memory import NO_MEMORY, STORED_INPUT, CallerMemory
-from turnout.oip.parameters import NO_PARAMETERS, REGION, Parameters, Place, Value, check_parameter_count, place_of
+from turnout.oip.parameters import NO_PARAMETERS, Parameters, Place, Value, check_parameter_count, place_of
 from turnout.oip.tensors import check_shape, decode_raw, element_type, filled, repeated, shaped, text
 from turnout.rpc.parsing.templates import Fields
 from turnout.serving.inputs.limits import DEFAULT_LIMITS, InputLimits, counted
@@ -25,67 +25,12 @@ _RAW = "raw_input_contents[{}]"
 _SLICE = 16384
 """Number of elements converted in one call, which holds the GIL for 0.5 ms."""
 
-_REMEMBERED, _REMEMBERED_BYTES = 4096, 256
-"""Maximum number of cached tensor descriptions, and maximum size of one in bytes; 1 to 2 MB in total."""
-
 InputTensor = ModelInferRequest.InferInputTensor
 
 _NUMBERS = {name: descriptor.number for name, descriptor in ModelInferRequest.DESCRIPTOR.fields_by_name.items()}
 
 FIELDS = Fields(request=0, id=_NUMBERS["id"], tensor=0, elements=_NUMBERS["raw_input_contents"], sent=0)
 """The fields in which a request may differ from the cached request that it matches."""
-
-
-class RawInput(NamedTuple):
-    """A checked description of a numeric tensor whose elements are sent as raw bytes."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    nbytes: int
-
-
-class InputDecoder:
-    """Decodes the inputs of requests, with a cache of tensor descriptions.
-
-    Clients send the same descriptions in every call. Decoding a tensor with a cached description takes a third of the
-    time.
-    """
-
-    def __init__(self, limits: InputLimits) -> None:
-        self._limits = limits
-        self._known: dict[bytes, RawInput] = {}
-
-    def decode(self, request: ModelInferRequest, memory: CallerMemory = NO_MEMORY) -> dict[str, Array]:
-        """Returns the inputs of a request, by name. Arguments and errors are those of `decode_inputs`."""
-        tensors, raws = request.inputs, request.raw_input_contents
-        if len(tensors) != len(raws) or len(tensors) > self._limits.tensors:
-            return decode_inputs(request, self._limits, memory)
-        inputs: dict[str, Array] = {}
-        known = self._known
-        for tensor, raw in zip(tensors, raws, strict=True):
-            described = known.get(tensor.SerializeToString())
-            if described is None or len(raw) != described.nbytes:
-                break
-            inputs[described.name] = np.ndarray(described.shape, described.dtype, raw)
-        if len(inputs) == len(tensors):
-            return inputs
-        inputs = decode_inputs(request, self._limits, memory)
-        if not any(REGION in tensor.parameters for tensor in tensors):
-            self._remember(request)
-        return inputs
-
-    def _remember(self, request: ModelInferRequest) -> None:
-        for tensor in request.inputs:
-            kind = BY_NAME[tensor.datatype]
-            described = tensor.SerializeToString()
-            if not kind.size or kind.name == "BOOL" or len(described) > _REMEMBERED_BYTES:
-                continue  # the elements of such tensors must be checked in each request
-            if len(self._known) >= _REMEMBERED:
-                self._known.clear()
-            shape = tuple(tensor.shape)
-            nbytes = math.prod(shape) * kind.size
-            self._known[described] = RawInput(tensor.name, shape, kind.dtype, nbytes)
 
 
 def decode_inputs(
@@ -102,7 +47,12 @@ def decode_inputs(
     """
     tensors = request.inputs
     limits.check_tensors("inputs", len(tensors))
-    places = {index: place for index, tensor in enumerate(tensors) if (place := _place(index, tensor)) is not None}
+    places: dict[int, Place] = {}
+    for index, tensor in enumerate(tensors):
+        if tensor.parameters:
+            parameters = plain(tensor.parameters, f"inputs[{index}].parameters")
+            if (place := place_of(parameters, f"inputs[{index}]")) is not None:
+                places[index] = place
     if places:
         memory.check(f"inputs[{min(places)}]")
     raws, sent = request.raw_input_contents, len(tensors) - len(places)
@@ -119,12 +69,15 @@ def decode_inputs(
             raise repeated(index, name)
         limits.check_name(f"inputs[{index}].name", name)
         kind = BY_NAME.get(tensor.datatype) or element_type(index, tensor.datatype)
-        shape = _shape(index, tensor, limits)
+        limits.check_rank(f"inputs[{index}].shape", len(tensor.shape))
+        shape = check_shape(index, tuple(tensor.shape))
+        elsewhere = "shared memory" if index in places else "raw_input_contents" if raws else ""
+        if elsewhere and tensor.HasField("contents"):
+            raise InvalidTensor.at(f"inputs[{index}].contents", f"expected none beside {elsewhere}, got some")
         if index in places:
-            array = _stored(index, tensor, kind, shape, left, memory, places[index])
+            stored = memory.read(places[index], f"inputs[{index}]")
+            array = decode_raw(index, kind, shape, stored, STORED_INPUT, left)
         elif raws:
-            if tensor.HasField("contents"):
-                raise InvalidTensor.at(f"inputs[{index}].contents", "expected none beside raw_input_contents, got some")
             array = decode_raw(index, kind, shape, next(raw), _RAW, left)
         else:
             array = _typed(index, tensor, kind, shape, left)
@@ -134,32 +87,6 @@ def decode_inputs(
         if not kind.size:
             left = replace(left, strings=left.strings - array.size)
     return inputs
-
-
-def _place(index: int, tensor: InputTensor) -> Place | None:
-    if not tensor.parameters:
-        return None
-    return place_of(plain(tensor.parameters, f"inputs[{index}].parameters"), f"inputs[{index}]")
-
-
-def _stored(
-    index: int,
-    tensor: InputTensor,
-    kind: ElementType,
-    shape: tuple[int, ...],
-    left: InputLimits,
-    memory: CallerMemory,
-    place: Place,
-) -> Array:
-    field = f"inputs[{index}]"
-    if tensor.HasField("contents"):
-        raise InvalidTensor.at(f"{field}.contents", "expected none beside shared memory, got some")
-    return decode_raw(index, kind, shape, memory.read(place, field), STORED_INPUT, left)
-
-
-def _shape(index: int, tensor: InputTensor, limits: InputLimits) -> tuple[int, ...]:
-    limits.check_rank(f"inputs[{index}].shape", len(tensor.shape))
-    return check_shape(index, tuple(tensor.shape))
 
 
 def _typed(index: int, tensor: InputTensor, kind: ElementType, shape: tuple[int, ...], left: InputLimits) -> Array:

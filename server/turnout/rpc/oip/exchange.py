@@ -8,12 +8,11 @@ from turnout.oip import exchange
 from turnout.oip.extensions.shared_memory import SharedMemory
 from turnout.oip.parameters import check_id, read_options
 from turnout.routing.request_metadata import Preferences
-from turnout.rpc.codec import new_request_id, trailing_metadata
+from turnout.rpc.codec import logged_id, trailing_metadata
 from turnout.rpc.errors import to_status
 from turnout.rpc.exchange import Endpoint, GrpcExchange, ItemExchange, UnaryExchange
 from turnout.rpc.oip.answer import FINAL, stream_answer, unary_answer
-from turnout.rpc.oip.codec import InputDecoder, plain, wanted_outputs
-from turnout.rpc.parsing.templates import Found, Outline
+from turnout.rpc.oip.codec import decode_inputs, plain, wanted_outputs
 from turnout.rpc.transport.port import Response
 from turnout.serving.data_plane.inference import InferenceRequest, InferenceResult
 from turnout_proto.oip.inference_pb2 import ModelInferRequest, ModelStreamInferResponse
@@ -26,7 +25,6 @@ _SHOWN_BYTES = 1024
 class InferEndpoint(Endpoint[ModelInferRequest]):
     """A method that takes ModelInferRequests, whose tensors may be in shared memory."""
 
-    inputs: InputDecoder
     memory: SharedMemory
 
 
@@ -34,54 +32,25 @@ class _Infer(GrpcExchange[ModelInferRequest]):
     """A ModelInferRequest from a unary call or a stream."""
 
     endpoint: InferEndpoint
-    _found: Found | None = None
-    _outline: Outline | None = None
-    _id = ""
     _wanted = exchange.NOTHING_SPECIAL
 
-    def read(self) -> None:
-        """Finds the cached request that the message matches, or else parses the message. Raises as `parse`."""
-        if self._found is not None or self.parsed is not None:
-            return
-        templates, data = self.endpoint.templates, self.data
-        found = self._found = templates.find(data)
-        if found is not None:
-            self.data, self._id = b"", found[1]
-            return
-        self._id = self.parse().id
-        self._outline = templates.outline(data)
-
-    def envelope(self) -> InferenceRequest:
-        request_id = _logged_id(self._id)
-        return InferenceRequest(*self.names(), {}, request_id=request_id, arrived=self.arrived)
-
-    def names(self) -> tuple[str, str]:
-        if self._found is not None:
-            return self._found[0].model, self._found[0].selector
-        return ("", "") if self.parsed is None else (self.parsed.model_name, self.parsed.model_version)
+    def parsed_names(self) -> tuple[str, str, str]:
+        message = self.parsed
+        return ("", "", "") if message is None else (message.model_name, message.model_version, message.id)
 
     def request(self, deadline: float | None, preferences: Preferences, caller: Caller | None) -> InferenceRequest:
         """Returns the decoded request, for the caller's deadline and preferences. Raises as `request_of`."""
-        if self._found is None:
+        if self.found is None:
             return self._decode(deadline, preferences, caller)
-        template, request_id, inputs, _ = self._found
+        template, request_id, _, _ = self.found
         if request_id:
             check_id(request_id)
         if template.classes:
             self.costly = True
             self._wanted = exchange.RequestedOutputs(template.classes, {})
-        return InferenceRequest(
-            template.model,
-            preferences.selector_of(template.selector),
-            inputs,
-            template.outputs,
-            request_id[: exchange.LOGGED_ID] or new_request_id(),
-            template.routing_key or preferences.routing_key,
-            deadline if template.timeout is None else exchange.sooner(deadline, self.arrived + template.timeout),
-            self.arrived,
-            preferences.baseline_only,
-            template,
-        )
+        if template.timeout is not None:
+            deadline = exchange.sooner(deadline, self.arrived + template.timeout)
+        return self.matched(self.found, deadline, preferences)
 
     def _decode(self, deadline: float | None, preferences: Preferences, caller: Caller | None) -> InferenceRequest:
         """Decodes a request that matches no cached one, and caches it. Raises the same errors as `request`."""
@@ -92,22 +61,22 @@ class _Infer(GrpcExchange[ModelInferRequest]):
             model=message.model_name,
             selector=message.model_version,
             request_id=message.id,
-            logged_id=_logged_id(message.id),
-            inputs=endpoint.inputs.decode(message, memory),
-            outputs=wanted_outputs(message.outputs, endpoint.limits),
+            logged_id=logged_id(message.id),
+            inputs=decode_inputs(message, endpoint.guard.limits, memory),
+            outputs=wanted_outputs(message.outputs, endpoint.guard.limits),
             parameters=parameters,
             arrived=self.arrived,
             deadline=deadline,
             preferences=preferences,
-            limits=endpoint.limits,
+            limits=endpoint.guard.limits,
             memory=memory,
         )
         classes, windows = self._wanted
         self.costly = bool(classes or windows)
-        if self._outline is not None and not windows:
+        if self.outline is not None and not windows:
             model, selector, options = message.model_name, message.model_version, read_options(parameters)
             endpoint.templates.remember(
-                self._outline, model, selector, request.inputs, request.outputs, classes, *options
+                self.outline, model, selector, request.inputs, request.outputs, classes, *options
             )
         return request
 
@@ -128,7 +97,7 @@ class InferExchange(_Infer, UnaryExchange[ModelInferRequest]):
             InvalidRequest, Unsupported: As for `unary_answer`.
         """
         self.call.trailing = trailing_metadata(result.route)
-        return self.endpoint.response(unary_answer(self._id, result, self._wanted, self.endpoint.limits))
+        return self.endpoint.response(unary_answer(self.names()[2], result, self._wanted, self.endpoint.guard.limits))
 
 
 class InferItem(_Infer, ItemExchange[ModelInferRequest]):
@@ -140,19 +109,15 @@ class InferItem(_Infer, ItemExchange[ModelInferRequest]):
 
     def encode(self, request: InferenceRequest, result: InferenceResult) -> bytes:
         """Returns the serialized response. Raises the same errors as `unary_answer`, and Exhausted if too large."""
-        return self.endpoint.joined(stream_answer(self._id, result, self._wanted, self.endpoint.limits))
+        return self.endpoint.joined(stream_answer(self.names()[2], result, self._wanted, self.endpoint.guard.limits))
 
     def refusal(self, request: InferenceRequest, error: TurnoutError) -> bytes:
         """Returns a serialized item that reports an error, with the id of the request."""
         response = ModelStreamInferResponse(error_message=to_status(error, request.request_id).message)
         infer_response = response.infer_response
-        model, selector = self.names()
-        infer_response.id = self._id[:_SHOWN_BYTES]
+        model, selector, request_id = self.names()
+        infer_response.id = request_id[:_SHOWN_BYTES]
         infer_response.model_name = model[:_SHOWN_BYTES]
         infer_response.model_version = selector[:_SHOWN_BYTES]
         infer_response.parameters[FINAL].bool_param = True
         return response.SerializeToString()
-
-
-def _logged_id(request_id: str) -> str:
-    return request_id[: exchange.LOGGED_ID] or new_request_id()

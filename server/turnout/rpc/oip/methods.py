@@ -19,11 +19,7 @@ class OipMethods:
 
     def __init__(self, oip: OipServices, allowed: Oip) -> None:
         """Initializes the methods; `allowed` says what clients of this listener may change."""
-        self._description = oip.description
-        self._statistics = oip.statistics
-        self._repository = oip.repository
-        self._settings = oip.settings
-        self._memory = oip.memory
+        self._oip = oip
         self._allowed = allowed
 
     async def ServerLive(self, _: pb.ServerLiveRequest) -> pb.ServerLiveResponse:
@@ -32,50 +28,50 @@ class OipMethods:
 
     async def ServerReady(self, _: pb.ServerReadyRequest) -> pb.ServerReadyResponse:
         """Returns whether the server is ready for traffic."""
-        return pb.ServerReadyResponse(ready=self._description.ready())
+        return pb.ServerReadyResponse(ready=self._oip.description.ready())
 
     async def ModelReady(self, request: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
         """Returns whether a request for a version would be accepted now."""
         try:
-            self._description.check_ready(request.name, request.version)
+            self._oip.description.check_ready(request.name, request.version)
         except (NotFoundError, NotLoaded, UnavailableError, DigestMismatch):
             return pb.ModelReadyResponse(ready=False)
         return pb.ModelReadyResponse(ready=True)
 
     async def ServerMetadata(self, _: pb.ServerMetadataRequest) -> pb.ServerMetadataResponse:
         """Describes the server."""
-        extensions = self._description.extensions
+        extensions = self._oip.description.extensions
         return pb.ServerMetadataResponse(name=SERVER, version=__version__, extensions=extensions)
 
     async def ModelMetadata(self, request: pb.ModelMetadataRequest) -> pb.ModelMetadataResponse:
         """Describes the inputs and outputs of a version."""
-        return self._description.metadata(request.name, request.version)
+        return self._oip.description.metadata(request.name, request.version)
 
     async def ModelConfig(self, request: pb.ModelConfigRequest) -> pb.ModelConfigResponse:
         """Describes a version as a Triton model configuration."""
-        return pb.ModelConfigResponse(config=self._description.config(request.name, request.version))
+        return pb.ModelConfigResponse(config=self._oip.description.config(request.name, request.version))
 
     async def ModelStatistics(self, request: pb.ModelStatisticsRequest) -> pb.ModelStatisticsResponse:
         """Returns the statistics of one version, or of all loaded versions."""
-        return await self._statistics.of(request.name, request.version)
+        return await self._oip.statistics.of(request.name, request.version)
 
     async def RepositoryIndex(self, request: pb.RepositoryIndexRequest) -> pb.RepositoryIndexResponse:
         """Lists every version with its state."""
         check_repository(request.repository_name)
-        return pb.RepositoryIndexResponse(models=self._repository.index(ready=request.ready))
+        return pb.RepositoryIndexResponse(models=self._oip.repository.index(ready=request.ready))
 
     async def RepositoryModelLoad(self, request: pb.RepositoryModelLoadRequest) -> pb.RepositoryModelLoadResponse:
         """Loads the version that `NAME` or `NAME@SELECTOR` resolves to."""
         check_control(allowed=self._allowed.allow_repository_control)
         check_repository(request.repository_name)
-        await self._repository.load(request.model_name, request.parameters)
+        await self._oip.repository.load(request.model_name, request.parameters)
         return pb.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(self, request: pb.RepositoryModelUnloadRequest) -> pb.RepositoryModelUnloadResponse:
         """Unloads the version that `NAME@SELECTOR` resolves to, or all loaded versions of `NAME`."""
         check_control(allowed=self._allowed.allow_repository_control)
         check_repository(request.repository_name)
-        await self._repository.unload(request.model_name)
+        await self._oip.repository.unload(request.model_name)
         return pb.RepositoryModelUnloadResponse()
 
     async def LogSettings(self, request: pb.LogSettingsRequest, call: RpcCall) -> pb.LogSettingsResponse:
@@ -83,9 +79,9 @@ class OipMethods:
         if request.settings:
             check_changes(allowed=self._allowed.allow_settings_changes)
             settings = {name: value_of(setting) for name, setting in request.settings.items()}
-            await self._settings.change_log(settings, actor_of(call.caller))
+            await self._oip.settings.change_log(settings, actor_of(call.caller))
         response = pb.LogSettingsResponse()
-        for name, value in self._settings.log().items():
+        for name, value in self._oip.settings.log().items():
             if isinstance(value, bool):
                 response.settings[name].bool_param = value
             elif isinstance(value, int):
@@ -99,9 +95,9 @@ class OipMethods:
         if request.settings:
             check_changes(allowed=self._allowed.allow_settings_changes)
             settings = {name: list(setting.value) for name, setting in request.settings.items()}
-            await self._settings.change_trace(request.model_name, settings, actor_of(call.caller))
+            await self._oip.settings.change_trace(request.model_name, settings, actor_of(call.caller))
         response = pb.TraceSettingResponse()
-        for name, values in self._settings.trace(request.model_name).items():
+        for name, values in self._oip.settings.trace(request.model_name).items():
             response.settings[name].value.extend(values)
         return response
 
@@ -110,7 +106,7 @@ class OipMethods:
     ) -> pb.SystemSharedMemoryStatusResponse:
         """Lists the caller's regions."""
         response = pb.SystemSharedMemoryStatusResponse()
-        for one in self._memory.status(call.caller, request.name):
+        for one in self._oip.memory.status(call.caller, request.name):
             region = response.regions[one.name]
             region.name, region.key, region.offset, region.byte_size = one.name, one.key, one.offset, one.size
         return response
@@ -120,14 +116,14 @@ class OipMethods:
     ) -> pb.SystemSharedMemoryRegisterResponse:
         """Registers a region."""
         region = request.name, request.key, request.offset, request.byte_size
-        await self._memory.register(call.caller, call.host, *region)
+        await self._oip.memory.register(call.caller, call.host, *region)
         return pb.SystemSharedMemoryRegisterResponse()
 
     async def SystemSharedMemoryUnregister(
         self, request: pb.SystemSharedMemoryUnregisterRequest, call: RpcCall
     ) -> pb.SystemSharedMemoryUnregisterResponse:
         """Unregisters one of the caller's regions, or all of them."""
-        await self._memory.unregister(call.caller, request.name)
+        await self._oip.memory.unregister(call.caller, request.name)
         return pb.SystemSharedMemoryUnregisterResponse()
 
     async def CudaSharedMemoryStatus(

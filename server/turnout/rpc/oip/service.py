@@ -10,7 +10,7 @@ from turnout.routing.request_metadata import PreferenceReader
 from turnout.rpc.exchange import Opened
 from turnout.rpc.guard import MethodGuard
 from turnout.rpc.multiplex import Multiplexer, in_order
-from turnout.rpc.oip.codec import FIELDS, InputDecoder
+from turnout.rpc.oip.codec import FIELDS
 from turnout.rpc.oip.exchange import InferEndpoint, InferExchange, InferItem
 from turnout.rpc.oip.methods import OipMethods
 from turnout.rpc.parsing.templates import Templates
@@ -41,11 +41,9 @@ def oip_methods(
     A ModelStreamInfer stream may have `max_stream_items` unanswered requests; `allowed` says what clients may change.
     """
     memory = oip.memory
-    inputs, templates = InputDecoder(guard.limits), Templates(FIELDS)
+    templates = Templates(FIELDS)
     inferring, streaming = (
-        InferEndpoint.of(
-            SERVICE_NAME, method, ModelInferRequest, preferences, guard, templates, inputs=inputs, memory=memory
-        )
+        InferEndpoint.of(SERVICE_NAME, method, ModelInferRequest, preferences, guard, templates, memory=memory)
         for method in (_INFER, _STREAM_INFER)
     )
     mentioned_in, enabled = memory.mentioned_in, memory.enabled

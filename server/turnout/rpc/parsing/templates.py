@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from turnout.serving.sessions.tensor import Array
-from turnout.wire_format import LENGTH_DELIMITED, WireFormatError, read_varint
+from turnout.wire_format import LENGTH_DELIMITED, WireFormatError, read_field, read_varint
 
 _MOST = 4096
 """Maximum number of cached templates."""
@@ -36,9 +36,6 @@ _TRIES, _RETRY = 16, 64
 which limits the cost of a client whose requests all differ."""
 
 _MOST_NUMBER = 2**64 - 1
-
-_FIXED = {1: 8, 5: 4}
-"""Bytes of a field by wire type."""
 
 
 class Fields(NamedTuple):
@@ -293,15 +290,12 @@ class _MessageWalk:
                 if wire != LENGTH_DELIMITED:
                     raise WireFormatError
                 before = len(self.elements)
-                self._tensor(at.start, at.stop)
+                for inner in self._walk(at.start, at.stop):
+                    self._note_elements(*inner)
                 if len(self.elements) != before + 1:
                     raise WireFormatError
             elif not fields.tensor:
                 self._note_elements(number, wire, at)
-
-    def _tensor(self, start: int, stop: int) -> None:
-        for number, wire, at in self._walk(start, stop):
-            self._note_elements(number, wire, at)
 
     def _note_elements(self, number: int, wire: int, at: slice) -> None:
         if number == self._fields.elements:
@@ -315,22 +309,11 @@ class _MessageWalk:
         Raises:
             WireFormatError: The message is malformed, or has more fields than a cached request may have.
         """
-        data, at = self._data, start
-        found: list[tuple[int, int, slice]] = []
+        at, found = start, list[tuple[int, int, slice]]()
         while at < stop:
-            tag, at = read_varint(data, at, stop)
-            wire = tag & 7
-            if wire == LENGTH_DELIMITED:
-                size, at = read_varint(data, at, stop)
-                end = at + size
-            elif wire == 0:
-                end = read_varint(data, at, stop)[1]
-            elif wire in _FIXED:
-                end = at + _FIXED[wire]
-            else:
+            number, wire, at, end = read_field(self._data, at, stop)
+            if len(found) > _MOST_BYTES:
                 raise WireFormatError
-            if end > stop or len(found) > _MOST_BYTES:
-                raise WireFormatError
-            found.append((tag >> 3, wire, slice(at, end)))
+            found.append((number, wire, slice(at, end)))
             at = end
         return found

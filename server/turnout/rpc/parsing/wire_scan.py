@@ -16,7 +16,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from turnout.errors import InvalidTensor
 from turnout.serving.inputs.limits import InputLimits, beyond
-from turnout.wire_format import MOST_VARINT_BYTES, WireFormatError, read_varint
+from turnout.wire_format import FIXED_BYTES, MOST_VARINT_BYTES, WireFormatError, read_varint
 
 MAX_FIELDS = 65536
 """Maximum number of fields of a message, not counting the elements of tensors."""
@@ -33,7 +33,6 @@ _FIXED = {
     FieldDescriptor.TYPE_SFIXED64: 8,
 }
 _DELIMITED = (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES, FieldDescriptor.TYPE_MESSAGE)
-_WIRE_SIZES = {1: 8, 5: 4}
 
 
 @dataclass(slots=True)
@@ -141,8 +140,8 @@ def _walk(
             at += 1
             if field is not None and field.kind == "elements":
                 fields = _take(fields + 1, left, "elements", 1, (*path, field.name))
-        elif wire in _WIRE_SIZES:
-            at += _WIRE_SIZES[wire]
+        elif wire in FIXED_BYTES:
+            at += FIXED_BYTES[wire]
             if field is not None and field.kind == "elements":
                 fields = _take(fields + 1, left, "elements", 1, (*path, field.name))
         elif wire > 4:  # 3 and 4 mark the start and the end of a group, whose fields are counted like others

@@ -49,10 +49,6 @@ class UploadMethods:
         self._threads = threads
         self._idle = idle_seconds
 
-    def model_of_upload(self, upload_id: str) -> str | None:
-        """Returns the model of an upload; None if the upload does not exist."""
-        return self._uploads.model_of(upload_id)
-
     async def BeginUpload(self, request: pb.BeginUploadRequest) -> pb.BeginUploadResponse:
         """Opens an upload, or resumes an existing one."""
         upload_manifest = UploadManifest(

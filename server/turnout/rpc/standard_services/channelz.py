@@ -4,8 +4,9 @@ The servicer of grpcio-channelz is not used, because it ends a call with INTERNA
 core returns a field that its messages do not define, as the core of gRPC 1.85 does. This servicer ignores such fields.
 """
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
+from typing import Any
 
 from google.protobuf import json_format
 from google.protobuf.message import Message
@@ -14,46 +15,31 @@ from grpc_channelz.v1 import channelz_pb2 as pb
 
 from turnout.errors import NotFoundError
 
-MessageT = TypeVar("MessageT", bound=Message)
+
+def channelz_servicer() -> object:
+    """Returns the object that implements the service: it describes channels, servers and sockets."""
+    sockets = ("server_id", "start_socket_id", "max_results")
+    return SimpleNamespace(
+        GetTopChannels=_method(pb.GetTopChannelsResponse, cygrpc.channelz_get_top_channels, "start_channel_id"),
+        GetServers=_method(pb.GetServersResponse, cygrpc.channelz_get_servers, "start_server_id"),
+        GetServer=_method(pb.GetServerResponse, cygrpc.channelz_get_server, "server_id"),
+        GetServerSockets=_method(pb.GetServerSocketsResponse, cygrpc.channelz_get_server_sockets, *sockets),
+        GetChannel=_method(pb.GetChannelResponse, cygrpc.channelz_get_channel, "channel_id"),
+        GetSubchannel=_method(pb.GetSubchannelResponse, cygrpc.channelz_get_subchannel, "subchannel_id"),
+        GetSocket=_method(pb.GetSocketResponse, cygrpc.channelz_get_socket, "socket_id"),
+    )
 
 
-class ChannelzServicer:
-    """Describes channels, servers and sockets."""
+def _method(
+    response: Callable[[], Message], ask: Callable[..., Any], *fields: str
+) -> Callable[[Any], Awaitable[Message]]:
+    """Returns a method whose response has what the core says about the values of these fields of a request."""
 
-    async def GetTopChannels(self, request: Any) -> Any:
-        """Lists channels."""
-        return _read(pb.GetTopChannelsResponse(), cygrpc.channelz_get_top_channels, request.start_channel_id)
+    async def answer(request: Any) -> Message:
+        try:
+            document = ask(*(getattr(request, field) for field in fields))
+        except ValueError:
+            raise NotFoundError("channelz knows nothing by that number") from None
+        return json_format.Parse(document, response(), ignore_unknown_fields=True)
 
-    async def GetServers(self, request: Any) -> Any:
-        """Lists servers."""
-        return _read(pb.GetServersResponse(), cygrpc.channelz_get_servers, request.start_server_id)
-
-    async def GetServer(self, request: Any) -> Any:
-        """Describes one server."""
-        return _read(pb.GetServerResponse(), cygrpc.channelz_get_server, request.server_id)
-
-    async def GetServerSockets(self, request: Any) -> Any:
-        """Lists the sockets of a server."""
-        asked = request.server_id, request.start_socket_id, request.max_results
-        return _read(pb.GetServerSocketsResponse(), cygrpc.channelz_get_server_sockets, *asked)
-
-    async def GetChannel(self, request: Any) -> Any:
-        """Describes one channel."""
-        return _read(pb.GetChannelResponse(), cygrpc.channelz_get_channel, request.channel_id)
-
-    async def GetSubchannel(self, request: Any) -> Any:
-        """Describes one subchannel."""
-        return _read(pb.GetSubchannelResponse(), cygrpc.channelz_get_subchannel, request.subchannel_id)
-
-    async def GetSocket(self, request: Any) -> Any:
-        """Describes one socket."""
-        return _read(pb.GetSocketResponse(), cygrpc.channelz_get_socket, request.socket_id)
-
-
-def _read(message: MessageT, ask: Callable[..., Any], *arguments: int) -> MessageT:
-    """Fills `message` with data from the core. Raises NotFoundError if the core does not know the id."""
-    try:
-        document = ask(*arguments)
-    except ValueError:
-        raise NotFoundError("channelz knows nothing by that number") from None
-    return json_format.Parse(document, message, ignore_unknown_fields=True)
+    return answer

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import grpc
 from google.rpc import code_pb2
@@ -14,10 +14,11 @@ from structlog.typing import FilteringBoundLogger
 from turnout.config import Address
 from turnout.errors import ConfigError
 from turnout.routing.request_metadata import peer_host
-from turnout.rpc.transport.credentials import server_credentials
 from turnout.rpc.transport.in_flight import in_flight
-from turnout.rpc.transport.port import Metadata, Method, Methods, StatusError, Stream, Unary
-from turnout.tls.identity import IdentitySource
+from turnout.rpc.transport.port import Metadata, Method, Methods, StatusError, Stream, Streaming
+from turnout.tls.identity import IdentitySource, ServerIdentity
+
+T = TypeVar("T")
 
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
@@ -103,7 +104,7 @@ class GrpcioListener:
         try:
             if self._identity is None:
                 return server, server.add_insecure_port(str(address))
-            return server, server.add_secure_port(str(address), server_credentials(self._identity))
+            return server, server.add_secure_port(str(address), _credentials(self._identity))
         except RuntimeError as error:
             raise ConfigError(f"{address} cannot be listened on; is another server there?") from error
 
@@ -127,8 +128,11 @@ class GrpcioListener:
         await self._server.start()
 
 
-class GrpcioCall(Stream):
-    """A grpc.aio call. `read` and `write` are not used for unary calls."""
+class _GrpcioCall(Stream):
+    """A grpc.aio call. `read` and `write` are not used for unary calls.
+
+    A call that has ended has no address and no certificate.
+    """
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -137,40 +141,33 @@ class GrpcioCall(Stream):
 
     @property
     def metadata(self) -> Metadata:
-        """The metadata that the client sent."""
         return tuple(self._context.invocation_metadata() or ())
 
     def mentions(self, keys: frozenset[bytes]) -> bool:
-        """Returns whether `metadata` contains one of the keys."""
         return any(key.encode() in keys for key, _ in self._context.invocation_metadata() or ())
 
     @property
     def deadline(self) -> float | None:
-        """The client's deadline on the `time.monotonic()` clock, in seconds; None if it set none."""
         remaining = self._context.time_remaining()
         return None if remaining is None else time.monotonic() + remaining
 
     @property
     def host(self) -> str:
-        """The caller's IP address; "" if it has none, or if the call has ended."""
         return "" if self._context.done() else peer_host(self._context.peer())  # as for `certificate`
 
     @property
     def authorization(self) -> str:
-        """The `authorization` header; "" if it is absent. Repeated headers are joined by commas."""
         metadata = self._context.invocation_metadata() or ()
         return ", ".join(str(value) for key, value in metadata if key == "authorization")
 
     @property
     def certificate(self) -> str:
-        """The client's leaf certificate in PEM; "" if it presented none, or if the call has ended."""
         if self._context.done():
             return ""  # the core has freed the call; using it would crash the process
         found = self._context.auth_context().get("x509_pem_cert", ())
         return next((pem.decode() for pem in found), "")
 
     async def read(self) -> bytes | None:
-        """Returns the client's next message; None after its last message."""
         try:
             message = await self._context.read()
         except Exception:
@@ -179,7 +176,6 @@ class GrpcioCall(Stream):
         return message if isinstance(message, bytes) else None  # grpc.aio.EOF
 
     async def write(self, message: bytes) -> None:
-        """Sends a message. Returns when there is room for the next one."""
         try:
             await self._context.write(message)
         except Exception:
@@ -209,9 +205,36 @@ class _Handlers(grpc.GenericRpcHandler):
 
 
 def _handler(method: Method, log: FilteringBoundLogger, running: Running) -> Handler:
-    if isinstance(method, Unary):
-        return grpc.unary_unary_rpc_method_handler(_unary(method, log, running))
-    return grpc.stream_stream_rpc_method_handler(_streaming(method.serve, log, running))
+    if isinstance(method, Streaming):
+        return grpc.stream_stream_rpc_method_handler(_behaviour(lambda _, call: method.serve(call), log, running))
+
+    async def respond(message: bytes, call: _GrpcioCall) -> bytes:
+        response = await method.respond(message, call)
+        return response if isinstance(response, bytes) else b"".join(response)
+
+    return grpc.unary_unary_rpc_method_handler(_behaviour(respond, log, running))
+
+
+def _behaviour(
+    work: Callable[[Any, _GrpcioCall], Awaitable[T]], log: FilteringBoundLogger, running: Running
+) -> Callable[[Any, Context], Awaitable[T]]:
+    """Returns what gRPC calls with a message, or an iterator for a stream, to do the work of a call."""
+
+    async def behaviour(message: Any, context: Context) -> T:
+        call = _GrpcioCall(context)
+        try:
+            with in_flight(running):
+                response = await work(message, call)
+        except Exception as error:  # noqa: BLE001 - the client must get a status in any case
+            status = _status(error, log)
+        else:
+            if call.trailing:
+                context.set_trailing_metadata(tuple(call.trailing))
+            return response
+        del message
+        raise await _ending(context, status)
+
+    return behaviour
 
 
 def _status(error: Exception, log: FilteringBoundLogger) -> Status:
@@ -220,43 +243,6 @@ def _status(error: Exception, log: FilteringBoundLogger) -> Status:
         return error.status
     log.error("a method raised what it must not", exc_info=error)
     return _FAILED
-
-
-def _unary(method: Unary, log: FilteringBoundLogger, running: Running) -> Callable[[bytes, Context], Awaitable[bytes]]:
-    async def behaviour(message: bytes, context: Context) -> bytes:
-        call = GrpcioCall(context)
-        try:
-            with in_flight(running):
-                response = await method.respond(message, call)
-        except Exception as error:  # noqa: BLE001 - the client must get a status in any case
-            status = _status(error, log)
-        else:
-            if call.trailing:
-                context.set_trailing_metadata(tuple(call.trailing))
-            return response if isinstance(response, bytes) else b"".join(response)
-        del message
-        raise await _ending(context, status)
-
-    return behaviour
-
-
-def _streaming(
-    serve: Callable[[Stream], Awaitable[None]], log: FilteringBoundLogger, running: Running
-) -> Callable[[object, Context], Awaitable[None]]:
-    async def behaviour(_: object, context: Context) -> None:
-        stream = GrpcioCall(context)
-        try:
-            with in_flight(running):
-                await serve(stream)
-        except Exception as error:  # noqa: BLE001 - the client must get a status in any case
-            status = _status(error, log)
-        else:
-            if stream.trailing:
-                context.set_trailing_metadata(tuple(stream.trailing))
-            return
-        raise await _ending(context, status)
-
-    return behaviour
 
 
 async def _ending(context: Context, status: Status) -> BaseException:
@@ -275,3 +261,36 @@ async def _ending(context: Context, status: Status) -> BaseException:
     except grpc.aio.AbortError as error:
         return error.with_traceback(None)
     raise AssertionError("abort raises")
+
+
+def _credentials(identity: IdentitySource) -> grpc.ServerCredentials:
+    """Returns credentials that follow changes of `identity`. grpcio calls it at each handshake, in a separate thread.
+
+    Raises:
+        ConfigError: The identity makes client certificates optional, which grpcio does not support.
+    """
+    used = identity()
+    if used.client_certificates == "optional":
+        raise ConfigError(
+            'the grpcio transport cannot ask for optional client certificates: set "required" or "none" for it'
+        )
+
+    def changed() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal used
+        now = identity()
+        if now is used:
+            return None
+        used = now
+        return _configuration(now)
+
+    required = used.client_certificates == "required"
+    return grpc.dynamic_ssl_server_credentials(
+        _configuration(used),
+        changed,  # type: ignore[arg-type] # types-grpcio lacks None, which means no change
+        require_client_authentication=required,
+    )
+
+
+def _configuration(identity: ServerIdentity) -> grpc.ServerCertificateConfiguration:
+    pair = (identity.key, identity.certificate)
+    return grpc.ssl_server_certificate_configuration([pair], root_certificates=identity.client_ca or None)

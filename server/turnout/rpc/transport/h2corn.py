@@ -31,13 +31,13 @@ from h2corn._lib import prepare_tls
 from h2corn._server import TlsMaterial
 from structlog.typing import FilteringBoundLogger
 
-from turnout.config import Address
+from turnout.config import Address, Settings
 from turnout.errors import ConfigError
 from turnout.host.sockets import cut_connections, same_file, unwatch
 from turnout.rpc.transport.asgi.application import Application
 from turnout.rpc.transport.asgi.eager_tasks import allow_ended
 from turnout.rpc.transport.asgi.running_calls import RunningCalls
-from turnout.rpc.transport.h2corn_config import CUT_SECONDS, ConnectionLimits, h2corn_config
+from turnout.rpc.transport.h2corn_config import CUT_SECONDS, h2corn_config
 from turnout.rpc.transport.lingering_close import LingeringClose
 from turnout.tls.identity import ServerIdentity
 
@@ -84,7 +84,7 @@ class H2cornListener:
         listening: socket.socket,
         host: str,
         application: ListenerApplication,
-        limits: ConnectionLimits,
+        settings: Settings,
         log: FilteringBoundLogger,
         identity: ServerIdentity | None = None,
     ) -> None:
@@ -95,7 +95,7 @@ class H2cornListener:
         self._address = Address(host, listening.getsockname()[1])
         self._socket = listening
         self._application = application
-        self._limits = limits
+        self._settings = settings
         self._log = log
         self._identity = identity
         self._current: _Generation | None = None
@@ -116,14 +116,14 @@ class H2cornListener:
     @property
     def max_connections(self) -> int:
         """Maximum number of open connections."""
-        return self._limits.connections
+        return self._settings.limits.max_connections
 
     async def start(self) -> None:
         """Starts accepting connections."""
         allow_ended(asyncio.get_running_loop())
         self._current = await self._begin()
-        if self._limits.age_seconds:
-            self._ageing = asyncio.create_task(self._age(self._limits.age_seconds))
+        if age := self._settings.limits.max_connection_age_s:
+            self._ageing = asyncio.create_task(self._age(age))
 
     async def show(self, identity: ServerIdentity) -> None:
         """Uses another identity for new connections. Existing connections and their calls are not interrupted.
@@ -218,7 +218,7 @@ class H2cornListener:
         for generation in self._retired:
             generation.calls.end_uncounted()
         # Generations that were replaced because of new certificates get no more time than the others.
-        await asyncio.wait(self._side_tasks, timeout=min(grace, self._limits.grace_seconds))
+        await asyncio.wait(self._side_tasks, timeout=min(grace, self._settings.drain.timeout_s))
         for generation in self._retired:
             generation.calls.end_all()
         await self._let_go()
@@ -244,18 +244,18 @@ class H2cornListener:
         cut_connections(self._address.port)
         if ending:
             await asyncio.wait([generation.serving for generation in ending], timeout=CUT_SECONDS)
-        for generation in ending:
-            generation.calls.close()
 
     async def _begin(self) -> _Generation:
         calls = RunningCalls()
         others = same_file(self._socket.fileno()) if self._identity is not None else frozenset()
         server = h2corn.Server(
             self._application.open(calls),
-            h2corn_config(self._socket.fileno(), self._limits, self._identity, self._application.unary_paths),
+            h2corn_config(self._socket.fileno(), self._settings, self._identity, self._application.unary_paths),
         )
         try:
-            prepared = prepare_tls(server.config, _material(self._identity))
+            own = self._identity
+            material = None if own is None else TlsMaterial(own.certificate, own.key, own.client_ca or None)
+            prepared = prepare_tls(server.config, material)
         except (ValueError, OSError) as error:
             raise ConfigError(f"h2corn cannot use the TLS certificate: {error}") from None
         serving = asyncio.create_task(
@@ -280,7 +280,7 @@ class H2cornListener:
     def _retire(self, generation: _Generation, grace: float | None) -> None:
         """Lets a generation finish its calls within `grace` seconds; if None, `stop` ends those that remain."""
         self._retired.add(generation)
-        self._lingering.hold(self._limits.grace_seconds if grace is None else grace)
+        self._lingering.hold(self._settings.drain.timeout_s if grace is None else grace)
         generation.server.shutdown()
         self._spawn(self._finish(generation, grace))
 
@@ -288,19 +288,15 @@ class H2cornListener:
         if grace is not None:
             await asyncio.wait([generation.serving], timeout=grace)
             generation.calls.end_all()
-        await self._end(generation)
-        self._retired.discard(generation)
-
-    async def _end(self, generation: _Generation) -> None:
         with contextlib.suppress(RuntimeError):  # h2corn's own timeout passed, and it cut the rest
             await generation.serving
-        generation.calls.close()
+        self._retired.discard(generation)
 
     async def _age(self, seconds: float) -> None:
         while True:
             await asyncio.sleep(seconds)
             try:
-                await self._replace(self._limits.grace_seconds)
+                await self._replace(self._settings.drain.timeout_s)
             except _NOT_BEGUN as error:
                 self._log.error("connections are not renewed this time", address=str(self.address), exc_info=error)
 
@@ -326,9 +322,3 @@ class H2cornListener:
         task = asyncio.create_task(work)
         self._side_tasks.add(task)
         task.add_done_callback(self._side_tasks.discard)
-
-
-def _material(identity: ServerIdentity | None) -> TlsMaterial | None:
-    if identity is None:
-        return None
-    return TlsMaterial(identity.certificate, identity.key, identity.client_ca or None)

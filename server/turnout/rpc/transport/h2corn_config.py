@@ -1,13 +1,13 @@
-"""The limits of connections, as h2corn's configuration."""
+"""The limits of connections in the settings, as h2corn's configuration."""
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import h2corn
 
+from turnout.config import Settings
 from turnout.host.cpu import usable_cores
 from turnout.tls.identity import ServerIdentity
 
@@ -38,71 +38,43 @@ to 10,400 requests per second, and lowered the p99 latency from 8.2 to 6.3 ms.""
 _IN_MEMORY = Path("in memory")
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectionLimits:
-    """Limits of connections. All times are in seconds.
-
-    Attributes:
-        connections: Maximum number of open connections; further ones wait to be accepted.
-        streams: Maximum number of concurrent calls on a connection.
-        header_bytes: Maximum size of a request's headers in bytes.
-        headers: Maximum number of headers of a request.
-        header_seconds: Timeout for the handshake of a connection, and for receiving a request's headers.
-        body_seconds: Maximum pause within a request body.
-        stall_seconds: Maximum time in which a client reads nothing of a response.
-        idle_seconds: Maximum time without a request before a connection is closed.
-        age_seconds: Interval at which all clients are asked to reconnect; 0 for never.
-        grace_seconds: Time for calls to finish when the listener, or one of its generations, stops.
-    """
-
-    connections: int
-    streams: int
-    header_bytes: int
-    headers: int
-    header_seconds: float
-    body_seconds: float
-    stall_seconds: float
-    idle_seconds: float
-    age_seconds: float
-    grace_seconds: float
-
-
 def h2corn_config(
-    descriptor: int, limits: ConnectionLimits, identity: ServerIdentity | None, unary_paths: Sequence[str]
+    descriptor: int, settings: Settings, identity: ServerIdentity | None, unary_paths: Sequence[str]
 ) -> h2corn.Config:
     """Returns the configuration of one h2corn server.
 
     h2corn takes the contents of certificate and key with the server. The clients of `unary_paths` send a single
     message, and so have no reason to pause.
     """
+    limits, header_bytes = settings.limits, int(settings.limits.max_header_bytes)
     return h2corn.Config(
         bind=(f"fd://{descriptor}",),
         grpc=True,
         lifespan="off",
         access_log=False,
         log_format="json",
-        runtime_threads=_runtime_threads(),
-        max_concurrent_streams=limits.streams,
-        limit_request_head_size=limits.header_bytes,
-        limit_request_line=limits.header_bytes,
-        limit_request_field_size=limits.header_bytes,
-        limit_request_fields=limits.headers,
-        h2_max_header_list_size=limits.header_bytes,
-        h2_max_header_block_size=limits.header_bytes,
+        runtime_threads=2 if usable_cores() >= _CORES_FOR_TWO_THREADS else 1,
+        max_concurrent_streams=limits.max_streams,
+        limit_request_head_size=header_bytes,
+        limit_request_line=header_bytes,
+        limit_request_field_size=header_bytes,
+        limit_request_fields=limits.max_headers,
+        h2_max_header_list_size=header_bytes,
+        h2_max_header_block_size=header_bytes,
         h2_initial_stream_window_size=_WINDOW_BYTES,
         h2_initial_connection_window_size=_WINDOW_BYTES,
         max_request_body_size=0,  # the application limits bodies, with a helpful error message
-        timeout_request_body_idle=limits.body_seconds,
+        timeout_request_body_idle=limits.body_timeout_s,
         request_policies=tuple(
-            _request_policy(path, limits.body_seconds, limits.stall_seconds) for path in unary_paths
+            _request_policy(path, limits.body_timeout_s, limits.stall_timeout_s) for path in unary_paths
         ),
-        limit_connections=limits.connections,
-        timeout_handshake=limits.header_seconds,
-        timeout_request_header=limits.header_seconds,
-        timeout_keep_alive=limits.idle_seconds,
-        timeout_graceful_shutdown=limits.grace_seconds + CUT_SECONDS if identity is None else _RETIRED_SECONDS,
-        h2_timeout_response_stall=limits.stall_seconds,
-        h2_timeout_write=limits.stall_seconds * _BACKLOG_STALLS,
+        limit_connections=limits.max_connections,
+        timeout_handshake=limits.header_timeout_s,
+        timeout_request_header=limits.header_timeout_s,
+        timeout_keep_alive=limits.idle_timeout_s,
+        timeout_graceful_shutdown=settings.drain.timeout_s + CUT_SECONDS if identity is None else _RETIRED_SECONDS,
+        h2_timeout_response_stall=limits.stall_timeout_s,
+        h2_timeout_write=limits.stall_timeout_s * _BACKLOG_STALLS,
         **_tls_options(identity),
     )
 

@@ -5,7 +5,7 @@ import re
 import time
 from urllib.parse import parse_qsl
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from structlog.typing import FilteringBoundLogger
 
@@ -71,8 +71,6 @@ class Actions:
             )
             if self._peers is not None:
                 await self._peers.follow()
-        except ClientDisconnect:
-            return Response(status_code=499)  # the client has disconnected
         except TurnoutError as error:
             return self._pages.problem(request, error, back)
         return RedirectResponse(back, 303, HEADERS)
@@ -82,14 +80,9 @@ class Actions:
         possible, name, failed, wait = self._sessions.possible, "", False, 0
         following = request.query_params.get("next", "")
         if request.method == "POST":
-            try:
-                if not same_origin(request):
-                    raise PermissionDeniedError("a sign-in has to come from the console's own page")
-                fields = await _form(request)
-            except ClientDisconnect:
-                return Response(status_code=499)
-            except TurnoutError as error:
-                return self._pages.problem(request, error)
+            if not same_origin(request):
+                raise PermissionDeniedError("a sign-in has to come from the console's own page")
+            fields = await _form(request)
             goal = following if _INSIDE.fullmatch(following) else "/console"
             response = RedirectResponse(goal, 303, HEADERS)
             name, token = fields.get("name", ""), fields.get("token", "")
@@ -118,9 +111,7 @@ class Actions:
     async def sign_out(self, request: Request) -> Response:
         """Ends the session."""
         if not same_origin(request):
-            return self._pages.problem(
-                request, PermissionDeniedError("a sign-out has to come from the console's own page")
-            )
+            raise PermissionDeniedError("a sign-out has to come from the console's own page")
         response = RedirectResponse("/console", 303, HEADERS)
         self._sessions.sign_out(response)
         return response

@@ -1,9 +1,9 @@
 """The console's routes."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from urllib.parse import quote
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 from structlog.typing import FilteringBoundLogger
@@ -25,22 +25,34 @@ def console_routes(
 ) -> Sequence[Route]:
     """Returns the console's routes."""
     actions = Actions(rollouts, pages, pages.sessions, log, recorder.refused, peers)
+
+    def route(path: str, handler: Callable[[Request], Awaitable[Response]], *methods: str) -> Route:
+        async def explained(request: Request) -> Response:
+            try:
+                return await handler(request)
+            except ClientDisconnect:
+                return Response(status_code=499)
+            except TurnoutError as error:
+                return json_error(error) if path.endswith(".json") else pages.problem(request, error)
+
+        return Route(path, explained, methods=methods or ["GET"])
+
     return [
-        Route("/", _home),
-        Route("/console/", _home),
-        Route("/console", pages.overview),
-        Route("/console/sign-in", actions.sign_in, methods=["GET", "POST"]),
-        Route("/console/sign-out", actions.sign_out, methods=["POST"]),
-        Route("/console/static/{name:path}", _static),
-        Route(_MODEL, pages.model),
-        Route(_MODEL + "/series.json", pages.series),
-        Route(_MODEL + "/route", pages.route),
-        Route(_MODEL + "/shadow", pages.shadow),
-        Route(_MODEL + "/versions/{version}", pages.version),
-        Route(_MODEL + "/rollouts/{attempt}", pages.rollout),
-        Route(_MODEL + "/rollouts/{attempt}/plots.json", pages.plots),
-        Route(_MODEL + "/rollouts/{attempt}/{command}", actions.command, methods=["POST"]),
-        Route("/console/{rest:path}", pages.missing),
+        route("/", _home),
+        route("/console/", _home),
+        route("/console", pages.overview),
+        route("/console/sign-in", actions.sign_in, "GET", "POST"),
+        route("/console/sign-out", actions.sign_out, "POST"),
+        route("/console/static/{name:path}", _static),
+        route(_MODEL, pages.model),
+        route(_MODEL + "/series.json", pages.series),
+        route(_MODEL + "/route", pages.route),
+        route(_MODEL + "/shadow", pages.shadow),
+        route(_MODEL + "/versions/{version}", pages.version),
+        route(_MODEL + "/rollouts/{attempt}", pages.rollout),
+        route(_MODEL + "/rollouts/{attempt}/plots.json", pages.plots),
+        route(_MODEL + "/rollouts/{attempt}/{command}", actions.command, "POST"),
+        route("/console/{rest:path}", pages.missing),
     ]
 
 

@@ -1,6 +1,6 @@
 """The console's pages and the data of its charts. Read-only."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from semver import Version
@@ -25,24 +25,11 @@ from turnout.web.console.stages import reach, stages
 from turnout.web.console.views import ModelViews, OverviewTotals, colours_of, difference, neighbour
 from turnout.web.errors import status_of
 from turnout.web.report.explain import explain
+from turnout.web.report.page import plots as plot_data
 
 _MAX_TEXT = 512
 _MOST_DIGITS = 9
 _HISTORY = 20
-
-Handler = Callable[["Pages", Request], Awaitable[Response]]
-
-
-def explained(handler: Handler) -> Handler:
-    """Decorator that turns an error of a handler into an error page."""
-
-    async def handle(self: "Pages", request: Request) -> Response:
-        try:
-            return await handler(self, request)
-        except TurnoutError as error:
-            return self.problem(request, error)
-
-    return handle
 
 
 class Pages:
@@ -74,11 +61,11 @@ class Pages:
         again = request.method == "GET" and isinstance(error, UnavailableError)
         return self._page("problem.html", request, status_of(error), message=error.message, back=back, again=again)
 
-    @explained
     async def overview(self, request: Request) -> Response:
         """Shows all models and the active rollouts."""
         caller = caller_of(request.scope)  # None if authentication is off: all models are shown
-        models = [self._models.view(one) for one in self._models.all if caller is None or caller.sees(one.name)]
+        known = self._models.catalog.snapshot.models.values()
+        models = [self._models.view(one) for one in known if caller is None or caller.sees(one.name)]
         running = [one for one in self._rollouts.running if caller is None or caller.sees(one.model)]
         return self._page(
             "overview.html",
@@ -92,7 +79,6 @@ class Pages:
             answered_by=self._rollouts.server,
         )
 
-    @explained
     async def model(self, request: Request) -> Response:
         """Shows a model: its traffic split, versions, last hour, and rollouts."""
         known = self._model(request)
@@ -123,7 +109,6 @@ class Pages:
             part=self._models.part,
         )
 
-    @explained
     async def version(self, request: Request) -> Response:
         """Shows a version, and how it differs from another one."""
         known = self._model(request)
@@ -140,15 +125,14 @@ class Pages:
         row = next(r for r in self._models.view(known).versions if r.entry is entry)
         return self._page("version.html", request, known=known, row=row, held=held, colours=colours_of(known))
 
-    @explained
     async def rollout(self, request: Request) -> Response:
         """Shows a rollout: its state, evidence and events."""
         known = self._model(request)
-        async with self._tracked.of(known.name, attempt_of(request)) as tracked:
-            rollout = tracked.rollout
-            stage_list, now = stages(tracked.plan, rollout), self._rollouts.now.timestamp()
+        async with self._tracked.of(known.name, attempt_of(request)) as replay:
+            rollout = replay.rollout
+            stage_list, now = stages(replay.plan, rollout), self._rollouts.now.timestamp()
             ages = {probe.name: max(round(now - probe.time.seconds), 0) for probe in rollout.probes}
-            explanation, visitor = explain(tracked), self.sessions.visitor(request)
+            explanation, visitor = explain(replay), self.sessions.visitor(request)
             acts = visitor is not None and visitor.operates(known.name)
             return self._page(
                 "rollout.html",
@@ -162,7 +146,6 @@ class Pages:
                 acts=acts,
             )
 
-    @explained
     async def shadow(self, request: Request) -> Response:
         """Shows a model's shadows, with their worst disagreements."""
         known = self._model(request)
@@ -171,7 +154,6 @@ class Pages:
         colours = colours_of(known, *(str(v) for pair in pairs for v in (pair.shadow, pair.baseline)))
         return self._page("shadow.html", request, name=known.name, lanes=lanes, colours=colours, part=self._models.part)
 
-    @explained
     async def route(self, request: Request) -> Response:
         """Explains, step by step, how a request would be routed."""
         known = self._model(request)
@@ -189,11 +171,8 @@ class Pages:
 
     async def series(self, request: Request) -> Response:
         """Returns the last hour of a model's versions that had requests, as JSON."""
-        try:
-            known = self._model(request)
-            recent = self._models.recent.of(known.name)
-        except TurnoutError as error:
-            return json_error(error)
+        known = self._model(request)
+        recent = self._models.recent.of(known.name)
         colours = colours_of(known, *recent)
         listed = [entry.version_text for entry in known.versions.values()]  # as in the table of versions
         order = [version for version in dict.fromkeys([*listed, *recent]) if version in recent]
@@ -212,17 +191,14 @@ class Pages:
 
     async def plots(self, request: Request) -> Response:
         """Returns the data of a rollout's plots, as JSON."""
-        try:
-            known = self._model(request)
-            async with self._tracked.of(known.name, attempt_of(request)) as tracked:
-                named = tracked.rollout.candidate, tracked.rollout.previous
-                return JSONResponse(tracked.plots(colours_of(known, *named)), headers=HEADERS)
-        except TurnoutError as error:
-            return json_error(error)
+        known = self._model(request)
+        async with self._tracked.of(known.name, attempt_of(request)) as replay:
+            named = replay.rollout.candidate, replay.rollout.previous
+            return JSONResponse(plot_data(replay, colours_of(known, *named)), headers=HEADERS)
 
     async def missing(self, request: Request) -> Response:
         """Returns the error page for an unknown path."""
-        return self.problem(request, NotFoundError("the console has no such page"))
+        raise NotFoundError("the console has no such page")
 
     def _colours(self, running: Sequence[Rollout]) -> Mapping[str, Mapping[str, int]]:
         """Returns the colours of the versions of each model with an active rollout."""
@@ -230,7 +206,7 @@ class Pages:
         return {model: self._models.colours(model, *versions) for model, versions in named.items()}
 
     def _model(self, request: Request) -> ModelEntry:
-        return self._models.named(request.path_params["model"])
+        return self._models.catalog.snapshot.model(request.path_params["model"])
 
 
 def json_error(error: TurnoutError) -> Response:

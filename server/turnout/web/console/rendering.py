@@ -1,6 +1,5 @@
 """Renders the console's templates and sets the headers of its responses."""
 
-from datetime import UTC, datetime
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -42,18 +41,8 @@ STATIC = {
 """Static files and their content types. Names from URLs are looked up here and never used to open files."""
 
 
-def clock_text(when: datetime) -> str:
-    """Returns a naive UTC time as text, to the second."""
-    return f"{when:%Y-%m-%d %H:%M:%S}"
-
-
-def time_text(when: datetime) -> str:
-    """Returns a time, converted to UTC, as text, to the second."""
-    return f"{when.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
-
-
 _environment = templates("turnout.web.console")
-_environment.filters |= {"bytes": size_text, "time": time_text, "stated": metadata_text, "clock": clock_text}
+_environment.filters |= {"bytes": size_text, "stated": metadata_text}
 
 
 def page(template: str, request: Request, status: int = 200, **context: Any) -> Response:

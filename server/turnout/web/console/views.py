@@ -1,6 +1,6 @@
 """View models of the console's pages, from the server's current state. Does no I/O."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Self
@@ -68,15 +68,6 @@ class ModelViews:
     explainer: Explainer
     recent: Recent
     part: str = ""
-
-    @property
-    def all(self) -> Collection[ModelEntry]:
-        """All models."""
-        return self.catalog.snapshot.models.values()
-
-    def named(self, name: str) -> ModelEntry:
-        """Returns the model `name`. Raises ModelNotFound if the model does not exist."""
-        return self.catalog.snapshot.model(name)
 
     def colours(self, name: str, *more: str) -> Mapping[str, int]:
         """Returns the colours of a model's versions and of `more`; only of `more` if the model no longer exists."""

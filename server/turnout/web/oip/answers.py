@@ -5,6 +5,7 @@ from http import HTTPStatus
 from typing import Any
 
 import orjson
+from google.protobuf.message import Message
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route as HttpRoute
@@ -68,6 +69,19 @@ def inference_answer(
         return Response(text, headers=headers, media_type=_JSON)
     all_headers = {**headers, HEADER_LENGTH: str(len(text))}
     return Response(b"".join((text, *binary)), headers=all_headers, media_type=_BINARY)
+
+
+def as_json(message: Message) -> dict[str, Any]:
+    """Returns the values of all fields of a message, also of those that are not set, as Triton writes them in JSON."""
+
+    def value_of(value: Any) -> Any:
+        if isinstance(value, Message):
+            return as_json(value)
+        if isinstance(value, Mapping):
+            return {key: value_of(one) for key, one in value.items()}
+        return value if isinstance(value, str | int | float) else [value_of(one) for one in value]
+
+    return {field.name: value_of(getattr(message, field.name)) for field in message.DESCRIPTOR.fields}
 
 
 def json_answer(document: Document, status: HTTPStatus = HTTPStatus.OK) -> Response:

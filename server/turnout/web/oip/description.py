@@ -11,8 +11,7 @@ from starlette.routing import Route
 
 from turnout import __version__
 from turnout.oip.description import SERVER, ModelDescription
-from turnout.web.oip.answers import json_answer, route
-from turnout_proto.oip.inference_pb2 import ModelMetadataResponse
+from turnout.web.oip.answers import as_json, json_answer, route
 from turnout_proto.oip.model_config_pb2 import ModelConfig
 
 VERSIONS = ("/v2/models/{model}", "/v2/models/{model}/versions/{selector}")
@@ -56,26 +55,11 @@ class DescriptionEndpoints:
 
     async def metadata(self, request: Request) -> Mapping[str, Any]:
         """Describes the inputs and outputs of a version."""
-        return metadata_document(self._description.metadata(*_named(request)))
+        return as_json(self._description.metadata(*_named(request)))
 
     async def config(self, request: Request) -> Mapping[str, Any]:
         """Describes a version in the form of Triton's model configuration."""
         return config_document(self._description.config(*_named(request)))
-
-
-def metadata_document(metadata: ModelMetadataResponse) -> Mapping[str, Any]:
-    """Returns a version's metadata in the protocol's JSON form."""
-
-    def tensors(described: Any) -> list[dict[str, Any]]:
-        return [{"name": t.name, "datatype": t.datatype, "shape": list(t.shape)} for t in described]
-
-    return {
-        "name": metadata.name,
-        "versions": list(metadata.versions),
-        "platform": metadata.platform,
-        "inputs": tensors(metadata.inputs),
-        "outputs": tensors(metadata.outputs),
-    }
 
 
 def config_document(config: ModelConfig) -> Mapping[str, Any]:

@@ -19,10 +19,7 @@ from turnout.serving.inputs.limits import InputLimits
 from turnout.web.authorization import caller_of
 from turnout.web.body import BodyReceiver
 from turnout.web.json_body import SMALL_BYTES, json_object
-from turnout.web.oip.answers import route
-from turnout_proto.oip.inference_pb2 import InferStatistics, ModelStatistics, StatisticDuration
-
-_COMPUTE = ("compute_input", "compute_infer", "compute_output")
+from turnout.web.oip.answers import as_json, route
 
 _LISTED = "trace_level"
 """The only trace setting that is a list in JSON."""
@@ -33,10 +30,7 @@ class ExtensionEndpoints:
 
     def __init__(self, oip: OipServices, allowed: Oip, bodies: BodyReceiver, limits: InputLimits) -> None:
         """Initializes the endpoints; `allowed` says what clients may change."""
-        self._statistics = oip.statistics
-        self._repository = oip.repository
-        self._settings = oip.settings
-        self._memory = oip.memory
+        self._oip = oip
         self._allowed = allowed
         # Small enough to be parsed on the event loop.
         self._bodies = replace(bodies, max_bytes=min(SMALL_BYTES, bodies.max_bytes))
@@ -74,13 +68,13 @@ class ExtensionEndpoints:
     async def statistics(self, request: Request) -> Mapping[str, Any]:
         """Returns statistics of one version, all loaded versions of a model, or all models that the caller may see."""
         model, selector = (request.path_params.get(name, "") for name in ("model", "selector"))
-        found = (await self._statistics.of(model, selector)).model_stats
+        found = (await self._oip.statistics.of(model, selector)).model_stats
         seen = (lambda _: True) if model else _sees(request)
-        return {"model_stats": [statistics_document(one) for one in found if seen(one.name)]}
+        return {"model_stats": [as_json(one) for one in found if seen(one.name)]}
 
     async def models(self, request: Request) -> Mapping[str, Any]:
         """Lists the models that the caller may see."""
-        return {"models": list(filter(_sees(request), self._repository.names()))}
+        return {"models": list(filter(_sees(request), self._oip.repository.names()))}
 
     async def index(self, request: Request) -> list[Any]:
         """Lists all versions of the models that the caller may see, with their states."""
@@ -95,34 +89,34 @@ class ExtensionEndpoints:
                 "state": one.state,
                 **({"reason": one.reason} if one.reason else {}),
             }
-            for one in self._repository.index(ready=ready)
+            for one in self._oip.repository.index(ready=ready)
             if seen(one.name)
         ]
 
     async def load(self, request: Request) -> None:
         """Loads the version that `NAME` or `NAME@SELECTOR` resolves to."""
         check_control(allowed=self._allowed.allow_repository_control)
-        await self._repository.load(request.path_params["model"], await self._parameters(request))
+        await self._oip.repository.load(request.path_params["model"], await self._parameters(request))
 
     async def unload(self, request: Request) -> None:
         """Unloads the version that `NAME@SELECTOR` resolves to, or all loaded versions of `NAME`."""
         check_control(allowed=self._allowed.allow_repository_control)
         await self._parameters(request)
-        await self._repository.unload(request.path_params["model"])
+        await self._oip.repository.unload(request.path_params["model"])
 
     async def log(self, request: Request) -> Mapping[str, Any]:
         """Applies the log settings in the body, if any, and returns all log settings."""
         if settings := await self._changes(request):
-            await self._settings.change_log(settings, actor_of(caller_of(request.scope)))
-        return self._settings.log()
+            await self._oip.settings.change_log(settings, actor_of(caller_of(request.scope)))
+        return self._oip.settings.log()
 
     async def trace(self, request: Request) -> Mapping[str, Any]:
         """Applies the trace settings in the body, if any, to one model or all models, and returns the settings."""
         model = request.path_params.get("model", "")
         if settings := await self._changes(request):
             values = {name: _values(name, value) for name, value in settings.items()}
-            await self._settings.change_trace(model, values, actor_of(caller_of(request.scope)))
-        in_force = self._settings.trace(model)
+            await self._oip.settings.change_trace(model, values, actor_of(caller_of(request.scope)))
+        in_force = self._oip.settings.trace(model)
         return {name: values if name == _LISTED else values[0] for name, values in in_force.items()}
 
     async def _read(self, request: Request, example: str) -> Mapping[str, Any]:
@@ -146,7 +140,7 @@ class ExtensionEndpoints:
 
     async def regions(self, request: Request) -> list[Any]:
         """Lists all of the caller's regions, or one."""
-        regions = self._memory.status(caller_of(request.scope), request.path_params.get("name", ""))
+        regions = self._oip.memory.status(caller_of(request.scope), request.path_params.get("name", ""))
         return [{"name": one.name, "key": one.key, "offset": one.offset, "byte_size": one.size} for one in regions]
 
     async def register(self, request: Request) -> None:
@@ -158,11 +152,11 @@ class ExtensionEndpoints:
         offset, size = whole(body.get("offset", 0), "offset"), whole(body.get("byte_size"), "byte_size")
         host = request.client.host if request.client is not None else ""
         name = request.path_params["name"]
-        await self._memory.register(caller_of(request.scope), host, name, key, offset, size)
+        await self._oip.memory.register(caller_of(request.scope), host, name, key, offset, size)
 
     async def unregister(self, request: Request) -> None:
         """Unregisters one of the caller's regions, or all of them."""
-        await self._memory.unregister(caller_of(request.scope), request.path_params.get("name", ""))
+        await self._oip.memory.unregister(caller_of(request.scope), request.path_params.get("name", ""))
 
     async def cuda_regions(self, request: Request) -> list[Any]:
         """Returns an empty list, since CUDA memory is not supported."""
@@ -182,31 +176,6 @@ def _sees(request: Request) -> Callable[[str], bool]:
     """Returns a function that returns whether the caller may see a given model in lists."""
     caller = caller_of(request.scope)
     return (lambda _: True) if caller is None else caller.sees
-
-
-def statistics_document(statistics: ModelStatistics) -> Mapping[str, Any]:
-    """Returns a version's statistics in Triton's JSON form."""
-    batches = statistics.batch_stats
-    return {
-        "name": statistics.name,
-        "version": statistics.version,
-        "last_inference": statistics.last_inference,
-        "inference_count": statistics.inference_count,
-        "execution_count": statistics.execution_count,
-        "inference_stats": _durations(statistics.inference_stats, [f.name for f in InferStatistics.DESCRIPTOR.fields]),
-        "response_stats": {},
-        "batch_stats": [{"batch_size": batch.batch_size, **_durations(batch, _COMPUTE)} for batch in batches],
-        "memory_usage": [
-            {"type": usage.type, "id": usage.id, "byte_size": usage.byte_size} for usage in statistics.memory_usage
-        ],
-    }
-
-
-def _durations(holder: Any, names: Sequence[str]) -> dict[str, Any]:
-    def duration(one: StatisticDuration) -> dict[str, int]:
-        return {"count": one.count, "ns": one.ns}
-
-    return {name: duration(getattr(holder, name)) for name in names}
 
 
 def _values(name: str, value: Any) -> Sequence[str]:

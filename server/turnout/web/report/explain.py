@@ -11,7 +11,7 @@ from turnout.rollout.plan import Plan
 from turnout.text.quantities import number_text, seconds_text
 from turnout.text.shares import share_text
 from turnout.web.report.formatting import duration_text
-from turnout.web.report.replay import Seen
+from turnout.web.report.replay import Replay
 from turnout_proto.v1 import rollout_pb2 as pb
 
 _ENDED = {
@@ -107,7 +107,7 @@ class RolloutExplanation:
     following: tuple[str, ...]
 
 
-def explain(replay: Seen) -> RolloutExplanation:
+def explain(replay: Replay) -> RolloutExplanation:
     """Returns the explanation of a rollout."""
     rollout, plan = replay.rollout, replay.plan
     findings = tuple(_finding(metric, replay) for metric in plan.evidence_metrics)
@@ -155,7 +155,7 @@ def meaning(name: str, threshold_seconds: float) -> str:
             return f"slower than the baseline's {name}{limit}"
 
 
-def _finding(metric: Metric, replay: Seen) -> Finding:
+def _finding(metric: Metric, replay: Replay) -> Finding:
     known = replay.last.accumulators[metric.name]
     summary = {m.name: m for m in replay.rollout.metrics}.get(metric.name, pb.RolloutMetric())
     ratio, allowed, below = replay.ratio(metric), metric.null, metric.good_null
@@ -170,7 +170,7 @@ def _finding(metric: Metric, replay: Seen) -> Finding:
     )  # fmt: skip
 
 
-def _proof(metric: Metric, replay: Seen) -> tuple[bool, str]:
+def _proof(metric: Metric, replay: Replay) -> tuple[bool, str]:
     plan, evidence = replay.plan, replay.last
     seen, enough = evidence.accumulators[metric.name].canary, max(plan.exposure_requests, 1)
     found = evidence.fitness(metric, plan.beta, plan.exposure_requests, alone=plan.from_broken)
@@ -184,7 +184,7 @@ def _proof(metric: Metric, replay: Seen) -> tuple[bool, str]:
     return found.fit, words[found]
 
 
-def _reading(replay: Seen, findings: tuple[Finding, ...]) -> Iterator[str]:
+def _reading(replay: Replay, findings: tuple[Finding, ...]) -> Iterator[str]:
     rollout, plan = replay.rollout, replay.plan
     worse, alpha = rollout.e_value >= rollout.threshold, rollout.alpha
     shared = f" (alpha {plan.alpha:g}, shared with other rollouts of the model)" if alpha < plan.alpha else ""

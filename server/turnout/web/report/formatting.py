@@ -1,6 +1,7 @@
-"""Formats durations and commands as readable text."""
+"""Formats times, durations and commands as readable text."""
 
 import math
+from datetime import UTC, datetime
 
 from markupsafe import Markup, escape
 
@@ -23,6 +24,11 @@ def duration_text(seconds: float) -> str:
         if count:
             parts.append(f"{count}{name}")
     return "".join(parts[:2]) or "0s"
+
+
+def time_text(when: datetime) -> str:
+    """Returns a time in UTC as text, to the second. A time without a zone is in UTC already."""
+    return f"{when if when.tzinfo is None else when.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
 
 
 def ticked(text: str) -> Markup:

@@ -1,29 +1,21 @@
 """Renders a rollout's report: a self-contained HTML page that needs no network, and JavaScript only for its plots."""
 
 import json
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.resources import files
 from itertools import accumulate
-from typing import Any, Self
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from turnout.rollout.evidence import Evidence
-from turnout.rollout.plan import Plan
 from turnout.telemetry.histogram import LATENCY_BOUNDS
 from turnout.text.quantities import number_text, seconds_text
 from turnout.text.shares import share_text
 from turnout.web.report.colours import version_colours
 from turnout.web.report.explain import explain
-from turnout.web.report.formatting import duration_text, ticked
-from turnout.web.report.replay import Latency, RecordedTick, Replay
-from turnout_proto.v1 import rollout_pb2 as pb
-
-MOST_POINTS = 2000
-"""Maximum number of points of a plot, which is more than a screen has columns."""
+from turnout.web.report.formatting import duration_text, ticked, time_text
+from turnout.web.report.replay import Latency, Replay
 
 _LEAST_E, _MOST_E = 1e-2, 1e12
 """The range of the logarithmic axis. The difference between e-values below it does not matter."""
@@ -38,7 +30,13 @@ def templates(package: str) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"share": share_text, "duration": duration_text, "evidence": number_text, "ticked": ticked}
+    environment.filters |= {
+        "share": share_text,
+        "duration": duration_text,
+        "evidence": number_text,
+        "ticked": ticked,
+        "time": time_text,
+    }
     return environment
 
 
@@ -59,11 +57,9 @@ def render(replay: Replay, versions: Iterable[str] = ()) -> str:
         colours=colours,
         plan=replay.plan,
         plan_json=json.dumps(replay.plan.to_json(), indent=2),
-        events=[(e, f"{e.time.ToDatetime():%Y-%m-%d %H:%M:%S}") for e in rollout.events],
-        began=f"{rollout.started_at.ToDatetime():%Y-%m-%d %H:%M:%S}",
         took=duration_text(took),
         quantiles=list(_quantile_rows(replay)),
-        ticks=len(replay.recorded_ticks),
+        ticks=replay.ticks,
         data=_data(plots(replay, colours)),
         uplot=_static("vendor/uplot/uPlot.iife.min.js"),
         uplot_css=_static("vendor/uplot/uPlot.min.css"),
@@ -72,50 +68,19 @@ def render(replay: Replay, versions: Iterable[str] = ()) -> str:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class PlotPoint:
-    """A tick in the plots.
-
-    Attributes:
-        time: Time of the tick, in seconds since 1970.
-        weight: The candidate's share of the traffic; None if it was not recorded.
-        metrics: E-value of each metric, in the plan's order.
-    """
-
-    time: float
-    weight: float | None
-    combined: float
-    metrics: tuple[float, ...]
-
-    @classmethod
-    def of(cls, recorded_ticks: RecordedTick, evidence: Evidence) -> Self:
-        """Returns the point for a tick and the evidence after it."""
-        values = tuple(evidence.of(metric.name) for metric in evidence.metrics)
-        return cls(recorded_ticks.time.timestamp(), recorded_ticks.weight, evidence.combined, values)
-
-
 def plots(replay: Replay, colours: Mapping[str, int]) -> dict[str, Any]:
-    """Returns the data of the plots as JSON values, with the colours of the versions."""
-    points = [PlotPoint.of(replay.recorded_ticks[i], replay.evidence[i]) for i in _thinned(len(replay.recorded_ticks))]
-    return drawing(replay.rollout, replay.plan, points, latencies(replay), colours)
+    """Returns the data of the plots as JSON values, with the colours of the versions.
 
-
-def drawing(
-    rollout: pb.Rollout,
-    plan: Plan,
-    points: Sequence[PlotPoint],
-    arms: tuple[Latency, Latency],
-    colours: Mapping[str, int],
-) -> dict[str, Any]:
-    """Returns the data of the plots: times in seconds since 1970, e-values, shares, cumulative latency shares."""
-    canary, baseline = arms
+    These are times in seconds since 1970, e-values, shares of the traffic, and cumulative shares of the latencies.
+    """
+    rollout, points, (canary, baseline) = replay.rollout, replay.points, replay.latencies
     return {
         "threshold": rollout.threshold,
         "times": [point.time for point in points],
         "combined": [_on_axis(point.combined) for point in points],
         "metrics": {
             metric.name: [_on_axis(point.metrics[number]) for point in points]
-            for number, metric in enumerate(plan.evidence_metrics)
+            for number, metric in enumerate(replay.plan.evidence_metrics)
         },
         "weights": [point.weight for point in points],
         "bounds": [bound * 1e3 for bound in LATENCY_BOUNDS],
@@ -126,21 +91,9 @@ def drawing(
     }
 
 
-def latencies(replay: Replay) -> tuple[Latency, Latency]:
-    """Returns the latency histograms of both arms, summed over all ticks; empty if none were recorded."""
-    return _summed(one.canary for one in replay.recorded_ticks), _summed(one.baseline for one in replay.recorded_ticks)
-
-
-def _summed(parts: Iterable[Latency]) -> Latency:
-    total: Counter[int] = Counter()
-    for part in parts:
-        total.update(part)
-    return total
-
-
 def _quantile_rows(replay: Replay) -> Iterator[tuple[str, str, str]]:
     """Yields rows of latency quantiles of both arms; none if no latencies were recorded."""
-    arms = latencies(replay)
+    arms = replay.latencies
     if not all(arms):
         return
     yield ("requests", *(f"{sum(arm.values()):,}" for arm in arms))  # type: ignore[misc]  # two arms
@@ -165,13 +118,6 @@ def _cumulative(arm: Latency) -> list[float]:
     """Returns, for each bound, the share of requests whose latency is at most that bound."""
     total = sum(arm.values())
     return [n / total for n in accumulate(arm.get(i, 0) for i in range(len(LATENCY_BOUNDS)))] if total else []
-
-
-def _thinned(count: int) -> Sequence[int]:
-    """Returns the indices of the ticks to draw: all, or evenly spaced ones including the last."""
-    if count <= MOST_POINTS:
-        return range(count)
-    return sorted({round(i * (count - 1) / (MOST_POINTS - 1)) for i in range(MOST_POINTS)})
 
 
 def _on_axis(value: float) -> float:

@@ -1,10 +1,11 @@
 """Recomputes a rollout's evidence from its recorded ticks. Pure."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from turnout.errors import InvalidRequest
 from turnout.rollout.evidence import DISAGREEMENT, Count, Evidence, Metric, Tick
@@ -13,6 +14,10 @@ from turnout_proto.v1 import rollout_pb2 as pb
 
 Latency = Mapping[int, int]
 """Number of requests by bucket index. The index after the last bound is for requests above it."""
+
+
+MOST_POINTS = 2000
+"""Maximum number of points of a plot, which is more than a screen has columns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +59,41 @@ class RecordedTick:
 
 
 @dataclass(frozen=True, slots=True)
-class Replay:
-    """A rollout with its ticks and the evidence after each of them."""
+class PlotPoint:
+    """A tick in the plots.
 
-    rollout: pb.Rollout
-    plan: Plan
-    recorded_ticks: Sequence[RecordedTick]
-    evidence: Sequence[Evidence]
+    Attributes:
+        time: Time of the tick, in seconds since 1970.
+        weight: The candidate's share of the traffic; None if it was not recorded.
+        metrics: E-value of each metric, in the plan's order.
+    """
+
+    time: float
+    weight: float | None
+    combined: float
+    metrics: tuple[float, ...]
+
+
+class Replay:
+    """A rollout and its evidence up to the last tick that was taken, in bounded memory.
+
+    Attributes:
+        rollout: State of the rollout.
+        last: The evidence after the last tick.
+        ticks: Number of ticks.
+        latencies: Latency histograms of the candidate and the baseline over all ticks; empty if none were recorded.
+    """
+
+    def __init__(self, plan: Plan, rollout: pb.Rollout | None = None) -> None:
+        self.plan = plan
+        self.rollout = pb.Rollout() if rollout is None else rollout
+        self.last = Evidence.start(plan.evidence_metrics, plan.max_duration_s)
+        self.ticks = 0
+        self.latencies: tuple[Counter[int], Counter[int]] = (Counter(), Counter())
+        self._sums = {metric.name: (0.0, 0.0) for metric in plan.evidence_metrics}
+        self._points: list[PlotPoint] = []
+        self._latest: PlotPoint | None = None
+        self._stride = 1
 
     @classmethod
     def of(cls, answer: pb.GetRolloutTicksResponse) -> Self:
@@ -73,18 +106,33 @@ class Replay:
             bodies = [json.loads(text) for text in answer.ticks_json]
         except (ValueError, RecursionError):
             raise InvalidRequest("the server sent ticks that are not JSON") from None
-        rollout, plan = answer.rollout, read_plan_json(answer.rollout.plan_json)
-        times = (stamp.ToDatetime(UTC) for stamp in answer.times)
-        recorded_ticks = [RecordedTick.from_json(time, body) for time, body in zip(times, bodies, strict=True)]
-        evidence = [Evidence.start(plan.evidence_metrics, plan.max_duration_s)]
-        for one in recorded_ticks:
-            evidence.append(evidence[-1].taken(one.tick))
-        return cls(rollout, plan, recorded_ticks, evidence[1:])
+        replay = cls(read_plan_json(answer.rollout.plan_json), answer.rollout)
+        for stamp, body in zip(answer.times, bodies, strict=True):
+            replay.take(RecordedTick.from_json(stamp.ToDatetime(UTC), body))
+        return replay
+
+    def take(self, recorded: RecordedTick) -> None:
+        """Replays the next tick. Halves the resolution of the plots when they have more points than a screen has."""
+        self.last = self.last.taken(recorded.tick)
+        for name, (worse, better) in self._sums.items():
+            more, less = worse_and_better(recorded.tick, name)
+            self._sums[name] = worse + more, better + less
+        for arm, counts in zip(self.latencies, (recorded.canary, recorded.baseline), strict=True):
+            arm.update(counts)
+        values = tuple(self.last.of(metric.name) for metric in self.last.metrics)
+        self._latest = PlotPoint(recorded.time.timestamp(), recorded.weight, self.last.combined, values)
+        if self.ticks % self._stride == 0:
+            self._points.append(self._latest)
+        self.ticks += 1
+        if len(self._points) > MOST_POINTS:
+            self._points = self._points[::2]
+            self._stride *= 2
 
     @property
-    def last(self) -> Evidence:
-        """The latest evidence."""
-        return self.evidence[-1] if self.evidence else Evidence.start(self.plan.evidence_metrics, 1.0)
+    def points(self) -> Sequence[PlotPoint]:
+        """The ticks to plot: all, or evenly spaced ones and the last."""
+        latest = self._latest
+        return [*self._points, *([latest] if latest is not None and latest is not self._points[-1] else [])]
 
     def ratio(self, metric: Metric) -> float | None:
         """Returns the ratio of the candidate's rate of bad events to the baseline's.
@@ -93,30 +141,10 @@ class Replay:
         weights cancel out, as in the evidence. Infinity if only the candidate had bad events; None if there is nothing
         to compare.
         """
-        parts = [worse_and_better(one.tick, metric.name) for one in self.recorded_ticks]
-        return ratio_of(sum(worse for worse, _ in parts), sum(better for _, better in parts))
-
-
-ARMS = ("canary", "baseline")
-
-
-class Seen(Protocol):
-    """A rollout and its evidence, either replayed from all ticks or tracked incrementally."""
-
-    @property
-    def rollout(self) -> pb.Rollout:
-        """Current state of the rollout."""
-
-    @property
-    def plan(self) -> Plan:
-        """Plan of the rollout."""
-
-    @property
-    def last(self) -> Evidence:
-        """The latest evidence."""
-
-    def ratio(self, metric: Metric) -> float | None:
-        """Returns the same ratio as `Replay.ratio`."""
+        worse, better = self._sums[metric.name]
+        if better:
+            return worse / better
+        return float("inf") if worse else None
 
 
 def worse_and_better(tick: Tick, metric: str) -> tuple[float, float]:
@@ -130,17 +158,10 @@ def worse_and_better(tick: Tick, metric: str) -> tuple[float, float]:
             [(one.requests, one.bad) for one in unkeyed if one is not None],
             [(float(one.expected.sum()), one.total.bad) for one in keyed if one is not None],
         ):
-            if len(pair) == len(ARMS) and all(exposure > 0 for exposure, _ in pair):
+            if len(pair) == 2 and all(exposure > 0 for exposure, _ in pair):
                 (a, a_bad), (b, b_bad) = pair
                 worse, better = worse + a_bad * b / (a + b), better + b_bad * a / (a + b)
     return worse, better
-
-
-def ratio_of(worse: float, better: float) -> float | None:
-    """Returns the ratio of both sums; infinity if only `worse` is above 0, None if neither is."""
-    if better:
-        return worse / better
-    return float("inf") if worse else None
 
 
 def read_plan_json(text: str) -> Plan:

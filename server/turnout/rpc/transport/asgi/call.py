@@ -20,14 +20,13 @@ from turnout.rpc.transport.asgi.compression import (
     decompress,
 )
 from turnout.rpc.transport.asgi.eager_tasks import started
-from turnout.rpc.transport.asgi.framing import PREFIX, PREFIX_BYTES, FrameSplitter, FramingError, MessageTooLarge
+from turnout.rpc.transport.asgi.framing import PREFIX, FrameSplitter
 from turnout.rpc.transport.asgi.headers import parse_timeout
 from turnout.rpc.transport.asgi.running_calls import RunningCall
 from turnout.rpc.transport.asgi.statuses import (
     CONTENT_TYPE,
     DEADLINE_EXCEEDED,
     INTERNAL,
-    RESOURCE_EXHAUSTED,
     UNIMPLEMENTED,
     Event,
     refusal,
@@ -172,13 +171,12 @@ class AsgiCall(RunningCall):
         Raises:
             StatusError: The client sent no message, an invalid message, or more than one message.
         """
-        self._frames = FrameSplitter(self._limits.max_message_bytes)
-        message = self._fed(event)
-        if message is None:
-            message = await self.read()
+        frames = self._frames = FrameSplitter(self._limits.max_message_bytes)
+        self._feed(frames, event)
+        message = await self.read()
         if message is None:
             raise refusal(INTERNAL, "expected one message, got none")
-        if self._frames.partial:
+        if frames.partial:
             raise refusal(INTERNAL, "expected one message, got more")
         return message
 
@@ -189,7 +187,7 @@ class AsgiCall(RunningCall):
         frames = self._frames
         if frames is None:
             frames = self._frames = FrameSplitter(self._limits.max_message_bytes)
-        frame = self._next(frames) if frames.buffered else None
+        frame = frames.next()
         while frame is None:
             if self._half_closed:
                 if frames.partial:
@@ -202,12 +200,14 @@ class AsgiCall(RunningCall):
                 if not isinstance(event, tuple):
                     self._waiting, self._waited = None, True
                     event = (await event,)
-                if (whole := self._fed(event[0])) is not None:
-                    return whole
-                frame = self._next(frames)
+                self._feed(frames, event[0])
+                frame = frames.next()
         self.release()
         compressed, message = frame
-        return await self._decompressed(message) if compressed else message
+        if not compressed:
+            return message
+        limit, in_thread = self._limits.max_message_bytes, len(message) >= _DECOMPRESSED_IN_THREAD
+        return await self._limits.convert(in_thread, decompress, message, self._encoding, limit)
 
     async def read_some(self, most: int) -> Sequence[bytes]:
         """Returns at most `most` messages that have arrived; an empty sequence after the client's last message."""
@@ -236,33 +236,20 @@ class AsgiCall(RunningCall):
         """
         receive, size = self._receive, len(messages[0])
         while len(messages) < most and size < JOINED_BYTES:
-            if frames.buffered:
-                if (frame := self._next(frames)) is None:
-                    return  # the next message is incomplete
+            if (frame := frames.next()) is not None:
                 compressed, message = frame
                 if compressed:
                     raise refusal(INTERNAL, "expected no compressed message from a call without grpc-encoding")
-            elif self._half_closed:
+                messages.append(message)
+                size += len(message)
+            elif frames.partial or self._half_closed:
                 return
             else:
                 event = started(receive())
                 if not isinstance(event, tuple):
                     self._waiting = event
                     return
-                if (whole := self._fed(event[0])) is None:
-                    continue
-                message = whole
-            messages.append(message)
-            size += len(message)
-
-    def _next(self, frames: FrameSplitter) -> tuple[bool, bytes] | None:
-        """Returns the next message, as `frames.next` does. Raises StatusError if it is invalid."""
-        try:
-            return frames.next()
-        except MessageTooLarge as error:
-            raise _too_large(error) from None
-        except FramingError as error:
-            raise refusal(INTERNAL, str(error)) from None
+                self._feed(frames, event[0])
 
     async def write(self, message: bytes) -> None:
         """Sends a message. Returns when there is room for the next one."""
@@ -273,62 +260,48 @@ class AsgiCall(RunningCall):
 
     async def write_all(self, messages: Sequence[bytes]) -> None:
         """Sends messages, combining small ones in one event. Returns when there is room for more."""
-        if self.gzip or not self.started:
+        if self.gzip or not self.started or not messages:
             await super().write_all(messages)
             return
-        parts: list[bytes] = []
-        size = 0
-        for message in messages:
-            size += len(message)
-            if size > JOINED_BYTES:
-                await self._send_joined(parts)
-                parts, size = [], len(message)
-            if len(message) > JOINED_BYTES:
-                await self.write(message)
-                size = 0
-            else:
-                parts += (PREFIX.pack(0, len(message)), message)
-        await self._send_joined(parts)
-
-    async def _send_joined(self, parts: Sequence[bytes]) -> None:
+        pieces = [piece for message in messages for piece in (PREFIX.pack(0, len(message)), message)]
         try:
-            if parts:
-                await self._send({"type": "http.response.body", "body": b"".join(parts), "more_body": True})
+            await self._send_pieces(pieces, more=True)
         except OSError:  # as above
             raise asyncio.CancelledError from None
 
     async def send_message(self, message: bytes, *, more: bool) -> None:
         """Sends a message, preceded by the headers if it is the first. With `more`, another message may follow."""
-        send, size = self._send, len(message)
+        size = len(message)
         if not self.started:
             self.started = True
-            await send(_START_GZIP if self.gzip else START)
+            await self._send(_START_GZIP if self.gzip else START)
         compressed = 0
         if self.gzip and size >= _LEAST_GZIP_BYTES:
             message = await self._limits.convert(size >= _COMPRESSED_IN_THREAD, compress, message)
             compressed, size = 1, len(message)
-        prefix = PREFIX.pack(compressed, size)
-        if size <= JOINED_BYTES:
-            await send({"type": "http.response.body", "body": prefix + message, "more_body": more})
-        else:
-            await send({"type": "http.response.body", "body": prefix, "more_body": True})
-            await send({"type": "http.response.body", "body": message, "more_body": more})
+        await self._send_pieces((PREFIX.pack(compressed, size), message), more=more)
 
     async def send_parts(self, parts: Parts) -> None:
         """Sends the only message of a call, combining its small parts in one event."""
         if self.gzip:
             await self.send_message(b"".join(parts), more=False)
             return
-        bodies = [PREFIX.pack(0, sum(map(len, parts)))]
-        for part in parts:
-            if len(part) > JOINED_BYTES or len(bodies[-1]) > JOINED_BYTES:
-                bodies.append(part)
-            else:
-                bodies[-1] += part
         self.started = True
         await self._send(START)
-        for left, body in zip(range(len(bodies))[::-1], bodies, strict=True):
-            await self._send({"type": "http.response.body", "body": body, "more_body": left > 0})
+        await self._send_pieces((PREFIX.pack(0, sum(map(len, parts))), *parts), more=False)
+
+    async def _send_pieces(self, pieces: Sequence[bytes], *, more: bool) -> None:
+        """Sends the pieces of messages, combining small ones in one event. With `more`, other messages may follow."""
+        joined, size = pieces, sum(map(len, pieces))
+        if size > JOINED_BYTES:
+            joined, size = [], 0
+            for piece in pieces:
+                if joined and size + len(piece) > JOINED_BYTES:
+                    await self._send({"type": "http.response.body", "body": b"".join(joined), "more_body": True})
+                    joined, size = [], 0
+                joined.append(piece)
+                size += len(piece)
+        await self._send({"type": "http.response.body", "body": b"".join(joined), "more_body": more})
 
     async def send_status(self, status: Status) -> None:
         """Ends the call with a status other than OK."""
@@ -347,25 +320,14 @@ class AsgiCall(RunningCall):
             self._limits.budget.release(self._held)
             self._held = 0
 
-    def _fed(self, event: Event) -> bytes | None:
-        """Processes an event.
-
-        Returns the message, if the event contains exactly one complete uncompressed message, which is the usual case;
-        otherwise None, and the bytes are then in the frame splitter.
-        """
+    def _feed(self, frames: FrameSplitter, event: Event) -> None:
+        """Adds the bytes of an event to the frame splitter."""
         if event["type"] == "http.disconnect":
             raise asyncio.CancelledError  # the server also cancels the call's task
         if not event.get("more_body"):
             self._half_closed = True
         if body := event.get("body"):
-            frames, size = self._frames, len(body) - PREFIX_BYTES
-            assert frames is not None
-            fits = 0 <= size <= self._limits.max_message_bytes
-            if fits and not frames.partial and PREFIX.unpack_from(body) == (0, size):
-                whole: bytes = body[PREFIX_BYTES:]
-                return whole
             frames.feed(body)
-        return None
 
     async def _rest(self, frames: FrameSplitter) -> tuple[bool, bytes] | None:
         """Returns the message that is partly received once it is complete; None if the request ends before that."""
@@ -374,9 +336,9 @@ class AsgiCall(RunningCall):
             await asyncio.sleep(0)  # makes the call continue in a task, which the timeout needs
         try:
             async with asyncio.timeout(seconds * _TIMEOUT_FACTOR or None) as timeout:
-                while (frame := self._next(frames)) is None and not self._half_closed:
+                while (frame := frames.next()) is None and not self._half_closed:
                     self._hold(frames.buffered)
-                    self._fed(await self._receive())
+                    self._feed(frames, await self._receive())
                     _renew(timeout, seconds)
         except TimeoutError:
             message = f"nothing came of the request's message for {seconds:g} s (limits.body_timeout_s)"
@@ -394,25 +356,12 @@ class AsgiCall(RunningCall):
             raise StatusError(to_status(error)) from None
         self._held += growth
 
-    async def _decompressed(self, message: bytes) -> bytes:
-        limit, in_thread = self._limits.max_message_bytes, len(message) >= _DECOMPRESSED_IN_THREAD
-        try:
-            return await self._limits.convert(in_thread, decompress, message, self._encoding, limit)
-        except MessageTooLarge as error:
-            raise _too_large(error) from None
-        except FramingError as error:
-            raise refusal(INTERNAL, str(error)) from None
-
 
 def _renew(timeout: asyncio.Timeout, seconds: float) -> None:
     """Extends a timeout if less than `seconds` remain. A new timer for each event would add a third to its cost."""
     due = timeout.when()
     if due is not None and due - (now := asyncio.get_running_loop().time()) < seconds:
         timeout.reschedule(now + seconds * _TIMEOUT_FACTOR)
-
-
-def _too_large(error: MessageTooLarge) -> StatusError:
-    return refusal(RESOURCE_EXHAUSTED, f"{error} (limits.max_message_bytes)")
 
 
 async def send_only_status(send: Send, status: Status, *more: tuple[bytes, bytes]) -> None:

@@ -4,7 +4,8 @@ import zlib
 
 from turnout.decompression import WINDOWS, CompressionError, DecompressedTooLarge
 from turnout.decompression import decompress as decompress_data
-from turnout.rpc.transport.asgi.framing import FramingError, MessageTooLarge
+from turnout.rpc.transport.asgi.framing import too_large
+from turnout.rpc.transport.asgi.statuses import INTERNAL, refusal
 
 IDENTITY = b"identity"
 """The name of the encoding without compression."""
@@ -26,19 +27,18 @@ def decompress(message: bytes, encoding: bytes, limit: int) -> bytes:
     `encoding` is the one that the call's headers declare.
 
     Raises:
-        FramingError: The message is not in that encoding.
-        MessageTooLarge: The decompressed message exceeds the limit.
+        StatusError: The message is not in that encoding, or exceeds the limit when it is decompressed.
     """
     if encoding == IDENTITY:
-        raise FramingError("expected no compressed message from a call without grpc-encoding")
+        raise refusal(INTERNAL, "expected no compressed message from a call without grpc-encoding")
     if not message:  # no encoding has such a message, but gRPC's own servers accept it as empty
         return message
     try:
         return decompress_data(message, encoding.decode(), limit)
     except CompressionError as error:
-        raise FramingError(f"the message: {error}") from None
+        raise refusal(INTERNAL, f"the message: {error}") from None
     except DecompressedTooLarge:
-        raise MessageTooLarge(limit) from None
+        raise too_large(limit) from None
 
 
 def compress(message: bytes) -> bytes:

@@ -7,6 +7,8 @@ from collections import deque
 from struct import Struct
 
 from turnout.chunks import add_chunk
+from turnout.rpc.transport.asgi.statuses import INTERNAL, RESOURCE_EXHAUSTED, refusal
+from turnout.rpc.transport.port import StatusError
 
 PREFIX = Struct(">BI")
 """The prefix of a message: 1 if the message is compressed, else 0; then its size in bytes."""
@@ -14,16 +16,10 @@ PREFIX = Struct(">BI")
 PREFIX_BYTES = PREFIX.size
 
 
-class FramingError(Exception):
-    """Raised when data violates gRPC's message framing."""
-
-
-class MessageTooLarge(Exception):
-    """Raised when a message exceeds the size limit, in bytes."""
-
-    def __init__(self, limit: int) -> None:
-        super().__init__(f"expected a message of at most {limit} bytes")
-        self.limit = limit
+def too_large(limit: int) -> StatusError:
+    """Returns the error for a message that exceeds the limit, in bytes."""
+    message = f"expected a message of at most {limit} bytes (limits.max_message_bytes)"
+    return refusal(RESOURCE_EXHAUSTED, message)
 
 
 class FrameSplitter:
@@ -60,8 +56,7 @@ class FrameSplitter:
         """Returns the next message, preceded by whether it is compressed; None until the message is complete.
 
         Raises:
-            FramingError: The message's prefix is invalid.
-            MessageTooLarge: The message's prefix announces a size above the limit.
+            StatusError: The message's prefix is invalid, or announces a size above the limit.
         """
         if not self._begun:
             if self.buffered < PREFIX_BYTES:
@@ -71,9 +66,9 @@ class FrameSplitter:
             self._flag, self._length = PREFIX.unpack(self._take(PREFIX_BYTES))
             self._begun = True
             if self._flag > 1:
-                raise FramingError("expected a message's prefix to begin with 0 or 1")
+                raise refusal(INTERNAL, "expected a message's prefix to begin with 0 or 1")
             if self._length > self._limit:
-                raise MessageTooLarge(self._limit)
+                raise too_large(self._limit)
         if self.buffered < self._length:
             return None
         self._begun = False

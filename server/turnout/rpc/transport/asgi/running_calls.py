@@ -1,10 +1,9 @@
-"""The calls in flight of an application, and the timer that ends them at their deadlines."""
+"""The calls in flight of an application, and the timers that end them at their deadlines."""
 
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from math import inf
 from typing import Any
 
 from google.rpc.status_pb2 import Status
@@ -14,9 +13,6 @@ from turnout.rpc.transport.asgi.headers import read_metadata
 from turnout.rpc.transport.asgi.statuses import DEADLINE_EXCEEDED, UNAVAILABLE
 from turnout.rpc.transport.in_flight import in_flight
 from turnout.rpc.transport.port import Metadata, Stream
-
-_LEAST_SECONDS = 0.001
-"""Minimum time in seconds between two checks of all deadlines."""
 
 _STOPPED = Status(code=UNAVAILABLE, message="the server stopped before the call ended")
 _LATE = Status(code=DEADLINE_EXCEEDED, message="the deadline passed before the call ended")
@@ -44,6 +40,7 @@ class RunningCall(Stream):
     _names: Mapping[bytes, bytes]
     _metadata: Metadata | None = None
     _expires: float | None = None
+    _timer: asyncio.TimerHandle | None = None
     _deadline: float | None = None
 
     def expire(self, deadline: float, early: float) -> None:
@@ -100,30 +97,26 @@ class RunningCall(Stream):
 
 
 class RunningCalls:
-    """The calls in flight of an application.
-
-    A single timer, set to the earliest deadline, serves all calls. A timer for each call would cost a microsecond per
-    call.
-    """
+    """The calls in flight of an application, which end at their deadlines."""
 
     def __init__(self) -> None:
         self._calls: set[RunningCall] = set()
         self._requests: set[asyncio.Task[Any]] = set()
-        self._timer: asyncio.TimerHandle | None = None
-        self._armed = inf
         self.ended = False
 
     def add(self, call: RunningCall) -> None:
         """Registers a call that continues in the current task, and starts watching its deadline."""
         call.task = asyncio.current_task()
         self._calls.add(call)
-        deadline = call._expires
-        if deadline is not None and deadline < self._armed:
-            self._arm(deadline)
+        if call._expires is not None:
+            delay = call._expires - time.monotonic()
+            call._timer = asyncio.get_running_loop().call_later(delay, call.end, _LATE)
 
     def remove(self, call: RunningCall) -> None:
         """Removes a call that has ended. Does nothing for a call that was not added, as most are not."""
         self._calls.discard(call)
+        if call._timer is not None:
+            call._timer.cancel()
 
     def end_uncounted(self) -> None:
         """Ends the uncounted calls of a server that stops: a health watch would last until its client disconnects."""
@@ -142,30 +135,3 @@ class RunningCalls:
             call.end(_STOPPED)
         for task in self._requests:
             task.cancel()
-
-    def close(self) -> None:
-        """Stops the timer."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _arm(self, deadline: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._armed = deadline
-        delay = max(deadline - time.monotonic(), _LEAST_SECONDS)
-        self._timer = asyncio.get_running_loop().call_later(delay, self._expire)
-
-    def _expire(self) -> None:
-        self._timer, self._armed = None, inf
-        now, earliest = time.monotonic(), inf
-        for call in self._calls:
-            deadline = call._expires
-            if deadline is None or call.ending is not None:
-                continue
-            if deadline <= now:
-                call.end(_LATE)
-            elif deadline < earliest:
-                earliest = deadline
-        if earliest < inf:
-            self._arm(earliest)
