@@ -36,6 +36,7 @@ from turnout.app.server import running
 from turnout.errors import Conflict
 from turnout.rollout.clock import SYSTEM_CLOCK
 from turnout.state.release_status import ReleaseStatus
+from turnout.state.store import StateStore
 from turnout.telemetry.logging import make_logger
 from turnout_proto.v1 import control_pb2
 from turnout_proto.v1 import rollout_pb2 as pb
@@ -401,3 +402,27 @@ async def test_the_consoles_first_page_lists_the_servers(pair, start_server) -> 
     assert "Servers on this state store" in text
     assert "ada" in text
     assert "bob" in text
+
+
+@pytest.mark.slow
+async def test_counts_reach_a_driver_that_the_state_store_answers_slowly(pair, start_server, postgres_server) -> None:
+    """As over a long distance: no read of the driver ends within the time for which a tick waits for it."""
+    state, seldom = postgres_server.new_database(), {"tick_s": 2.0}
+    with TcpProxy(postgres_server.port) as proxy, StateStore.open(state) as near:
+        far = state.replace(str(postgres_server.port), str(proxy.port))
+        driver = await start_server(rollout=seldom, state=far)
+        other = await start_server(rollout=seldom, state=far)
+        await release_again(driver)
+        bad = Lookups()
+        async with clients(driver, Lookups(), count=1) as quiet, clients(other, bad) as busy:
+            await start(driver, "1.1.0", LONG)
+            await until(driver, in_state("soaking"))
+            await settled(lambda: weight_of(other) > 0)
+            proxy.delay = 0.1
+            bad.bad = True
+            await settled(lambda: near.rollouts("m")[0].final, lambda: near.rollouts("m")[0].state)
+            proxy.delay = 0.0
+            assert busy.codes
+        assert not quiet.codes, "the driver's own requests all went well"
+        assert near.rollouts("m")[0].state == "rolled_back"
+        await check_evidence(driver)

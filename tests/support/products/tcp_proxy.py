@@ -8,7 +8,11 @@ from typing import Any, Self
 
 
 class TcpProxy:
-    """Forwards bytes between clients of `port` and a server on 127.0.0.1, in a thread."""
+    """Forwards bytes between clients of `port` and a server on 127.0.0.1, in a thread.
+
+    Attributes:
+        delay: Seconds by which each answer of the server is held back.
+    """
 
     def __init__(self, target: int, host: str = "127.0.0.1", port: int = 0) -> None:
         """Starts listening.
@@ -22,6 +26,7 @@ class TcpProxy:
         self._listener: asyncio.Server | None = None
         self._links: set[asyncio.Task[None]] = set()
         self.port = port
+        self.delay = 0.0
         self._loop = asyncio.new_event_loop()
         self._open = asyncio.Event()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
@@ -92,7 +97,10 @@ class TcpProxy:
         try:
             there, back = await asyncio.open_connection("127.0.0.1", self._target)
             ends.append(back)
-            pumps = [asyncio.ensure_future(self._pump(*pair, opened)) for pair in ((reader, back), (there, writer))]
+            pumps = [
+                asyncio.ensure_future(self._pump(reader, back, opened, answers=False)),
+                asyncio.ensure_future(self._pump(there, writer, opened, answers=True)),
+            ]
             try:
                 await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
             finally:
@@ -106,8 +114,12 @@ class TcpProxy:
             for end in ends:
                 end.transport.abort()
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, opened: asyncio.Event) -> None:
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, opened: asyncio.Event, *, answers: bool
+    ) -> None:
         while data := await reader.read(1 << 16):
+            if answers and self.delay:
+                await asyncio.sleep(self.delay)
             await opened.wait()
             writer.write(data)
             await writer.drain()

@@ -87,3 +87,24 @@ def test_what_was_counted_here_is_told_whoever_drives_the_rollout_once_this_serv
     assert sorted(foreign.parts) == [(8, "here"), (9, "here"), (10, "here")]
     assert foreign.counters is counters, "requests under way go on being counted"
     assert not ownership.active
+
+
+def test_what_was_read_before_this_server_wrote_a_rollout_does_not_undo_that() -> None:
+    """A read may take longer than the write that it was overtaken by."""
+    ownership, before = Ownership(20.0, lambda: "here"), soaking()
+    read = [recorded(before, 1, driver=ownership.driver)]
+    ownership.reconcile(read, 0.0, NOW)
+    (active,) = ownership.active
+    active.rollout, _ = gone(before, GOOD)
+    active.recorded(active.rollout, 2)
+    for records in (read, []):  # an empty one is from before the rollout was started
+        ownership.reconcile(records, 1.0, NOW, written={("m", 1)})
+        assert ownership.active == [active]
+        assert active.number == 2
+    ownership.drop(active.rollout)  # it has ended
+    ownership.reconcile(read, 1.0, NOW, written={("m", 1)})
+    assert not ownership.running
+    ownership.reconcile([recorded(before, 1)], 1.0, NOW)
+    (foreign,) = ownership.foreign
+    ownership.reconcile([recorded(before, 1)], 1.0, NOW, written={("m", 1)})
+    assert ownership.foreign == [foreign]

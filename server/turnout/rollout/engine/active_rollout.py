@@ -39,6 +39,8 @@ class ActiveRollout:
         unread: The record, if it is newer than `rollout` but differs only in another server's counts.
         refused: Why the last change of the traffic was refused.
         saved: Whether the state store has its present state.
+        late: Whether the last write took longer than the tick or command waited for it.
+        overtaken: Whether a write found that another server has written the rollout.
         entries, ticks: Entries and counts that still have to be recorded.
     """
 
@@ -61,6 +63,8 @@ class ActiveRollout:
     unread: RolloutRecord | None = None
     refused: str = ""
     saved: bool = True
+    late: bool = False
+    overtaken: bool = False
     entries: list[RolloutHistoryEntry] = field(default_factory=list)
     ticks: list[Mapping[str, object]] = field(default_factory=list)
 
@@ -133,6 +137,7 @@ class ActiveRollout:
         self.mailed.clear()
         self.delivered.clear()
         self.saved, self.number, self.refused = True, UNKNOWN, ""
+        self.late = self.overtaken = False
 
 
 def tick_records(rollout: Rollout, collected: CollectedTicks, shadow: Count) -> list[Mapping[str, object]]:

@@ -77,6 +77,18 @@ class RolloutCommits:
         await self._enforcement.apply(active, seconds_until(until))
         self._enforcement.undivert(fresh=False)
 
+    async def catch_up(self, active: ActiveRollout) -> bool:
+        """Applies what a state requires that was recorded after its tick had ended.
+
+        Returns:
+            Whether the rollout goes on. It does not if that was its end.
+        """
+        if not (active.late and active.saved):
+            return True
+        active.late = False
+        await self._enforcement.apply(active, TICK_WAIT)
+        return not active.rollout.state.final
+
     async def advance(self, active: ActiveRollout) -> bool:
         """Commits what a tick has decided; returns False if that is nothing, and only counts have to be recorded."""
         self._enforcement.divert(active.rollout, self._clock.now())

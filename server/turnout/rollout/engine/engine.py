@@ -169,7 +169,7 @@ class RolloutEngine:
                 if not self._ownership.may_advance(active.rollout):
                     continue
                 try:
-                    if not await self._advance(active):
+                    if await self._commits.catch_up(active) and not await self._advance(active):
                         counted.append(active)
                 except TurnoutError as error:  # other rollouts' verdicts must not depend on this one
                     self._log.error("a rollout could not be advanced", model=model, reason=error.message)

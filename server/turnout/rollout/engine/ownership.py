@@ -1,7 +1,7 @@
 """Tracks the running rollouts, and which of them this server drives, by leases in the state store. No I/O."""
 
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 
 from semver import Version
@@ -42,6 +42,11 @@ class Ownership:
     def active(self) -> Sequence[ActiveRollout]:
         """The rollouts that this server drives, ordered by model and attempt."""
         return [active for _, active in sorted(self._active.items())]
+
+    @property
+    def numbers(self) -> Mapping[Key, int]:
+        """The number of the last write of each rollout that this server drives."""
+        return {key: active.number for key, active in self._active.items()}
 
     @property
     def unreadable(self) -> Sequence[UnreadableRollout]:
@@ -137,12 +142,18 @@ class Ownership:
         return sum(key[0] == model and self._may_advance(key) for key in (*self._active, *self._foreign))
 
     def reconcile(
-        self, records: Sequence[RolloutRecord], now: float, utc: datetime, mine: str | None = None
+        self,
+        records: Sequence[RolloutRecord],
+        now: float,
+        utc: datetime,
+        mine: str | None = None,
+        written: Collection[Key] = (),
     ) -> tuple[Sequence[Rollout], Sequence[UnreadableRollout]]:
         """Updates the rollouts from the state store, and takes over those without a driver.
 
-        Those of the model `mine` are taken over from other drivers, which notice it at their next write. `now` is the
-        monotonic clock's time, and `utc` the state store's.
+        Those of the model `mine` are taken over from other drivers, which notice it at their next write. Those that
+        this server has `written` since the records were read stay as they are. `now` is the monotonic clock's time,
+        and `utc` the state store's.
 
         Returns:
             The rollouts that this server drives from now on, and unreadable ones that were not known before.
@@ -151,11 +162,15 @@ class Ownership:
         self._foreign, self._unreadable = {}, {}
         present = {(record.model, record.attempt) for record in records}
         self._last_writes = {key: seen for key, seen in self._last_writes.items() if key in present}
-        for key in [k for k, active in self._active.items() if k not in present and active.saved]:
+        for key in [k for k, active in self._active.items() if k not in present | set(written) and active.saved]:
             self._drop(key)
         taken_up: list[Rollout] = []
         for record in records:
             key = (record.model, record.attempt)
+            if key in written:
+                if key in foreign:
+                    self._foreign[key] = foreign.pop(key)
+                continue
             lapsed = self._lapsed(key, record, now, utc)
             active = self._active.get(key)
             if active is not None and (active.number == record.number or not active.saved):

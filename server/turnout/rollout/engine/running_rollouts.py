@@ -1,8 +1,9 @@
 """The running rollouts as this server knows them. Ticks and operators' commands change them, one at a time."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from semver import Version
 from structlog.typing import FilteringBoundLogger
@@ -12,13 +13,28 @@ from turnout.rollout.clock import TickSchedule
 from turnout.rollout.engine.exchange.peers import OtherServers
 from turnout.rollout.engine.exchange.presence import ServerPresence
 from turnout.rollout.engine.local_serving import LocalServing
-from turnout.rollout.engine.ownership import Ownership
+from turnout.rollout.engine.ownership import Key, Ownership
 from turnout.rollout.engine.store_timeouts import StoreTimeout
 from turnout.rollout.engine.unrecorded_rollbacks import Diversions
 from turnout.rollout.machine import overrides
 from turnout.rollout.machine.attempt import RolloutState
 from turnout.state.rollouts import RolloutRecord
 from turnout.state.servers import ServersSnapshot
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What was read from the state store.
+
+    Attributes:
+        numbers: `Ownership.numbers` when the read began.
+        at: When it ended, by the monotonic clock.
+    """
+
+    records: Sequence[RolloutRecord]
+    servers: ServersSnapshot
+    numbers: Mapping[Key, int]
+    at: float
 
 
 class RunningRollouts:
@@ -48,6 +64,7 @@ class RunningRollouts:
         self.ownership = Ownership(schedule.lease_seconds, lambda: presence.name)
         self.other_servers = OtherServers(schedule.seconds)
         self._reads = StoreTimeout()
+        self._late: _Read | None = None
         self._follows = StoreTimeout()  # apart: a refresh may take long, and ticks read meanwhile
         self._lock = asyncio.Lock()
         self._changed = asyncio.Condition()
@@ -72,10 +89,23 @@ class RunningRollouts:
     async def reconcile(self, seconds: float, *, mine: str | None = None, patient: bool = False) -> None:
         """Reads the state store, and takes over rollouts without a driver, and all rollouts of the model `mine`.
 
-        `patient` as in `StoreTimeout.wait`.
+        First, it uses what an earlier call has read too late, so that other servers' counts also arrive if every read
+        takes longer than `seconds`. `patient` as in `StoreTimeout.wait`.
         """
-        running = self._store.in_thread(self._store.running_rollouts, self.ownership.driver)
-        self.update(*await self._reads.wait(running, seconds, patient=patient), mine)
+        if self._late is not None:
+            self._use(self._late)
+        self._use(await self._reads.wait(self._read(), seconds, patient=patient), mine)
+
+    async def _read(self) -> _Read:
+        numbers = self.ownership.numbers
+        records, servers = await self._store.in_thread(self._store.running_rollouts, self.ownership.driver)
+        self._late = read = _Read(records, servers, numbers, self._clock.monotonic())
+        return read
+
+    def _use(self, read: _Read, mine: str | None = None) -> None:
+        self._late = None
+        written = {key for key, _ in read.numbers.items() ^ self.ownership.numbers.items()}
+        self.update(read.records, read.servers, mine, written=written, at=read.at)
 
     async def records(self, model: str, seconds: float) -> Sequence[RolloutRecord]:
         """Reads the latest rollouts of a model, newest first, including those that have ended."""
@@ -98,12 +128,22 @@ class RunningRollouts:
         return await self._follows.wait(self._serving.refusals(model, candidate), seconds, patient=True)
 
     def update(
-        self, records: Sequence[RolloutRecord], servers_snapshot: ServersSnapshot, mine: str | None = None
+        self,
+        records: Sequence[RolloutRecord],
+        servers_snapshot: ServersSnapshot,
+        mine: str | None = None,
+        *,
+        written: Collection[Key] = (),
+        at: float | None = None,
     ) -> None:
-        """Applies what was read from the state store: the rollouts that have not ended, and the servers' reports."""
-        now = self._clock.monotonic()
+        """Applies what was read from the state store: the rollouts that have not ended, and the servers' reports.
+
+        It was read `at` this time of the monotonic clock, by default now. `mine` and `written` as in
+        `Ownership.reconcile`.
+        """
+        now = self._clock.monotonic() if at is None else at
         self.other_servers.update(servers_snapshot, now)
-        taken_up, unreadable = self.ownership.reconcile(records, now, servers_snapshot.now, mine)
+        taken_up, unreadable = self.ownership.reconcile(records, now, servers_snapshot.now, mine, written)
         for one in unreadable:
             self._log.error("a rollout cannot be read", model=one.record.model, reason=one.sentence)
         for rollout in taken_up:

@@ -6,7 +6,7 @@ from typing import Any
 
 from structlog.typing import FilteringBoundLogger
 
-from turnout.errors import UnavailableError
+from turnout.errors import Conflict, UnavailableError
 from turnout.rollout.engine.active_rollout import ActiveRollout
 from turnout.rollout.engine.store_timeouts import StillRunning, StoreTimeout
 from turnout.rollout.machine.actors import rollout_actor
@@ -49,10 +49,12 @@ class RolloutWriter:
         """Records the present state of a rollout. If the store does not respond in `seconds`, a later call records it.
 
         Raises:
-            Conflict: Another server wrote it in the meantime.
+            Conflict: Another server wrote it in the meantime, as this write found or an earlier one that came late.
             StillRunning: It is strict, and may still be recorded.
             UnavailableError: It is strict, and the state store does not respond.
         """
+        if active.overtaken:
+            raise Conflict(f"attempt {active.rollout.attempt} of {active.rollout.model} was written by another server")
         if strict:  # a tick's write may go on, and what follows it has to name it
             seconds = await self._store_timeout.rest(seconds)
         rollout = active.rollout
@@ -64,7 +66,11 @@ class RolloutWriter:
 
         async def write() -> None:
             put = self._store.put_rollout
-            record = await self._store.in_thread(put, rollout.model, wanted, actor=by, reason=why)
+            try:
+                record = await self._store.in_thread(put, rollout.model, wanted, actor=by, reason=why)
+            except Conflict:
+                active.overtaken = True
+                raise
             active.recorded(rollout, record.number)
             self.report(rollout, entries[:reported])
             del entries[:reported], ticks[:counted]
@@ -79,14 +85,18 @@ class RolloutWriter:
         Returns:
             The rollouts that another server wrote in the meantime.
         """
+        lost = [active for active in several if active.overtaken]
+        several = [active for active in several if not active.overtaken]
+        if not several:
+            return lost
         before = [(active.rollout, active.ticks) for active in several]
         writes = [(active.rollout.model, await self._wanted(active)) for active in several]
-        lost: list[ActiveRollout] = []
 
         async def write() -> None:
             records = await self._store.in_thread(self._store.put_counts, writes)
             for active, (rollout, ticks), (_, wanted), record in zip(several, before, writes, records, strict=True):
                 if record is None:
+                    active.overtaken = True
                     lost.append(active)
                     continue
                 active.recorded(rollout, record.number)
@@ -103,7 +113,7 @@ class RolloutWriter:
             await self._store_timeout.wait(work, seconds)
         except UnavailableError as error:
             for active in several:
-                active.saved = False
+                active.saved, active.late = False, True
             if strict:
                 raise
             if not self._away or isinstance(error, StillRunning):
