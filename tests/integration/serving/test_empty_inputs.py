@@ -9,7 +9,7 @@ from onnx import ModelProto
 
 import onnx_models
 from nested_models import PLACES
-from rowwise_models import FLOAT, UINT8, graph, node
+from rowwise_models import FLOAT, INT32, UINT8, graph, node
 from turnout.config import Runtime
 from wire import outputs_of, refusal, request, stub_of
 
@@ -118,3 +118,43 @@ async def test_an_empty_element_of_a_sequence_shows_nobody_what_others_sent(publ
         assert "inputs.b: expected 2 along axis 0, as inputs.a has, got 0" in error.message
         answer = await stub.Predict(request("m", a=own, b=own))
     np.testing.assert_array_equal(outputs_of(answer)["y"], np.ones((2, 128), np.float32))
+
+
+CUT = {"from": [5], "end": [2**40], "columns": [1], "scale": np.float32(1), "point": np.uint8(0)}
+"""Of fewer than six columns, a `Slice` by these leaves none. The graph makes it empty; the request is not."""
+
+
+@pytest.mark.parametrize(
+    ("nodes", "columns", "element", "expected"),
+    [
+        (
+            [node("Slice", "x from end columns", "p"), node("Concat", "p x", axis=0)],
+            3,
+            FLOAT,
+            [[1] * 3] * 8 + [[0] * 3] * 8,
+        ),
+        (
+            [
+                node("QuantizeLinear", "x scale point", "q"),
+                node("Slice", "q from end columns", "p"),
+                node("Transpose", "p", "t", perm=[1, 0]),
+                node("MatMulInteger", "p t"),
+            ],
+            8,
+            INT32,
+            [[0] * 8] * 8,
+        ),
+    ],
+    ids=["joined", "summed"],
+)
+async def test_what_a_graph_makes_empty_shows_nobody_what_others_sent(
+    publish_model, start_server, nodes, columns, element, expected
+) -> None:
+    publish_model("m", "1.0.0", graph(nodes, {"x": (FLOAT, ["n", "t"])}, {"y": (element, 2)}, CUT))
+    server = await start_server(runtime=Runtime(runners=1))
+    secret, own = np.full((8, columns), 77, np.float32), np.ones((8, 3), np.float32)
+    async with stub_of(server) as stub:
+        for _ in range(3):
+            await asyncio.gather(*(stub.Predict(request("m", x=secret)) for _ in range(4)))
+            answer = await stub.Predict(request("m", x=own))
+            np.testing.assert_array_equal(outputs_of(answer)["y"], expected)

@@ -5,7 +5,6 @@ import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 import onnx_models
-import rowwise_models
 from onnx_models import model, tensor
 from turnout.registry.onnx.graph_reader import describe
 from turnout.serving.isolation.hazards import decide, find_hazard
@@ -280,13 +279,6 @@ def test_a_recurrent_operator_is_one_where_rows_are_free(op_type) -> None:
     assert op_type in hazard(proto)
     for axis, size in enumerate((3, 1)):
         proto.graph.input[0].type.tensor_type.shape.dim[axis].dim_value = size
-    assert not hazard(proto)
-
-
-def test_scores_that_onnx_runtime_leaves_as_they_were_in_memory_are_one() -> None:
-    proto = rowwise_models.scores_by_probit()
-    assert "was in memory" in hazard(proto)
-    next(a for a in proto.graph.node[0].attribute if a.name == "post_transform").s = b"LOGISTIC"
     assert not hazard(proto)
 
 

@@ -145,7 +145,7 @@ class Shadows:
         manifest = handle.manifest
         name = f"{manifest.model}@{manifest.version}"
         with handle.lease() as loaded:
-            shared = loaded.engine
+            shared, zeroed = loaded.engine, loaded.isolation.zeroed
         model = self._directory(manifest.model, manifest.version) / MODEL_FILE
         runtime = self._settings.for_model(manifest.model).runtime
         own_arena = for_shadow and shared.device != "cpu"
@@ -158,7 +158,11 @@ class Shadows:
 
             def start() -> IsolatedSession:
                 child = IsolatedSession(
-                    spec, memory_limit=int(settings.memory_limit_bytes), priority="low", files=manifest.files
+                    spec,
+                    memory_limit=int(settings.memory_limit_bytes),
+                    priority="low",
+                    files=manifest.files,
+                    zeroed=zeroed,
                 )
                 engines = allowance(runtime.providers, runtime.tensorrt_build_timeout_s)
                 child.start(timeout=_START_SECONDS + engines)

@@ -16,32 +16,15 @@ Requests that violate this are refused, since operators would return old content
 from collections.abc import Iterator, Mapping, Sequence
 
 from turnout.registry.manifest.signature import Dimension, Signature
-from turnout.registry.onnx.graph import MICROSOFT_DOMAIN, STANDARD_DOMAIN, ModelGraph, Node, TensorType
+from turnout.registry.onnx.graph import STANDARD_DOMAIN, ModelGraph, Node, TensorType
 from turnout.serving.batching.batchability import likely_axes
 from turnout.serving.inputs.dimensions import InputDimension, dimensions_named
 from turnout.serving.isolation.origins import Scope, positive, walk
+from turnout.serving.isolation.unwritten import Product, beside, products
 from turnout.serving.rowwise.proof import follow_everywhere
 from turnout.serving.rowwise.states import Rows
 
 Dimensions = frozenset[InputDimension]
-
-_FACTORS: Mapping[tuple[str, str], tuple[int, int]] = {
-    (STANDARD_DOMAIN, "Gemm"): (0, 1),
-    (STANDARD_DOMAIN, "MatMul"): (0, 1),
-    (STANDARD_DOMAIN, "MatMulInteger"): (0, 1),
-    (STANDARD_DOMAIN, "QLinearMatMul"): (0, 3),
-    (MICROSOFT_DOMAIN, "FusedMatMul"): (0, 1),
-    (MICROSOFT_DOMAIN, "MatMulInteger16"): (0, 1),
-    (MICROSOFT_DOMAIN, "MatMulIntegerToFloat"): (0, 1),
-    (MICROSOFT_DOMAIN, "DynamicQuantizeMatMul"): (0, 1),
-    (MICROSOFT_DOMAIN, "QGemm"): (0, 3),
-}
-"""Matrix products, with the indices of both factors among the inputs."""
-
-_ENDS_A_FUSION = frozenset({"Conv", "Einsum", "Flatten", "Reshape", *(name for _, name in _FACTORS)})
-"""Operators that a preceding `DequantizeLinear` is not moved past. ONNX Runtime drops or moves many others that lie
-between it and a product, such as `Cast`, `Identity` and `Mul` by a constant, and then fuses both."""
-
 
 _ADDS = frozenset({"Add", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization"})
 """Operators of ONNX's domain or `com.microsoft` that assume their first two inputs to be equal in size."""
@@ -54,20 +37,13 @@ def never_empty(model: ModelGraph) -> Dimensions:
     from its output are never empty.
     """
     inputs = model.graph.inputs
-    quantized: set[str] = set()
     found: Dimensions = frozenset()
     for node, scope in walk(model):
-        if (operator := node.operator) == (STANDARD_DOMAIN, "RoiAlign"):
+        if node.operator == (STANDARD_DOMAIN, "RoiAlign"):
             found |= _of_picture(node, scope, inputs)
-        elif (factors := _FACTORS.get(operator)) is not None:
-            one, other = (node.inputs[index] for index in factors)
-            plain = node.op_type in ("Gemm", "MatMul") and quantized.isdisjoint((one, other))
-            if not plain and scope.sources[one] and scope.sources[other]:
-                found |= _summed(node, one, other, scope, inputs)
         found |= _beside_others(node, scope, inputs)
-        goes_on = node.op_type not in _ENDS_A_FUSION and not quantized.isdisjoint(node.names_read())
-        if node.op_type == "DequantizeLinear" or goes_on:
-            quantized.update(node.outputs)
+    for product in products(walk(model)):
+        found |= _summed(product, inputs)
     return found
 
 
@@ -81,35 +57,25 @@ def _of_picture(node: Node, scope: Scope, inputs: Mapping[str, TensorType]) -> D
 def _beside_others(node: Node, scope: Scope, inputs: Mapping[str, TensorType]) -> Dimensions:
     """Returns the dimensions of inputs that must match a joined part whose size is known not to be 0."""
     found = Dimensions()
-    for sizes in _beside(node, scope):
+    for sizes in beside(node, scope):
         if any(map(positive, sizes)):
             found |= {*dimensions_named(inputs, {size for size in sizes if isinstance(size, str)})}
     return found
 
 
-def _summed(node: Node, one: str, other: str, scope: Scope, inputs: Mapping[str, TensorType]) -> Dimensions:
+def _summed(product: Product, inputs: Mapping[str, TensorType]) -> Dimensions:
     """Returns the dimensions of inputs that a product sums over, or may sum over if that is not known."""
-    left, right = scope.types[one].shape, scope.types[other].shape
-    sizes, beside = [], list[object]()
-    for shape, last in (
-        (left, not node.attributes.get("transA")),
-        (right, bool(node.attributes.get("transB")) or len(right or ()) < 2),
-    ):
-        if shape:
-            at = len(shape) - (1 if last or len(shape) < 2 else 2)
-            sizes.append(shape[at])
-            beside += shape[:at] + shape[at + 1 :]
-    if any(map(positive, sizes)):
+    sources = [product.scope.sources[name] for name in product.factors]
+    if not all(sources) or any(map(positive, product.summed)):
         return frozenset()
-    if named := frozenset(dimensions_named(inputs, [size for size in sizes if isinstance(size, str)])):
+    if named := frozenset(dimensions_named(inputs, [size for size in product.summed if isinstance(size, str)])):
         return named
     # If another dimension of a factor is 0, so is one of the product, in which nothing can be read.
-    free = scope.sources[one] | scope.sources[other]
     return frozenset(
         (name, axis)
-        for name in free
+        for name in frozenset[str]().union(*sources)
         for axis, size in enumerate(inputs[name].shape or ())
-        if not isinstance(size, int) and size not in beside
+        if not isinstance(size, int) and size not in product.kept
     )
 
 
@@ -148,22 +114,8 @@ def _equal_names(node: Node, scope: Scope) -> Iterator[set[Dimension]]:
         same_rank = len(set(map(len, shapes))) == 1
         dimensions = zip(*shapes, strict=True) if same_rank else iter(())
     else:
-        dimensions = _beside(node, scope)
+        dimensions = beside(node, scope)
     for sizes in dimensions:
         names: set[Dimension] = {size for size in sizes if isinstance(size, str)}
         if (len(names) == 1) == (node.op_type in _ADDS) and names:
             yield names
-
-
-def _beside(node: Node, scope: Scope) -> Iterator[tuple[Dimension, ...]]:
-    """Yields the sizes of the tensors that a node joins, along one axis after another, but not the one that it joins.
-
-    Tensors of unknown rank are left out. An axis that is not known may be any, so that nothing is yielded.
-    """
-    shapes = [shape for name in scope.joined(node) if (shape := scope.types[name].shape)]
-    axis = node.attributes.get("axis")
-    if not node.attributes.get("new_axis"):
-        if not isinstance(axis, int):
-            return iter(())
-        shapes = [tuple(size for at, size in enumerate(shape) if at != axis % len(shape)) for shape in shapes]
-    return zip(*shapes, strict=False)

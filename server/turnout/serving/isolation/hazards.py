@@ -1,10 +1,9 @@
 """Decides which versions run in child processes: those by whose operators a request can end the process. Pure.
 
 There are two kinds: operators on which ONNX Runtime crashes or hangs for some values or sizes of their inputs, and
-operators that take as much memory or time as a value of a request demands. A few others leave part of their output as
-it was in memory, whatever the request; that memory should contain no other version's values. docs/decisions/0037 lists
-the experiments and their results. Sizes that follow from the sizes of a request are no hazard, since the limit on
-messages bounds them.
+operators that take as much memory or time as a value of a request demands. docs/decisions/0037 lists the experiments
+and their results. Sizes that follow from the sizes of a request are no hazard, since the limit on messages bounds them.
+Other operators leave part of their output as it was in memory (`turnout.serving.isolation.unwritten`).
 
 Fusions by ONNX Runtime matter too. It fuses an `Add` and a `LayerNormalization` into one operator, which ends the
 process if one addend is empty. That case is left to the check of requests (`turnout.serving.isolation.empty_inputs`).
@@ -19,7 +18,9 @@ import numpy as np
 from turnout.registry.manifest.signature import Dimension
 from turnout.registry.onnx.graph import CLASSICAL_DOMAIN, MICROSOFT_DOMAIN, STANDARD_DOMAIN, ModelGraph, Node
 from turnout.registry.onnx.value_sizes import SIZED_BY_VALUES
-from turnout.serving.isolation.origins import VALUE, Origin, Scope, filled, input_of, may_be, positive, walk
+from turnout.serving.isolation.origins import RECURRENT, VALUE, Origin, Scope, filled, input_of, may_be, positive, walk
+from turnout.serving.isolation.unwritten import find_unwritten
+from turnout.serving.isolation.windows import may_exceed_image, numbers
 
 _NCHWC = "com.microsoft.nchwc"
 Wish = Literal["auto", "thread", "process"]
@@ -62,8 +63,6 @@ _ASSUMES_A_RANK = frozenset(
 """Operators that leave it to shape inference to check the number of dimensions, which it cannot if a request decides
 that. Operators of `com.microsoft` were not tried, and all others return an error or an answer."""
 
-_CLASSIFIERS = frozenset({"LinearClassifier", "SVMClassifier", "TreeEnsembleClassifier"})
-_RECURRENT = frozenset({"LSTM", "GRU", "RNN", "DynamicQuantizeLSTM", "AttnLSTM"})
 _ATTENTION_RANK = 4
 _COUNTED_ROUNDS = 10**6
 """A loop of more rounds is not meant to complete them: it ends by its condition, which values may decide."""
@@ -76,10 +75,14 @@ _FACTORS = 2
 
 @dataclass(frozen=True, slots=True)
 class Isolation:
-    """Whether a version runs in child processes, rather than in the server's process, and why."""
+    """Whether a version runs in child processes, rather than in the server's process, and why.
+
+    With `zeroed`, the memory that a child gets is 0, since an operator may leave it as it is.
+    """
 
     process: bool
     reason: str
+    zeroed: bool = False
 
     def __str__(self) -> str:
         return f"{'process' if self.process else 'thread'} ({self.reason})"
@@ -90,12 +93,15 @@ IN_THIS_PROCESS = Isolation(False, "nothing was decided")
 
 def decide(wish: Wish, graph: ModelGraph) -> Isolation:
     """Returns where a model runs, according to the setting `isolation` and its graph."""
-    if wish != "auto":
-        return Isolation(wish == "process", "the configuration says so")
-    hazard = find_hazard(graph)
-    if hazard is None:
+    if wish == "thread":
+        return Isolation(False, "the configuration says so")
+    unwritten = find_unwritten(graph)
+    if wish == "process":
+        return Isolation(True, "the configuration says so", zeroed=unwritten is not None)
+    reason = find_hazard(graph) or unwritten
+    if reason is None:
         return Isolation(False, "auto: nothing in its graph lets a request end the process")
-    return Isolation(True, f"auto: {hazard}")
+    return Isolation(True, f"auto: {reason}", zeroed=unwritten is not None)
 
 
 def find_hazard(model: ModelGraph) -> str | None:
@@ -113,13 +119,11 @@ def _danger(node: Node, scope: Scope) -> str:
     if node.op_type in _ASSUMES_A_RANK or node.domain == MICROSOFT_DOMAIN:
         for name in filter(scope.has_any_rank, node.inputs):
             return f"ends the process where {name} has too few dimensions or too many, which a request decides"
-    if node.op_type in _RECURRENT:
+    if node.op_type in RECURRENT:
         return _recurrent(node, scope)
     if node.domain == MICROSOFT_DOMAIN:
         return _of_microsoft(node, scope)
     if node.domain == CLASSICAL_DOMAIN:
-        if node.op_type in _CLASSIFIERS and node.attributes.get("post_transform") == "PROBIT":
-            return "leaves what was in memory in place of the second of two scores"
         return _vectors(node, scope) if node.op_type == "FeatureVectorizer" else ""
     special = _SPECIAL.get(node.op_type)
     if node.domain == _NCHWC:
@@ -228,11 +232,11 @@ def _scan(node: Node, scope: Scope) -> str:
     count = node.attributes.get("num_scan_inputs")
     first = len(node.inputs) - (count if isinstance(count, int) else 0)  # of the inputs; as many outputs are states
     scanned, stacked = node.inputs[first:], node.outputs[first:]
-    for name, axis in zip(scanned, _numbers(node, "scan_input_axes", 0, len(scanned)), strict=True):
+    for name, axis in zip(scanned, numbers(node, "scan_input_axes", 0, len(scanned)), strict=True):
         shape = scope.types[name].shape
         if axis and (shape is None or not filled(shape[axis:])):
             return f"ends the process where {name} is empty"
-    for name, axis in zip(stacked, _numbers(node, "scan_output_axes", 0, len(stacked)), strict=True):
+    for name, axis in zip(stacked, numbers(node, "scan_output_axes", 0, len(stacked)), strict=True):
         if axis and name and not filled(scope.types[name].shape):
             return f"ends the process where {name} is empty"
     return ""
@@ -241,36 +245,13 @@ def _scan(node: Node, scope: Scope) -> str:
 def _windows(node: Node, scope: Scope) -> str:
     """Checks pooling of images, which ONNX Runtime may convert to blocks of channels; it then divides by the height of
     the output.
-
-    The height is 0 if the window with its stride exceeds the image and its padding. An image without height passes only
-    if there are no rows either; otherwise it is refused.
     """
     element = scope.types[input_of(node, 0)].element
     if node.domain == STANDARD_DOMAIN and element not in ("float32", ""):
         return ""  # only float32 and quantized images are run in blocks
-    kernel = _numbers(node, "kernel_shape", 1, 0)
-    if len(kernel) != _PICTURE_AXES:
-        return ""
-    strides, dilations = (_numbers(node, name, 1, 2) for name in ("strides", "dilations"))
-    how = str(node.attributes.get("auto_pad", "NOTSET"))
-    pads = _numbers(node, "pads", 0, 4) if how == "NOTSET" else (0,) * 4
-    first = 1 if node.attributes.get("channels_last") else 2
-    shape = scope.shape(node, 0)
-    for axis, window in enumerate(kernel):
-        size = shape[first + axis] if shape is not None and len(shape) == 2 + len(kernel) else None
-        least = size if isinstance(size, int) and size > 0 else int(scope.is_picture(input_of(node, 0)))
-        room = least + pads[axis] + pads[axis + 2] - dilations[axis] * (window - 1) - 1
-        if not least if how.startswith("SAME") else room <= -strides[axis]:
-            return "ends the process where its window is larger than the picture of a request"
+    if len(numbers(node, "kernel_shape", 1, 0)) == _PICTURE_AXES and may_exceed_image(node, scope):
+        return "ends the process where its window is larger than the picture of a request"
     return ""
-
-
-def _numbers(node: Node, name: str, default: int, count: int) -> tuple[int, ...]:
-    """Returns an attribute that is a list of numbers, or `count` defaults if it is missing or of another kind."""
-    value = node.attributes.get(name)
-    if isinstance(value, tuple) and (not count or len(value) == count):
-        return tuple(number for number in value if isinstance(number, int))
-    return (default,) * count
 
 
 def _einsum(node: Node, scope: Scope) -> str:

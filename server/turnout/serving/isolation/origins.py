@@ -80,6 +80,9 @@ _KEEPS_PICTURES = _KEEPS_SIZES | {
 """Operators of any domain that produce images if all their inputs are images or constants."""
 
 
+RECURRENT = frozenset({"LSTM", "GRU", "RNN", "DynamicQuantizeLSTM", "AttnLSTM"})
+"""Operators of any domain that end the process if there are no rows or no steps."""
+
 _RANK_FROM_LENGTH = {"ConstantOfShape": 0, "Expand": 1, "Reshape": 1, "Squeeze": 1, "Unsqueeze": 1}
 """Operators whose output has a rank that follows from the length of an input, and the index of that input. Those that
 reduce do, too."""
@@ -156,6 +159,7 @@ class Scope:
         self._leads: _Facts[str] = _Facts("", None if outer is None else outer._leads)
         self._pictures: _Facts[bool] = _Facts(False, None if outer is None else outer._pictures)
         self._sequences: _Facts[tuple[str, ...]] = _Facts((), None if outer is None else outer._sequences)
+        self._followed: _Facts[bool] = _Facts(False, None if outer is None else outer._followed)
         self._free_ranks: _Facts[bool] = _Facts(False, None if outer is None else outer._free_ranks)
         self._fixed_lengths: _Facts[bool] = _Facts(False, None if outer is None else outer._fixed_lengths)
         self._free_ranks |= dict.fromkeys(graph.inputs, any_rank)
@@ -183,14 +187,21 @@ class Scope:
                 return node.inputs[2::3]  # each with its scale and zero point, after those of the output
         return ()
 
+    def follows(self, sequence: str) -> bool:
+        """Returns whether all tensors that may be in a sequence are known."""
+        return self._followed[sequence]
+
     def define(self, node: Node, known: Known, sources: frozenset[str], *, any_rank: bool = False) -> None:
         """Records what is known about the outputs of a node; `any_rank` says that its subgraphs leave the rank open."""
         if node.op_type == "SequenceConstruct":
             self._sequences[node.outputs[0]] = node.inputs
-        elif node.op_type == "SequenceInsert":
-            self._sequences[node.outputs[0]] = (*self._sequences[node.inputs[0]], node.inputs[1])
-        elif node.op_type == "Identity":
-            self._sequences[node.outputs[0]] = self._sequences[node.inputs[0]]
+            self._followed[node.outputs[0]] = True
+        elif node.op_type == "SequenceEmpty":
+            self._followed[node.outputs[0]] = True
+        elif node.op_type in ("Identity", "SequenceErase", "SequenceInsert"):
+            added = node.inputs[1:2] if node.op_type == "SequenceInsert" else ()
+            self._sequences[node.outputs[0]] = (*self._sequences[node.inputs[0]], *added)
+            self._followed[node.outputs[0]] = self._followed[node.inputs[0]]
         elif node.op_type == "Shape":
             self._fixed_lengths[node.outputs[0]] = not self.has_any_rank(node.inputs[0])
         any_rank = any_rank or self._leaves_rank_open(node)

@@ -36,6 +36,8 @@ GivenUp = Callable[[], bool]
 
 _CHILD = "turnout.serving.isolation.child"
 _CLOSE_SECONDS = 0.5
+_ZEROED = "glibc.malloc.perturb=255:glibc.malloc.tcache_count=0"
+"""Has malloc fill what it returns with the inverse of 255, which the cache of small blocks would circumvent."""
 
 
 class ChildGone(ModelCrashed):
@@ -51,6 +53,7 @@ class IsolatedSession:
         providers: Execution providers that the child's session actually uses; () before the first start.
         device: `cpu` or `cuda:N`.
         tensorrt: As in `Session`.
+        zeroed: Whether the memory that a run allocates is 0.
     """
 
     def __init__(
@@ -59,12 +62,14 @@ class IsolatedSession:
         *,
         memory_limit: int = 0,
         priority: Priority = "ordinary",
+        zeroed: bool = False,
         files: Sequence[FileEntry] = (),
     ) -> None:
         """Prepares the session; no process is started. Each start verifies the published `files`, also the model.
 
         `memory_limit` is the memory in bytes that runs on the CPU may use beyond what loading took; 0 for no limit. On
-        a GPU `runtime.arena_limit_bytes` is the limit.
+        a GPU `runtime.arena_limit_bytes` is the limit. With `zeroed`, memory of the CPU that a run allocates is 0, if
+        the C library is glibc; it is slower.
         """
         self._files = [entry.to_json() for entry in files]
         self._job = {
@@ -72,7 +77,7 @@ class IsolatedSession:
             "signature": spec.signature.to_json(),
             "providers": list(spec.providers),
             "device_id": spec.device_id,
-            "runtime": spec.runtime.model_dump(mode="json"),
+            "runtime": spec.runtime.model_dump(mode="json") | ({"cpu_arena": False} if zeroed else {}),
             "tensorrt": dict(spec.tensorrt),
             "memory_limit": memory_limit,
             "priority": priority,
@@ -81,6 +86,7 @@ class IsolatedSession:
         self.device = "cpu"
         self.device_id = spec.device_id
         self.tensorrt = spec.tensorrt
+        self.zeroed = zeroed
         self._busy = threading.Lock()
         self._closed = False
         self._requests: Arena | None = None
@@ -215,7 +221,10 @@ class IsolatedSession:
             requests = self._requests.read_only()
             inherited = (theirs.fileno(), requests, self._answers.fd)
             # Output printed by native code goes to the stream of the log.
-            self._child = start_child(_CHILD, os.getpid(), *inherited, pass_fds=inherited, stdout=2, stderr=None)
+            tunables = {"GLIBC_TUNABLES": _ZEROED} if self.zeroed else {}
+            self._child = start_child(
+                _CHILD, os.getpid(), *inherited, pass_fds=inherited, stdout=2, stderr=None, environment=tunables
+            )
         except OSError:
             ours.close()
             raise

@@ -180,7 +180,7 @@ class _Load:
             options: Mapping[int, Mapping[str, str]] = {}
             if on_tensorrt:
                 options, precision = version.engines_of_children()
-            pool = self._pool(version, options, count)
+            pool = self._pool(version, options, count, isolation.zeroed)
         elif on_tensorrt:
             sessions, precision = version.engines()
         elif not_captured is not None:
@@ -197,6 +197,8 @@ class _Load:
             runs: Sequence[Run] = [session.run for session in sessions] if pool is None else [pool]
             most = settings.batching.most_rows
             plan = prove_at_load(runs[0], manifest, directory, graph, most, sandbox, shapes)
+            if isolation.zeroed:  # within a run, memory is used again as it is
+                plan = replace(plan, max_rows=0, reason=f"unbatched: {isolation.reason.removeprefix('auto: ')}")
             if on_tensorrt and plan.sample is None and next_providers(runtime.providers):
                 raise ModelFailure(f"no inputs were found that it runs on there: {plan.reason}")
             outputs = manifest.signature.output_names
@@ -251,14 +253,16 @@ class _Load:
             never_empty=never_empty(graph),
         )
 
-    def _pool(self, version: VersionSessions, tensorrt: Mapping[int, Mapping[str, str]], runners: int) -> ChildPool:
+    def _pool(
+        self, version: VersionSessions, tensorrt: Mapping[int, Mapping[str, str]], runners: int, zeroed: bool
+    ) -> ChildPool:
         """Prepares child processes; `tensorrt` has options by device, and `runners` is their number on each."""
         runtime, manifest, devices = self.settings.runtime, self.published.manifest, version.devices
 
         def make(number: int, first: bool) -> IsolatedSession:
             priority: Priority = "low_while_loading" if first and runtime.intra_op_threads == 1 else "ordinary"
             device = devices[number % len(devices)]
-            return version.in_child(device, priority, tensorrt.get(device, {}))
+            return version.in_child(device, priority, tensorrt.get(device, {}), zeroed=zeroed)
 
         processes = runtime.processes or runners * len(devices)
         name = f"{manifest.model}@{manifest.version}"

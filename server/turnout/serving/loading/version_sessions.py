@@ -49,10 +49,13 @@ class VersionSessions:
         """Creates a session for each device; `captures` as in `Session`."""
         return [Session(self._spec(device), captures=captures) for device in self.devices]
 
-    def in_child(self, device: int, priority: Priority, tensorrt: Mapping[str, str]) -> IsolatedSession:
-        """Prepares a session in a child process, with these options for TensorRT."""
+    def in_child(
+        self, device: int, priority: Priority, tensorrt: Mapping[str, str], *, zeroed: bool = False
+    ) -> IsolatedSession:
+        """Prepares a session in a child process, with these options for TensorRT; `zeroed` as in `IsolatedSession`."""
         return IsolatedSession(
             self._spec(device, tensorrt),
+            zeroed=zeroed,
             memory_limit=int(self.runtime.memory_limit_bytes),
             priority=priority,
             files=self.published.manifest.files,

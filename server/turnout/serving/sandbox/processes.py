@@ -11,9 +11,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 from turnout.cancellation import Cancellation
@@ -101,8 +102,9 @@ def start_child(
     stdin: int = subprocess.DEVNULL,
     stdout: int = subprocess.DEVNULL,
     stderr: int | None = subprocess.DEVNULL,
+    environment: Mapping[str, str] = MappingProxyType({}),
 ) -> "subprocess.Popen[bytes]":
-    """Starts `python -m module`, as `subprocess.Popen` does, without secrets in its environment.
+    """Starts `python -m module`, as `subprocess.Popen` does, with `environment` but no secrets in its environment.
 
     The child is in its own process group, so that Ctrl-C for its owner does not reach it. It stays in the owner's
     session, since Linux schedules sessions as groups, and priority counts only within one (sched_autogroup).
@@ -115,7 +117,7 @@ def start_child(
         stdin=stdin,
         stdout=stdout,
         stderr=stderr,
-        env=child_environment(),
+        env={**child_environment(), **environment},
         pass_fds=pass_fds,
         process_group=0,
     )
