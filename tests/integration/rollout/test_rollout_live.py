@@ -7,7 +7,7 @@ import pytest
 
 import onnx_models
 from onnx_models import scaled
-from rollout_wire import FINAL, QUICK, TICK, clients, in_state, settled, start, until
+from rollout_wire import CAREFREE, FINAL, QUICK, TICK, clients, in_state, settled, start, until
 from routing_wire import control_of, scrape
 from turnout_proto.v1 import rollout_pb2, traffic_pb2
 from wire import request
@@ -70,7 +70,7 @@ async def test_no_step_is_recorded_twice_although_a_change_of_the_traffic_holds_
 
     monkeypatch.setattr(serving, "apply", slowly)
     async with clients(server, lambda _: request("m", x=X)):
-        await start(server, "1.1.0", SURE_SOONER)
+        await start(server, "1.1.0", CAREFREE)
         last = (await until(server, in_state(*FINAL)))[-1]
     assert last.state == "succeeded", last
     assert [event.kind for event in last.events] == EVERY_STEP
@@ -171,7 +171,7 @@ async def test_one_with_other_answers_is_stopped_in_shadow_by_disagreement(start
 
 async def test_one_that_agrees_in_shadow_goes_on_to_its_steps(start_pair) -> None:
     server = await start_pair(scaled(2), scaled(2))
-    plan = SURE_SOONER | {"shadow": {"rate": 1.0, "duration_s": 0.5, "agreement": 0.95, "min_samples": 30}}
+    plan = CAREFREE | {"shadow": {"rate": 1.0, "duration_s": 0.5, "agreement": 0.95, "min_samples": 30}}
     async with clients(server, lambda _: request("m", x=X), pause=0.01) as seen:
         await asyncio.sleep(0.5)
         await start(server, "1.1.0", plan)

@@ -10,7 +10,7 @@ from wire import request
 
 X = np.ones((1, 4), np.float32)
 ROUNDS = 2
-PLAN = LONG | {"metrics": ["p90"], "threshold_samples": 300}
+PLAN = LONG | {"metrics": ["p90"], "threshold_samples": 150}
 
 
 def quick(_: int):
@@ -36,10 +36,10 @@ async def test_a_stall_of_a_queue_rolls_back_no_version_that_computes_the_same(p
         def seen():
             return active.rollout.evidence.accumulators["p90"]
 
-        await settled(lambda: seen().canary.requests > 300, lambda: seen())
+        await settled(lambda: seen().canary.requests > 150, lambda: seen())
         await stall()
         requests = seen().canary.requests
-        await settled(lambda: seen().canary.requests > requests + 200, lambda: seen())
+        await settled(lambda: seen().canary.requests > requests + 100, lambda: seen())
         rollout = await latest(server)
         assert (rollout.state, rollout.verdict) == ("soaking", "")
         await check_evidence(server)
