@@ -54,8 +54,8 @@ class Limits(QueueLimits):
 
     Attributes:
         max_message_bytes: Maximum size of a gRPC message, in either direction.
-        max_stream_items: Maximum number of concurrent requests on one PredictStream. At the limit, the server stops
-            reading from the stream.
+        max_stream_items: Maximum number of concurrent requests on one PredictStream. At the limit, or while more
+            than 4 MiB of answers wait for the client to read them, the server stops reading from the stream.
         http_max_body_bytes: Maximum size of the body of an HTTP request, decompressed.
         http_max_json_bytes: Maximum size of the JSON in an HTTP request. Larger tensors need the binary extension or
             gRPC.

@@ -4,8 +4,8 @@
 
 The reader answers requests to fast versions itself, without a task: it reads all requests that have arrived, answers
 them, and sends the responses in one event. This makes a stream half as expensive as unary calls. Reading pauses while
-the maximum number of requests is unanswered, and while the transport has no room for responses, so a client that does
-not read its responses blocks only itself.
+the maximum number of requests is unanswered, while the transport has no room for the reader's responses, and while
+large responses wait to be written, so a client that does not read its responses blocks only itself.
 """
 
 import asyncio
@@ -29,6 +29,10 @@ flight would wait until all of them are answered, and the server would then wait
 
 _TURN = 64
 """Number of items after which the reader yields to the event loop, even if more have arrived."""
+
+_MOST_UNWRITTEN = 4 << 20
+"""Size in bytes of finished responses above which the reader pauses until they are written. Otherwise a slow client
+whose small requests have large answers would always have as many answers in memory as it may have requests."""
 
 Task: TypeAlias = asyncio.Task[bytes]
 
@@ -77,6 +81,7 @@ class Multiplexer:
         self._ordering = ordering
         self._max_items = max_items
         self._unanswered = 0
+        self._unwritten = 0  # size of the finished responses, in bytes
         self._tasks: set[Task] = set()
         self._by_key: dict[str, Task] = {}
         self._answers: deque[bytes | Task] = deque()
@@ -140,7 +145,7 @@ class Multiplexer:
                     refusal = plane.parse_now(item)
                 if refusal is not None:
                     self._unanswered += 1
-                    self._enter(refusal)
+                    self._enter_finished(refusal)
                 elif item.cancels is None:
                     self._begin(item)
                 elif (task := self._by_key.get(item.cancels)) is not None:
@@ -151,7 +156,7 @@ class Multiplexer:
                 since_turn = 0
                 await asyncio.sleep(0)
             self._reader_waits = True
-            while self._unanswered >= self._max_items and not self._drained:
+            while (self._unanswered >= self._max_items or self._unwritten > _MOST_UNWRITTEN) and not self._drained:
                 self._room.clear()
                 await self._room.wait()
 
@@ -161,14 +166,14 @@ class Multiplexer:
         key = item.key
         if key and key in self._by_key:
             repeated = f"{key[:_SHOWN_KEY]!r} is under way on this stream"
-            self._enter(self._plane.refuse(item, InvalidRequest.at("request.request_id", repeated)))
+            self._enter_finished(self._plane.refuse(item, InvalidRequest.at("request.request_id", repeated)))
             return
         quota: Quota | None = None
         if (authority := self._plane.authority) is not None and (caller := self._stream.caller) is not None:
             try:
                 quota = authority.enter(caller)
             except Exhausted as error:
-                self._enter(self._plane.refuse(item, error))
+                self._enter_finished(self._plane.refuse(item, error))
                 return
         done = self._plane.begin(item)
         if isinstance(done, Pending):
@@ -179,7 +184,11 @@ class Multiplexer:
             (done,) = rest
         if quota is not None:
             quota.leave()
-        self._enter(done)
+        self._enter_finished(done)
+
+    def _enter_finished(self, response: bytes) -> None:
+        self._unwritten += len(response)
+        self._enter(response)
 
     def _watch(self, task: Task, key: str, quota: Quota | None) -> None:
         self._tasks.add(task)
@@ -190,7 +199,12 @@ class Multiplexer:
             self._by_key[key] = task
             task.add_done_callback(lambda _: self._by_key.pop(key))
         self._ordering(task, self._enter)
-        task.add_done_callback(lambda _: self._wake_writer.set())
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: Task) -> None:
+        if not task.cancelled() and task.exception() is None:
+            self._unwritten += len(task.result())
+        self._wake_writer.set()
 
     async def _write(self) -> None:
         while self._reading or self._answers:
@@ -214,6 +228,7 @@ class Multiplexer:
                     return
                 if ready:
                     await self._stream.write_all(ready)
+                    self._unwritten -= sum(map(len, ready))
                 self._unanswered -= taken
                 self._room.set()
         finally:

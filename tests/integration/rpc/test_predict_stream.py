@@ -10,7 +10,7 @@ import pytest_asyncio
 from semver import Version
 
 from held import held_runs
-from onnx_models import scaled, slow
+from onnx_models import repeats, scaled, slow
 from turnout.config import Limits, ModelOverrides, Runtime
 from turnout_proto.v1 import prediction_pb2 as pb
 from wire import X, outputs_of, request, stub_of
@@ -175,6 +175,29 @@ async def test_a_client_that_does_not_read_stops_itself_and_nobody_else(publish_
         answers = await _read(stream, 200)
         await writer
     assert len(answers) == 200
+
+
+async def test_a_client_that_does_not_read_holds_few_large_answers(publish_model, start_server) -> None:
+    """Its further requests wait until it reads, although they are small and far fewer than a stream may have."""
+    publish_model("m", "1.0.0", repeats(65_536))  # answers of 1 MiB
+    server = await start_server()
+    runs = server.services.catalog.snapshot.models["m"].versions[Version(1, 0, 0)].handle.recorder.batches
+    before, sent, most = runs.runs, 0, 60
+    async with stub_of(server) as stub:
+        stream = stub.PredictStream()
+        while sent == runs.runs - before and sent < most:
+            for _ in range(4):
+                await stream.write(_item("m", str(sent), x=X))
+                sent += 1
+            try:
+                async with asyncio.timeout(2):
+                    while runs.runs - before < sent:
+                        await asyncio.sleep(0.001)
+            except TimeoutError:
+                break
+        assert runs.runs - before < most, "all were run, and none of the answers has been read"
+        assert len(await _read(stream, sent)) == sent
+        await stream.done_writing()
 
 
 @one_server
