@@ -30,8 +30,7 @@ def main() -> None:
     with writing_out():
         from turnout.cli.main import application
 
-        completing = "_TURNOUT_COMPLETE" in os.environ  # shell completion: the command is incomplete
-        application("" if completing else "".join(sys.argv[1:2]))()
+        application()()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """A caller, cached from call to call."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from math import inf
 
 from turnout.auth.identity import Identity
@@ -14,6 +15,7 @@ _LONGEST_NAME = 128
 clients choose the names; no model has a longer one."""
 
 
+@dataclass(slots=True, weakref_slot=True, eq=False, repr=False)
 class Caller:
     """A verified credential, and what its bearer may do.
 
@@ -26,28 +28,15 @@ class Caller:
         quota: The caller's use of its limit; None if it has no limit.
     """
 
-    __slots__ = (
-        "__weakref__", "_decisions", "credential", "ended", "expires", "identity", "own", "quota", "scopes",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        identity: Identity,
-        scopes: Sequence[AccessScope],
-        credential: str,
-        expires: float = inf,
-        quota: Quota | None = None,
-        *,
-        own: bool = False,
-    ) -> None:
-        self.identity = identity
-        self.scopes = tuple(scopes)
-        self.own = own
-        self.credential = credential
-        self.expires = expires
-        self.ended = ""
-        self.quota = quota
-        self._decisions: dict[tuple[str, str], bool] = {}
+    identity: Identity
+    scopes: Sequence[AccessScope]
+    credential: str
+    expires: float = inf
+    quota: Quota | None = None
+    _: KW_ONLY
+    own: bool = False
+    ended: str = field(default="", init=False)
+    _decisions: dict[tuple[str, str], bool] = field(default_factory=dict, init=False)
 
     def may(self, role: AccessRole, model: str) -> bool:
         """Returns whether the caller may do what `role` allows with a model. Results are cached."""

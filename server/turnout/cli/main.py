@@ -105,13 +105,8 @@ def _members(group: str) -> Any:
     return get_group(members).commands
 
 
-def application(wanted: str = "") -> typer.Typer:
-    """Returns the command line.
-
-    Args:
-        wanted: Name of a command or group. If it exists, all others are left out: reading the options of all commands
-            takes 0.1 s, which a process that runs one command can save.
-    """
+def application() -> typer.Typer:
+    """Returns the command line."""
     app = typer.Typer(
         name="turnout",
         no_args_is_help=True,
@@ -122,33 +117,16 @@ def application(wanted: str = "") -> typer.Typer:
     commands: dict[str, tuple[Callable[..., None], ...]] = {
         _HERE: (serve, doctor, tune),
         _REPOSITORY: (
-            publish,
-            sign,
-            release,
-            withdraw,
-            tag,
-            yank,
-            unyank,
-            prune,
-            models,
-            show,
-            diff,
-            log,
-            verify,
-            export,
+            publish, sign, release, withdraw, tag, yank, unyank, prune, models, show, diff, log, verify, export,
         ),
         _SERVER: (top, servers, predict, fetch, load, unload, shadow, rollback),
-    }
+    }  # fmt: skip
     for panel, members in commands.items():
         for member in members:
             app.command(rich_help_panel=panel)(member)
     for name, group in _GROUPS.items():
         placeholder = typer.Typer(cls=_LazyGroup, no_args_is_help=True, help=group.help)
         app.add_typer(placeholder, name=name, rich_help_panel=group.panel)
-    only = [one for one in app.registered_commands if _name(one) == wanted]
-    groups = [one for one in app.registered_groups if one.name == wanted]
-    if only or groups:
-        app.registered_commands, app.registered_groups = only, groups
     for command in app.registered_commands:
         _prepare(command)
     return app
@@ -157,13 +135,9 @@ def application(wanted: str = "") -> typer.Typer:
 def _prepare(command: CommandInfo, path: str = "") -> None:
     """Sets the command's name and help, and shows its groups of options to Typer as options."""
     assert command.callback is not None
-    command.name = _name(command)
+    command.name = command.name or getattr(command.callback, "__name__", "").replace("_", "-")
     command.help = prepared(inspect.getdoc(command.callback) or "")
     command.callback, command.epilog = expanded(command.callback), epilog(f"{path}{command.name}")
-
-
-def _name(command: CommandInfo) -> str:
-    return command.name or getattr(command.callback, "__name__", "").replace("_", "-")
 
 
 def _print_version(value: bool) -> None:

@@ -104,12 +104,8 @@ class CommandOutput:
         from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
         quiet = self.as_json or not self._err.is_terminal or (size < _LONG_WORK and not slow)
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            DownloadColumn(binary_units=True),
-            TransferSpeedColumn(),
-        )
+        sizes = DownloadColumn(binary_units=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), sizes, TransferSpeedColumn())
         with Progress(*columns, console=self._err, transient=True, disable=quiet) as bar:
             task = bar.add_task(what, total=size)
             yield Bar(lambda done: bar.advance(task, done), lambda text: bar.update(task, description=text), not quiet)

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 
-# The imports of a server, including those in functions, so that no child has to do them: a second of CPU each.
+# The imports of a server and of groups of commands, so that no child has to do them: a second of CPU each.
 import anyio._backends._asyncio  # noqa: F401
 import s3fs  # noqa: F401
 import sqlalchemy.dialects.sqlite  # noqa: F401
@@ -19,7 +19,9 @@ import turnout.__main__
 import turnout.app.process
 import turnout.app.server
 import turnout.cli.main
+import turnout.cli.rollout.commands
 import turnout.cli.serve.command
+import turnout.cli.traffic.commands
 import turnout.serving.sessions.cuda_driver  # noqa: F401
 from turnout.serving.sessions import providers
 

@@ -77,14 +77,9 @@ class JwtVerifier:
     def _verified(self, token: str, name: str, settings: JwtIssuer, key: jwt.PyJWK) -> tuple[Identity, float]:
         try:
             claims: dict[str, Any] = jwt.decode(
-                token,
-                key.key,
-                algorithms=list(settings.algorithms),
-                audience=list(settings.audience),
-                issuer=settings.issuer,
-                leeway=settings.leeway_s,
-                options={"require": ["exp", "iss", "aud"]},
-            )
+                token, key.key, algorithms=list(settings.algorithms), audience=list(settings.audience),
+                issuer=settings.issuer, leeway=settings.leeway_s, options={"require": ["exp", "iss", "aud"]},
+            )  # fmt: skip
             expires = float(claims["exp"]) + settings.leeway_s
         except jwt.ExpiredSignatureError:
             raise UnauthenticatedError("the JWT has expired") from None

@@ -106,12 +106,8 @@ def _when(time: datetime | None) -> str:
 
 def _body(record: TokenRecord, now: datetime) -> dict[str, Any]:
     return {
-        "id": record.id,
-        "name": record.name,
-        "roles": list(record.roles),
-        "models": list(record.models),
+        "id": record.id, "name": record.name, "roles": list(record.roles), "models": list(record.models),
         "created": record.created.isoformat(),
         "expires": record.expires.isoformat() if record.expires else None,
-        "state": record.state(now),
-        "created_by": record.actor,
-    }
+        "state": record.state(now), "created_by": record.actor,
+    }  # fmt: skip

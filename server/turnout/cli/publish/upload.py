@@ -144,13 +144,9 @@ def _publish(
 ) -> pb.PublishUploadResponse:
     bar.say(gate_text("", 0.0))
     request = pb.PublishUploadRequest(
-        upload_id=upload_id,
-        release=release,
-        actor=how.actor,
-        reason=how.reason,
-        skip_gates=[skip.gate for skip in how.skips],
-        dry_run=how.dry_run,
-    )
+        upload_id=upload_id, release=release, actor=how.actor, reason=how.reason,
+        skip_gates=[skip.gate for skip in how.skips], dry_run=how.dry_run,
+    )  # fmt: skip
     if how.signer is not None:
         version = collected.upload_manifest.version
         if version is None:
@@ -220,12 +216,9 @@ def _existing(
                 f"the server has {result.digest} as {manifest.version}, and the files are {own.digest}"
             )
         request = pb.SignVersionRequest(
-            model=manifest.model,
-            version=str(manifest.version),
-            model_signature=_signature(how.signer, own),
-            actor=how.actor,
-            reason=how.reason,
-        )
+            model=manifest.model, version=str(manifest.version), model_signature=_signature(how.signer, own),
+            actor=how.actor, reason=how.reason,
+        )  # fmt: skip
         with server.registry() as registry:
             registry.SignVersion(request, timeout=_GATES_SECONDS)
     if not release:

@@ -12,7 +12,6 @@ from turnout.registry.storage.listing import Listing, Published
 from turnout.releases.adoption import adopt, unrecorded
 from turnout.state.audit import Audit
 from turnout.state.event_log.chain import Head
-from turnout.state.release_status import ReleaseStatus
 from turnout.state.store import StateStore
 from turnout.text.quantities import count_text
 
@@ -54,12 +53,7 @@ class LogAudit:
             release_state = store.release_state()
         there = {(p.manifest.model, str(p.manifest.version)) for p in listing.published}
         there |= {(problem.model, problem.version) for problem in listing.problems}
-        yanked = {
-            (model, str(version))
-            for model, model_releases in release_state.models.items()
-            for version, release_status in model_releases.release_statuses.items()
-            if release_status is ReleaseStatus.YANKED
-        }
+        yanked = {(model, str(version)) for model, its in release_state.models.items() for version in its.yanked}
         gone = sorted(
             f"{model} {version}"
             for model, version in audit.published.keys() - there

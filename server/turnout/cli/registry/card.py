@@ -64,10 +64,8 @@ def markdown(version: VersionDescription) -> str:
         lines += [_text(description), ""]
     release_status = f"{version.release_status}{', tagged ' + ', '.join(version.tags) if version.tags else ''}"
     facts = [
-        ("digest", f"`{version.digest}`"),
-        ("release status", release_status),
-        ("size", size_text(version.size_bytes)),
-    ]
+        ("digest", f"`{version.digest}`"), ("release status", release_status), ("size", size_text(version.size_bytes)),
+    ]  # fmt: skip
     if authors := stated.get("authors"):
         facts.append(("authors", _text(", ".join(map(str, authors)))))
     if licence := stated.get("licence"):
@@ -78,13 +76,7 @@ def markdown(version: VersionDescription) -> str:
     lines += ["## Inputs and outputs", ""]
     sides = [("in", spec) for spec in version.inputs] + [("out", spec) for spec in version.outputs]
     rows = [
-        (
-            side,
-            _text(spec.name),
-            str(spec.dtype),
-            _text(_shape(spec.shape)),
-            "may be left out" if spec.has_default else "",
-        )
+        (side, _text(spec.name), str(spec.dtype), _text(_shape(spec.shape)), "may be left out" * spec.has_default)
         for side, spec in sides
     ]
     lines += _table(("", "name", "type", "shape", ""), rows)
@@ -93,11 +85,8 @@ def markdown(version: VersionDescription) -> str:
     lines += ["## Gates", ""]
     lines += _gates(content.evidence_records)
     if free := {name: value for name, value in stated.items() if name not in _STATED}:
-        lines += [
-            "## More",
-            "",
-            *_table(("", ""), [(_text(name), _text(_value(value))) for name, value in free.items()]),
-        ]
+        more = [(_text(name), _text(_value(value))) for name, value in free.items()]
+        lines += ["## More", "", *_table(("", ""), more)]
     lines += ["## Files", ""]
     files = [(_text(file.path), size_text(file.size), f"`{file.digest}`") for file in manifest.files]
     lines += _table(("path", "size", "digest"), files)

@@ -105,17 +105,11 @@ class VersionDescription:
     def to_json(self) -> dict[str, Any]:
         """Returns the JSON form. Unknown fields are left out."""
         body: dict[str, Any] = {
-            "model": self.model,
-            "version": self.version,
-            "digest": self.digest,
-            "standing": self.release_status,
-            "tags": list(self.tags),
-            "default": self.default,
-            "inputs": [spec.to_json() for spec in self.inputs],
-            "outputs": [spec.to_json() for spec in self.outputs],
-            "size_bytes": self.size_bytes,
+            "model": self.model, "version": self.version, "digest": self.digest, "standing": self.release_status,
+            "tags": list(self.tags), "default": self.default, "inputs": [spec.to_json() for spec in self.inputs],
+            "outputs": [spec.to_json() for spec in self.outputs], "size_bytes": self.size_bytes,
             "batching": self.batching,
-        }
+        }  # fmt: skip
         if self.content is not None:
             manifest, records = self.content.manifest, self.content.evidence_records
             body |= {

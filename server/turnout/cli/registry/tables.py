@@ -24,14 +24,9 @@ def versions_table(versions: Sequence[VersionDescription]) -> Table:
     rows = []
     for version in versions:
         row: list[RenderableType] = [
-            version.model,
-            version.version,
-            "default" if version.default else "",
-            _styled(version.release_status),
-            ", ".join(version.tags),
-            size_text(version.size_bytes),
-            version.digest[:_DIGEST_SHOWN],
-        ]
+            version.model, version.version, "default" if version.default else "", _styled(version.release_status),
+            ", ".join(version.tags), size_text(version.size_bytes), version.digest[:_DIGEST_SHOWN],
+        ]  # fmt: skip
         if live:
             row.insert(4, _styled(version.live.state if version.live else ""))
         rows.append(row)

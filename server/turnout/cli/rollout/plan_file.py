@@ -97,11 +97,8 @@ def _check_keys(place: str, table: object, kind: type[PlanStep | ShadowStage | G
     known = [field.name for field in fields(kind)]
     for key in table if isinstance(table, Mapping) else ():
         if key not in known:
-            near = get_close_matches(str(key), known, n=1, cutoff=0.6)
-            guess = f", did you mean {near[0]}?" if near else ";"
-            raise InvalidRequest.at(
-                f"{place}.{key}", f"unknown{guess} There are {', '.join(known)}".replace("; T", "; t")
-            )
+            unknown = FieldViolation(str(key), f"{_UNKNOWN}{', '.join(known)}")
+            raise InvalidRequest.at(f"{place}.{key}", _nearest(unknown))
 
 
 def _nearest(violation: FieldViolation) -> str:

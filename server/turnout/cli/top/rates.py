@@ -1,6 +1,6 @@
 """Computes rates and latencies from two readings of a server's counters, without side effects."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from turnout.telemetry.histogram import quantile
@@ -158,29 +158,17 @@ def _added(before: pb.RoleActivity | None, after: pb.RoleActivity) -> _PictureCo
 def body(current: Picture) -> Mapping[str, object]:
     """Returns the JSON form of a picture without its rollouts. Times are in milliseconds if their names say so."""
     return {
-        "seconds": current.seconds,
-        "up_seconds": current.up,
-        "draining": current.draining,
-        "requests_per_second": current.rate,
-        "failures_per_second": current.failures,
-        "unrouted_per_second": current.unrouted,
-        "versions": list(_bodies(current.rows)),
-    }
+        "seconds": current.seconds, "up_seconds": current.up, "draining": current.draining,
+        "requests_per_second": current.rate, "failures_per_second": current.failures,
+        "unrouted_per_second": current.unrouted, "versions": [_row_body(row) for row in current.rows],
+    }  # fmt: skip
 
 
-def _bodies(rows: Sequence[ActivityRow]) -> Iterator[Mapping[str, object]]:
-    for row in rows:
-        yield {
-            "model": row.model,
-            "version": row.version,
-            "state": row.state,
-            "standing": row.release_status,
-            "roles": [{"role": p.role, "weight": p.weight, "requests_per_second": p.rate} for p in row.parts],
-            "requests_per_second": row.rate,
-            "failures_per_second": row.failures,
-            "p50_ms": None if row.p50 is None else row.p50 * 1e3,
-            "p99_ms": None if row.p99 is None else row.p99 * 1e3,
-            "inflight": row.inflight,
-            "queue_depth": row.queue_depth,
-            "queue_fill": row.queue_fill,
-        }
+def _row_body(row: ActivityRow) -> Mapping[str, object]:
+    return {
+        "model": row.model, "version": row.version, "state": row.state, "standing": row.release_status,
+        "roles": [{"role": p.role, "weight": p.weight, "requests_per_second": p.rate} for p in row.parts],
+        "requests_per_second": row.rate, "failures_per_second": row.failures,
+        "p50_ms": None if row.p50 is None else row.p50 * 1e3, "p99_ms": None if row.p99 is None else row.p99 * 1e3,
+        "inflight": row.inflight, "queue_depth": row.queue_depth, "queue_fill": row.queue_fill,
+    }  # fmt: skip

@@ -42,30 +42,21 @@ def report_lines(report: pb.ShadowReport) -> Iterator[RenderableType]:
         columns = ("OUTPUT", "COMPARED", "MISMATCHES", "MAX DIFF", "MEAN DIFF", "TOP-1", "TOP-K")
         rows = [
             (
-                output.name,
-                f"{output.compared:,}",
-                _counts(output.mismatches) or "0",
-                f"{output.max_abs:.3g}",
-                f"{output.mean_abs:.3g}",
-                share_text(output.top1) if output.HasField("top1") else "",
+                output.name, f"{output.compared:,}", _counts(output.mismatches) or "0", f"{output.max_abs:.3g}",
+                f"{output.mean_abs:.3g}", share_text(output.top1) if output.HasField("top1") else "",
                 share_text(output.top_k) if output.HasField("top_k") else "",
             )
             for output in report.outputs
-        ]
+        ]  # fmt: skip
         yield table(columns, rows, right=("COMPARED", "MAX DIFF", "MEAN DIFF", "TOP-1", "TOP-K"))
     if report.worst:
         rows = [
             (
-                one.request_id,
-                one.output,
-                one.kind,
-                "" if math.isnan(one.max_abs) else f"{one.max_abs:.3g}",
-                f"{one.margin:.3g}" if one.HasField("margin") else "",
-                one.detail,
-                _inputs(one),
+                one.request_id, one.output, one.kind, "" if math.isnan(one.max_abs) else f"{one.max_abs:.3g}",
+                f"{one.margin:.3g}" if one.HasField("margin") else "", one.detail, _inputs(one),
             )
             for one in report.worst
-        ]
+        ]  # fmt: skip
         yield Text(f"the worst {len(report.worst)}", "bold")
         yield table(("REQUEST", "OUTPUT", "KIND", "MAX DIFF", "MARGIN", "WHAT", ""), rows, right=("MAX DIFF", "MARGIN"))
 

@@ -58,35 +58,26 @@ def state_lines(state: pb.TrafficState) -> Iterator[RenderableType]:
 
 def _shares(state: pb.TrafficState) -> Iterator[RenderableType]:
     decided = sum(share.decisions for share in state.shares)
-    split = (
-        sum(share.role != prediction_pb2.ROLE_SHADOW for share in state.shares) > 1
-    )  # requests are counted only then
+    # Requests are counted only if several versions answer.
+    split = sum(share.role != prediction_pb2.ROLE_SHADOW for share in state.shares) > 1
     rows = []
     for share in state.shares:
         shadow = share.role == prediction_pb2.ROLE_SHADOW
+        role = prediction_pb2.Role.Name(share.role).removeprefix("ROLE_").lower()
         seen = "" if shadow or not decided else share_text(share.decisions / decided)
-        rows.append(
-            (
-                share.version,
-                prediction_pb2.Role.Name(share.role).removeprefix("ROLE_").lower(),
-                share_text(share.desired),
-                share_text(round(share.applied, 4)),
-                seen,
-                f"{share.decisions:,}" if split and not shadow else "",
-            )
-        )
+        requests = f"{share.decisions:,}" if split and not shadow else ""
+        applied = share_text(round(share.applied, 4))
+        rows.append((share.version, role, share_text(share.desired), applied, seen, requests))
     columns = ("VERSION", "ROLE", "DESIRED", "APPLIED", "SEEN", "REQUESTS")
     yield table(columns, rows, right=("DESIRED", "APPLIED", "SEEN", "REQUESTS"))
-    strange = [share for share in state.shares if abs(share.deviation) > _STRANGE]
+    strange = [
+        f"{share.version} is {share.deviation:+.1f} standard deviations off its share"
+        for share in state.shares
+        if abs(share.deviation) > _STRANGE
+    ]
     if strange:
-        yield Text(
-            "sample ratio mismatch: "
-            + ", ".join(
-                f"{share.version} is {share.deviation:+.1f} standard deviations off its share" for share in strange
-            )
-            + "; either a few routing keys send most of the requests, or the split is wrong",
-            "bold yellow",
-        )
+        why = "either a few routing keys send most of the requests, or the split is wrong"
+        yield Text(f"sample ratio mismatch: {', '.join(strange)}; {why}", "bold yellow")
 
 
 def history_rows(epochs: Sequence[pb.TrafficState]) -> Iterator[Sequence[str]]:

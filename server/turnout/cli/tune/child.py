@@ -1,15 +1,15 @@
 """The child process of `turnout tune`. It loads the version many times, and may be killed at any time.
 
-It reads a job as JSON from standard input, and sends JSON to the pipe whose descriptor is its argument. An empty object
+It reads a job as JSON from standard input, and writes lines of JSON to the descriptor in its argument. An empty object
 says that it still makes progress.
 """
 
 import asyncio
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +33,11 @@ def main() -> None:
     """Runs the job."""
     job = json.load(sys.stdin)
     told = time.monotonic()
-    with Connection(int(sys.argv[1]), readable=False) as answers:
+    with os.fdopen(int(sys.argv[1]), "w") as answers:
 
         def tell(**line: Any) -> None:
-            answers.send_bytes(json.dumps(line).encode())
+            answers.write(json.dumps(line) + "\n")
+            answers.flush()
             nonlocal told
             told = time.monotonic()
 

@@ -95,7 +95,7 @@ def _tried(out: CommandOutput, job: dict[str, Any], most: float) -> "tuple[Findi
     """Tries settings in a child process, and prints its progress. Kills it after `most` seconds without progress."""
     import subprocess
     import sys
-    from multiprocessing.connection import Connection
+    import threading
 
     from pydantic import TypeAdapter
 
@@ -103,7 +103,7 @@ def _tried(out: CommandOutput, job: dict[str, Any], most: float) -> "tuple[Findi
     from turnout.serving.tuning.comparison import Findings
 
     reading, writing = os.pipe()
-    with Connection(reading, writable=False) as answers:
+    with os.fdopen(reading) as answers:
         try:
             child = subprocess.Popen(  # noqa: S603 - the command contains no untrusted input
                 [sys.executable, "-m", "turnout.cli.tune.child", str(writing)],
@@ -116,27 +116,44 @@ def _tried(out: CommandOutput, job: dict[str, Any], most: float) -> "tuple[Findi
             )
         finally:
             os.close(writing)
-        died = False
+        late = threading.Event()
+
+        def end_late() -> None:
+            late.set()
+            _end(child.pid)
+
+        timer = threading.Timer(most, end_late)
+        timer.start()
         try:
             assert child.stdin is not None
             with suppress(BrokenPipeError):  # the child died at once, which is reported below
                 child.stdin.write(json.dumps(job))
                 child.stdin.close()
-            while answers.poll(most):
-                reported = json.loads(answers.recv_bytes())
+            for line in answers:
+                timer.cancel()
+                timer = threading.Timer(most, end_late)
+                timer.start()
+                reported = json.loads(line)
+                if not reported:
+                    continue
                 if "say" in reported:
                     out.note(reported["say"])
                 elif "error" in reported:
                     kind: type[TurnoutError] = getattr(errors, reported["kind"], TurnoutError)
                     raise kind(reported["error"])
-                elif reported:
+                else:
                     return TypeAdapter(Findings).validate_python(reported["found"]), reported["source"]
-        except (EOFError, OSError):  # the pipe was closed, perhaps in the middle of a message
-            died = True
         finally:
-            with suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGKILL)  # also its own children, which try inputs or run the version
+            timer.cancel()
+            timer.join()
+            _end(child.pid)
             child.wait()
-    if died:
+        if late.is_set():
+            raise ModelTimedOut(f"a load or a request took longer than {most:g} s, and was killed")
         raise ModelCrashed(f"the process that ran the version died (exit code {child.returncode})")
-    raise ModelTimedOut(f"a load or a request took longer than {most:g} s, and was killed")
+
+
+def _end(group: int) -> None:
+    """Kills a process group: the child and its own children, which try inputs or run the version."""
+    with suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)

@@ -49,6 +49,8 @@ _NETWORK = {
 }
 """Default connection parameters of libpq. The URL can override each."""
 
+_POOL: dict[str, Any] = {"pool_size": 4, "max_overflow": 4, "hide_parameters": True}
+
 _BEGIN = "turnout_begin"
 """Name of the execution option with the statement that begins a transaction."""
 
@@ -289,14 +291,7 @@ def _open_sqlite(url: URL, lock_wait: float) -> tuple[Engine, Engine]:
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     _keep_private(file)
     _enter_wal(file, lock_wait)
-    engine = create_engine(
-        url,
-        pool_size=4,
-        max_overflow=4,
-        pool_timeout=lock_wait,
-        hide_parameters=True,
-        connect_args={"timeout": lock_wait},
-    )
+    engine = create_engine(url, **_POOL, pool_timeout=lock_wait, connect_args={"timeout": lock_wait})
 
     @event.listens_for(engine, "connect")
     def configure(connection: sqlite3.Connection, _: object) -> None:
@@ -352,16 +347,10 @@ def _open_postgresql(url: URL, lock_wait: float) -> tuple[Engine, Engine]:
     """Returns engines that read and write the database of `url`, after a test connection."""
     from turnout.state.database.postgresql import AnsweringConnection  # its package is optional
 
+    # A connection that died while idle is replaced transparently (`pool_pre_ping`). A pooler such as PgBouncer may run
+    # statements on other connections than they were prepared on (`prepare_threshold`).
     engine = create_engine(
-        url,
-        pool_size=4,
-        max_overflow=4,
-        pool_timeout=lock_wait,
-        # A connection that died while idle is replaced transparently.
-        pool_pre_ping=True,
-        hide_parameters=True,
-        # A connection pooler such as PgBouncer may run statements on other connections than they were prepared on.
-        connect_args={"prepare_threshold": None},
+        url, **_POOL, pool_timeout=lock_wait, pool_pre_ping=True, connect_args={"prepare_threshold": None}
     )
     event.listen(
         engine,

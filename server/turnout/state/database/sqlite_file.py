@@ -66,10 +66,7 @@ class SqliteFile:
     @property
     def replaced(self) -> bool:
         """Whether another file now has the name."""
-        try:
-            return _identity(self.path.stat()) != self._identity
-        except OSError:
-            return False
+        return _identity_at(self.path) not in (None, self._identity)
 
     def damaged(self) -> None:
         """Records that a transaction met damaged contents, until a check finds them intact."""
@@ -100,11 +97,8 @@ class SqliteFile:
 
     def _companion_fault(self) -> str:
         for path in self._companions:
-            try:
-                found = _identity(path.stat())
-            except OSError:
-                return LOG_GONE
-            if self._opened.setdefault(path, found) != found:
+            found = _identity_at(path)
+            if found is None or self._opened.setdefault(path, found) != found:
                 return LOG_GONE
         return ""
 
@@ -147,7 +141,7 @@ class SqliteFile:
 
         Returns False if it is next to the write-ahead log of the open file, since SQLite would combine the two.
         """
-        if any(_is_at(path, opened) for path, opened in self._opened.items()):
+        if any(_identity_at(path) == opened for path, opened in self._opened.items()):
             return False
         try:
             with closing(self._connection()) as connection:
@@ -158,11 +152,11 @@ class SqliteFile:
         return row is not None and row[0] == digest and intact == "ok"
 
 
-def _is_at(path: Path, identity: tuple[int, int]) -> bool:
+def _identity_at(path: Path) -> tuple[int, int] | None:
     try:
-        return _identity(path.stat()) == identity
+        return _identity(path.stat())
     except OSError:
-        return False
+        return None
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:
