@@ -20,7 +20,7 @@ from structlog.typing import FilteringBoundLogger
 from turnout.config import Settings, SettingsSource, in_force, reread
 from turnout.errors import TurnoutError, UnavailableError
 from turnout.host.signals import accept_hangups, on_each_hangup
-from turnout.telemetry.exposition import Exposition, FamilyCollector, own_families
+from turnout.telemetry.exposition import Exposition, own_families
 from turnout.telemetry.families import Family
 from turnout.telemetry.metrics.workers import worker_families
 from turnout.workers.division import share_of
@@ -349,8 +349,7 @@ class Supervisor:
         if self._next_count is None:
             self._next_count = asyncio.create_task(self._merge())
         families = await asyncio.shield(self._next_count)
-        collector = FamilyCollector(lambda: families)
-        return b"".join([block async for block in self._exposition.render(collector, content_type)])
+        return b"".join([block async for block in self._exposition.render(families, content_type)])
 
     async def _merge(self) -> list[Family]:
         async with self._counting:

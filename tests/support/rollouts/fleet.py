@@ -100,8 +100,8 @@ def stands_still(driver):
                 return True
     return False
 
-def lapsing(self, key, record, now):
-    return lapsed(self, key, record, now) and not stands_still(record.driver)
+def lapsing(self, key, record, *now):
+    return lapsed(self, key, record, *now) and not stands_still(record.driver)
 
 Enforcement.apply, RolloutEngine.run, Ownership._lapsed, RolloutEngine._advance = applying, running, lapsing, advancing
 main()

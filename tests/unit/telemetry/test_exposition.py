@@ -2,18 +2,20 @@
 
 import asyncio
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import Metric
+from prometheus_client import samples as library
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as read_text
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
 
-from turnout.telemetry.exposition import Exposition, FamilyCollector, in_blocks, negotiate
+from turnout.telemetry.exposition import Exposition, in_blocks, negotiate
 from turnout.telemetry.families import Family
 from turnout.telemetry.histogram import LATENCY_BOUNDS, Exemplar, Histogram, geometric_bounds
 from turnout.telemetry.metrics.versions import Metrics
@@ -24,8 +26,36 @@ OPENMETRICS = negotiate("application/openmetrics-text")
 
 
 async def rendered(families: Sequence[Family], content_type: str = TEXT) -> str:
-    collector = FamilyCollector(lambda: families)
-    return b"".join([block async for block in Exposition().render(collector, content_type)]).decode()
+    return b"".join([block async for block in Exposition().render(families, content_type)]).decode()
+
+
+class Library:
+    """Families as metrics of the library."""
+
+    def __init__(self, families: Sequence[Family]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterator[Metric]:
+        for family in self._families:
+            name = family.name.removesuffix("_total") if family.kind == "counter" else family.name
+            unit = "seconds" if name.endswith("_seconds") else ""
+            metric = Metric(name, family.help, family.kind, unit)
+            metric.samples = [one for labels, value in family.series for one in samples(family.name, labels, value)]
+            yield metric
+
+
+def samples(name: str, labels: Mapping[str, str], value: float | Ratio | Histogram) -> Iterator[Sample]:
+    if not isinstance(value, Histogram):
+        yield Sample(name, dict(labels), value.value if isinstance(value, Ratio) else value)
+        return
+    total = 0
+    for index, (bound, count) in enumerate(zip([*map(repr, value.bounds), "+Inf"], value.counts, strict=True)):
+        total += count
+        one = (value.exemplars or {}).get(index)
+        exemplar = one and library.Exemplar({"trace_id": one.trace_id}, one.value, round(one.time, 3))
+        yield Sample(f"{name}_bucket", {**labels, "le": bound}, total, None, exemplar)
+    yield Sample(f"{name}_count", dict(labels), total)
+    yield Sample(f"{name}_sum", dict(labels), value.total)
 
 
 def test_latency_buckets_reach_from_250_us_to_30_s_in_steps_of_at_most_one_half() -> None:
@@ -177,10 +207,8 @@ def several(series: int) -> list[Family]:
 @pytest.mark.parametrize("series", [0, 1, 6, 7, 1000])
 @pytest.mark.parametrize("content_type", [TEXT, TEXT_1, OPENMETRICS, negotiate(PROMETHEUS_2_42)])
 async def test_what_is_written_piece_by_piece_is_what_the_library_writes_at_once(series, content_type) -> None:
-    registry = CollectorRegistry()
-    registry.register(FamilyCollector(lambda: several(series)))
-    blocks = [block async for block in Exposition().render(registry, content_type)]
-    assert b"".join(blocks) == at_once(registry, content_type)
+    blocks = [block async for block in Exposition().render(several(series), content_type)]
+    assert b"".join(blocks) == at_once(Library(several(series)), content_type)
     assert max(map(len, blocks)) < 80_000
 
 
@@ -216,14 +244,12 @@ KINDS = {"t_seconds": "histogram", "t_total": "counter", "t": "gauge"}
 async def test_every_scrape_is_what_the_library_writes_of_the_values_of_then(scrapes, content_type) -> None:
     exposition = Exposition()
     for scrape in scrapes:
-        collector = FamilyCollector(
-            lambda scrape=scrape: [
-                Family(name, KINDS[name], "Of %s.", [({"b": "%", "a": text}, value) for text, value in series.items()])
-                for name, series in scrape.items()
-            ]
-        )
-        written = b"".join([block async for block in exposition.render(collector, content_type)])
-        assert written == at_once(collector, content_type)
+        families = [
+            Family(name, KINDS[name], "Of %s.", [({"b": "%", "a": text}, value) for text, value in series.items()])
+            for name, series in scrape.items()
+        ]
+        written = b"".join([block async for block in exposition.render(families, content_type)])
+        assert written == at_once(Library(families), content_type)
 
 
 def encoded_samples(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -252,8 +278,7 @@ async def test_the_library_encodes_a_series_once_and_again_after_it_was_away(mon
 
     async def scrape(series: int, accept: str) -> int:
         encoded.clear()
-        collector = FamilyCollector(lambda: several(series))
-        async for _ in exposition.render(collector, negotiate(accept)):
+        async for _ in exposition.render(several(series), negotiate(accept)):
             pass
         return sum(encoded) - 1  # how exemplars are written is asked for each time
 
@@ -303,13 +328,6 @@ async def test_versions_and_roles_that_come_during_a_scrape_do_not_spoil_it() ->
     assert text.endswith(b"# EOF\n")
     assert b'role="role 1"' in text
     assert b'version="2.' not in text, "it shows the versions that there were when it began"
-
-
-def test_the_collector_can_be_read_by_whoever_reads_registries() -> None:
-    registry = CollectorRegistry()
-    registry.register(FamilyCollector(lambda: several(3)))
-    assert registry.get_sample_value("t_seconds_bucket", {"n": "1", "le": "2.0"}) == 3
-    assert generate_latest(registry).startswith(b"# HELP t_seconds Times.")
 
 
 async def test_a_text_that_is_there_comes_in_blocks_too() -> None:

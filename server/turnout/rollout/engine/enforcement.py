@@ -20,7 +20,7 @@ from turnout.rollout.engine.store_timeouts import StoreTimeout
 from turnout.rollout.engine.unrecorded_rollbacks import Diversion, Diversions
 from turnout.rollout.machine.actors import rollout_actor
 from turnout.rollout.machine.attempt import Rollout, RolloutState
-from turnout.rollout.machine.desired_policy import desired_policy
+from turnout.rollout.machine.desired_policy import desired_policy, is_settled
 from turnout.routing.active_policies import AppliedPolicy
 from turnout.routing.policy import Policy
 from turnout.routing.traffic import ChangeOrigin
@@ -142,9 +142,7 @@ class Enforcement:
         """Returns whether a rollout is being rolled back, and its traffic or release has not been moved back yet."""
         if rollout.state is not RolloutState.ABORTING:
             return False
-        policy = self._serving.in_force(rollout.model).policy
-        desired = desired_policy(rollout, policy)
-        return (desired is not None and desired != policy) or self._still_released(rollout)
+        return not is_settled(rollout, self._serving.in_force(rollout.model).policy) or self._still_released(rollout)
 
     def _still_released(self, rollout: Rollout) -> bool:
         """Returns whether a candidate that is rolled back is still released, although its release must be withdrawn."""

@@ -18,7 +18,7 @@ from turnout.rollout.engine.policy_origin import newer_baseline, policy_text, se
 from turnout.rollout.evidence import Count
 from turnout.rollout.machine.actors import is_rollout
 from turnout.rollout.machine.attempt import STEPPING, Rollout, RolloutState
-from turnout.rollout.machine.desired_policy import desired_policy
+from turnout.rollout.machine.desired_policy import is_settled
 from turnout.rollout.machine.machine import Facts
 from turnout.rollout.thresholds import latency_of, recent_buckets, rules_of, thresholds_of
 from turnout.routing.active_policies import AppliedPolicy, Policies
@@ -31,7 +31,6 @@ from turnout.routing.traffic import ChangeOrigin, Traffic
 from turnout.serving.data_plane.inference import ServingRole
 from turnout.serving.data_plane.replay import Replays
 from turnout.serving.versions.catalog import Catalog, VersionEntry
-from turnout.serving.versions.handle import VersionHandle
 from turnout.serving.versions.lifecycle import LifecycleState
 from turnout.serving.versions.load_policy import Fallbacks
 from turnout.serving.versions.manager import Manager
@@ -82,7 +81,6 @@ class LocalServing:
         thresholds, samples, median = latency_of(rollout.plan, previous, elsewhere)
         applied = self.in_force(rollout.model)
         policy = applied.policy
-        desired = desired_policy(rollout, policy)
         released = self._released_over(rollout, policy)
         lane = self._lane(rollout)
         withdraws = rollout.released and rollout.state is RolloutState.ABORTING
@@ -98,7 +96,7 @@ class LocalServing:
             uncounted="" if lane is None else lane.ledger.uncounted,
             ready=all(entry is not None and entry.ready for entry in (candidate, previous)),
             trouble=_trouble(candidate),
-            in_force=(desired is None or desired == policy) and not still_released,
+            in_force=is_settled(rollout, policy) and not still_released,
             frozen=applied.state.frozen,
             rivals=rivals,
             overtaken=released or newer_baseline(rollout, applied),
@@ -279,7 +277,7 @@ class LocalServing:
         applied: AppliedPolicy,
         now: float,
     ) -> None:
-        new, old = _handle(candidate), _handle(previous)
+        new, old = (entry.handle if entry is not None else None for entry in (candidate, previous))
         if new is None or old is None:
             active.counters.detach()
             return
@@ -325,7 +323,7 @@ class LocalServing:
         applied = self.in_force(rollout.model)
         # The policy may be known here before the driver's record of its epoch.
         since = max(rollout.policy_epoch, applied.epoch if is_rollout(applied.actor) else 0)
-        in_force = desired_policy(rollout, applied.policy) == applied.policy
+        in_force = is_settled(rollout, applied.policy)
         fresh = [s for s in ledger.samples if s.number > active.sample and s.epoch >= since]
         if in_force and fresh and ledger.judged:
             active.sample = fresh[-1].number
@@ -339,10 +337,6 @@ def _obstacle(active: ActiveRollout) -> str:
         if part.shadow.obstacle and part.shadow.epoch == active.rollout.epoch and not active.shadow.obstacle:
             return f"{part.shadow.obstacle} (on {name})"
     return active.shadow.obstacle
-
-
-def _handle(entry: VersionEntry | None) -> VersionHandle | None:
-    return entry.handle if entry is not None else None
 
 
 def _trouble(candidate: VersionEntry | None) -> str:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from semver import Version
@@ -80,11 +80,9 @@ class RunningRollouts:
 
     async def wait(self, seconds: float) -> None:
         """Waits for the end of the next tick or command, at most `seconds`."""
-        async with self._changed:
-            try:
+        with suppress(TimeoutError):
+            async with self._changed:
                 await asyncio.wait_for(self._changed.wait(), seconds)
-            except TimeoutError:
-                return
 
     async def reconcile(self, seconds: float, *, mine: str | None = None, patient: bool = False) -> None:
         """Reads the state store, and takes over rollouts without a driver, and all rollouts of the model `mine`.

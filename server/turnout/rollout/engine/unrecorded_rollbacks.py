@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import json
 import os
-import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from semver import Version
 from structlog.typing import FilteringBoundLogger
 
 from turnout.registry.manifest.json_form import JsonForm, fields_from_json, fields_to_json
+from turnout.registry.storage.files import replace_file, sync_directory
 from turnout.rollout.changes.model_snapshot import RollbackOrigin
 from turnout.rollout.engine.local_serving import LocalServing
 from turnout.rollout.machine.attempt import RolloutState
@@ -103,7 +103,6 @@ class DiversionFiles:
         """
         self._directory = root / _DIRECTORY / hashlib.sha256(state.encode()).hexdigest()[:16]
         self._log = log
-        self._own = secrets.token_hex(8)  # servers in containers all have the same process id
         self._unreadable: set[str] = set()
 
     def read(self) -> Sequence[Diversion]:
@@ -136,26 +135,14 @@ class DiversionFiles:
     def write(self, diversion: Diversion) -> None:
         """Writes the file of a diversion, which replaces an earlier one of the model."""
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        partial = self._directory / f"{diversion.model}.{self._own}.partial"
-        with partial.open("w") as file:
-            json.dump(diversion.to_json(), file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.rename(self._directory / f"{diversion.model}.json")
-        self._sync()
+        replace_file(self._directory / f"{diversion.model}.json", json.dumps(diversion.to_json()).encode())
+        sync_directory(self._directory)
 
     def remove(self, model: str) -> None:
         """Deletes the file of a model's diversion."""
         with contextlib.suppress(FileNotFoundError):
             (self._directory / f"{model}.json").unlink()
-            self._sync()
-
-    def _sync(self) -> None:
-        descriptor = os.open(self._directory, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+            sync_directory(self._directory)
 
 
 def _kept_seconds(diversion: Diversion) -> float:

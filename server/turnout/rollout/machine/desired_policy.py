@@ -29,6 +29,12 @@ def desired_policy(rollout: Rollout, policy: Policy | None) -> Policy | None:
     return replace(after, twin=max(min(kept, _left(after.canaries)), 0))
 
 
+def is_settled(rollout: Rollout, policy: Policy | None) -> bool:
+    """Returns whether the policy in force is the one that `rollout` requires."""
+    desired = desired_policy(rollout, policy)
+    return desired is None or desired == policy
+
+
 def _left(canaries: Sequence[Canary]) -> int:
     return UNITS - sum(c.weight for c in canaries)
 

@@ -3,7 +3,6 @@
 import hashlib
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -22,39 +21,28 @@ _HEAD_STRINGS = 4
 """Number of strings of each input in the hash."""
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A lane and its share.
-
-    Attributes:
-        rate: Share of the answers that are copied, 0 to `UNITS`.
-    """
-
-    lane: Lane
-    rate: int
-
-
 class Mirror:
     """Offers a model's answers to its shadows; implements `turnout.serving.data_plane.inference.AnswerObserver`."""
 
-    def __init__(self, targets: Sequence[Target], epoch: int) -> None:
-        self._targets = targets
+    def __init__(self, lanes: Sequence[tuple[Lane, int]], epoch: int) -> None:
+        """Creates the mirror of an epoch's lanes, each with its share of the answers, 0 to `UNITS`."""
+        self._lanes = lanes
         self._epoch = epoch
 
     def answered(self, request: InferenceRequest, result: InferenceResult, trace: Trace | None) -> None:
         """Queues a copy for each shadow whose share contains the request."""
         material = b""
         copy: Copy | None = None
-        for target in self._targets:
-            if target.rate < UNITS:
+        for lane, rate in self._lanes:
+            if rate < UNITS:
                 material = material or material_of(request)
-                if position_of(material, target.lane.pair.shadow) >= target.rate:
+                if position_of(material, lane.pair.shadow) >= rate:
                     continue
-            if not target.lane.has_place():
+            if not lane.has_place():
                 continue
             if copy is None:
                 copy = _copy(request, result, self._epoch, trace)
-            target.lane.offer(copy)
+            lane.offer(copy)
 
 
 def position_of(material: bytes, shadow: str) -> int:

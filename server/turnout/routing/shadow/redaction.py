@@ -31,7 +31,7 @@ class Redaction:
         """Returns what redacts the inputs of a lane with these settings; None if no inputs are stored."""
         if not lane.keep_inputs:
             return None
-        return functools.partial(self._redact, lane.redact) if lane.redact else _everything
+        return functools.partial(self._redact, lane.redact) if lane.redact else lambda _, inputs: inputs
 
     def _redact(self, name: str, model: str, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """Calls a hook. One that the settings have named since the start is imported at its first call.
@@ -54,7 +54,3 @@ def _imported(name: str) -> Redact:
     if not callable(hook):
         raise ConfigError(f"shadow.redact: {name} is not a function")
     return hook
-
-
-def _everything(_: str, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
-    return inputs

@@ -16,7 +16,7 @@ from turnout.routing.shadow.compare import OutputRule, rules_for
 from turnout.routing.shadow.copies import Pair
 from turnout.routing.shadow.lane import Lane
 from turnout.routing.shadow.ledger import Ledger
-from turnout.routing.shadow.mirror import Mirror, Target
+from turnout.routing.shadow.mirror import Mirror
 from turnout.routing.shadow.pressure import Pressure
 from turnout.routing.shadow.redaction import Redaction
 from turnout.routing.shadow.runner import CopyRunner, ProcessRunner, ThreadRunner
@@ -82,8 +82,8 @@ class Shadows:
         wanted = {Pair(model, str(s.version), baseline): s.rate for s in shadows}
         for pair in [pair for pair in self._lanes if pair.model == model and pair not in wanted]:
             self._end(pair)
-        targets = [Target(self._lane(pair), rate) for pair, rate in wanted.items()]
-        return Mirror(targets, epoch) if targets else None
+        lanes = [(self._lane(pair), rate) for pair, rate in wanted.items()]
+        return Mirror(lanes, epoch) if lanes else None
 
     def configure(self) -> None:
         """Applies changed settings to the lanes, those that have ended included."""

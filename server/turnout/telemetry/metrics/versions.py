@@ -9,13 +9,14 @@ from bisect import bisect_left
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
-from turnout.telemetry.exposition import Exposition, FamilyCollector, own_families
+from turnout.telemetry.exposition import Exposition, own_families
 from turnout.telemetry.families import Family, Labels, counter, families_of, gauge
 from turnout.telemetry.histogram import LATENCY_BOUNDS, Exemplar, Histogram
 from turnout.telemetry.log_writer import dropped_lines
@@ -221,9 +222,6 @@ class Metrics:
         ProcessCollector(registry=self._process)
         PlatformCollector(registry=self._process)
         GCCollector(registry=self._process)
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(FamilyCollector(self.families))
-        self._registry.register(self._process)
         self._exposition = Exposition()
 
     def version(self, model: str, version: str, digest: str, slo_edges: Sequence[float] = ()) -> VersionRecorder:
@@ -264,7 +262,8 @@ class Metrics:
     async def scrape(self, content_type: str) -> AsyncIterator[bytes]:
         """Yields the text of all metrics. Counts as a scrape for the grace period of retired versions."""
         versions = list(self._versions.values())
-        async for block in self._exposition.render(self._registry, content_type):
+        families = chain(self.families(), own_families(self._process.collect()))
+        async for block in self._exposition.render(families, content_type):
             yield block
         self._run_down(versions)
 

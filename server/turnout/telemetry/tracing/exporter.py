@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Callable, MutableMapping
+from contextlib import suppress
 
 from structlog.typing import FilteringBoundLogger
 
@@ -139,8 +140,6 @@ class Exporter:
 
 
 async def _first(event: asyncio.Event, seconds: float) -> None:
-    try:
+    with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()
-    except TimeoutError:
-        pass
