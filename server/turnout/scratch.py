@@ -3,9 +3,8 @@
 import os
 import shutil
 import tempfile
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Self
 
 from turnout.errors import ConfigError
 
@@ -24,25 +23,18 @@ def place_for_temporary_files() -> None:
             os.environ["TMPDIR"] = tempfile.tempdir = str(_MEMORY)
 
 
-class Scratch:
+class Scratch(ExitStack):
     """Creates temporary directories on first use, and removes them at the end of the context."""
 
-    def __init__(self) -> None:
-        self._memory: Path | None = None
-        self._disk: Path | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.remove()
+    _memory: Path | None = None
+    _disk: Path | None = None
 
     def memory(self) -> Path:
         """Returns a directory in memory, or on disk if that is not available. Raises the same errors as `disk`."""
         if self._memory is None:
             with suppress(OSError):
                 if os.access(_MEMORY, os.W_OK):
-                    self._memory = Path(tempfile.mkdtemp(prefix="turnout-", dir=_MEMORY))
+                    self._memory = self._made(_MEMORY)
         if self._memory is None:
             self._memory = self.disk()
         return self._memory
@@ -55,15 +47,14 @@ class Scratch:
         """
         if self._disk is None:
             try:
-                self._disk = Path(tempfile.mkdtemp(prefix="turnout-"))
+                self._disk = self._made(None)
             except OSError as error:
                 raise ConfigError(
                     "there is no directory for temporary files: mount one at /tmp, or name one with TMPDIR"
                 ) from error
         return self._disk
 
-    def remove(self) -> None:
-        """Removes the directories that were created."""
-        for directory in {self._memory, self._disk} - {None}:
-            shutil.rmtree(str(directory), ignore_errors=True)
-        self._memory = self._disk = None
+    def _made(self, parent: Path | None) -> Path:
+        directory = Path(tempfile.mkdtemp(prefix="turnout-", dir=parent))
+        self.callback(shutil.rmtree, directory, ignore_errors=True)
+        return directory

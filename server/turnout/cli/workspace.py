@@ -183,7 +183,7 @@ def repository_of(settings: Settings) -> Repository:
     from turnout.scratch import Scratch
 
     scratch = Scratch()
-    atexit.register(scratch.remove)
+    atexit.register(scratch.close)
     repository = open_repository(settings, read_model, scratch.disk)
     atexit.register(repository.close)
     return repository

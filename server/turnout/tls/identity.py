@@ -105,7 +105,27 @@ def check_identity(
         ConfigError: A file has unexpected contents, or the files do not belong together.
     """
     try:
-        return _checked(cert, key, client_ca, mode, now)
+        chain = _certificates(cert, "the server's certificate")
+        private = _private_key(key)
+        _check_pair(chain, cert, private, key)
+        authorities = (
+            [] if client_ca is None else _certificates(client_ca, "authorities that sign clients' certificates")
+        )
+        warnings = [*_out_of_time(chain, cert, now)]
+        if client_ca is not None and all(end < now for _, end in map(_times, authorities)):
+            warnings.append(f"{client_ca}: every authority has expired, so no client's certificate is accepted")
+        if not _names_a_host(chain[0]):
+            warnings.append(f"{cert}: {_subject(chain[0])} names no host (subjectAltName), so clients will refuse it")
+        return ServerIdentity(
+            certificate=b"".join(one.public_bytes(Encoding.PEM) for one in chain),
+            key=private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+            client_ca=b"".join(one.public_bytes(Encoding.PEM) for one in authorities),
+            client_certificates=mode,
+            subject=_subject(chain[0]),
+            begins=max(begin for begin, _ in map(_times, chain)),
+            expires=min(end for _, end in map(_times, chain)),
+            warnings=tuple(warnings),
+        )
     except UNREADABLE as error:
         files = ", ".join(map(str, filter(None, (cert, client_ca))))
         raise ConfigError(f"a certificate in {files} cannot be read: {error}") from None
@@ -117,30 +137,6 @@ def utc_text(seconds: float) -> str:
 
 
 _PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
-
-
-def _checked(
-    cert: PemFile, key: PemFile, client_ca: PemFile | None, mode: ClientCertificates, now: float
-) -> ServerIdentity:
-    chain = _certificates(cert, "the server's certificate")
-    private = _private_key(key)
-    _check_pair(chain, cert, private, key)
-    authorities = [] if client_ca is None else _certificates(client_ca, "authorities that sign clients' certificates")
-    warnings = [*_out_of_time(chain, cert, now)]
-    if client_ca is not None and all(end < now for _, end in map(_times, authorities)):
-        warnings.append(f"{client_ca}: every authority has expired, so no client's certificate is accepted")
-    if not _names_a_host(chain[0]):
-        warnings.append(f"{cert}: {_subject(chain[0])} names no host (subjectAltName), so clients will refuse it")
-    return ServerIdentity(
-        certificate=b"".join(one.public_bytes(Encoding.PEM) for one in chain),
-        key=private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
-        client_ca=b"".join(one.public_bytes(Encoding.PEM) for one in authorities),
-        client_certificates=mode,
-        subject=_subject(chain[0]),
-        begins=max(begin for begin, _ in map(_times, chain)),
-        expires=min(end for _, end in map(_times, chain)),
-        warnings=tuple(warnings),
-    )
 
 
 def _certificates(file: PemFile, what: str) -> list[x509.Certificate]:

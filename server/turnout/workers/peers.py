@@ -5,7 +5,9 @@ import json
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
+from google.protobuf.message import Message
 from semver import Version
 from structlog.typing import FilteringBoundLogger
 
@@ -21,6 +23,34 @@ _FOLLOW_SECONDS = 5.0
 """Timeout in seconds for the other workers to apply a change. They soon find it in the state store in any case."""
 
 _TELL_SECONDS = 2.0
+
+
+Question = TypeVar("Question", bound=Message)
+Reply = TypeVar("Reply", bound=Message)
+
+
+class EachWorker(Generic[Question, Reply]):
+    """A question that each worker answers from its own state."""
+
+    def __init__(
+        self, peers: "Peers | None", topic: str, question: type[Question], answer: Callable[[Question], Reply]
+    ) -> None:
+        """Answers questions of type `question` that other workers ask on a topic; without `peers`, there are none."""
+        self._peers = peers
+        self._topic = topic
+        self._question = question
+        self._answer = answer
+        if peers is not None:
+            peers.answers(topic, self._answer_peer)
+
+    async def ask(self, question: Question) -> list[Reply]:
+        """Returns the replies: first that of this worker, then those of the others, without any that do not reply."""
+        own = self._answer(question)
+        others = {} if self._peers is None else await self._peers.ask(self._topic, question.SerializeToString())
+        return [own, *map(type(own).FromString, others.values())]
+
+    async def _answer_peer(self, body: bytes) -> bytes:
+        return self._answer(self._question.FromString(body)).SerializeToString()
 
 
 @dataclass(eq=False, repr=False)

@@ -6,10 +6,8 @@ from turnout.errors import NotLoaded
 from turnout.oip.extensions.version_statistics import pooled_statistics, version_statistics
 from turnout.serving.data_plane.inference import Router
 from turnout.serving.versions.catalog import Catalog, VersionEntry
-from turnout.workers.peers import Peers
+from turnout.workers.peers import EachWorker, Peers
 from turnout_proto.oip.inference_pb2 import ModelStatisticsRequest, ModelStatisticsResponse
-
-_TOPIC = "statistics"
 
 
 class Statistics:
@@ -18,9 +16,7 @@ class Statistics:
     def __init__(self, router: Router, catalog: Catalog, peers: Peers | None) -> None:
         self._router = router
         self._catalog = catalog
-        self._peers = peers
-        if peers is not None:
-            peers.answers(_TOPIC, self._answer_peer)
+        self._everywhere = EachWorker(peers, "statistics", ModelStatisticsRequest, self._own)
 
     async def of(self, model: str = "", selector: str = "") -> ModelStatisticsResponse:
         """Returns the statistics of one version, of all loaded versions of a model, or of all models.
@@ -30,15 +26,7 @@ class Statistics:
             ModelNotFound, VersionNotFound: The version does not exist.
             NotLoaded: The version is not loaded.
         """
-        request = ModelStatisticsRequest(name=model, version=selector)
-        own = self._own(request)
-        if self._peers is None:
-            return own
-        replies = await self._peers.ask(_TOPIC, request.SerializeToString())
-        return pooled_statistics([own, *(ModelStatisticsResponse.FromString(one) for one in replies.values())])
-
-    async def _answer_peer(self, body: bytes) -> bytes:
-        return self._own(ModelStatisticsRequest.FromString(body)).SerializeToString()
+        return pooled_statistics(await self._everywhere.ask(ModelStatisticsRequest(name=model, version=selector)))
 
     def _own(self, request: ModelStatisticsRequest) -> ModelStatisticsResponse:
         epoch = time.time() - time.monotonic()

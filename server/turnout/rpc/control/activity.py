@@ -13,7 +13,7 @@ from turnout.rpc.control.pooled import pooled_activity
 from turnout.serving.versions.catalog import Catalog, VersionEntry
 from turnout.telemetry.histogram import LATENCY_BOUNDS
 from turnout.telemetry.metrics.versions import Metrics, VersionRecorder
-from turnout.workers.peers import Peers
+from turnout.workers.peers import EachWorker, Peers
 from turnout_proto.v1 import activity_pb2 as pb
 from turnout_proto.v1 import servers_pb2
 
@@ -40,27 +40,19 @@ class ActivityMethods:
         self._accepting = accepting
         self._since = time.monotonic()
         self._process = uuid.uuid4().hex
-        self._peers = peers
-        if peers is not None:
-            peers.answers("activity", self._answer_peer)
+        self._everywhere = EachWorker(peers, "activity", pb.GetActivityRequest, self._activity)
 
-    async def GetActivity(self, _: pb.GetActivityRequest) -> pb.GetActivityResponse:
+    async def GetActivity(self, request: pb.GetActivityRequest) -> pb.GetActivityResponse:
         """Returns counters and gauges of every version. Does not count as a scrape for versions that were removed."""
-        own = self._activity()
-        if self._peers is None:
-            return own
-        replies = await self._peers.ask("activity")
-        return pooled_activity(own, [pb.GetActivityResponse.FromString(other) for other in replies.values()])
+        own, *others = await self._everywhere.ask(request)
+        return pooled_activity(own, others) if others else own
 
     async def ListServers(self, _: servers_pb2.ListServersRequest) -> servers_pb2.ListServersResponse:
         """Lists the servers that share the state store, and how far behind each of them is."""
         found = [_server(one) for one in self._rollouts.servers]
         return servers_pb2.ListServersResponse(servers=found, answered_by=self._rollouts.server)
 
-    async def _answer_peer(self, _: bytes) -> bytes:
-        return self._activity().SerializeToString()
-
-    def _activity(self) -> pb.GetActivityResponse:
+    def _activity(self, _: pb.GetActivityRequest) -> pb.GetActivityResponse:
         self._sample()
         return pb.GetActivityResponse(
             process=self._process,

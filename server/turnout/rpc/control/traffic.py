@@ -19,7 +19,7 @@ from turnout.rpc.control.messages import (
 )
 from turnout.rpc.control.pooled import pooled_traffic
 from turnout.serving.versions.catalog import Catalog
-from turnout.workers.peers import Peers
+from turnout.workers.peers import EachWorker, Peers
 from turnout_proto.v1 import traffic_pb2 as pb
 
 _MAX_KEY = 1024
@@ -43,20 +43,14 @@ class TrafficMethods:
         self._catalog = catalog
         self._explainer = explainer
         self._answers_now = answers
-        self._peers = peers
-        if peers is not None:
-            peers.answers("traffic", self._answer_traffic)
+        self._everywhere = EachWorker(peers, "traffic", pb.GetTrafficRequest, self._own)
 
     async def GetTraffic(self, request: pb.GetTrafficRequest) -> pb.GetTrafficResponse:
         """Returns the traffic state of one model, or of all models."""
-        names = [request.model] if request.model else list(self._catalog.snapshot.models)
-        states = [self._state(name) for name in names]
-        if self._peers is not None:
-            replies = await self._peers.ask("traffic", request.SerializeToString())
-            others = [state for one in replies.values() for state in pb.GetTrafficResponse.FromString(one).models]
-            for state in states:
-                pooled_traffic(state, others)
-        return pb.GetTrafficResponse(models=states)
+        own, *others = await self._everywhere.ask(request)
+        for state in own.models if others else ():
+            pooled_traffic(state, [other for one in others for other in one.models])
+        return own
 
     async def SetTraffic(self, request: pb.SetTrafficRequest) -> pb.SetTrafficResponse:
         """Replaces the policy in force."""
@@ -103,10 +97,9 @@ class TrafficMethods:
         )
         return explanation_message(explanation)
 
-    async def _answer_traffic(self, body: bytes) -> bytes:
-        request = pb.GetTrafficRequest.FromString(body)
+    def _own(self, request: pb.GetTrafficRequest) -> pb.GetTrafficResponse:
         names = [request.model] if request.model else list(self._catalog.snapshot.models)
-        return pb.GetTrafficResponse(models=[self._state(name) for name in names]).SerializeToString()
+        return pb.GetTrafficResponse(models=[self._state(name) for name in names])
 
     def _state(self, model: str) -> pb.TrafficState:
         known, applied = self._catalog.snapshot.model(model), self._policies.current.get(model)

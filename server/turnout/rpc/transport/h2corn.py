@@ -101,7 +101,6 @@ class H2cornListener:
         self._current: _Generation | None = None
         self._rejecting: _Generation | None = None
         self._running: set[_Generation] = set()
-        self._retired: set[_Generation] = set()
         self._quiet: dict[_Generation, asyncio.TimerHandle] = {}
         self._stopping = False
         self._ageing: asyncio.Task[None] | None = None
@@ -215,11 +214,12 @@ class H2cornListener:
         self._retire(last, None)
         for generation in list(self._quiet):
             self._retire_quiet(generation)
-        for generation in self._retired:
+        ending = [generation for generation in self._running if generation is not self._rejecting]
+        for generation in ending:
             generation.calls.end_uncounted()
         # Generations that were replaced because of new certificates get no more time than the others.
         await asyncio.wait(self._side_tasks, timeout=min(grace, self._settings.drain.timeout_s))
-        for generation in self._retired:
+        for generation in ending:
             generation.calls.end_all()
         await self._let_go()
         await self._lingering.finish()
@@ -279,7 +279,6 @@ class H2cornListener:
 
     def _retire(self, generation: _Generation, grace: float | None) -> None:
         """Lets a generation finish its calls within `grace` seconds; if None, `stop` ends those that remain."""
-        self._retired.add(generation)
         self._lingering.hold(self._settings.drain.timeout_s if grace is None else grace)
         generation.server.shutdown()
         self._spawn(self._finish(generation, grace))
@@ -290,7 +289,6 @@ class H2cornListener:
             generation.calls.end_all()
         with contextlib.suppress(RuntimeError):  # h2corn's own timeout passed, and it cut the rest
             await generation.serving
-        self._retired.discard(generation)
 
     async def _age(self, seconds: float) -> None:
         while True:

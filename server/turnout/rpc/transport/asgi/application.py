@@ -159,8 +159,8 @@ class GrpcApplication:
         except StatusError as error:
             await call.send_status(error.status)
         except asyncio.CancelledError:
-            if call.ending is not None:
-                call.resume()
+            if call.ending is not None and call.task is not None:
+                call.task.uncancel()
                 await call.send_status(call.ending)
             elif call.cancelled:
                 raise

@@ -139,7 +139,8 @@ class AsgiCall(RunningCall):
                 seconds = parse_timeout(timeout)
             except ValueError as error:
                 raise refusal(INTERNAL, str(error)) from None
-            self.expire(time.monotonic() + seconds, min(seconds * _EARLY_SHARE, _EARLY_SECONDS))
+            self._expires = time.monotonic() + seconds
+            self.deadline = self._expires - min(seconds * _EARLY_SHARE, _EARLY_SECONDS)
         if (encoding := headers.get(b"grpc-encoding")) is not None:
             if encoding not in ENCODINGS:
                 named = encoding[:64].decode("latin-1")

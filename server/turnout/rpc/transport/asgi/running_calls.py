@@ -27,11 +27,13 @@ class RunningCall(Stream):
         ending: Status with which the server ends the call early; None if it does not.
         counted: Whether the call counts against the limit on concurrent requests. A stopping server waits only for
             calls that count.
+        deadline: The method's deadline, which is a little earlier than the client's.
         answered: Whether the method has returned, so that only the end of the response remains to be sent.
         task: Task that runs the call; None while the call needs none.
     """
 
     trailing: Metadata = ()
+    deadline: float | None = None
     ending: Status | None = None
     answered = False
     task: "asyncio.Task[Any] | None" = None
@@ -39,17 +41,8 @@ class RunningCall(Stream):
     _headers: Sequence[tuple[bytes, bytes]]
     _names: Mapping[bytes, bytes]
     _metadata: Metadata | None = None
-    _expires: float | None = None
+    _expires: float | None = None  # the client's deadline
     _timer: asyncio.TimerHandle | None = None
-    _deadline: float | None = None
-
-    def expire(self, deadline: float, early: float) -> None:
-        """Sets the call's deadline.
-
-        The client's is in seconds of `time.monotonic()`, and the method's is `early` seconds earlier.
-        """
-        self._expires = deadline
-        self._deadline = deadline - early
 
     @property
     def metadata(self) -> Metadata:
@@ -65,11 +58,6 @@ class RunningCall(Stream):
     def mentions(self, keys: frozenset[bytes]) -> bool:
         """Returns whether `metadata` contains one of the keys."""
         return not keys.isdisjoint(self._names)
-
-    @property
-    def deadline(self) -> float | None:
-        """The method's deadline on the `time.monotonic()` clock, in seconds; None if the client set none."""
-        return self._deadline
 
     @property
     def authorization(self) -> str:
@@ -89,11 +77,6 @@ class RunningCall(Stream):
         if self.ending is None and not self.answered and self.task is not None:
             self.ending = status
             self.task.cancel()
-
-    def resume(self) -> None:
-        """Undoes the cancellation by `end`, so that the status can be sent."""
-        if self.task is not None:
-            self.task.uncancel()
 
 
 class RunningCalls:
