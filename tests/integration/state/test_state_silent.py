@@ -1,4 +1,5 @@
-"""A PostgreSQL server, or a proxy in front of it, that acknowledges what it gets and never answers."""
+"""Either end of a connection to PostgreSQL stands still: the database, or a proxy in front of it, acknowledges all that
+it gets and never answers; or a server stops in the middle of a transaction."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -9,10 +10,12 @@ from typing import TypeVar
 
 import pytest
 from semver import Version
+from sqlalchemy import update
 
 from postgres_fixture import PostgresServer
 from tcp_proxy import TcpProxy
 from turnout.errors import UnavailableError
+from turnout.state.database import schema
 from turnout.state.database.engine import Database, Location
 from turnout.state.store import StateStore
 
@@ -119,3 +122,18 @@ def test_a_listener_that_is_not_answered_listens_to_the_server_that_is_there_now
         heard.clear()
         other.release("magika", V1, **WHO)
         assert heard.wait(PATIENCE)
+
+
+def write(database: Database, meanwhile: Callable[[], object]) -> None:
+    with database.writing() as connection:
+        connection.execute(update(schema.revision).values(number=7))
+        meanwhile()
+        connection.exec_driver_sql("SELECT 1")
+
+
+def test_a_server_that_stands_still_while_it_writes_does_not_keep_the_others_from_writing(direct, monkeypatch) -> None:
+    monkeypatch.setattr("turnout.state.database.engine._IDLE_SECONDS", 1.0)
+    with closing(Database(Location.parse(direct))) as still, StateStore.open(direct) as store:
+        with pytest.raises(UnavailableError):
+            write(still, lambda: ended(lambda: store.release("magika", V1, **WHO)))
+        assert store.revision() == 1

@@ -27,6 +27,10 @@ LOCK_WAIT = 10.0
 _CLOSE_SECONDS = 5.0
 """Maximum time in seconds by which a database that does not respond delays the server's shutdown."""
 
+_IDLE_SECONDS = 30.0
+"""Seconds without a statement after which PostgreSQL ends a transaction that may write. If a server stands still or its
+host dies, PostgreSQL would otherwise keep the locks, and no other server could write, for the two hours of TCP."""
+
 _DRIVERS = {
     "sqlite": "sqlite",
     "postgres": "postgresql+psycopg",
@@ -359,9 +363,9 @@ def _open_postgresql(url: URL, lock_wait: float) -> tuple[Engine, Engine]:
     )
     event.listen(engine, "begin", _begin)
     reads = engine.execution_options(isolation_level="REPEATABLE READ")
-    writes = engine.execution_options(
-        isolation_level="READ COMMITTED", **{_BEGIN: f"SET LOCAL lock_timeout = {max(1, round(lock_wait * 1000))}"}
-    )
+    limits = {"lock_timeout": lock_wait, "idle_in_transaction_session_timeout": _IDLE_SECONDS}
+    begin = "; ".join(f"SET LOCAL {name} = {max(1, round(seconds * 1000))}" for name, seconds in limits.items())
+    writes = engine.execution_options(isolation_level="READ COMMITTED", **{_BEGIN: begin})
     try:
         with reads.begin():
             pass
