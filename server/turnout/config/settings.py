@@ -1,6 +1,7 @@
 """The settings of a server, and the overrides for single models."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -34,7 +35,7 @@ from turnout.config.sections import (
     WebSettings,
 )
 from turnout.config.tls import TlsSettings
-from turnout.config.values import AddressField, Count, DatabaseUrl, Durations, LoadAll, LoadField
+from turnout.config.values import AddressField, Count, DatabaseUrl, Durations, Load, LoadAll, LoadField
 
 MODEL_KEY = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 """Pattern of names in `[model.<name>]`. It equals `turnout.registry.manifest.names.MODEL_NAME`, which cannot be
@@ -100,20 +101,27 @@ class ModelTable(Mapping[str, ModelOverrides]):
         return len(self._models)
 
 
-class ModelSettings(ModelOverrides):
+@dataclass(frozen=True, slots=True)
+class ModelSettings:
     """The effective settings of one model: its overrides applied to the settings for all models.
 
     Attributes:
         workers: Number of worker processes that share the cores.
     """
 
+    load: Load
+    slo_ms: tuple[float, ...]
+    false_alarm_meter: float
+    batching: BatchingSettings
+    runtime: Runtime
+    limits: QueueLimits
+    shadow: ShadowLane
+    signing: Signing
+    trials: SandboxSettings
     workers: int
 
 
 S = TypeVar("S", bound=Section)
-
-_MERGED_SECTIONS = ("batching", "runtime", "shadow", "signing", "trials")
-"""Sections for all models that a model's section of the same name overrides key by key."""
 
 
 class Settings(BaseSettings):
@@ -202,12 +210,18 @@ class Settings(BaseSettings):
     def for_model(self, name: str) -> ModelSettings:
         """Returns the effective settings of the model `name`."""
         own = _named(self.model, name)
-        effective: dict[str, Any] = dict(own) | {
-            name: _over(getattr(self, name), getattr(own, name)) for name in _MERGED_SECTIONS
-        }
-        effective["limits"] = _over(QueueLimits(**_some(self.limits, QueueLimits.model_fields)), own.limits)
-        effective["load"] = own.load if "load" in own.model_fields_set else self.loading.load
-        return ModelSettings.model_construct(**effective, workers=self.workers)
+        return ModelSettings(
+            load=own.load if "load" in own.model_fields_set else self.loading.load,
+            slo_ms=own.slo_ms,
+            false_alarm_meter=own.false_alarm_meter,
+            batching=_over(self.batching, own.batching),
+            runtime=_over(self.runtime, own.runtime),
+            limits=_over(QueueLimits(**_some(self.limits, QueueLimits.model_fields)), own.limits),
+            shadow=_over(self.shadow, own.shadow),
+            signing=_over(self.signing, own.signing),
+            trials=_over(self.trials, own.trials),
+            workers=self.workers,
+        )
 
 
 def in_force(before: Settings, after: Settings) -> Settings:
