@@ -57,7 +57,7 @@ async def clients(
     server: Running,
     make: Callable[[int], v1.PredictRequest],
     count: int = 4,
-    pause: float = 0.02,
+    pause: float = 0.05,
     timeout_s: float = 30.0,
 ) -> AsyncIterator[Seen]:
     """Sends requests without a routing key from `count` clients while the context is entered.
