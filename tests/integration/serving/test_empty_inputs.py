@@ -6,6 +6,7 @@ import grpc
 import numpy as np
 import pytest
 from onnx import ModelProto
+from semver import Version
 
 import onnx_models
 from nested_models import PLACES
@@ -152,6 +153,9 @@ async def test_what_a_graph_makes_empty_shows_nobody_what_others_sent(
 ) -> None:
     publish_model("m", "1.0.0", graph(nodes, {"x": (FLOAT, ["n", "t"])}, {"y": (element, 2)}, CUT))
     server = await start_server(runtime=Runtime(runners=1))
+    loaded = server.services.catalog.snapshot.models["m"].versions[Version(1, 0, 0)].handle.loaded
+    assert loaded.isolation.zeroed
+    assert not loaded.in_force.plan.max_rows
     secret, own = np.full((8, columns), 77, np.float32), np.ones((8, 3), np.float32)
     async with stub_of(server) as stub:
         for _ in range(3):
