@@ -6,6 +6,7 @@ import grpc
 import numpy as np
 import pytest
 from onnx import ModelProto
+from semver import Version
 
 import onnx_models
 from nested_models import PLACES
@@ -152,9 +153,29 @@ async def test_what_a_graph_makes_empty_shows_nobody_what_others_sent(
 ) -> None:
     publish_model("m", "1.0.0", graph(nodes, {"x": (FLOAT, ["n", "t"])}, {"y": (element, 2)}, CUT))
     server = await start_server(runtime=Runtime(runners=1))
+    loaded = server.services.catalog.snapshot.models["m"].versions[Version(1, 0, 0)].handle.loaded
+    assert loaded.isolation.zeroed
+    assert not loaded.in_force.plan.max_rows
     secret, own = np.full((8, columns), 77, np.float32), np.ones((8, 3), np.float32)
     async with stub_of(server) as stub:
         for _ in range(3):
             await asyncio.gather(*(stub.Predict(request("m", x=secret)) for _ in range(4)))
             answer = await stub.Predict(request("m", x=own))
             np.testing.assert_array_equal(outputs_of(answer)["y"], expected)
+
+
+@pytest.mark.parametrize("isolation", ["thread", "process"])
+async def test_an_output_that_is_not_computed_of_nothing_is_refused(publish_model, start_server, isolation) -> None:
+    nodes = [
+        node("QuantizeLinear", "x scale point", "q"),
+        node("QLinearSoftmax", "q scale point scale point", domain="com.microsoft", opset=18, axis=1),
+    ]
+    versions = {"": 18, "com.microsoft": 1}
+    publish_model("m", "1.0.0", graph(nodes, {"x": (FLOAT, ["n", 4])}, {"y": (UINT8, 2)}, CUT, versions))
+    server = await start_server(runtime=Runtime(isolation=isolation))
+    async with stub_of(server) as stub:
+        error = await refusal(stub.Predict(request("m", x=np.ones((0, 4), np.float32))))
+        assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+        assert "the model computes no y of them" in error.message
+        answer = await stub.Predict(request("m", x=np.ones((1, 4), np.float32)))
+    assert outputs_of(answer)["y"].shape == (1, 4)

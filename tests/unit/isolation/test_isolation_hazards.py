@@ -407,6 +407,12 @@ def test_unique_slices_are_one_where_they_may_be_empty(shape, more, expected) ->
     assert bool(hazard(of_nodes(node("Unique", "a", **more), shape=shape))) is expected
 
 
+def test_unique_slices_of_sizes_that_onnx_does_not_infer_are_one() -> None:
+    parts = [node("Concat", "eight", "rest", output="sizes", axis=0), node("Reshape", "a", "sizes", output="r")]
+    proto = of_nodes(*parts, node("Unique", "r", axis=0), constants={"eight": [8], "rest": [-1]}, shape=("n", 4))
+    assert "slices are empty" in hazard(proto)
+
+
 @pytest.mark.parametrize("before", ["Conv", "ConvTranspose", None])
 def test_a_normalised_image_is_one_unless_it_is_known_to_be_one(before) -> None:
     images = {"element": TensorProto.FLOAT, "shape": ("n", 2, "h"), "inputs": ("a",)}

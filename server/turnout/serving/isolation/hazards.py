@@ -277,9 +277,9 @@ def _is_plain_product(equation: str) -> bool:
 
 def _unique(node: Node, scope: Scope) -> str:
     axis, shape = node.attributes.get("axis"), scope.shape(node, 0)
-    if shape is None or not isinstance(axis, int):
-        return ""  # of any rank, which is checked elsewhere, or of elements
-    if filled([size for at, size in enumerate(shape) if at != axis % len(shape)]):
+    if not isinstance(axis, int):
+        return ""  # of elements
+    if shape is not None and filled([size for at, size in enumerate(shape) if at != axis % len(shape)]):
         return ""
     return "ends the process where its slices are empty"
 

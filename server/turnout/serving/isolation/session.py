@@ -69,7 +69,7 @@ class IsolatedSession:
 
         `memory_limit` is the memory in bytes that runs on the CPU may use beyond what loading took; 0 for no limit. On
         a GPU `runtime.arena_limit_bytes` is the limit. With `zeroed`, memory of the CPU that a run allocates is 0, if
-        the C library is glibc; it is slower.
+        the C library is glibc.
         """
         self._files = [entry.to_json() for entry in files]
         self._job = {

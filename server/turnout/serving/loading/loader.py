@@ -47,6 +47,8 @@ from turnout.serving.tensorrt.fallback import BUILDING, next_providers
 from turnout.serving.tensorrt.precision import FULL
 from turnout.serving.tensorrt.shapes import NO_PROFILE, shape_profile
 
+_UNWRITTEN = "unbatched: an operator may leave in its output what was in memory, such as rows of a shared run"
+
 _INLINE_MODEL_BYTES = 16 * 1024 * 1024
 
 CAPTURING = frozenset({providers.CUDA})
@@ -198,7 +200,7 @@ class _Load:
             most = settings.batching.most_rows
             plan = prove_at_load(runs[0], manifest, directory, graph, most, sandbox, shapes)
             if isolation.zeroed:  # within a run, memory is used again as it is
-                plan = replace(plan, max_rows=0, reason=f"unbatched: {isolation.reason.removeprefix('auto: ')}")
+                plan = replace(plan, max_rows=0, reason=_UNWRITTEN)
             if on_tensorrt and plan.sample is None and next_providers(runtime.providers):
                 raise ModelFailure(f"no inputs were found that it runs on there: {plan.reason}")
             outputs = manifest.signature.output_names

@@ -14,6 +14,7 @@ import ml_dtypes
 import numpy as np
 import onnxruntime as ort
 
+from turnout.errors import InputsRefused
 from turnout.registry.manifest.signature import DataType
 from turnout.serving.sessions.capture_gate import GATED, LOADS, RUNS, capturing
 from turnout.serving.sessions.providers import CPU, CUDA, TENSORRT
@@ -149,6 +150,9 @@ class Session:
             values: list[Array] = self._run(outputs, inputs, options)
         except Exception as error:
             raise run_failure(error) from error
+        for name, value in zip(outputs, values, strict=True):
+            if value is None:  # some kernels compute nothing of an empty tensor, such as QLinearSoftmax
+                raise InputsRefused.at("inputs", f"the model computes no {name} of them")
         return values
 
     def bind(self) -> Any:
