@@ -6,7 +6,7 @@ that does not exist, so that whatever is allowed changes nothing, and is told NO
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import timedelta
@@ -177,13 +177,14 @@ def credentials(store: StateStore) -> Iterable[Credential]:
 def routes(monkeypatch: pytest.MonkeyPatch) -> list[Route]:
     """The routes of the server that starts next."""
     found: list[Route] = []
-    made = endpoints.protection
+    protect = endpoints.protect
 
-    def noted(*args: Any) -> Callable[[list[Route]], Any]:
-        protect = made(*args)
-        return lambda given: protect(found.extend(given) or given)
+    def noted(given: Iterable[Route], *args: Any, **named: Any) -> Any:
+        added = list(given)
+        found.extend(added)
+        return protect(added, *args, **named)
 
-    monkeypatch.setattr(endpoints, "protection", noted)
+    monkeypatch.setattr(endpoints, "protect", noted)
     return found
 
 

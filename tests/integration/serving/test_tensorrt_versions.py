@@ -464,7 +464,7 @@ async def test_a_shadow_runs_as_the_version_itself_does(
     wanted = {"tensorrt_fp16": "golden"} if fp16 else {}
     server = await start_server(runtime=tensorrt(tensorrt_cache=str(tmp_path / "cache"), **wanted))
     service, entry = server.parts.serving.shadows, _entry(server)
-    runner = await service._runner(entry.handle, service._settings.for_model("m").shadow, for_shadow=True)
+    runner = await service.runner(entry.handle, service._settings.for_model("m").shadow, for_shadow=True)
     try:
         (y,) = await runner.run({"x": np.ones((1, 4), np.float32)}, ["y"])
     finally:

@@ -130,6 +130,11 @@ class Ledger:
         return self._agreement.value if self.compared else None
 
     @property
+    def unanswered(self) -> int:
+        """Number of copies that the shadow ran and did not answer, so that nothing could be compared."""
+        return sum(self.outcomes.values()) - self.compared
+
+    @property
     def worst(self) -> Sequence[Disagreement]:
         """The kept disagreements, worst first."""
         return [disagreement for _, _, disagreement in sorted(self._worst, key=lambda item: item[:2], reverse=True)]
