@@ -16,7 +16,6 @@ from onnx_models import scaled
 from turnout.routing.router import PolicyRouter
 from turnout.rpc import codec
 from turnout.rpc.control.traffic import TrafficMethods
-from turnout.rpc.oip import codec as oip_codec
 from turnout.rpc.oip import exchange
 from turnout.rpc.registry.fetches import FetchMethods
 from turnout.rpc.registry.uploads import UploadMethods
@@ -131,7 +130,7 @@ BREAKS = {
     "v1 decoding": (tensors, "decode", "/turnout.v1.PredictionService/Predict", (False, False), V1),
     "v1 encoding": (codec, "response", "/turnout.v1.PredictionService/Predict", (False, False), V1),
     "v1 routing": (PolicyRouter, "route", "/turnout.v1.PredictionService/Predict", (False, False), V1),
-    "oip decoding": (oip_codec, "decode_inputs", "/inference.GRPCInferenceService/ModelInfer", (False, False), infer()),
+    "oip decoding": (exchange, "decode_inputs", "/inference.GRPCInferenceService/ModelInfer", (False, False), infer()),
     "oip encoding": (exchange, "unary_answer", "/inference.GRPCInferenceService/ModelInfer", (False, False), infer()),
     "oip ready": (PolicyRouter, "route", "/inference.GRPCInferenceService/ModelReady", (False, False), b""),
     "catalog": (PolicyRouter, "describe", "/turnout.v1.CatalogService/GetVersion", (False, False),
