@@ -3,9 +3,10 @@
 import asyncio
 
 import grpc
+import ml_dtypes
 import numpy as np
 import pytest
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
 from semver import Version
 
 import onnx_models
@@ -165,17 +166,22 @@ async def test_what_a_graph_makes_empty_shows_nobody_what_others_sent(
 
 
 @pytest.mark.parametrize("isolation", ["thread", "process"])
-async def test_an_output_that_is_not_computed_of_nothing_is_refused(publish_model, start_server, isolation) -> None:
+@pytest.mark.parametrize("element", [FLOAT, TensorProto.BFLOAT16])
+async def test_an_output_that_is_not_computed_from_nothing_is_refused(
+    publish_model, start_server, isolation, element
+) -> None:
     nodes = [
-        node("QuantizeLinear", "x scale point", "q"),
+        node("Cast", "x", "numbers", to=FLOAT),
+        node("QuantizeLinear", "numbers scale point", "q"),
         node("QLinearSoftmax", "q scale point scale point", domain="com.microsoft", opset=18, axis=1),
     ]
     versions = {"": 18, "com.microsoft": 1}
-    publish_model("m", "1.0.0", graph(nodes, {"x": (FLOAT, ["n", 4])}, {"y": (UINT8, 2)}, CUT, versions))
+    publish_model("m", "1.0.0", graph(nodes, {"x": (element, ["n", 4])}, {"y": (UINT8, 2)}, CUT, versions))
     server = await start_server(runtime=Runtime(isolation=isolation))
+    dtype = ml_dtypes.bfloat16 if element == TensorProto.BFLOAT16 else np.float32
     async with stub_of(server) as stub:
-        error = await refusal(stub.Predict(request("m", x=np.ones((0, 4), np.float32))))
+        error = await refusal(stub.Predict(request("m", x=np.ones((0, 4), dtype))))
         assert error.code is grpc.StatusCode.INVALID_ARGUMENT
-        assert "the model computes no y of them" in error.message
-        answer = await stub.Predict(request("m", x=np.ones((1, 4), np.float32)))
+        assert "the model computes no y from them" in error.message
+        answer = await stub.Predict(request("m", x=np.ones((1, 4), dtype)))
     assert outputs_of(answer)["y"].shape == (1, 4)

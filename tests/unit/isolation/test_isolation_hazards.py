@@ -260,6 +260,8 @@ def test_a_loop_that_only_its_condition_ends_is_one(most, expected, cast) -> Non
         ({"scan_input_axes": [1]}, ("n", 2, 3), False),  # what lies before the axis may be empty
         ({"scan_output_axes": [1]}, ("n", 2, 3), True),
         ({"scan_output_axes": [1]}, (4, 2, 3), False),
+        ({"num_scan_inputs": 0, "scan_input_axes": [0]}, (4, 2, 3), False),  # ONNX Runtime refuses it, and says why
+        ({"num_scan_inputs": 0, "scan_output_axes": [0]}, (4, 2, 3), False),
     ],
 )
 def test_a_scan_is_one_where_it_moves_an_axis_of_a_tensor_that_may_be_empty(axes, shape, expected) -> None:
@@ -269,7 +271,7 @@ def test_a_scan_is_one_where_it_moves_an_axis_of_a_tensor_that_may_be_empty(axes
         [tensor("slice", TensorProto.FLOAT, None)],
         [tensor("changed", TensorProto.FLOAT, None)],
     )
-    scan = node("Scan", "a", body=rounds, num_scan_inputs=1, **axes)
+    scan = node("Scan", "a", body=rounds, **{"num_scan_inputs": 1, **axes})
     assert bool(hazard(of_nodes(scan, element=TensorProto.FLOAT, shape=shape, inputs=["a"]))) is expected
 
 

@@ -53,7 +53,7 @@ def h2corn_config(
         lifespan="off",
         access_log=False,
         log_format="json",
-        runtime_threads=2 if usable_cores() >= _CORES_FOR_TWO_THREADS else 1,
+        runtime_threads=_runtime_threads(),
         max_concurrent_streams=limits.max_streams,
         limit_request_head_size=header_bytes,
         limit_request_line=header_bytes,

@@ -232,11 +232,12 @@ def _scan(node: Node, scope: Scope) -> str:
     count = node.attributes.get("num_scan_inputs")
     first = len(node.inputs) - (count if isinstance(count, int) else 0)  # of the inputs; as many outputs are states
     scanned, stacked = node.inputs[first:], node.outputs[first:]
-    for name, axis in zip(scanned, numbers(node, "scan_input_axes", 0, len(scanned)), strict=True):
+    # A model whose numbers of axes and tensors differ is one that ONNX Runtime refuses, with a better error.
+    for name, axis in zip(scanned, numbers(node, "scan_input_axes", 0, len(scanned)), strict=False):
         shape = scope.types[name].shape
         if axis and (shape is None or not filled(shape[axis:])):
             return f"ends the process where {name} is empty"
-    for name, axis in zip(stacked, numbers(node, "scan_output_axes", 0, len(stacked)), strict=True):
+    for name, axis in zip(stacked, numbers(node, "scan_output_axes", 0, len(stacked)), strict=False):
         if axis and name and not filled(scope.types[name].shape):
             return f"ends the process where {name} is empty"
     return ""

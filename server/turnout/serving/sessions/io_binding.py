@@ -17,7 +17,7 @@ from onnx import TensorProto
 from turnout.registry.manifest.signature import DataType, Signature
 from turnout.serving.sessions.capture_gate import RUNS
 from turnout.serving.sessions.cuda_driver import cuda_runtime
-from turnout.serving.sessions.session import Session, host_array, ort_value
+from turnout.serving.sessions.session import Session, computed, host_array, ort_value
 from turnout.serving.sessions.tensor import Array
 
 Allocate = Callable[[int], "HostBuffer"]
@@ -106,7 +106,7 @@ class BoundRunner:
         self._session.run_bound(binding)
         values = [host_array(value) for value in binding.get_outputs()]
         binding.clear_binding_outputs()  # the next run's outputs must not keep this run's memory
-        return values
+        return computed(outputs, values)
 
     def __enter__(self) -> Self:
         return self

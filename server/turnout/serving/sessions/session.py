@@ -138,22 +138,17 @@ class Session:
         """
         try:
             options = self._run_options if stop is None else stop.options
-            if self.gated:
+            run = self._run_values if self._bfloat16 else self._run
+            if not self.gated:
+                values: list[Array | None] = run(outputs, inputs, options)
+            else:
                 if self.captures and stop is not None:
                     options.add_run_config_entry(_GRAPH_ID, _NO_GRAPH)
                 with self.turn():
-                    if self._bfloat16:
-                        return self._run_values(inputs, outputs, options)
-                    return self._run(outputs, inputs, options)  # type: ignore[no-any-return]
-            if self._bfloat16:
-                return self._run_values(inputs, outputs, options)
-            values: list[Array] = self._run(outputs, inputs, options)
+                    values = run(outputs, inputs, options)
         except Exception as error:
             raise run_failure(error) from error
-        for name, value in zip(outputs, values, strict=True):
-            if value is None:  # some kernels compute nothing of an empty tensor, such as QLinearSoftmax
-                raise InputsRefused.at("inputs", f"the model computes no {name} of them")
-        return values
+        return computed(outputs, values)
 
     def bind(self) -> Any:
         """Returns a new IO binding for this session."""
@@ -218,7 +213,7 @@ class Session:
             self._session = self._run = self._run_bound = None
         GATED.discard(self)
 
-    def _run_values(self, inputs: Mapping[str, Array], outputs: Sequence[str], options: Any) -> list[Array]:
+    def _run_values(self, outputs: Sequence[str], inputs: Mapping[str, Array], options: Any) -> list[Array | None]:
         """Runs with OrtValues, since ONNX Runtime's NumPy interface does not support ml_dtypes' bfloat16."""
         given = {name: ort_value(array) for name, array in inputs.items()}
         values = self._session.run_with_ort_values(outputs, given, options)
@@ -233,8 +228,25 @@ def ort_value(array: Array) -> Any:
     return ort.OrtValue.ortvalue_from_numpy(array)
 
 
-def host_array(value: Any) -> Array:
-    """Returns the array of an OrtValue in host memory; a copy for bfloat16, which OrtValue.numpy() lacks."""
+def computed(outputs: Sequence[str], values: Sequence[Array | None]) -> list[Array]:
+    """Returns the values of outputs. Raises InputsRefused if one was not computed: some kernels, such as that of
+    QLinearSoftmax, compute nothing from an empty tensor.
+    """
+    found: list[Array] = []
+    for name, value in zip(outputs, values, strict=True):
+        if value is None:
+            raise InputsRefused.at("inputs", f"the model computes no {name} from them")
+        found.append(value)
+    return found
+
+
+def host_array(value: Any) -> Array | None:
+    """Returns the array of an OrtValue in host memory; a copy for bfloat16, which OrtValue.numpy() lacks.
+
+    None for an output that the run has not computed: every other method of its OrtValue would end the process.
+    """
+    if not value.has_value():
+        return None
     if value.data_type() != "tensor(bfloat16)":
         return value.numpy()  # type: ignore[no-any-return]
     count = int(np.prod(value.shape(), dtype=np.int64))
