@@ -9,12 +9,14 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
+import grpc
 import pytest
 from semver import Version
 
 from answer_wire import run
 from onnx_models import look_up, look_up_safely
 from rollout_wire import (
+    CAREFREE,
     FINAL,
     LONG,
     TICK,
@@ -309,6 +311,38 @@ async def test_a_driver_that_lost_its_lease_gets_no_row(pair, start_server, stat
     await settled(lambda: not driver.parts.rollouts.engine.active)
     assert list((await latest(driver)).pauses) == list(paused.pauses)
     await command(driver, pb.ROLLOUT_COMMAND_ABORT)  # whichever server is asked
+
+
+@pytest.mark.parametrize(
+    "other_command", [pb.ROLLOUT_COMMAND_ABORT, pb.ROLLOUT_COMMAND_PROMOTE_FULL], ids=["abort", "promote"]
+)
+async def test_an_abort_that_comes_second_is_answered_by_what_the_rollout_has_ended_as(
+    pair, start_server, state, monkeypatch: pytest.MonkeyPatch, other_command: int
+) -> None:
+    """The driver ends the rollout while this server is about to record that it does."""
+    driver, asked = await start_server(rollout=TICK, state=state), await start_server(rollout=TICK, state=state)
+    await release_again(driver)
+    plan = CAREFREE | {"steps": [{"weight": 0.5, "soak_s": 600.0}], "watch_s": 0.0}
+    async with clients(driver, Lookups()):
+        await start(driver, "1.1.0", plan)
+        await until(asked, in_state("soaking"))
+        commits = asked.parts.rollouts.engine._commits
+        decide = commits.decide
+
+        async def late(*given: object) -> None:
+            monkeypatch.undo()
+            await command(driver, other_command, reason="theirs")
+            await until(driver, in_state(*FINAL))
+            await decide(*given)
+
+        monkeypatch.setattr(commits, "decide", late)
+        if other_command == pb.ROLLOUT_COMMAND_ABORT:
+            ended = await command(asked, pb.ROLLOUT_COMMAND_ABORT, reason="mine")
+            assert (ended.state, ended.verdict) == ("rolled_back", "theirs")
+        else:
+            with pytest.raises(grpc.aio.AioRpcError, match="no rollout of m is active"):
+                await command(asked, pb.ROLLOUT_COMMAND_ABORT, reason="mine")
+            assert (await latest(asked)).state == "succeeded"
 
 
 async def test_a_rollback_reaches_every_server_within_two_seconds(pair, start_server, state) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from semver import Version
 
-from turnout.errors import AlreadyExistsError, ChangeRefused, Conflict, TurnoutError, UnavailableError
+from turnout.errors import AlreadyExistsError, ChangeRefused, Conflict, NotFoundError, TurnoutError, UnavailableError
 from turnout.rollout.analysis.analyses import Analyses
 from turnout.rollout.changes.operations import ChangeResult, refuse_stale
 from turnout.rollout.engine.commits import RolloutCommits
@@ -117,6 +117,7 @@ class RolloutCommands:
         """
         loop, ownership = asyncio.get_running_loop(), self._rollouts.ownership
         until = loop.time() + _COMMAND_WAIT  # a driver writes at each tick, and a write may take as long as a tick
+        refused: Rollout | None = None  # what could not be recorded, since another server had written in between
         while True:
             async with self._rollouts.exclusive():
                 try:
@@ -127,7 +128,12 @@ class RolloutCommands:
                     ownership.take(model)  # in the state known here: a rollback does not wait for the store
                     if not ownership.of(model):
                         await self._rollouts.reconcile(seconds_until(until), mine=model, patient=True)
-                active = ownership.named(model, attempt)
+                try:
+                    active = ownership.named(model, attempt)
+                except NotFoundError:
+                    if refused is not None and (ended := await self._ended(refused, until)) is not None:
+                        return ended
+                    raise
                 before = active.rollout
                 refuse_stale(before.candidate, before.epoch, str(before.state), expected_epoch)
                 applied = self._serving.in_force(model)
@@ -138,12 +144,25 @@ class RolloutCommands:
                 try:
                     await self._commits.decide(active, after, entries, until)
                 except Conflict:  # the driver wrote a tick in between, which is no decision
+                    refused = after
                     ownership.lose(before)
                     if loop.time() > until:
                         raise
                 else:
                     return active.rollout
             await asyncio.sleep(_COMMAND_PAUSE)
+
+    async def _ended(self, wanted: Rollout, until: float) -> Rollout | None:
+        """Returns the recorded rollout if it has ended as it should, although another server has ended it.
+
+        That may be for the same reason: a server on this machine takes up a rollback that is in force and not recorded.
+        """
+        records = await self._rollouts.records(wanted.model, seconds_until(until))
+        for record in records:
+            if record.attempt == wanted.attempt and record.final and wanted.state is RolloutState.ABORTING:
+                ended = recorded(record)
+                return ended if ended.state is wanted.end else None
+        return None
 
     async def operate(self, operation: Callable[[], ChangeResult], seconds: float = _COMMAND_WAIT) -> ChangeResult:
         """Makes a blocking change in the state store while no tick runs here, and applies it on this server.
