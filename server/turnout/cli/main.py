@@ -1,7 +1,7 @@
 """The `turnout` command.
 
-Imports slow the start of all commands. So each command here does its imports inside its function, and the module of a
-group is only imported when one of its commands is looked up.
+Imports slow the start of all commands, their help and the shell's completion. So commands do heavy imports inside their
+functions, and the module of a group is only imported when one of its commands is looked up.
 """
 
 import functools

@@ -2,18 +2,16 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from turnout.cli.options import DiskTarget, argument, flag
 from turnout.cli.output import facts, reporting
-from turnout.cli.workspace import Workspace
-from turnout.rollout.engine.exchange.peers import alive_seconds
-from turnout.state.backup import Backup, back_up
-from turnout.state.backup import restore as restore_from
-from turnout.state.database.engine import Location
 from turnout.text.quantities import count_text, size_text
+
+if TYPE_CHECKING:
+    from turnout.state.backup import Backup
 
 application = typer.Typer()
 
@@ -27,6 +25,9 @@ def backup(file: _File, target: DiskTarget = DiskTarget()) -> None:
     The file is an SQLite database, whether the store is in SQLite or in PostgreSQL. Published versions are files in the
     model repository: copy them after the state.
     """
+    from turnout.cli.workspace import Workspace
+    from turnout.state.backup import back_up
+
     with reporting(as_json=target.as_json) as out:
         made = back_up(Workspace.open(target).state_url, file)
         out.show({"file": str(file), **asdict(made)}, facts([("backup", str(file)), *_facts(made)]))
@@ -46,6 +47,11 @@ def restore(
     also move from one to the other. The data is migrated to this release's schema, and its log is checked. The backup
     file is not changed.
     """
+    from turnout.cli.workspace import Workspace
+    from turnout.rollout.engine.exchange.peers import alive_seconds
+    from turnout.state.backup import restore as restore_from
+    from turnout.state.database.engine import Location
+
     with reporting(as_json=target.as_json) as out:
         workspace = Workspace.open(target)
         settings, url = workspace.settings, workspace.state_url
@@ -60,7 +66,7 @@ def restore(
         out.show(body, facts(rows), "`turnout verify` compares it with the versions in the repository")
 
 
-def _facts(made: Backup) -> list[tuple[str, str]]:
+def _facts(made: "Backup") -> list[tuple[str, str]]:
     models = count_text(made.models, "model")
     return [
         ("log", f"{count_text(made.events, 'event')} of {models}, up to revision {made.revision}"),

@@ -259,22 +259,19 @@ class AccessLog:
 
     def unexpected(self, request: Requested, error: BaseException, trace: Trace | None) -> None:
         """Logs an unexpected error, with its traceback."""
-        known = {
-            "request_id": request.request_id[:128],
-            "model": request.model[:64],
-            "selector": request.selector[:256],
-        }
+        known = {"request_id": request.request_id[:128], **_asked(request)}
         self._log.error("unexpected error", **known, exc_info=error, **_ids(trace))
+
+
+def _asked(request: Requested) -> dict[str, str]:
+    """Returns what a request asked for, limited to the lengths of the longest valid name and selector."""
+    return {"model": request.model[:128], "selector": request.selector[:256]}
 
 
 def _names(request: Requested, route: Any) -> dict[str, str]:
     """Returns what a request asked for, and what it got; `route` is None if it got nothing."""
-    return {
-        "model": request.model[:64],
-        "selector": request.selector[:256],
-        "version": str(route.entry.version) if route is not None else "",
-        "role": str(route.role) if route is not None else "",
-    }
+    version, role = ("", "") if route is None else (str(route.entry.version), str(route.role))
+    return {**_asked(request), "version": version, "role": role}
 
 
 def _cause(error: BaseException) -> str | None:

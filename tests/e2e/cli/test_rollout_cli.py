@@ -309,6 +309,7 @@ def test_a_job_that_starts_a_rollout_may_run_twice(server: Server) -> None:
     assert len(command_json(server, "history", "m")["rollouts"]) == 1
     assert "1.1.0 is being rolled out (attempt 1" in refused(server, "start", "m", "--to", "1.1.0", "--steps", "9%:9h")
     command_json(server, "promote", "m", "--full")
+    until(server, lambda rollout: rollout.state == "watching")
     assert command_json(server, "start", "m", "--to", "1.1.0", *LONG)["attempt"] == 1  # while it is watched
     told = "error: 1.1.0 is the baseline of m already; attempt 1 may still take it back (watching)"
     assert refused(server, "start", "m", "--to", "1.1.0", "--wait") == told  # which follows another plan

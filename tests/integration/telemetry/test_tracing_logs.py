@@ -19,16 +19,16 @@ TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 def logged(publish_model, models, capsys):
     """Sends a request that is answered, one that fails, and two whose caller has a span; returns the lines by id."""
 
-    async def send(**settings) -> dict[str, dict]:
-        publish_model("m", "1.0.0", scaled(2))
+    async def send(model="m", **settings) -> dict[str, dict]:
+        publish_model(model, "1.0.0", scaled(2))
         all_settings = make_settings(models, log=Log(access_sample_rate=1.0), **settings)
         async with running(all_settings, make_logger("json", "info")) as server, stub_of(server) as stub:
             await server.services.catalog.wait_for(lambda snapshot: snapshot.complete)
-            await stub.Predict(request("m", x=X, request_id="answered"))
-            await refusal(stub.Predict(request("m", "9", x=X, request_id="failed")))
+            await stub.Predict(request(model, x=X, request_id="answered"))
+            await refusal(stub.Predict(request(model, "9", x=X, request_id="failed")))
             for name, flags in (("recorded", "01"), ("unrecorded", "00")):
                 parent = [("traceparent", f"00-{TRACE}-{CALLER}-{flags}")]
-                await refusal(stub.Predict(request("m", "9", x=X, request_id=name), metadata=parent))
+                await refusal(stub.Predict(request(model, "9", x=X, request_id=name), metadata=parent))
         lines = map(json.loads, capsys.readouterr().err.splitlines())
         return {line["request_id"]: line for line in lines if line["event"] == "request"}
 
@@ -51,3 +51,9 @@ async def test_lines_say_nothing_of_traces_where_tracing_is_off(logged) -> None:
     lines = await logged()
     assert lines.keys() == {"answered", "failed", "recorded", "unrecorded"}
     assert all("trace_id" not in line for line in lines.values())
+
+
+async def test_lines_have_the_whole_name_of_a_model_however_long(logged) -> None:
+    longest = "m" * 128
+    lines = await logged(longest)
+    assert {name: lines[name]["model"] for name in ("answered", "failed")} == {"answered": longest, "failed": longest}

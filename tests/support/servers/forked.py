@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 
-# The imports of a server and of groups of commands, so that no child has to do them: a second of CPU each.
+# The imports of a server and of commands, those in functions too, so that no child has to do them: a second of CPU.
 import anyio._backends._asyncio  # noqa: F401
 import s3fs  # noqa: F401
 import sqlalchemy.dialects.sqlite  # noqa: F401
@@ -20,8 +20,12 @@ import turnout.app.process
 import turnout.app.server
 import turnout.cli.main
 import turnout.cli.rollout.commands
+import turnout.cli.rollout.forecast
+import turnout.cli.rollout.live
 import turnout.cli.serve.command
 import turnout.cli.traffic.commands
+import turnout.cli.traffic.traffic_view
+import turnout.cli.workspace
 import turnout.serving.sessions.cuda_driver  # noqa: F401
 from turnout.serving.sessions import providers
 

@@ -1,20 +1,19 @@
 """`turnout auth`: what a caller may do, and why."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from turnout.auth.credentials.tokens import scope_of
 from turnout.auth.identity import KINDS, Identity
 from turnout.auth.policy.policy import AccessDecision, AccessPolicy, decide
-from turnout.auth.policy.policy_file import load_policy
 from turnout.auth.roles import AccessRole, AccessScope
 from turnout.cli.options import ConfigOption, DiskTarget, JsonOption, argument, option
 from turnout.cli.output import facts, reporting
-from turnout.cli.workspace import Workspace
-from turnout.config import load_settings
 from turnout.errors import ConfigError, InvalidRequest
 from turnout.text.quantities import count_text
+
+if TYPE_CHECKING:
+    from turnout.cli.workspace import Workspace
 
 application = typer.Typer()
 
@@ -33,6 +32,9 @@ def explain(
     target: DiskTarget = DiskTarget(),
 ) -> None:
     """Show whether a caller may do something with a model, and which rule decides. Exits with 1 if not."""
+    from turnout.auth.policy.policy_file import load_policy
+    from turnout.cli.workspace import Workspace
+
     with reporting(as_json=target.as_json) as out:
         if action not in list(AccessRole):
             raise InvalidRequest.at("action", f"expected one of {', '.join(AccessRole)}, got {action[:32]!r}")
@@ -54,6 +56,9 @@ def explain(
 @application.command()
 def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Read the policy file as a server would, and report errors in it."""
+    from turnout.auth.policy.policy_file import load_policy
+    from turnout.config import load_settings
+
     with reporting(as_json=as_json) as out:
         file = load_settings(config).settings.auth.policy
         if not file:
@@ -67,7 +72,7 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
 
 
 def _decide(
-    workspace: Workspace, policy: AccessPolicy, caller: Identity, role: AccessRole, model: str
+    workspace: "Workspace", policy: AccessPolicy, caller: Identity, role: AccessRole, model: str
 ) -> AccessDecision:
     name, kinds = caller.name, [kind for kind in KINDS if kind not in ("*", "group:")]
     if not name.startswith(tuple(kinds)):
@@ -82,7 +87,9 @@ def _decide(
     return decide(policy.scopes_of(caller), role, model)
 
 
-def _scopes_of_tokens(workspace: Workspace, name: str) -> list[AccessScope]:
+def _scopes_of_tokens(workspace: "Workspace", name: str) -> list[AccessScope]:
+    from turnout.auth.credentials.tokens import scope_of
+
     if not workspace.has_store():
         return []
     with workspace.store() as store:

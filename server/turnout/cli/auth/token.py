@@ -1,17 +1,17 @@
 """`turnout token`: bearer tokens, in the state store."""
 
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
 
-from turnout.auth.credentials.tokens import check_name, check_scope, new_token
 from turnout.cli.durations import read_duration
 from turnout.cli.options import ChangeOptions, DiskTarget, argument, flag, option
 from turnout.cli.output import facts, reporting, table
-from turnout.cli.workspace import Workspace, actor_or_login
-from turnout.state.tokens import TokenRecord
+
+if TYPE_CHECKING:
+    from turnout.state.tokens import TokenRecord
 
 _LONGEST_DAYS = 3650
 
@@ -36,6 +36,10 @@ def create(
     The token grants exactly these roles on these models, whatever the policy file grants to others. To replace a
     token, create another with the same name, hand it out, and revoke the old one by its id.
     """
+    from turnout.auth.credentials.tokens import check_name, check_scope, new_token
+    from turnout.cli.workspace import Workspace, actor_or_login
+    from turnout.state.tokens import TokenRecord
+
     with reporting(as_json=target.as_json) as out:
         roles, patterns = check_scope(role, model)
         ends = _ends(expires)
@@ -59,6 +63,8 @@ def list_(
     target: DiskTarget = DiskTarget(),
 ) -> None:
     """List tokens with their names, roles, models and expiry. The tokens themselves are not shown."""
+    from turnout.cli.workspace import Workspace
+
     with reporting(as_json=target.as_json) as out:
         workspace = Workspace.open(target)
         found: list[TokenRecord] = []
@@ -83,6 +89,8 @@ def revoke(
     target: DiskTarget = DiskTarget(),
 ) -> None:
     """Revoke tokens at once: calls that use them are refused, and their streams end."""
+    from turnout.cli.workspace import Workspace, actor_or_login
+
     with reporting(as_json=target.as_json) as out:
         who = actor_or_login(change.actor)
         with Workspace.open(target).store() as store:
@@ -104,7 +112,7 @@ def _when(time: datetime | None) -> str:
     return "never" if time is None else f"{time.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
-def _body(record: TokenRecord, now: datetime) -> dict[str, Any]:
+def _body(record: "TokenRecord", now: datetime) -> dict[str, Any]:
     return {
         "id": record.id, "name": record.name, "roles": list(record.roles), "models": list(record.models),
         "created": record.created.isoformat(),

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import RenderableType
@@ -13,16 +13,14 @@ from rich.console import RenderableType
 from turnout.cli.cleanup import unwinding
 from turnout.cli.options import ChangeOptions, DiskTarget, argument, flag, option
 from turnout.cli.output import CommandOutput, reporting, table
-from turnout.cli.workspace import Workspace, actor_or_login
 from turnout.errors import ConfigError, InvalidRequest, TurnoutError
-from turnout.registry.publishing.publish import PublishRequest, source_size
-from turnout.registry.publishing.publish_options import PublishOptions
-from turnout.registry.storage.files import explain
-from turnout.registry.triton.mapping import MappedField, as_toml
-from turnout.registry.triton.samples import write_samples
-from turnout.registry.triton.tree import TritonModel, read_tree, version_of
-from turnout.rollout.changes.operations import Operations
-from turnout.state.store import StateStore
+
+if TYPE_CHECKING:
+    from turnout.cli.workspace import Workspace
+    from turnout.registry.publishing.publish_options import PublishOptions
+    from turnout.registry.triton.mapping import MappedField
+    from turnout.registry.triton.tree import TritonModel
+    from turnout.state.store import StateStore
 
 NOT_ALL = 3
 """Exit code if a model or a version was not imported."""
@@ -53,8 +51,8 @@ class _Version:
 class _Imported:
     """The result for one model."""
 
-    model: TritonModel
-    rows: Sequence[MappedField]
+    model: "TritonModel"
+    rows: "Sequence[MappedField]"
     versions: list[_Version] = field(default_factory=list)
 
     @property
@@ -84,6 +82,12 @@ def import_triton(
 
     Exits with 0 if everything was imported, 3 if a model or a version was not, and 1 for other errors.
     """
+    from turnout.cli.workspace import Workspace, actor_or_login
+    from turnout.registry.publishing.publish_options import PublishOptions
+    from turnout.registry.storage.files import explain
+    from turnout.registry.triton.mapping import as_toml
+    from turnout.registry.triton.tree import read_tree
+
     with reporting(as_json=target.as_json) as out, ExitStack() as stack:
         stack.enter_context(unwinding())
         try:
@@ -113,14 +117,19 @@ def import_triton(
 
 def _import(
     out: CommandOutput,
-    workspace: Workspace,
-    store: StateStore,
-    model: TritonModel,
-    how: PublishOptions,
+    workspace: "Workspace",
+    store: "StateStore",
+    model: "TritonModel",
+    how: "PublishOptions",
     scratch: Path,
     *,
     release: bool,
 ) -> _Imported:
+    from turnout.registry.publishing.publish import PublishRequest, source_size
+    from turnout.registry.triton.samples import write_samples
+    from turnout.registry.triton.tree import version_of
+    from turnout.rollout.changes.operations import Operations
+
     home = scratch / model.name
     home.mkdir()
     golden, sample_rows = write_samples(model, home)

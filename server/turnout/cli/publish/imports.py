@@ -9,12 +9,7 @@ from turnout.cli.cleanup import unwinding
 from turnout.cli.options import ChangeOptions, DiskTarget, ReleaseOption, argument, option
 from turnout.cli.output import reporting
 from turnout.cli.publish.import_triton import import_triton
-from turnout.cli.publish.publish_view import PublishOutcome
-from turnout.cli.workspace import Workspace, actor_or_login
 from turnout.errors import DigestMismatch, InvalidRequest
-from turnout.registry.publishing.publish_options import PublishOptions
-from turnout.registry.storage.repository import Repository
-from turnout.registry.transfer.copying import only_version
 
 application = typer.Typer()
 
@@ -32,6 +27,12 @@ def import_version(
     Every file is verified, and the gates run. Pass the digest that you expect: nothing else reveals that the export was
     changed and hashed again.
     """
+    from turnout.cli.publish.publish_view import PublishOutcome
+    from turnout.cli.workspace import Workspace, actor_or_login
+    from turnout.registry.publishing.publish_options import PublishOptions
+    from turnout.registry.storage.repository import Repository
+    from turnout.registry.transfer.copying import only_version
+
     with reporting(as_json=target.as_json) as out, unwinding():
         if not (directory / "models").is_dir():
             instead = "`turnout import triton DIR` imports a Triton model repository"

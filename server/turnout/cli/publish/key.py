@@ -1,7 +1,7 @@
 """`turnout key`: keys for signing versions."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
@@ -9,7 +9,9 @@ from rich.text import Text
 from turnout.cli.options import JsonOption, argument, flag
 from turnout.cli.output import CommandOutput, facts, reporting
 from turnout.cli.publish.signers import PassphraseOption, passphrase
-from turnout.registry.signing.keys import PrivateKey, PublicKey
+
+if TYPE_CHECKING:
+    from turnout.registry.signing.keys import PublicKey
 
 application = typer.Typer()
 
@@ -22,6 +24,8 @@ def new(file: _File, passphrase_file: PassphraseOption = None, as_json: JsonOpti
 
     The file is encrypted if a passphrase is given, in a file or in the environment.
     """
+    from turnout.registry.signing.keys import PrivateKey
+
     with reporting(as_json=as_json) as out:
         _show(out, file, PrivateKey.create(file, passphrase(passphrase_file)).public)
 
@@ -34,6 +38,8 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Print the public part of a key."""
+    from turnout.registry.signing.keys import PrivateKey
+
     with reporting(as_json=as_json) as out:
         public = PrivateKey.load(file, passphrase(passphrase_file)).public
         if pem and not as_json:
@@ -42,7 +48,7 @@ def show(
             _show(out, file, public)
 
 
-def _show(out: CommandOutput, file: Path, public: PublicKey) -> None:
+def _show(out: CommandOutput, file: Path, public: "PublicKey") -> None:
     body: dict[str, Any] = {"file": str(file), "key_id": public.id, "public_key": str(public), "pem": public.pem}
     setting = f'trusted_keys = ["{public}"]'
     out.show(body, facts([("key", public.id), ("public key", str(public)), ("to trust it", f"[signing] {setting}")]))

@@ -2,11 +2,10 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from turnout.cli.connection import Server
 from turnout.cli.durations import read_duration
 from turnout.cli.options import (
     ChangeOptions,
@@ -19,21 +18,15 @@ from turnout.cli.options import (
     option,
 )
 from turnout.cli.output import CommandOutput, ServerRefused, reporting, table
-from turnout.cli.releases.answers_view import answers_body, answers_lines, read_answers, show_change
-from turnout.cli.rollout import live, view
-from turnout.cli.rollout.follow import TimedOut, read_replay
-from turnout.cli.rollout.forecast import forecast_body, forecast_lines
 from turnout.cli.rollout.options import PlanOptions
-from turnout.cli.rollout.plan_file import named_fields
 from turnout.cli.rollout.probe import probe
 from turnout.cli.traffic.commands import freeze
-from turnout.cli.workspace import actor_or_login
 from turnout.errors import ConfigError, InvalidRequest
-from turnout.rollout.plan import RETIRED
 from turnout.text.shares import read_share
-from turnout.web.report.explain import explain as explained
-from turnout.web.report.page import render
 from turnout_proto.v1 import rollout_pb2 as pb
+
+if TYPE_CHECKING:
+    from turnout.cli.connection import Server
 
 _TIMEOUT = 30.0
 _RUNNING, _INTERRUPTED = 3, 130
@@ -59,6 +52,10 @@ def plan(
 
     Exits with 1 if the rollout would be refused now.
     """
+    from turnout.cli.connection import Server
+    from turnout.cli.rollout.forecast import forecast_body, forecast_lines
+    from turnout.cli.rollout.plan_file import named_fields
+
     with reporting(as_json=target.as_json) as out:
         plan_json = _plan_json(out, plan)
         request = pb.PlanRolloutRequest(model=name, version=to, plan_json=plan_json)
@@ -90,6 +87,12 @@ def start(
     3    it is still running when --timeout expires
     130  Ctrl-C; the rollout continues
     """
+    from turnout.cli.connection import Server
+    from turnout.cli.releases.answers_view import answers_body, answers_lines, read_answers
+    from turnout.cli.rollout import view
+    from turnout.cli.rollout.plan_file import named_fields
+    from turnout.cli.workspace import actor_or_login
+
     with reporting(as_json=target.as_json) as out:
         if timeout is not None and not wait:
             raise InvalidRequest("--timeout: only with --wait")
@@ -121,6 +124,9 @@ def status(
     target: ServerTarget = ServerTarget(),
 ) -> None:
     """Show the latest rollout of one model, or of every model."""
+    from turnout.cli.connection import Server
+    from turnout.cli.rollout import view
+
     with reporting(as_json=target.as_json) as out, Server.named(target).control() as control:
         if name is not None:
             stream = control.WatchRollout(pb.WatchRolloutRequest(model=name), timeout=_TIMEOUT)
@@ -141,6 +147,9 @@ def status(
 @application.command()
 def history(name: NameArgument, limit: HistoryLimitOption = 20, target: ServerTarget = ServerTarget()) -> None:
     """List a model's rollouts, newest first."""
+    from turnout.cli.connection import Server
+    from turnout.cli.rollout import view
+
     with reporting(as_json=target.as_json) as out, Server.named(target).control() as control:
         known = control.ListRollouts(pb.ListRolloutsRequest(model=name, limit=limit), timeout=_TIMEOUT).rollouts
         columns = ("ATTEMPT", "STARTED (UTC)", "TOOK", "CANDIDATE", "OVER", "STATE", "VERDICT", "BY", "WHY")
@@ -155,6 +164,11 @@ def history(name: NameArgument, limit: HistoryLimitOption = 20, target: ServerTa
 @application.command()
 def explain(name: NameArgument, attempt: AttemptOption = 0, target: ServerTarget = ServerTarget()) -> None:
     """Explain, in words and numbers, why a rollout is in its state, and what happens next."""
+    from turnout.cli.connection import Server
+    from turnout.cli.rollout import view
+    from turnout.cli.rollout.follow import read_replay
+    from turnout.web.report.explain import explain as explained
+
     with reporting(as_json=target.as_json) as out, Server.named(target).control() as control:
         replay = read_replay(control, name, attempt)
         explanation = explained(replay)
@@ -177,6 +191,8 @@ def watch(
     3    it is still running when --timeout expires
     130  Ctrl-C; the rollout continues
     """
+    from turnout.cli.connection import Server
+
     with reporting(as_json=target.as_json) as out:
         limit = None if timeout is None else read_duration(timeout)
         _watch_to_the_end(out, Server.named(target), name, 0, limit)
@@ -190,6 +206,10 @@ def report(
     target: ServerTarget = ServerTarget(),
 ) -> None:
     """Write a rollout's evidence as one HTML page that needs no network."""
+    from turnout.cli.connection import Server
+    from turnout.cli.rollout.follow import read_replay
+    from turnout.web.report.page import render
+
     with reporting(as_json=target.as_json) as out:
         server = Server.named(target)
         with server.control() as control:
@@ -273,17 +293,22 @@ application.command()(probe)
 
 def _plan_json(out: CommandOutput, options: PlanOptions) -> str:
     """Returns the plan as JSON. Warns about fields that no longer have an effect."""
+    from turnout.rollout.plan import RETIRED
+
     plan_json = options.to_json()
     for field in filter(json.loads(plan_json).__contains__, RETIRED):
         out.note(f"{field} no longer has an effect, and can be removed from the plan")
     return plan_json
 
 
-def _watch_to_the_end(out: CommandOutput, server: Server, name: str, attempt: int, timeout: float | None) -> None:
+def _watch_to_the_end(out: CommandOutput, server: "Server", name: str, attempt: int, timeout: float | None) -> None:
     """Shows a rollout until it ends, then exits with the code for its result."""
+    from turnout.cli.rollout.follow import TimedOut
+    from turnout.cli.rollout.live import watch
+
     again = f"`turnout rollout watch {name}` follows it"
     try:
-        last = live.watch(out, server, name, attempt=attempt, timeout=timeout)
+        last = watch(out, server, name, attempt=attempt, timeout=timeout)
     except TimedOut:
         out.note(f"the timeout expired, and the rollout continues: {again}")
         raise typer.Exit(_RUNNING) from None
@@ -304,6 +329,11 @@ def _command(
     discard: bool = False,
 ) -> None:
     """Sends an operator's command, and prints the rollout's new state and the versions that answer."""
+    from turnout.cli.connection import Server
+    from turnout.cli.releases.answers_view import read_answers, show_change
+    from turnout.cli.rollout import view
+    from turnout.cli.workspace import actor_or_login
+
     with reporting(as_json=target.as_json) as out:
         change = pb.RolloutChange(
             actor=actor_or_login(options.actor), reason=options.reason, expected_epoch=options.epoch

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 from turnout.cli.durations import read_duration
 from turnout.cli.options import OptionGroup, option
-from turnout.cli.rollout.plan_file import read_guard, read_plan_file, read_shadow, read_steps
 from turnout.errors import ConfigError
 from turnout.text.shares import read_share
 
@@ -77,6 +76,8 @@ class PlanOptions(OptionGroup):
             ConfigError: The file cannot be read.
             InvalidRequest: An option is malformed.
         """
+        from turnout.cli.rollout.plan_file import read_guard, read_plan_file, read_shadow, read_steps
+
         body = {} if self.file is None else read_plan_file(self.file)
         plain = {
             "alpha": self.alpha, "min_requests": self.min_requests, "slo_ms": self.slo_ms,

@@ -4,12 +4,8 @@ from typing import Annotated
 
 import typer
 
-from turnout.cli.connection import Server
-from turnout.cli.messages import message_body
 from turnout.cli.options import ServerTarget, argument, option
 from turnout.cli.output import reporting
-from turnout.cli.rollout.probe_view import configured_table, tried_lines
-from turnout.cli.workspace import exact_reference
 from turnout.errors import InvalidRequest
 from turnout_proto.v1 import rollout_pb2 as pb
 
@@ -29,6 +25,11 @@ def probe(
     1    it failed
     3    it was inconclusive: neither passed nor failed
     """
+    from turnout.cli.connection import Server
+    from turnout.cli.messages import message_body
+    from turnout.cli.rollout.probe_view import configured_table, tried_lines
+    from turnout.cli.workspace import exact_reference
+
     with reporting(as_json=target.as_json) as out:
         if (probe is None) != (model is None):
             missing = "--model" if model is None else "probe"

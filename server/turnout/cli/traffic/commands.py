@@ -2,11 +2,10 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from turnout.cli.connection import Server
 from turnout.cli.options import (
     EpochChangeOptions,
     HistoryLimitOption,
@@ -17,12 +16,12 @@ from turnout.cli.options import (
     option,
 )
 from turnout.cli.output import NO_VERSION, reporting, table
-from turnout.cli.traffic import traffic_view as view
-from turnout.cli.workspace import actor_or_login
 from turnout.errors import InvalidRequest
 from turnout.text.shares import read_part
 from turnout_proto.v1 import traffic_pb2 as pb
-from turnout_proto.v1.control_pb2_grpc import ControlServiceStub
+
+if TYPE_CHECKING:
+    from turnout_proto.v1.control_pb2_grpc import ControlServiceStub
 
 _TIMEOUT = 30.0
 
@@ -40,6 +39,9 @@ def show(
     target: ServerTarget = ServerTarget(),
 ) -> None:
     """Show how traffic is routed, and whether the actual split matches the policy."""
+    from turnout.cli.connection import Server
+    from turnout.cli.traffic import traffic_view as view
+
     with reporting(as_json=target.as_json) as out, Server.named(target).control() as control:
         states = control.GetTraffic(pb.GetTrafficRequest(model=name or ""), timeout=_TIMEOUT).models
         lines = [line for state in states for line in (*view.state_lines(state), "")]
@@ -132,6 +134,9 @@ def revert(
 @application.command()
 def history(name: NameArgument, limit: HistoryLimitOption = 20, target: ServerTarget = ServerTarget()) -> None:
     """List earlier policies: who set them, when, and why."""
+    from turnout.cli.connection import Server
+    from turnout.cli.traffic import traffic_view as view
+
     with reporting(as_json=target.as_json) as out, Server.named(target).control() as control:
         request = pb.ListTrafficHistoryRequest(model=name, limit=limit)
         epochs = control.ListTrafficHistory(request, timeout=_TIMEOUT).epochs
@@ -153,6 +158,9 @@ def explain(
     target: ServerTarget = ServerTarget(),
 ) -> None:
     """Explain, step by step, which version would answer a request. Exits with 1 if none would."""
+    from turnout.cli.connection import Server
+    from turnout.cli.traffic import traffic_view as view
+
     with reporting(as_json=target.as_json) as out, Server.named(target).control() as control:
         request = pb.ExplainRouteRequest(model=name, selector=selector, routing_key=key, baseline_only=baseline_only)
         explained = control.ExplainRoute(request, timeout=_TIMEOUT)
@@ -164,8 +172,12 @@ def explain(
 @contextmanager
 def _changing(
     options: EpochChangeOptions, target: ServerTarget, *, force: bool = False
-) -> Iterator[tuple[ControlServiceStub, pb.TrafficChange, Callable[[pb.TrafficState], None]]]:
+) -> "Iterator[tuple[ControlServiceStub, pb.TrafficChange, Callable[[pb.TrafficState], None]]]":
     """Yields a server's control service, what a request for a change contains, and what prints the resulting policy."""
+    from turnout.cli.connection import Server
+    from turnout.cli.traffic import traffic_view as view
+    from turnout.cli.workspace import actor_or_login
+
     with reporting(as_json=target.as_json) as out:
         change = pb.TrafficChange(
             actor=actor_or_login(options.actor), reason=options.reason, expected_epoch=options.epoch, force=force

@@ -213,7 +213,11 @@ class Tick(JsonForm):
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> Self:
-        """Parses the output of `to_json`, or an earlier release's, which was one server's sums. Raises ValueError."""
+        """Parses the output of `to_json`, or an earlier release's, which was one server's sums.
+
+        Raises:
+            KeyError, TypeError, ValueError: The body is neither.
+        """
         return fields_from_json(cls, {"strata": [body], **body})
 
 
