@@ -9,13 +9,14 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 import pytest
+from alembic.config import Config
 from semver import Version
 from sqlalchemy import update
 
 from postgres_fixture import PostgresServer
 from tcp_proxy import TcpProxy
 from turnout.errors import UnavailableError
-from turnout.state.database import schema
+from turnout.state.database import migrations, schema
 from turnout.state.database.engine import Database, Location
 from turnout.state.store import StateStore
 
@@ -137,3 +138,17 @@ def test_a_server_that_stands_still_while_it_writes_does_not_keep_the_others_fro
         with pytest.raises(UnavailableError):
             write(still, lambda: ended(lambda: store.release("magika", V1, **WHO)))
         assert store.revision() == 1
+
+
+def test_a_migration_may_take_as_long_as_it_needs(direct: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("turnout.state.database.postgresql.ANSWER_SECONDS", 1.0)
+
+    def slow(config: Config, _: str) -> None:
+        config.attributes["connection"].exec_driver_sql("SELECT pg_sleep(2.5)")
+
+    monkeypatch.setattr("alembic.command.upgrade", slow)
+    with closing(Database(Location.parse(direct))) as database:
+        with database.writing() as connection:
+            migrations._migrate(connection, migrations.HEAD, database.name)
+        with pytest.raises(UnavailableError), database.writing() as connection:
+            connection.exec_driver_sql("SELECT pg_sleep(2.5)")

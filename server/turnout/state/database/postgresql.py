@@ -14,15 +14,20 @@ from psycopg.rows import TupleRow
 T = TypeVar("T")
 
 ANSWER_SECONDS = 30.0
-"""Seconds without a byte from the server after which a connection is closed. Statements take milliseconds, and wait for
-one another's locks for ten seconds at most."""
+"""Seconds without a byte from the server after which a connection is closed. Other statements than a migration's take
+milliseconds, and wait for one another's locks for ten seconds at most."""
 
 
 class AnsweringConnection(psycopg.Connection[TupleRow]):
     """A connection that is closed if the server does not answer for `ANSWER_SECONDS`.
 
     Whatever waited raises psycopg.OperationalError then. Whether a commit that waited took place is not known.
+
+    Attributes:
+        patient: Whether to wait for as long as an answer takes: a migration builds the index of a long log at once.
     """
+
+    patient = False
 
     def wait(self, gen: PQGen[T], *arguments: Any, **options: Any) -> T:
         """Waits like `psycopg.Connection.wait`, for whose `gen` the server has to send something now and then."""
@@ -36,7 +41,7 @@ class AnsweringConnection(psycopg.Connection[TupleRow]):
                 ready = yield wanted  # psycopg sends nothing ten times a second while the server is silent
                 if ready:
                     heard = time.monotonic()
-                elif time.monotonic() - heard >= ANSWER_SECONDS:
+                elif not self.patient and time.monotonic() - heard >= ANSWER_SECONDS:
                     self.pgconn.finish()  # its state is unknown
                     raise psycopg.OperationalError(f"the server has not answered for {ANSWER_SECONDS:g} s")
                 wanted = exchange.send(ready)

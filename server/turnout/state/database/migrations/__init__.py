@@ -6,7 +6,10 @@ schema directly from `turnout.state.database.schema`; a test compares that with 
 """
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Column, Connection, MetaData, PrimaryKeyConstraint, String, Table, func, insert, inspect, select
 
@@ -96,7 +99,22 @@ def _migrate(connection: Connection, installed: str, name: str) -> None:
             "the release that made it, or name a database of Turnout's own"
         )
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    with _patient(connection):
+        command.upgrade(config, "head")
+
+
+@contextmanager
+def _patient(connection: Connection) -> Iterator[None]:
+    """Lets statements take as long as they need, where a silent database would be given up otherwise."""
+    if connection.dialect.name != "postgresql":
+        yield
+        return
+    driver: Any = connection.connection.driver_connection
+    driver.patient = True
+    try:
+        yield
+    finally:
+        driver.patient = False
 
 
 def installed(connection: Connection) -> str | None:
