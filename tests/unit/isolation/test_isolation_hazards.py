@@ -7,7 +7,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 import onnx_models
 from onnx_models import model, tensor
 from turnout.registry.onnx.graph_reader import describe
-from turnout.serving.isolation.hazards import decide, find_hazard
+from turnout.serving.isolation.hazards import Wish, decide, find_hazard
 
 INTEGERS = [
     TensorProto.INT8, TensorProto.INT16, TensorProto.INT32, TensorProto.INT64,
@@ -282,6 +282,12 @@ def test_a_recurrent_operator_is_one_where_rows_are_free(op_type) -> None:
     for axis, size in enumerate((3, 1)):
         proto.graph.input[0].type.tensor_type.shape.dim[axis].dim_value = size
     assert not hazard(proto)
+
+
+@pytest.mark.parametrize("wish", ["auto", "process"])
+def test_a_graph_that_cannot_be_analyzed_is_left_to_a_child_process(wish: Wish) -> None:
+    """ONNX Runtime refuses it there, and says what it lacks: the loop's body."""
+    assert decide(wish, describe(of_nodes(node("Loop", "a", "", "b")))).process
 
 
 def test_a_custom_operator_is_one() -> None:

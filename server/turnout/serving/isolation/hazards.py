@@ -92,13 +92,20 @@ IN_THIS_PROCESS = Isolation(False, "nothing was decided")
 
 
 def decide(wish: Wish, graph: ModelGraph) -> Isolation:
-    """Returns where a model runs, according to the setting `isolation` and its graph."""
+    """Returns where a model runs, according to the setting `isolation` and its graph.
+
+    A graph that ONNX Runtime will refuse, such as one with a loop without a body, may be none that can be analyzed. It
+    is left to a child process, which fails with ONNX Runtime's reason.
+    """
     if wish == "thread":
         return Isolation(False, "the configuration says so")
-    unwritten = find_unwritten(graph)
+    try:
+        unwritten, hazard = find_unwritten(graph), find_hazard(graph) if wish == "auto" else None
+    except Exception as error:  # noqa: BLE001 - whatever the graph lacks
+        return Isolation(True, f"{wish}: its graph cannot be analyzed ({error or type(error).__name__})", zeroed=True)
     if wish == "process":
         return Isolation(True, "the configuration says so", zeroed=unwritten is not None)
-    reason = find_hazard(graph) or unwritten
+    reason = hazard or unwritten
     if reason is None:
         return Isolation(False, "auto: nothing in its graph lets a request end the process")
     return Isolation(True, f"auto: {reason}", zeroed=unwritten is not None)
