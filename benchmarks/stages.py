@@ -110,7 +110,8 @@ def stages(services: Services) -> Mapping[str, Mapping[str, Stage]]:
 
 def _application(services: Services) -> GrpcApplication:
     settings = Settings()
-    limits = CallLimits(1 << 26, 60.0, settings.transport.gzip, ReceiveBudget(1 << 29), Threads("compression"))
+    threads, unsent = Threads("compression"), services.guard.unsent
+    limits = CallLimits(1 << 26, 60.0, settings.transport.gzip, ReceiveBudget(1 << 29), threads, unsent)
     return GrpcApplication(
         data_methods(services, settings), RunningCalls(), limits, Admission(1000), services.guard.log
     )

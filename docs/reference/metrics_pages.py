@@ -39,6 +39,7 @@ _AREAS = {
     "turnout_requests_refused_": "The server",
     "turnout_requests_under_": "The server",
     "turnout_unfinished_": "The server",
+    "turnout_unsent_": "The server",
 }
 """Headings by the beginnings of names; all else is about requests."""
 

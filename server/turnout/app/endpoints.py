@@ -8,7 +8,7 @@ from functools import partial
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from turnout.admission import Admission, ReceiveBudget
+from turnout.admission import Admission, ReceiveBudget, UnsentBudget
 from turnout.app.authorization import refuse_by
 from turnout.app.foundation import Foundation
 from turnout.app.rollouts import Rollouts
@@ -110,7 +110,9 @@ def open_uploads(base: Foundation, stack: AsyncExitStack) -> Uploads:
     return uploads
 
 
-def open_services(parts: EndpointParts, threshold: Threshold, form: LogForm, stack: AsyncExitStack) -> Services:
+def open_services(
+    parts: EndpointParts, threshold: Threshold, form: LogForm, unsent: UnsentBudget, stack: AsyncExitStack
+) -> Services:
     """Creates the services of the listeners, which `stack` closes. Clients may change the log's threshold and form."""
     base, serving = parts.base, parts.serving
     limits = base.settings.limits
@@ -120,6 +122,7 @@ def open_services(parts: EndpointParts, threshold: Threshold, form: LogForm, sta
         serving.conversions,
         base.metrics.faults,
         base.log,
+        unsent,
         base.authority,
         parts.uploads.model_of,
     )
@@ -140,9 +143,10 @@ def open_web(
     recent: Recent,
     admission: Admission,
     budget: ReceiveBudget,
+    unsent: UnsentBudget,
     stack: AsyncExitStack,
 ) -> ASGIApp:
-    """Creates the application of the HTTP listener, which shares services, admission and budget with gRPC."""
+    """Creates the application of the HTTP listener, which shares services, admission and budgets with gRPC."""
     base, serving, member = parts.base, parts.serving, None if parts.peers is None else parts.peers.member
     settings = base.settings
     sessions = Sessions(
@@ -152,7 +156,7 @@ def open_web(
         settings.workers,
     )
     bodies = BodyReceiver(int(settings.limits.http_max_body_bytes), budget)
-    runs = HttpInference(serving.inference, PreferenceReader(settings.routing), bodies, new_request_id)
+    runs = HttpInference(serving.inference, PreferenceReader(settings.routing), bodies, unsent, new_request_id)
     limits = InputLimits.of(settings.limits)
     endpoints = [
         *predict_routes(runs, serving.router, limits),

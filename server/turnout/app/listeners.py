@@ -152,7 +152,9 @@ def open_listeners(
     threads = Threads("compression")
     stack.callback(threads.shutdown)
     limits, timeout = settings.limits, settings.limits.body_timeout_s
-    calls = CallLimits(int(limits.max_message_bytes), timeout, settings.transport.gzip, budget, threads)
+    calls = CallLimits(
+        int(limits.max_message_bytes), timeout, settings.transport.gzip, budget, threads, services.guard.unsent
+    )
 
     def application(running: RunningCalls) -> Application:
         return GrpcApplication(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from semver import Version
 from structlog.typing import FilteringBoundLogger
 
-from turnout.admission import Admission, ReceiveBudget
+from turnout.admission import Admission, ReceiveBudget, UnsentBudget
 from turnout.app.endpoints import EndpointParts, open_services, open_uploads, open_web
 from turnout.app.following import Following
 from turnout.app.foundation import Foundation, lay_foundation
@@ -91,12 +91,15 @@ async def running(
         parts = EndpointParts(
             base, serving, rollouts, uploads, following.refresh, lambda: not readiness_off.is_set(), peers
         )
-        services = open_services(parts, threshold, form, stack)
+        limits = base.settings.limits
+        unsent = UnsentBudget(int(limits.max_unsent_bytes))
+        services = open_services(parts, threshold, form, unsent, stack)
         scrapes, recent = Scrapes(base, serving, rollouts, stack), Recent(base.catalog, peers)
-        admission = Admission(base.settings.limits.max_requests)
-        budget = ReceiveBudget(int(base.settings.limits.max_unfinished_bytes))
-        base.metrics.server.admission, base.metrics.server.budget = admission, budget
-        web = open_web(parts, services.oip, scrapes, recent, admission, budget, stack)
+        admission = Admission(limits.max_requests)
+        budget = ReceiveBudget(int(limits.max_unfinished_bytes))
+        recorder = base.metrics.server
+        recorder.admission, recorder.budget, recorder.unsent = admission, budget, unsent
+        web = open_web(parts, services.oip, scrapes, recent, admission, budget, unsent, stack)
         if peers is not None:
             member = peers.member
             member.answers("snapshot", scrapes.snapshot)

@@ -68,6 +68,9 @@ class Limits(QueueLimits):
         max_requests: Maximum number of concurrent requests in the whole server, gRPC and HTTP together. Further
             requests are rejected with RESOURCE_EXHAUSTED (429). Health checks, probes and scrapes are always accepted.
         max_unfinished_bytes: Maximum size of all partially received requests together.
+        max_unsent_bytes: Maximum size of all answers above 64 KiB together that clients have not read. One connection
+            may hold at most as much of it as is left for all others. Further answers are discarded, and their requests
+            fail with RESOURCE_EXHAUSTED (429).
         max_connections: Maximum number of connections of a listener. Further connections wait. The limit is never
             higher than the process's limit on open files, less a reserve.
         max_streams: Maximum number of concurrent calls on one connection. Clients know this limit and do not open more.
@@ -95,6 +98,7 @@ class Limits(QueueLimits):
     max_strings: Count = 512 * 1024
     max_requests: Count = 10_000
     max_unfinished_bytes: Size = ByteSize(512 * _MIB)
+    max_unsent_bytes: Size = ByteSize(512 * _MIB)
     max_connections: Count = 20_000
     max_streams: Annotated[Count, Field(le=100_000)] = 100
     max_header_bytes: Annotated[Size, Field(ge=4096, le=16 * _MIB)] = ByteSize(64 * 1024)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Self
 
+from turnout.admission import LARGE_BYTES, CountedBytes
 from turnout.auth.caller import Caller
 from turnout.errors import InvalidRequest, TurnoutError
 from turnout.routing.request_metadata import NO_PREFERENCES, PreferenceReader, Preferences
@@ -41,17 +42,27 @@ class Endpoint(Generic[MessageT]):
     templates: Templates
     guard: MethodGuard
 
-    def joined(self, parts: Sequence[bytes]) -> bytes:
-        """Joins the parts of a response. Raises Exhausted if the response exceeds the maximum message size."""
-        answer = b"".join(parts)
-        self.guard.check_size(len(answer))
-        return answer
+    def joined(self, call: RpcCall, parts: Sequence[bytes]) -> bytes:
+        """Joins the parts of a response.
 
-    def response(self, parts: Sequence[bytes]) -> Response:
+        Raises:
+            Exhausted: The response exceeds the maximum message size, or clients have not read too many others.
+        """
+        answer = b"".join(parts)
+        size = len(answer)
+        self.guard.check_size(size)
+        return (
+            answer if size <= LARGE_BYTES else CountedBytes.of(answer, self.guard.unsent.reserve(call.connection, size))
+        )
+
+    def response(self, call: RpcCall, parts: Sequence[bytes]) -> Response:
         """Returns the response of a unary call from its parts. Raises the same errors as `joined`."""
         size = sum(map(len, parts))
+        if size <= JOINED_BYTES:
+            return self.joined(call, parts)
         self.guard.check_size(size)
-        return b"".join(parts) if size <= JOINED_BYTES else Parts(parts)
+        unsent = self.guard.unsent.reserve(call.connection, size)
+        return Parts(CountedBytes.of(part, unsent) if len(part) > LARGE_BYTES else part for part in parts)
 
     @classmethod
     def of(

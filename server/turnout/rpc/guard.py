@@ -16,6 +16,7 @@ from google.protobuf.message_factory import GetMessageClass
 from google.rpc.status_pb2 import Status
 from structlog.typing import FilteringBoundLogger
 
+from turnout.admission import UnsentBudget
 from turnout.auth.authority import Authority
 from turnout.errors import Exhausted, InvalidRequest, MalformedMessage, ModelFailure, TurnoutError
 from turnout.rpc.authorization import MessageCheck, ModelOfUpload
@@ -46,6 +47,7 @@ class MethodGuard:
     Attributes:
         max_message_bytes: Maximum size of a response in bytes.
         thread: Thread that parses large messages.
+        unsent: Limit on the total size of the large answers that clients have not read.
         authority: Authorizes callers; None if `[auth]` is not enabled.
         model_of_upload: Returns the model of an upload, which authorization needs.
     """
@@ -55,6 +57,7 @@ class MethodGuard:
     thread: Threads
     faults: FaultRecorder
     log: FilteringBoundLogger
+    unsent: UnsentBudget
     authority: Authority | None = None
     model_of_upload: ModelOfUpload = lambda _: None
 

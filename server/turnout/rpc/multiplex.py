@@ -5,7 +5,9 @@
 The reader answers requests to fast versions itself, without a task: it reads all requests that have arrived, answers
 them, and sends the responses in one event. This makes a stream half as expensive as unary calls. Reading pauses while
 the maximum number of requests is unanswered, while the transport has no room for the reader's responses, and while
-large responses wait to be written, so a client that does not read its responses blocks only itself.
+large responses wait to be written, so a client that does not read its responses blocks only itself. If the client's
+connection has used up half of what it may in the budget of unsent answers, a stream whose responses are large answers
+one request at a time.
 """
 
 import asyncio
@@ -13,6 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
+from turnout.admission import LARGE_BYTES, UnsentBudget
 from turnout.auth.policy.quotas import Quota
 from turnout.errors import Draining, Exhausted, InvalidRequest
 from turnout.rpc.transport.asgi.eager_tasks import begun_in_task
@@ -68,20 +71,28 @@ class Multiplexer:
     """Serves one stream from its start to its end."""
 
     def __init__(
-        self, plane: DataPlane, stream: Stream, item: Callable[[bytes], Item], ordering: Ordering, max_items: int
+        self,
+        plane: DataPlane,
+        stream: Stream,
+        item: Callable[[bytes], Item],
+        ordering: Ordering,
+        max_items: int,
+        unsent: UnsentBudget,
     ) -> None:
         """Initializes the multiplexer.
 
         `item` returns the exchange for a serialized item, `ordering` is `as_ready` or `in_order`, and at most
-        `max_items` requests are unanswered.
+        `max_items` requests are unanswered. Responses are in the budget `unsent`.
         """
         self._plane = plane
         self._stream = stream
         self._item = item
         self._ordering = ordering
         self._max_items = max_items
+        self._unsent = unsent
         self._unanswered = 0
         self._unwritten = 0  # size of the finished responses, in bytes
+        self._large = False  # whether the last responses were
         self._tasks: set[Task] = set()
         self._by_key: dict[str, Task] = {}
         self._answers: deque[bytes | Task] = deque()
@@ -124,13 +135,16 @@ class Multiplexer:
             for task in (*self._tasks, reader, writer, draining):
                 task.cancel()
             await asyncio.gather(reader, writer, draining, return_exceptions=True)
+            # The errors of the tasks refer to this frame, and to answers, which would stay until garbage is collected.
+            del task, reader, writer, draining
 
     async def _read(self) -> None:
         """Reads items, and writes the responses that need no task. Items that arrive together are answered together."""
         stream, plane, since_turn = self._stream, self._plane, 0
         while not self._drained:
             self._reader_waits = True  # `run` does not cancel the reader while it has items
-            came = list(await stream.read_some(min(self._max_items - self._unanswered, _TOGETHER)))
+            most = min(self._max_items - self._unanswered, _TOGETHER)
+            came = list(await stream.read_some(1 if self._large and self._crowded() else most))
             self._reader_waits = False
             if not came:
                 return
@@ -156,9 +170,16 @@ class Multiplexer:
                 since_turn = 0
                 await asyncio.sleep(0)
             self._reader_waits = True
-            while (self._unanswered >= self._max_items or self._unwritten > _MOST_UNWRITTEN) and not self._drained:
+            while not self._drained and (
+                self._unanswered >= self._max_items
+                or self._unwritten > _MOST_UNWRITTEN
+                or (self._large and self._unanswered and self._crowded())
+            ):
                 self._room.clear()
                 await self._room.wait()
+
+    def _crowded(self) -> bool:
+        return self._unsent.crowded(self._stream.connection)
 
     def _begin(self, item: Item) -> None:
         """Answers an item immediately if possible; otherwise starts a task that answers it."""
@@ -227,8 +248,10 @@ class Multiplexer:
                 if not taken:
                     return
                 if ready:
+                    size = sum(map(len, ready))
+                    self._large = size > LARGE_BYTES * len(ready)
                     await self._stream.write_all(ready)
-                    self._unwritten -= sum(map(len, ready))
+                    self._unwritten -= size
                 self._unanswered -= taken
                 self._room.set()
         finally:

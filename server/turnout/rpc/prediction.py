@@ -88,7 +88,7 @@ class PredictExchange(_Predict[pb.PredictRequest], UnaryExchange[pb.PredictReque
     def encode(self, request: InferenceRequest, result: InferenceResult) -> Response:
         """Returns the serialized response, and sets the trailing metadata. Raises Exhausted if it is too large."""
         self.call.trailing = codec.trailing_metadata(result.route)
-        return self.endpoint.response(codec.response(request, result))
+        return self.endpoint.response(self.call, codec.response(request, result))
 
 
 class PredictItem(_Predict[pb.PredictStreamRequest], ItemExchange[pb.PredictStreamRequest]):
@@ -155,7 +155,9 @@ class PredictItem(_Predict[pb.PredictStreamRequest], ItemExchange[pb.PredictStre
         parts = codec.response(request, result)
         request_id = request.request_id.encode()
         size = sum(map(len, parts))
-        return self.endpoint.joined((_ITEM_ID[len(request_id)], request_id, _RESPONSE[size], *parts))
+        return self.endpoint.joined(
+            self.opened.stream, (_ITEM_ID[len(request_id)], request_id, _RESPONSE[size], *parts)
+        )
 
     def refusal(self, request: InferenceRequest, error: TurnoutError) -> bytes:
         """Returns a serialized item that reports an error."""
@@ -177,7 +179,7 @@ def prediction_methods(plane: DataPlane, preferences: PreferenceReader, max_item
 
     async def predict_stream(stream: Stream) -> None:
         item = partial(PredictItem, Opened.of(streaming, stream))
-        await Multiplexer(plane, stream, item, as_ready, max_items).run()
+        await Multiplexer(plane, stream, item, as_ready, max_items, guard.unsent).run()
 
     return {
         f"/{_SERVICE}/Predict": guard.unary(_SERVICE, predict, prompt=True),

@@ -9,6 +9,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from turnout.admission import LARGE_BYTES, CountedBytes, UnsentBudget
 from turnout.auth.caller import Caller
 from turnout.errors import TurnoutError
 from turnout.routing.request_metadata import NO_PREFERENCES, PreferenceReader, Preferences
@@ -44,6 +45,8 @@ class HttpExchange:
     service = "http"
     deadline = None
 
+    _unsent: UnsentBudget
+
     def __init__(self, request: Request, operation: Operation, request_id: str, limits: InputLimits) -> None:
         self.operation = operation
         self.arrived = time.monotonic()
@@ -75,19 +78,27 @@ class HttpExchange:
         """Returns the caller's span; None if there is none."""
         return read(self._request.headers.items())
 
-    async def receive(self, preferences: PreferenceReader, bodies: BodyReceiver) -> None:
-        """Reads the headers and receives the body.
+    async def receive(self, preferences: PreferenceReader, bodies: BodyReceiver, unsent: UnsentBudget) -> None:
+        """Reads the headers and receives the body. A large response will be counted in `unsent`.
 
         Raises:
             InvalidRequest, PermissionDeniedError: As for `PreferenceReader.read` and `BodyReceiver.receive`.
             ClientDisconnect: The client disconnected before the body was complete.
         """
+        self._unsent = unsent
         client = self._request.client
         host = client.host if client is not None else ""
         # As bytes: Starlette decodes values as Latin-1, but keys are UTF-8 in every protocol.
         pairs = ((name.decode("latin-1"), value) for name, value in self._request.headers.raw)
         self.preferences = preferences.read(pairs, lambda: host)
         self.body = await bodies.receive(self._request)
+
+    def counted(self, response: Response) -> Response:
+        """Counts a response in the budget of unsent answers if it is large. Raises Exhausted if that has no room."""
+        if (size := len(response.body)) > LARGE_BYTES:
+            unsent = self._unsent.reserve(self._request.scope.get("client"), size)
+            response.body = CountedBytes.of(bytes(response.body), unsent)
+        return response
 
     def refusal(self, request: InferenceRequest, error: TurnoutError) -> Response:
         """Returns the response for an error."""
@@ -104,7 +115,7 @@ class HttpExchange:
 class HttpRequest(InferenceExchange[Response], Protocol):
     """The exchange of a request in one of the HTTP protocols. `HttpExchange` is the common base class."""
 
-    async def receive(self, preferences: PreferenceReader, bodies: BodyReceiver) -> None:
+    async def receive(self, preferences: PreferenceReader, bodies: BodyReceiver, unsent: UnsentBudget) -> None:
         """Receives the request. Raises the errors of `HttpExchange.receive`."""
         ...
 
@@ -116,6 +127,7 @@ class HttpInference:
     plane: DataPlane
     preferences: PreferenceReader
     bodies: BodyReceiver
+    unsent: UnsentBudget
     new_request_id: Callable[[], str]
 
     def route(self, path: str, exchange: Callable[[Request, Operation, str], HttpRequest]) -> Route:
@@ -133,7 +145,7 @@ class HttpInference:
 
     async def _answer(self, exchange: HttpRequest) -> Response:
         try:
-            await exchange.receive(self.preferences, self.bodies)
+            await exchange.receive(self.preferences, self.bodies, self.unsent)
         except ClientDisconnect:
             return Response(status_code=_NOBODY_READS_IT)
         except TurnoutError as error:

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from turnout.admission import UnsentBudget
 from turnout.errors import InvalidRequest, InvalidTensor
 from turnout.oip.json_tensors import from_nested, to_nested
 from turnout.registry.manifest.signature import Signature
@@ -35,9 +36,9 @@ class JsonExchange(HttpExchange):
         self._router = router
         self._signature: Signature | None = None
 
-    async def receive(self, preferences: PreferenceReader, bodies: BodyReceiver) -> None:
+    async def receive(self, preferences: PreferenceReader, bodies: BodyReceiver, unsent: UnsentBudget) -> None:
         """Reads the headers, receives the body, and finds the signature. Also raises errors of `Router.describe`."""
-        await super().receive(preferences, bodies)
+        await super().receive(preferences, bodies, unsent)
         selector = self.preferences.selector_of(self.selector)
         self._signature = self._router.describe(self.model, selector).manifest.signature
 
@@ -77,7 +78,7 @@ class JsonExchange(HttpExchange):
         )
 
     def encode(self, request: InferenceRequest, result: InferenceResult) -> Response:
-        """Returns the response."""
+        """Returns the response. Raises Exhausted as `counted`."""
         route = result.route
         document = {
             "model": request.model,
@@ -89,7 +90,7 @@ class JsonExchange(HttpExchange):
             "request_id": request.request_id,
             "outputs": {name: to_nested(array) for name, array in result.outputs},
         }
-        return Response(orjson.dumps(document), media_type="application/json")
+        return self.counted(Response(orjson.dumps(document), media_type="application/json"))
 
 
 def predict_routes(http: HttpInference, router: Router, limits: InputLimits) -> Sequence[Route]:

@@ -13,7 +13,14 @@ from turnout.config.values import Provider
 from turnout.errors import ConfigError
 
 SHARED_OUT: Mapping[str, tuple[str, ...]] = {
-    "limits": ("max_queue_requests", "max_queue_bytes", "max_requests", "max_connections", "max_unfinished_bytes"),
+    "limits": (
+        "max_queue_requests",
+        "max_queue_bytes",
+        "max_requests",
+        "max_connections",
+        "max_unfinished_bytes",
+        "max_unsent_bytes",
+    ),
     "runtime": ("runners", "processes", "arena_limit_bytes"),
     "shadow": ("max_inflight", "max_queue_requests", "max_queue_bytes"),
     "loading": ("concurrency", "memory_budget_bytes", "gpu_memory_budget_bytes"),
@@ -21,8 +28,8 @@ SHARED_OUT: Mapping[str, tuple[str, ...]] = {
 """The settings that are divided equally, by section. 0 stays 0, which means "no limit", or "as many as fit". In the
 latter case, each worker uses its share of the cores."""
 
-_HOLD_MESSAGES = frozenset({"max_queue_bytes", "max_unfinished_bytes"})
-"""Settings that are at least the maximum message size in each worker, so that each can receive such a message."""
+_HOLD_MESSAGES = frozenset({"max_queue_bytes", "max_unfinished_bytes", "max_unsent_bytes"})
+"""Settings that are at least the maximum message size in each worker, so that each can handle such a message."""
 
 S = TypeVar("S", bound=Section)
 

@@ -32,8 +32,8 @@ COUNTERS: Mapping[str, Rule] = {
 _BY_RULE: Mapping[Rule, Sequence[str]] = {
     Rule.SUM: (
         "turnout_isolated_processes", "turnout_inflight_requests", "turnout_queue_depth", "turnout_requests_under_way",
-        "turnout_unfinished_bytes", "turnout_connections", "turnout_connections_limit", "turnout_version_memory_bytes",
-        "turnout_version_memory_budget_bytes",
+        "turnout_unfinished_bytes", "turnout_unsent_bytes", "turnout_connections", "turnout_connections_limit",
+        "turnout_version_memory_bytes", "turnout_version_memory_budget_bytes",
         "turnout_version_waiting_requests", "turnout_traffic_share", "turnout_shadow_agreement_ratio",
         "turnout_shadow_noise_ratio", "turnout_rollout_false_alarm_requests", "turnout_auth_callers",
         "turnout_gpu_process_memory_bytes", "process_virtual_memory_bytes", "process_resident_memory_bytes",

@@ -11,7 +11,7 @@ from google.rpc import code_pb2
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 
-from turnout.admission import Admission, ReceiveBudget
+from turnout.admission import Admission, ReceiveBudget, UnsentBudget
 from turnout.config import Address, Drain, Limits, Settings
 from turnout.errors import TurnoutError
 from turnout.rpc.errors import to_status
@@ -187,6 +187,7 @@ class Carried:
     listener: H2cornListener
     admission: Admission
     budget: ReceiveBudget
+    unsent: UnsentBudget
     seen: Seen
 
     @property
@@ -210,10 +211,11 @@ async def carried(
 ) -> AsyncIterator[Carried]:
     """Serves the methods while the context is entered."""
     seen, admission, budget = Seen(), Admission(max_requests), ReceiveBudget(max_unfinished_bytes)
+    unsent = UnsentBudget(1 << 29)
     threads = Threads("compression")
     log = log if log is not None else make_logger("json", "error")
     paths = methods(seen)
-    call_limits = CallLimits(max_message_bytes, message_seconds, gzip, budget, threads)
+    call_limits = CallLimits(max_message_bytes, message_seconds, gzip, budget, threads, unsent)
 
     def application(calls: RunningCalls) -> GrpcApplication:
         return GrpcApplication(paths, calls, call_limits, admission, log, fallback)
@@ -225,7 +227,7 @@ async def carried(
     )
     await listener.start()
     try:
-        yield Carried(listener.address, listener, admission, budget, seen)
+        yield Carried(listener.address, listener, admission, budget, unsent, seen)
     finally:
         await listener.stop(0.0)
         threads.shutdown()

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from turnout.admission import ReceiveBudget
+from turnout.admission import ReceiveBudget, UnsentBudget
 from turnout.rpc.transport.asgi.call import AsgiCall, CallLimits
 from turnout.rpc.transport.asgi.framing import PREFIX
 from turnout.rpc.transport.asgi.statuses import Event
@@ -62,7 +62,7 @@ class Client:
 
         headers = {b"grpc-encoding": encoding} if encoding else {}
         scope = {"headers": list(headers.items()), "path": "/s/m", "extensions": {}}
-        limits = CallLimits(LIMIT, 0.0, False, ReceiveBudget(1 << 20), Threads("compression"))
+        limits = CallLimits(LIMIT, 0.0, False, ReceiveBudget(1 << 20), Threads("compression"), UnsentBudget(1 << 20))
         call = AsgiCall(limits, True, scope, headers, self.receive, send)
         call.open()
         return call

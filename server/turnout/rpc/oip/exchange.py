@@ -93,11 +93,12 @@ class InferExchange(_Infer, UnaryExchange[ModelInferRequest]):
         """Returns the serialized response, and sets the trailing metadata.
 
         Raises:
-            Exhausted: The response exceeds the maximum message size.
+            Exhausted: As for `Endpoint.joined`.
             InvalidRequest, Unsupported: As for `unary_answer`.
         """
         self.call.trailing = trailing_metadata(result.route)
-        return self.endpoint.response(unary_answer(self.names()[2], result, self._wanted, self.endpoint.guard.limits))
+        parts = unary_answer(self.names()[2], result, self._wanted, self.endpoint.guard.limits)
+        return self.endpoint.response(self.call, parts)
 
 
 class InferItem(_Infer, ItemExchange[ModelInferRequest]):
@@ -108,8 +109,9 @@ class InferItem(_Infer, ItemExchange[ModelInferRequest]):
         return self.request(self.deadline, self.opened.preferences, self.opened.stream.caller)
 
     def encode(self, request: InferenceRequest, result: InferenceResult) -> bytes:
-        """Returns the serialized response. Raises the same errors as `unary_answer`, and Exhausted if too large."""
-        return self.endpoint.joined(stream_answer(self.names()[2], result, self._wanted, self.endpoint.guard.limits))
+        """Returns the serialized response. Raises the same errors as `unary_answer` and `Endpoint.joined`."""
+        parts = stream_answer(self.names()[2], result, self._wanted, self.endpoint.guard.limits)
+        return self.endpoint.joined(self.opened.stream, parts)
 
     def refusal(self, request: InferenceRequest, error: TurnoutError) -> bytes:
         """Returns a serialized item that reports an error, with the id of the request."""

@@ -64,7 +64,7 @@ def oip_methods(
             return made
 
         # Triton keeps the order for models with one response per request, and clients that set no ids rely on it.
-        await Multiplexer(plane, stream, item, in_order, max_stream_items).run()
+        await Multiplexer(plane, stream, item, in_order, max_stream_items, guard.unsent).run()
 
     return {
         **guard.methods(DESCRIPTOR, OipMethods(oip, allowed), name=SERVICE_NAME, apart=(_INFER, _STREAM_INFER)),

@@ -11,6 +11,7 @@ from google.rpc.status_pb2 import Status
 from grpc_status.rpc_status import to_status
 from structlog.typing import FilteringBoundLogger
 
+from turnout.admission import counts_of
 from turnout.config import Address
 from turnout.errors import ConfigError
 from turnout.routing.request_metadata import peer_host
@@ -177,10 +178,20 @@ class _GrpcioCall(Stream):
 
     async def write(self, message: bytes) -> None:
         try:
-            await self._context.write(message)
+            await self._context.write(bytes(message))  # the core refuses subclasses
         except Exception:
             self._raise_if_cancelled()
             raise
+
+    def keep(self, pieces: Sequence[bytes]) -> None:
+        """Counts the pieces of the response until the call has ended, since the core copies them."""
+        counts = counts_of(pieces)
+
+        def ended(_: Context) -> None:
+            for unsent in counts:
+                unsent.release()
+
+        self._context.add_done_callback(ended)  # type: ignore[arg-type] # types-grpcio wants a class of its own
 
     def _raise_if_cancelled(self) -> None:
         """Raises CancelledError if the client disconnected, which gRPC reports with many kinds of exceptions."""
@@ -210,7 +221,11 @@ def _handler(method: Method, log: FilteringBoundLogger, running: Running) -> Han
 
     async def respond(message: bytes, call: _GrpcioCall) -> bytes:
         response = await method.respond(message, call)
-        return response if isinstance(response, bytes) else b"".join(response)
+        if type(response) is bytes:
+            return response
+        pieces = (response,) if isinstance(response, bytes) else response
+        call.keep(pieces)
+        return b"".join(pieces)
 
     return grpc.unary_unary_rpc_method_handler(_behaviour(respond, log, running))
 

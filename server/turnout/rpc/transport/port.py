@@ -9,7 +9,7 @@ StatusError and asyncio.CancelledError.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -73,6 +73,11 @@ class RpcCall(ABC):
     @abstractmethod
     def deadline(self) -> float | None:
         """The client's deadline on the `time.monotonic()` clock, in seconds; None if it set none."""
+
+    @property
+    def connection(self) -> Hashable:
+        """A key of the connection that carries the call; the call itself if the transport does not tell."""
+        return self
 
     @property
     @abstractmethod

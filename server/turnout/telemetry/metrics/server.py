@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from turnout.admission import Admission, ReceiveBudget
+from turnout.admission import Admission, ReceiveBudget, UnsentBudget
 from turnout.telemetry.families import Family, counter, families_of, gauge
 from turnout.telemetry.metrics.auth import AuthRecorder, auth_families
 from turnout.telemetry.metrics.gpu import Gpu
@@ -54,6 +54,7 @@ class ServerRecorder:
         cache_bytes: None if there is no cache.
         connection_limits: Of the listeners that have one.
         budget: The budget that counts the bytes of partially received requests.
+        unsent: The budget that counts the bytes of large answers in memory.
     """
 
     memory: Mapping[str, DeviceMemory] = field(default_factory=dict)
@@ -62,6 +63,7 @@ class ServerRecorder:
     auth: AuthRecorder = field(default_factory=AuthRecorder)
     admission: Admission = field(default_factory=lambda: Admission(0))
     budget: ReceiveBudget = field(default_factory=lambda: ReceiveBudget(0))
+    unsent: UnsentBudget = field(default_factory=lambda: UnsentBudget(0))
     loads: defaultdict[tuple[str, str], int] = counter(
         "turnout_version_loads_total", "Attempts to load a version, by outcome.", "model", "outcome"
     )
@@ -130,15 +132,20 @@ def server_families(recorder: ServerRecorder, models: Collection[str]) -> Iterat
     yield Family(
         "turnout_requests_refused_total", "counter",
         "Requests refused before they were read completely: the server was full or draining, or partially received "
-        "requests together exceeded their limit.",
+        "requests together exceeded their limit; and answers discarded because unsent ones exceeded theirs.",
         [
             ({"reason": "full"}, float(recorder.admission.refused_full)),
             ({"reason": "draining"}, float(recorder.admission.refused_draining)),
             ({"reason": "unfinished"}, float(recorder.budget.refused)),
+            ({"reason": "unsent"}, float(recorder.unsent.refused)),
         ],
     )  # fmt: skip
     yield Family(
         "turnout_unfinished_bytes", "gauge", "Size of all partially received requests.",
         [({}, float(recorder.budget.held))],
+    )  # fmt: skip
+    yield Family(
+        "turnout_unsent_bytes", "gauge", "Size of all answers above 64 KiB that clients have not read.",
+        [({}, float(recorder.unsent.held))],
     )  # fmt: skip
     yield from families_of(recorder.gpus, Gpu)

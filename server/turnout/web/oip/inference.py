@@ -89,9 +89,11 @@ class RestExchange(HttpExchange):
         return request
 
     def encode(self, request: InferenceRequest, result: InferenceResult) -> Response:
-        """Returns the response. Raises the errors of `answered` and `inference_answer`."""
+        """Returns the response. Raises the errors of `answered`, `inference_answer` and `counted`."""
         assert self._opened is not None
         headers = dict(self._route_headers(result.route))
         classes, windows = self._wanted
         outputs, request_id = answered(result, classes, self.limits), self._opened.request_id
-        return inference_answer(request, request_id, result.route, outputs, windows, self._binary, headers)
+        return self.counted(
+            inference_answer(request, request_id, result.route, outputs, windows, self._binary, headers)
+        )

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 from google.rpc.status_pb2 import Status
 from structlog.typing import FilteringBoundLogger
 
-from turnout.admission import Admission
+from turnout.admission import LARGE_BYTES, Admission
 from turnout.errors import TurnoutError
 from turnout.rpc.errors import to_status
 from turnout.rpc.transport.asgi.call import (
@@ -36,7 +36,6 @@ from turnout.rpc.transport.asgi.running_calls import RunningCalls
 from turnout.rpc.transport.asgi.statuses import CANCELLED, INTERNAL, UNIMPLEMENTED, trailers_for
 from turnout.rpc.transport.port import (
     ALWAYS_TAKEN,
-    JOINED_BYTES,
     RESPONSES,
     Method,
     Methods,
@@ -140,7 +139,7 @@ class GrpcApplication:
                 end = trailers_for(call.trailing)
                 if not isinstance(response, bytes):
                     await call.send_parts(response)
-                elif call.gzip or len(response) > JOINED_BYTES:
+                elif call.gzip or len(response) > LARGE_BYTES:
                     await call.send_message(response, more=False)
                 else:
                     call.started = True

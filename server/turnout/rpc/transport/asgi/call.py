@@ -2,13 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 from google.rpc.status_pb2 import Status
 
-from turnout.admission import ReceiveBudget
+from turnout.admission import LARGE_BYTES, CountedBytes, ReceiveBudget, UnsentBudget, counts_of
 from turnout.errors import Exhausted
 from turnout.rpc.errors import to_status
 from turnout.rpc.transport.asgi.compression import (
@@ -78,6 +78,7 @@ class CallLimits:
         gzip: Whether to compress responses to clients that accept gzip.
         budget: Limit on the total size of incomplete messages of all calls.
         threads: Threads that compress and decompress large messages.
+        unsent: Counts the large pieces of responses until h2corn has sent them.
     """
 
     max_message_bytes: int
@@ -85,6 +86,7 @@ class CallLimits:
     gzip: bool
     budget: ReceiveBudget
     threads: Threads
+    unsent: UnsentBudget
 
     async def convert(self, in_thread: bool, convert: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs `convert`, in a thread if `in_thread` is true, and returns its result."""
@@ -153,6 +155,12 @@ class AsgiCall(RunningCall):
     def path(self) -> str:
         """Path of the called method."""
         return str(self._scope["path"])
+
+    @property
+    def connection(self) -> Hashable:
+        """Address and port of the client; None for all that have none."""
+        client = self._scope.get("client")
+        return client and tuple(client)
 
     @property
     def host(self) -> str:
@@ -298,11 +306,22 @@ class AsgiCall(RunningCall):
             joined, size = [], 0
             for piece in pieces:
                 if joined and size + len(piece) > JOINED_BYTES:
-                    await self._send({"type": "http.response.body", "body": b"".join(joined), "more_body": True})
+                    await self._send({"type": "http.response.body", "body": self._joined(joined), "more_body": True})
                     joined, size = [], 0
                 joined.append(piece)
                 size += len(piece)
-        await self._send({"type": "http.response.body", "body": b"".join(joined), "more_body": more})
+        body = b"".join(joined) if size <= LARGE_BYTES else self._joined(joined)
+        await self._send({"type": "http.response.body", "body": body, "more_body": more})
+
+    def _joined(self, pieces: Sequence[bytes]) -> bytes:
+        """Joins pieces to bytes that are counted while h2corn holds them, if they are large."""
+        if len(pieces) == 1 and isinstance(pieces[0], CountedBytes):
+            return pieces[0]
+        body = b"".join(pieces)
+        if len(body) <= LARGE_BYTES:
+            return body
+        counts = counts_of(pieces)  # at most one, since pieces of two would not be joined
+        return CountedBytes.of(body, counts[0] if counts else self._limits.unsent.hold(self.connection, len(body)))
 
     async def send_status(self, status: Status) -> None:
         """Ends the call with a status other than OK."""

@@ -80,7 +80,10 @@ class _Begun(Call):
             if self._awaited is not None:  # None is what `asyncio.sleep(0)` yields
                 self._awaited.cancel()
             self._enter = self._awaited = None
-        return self._call.throw(*error)
+        try:
+            return self._call.throw(*error)
+        finally:
+            del error  # its traceback refers to this frame, and so to answers of the call
 
     def close(self) -> None:
         self._call.close()

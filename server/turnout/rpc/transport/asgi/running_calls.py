@@ -98,6 +98,7 @@ class RunningCalls:
     def remove(self, call: RunningCall) -> None:
         """Removes a call that has ended. Does nothing for a call that was not added, as most are not."""
         self._calls.discard(call)
+        call.task = None  # its error refers to the call, which would stay until garbage is collected
         if call._timer is not None:
             call._timer.cancel()
 
