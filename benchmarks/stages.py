@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.servers import matmul
-from turnout.admission import Admission, ReceiveBudget
+from turnout.admission.requests import Admission, ReceiveBudget
 from turnout.app.server import running
 from turnout.config import Address, Routing, Runtime, Settings
 from turnout.routing.request_metadata import PreferenceReader

@@ -8,7 +8,8 @@ from functools import partial
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from turnout.admission import Admission, ReceiveBudget, UnsentBudget
+from turnout.admission.requests import Admission, ReceiveBudget
+from turnout.admission.unread import UnsentBudget
 from turnout.app.authorization import refuse_by
 from turnout.app.foundation import Foundation
 from turnout.app.rollouts import Rollouts

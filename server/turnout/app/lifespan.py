@@ -8,7 +8,7 @@ from typing import Any
 
 from structlog.typing import FilteringBoundLogger
 
-from turnout.admission import Admission
+from turnout.admission.requests import Admission
 from turnout.app.listeners import Listeners
 from turnout.app.serving import Serving
 from turnout.config import Drain, Retention

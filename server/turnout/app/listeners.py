@@ -12,7 +12,7 @@ from typing import Literal
 
 from starlette.types import ASGIApp
 
-from turnout.admission import Admission, ReceiveBudget
+from turnout.admission.requests import Admission, ReceiveBudget
 from turnout.config import Address, Settings
 from turnout.errors import ConfigError
 from turnout.host.files import open_file_limit

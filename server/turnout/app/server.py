@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from semver import Version
 from structlog.typing import FilteringBoundLogger
 
-from turnout.admission import Admission, ReceiveBudget, UnsentBudget
+from turnout.admission.requests import Admission, ReceiveBudget
+from turnout.admission.unread import UnsentBudget
 from turnout.app.endpoints import EndpointParts, open_services, open_uploads, open_web
 from turnout.app.following import Following
 from turnout.app.foundation import Foundation, lay_foundation

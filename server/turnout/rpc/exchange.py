@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Self
 
-from turnout.admission import LARGE_BYTES, CountedBytes
+from turnout.admission.unread import LARGE_BYTES, CountedBytes
 from turnout.auth.caller import Caller
 from turnout.errors import InvalidRequest, TurnoutError
 from turnout.routing.request_metadata import NO_PREFERENCES, PreferenceReader, Preferences

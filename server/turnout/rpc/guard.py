@@ -16,7 +16,7 @@ from google.protobuf.message_factory import GetMessageClass
 from google.rpc.status_pb2 import Status
 from structlog.typing import FilteringBoundLogger
 
-from turnout.admission import UnsentBudget
+from turnout.admission.unread import UnsentBudget
 from turnout.auth.authority import Authority
 from turnout.errors import Exhausted, InvalidRequest, MalformedMessage, ModelFailure, TurnoutError
 from turnout.rpc.authorization import MessageCheck, ModelOfUpload

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
-from turnout.admission import LARGE_BYTES, UnsentBudget
+from turnout.admission.unread import LARGE_BYTES, UnsentBudget
 from turnout.auth.policy.quotas import Quota
 from turnout.errors import Draining, Exhausted, InvalidRequest
 from turnout.rpc.transport.asgi.eager_tasks import begun_in_task

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.typing import FilteringBoundLogger
 
-from turnout.admission import Admission
+from turnout.admission.requests import Admission
 from turnout.errors import TurnoutError
 from turnout.web.errors import refusal_of
 

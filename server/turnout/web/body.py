@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from starlette.requests import Request
 
-from turnout.admission import ReceiveBudget
+from turnout.admission.requests import ReceiveBudget
 from turnout.chunks import add_chunk
 from turnout.decompression import WINDOWS, CompressionError, DecompressedTooLarge, decompress
 from turnout.errors import InvalidRequest

@@ -9,7 +9,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from turnout.admission import LARGE_BYTES, CountedBytes, UnsentBudget
+from turnout.admission.unread import LARGE_BYTES, CountedBytes, UnsentBudget
 from turnout.auth.caller import Caller
 from turnout.errors import TurnoutError
 from turnout.routing.request_metadata import NO_PREFERENCES, PreferenceReader, Preferences

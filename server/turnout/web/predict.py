@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from turnout.admission import UnsentBudget
+from turnout.admission.unread import UnsentBudget
 from turnout.errors import InvalidRequest, InvalidTensor
 from turnout.oip.json_tensors import from_nested, to_nested
 from turnout.registry.manifest.signature import Signature

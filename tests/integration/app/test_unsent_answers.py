@@ -15,7 +15,7 @@ from semver import Version
 from http2_client import Http2Client, message
 from onnx_models import repeats, scaled
 from started_servers import starting
-from turnout.admission import UnsentBudget
+from turnout.admission.unread import UnsentBudget
 from turnout.app.server import Running
 from turnout.config import Limits
 from turnout_proto.oip.inference_pb2 import ModelInferRequest

@@ -11,7 +11,8 @@ from google.rpc import code_pb2
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 
-from turnout.admission import Admission, ReceiveBudget, UnsentBudget
+from turnout.admission.requests import Admission, ReceiveBudget
+from turnout.admission.unread import UnsentBudget
 from turnout.config import Address, Drain, Limits, Settings
 from turnout.errors import TurnoutError
 from turnout.rpc.errors import to_status

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from turnout.admission import ReceiveBudget, UnsentBudget
+from turnout.admission.requests import ReceiveBudget
+from turnout.admission.unread import UnsentBudget
 from turnout.rpc.transport.asgi.call import AsgiCall, CallLimits
 from turnout.rpc.transport.asgi.framing import PREFIX
 from turnout.rpc.transport.asgi.statuses import Event

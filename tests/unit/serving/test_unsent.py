@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from turnout.admission import CountedBytes, UnsentBudget, counts_of
+from turnout.admission.unread import CountedBytes, UnsentBudget, counts_of
 from turnout.errors import Exhausted
 
 LIMIT = 1000

@@ -5,7 +5,7 @@ import tracemalloc
 from starlette.requests import Request
 from starlette.types import Message
 
-from turnout.admission import ReceiveBudget
+from turnout.admission.requests import ReceiveBudget
 from turnout.web.body import BodyReceiver
 
 COUNT = 60_000

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from turnout.admission import Admission
+from turnout.admission.requests import Admission
 from turnout.errors import TurnoutError
 from turnout.rpc.errors import to_status
 from turnout.rpc.transport.port import (

@@ -11,7 +11,7 @@ from google.rpc.status_pb2 import Status
 from grpc_status.rpc_status import to_status
 from structlog.typing import FilteringBoundLogger
 
-from turnout.admission import counts_of
+from turnout.admission.unread import counts_of
 from turnout.config import Address
 from turnout.errors import ConfigError
 from turnout.routing.request_metadata import peer_host

@@ -5,7 +5,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from turnout.admission import Admission, ReceiveBudget, UnsentBudget
+from turnout.admission.requests import Admission, ReceiveBudget
+from turnout.admission.unread import UnsentBudget
 from turnout.telemetry.families import Family, counter, families_of, gauge
 from turnout.telemetry.metrics.auth import AuthRecorder, auth_families
 from turnout.telemetry.metrics.gpu import Gpu

@@ -15,7 +15,8 @@ from typing import Any, TypeAlias
 from google.rpc.status_pb2 import Status
 from structlog.typing import FilteringBoundLogger
 
-from turnout.admission import LARGE_BYTES, Admission
+from turnout.admission.requests import Admission
+from turnout.admission.unread import LARGE_BYTES
 from turnout.errors import TurnoutError
 from turnout.rpc.errors import to_status
 from turnout.rpc.transport.asgi.call import (

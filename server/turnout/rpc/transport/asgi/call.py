@@ -8,7 +8,8 @@ from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 from google.rpc.status_pb2 import Status
 
-from turnout.admission import LARGE_BYTES, CountedBytes, ReceiveBudget, UnsentBudget, counts_of
+from turnout.admission.requests import ReceiveBudget
+from turnout.admission.unread import LARGE_BYTES, CountedBytes, UnsentBudget, counts_of
 from turnout.errors import Exhausted
 from turnout.rpc.errors import to_status
 from turnout.rpc.transport.asgi.compression import (
