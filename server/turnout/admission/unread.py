@@ -10,7 +10,8 @@ bytes themselves, it is right however a call ends.
 
 import threading
 from collections import Counter, deque
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
 from turnout.errors import Exhausted
 
@@ -18,6 +19,12 @@ LARGE_BYTES = 64 * 1024
 """Size in bytes above which an answer is counted. To count smaller ones would cost more than they take."""
 
 _RETRY_SECONDS = 1.0
+
+
+def connection_of(scope: Mapping[str, Any]) -> Hashable:
+    """Returns the connection of an ASGI request: address and port of the client; None for all that have none."""
+    client = scope.get("client")
+    return client and tuple(client)
 
 
 class UnsentBudget:

@@ -9,7 +9,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from turnout.admission.unread import LARGE_BYTES, CountedBytes, UnsentBudget
+from turnout.admission.unread import LARGE_BYTES, CountedBytes, UnsentBudget, connection_of
 from turnout.auth.caller import Caller
 from turnout.errors import TurnoutError
 from turnout.routing.request_metadata import NO_PREFERENCES, PreferenceReader, Preferences
@@ -96,7 +96,7 @@ class HttpExchange:
     def counted(self, response: Response) -> Response:
         """Counts a response in the budget of unsent answers if it is large. Raises Exhausted if that has no room."""
         if (size := len(response.body)) > LARGE_BYTES:
-            unsent = self._unsent.reserve(self._request.scope.get("client"), size)
+            unsent = self._unsent.reserve(connection_of(self._request.scope), size)
             response.body = CountedBytes.of(bytes(response.body), unsent)
         return response
 

@@ -9,7 +9,7 @@ from typing import Any, ParamSpec, TypeAlias, TypeVar
 from google.rpc.status_pb2 import Status
 
 from turnout.admission.requests import ReceiveBudget
-from turnout.admission.unread import LARGE_BYTES, CountedBytes, UnsentBudget, counts_of
+from turnout.admission.unread import LARGE_BYTES, CountedBytes, UnsentBudget, connection_of, counts_of
 from turnout.errors import Exhausted
 from turnout.rpc.errors import to_status
 from turnout.rpc.transport.asgi.compression import (
@@ -159,9 +159,8 @@ class AsgiCall(RunningCall):
 
     @property
     def connection(self) -> Hashable:
-        """Address and port of the client; None for all that have none."""
-        client = self._scope.get("client")
-        return client and tuple(client)
+        """As `connection_of`."""
+        return connection_of(self._scope)
 
     @property
     def host(self) -> str:
