@@ -12,7 +12,7 @@ import pytest
 from http_endpoint import HANGS, Asked, Endpoint, answer, listening
 from onnx_models import scaled
 from ports import free_port
-from rollout_wire import CAREFREE, TICK, clients, command, in_state, settled, start, until
+from rollout_wire import CAREFREE, FINAL, TICK, clients, command, in_state, reached, settled, start, until
 from started_servers import make_settings
 from turnout.app.server import running
 from turnout.telemetry.logging import make_logger
@@ -23,7 +23,6 @@ pytestmark = pytest.mark.slow
 
 SECRET = "correct-horse-battery"
 GO = answer(204)
-FINAL = ("succeeded", "rolled_back", "superseded", "failed")
 
 TWO_STEPS = CAREFREE | {
     "steps": [{"weight": 0.25, "soak_s": 0.2}, {"weight": 0.5, "soak_s": 0.2}],
@@ -141,7 +140,7 @@ async def test_neither_yes_nor_no_is_asked_again_and_the_step_waits(pair, start_
         timeout = 0.5 if says is HANGS else 30
         server = await start_server(rollout=confirmed_by(endpoint, confirm_timeout_s=timeout))
         await start(server, "1.1.0", TWO_STEPS)
-        updates = await until(server, in_state("soaking"))
+        updates = await until(server, reached("soaking"))
     asked = asked_about(endpoint)
     assert asked == [("step", 1)] * len(asked)
     assert len(asked) == 3 or (says is HANGS and len(asked) > 3), "half a second may be short for a yes, too"
@@ -159,7 +158,7 @@ async def test_nobody_who_listens_and_then_a_yes(pair, start_server, soon) -> No
     assert (waiting.state, waiting.pauses) == ("validating", [])
     assert "times: it cannot be connected to, or is not trusted" in waiting.lacking[-1]
     async with listening(Endpoint(GO), port) as endpoint:
-        await until(server, in_state("soaking"))
+        await until(server, reached("soaking"))
     assert asked_about(endpoint) == [("step", 1)]
 
 
@@ -175,7 +174,7 @@ async def test_a_webhook_that_never_answers_holds_the_rollout_whatever_the_plan_
         assert held.pauses[0].startswith("the confirm webhook has not answered whether step 1 of 2 (25%) may begin")
         endpoint.says = GO
         await command(server, pb.ROLLOUT_COMMAND_RESUME)
-        await until(server, in_state("soaking"))
+        await until(server, reached("soaking"))
 
 
 async def test_while_the_webhook_hangs_no_tick_waits_and_a_rollback_does_not_either(pair, start_server) -> None:
@@ -204,7 +203,7 @@ async def test_an_answer_that_comes_while_an_operator_has_paused_it_is_kept(pair
         await until(server, lambda r: any("lets step 1 of 2" in e.text for e in r.events))
         held = await command(server, pb.ROLLOUT_COMMAND_RESUME)
         assert held.weight == 0
-        await until(server, in_state("soaking"))
+        await until(server, reached("soaking"))
     assert asked_about(endpoint) == [("step", 1)]
 
 

@@ -7,7 +7,7 @@ from semver import Version
 
 from answer_wire import answered, check_printed, printed, run, until_answered
 from onnx_models import scaled
-from rollout_wire import CAREFREE, FINAL, LONG, TICK, WATCHED, in_state, latest, settled, start, until
+from rollout_wire import CAREFREE, FINAL, LONG, TICK, WATCHED, in_state, latest, reached, settled, start, until
 from routing_wire import ask, policy, put
 from turnout.config import Settings
 from turnout.errors import Conflict
@@ -34,7 +34,7 @@ async def begin(server, state: str) -> None:
     """Rolls 1.1.0 out over 1.0.0, as far as `state`."""
     plan = {"validating": VALIDATES, "soaking": LONG, "watching": WATCHED_AT_ONCE}[state]
     await start(server, "1.1.0", plan)
-    await until(server, in_state("soaking" if state == "watching" else state))
+    await until(server, reached("soaking" if state == "watching" else state))
     if state == "watching":
         await ask(server, [""] * 40)
         await until(server, in_state("watching"))

@@ -93,7 +93,7 @@ async def test_an_epoch_outlives_the_counting(server) -> None:
 async def test_a_frozen_rollout_waits_says_so_and_goes_on_by_itself(server) -> None:
     async with clients(server, Lookups()):
         await start(
-            server, "1.1.0", CAREFREE | {"steps": [{"weight": 0.25, "soak_s": 0.5}, {"weight": 0.5, "soak_s": 0.5}]}
+            server, "1.1.0", CAREFREE | {"steps": [{"weight": 0.25, "soak_s": 600.0}, {"weight": 0.5, "soak_s": 0.5}]}
         )
         await until(server, in_state("soaking"))
         await freeze(server, True)

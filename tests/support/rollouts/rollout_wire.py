@@ -132,8 +132,22 @@ async def until(
 
 
 def in_state(*states: str) -> Callable[[pb.Rollout], bool]:
-    """Returns a function that checks whether a rollout is in one of `states`."""
-    return lambda rollout: rollout.state in states
+    """Returns a function that checks whether a rollout is in one of `states`, which must last.
+
+    What watches a rollout gets its latest state and may miss one that passes by itself: `reached` does not.
+    """
+
+    def check(rollout: pb.Rollout) -> bool:
+        if "soaking" in states:
+            assert rollout.soak_seconds >= 60, "this soak time may be over before it is seen: use `reached`"
+        return rollout.state in states
+
+    return check
+
+
+def reached(state: str) -> Callable[[pb.Rollout], bool]:
+    """Returns a function that checks whether a rollout is, or ever was, in `state`."""
+    return lambda rollout: rollout.state == state or any(event.kind == state for event in rollout.events)
 
 
 FINAL = ("succeeded", "rolled_back", "superseded", "failed")
