@@ -15,7 +15,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -26,6 +26,7 @@ from turnout.errors import ConfigError, DigestMismatch, Exhausted
 from turnout.host import files
 from turnout.registry.manifest.digest import blocks_digest, bytes_digest
 from turnout.registry.manifest.manifest import MANIFEST_FILE, FileEntry, Manifest
+from turnout.registry.remote.reservations import reserved, reserved_bytes
 from turnout.registry.storage.staging import STAGING, locked, staged
 
 _POLL = 0.05
@@ -128,16 +129,17 @@ class Cache:
             Exhausted: There is not enough room.
             OSError: The cache cannot be written to, or a file cannot be read from the remote repository.
         """
-        missing = sum(e.size for e in {e.digest: e for e in manifest.files}.values() if not self._has_blob(e))
-        self.make_room(missing, manifest)
-        with staged(self.root) as home:
+        with ExitStack() as until_stored:
+            with locked(self.home):
+                self._make_room(lambda: self._missing_bytes(manifest), manifest)
+                reservation = until_stored.enter_context(reserved(self.home / STAGING, self._missing_bytes(manifest)))
+            home = until_stored.enter_context(staged(self.root))
             for entry in manifest.files:
-                self._bring(entry, home / entry.path, read)
+                if self._bring(entry, home / entry.path, read):
+                    reservation.stored(entry.size)
             (home / MANIFEST_FILE).write_bytes(data)
             (home / MANIFEST_FILE).chmod(0o444)
             self._place(home, directory)
-        with suppress(Exhausted):  # others may have fetched versions at the same time
-            self.make_room(0, manifest)
 
     def adopt(self, staged_version: Path, directory: Path, manifest: Manifest) -> None:
         """Moves a version that was built on this machine into the cache. Leaves it if there is not enough room.
@@ -146,7 +148,8 @@ class Cache:
             OSError: The cache cannot be written to.
         """
         try:
-            self.make_room(manifest.size, manifest)
+            with locked(self.home):
+                self._make_room(lambda: manifest.size, manifest)
         except Exhausted:
             return
         for entry in manifest.files:
@@ -174,44 +177,55 @@ class Cache:
             (directory / entry.path).parent.mkdir(parents=True, exist_ok=True)
             os.replace(fresh, directory / entry.path)
 
-    def make_room(self, needed: int, manifest: Manifest) -> None:
-        """Removes the least recently used versions of all repositories until `needed` bytes fit.
+    def _make_room(self, needed: Callable[[], int], manifest: Manifest) -> None:
+        """Removes the least recently used versions of all repositories until what is needed fits.
+
+        The caller holds the cache's lock.
+
+        Args:
+            needed: Returns the number of bytes needed: it grows when files that versions share are removed.
+            manifest: Of the version that needs them.
 
         Raises:
             Exhausted: They do not fit, because all remaining versions are in use.
         """
         what = f"{manifest.model} {manifest.version}"
-        if needed > self.max_bytes:
+        if (size := needed()) > self.max_bytes:
             raise Exhausted(
-                f"{what} has {needed:,} bytes, and the cache takes {self.max_bytes:,} (repository.cache_max_bytes)"
+                f"{what} has {size:,} bytes, and the cache takes {self.max_bytes:,} (repository.cache_max_bytes)"
             )
-        if self.used_bytes + needed <= self.max_bytes:
+        fetched = reserved_bytes(self.home / STAGING)
+        if self.used_bytes + fetched + size <= self.max_bytes:
             return
-        with locked(self.home):
+        self._drop_unlinked()
+        for directory in self._least_recent():
+            if self.used_bytes + fetched + needed() <= self.max_bytes:
+                return
+            if (held := _claim(directory)) is None:
+                continue
+            try:
+                self._trash(directory)
+            finally:
+                os.close(held)
             self._drop_unlinked()
-            for directory in self._least_recent():
-                if self.used_bytes + needed <= self.max_bytes:
-                    return
-                if (held := _claim(directory)) is None:
-                    continue
-                try:
-                    self._trash(directory)
-                finally:
-                    os.close(held)
-                self._drop_unlinked()
-            if (used := self.used_bytes) + needed > self.max_bytes:
-                raise Exhausted(
-                    f"the cache has no room for the {needed:,} bytes of {what}: {used:,} of {self.max_bytes:,} bytes"
-                    " (repository.cache_max_bytes) are versions in use",
-                    retry_after=5.0,
-                )
+        if (used := self.used_bytes) + fetched + (size := needed()) > self.max_bytes:
+            being_fetched = f", and {fetched:,} are being fetched" if fetched else ""
+            raise Exhausted(
+                f"the cache has no room for the {size:,} bytes of {what}: {used:,} of {self.max_bytes:,} bytes"
+                f" (repository.cache_max_bytes) are versions in use{being_fetched}",
+                retry_after=5.0,
+            )
 
-    def _bring(self, entry: FileEntry, target: Path, read: ReadBlob) -> None:
+    def _missing_bytes(self, manifest: Manifest) -> int:
+        return sum(e.size for e in {e.digest: e for e in manifest.files}.values() if not self._has_blob(e))
+
+    def _bring(self, entry: FileEntry, target: Path, read: ReadBlob) -> bool:
+        """Puts a file at `target`. Returns whether it had to be fetched."""
         target.parent.mkdir(parents=True, exist_ok=True)
         if self._has_blob(entry):
             with suppress(FileNotFoundError):  # removed in the meantime
                 os.link(self.blob(entry.digest), target)
-                return
+                return False
         with target.open("xb") as file:
             digest, size = blocks_digest(read(entry), copy_to=file), file.tell()
             os.fchmod(file.fileno(), 0o444)
@@ -222,6 +236,7 @@ class Cache:
         os.link(target, fresh)
         os.replace(fresh, self.blob(entry.digest))
         fresh.unlink(missing_ok=True)  # rename(2) does nothing if both names are links to the same file
+        return True
 
     def _has_blob(self, entry: FileEntry) -> bool:
         try:
