@@ -106,14 +106,16 @@ async def test_a_shadow_that_hangs_is_ended_and_the_lane_goes_on(start_pair, iso
     more = await predict(server, numbered(20, 3, x=X, n=0))
     assert live.errors == more.errors == []
     assert live.outputs("y") + more.outputs("y") == [[1.0] * 4] * 23
-    comparison = await settled(server, "1.1.0", 23)
-    ended = comparison.outcomes[
-        "timed_out"
-    ]  # those that hang, and where others have the processor, one or another besides
-    assert 3 <= ended < 23
-    assert dict(comparison.outcomes) == {"agreed": 23 - ended, "timed_out": ended}
+    sent = 23
+    while not (comparison := await settled(server, "1.1.0", sent)).outcomes["agreed"]:
+        assert sent < 200, comparison  # on a busy machine, even those that do not hang may take too long
+        assert (await predict(server, numbered(1, sent, x=X, n=0))).errors == []
+        sent += 1
+    ended = comparison.outcomes["timed_out"]
+    assert ended >= 3
+    assert dict(comparison.outcomes) == {"agreed": sent - ended, "timed_out": ended}
     assert comparison.state == "open"
-    await only_the_baseline_answered(server, 23)
+    await only_the_baseline_answered(server, sent)
 
 
 async def test_a_shadow_that_hangs_inside_one_node_closes_its_lane(start_pair, monkeypatch) -> None:
