@@ -177,7 +177,8 @@ async def test_while_some_runners_hold_lines_and_others_run_every_held_line_is_t
     for _ in range(5):
         gate = Gate()
         first = _send(batcher, _x(width=1))
-        await _until(lambda: batcher._timekeeper is not None)
+        # A runner keeps the time for 50 ms, which may be over before it is seen.
+        await _until(lambda begun=gate.begun: batcher._timekeeper is not None or bool(begun))
         second = _send(batcher, _x(width=2))
         await gate.wait_for(1)
         await asyncio.wait_for(second, BOUND)
