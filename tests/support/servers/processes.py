@@ -90,15 +90,8 @@ def serving(
 
 
 @contextmanager
-def command(*arguments: str | Path, log: Path, **environment: str) -> Iterator["ForkServerProcess"]:
-    """Starts a command in a separate process, which may be killed. Forked like those of `serving`."""
-    with running("from turnout.__main__ import main; main()", *arguments, log=log, **environment) as process:
-        yield process
-
-
-@contextmanager
 def running(program: str, *arguments: str | Path, log: Path, **environment: str) -> Iterator["ForkServerProcess"]:
-    """Starts a Python program in a separate process, with standard error in `log`."""
+    """Starts a Python program, forked like those of `serving`, with standard error in `log`. Kills it at the end."""
     log.touch()
     process = forking().Process(
         target=forked.run, args=(program, list(map(str, arguments)), os.environ | environment, str(log))
