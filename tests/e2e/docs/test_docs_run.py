@@ -2,6 +2,7 @@
 seen.
 """
 
+import multiprocessing
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
+import psutil
 import pytest
 
 from debian import PACKAGES, missing
@@ -92,6 +94,7 @@ def test_a_forked_turnout_prints_and_ends_as_one_of_its_own_does(tmp_path: Path)
 def test_a_forked_server_is_drained_by_sigterm_and_killed_with_what_started_it(tmp_path: Path) -> None:
     programs = tmp_path / "programs"
     listen = [f"--{name}=127.0.0.1:0" for name in ("grpc", "http", "control")]
+    listening = re.compile(r'"http": "127.0.0.1:(\d+)"')
     with forked_turnout(programs):
         for number, ends in ((signal.SIGTERM, 0), (signal.SIGKILL, -signal.SIGKILL)):
             log = tmp_path / f"{number.name}.log"
@@ -99,14 +102,34 @@ def test_a_forked_server_is_drained_by_sigterm_and_killed_with_what_started_it(t
                 server = subprocess.Popen(
                     [programs / "turnout", "serve", "--json", *listen], cwd=tmp_path, stderr=output
                 )
-            _until(lambda log=log: '"listening"' in log.read_text(), server.kill)
-            (http,) = re.findall(r'"http": "127.0.0.1:(\d+)"', log.read_text())
+            _until(lambda log=log: listening.search(log.read_text()), server.kill)
+            (http,) = listening.findall(log.read_text())
             server.send_signal(number)
             assert server.wait(60) == ends
             _until(lambda http=http: not _listens(int(http)), server.kill)
 
 
-def _until(what: Callable[[], bool], otherwise: Callable[[], None]) -> None:
+@pytest.mark.slow
+def test_a_forked_turnout_that_is_killed_as_it_ends_ends_no_other(tmp_path: Path) -> None:
+    """What forks commands may get no core for a while, and then learns of several things at once."""
+    program, before = tmp_path / "programs" / "turnout", set(multiprocessing.active_children())
+    listen = [f"--{name}=127.0.0.1:0" for name in ("grpc", "http", "control")]
+    with forked_turnout(program.parent):
+        (forker,) = set(multiprocessing.active_children()) - before
+        forking = psutil.Process(forker.pid)
+        server = subprocess.Popen([program, "serve", *listen], cwd=tmp_path, stderr=subprocess.DEVNULL)
+        _until(forking.children, server.kill)
+        forking.suspend()
+        (child,) = forking.children()
+        child.kill()
+        _until(lambda: child.status() == psutil.STATUS_ZOMBIE, server.kill)
+        server.kill()
+        server.wait()
+        forking.resume()
+        assert subprocess.run([program, "--version"], capture_output=True, timeout=120).returncode == 0
+
+
+def _until(what: Callable[[], object], otherwise: Callable[[], None]) -> None:
     deadline = time.monotonic() + 60
     while not what():
         if time.monotonic() > deadline:

@@ -43,21 +43,17 @@ def wait_gone(processes: list[psutil.Process]) -> None:
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_the_children_end_with_the_server(publish_model, models, how) -> None:
     publish_model("m", "1.0.0", onnx_models.integer_division())
-    shared = set(os.listdir("/dev/shm"))
     with serving(models) as server, Client(server.grpc, timeout=60) as client:
         client.wait_ready("m", timeout=90)
         assert client.predict("m", GOOD)["y"].tolist() == [4]
         running = children(server.process.pid)
         assert running
+        files = [os.readlink(fd) for process in running for fd in Path(f"/proc/{process.pid}/fd").iterdir()]
+        assert any(file.startswith("/memfd:turnout") for file in files), "the memory that they share has no name"
+        assert not [file for file in files if file.startswith("/dev/shm")], "nor is there another that would be left"
         server.send(how)
         server.wait()
     wait_gone(running)
-    # Servers of other tests put theirs there meanwhile, which go when they end.
-    left, deadline = {name for name in os.listdir("/dev/shm") if "turnout" in name} - shared, time.monotonic() + 100
-    while left:
-        assert time.monotonic() < deadline, left
-        time.sleep(0.1)
-        left.intersection_update(os.listdir("/dev/shm"))
 
 
 def test_a_child_that_hangs_ends_with_a_server_whose_drain_is_over(publish_model, models) -> None:

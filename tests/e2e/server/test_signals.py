@@ -1,6 +1,5 @@
 """A server in a process of its own, under the signals of who runs it."""
 
-import json
 import signal
 import threading
 import time
@@ -18,13 +17,9 @@ pytestmark = pytest.mark.slow
 X = np.float32([[1, 2, 3, 4]])
 
 
-def events(server) -> list[str]:
-    return [json.loads(line)["event"] for line in server.log.read_text().splitlines() if line.startswith("{")]
-
-
 def wait_for(server, event: str) -> None:
     deadline = time.monotonic() + 60
-    while event not in events(server):
+    while event not in [line["event"] for line in server.lines()]:
         assert time.monotonic() < deadline, server.log.read_text()
         time.sleep(0.02)
 

@@ -127,8 +127,7 @@ def ask(server: Server, connections: int, each: int) -> None:
 
 def answered_by(server: ServerProcess) -> list[int]:
     """Which worker answered each request, as the log tells."""
-    lines = [json.loads(line) for line in server.log.read_text().splitlines() if line.startswith("{")]
-    return [line["worker"] for line in lines if line["event"] == "request"]
+    return [line["worker"] for line in server.lines() if line["event"] == "request"]
 
 
 def test_each_worker_is_a_server_among_those_of_the_state_store(two_workers: ServerProcess) -> None:
@@ -362,7 +361,7 @@ def test_sighup_reloads_in_every_worker_and_holds_for_those_started_later(two_wo
 
 def reloads(server: ServerProcess) -> list[dict[str, object]]:
     """What each worker told of reloading its settings."""
-    return [json.loads(line) for line in server.log.read_text().splitlines() if '"settings reloaded"' in line]
+    return [line for line in server.lines() if line["event"] == "settings reloaded"]
 
 
 def test_a_command_of_the_console_holds_in_every_worker_when_the_page_comes(publish_model, models) -> None:

@@ -15,6 +15,7 @@ import sqlalchemy.dialects.sqlite  # noqa: F401
 import uvloop  # noqa: F401
 
 import botocore_models
+import shared_machine
 import turnout.__main__
 import turnout.app.process
 import turnout.app.server
@@ -29,6 +30,7 @@ import turnout.cli.workspace
 import turnout.serving.sessions.cuda_driver  # noqa: F401
 from turnout.serving.sessions import providers
 
+shared_machine.be_patient()
 botocore_models.read_ahead()
 providers.prepare_for_forks()
 gc.collect()

@@ -33,7 +33,11 @@ for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda number, _: server.send(bytes([number])))
 rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", [0, 1, 2]))
 server.sendmsg([marshal.dumps((sys.argv[1:], os.getcwd(), dict(os.environ)))], [rights])
-ended = int.from_bytes(server.recv(2), "big", signed=True)
+try:
+    ended = server.recv(2)
+except ConnectionResetError:  # a signal came after the command had ended
+    ended = server.recv(2)
+ended = int.from_bytes(ended, "big", signed=True)
 if ended < 0:
     signal.signal(-ended, signal.SIG_DFL)
     os.kill(os.getpid(), -ended)
@@ -109,6 +113,8 @@ def _serve(listener: socket.socket) -> None:
                 ready.register(caller, selectors.EVENT_READ, pid)
                 ready.register(os.pidfd_open(pid), selectors.EVENT_READ, pid)
             elif isinstance(key.fileobj, socket.socket):
+                if key.fileobj.fileno() == -1:  # its command has ended, as another of these events said
+                    continue
                 number = key.fileobj.recv(1)
                 os.kill(key.data, number[0] if number else signal.SIGKILL)
                 if not number:  # the caller was killed

@@ -1,6 +1,7 @@
 """Runs the `turnout` command and its server, as a process or in a thread of this one."""
 
 import functools
+import json
 import multiprocessing
 import os
 import re
@@ -43,6 +44,11 @@ class ServerProcess(Server):
     def send(self, number: signal.Signals) -> None:
         assert self.process.pid is not None
         os.kill(self.process.pid, number)
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Returns what it has logged. A line that is being written is left out: a reader may see a part of it."""
+        text = self.log.read_text().rpartition("\n")[0]
+        return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
 
     def wait(self) -> int:
         """Returns the exit code. If a signal ended the process, it is the negative signal number."""
@@ -90,15 +96,8 @@ def serving(
 
 
 @contextmanager
-def command(*arguments: str | Path, log: Path, **environment: str) -> Iterator["ForkServerProcess"]:
-    """Starts a command in a separate process, which may be killed. Forked like those of `serving`."""
-    with running("from turnout.__main__ import main; main()", *arguments, log=log, **environment) as process:
-        yield process
-
-
-@contextmanager
 def running(program: str, *arguments: str | Path, log: Path, **environment: str) -> Iterator["ForkServerProcess"]:
-    """Starts a Python program in a separate process, with standard error in `log`."""
+    """Starts a Python program, forked like those of `serving`, with standard error in `log`. Kills it at the end."""
     log.touch()
     process = forking().Process(
         target=forked.run, args=(program, list(map(str, arguments)), os.environ | environment, str(log))

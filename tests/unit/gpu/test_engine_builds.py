@@ -60,7 +60,7 @@ def test_a_build_that_takes_too_long_is_left_behind_and_freed_when_it_ends() -> 
     builds, slow = EngineBuilds(), SlowBuild()
     with pytest.raises(ModelTimedOut, match=r"not built within 0.2 s .*tensorrt_build_timeout_s"):
         builds.within(0.2, "m", slow, slow.discard)
-    assert slow.begun.is_set()
+    assert slow.begun.wait(BOUND)
     with pytest.raises(ModelTimedOut, match="an earlier build"):
         builds.within(BOUND, "m", lambda: "engine", _not_freed)
     assert builds.within(BOUND, "other", lambda: "engine", _not_freed) == "engine"

@@ -138,6 +138,7 @@ def test_a_line_that_cannot_be_written_is_counted_and_raises_nothing(kind) -> No
 def test_after_some_writes_lines_wait_for_others_unless_somebody_waits_for_them(monkeypatch) -> None:
     """Each time that the thread runs, whoever logs has to wait for the interpreter."""
     monkeypatch.setattr(log_writer, "_GATHER_SECONDS", 3600.0)
+    monkeypatch.setattr(log_writer, "_IDLE_SECONDS", 60.0)  # a thread that ended meanwhile would write promptly again
     monkeypatch.setattr(log_writer, "_PROMPT_WRITES", 1)
     monkeypatch.setattr(log_writer, "_WRITE_BYTES", 2000)
     read, write = os.pipe2(os.O_DIRECT)  # what one write wrote is what one read reads
