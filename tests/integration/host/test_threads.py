@@ -15,6 +15,7 @@ import pytest
 from semver import Version
 
 from onnx_models import matmul, save, scaled
+from started_servers import starting
 from turnout.app.server import Running
 from turnout.errors import UnavailableError
 from turnout.routing.policy import Policy
@@ -233,6 +234,18 @@ async def test_a_repository_that_hangs_keeps_no_release_or_rollback_elsewhere_fr
     started = set(threading.enumerate()) - elsewhere
     assert len([t for t in started if t.name.startswith("repository-")]) <= 8
     hang.release()
+
+
+async def test_a_repository_that_hangs_does_not_delay_the_servers_end(
+    publish_model, models: Path, hang: Hang, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish_model("m", "1.0.0", scaled(1))
+    async with asyncio.timeout(BOUND), starting(models, "h2corn") as start:
+        server = await start()
+        monkeypatch.setattr("turnout.serving.versions.follow._identity", hang)
+        monkeypatch.setattr(server.parts.serving.manager._repository, "scan", hang)
+        publish_model("m", "2.0.0", scaled(2))
+        await hang.entered(2)  # the watch, and the scan that the new version calls for
 
 
 @pytest.mark.slow
