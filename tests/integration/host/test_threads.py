@@ -15,12 +15,14 @@ import pytest
 from semver import Version
 
 from onnx_models import matmul, save, scaled
+from started_servers import starting
 from turnout.app.server import Running
 from turnout.errors import UnavailableError
 from turnout.routing.policy import Policy
 from turnout.routing.traffic import ChangeOrigin
 from turnout.serving.sessions import memory
 from turnout.serving.versions.lifecycle import LifecycleState
+from turnout.state.release_status import ReleaseStatus
 from turnout.telemetry.system_stats import CachedReading
 from turnout.threads import Threads
 from wire import X, outputs_of, request, stub_of
@@ -233,6 +235,45 @@ async def test_a_repository_that_hangs_keeps_no_release_or_rollback_elsewhere_fr
     started = set(threading.enumerate()) - elsewhere
     assert len([t for t in started if t.name.startswith("repository-")]) <= 8
     hang.release()
+
+
+@pytest.mark.parametrize("change", ["release", "withdraw"])
+async def test_a_repository_that_hangs_keeps_no_release_from_being_recorded(
+    publish_model, start_server, hang: Hang, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """The server knows the version. Another one is refused, and does not hold up what only needs the state store."""
+    publish_model("m", "1.0.0", scaled(1))
+    publish_model("m", "2.0.0", scaled(2), release=change == "withdraw")
+    server = await start_server()
+    rollouts, store = server.parts.rollouts, server.parts.base.store
+    monkeypatch.setattr("turnout.rollout.engine.operators.releases._REPOSITORY_WAIT", 0.2)
+    for method in ("find", "scan"):
+        monkeypatch.setattr(server.parts.base.repository, method, hang)
+    async with asyncio.timeout(BOUND):
+        with pytest.raises(UnavailableError, match=r"the model repository has not answered within 0\.2 s"):
+            await rollouts.releases.release("m", Version(3, 0, 0), "ann", "")
+        done = await getattr(rollouts.releases, change)("m", TWO, "ann", "")
+        assert done.changed
+        here = server.services.catalog.snapshot.models["m"].versions[TWO].release_status
+        assert here is store.release_state().of("m").release_status(TWO)
+        assert str(here) == ("released" if change == "release" else "candidate")
+        if change == "release":
+            back = await rollouts.releases.rollback("m", ONE, "ann", "")
+            assert (back.baseline, server.services.catalog.snapshot.models["m"].versions[TWO].release_status) == (
+                ONE, ReleaseStatus.CANDIDATE,
+            )  # fmt: skip
+
+
+async def test_a_repository_that_hangs_does_not_delay_the_servers_end(
+    publish_model, models: Path, hang: Hang, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish_model("m", "1.0.0", scaled(1))
+    async with asyncio.timeout(BOUND), starting(models, "h2corn") as start:
+        server = await start()
+        monkeypatch.setattr("turnout.serving.versions.follow._identity", hang)
+        monkeypatch.setattr(server.parts.serving.manager._repository, "scan", hang)
+        publish_model("m", "2.0.0", scaled(2))
+        await hang.entered(2)  # the watch, and the scan that the new version calls for
 
 
 @pytest.mark.slow

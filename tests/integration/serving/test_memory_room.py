@@ -147,9 +147,9 @@ async def test_a_version_that_did_not_fit_may_be_asked_for_again_when_the_refusa
             refused = await refusal(stub.Predict(request("m", "1.0.0", x=wide), timeout=60))
         assert (refused.code, refused.retry_after) == (grpc.StatusCode.RESOURCE_EXHAUSTED, 30.0)
         failed_at = inventory._failed_at["m", Version(1)]
-        inventory.reconcile(listing, failed_at + 29)
+        inventory.reconcile(listing, inventory.recorded(), failed_at + 29)
         assert inventory.entry("m", Version(1)).state is state.FAILED
-        inventory.reconcile(listing, failed_at + 30)
+        inventory.reconcile(listing, inventory.recorded(), failed_at + 30)
         assert inventory.entry("m", Version(1)).state is state.NEW
         server.parts.serving.manager.reconcile()
 
@@ -166,7 +166,8 @@ async def test_a_version_that_is_needed_is_loaded_once_those_in_its_way_are_no_l
 
     async def look_again(version: str) -> None:
         failed_at = manager._inventory._failed_at["m", Version.parse(version)]
-        manager._inventory.reconcile(await manager._scanner.listing(), failed_at + 30)
+        inventory = manager._inventory
+        inventory.reconcile(await manager._scanner.listing(), inventory.recorded(), failed_at + 30)
         manager.reconcile()
 
     with _used(server, "1.0.0"), pytest.raises(NotLoaded, match="are in use"):

@@ -4,8 +4,9 @@ Blocking and thread-safe. A running server applies the changes as it does any ch
 """
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import ParamSpec, TypeVar
 
 from semver import Version
 
@@ -24,6 +25,9 @@ from turnout.routing.slots import ORDER_BYTES
 from turnout.state.model_changes import ModelChange, StoredModel
 from turnout.state.rollouts import Note, RolloutRecord, RolloutWrite
 from turnout.state.store import StateStore
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 Trouble = Callable[[Version], str]
 """Returns why a version cannot answer; "" if it can, or if that is not known here."""
@@ -68,24 +72,27 @@ class Operations:
         traffic: bool = True,
         supersede: bool = False,
         trouble: Trouble = lambda _: "",
+        signatures: Mapping[Version, Signature] | None = None,
     ) -> ChangeResult:
         """Declares a version fit for general traffic. If it is higher than the present one, it answers plain requests.
 
         Without `traffic`, only ranges and `latest` reach it. With `supersede`, rollouts that would prevent the release
-        end. `trouble` returns why the version cannot answer.
+        end. `trouble` returns why the version cannot answer. `signatures` are those that `signatures` returns, if it
+        was called already.
 
         Raises:
             ModelNotFound, VersionNotFound: The version does not exist.
             ChangeRefused: Something prevents the release; the message says what, and what can be done.
             InvalidRequest: The version is yanked.
         """
-        exact = self._repository.find(model, version).manifest.version
+        signatures = self.signatures(model, version) if signatures is None else signatures
+        exact = _exact(signatures)[version]
         order = secrets.token_bytes(ORDER_BYTES)
 
         def decide(snapshot: ModelSnapshot, epoch: int) -> ChangeOutcome:
             return release(snapshot, exact, order, traffic=traffic, supersede=supersede, actor=actor, reason=reason)
 
-        return self._decide(model, decide, actor, reason, trouble, strict=True)
+        return self._decide(model, decide, actor, reason, trouble, strict=True, signatures=signatures)
 
     def release_published(self, model: str, version: Version, *, actor: str, reason: str) -> ChangeResult:
         """Releases a version that was just published. Raises as `release`, with a message that the version exists."""
@@ -94,10 +101,23 @@ class Operations:
         except ChangeRefused as error:
             raise ChangeRefused(f"{model} {version} is published; {error.message}") from error
 
-    def withdraw(self, model: str, version: Version, *, actor: str, reason: str) -> ChangeResult:
+    def withdraw(
+        self,
+        model: str,
+        version: Version,
+        *,
+        actor: str,
+        reason: str,
+        signatures: Mapping[Version, Signature] | None = None,
+    ) -> ChangeResult:
         """Withdraws a release, so that the version is a candidate again. Raises as `release`."""
-        exact = self._repository.find(model, version).manifest.version
-        return self._decide(model, lambda snapshot, _: withdraw(snapshot, exact), actor, reason, strict=True)
+        signatures = self.signatures(model, version) if signatures is None else signatures
+        exact = _exact(signatures)[version]
+
+        def decide(snapshot: ModelSnapshot, _: int) -> ChangeOutcome:
+            return withdraw(snapshot, exact)
+
+        return self._decide(model, decide, actor, reason, strict=True, signatures=signatures)
 
     def rollback(
         self,
@@ -180,6 +200,21 @@ class Operations:
         self._store.decide(model, look, actor="", reason="")
         return seen[0]
 
+    async def in_thread(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Runs a method that only reads the repository in one of the repository's threads."""
+        return await self._repository.in_thread(call, *args, **kwargs)
+
+    def signatures(self, model: str, version: Version) -> Mapping[Version, Signature]:
+        """Reads the signatures of a model's versions from the repository. `version` is one of them.
+
+        Raises:
+            ModelNotFound, VersionNotFound: The version does not exist.
+            DigestMismatch: The version exists, but its manifest is invalid.
+            UnavailableError: The repository cannot be read.
+        """
+        found = self._repository.find(model, version).manifest
+        return {**self._signatures(model), found.version: found.signature}
+
     def _signatures(self, model: str, *, needed: bool = False) -> dict[Version, Signature]:
         try:
             listing = self._repository.scan()
@@ -235,7 +270,7 @@ def _model_snapshot(
     epochs = view.epochs()
     states = [(record, state) for record in epochs if (state := readable(record.document)) is not None]
     rollouts, unreadable = split_records(view.running())
-    exact = {v: v for v in signatures}  # with the build metadata of the published version
+    exact = _exact(signatures)
     history = [HistoryEntry(record.revision, True, state.baseline) for record, state in states]
     history += [HistoryEntry(c.revision, False, version=c.version, status=c.status) for c in view.status_changes()]
     snapshot = ModelSnapshot(
@@ -250,6 +285,11 @@ def _model_snapshot(
         epochs[0].actor if epochs else "",
     )
     return snapshot, epochs[0].epoch if epochs else 0
+
+
+def _exact(versions: Iterable[Version]) -> Mapping[Version, Version]:
+    """Returns each version with the build metadata that it was published with, by the version with or without it."""
+    return {version: version for version in versions}
 
 
 def _change(outcome: ChangeOutcome, records: dict[int, RolloutRecord], actor: str, reason: str) -> ModelChange:

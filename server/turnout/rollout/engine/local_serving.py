@@ -209,15 +209,15 @@ class LocalServing:
         """Gives the twin other slots if its own carry too little traffic. Raises as `apply`."""
         await self._traffic.redraw_twin(model, change)
 
-    async def follow(self, *, traffic: bool = True) -> None:
-        """Applies recorded releases and, if `traffic`, recorded policies.
+    async def follow(self, *, traffic: bool = True, files_within: float | None = None) -> None:
+        """Applies recorded releases and, if `traffic`, recorded policies. `files_within` is as for `Manager.refresh`.
 
         Raises:
             UnavailableError: The state store does not respond.
         """
         if traffic:
             await self._traffic.refresh()
-        await self._loader.refresh()
+        await self._loader.refresh(files_within)
 
     def describe(self) -> Mapping[str, Any]:
         """Returns this server's report about itself: versions that are ready, epochs in force, diversions."""

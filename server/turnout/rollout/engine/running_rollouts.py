@@ -116,7 +116,7 @@ class RunningRollouts:
         `patient` as in `StoreTimeout.wait`.
         """
         try:
-            await self._follows.wait(self._serving.follow(), seconds, patient=patient)
+            await self._follows.wait(self._serving.follow(files_within=seconds / 2), seconds, patient=patient)
         except (TurnoutError, OSError):
             return False
         return True

@@ -31,6 +31,8 @@ _ANSWER_SECONDS = 5.0
 _WATCH_STEP_MS = 50
 _WATCH_TIMEOUT_MS = 1000
 """Interval in milliseconds at which the watch checks that its directory has not been replaced."""
+_WATCH_CLOSE_SECONDS = 0.5
+"""Maximum time in seconds for which the watch may delay the server's end. Its thread may hang with the file system."""
 
 
 Refresh = Callable[[], Awaitable[None]]
@@ -177,8 +179,9 @@ async def _watched(root: Path, threads: Threads, changed: asyncio.Event) -> Asyn
         yield watching
     finally:
         stop.set()
-        with contextlib.suppress(OSError):  # the directory vanished before the watch began
-            await watching
+        # The directory vanished before the watch began, or its file system hangs: TimeoutError is an OSError.
+        with contextlib.suppress(OSError):
+            await asyncio.wait_for(watching, _WATCH_CLOSE_SECONDS)
 
 
 def _watch(root: Path, report: Callable[[], object], stop: threading.Event) -> None:

@@ -20,7 +20,7 @@ from turnout.serving.versions.handle import VersionHandle
 from turnout.serving.versions.lifecycle import LifecycleState, step
 from turnout.serving.versions.load_outcomes import load_outcome
 from turnout.serving.versions.load_policy import CurrentServing, tags_in_force
-from turnout.serving.versions.presence import RepositoryPresence, look, unreadable
+from turnout.serving.versions.presence import Key, RepositoryPresence, look, unreadable
 from turnout.state.release_status import ModelReleaseState, ReleaseState, ReleaseStatus
 from turnout.telemetry.metrics.server import LoadOutcome
 from turnout.telemetry.metrics.versions import KnownVersion
@@ -129,14 +129,17 @@ class Inventory:
         """Returns whether a tag is declared for another version than the one that it resolves to."""
         return self._release_state.of(model).tags != self._tags.get(model, {})
 
-    def reconcile(self, listing: Listing | OSError, now: float) -> None:
-        """Records which versions exist on disk. The entry of a version in memory is kept."""
+    def reconcile(self, listing: Listing | OSError, recorded: Collection[Key], now: float) -> None:
+        """Records which versions exist on disk. The entry of a version in memory is kept.
+
+        `recorded` is what `recorded` returned before the listing was made.
+        """
         known = [(model, version) for model, entries in self._entries.items() for version in entries]
         before = self._presence
         if isinstance(listing, OSError):
             self._presence = unreadable(explain(listing), known)
         else:
-            self._presence = look(listing, known, self.recorded())
+            self._presence = look(listing, known, recorded)
         self._report_presence(before)
         if isinstance(listing, OSError) or self._presence.fault:
             return

@@ -7,6 +7,7 @@ loaded versions and starts loads and unloads beside the traffic. The state of a 
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, ParamSpec, TypeVar
 
@@ -87,7 +88,8 @@ class Manager:
         self.asked: dict[str, dict[Version, bool]] = {}
         self._in_use: dict[tuple[str, Version], int | None] = {}
         self._tasks: dict[tuple[str, Version], asyncio.Task[None]] = {}
-        self._refreshing = asyncio.Lock()
+        self._reading_release_state = asyncio.Lock()
+        self._reading_files = asyncio.Lock()
         self._scanner = TimedScanner(repository)
         self._loads = Threads("load", settings.loading.concurrency)
         self._builds = Threads("build")  # one at a time, since TensorRT chooses kernels by their measured time
@@ -102,36 +104,43 @@ class Manager:
         self.on_demand = OnDemand(settings, self._bring)
         self.finder = VersionFinder(catalog, repository.look_soon, self.refresh)
 
-    async def refresh(self) -> None:
+    async def refresh(self, files_within: float | None = None) -> None:
         """Reads the release state and the repository, and starts the resulting loads and unloads.
+
+        If the repository takes longer than `files_within` seconds, only the release state is followed.
 
         Raises:
             TurnoutError, OSError: The repository or the state store cannot be read; the known state stays in force.
         """
-        async with self._refreshing:
-            try:
-                await self._follow_release_state()
-            except Exception:  # an unreadable state store must not keep the files from being followed
-                await self._follow_files()
-                raise
+        try:
+            await self._follow_release_state()
+        except Exception:  # an unreadable state store must not keep the files from being followed
             await self._follow_files()
-            self._inventory.begin()
-            self._inventory.swap()
+            raise
+        with suppress(TimeoutError):
+            async with asyncio.timeout(files_within):
+                await self._follow_files()
+                self._inventory.begin()
+                self._inventory.swap()
 
     async def _follow_files(self) -> None:
-        self._repository.expect(self._inventory.recorded())
-        self._inventory.reconcile(await self._scanner.listing(), self._loop.time())
-        self.reconcile()
+        async with self._reading_files:
+            recorded = self._inventory.recorded()  # now, since the listing may not contain what is published meanwhile
+            self._repository.expect(recorded)
+            listing = await self._scanner.listing()
+            self._inventory.reconcile(listing, recorded, self._loop.time())
+            self.reconcile()
 
     async def _follow_release_state(self) -> None:
         """Applies the release state without waiting for a repository that does not answer."""
-        release_state = await self._demand.release_state()
-        if release_state.revision == self._inventory.revision:
-            return
-        if self._inventory.presence.available:
-            await self._look_again(release_state)
-        self._inventory.update_release_state(release_state)
-        self.reconcile()
+        async with self._reading_release_state:
+            release_state = await self._demand.release_state()
+            if release_state.revision == self._inventory.revision:
+                return
+            if self._inventory.presence.available:
+                await self._look_again(release_state)
+            self._inventory.update_release_state(release_state)
+            self.reconcile()
 
     def reconcile(self) -> None:
         """Drops versions that are gone from disk, starts loads and unloads that are due, and updates the catalog."""

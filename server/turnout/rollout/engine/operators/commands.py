@@ -177,7 +177,7 @@ class RolloutCommands:
             done = await self._store.in_thread(operation)
             try:
                 found = await self._store.in_thread(self._store.running_rollouts, self._rollouts.ownership.driver)
-                await self._serving.follow()
+                await self._serving.follow(files_within=seconds / 2)
             except (TurnoutError, OSError) as error:  # the change is recorded; ticks and `follow` apply it later
                 self._commits.ended(done.endings, fresh=False)
                 why = error.message if isinstance(error, TurnoutError) else error.strerror or type(error).__name__

@@ -1,13 +1,15 @@
 """Releases, withdrawals and rollbacks by hand on a running server. They are recorded while no tick runs."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from semver import Version
 from structlog.typing import FilteringBoundLogger
 
-from turnout.errors import Conflict, TurnoutError, UnavailableError
+from turnout.errors import Conflict, ModelNotFound, TurnoutError, UnavailableError
+from turnout.registry.manifest.signature import Signature
 from turnout.rollout.changes.model_snapshot import RollbackOrigin
 from turnout.rollout.changes.operations import ChangeResult, Operations
 from turnout.rollout.changes.rollback import rollback
@@ -19,6 +21,9 @@ from turnout.state.release_status import ReleaseStatus
 
 _ROLLBACK_WAIT = 1.0
 """Seconds that a rollback by hand waits for the state store. After that, it is in force before it is recorded."""
+
+_REPOSITORY_WAIT = 3.0
+"""Seconds that a release waits for the repository. After that, it relies on what the server has read before."""
 
 
 @dataclass(eq=False, repr=False)
@@ -124,17 +129,19 @@ class Releases:
         self, model: str, version: Version, actor: str, reason: str, *, traffic: bool = True, supersede: bool = False
     ) -> ChangeResult:
         """Declares a version fit for general traffic. Raises as `Operations.release`."""
+        signatures = await self._signatures(model, version)
         return await self._engine.commands.operate(
             lambda: self._operations.release(
                 model, version, actor=actor, reason=reason, traffic=traffic, supersede=supersede,
-                trouble=lambda exact: self._serving.load_failure(model, exact),
+                trouble=lambda exact: self._serving.load_failure(model, exact), signatures=signatures,
             )
         )  # fmt: skip
 
     async def withdraw(self, model: str, version: Version, actor: str, reason: str) -> ChangeResult:
         """Withdraws a release. Raises as `Operations.withdraw`."""
+        signatures = await self._signatures(model, version)
         return await self._engine.commands.operate(
-            lambda: self._operations.withdraw(model, version, actor=actor, reason=reason)
+            lambda: self._operations.withdraw(model, version, actor=actor, reason=reason, signatures=signatures)
         )
 
     async def discard(self, model: str, attempt: int, actor: str, reason: str) -> ChangeResult:
@@ -143,3 +150,20 @@ class Releases:
         return await self._engine.commands.operate(
             lambda: self._operations.discard(model, attempt, actor=actor, reason=reason, signatures=signatures)
         )
+
+    async def _signatures(self, model: str, version: Version) -> Mapping[Version, Signature]:
+        """Returns the signatures of a model's versions: those in the repository or, if it hangs, those served here.
+
+        The state store's threads may not wait for the repository: all work on the state store would wait with them.
+        """
+        try:
+            async with asyncio.timeout(_REPOSITORY_WAIT):
+                return await self._operations.in_thread(self._operations.signatures, model, version)
+        except TimeoutError:
+            with suppress(ModelNotFound):
+                if version in (served := self._serving.signatures(model)):
+                    return served
+            why = (
+                f"the model repository has not answered within {_REPOSITORY_WAIT:g} s, and {version} is not known here"
+            )
+            raise UnavailableError(why, retry_after=1.0) from None
