@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import threading
 
+import grpc
 import httpx
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from semver import Version
 from typer.testing import CliRunner
 
 from onnx_models import leaky, look_up, matmul, rows_but, scaled, slow, string_identity
-from rowwise_models import drops_stop_words, keeps_by_mask, squeezes_single_frames
+from rowwise_models import drops_stop_words, keeps_by_mask, reshapes_to_rows_of_another, squeezes_single_frames
 from turnout.cli.main import application
 from turnout.config import BatchingSettings, Runtime
 from turnout.host.cpu import whole_cores
@@ -254,7 +255,7 @@ async def test_a_version_whose_outputs_do_not_add_up_is_demoted_and_everybody_ge
     async with stub_of(server) as stub, httpx.AsyncClient() as http:
         before = (await http.get(f"http://{server.http}/metrics")).text
         assert 'turnout_batching_demoted_total{model="m",version="1.0.0"} 0.0' in before
-        for _ in range(2):  # the second time nothing is put together from the beginning
+        for batch_rows in (1, 0):  # the second time nothing is put together from the beginning
             values = [1.0, 123.0, 2.0, 123.0, 3.0, 123.0, 123.0, 123.0]
             async with asyncio.timeout(60):
                 answers = await asyncio.gather(
@@ -264,7 +265,7 @@ async def test_a_version_whose_outputs_do_not_add_up_is_demoted_and_everybody_ge
                 np.testing.assert_array_equal(
                     outputs_of(answer)["y"], np.full((int(value != 123), 2), value, np.float32)
                 )
-                assert answer.timing.batch_rows == 0
+                assert answer.timing.batch_rows == batch_rows
         reason = "unbatched: demoted at run time: output y had 3 rows of 8"
         assert (entry().state, entry().batching, entry().reason, entry().max_batch_rows) == (
             "ready",
@@ -284,6 +285,37 @@ async def test_a_version_whose_outputs_do_not_add_up_is_demoted_and_everybody_ge
     await server.parts.serving.manager.unload("m", Version(1, 0, 0))
     await server.parts.serving.manager.load("m", Version(1, 0, 0))
     assert (entry().max_batch_rows, entry().reason) == (8, "")
+
+
+async def test_requests_that_onnx_would_refuse_do_not_end_the_batching_of_others(
+    publish_model, start_server, tmp_path
+) -> None:
+    case = tmp_path / "case.npz"
+    np.savez(case, **{"inputs/x": np.ones((1, 2, 2), np.float32), "inputs/c": np.ones((1, 1), np.float32)})
+    publish_model("m", "1.0.0", reshapes_to_rows_of_another(), golden=(case,))
+    batching = BatchingSettings(only_where_it_pays=False, max_delay_ms=100_000, max_rows=8)
+    server = await start_server(batching=batching, runtime=ONE_RUNNER)
+    entry = server.services.catalog.snapshot.models["m"].versions[Version(1, 0, 0)]
+    assert entry.max_batch_rows == 8, entry.batching
+
+    async def send(stub, side: int):
+        random = np.random.default_rng(side)
+        sent = [random.standard_normal((1, side, side)).astype(np.float32) for _ in range(8)]
+        ones = np.ones((1, 1), np.float32)
+        calls = (stub.Predict(request("m", x=x, c=ones)) for x in sent)
+        async with asyncio.timeout(60):
+            return sent, await asyncio.gather(*calls, return_exceptions=True)
+
+    async with stub_of(server) as stub:
+        _, refused = await send(stub, 1)  # together they are two rows of four, and each alone is a quarter
+        assert all(isinstance(error, grpc.aio.AioRpcError) for error in refused)
+        _, odd = await send(stub, 4)  # each alone is answered with four rows for its one
+        assert all(outputs_of(answer)["y"].shape == (4, 1, 4) for answer in odd)
+        sent, answers = await send(stub, 2)
+    for x, answer in zip(sent, answers, strict=True):
+        np.testing.assert_array_equal(outputs_of(answer)["y"], x.reshape(1, 1, 4))
+        assert answer.timing.batch_rows == 8
+    assert (entry.max_batch_rows, entry.reason) == (8, "")
 
 
 async def test_four_requests_at_once_run_on_four_runners_though_one_alone_was_idle(publish_model, start_server) -> None:

@@ -6,6 +6,8 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -401,8 +403,8 @@ async def test_who_gave_up_is_not_run_again_with_the_rest_of_a_failed_batch() ->
     await _close(batcher)
 
 
-async def _together(batcher: Batcher, gate: Gate, inputs: Sequence[dict[str, Array]]) -> list[Array]:
-    """Has requests wait while the only runner is busy, so that it finds them all, and returns their answers."""
+async def _together(batcher: Batcher, gate: Gate, inputs: Sequence[dict[str, Array]]) -> list[Any]:
+    """Has requests wait while the only runner is busy, so that it finds them all, and returns answers or errors."""
     gate.close()
     busy = _send(batcher, _x(width=9))
     await gate.wait_for(len(gate.begun) + 1)
@@ -410,7 +412,7 @@ async def _together(batcher: Batcher, gate: Gate, inputs: Sequence[dict[str, Arr
     await _until(lambda: batcher.waiting == len(inputs))
     gate.open()
     await busy
-    return await asyncio.gather(*sent)
+    return await asyncio.gather(*sent, return_exceptions=True)
 
 
 async def test_an_output_that_all_are_given_is_known_before_a_run_is_shared_and_is_the_same_in_each() -> None:
@@ -430,10 +432,48 @@ async def test_an_output_that_all_are_given_is_known_before_a_run_is_shared_and_
     assert gate.begun[-2:] == [(1, 3)] * 2  # it may depend on what else the requests of a line have in common
     constant[0] = False
     assert await _together(batcher, gate, [_x()] * 4) == [1] * 4
-    assert gate.begun[-5:] == [(4, 2), *[(1, 2)] * 4]
+    assert gate.begun[-6:] == [(4, 2), *[(1, 2)] * 5]  # the first that ran alone was not believed either
     assert reasons == [
         "unbatched: demoted at run time: output y, given to all requests of a run, is not always the same"
     ]
+    await _close(batcher)
+
+
+@pytest.mark.parametrize(
+    ("proved", "fails", "demoted"),
+    [(True, True, False), (True, False, False), (False, True, False), (False, False, True)],
+    ids=["proved, fails", "proved, loses its row", "declared, fails", "declared, loses its row"],
+)
+async def test_a_request_that_is_odd_alone_too_is_to_blame_for_the_run_that_it_spoils(
+    proved: bool, fails: bool, demoted: bool
+) -> None:
+    """One whose row is lost alone is one that ONNX would refuse, if the graph proves that rows are never lost."""
+    gate, reasons = Gate(), []
+
+    def run(inputs: Mapping[str, Array], names: Sequence[str]) -> list[Array]:
+        x = gate.run(inputs, names)[0]
+        if fails and len(x) == 1 and x[0, 0] < 0:
+            raise ModelFailure("it is negative")
+        return [x[x[:, 0] >= 0]]
+
+    batcher = _batcher(run, replace(BATCHED, proved=proved), runners=1, demoted=reasons.append)
+    answers = await _together(batcher, gate, [_x(value=value) for value in (1.0, 2.0, -1.0, 3.0)])
+    assert isinstance(answers[2], ModelFailure) if fails else len(answers[2]) == 0
+    assert [answers[index][0, 0] for index in (0, 1, 3)] == [1.0, 2.0, 3.0]
+    assert bool(reasons) == demoted
+    assert len(await _together(batcher, gate, [_x()] * 4)) == 4
+    assert gate.begun[-1] == ((1, 2) if demoted else (4, 2))
+    await _close(batcher)
+
+
+async def test_a_proof_that_a_run_contradicts_is_given_up_if_no_request_is_to_blame() -> None:
+    gate, reasons = Gate(), []
+    batcher = _batcher(
+        lambda inputs, names: [gate.run(inputs, names)[0][:1]], replace(BATCHED, proved=True), runners=1,
+        demoted=reasons.append,
+    )  # fmt: skip
+    assert len(await _together(batcher, gate, [_x()] * 4)) == 4
+    assert reasons == ["unbatched: demoted at run time: output y had 1 rows of 4"]
     await _close(batcher)
 
 

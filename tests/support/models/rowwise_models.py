@@ -115,6 +115,21 @@ def squeezes_single_frames() -> ModelProto:
     return graph(nodes, {"x": (FLOAT, ["n", "t", 4])}, {"y": (FLOAT, 3)}, {"second": np.array([1])})
 
 
+def reshapes_to_rows_of_another() -> ModelProto:
+    """Makes squares of 2 rows of four numbers, as many as `c` has. ONNX Runtime replaces the number of rows by -1, and
+    so takes squares of other sizes, too. float32 (n, s, s), (n, 1).
+    """
+    nodes = [
+        node("Shape", "c", "sizes"),
+        node("Gather", "sizes zero", "n", axis=0),
+        node("Concat", "n one four", "to", axis=0),
+        node("Reshape", "x to"),
+    ]
+    inputs = {"x": (FLOAT, ["n", "s", "s"]), "c": (FLOAT, ["n", 1])}
+    constants = {"zero": np.array([0]), "one": np.array([1]), "four": np.array([4])}
+    return graph(nodes, inputs, {"y": (FLOAT, 3)}, constants)
+
+
 def _loop_that_ends_by_rows() -> ModelProto:
     """Doubles x until the largest element exceeds 100."""
     body = helper.make_graph(

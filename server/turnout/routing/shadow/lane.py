@@ -27,7 +27,7 @@ from turnout.routing.shadow.compare import AnswerComparison, OutputRule, compare
 from turnout.routing.shadow.copies import Copy, Pair, trace_copy
 from turnout.routing.shadow.ledger import CopyOutcome, Disagreement, Ledger
 from turnout.routing.shadow.runner import CopyRunner
-from turnout.serving.batching.batch import BatchSizeMismatch, shape_of, split
+from turnout.serving.batching.batch import BatchSizeMismatch, explains_mismatch, shape_of, split
 from turnout.serving.inputs.rows import join
 from turnout.serving.sessions.tensor import Array
 from turnout.serving.versions.handle import VersionHandle
@@ -263,6 +263,7 @@ class Lane:
             return [{} for _ in batch]  # ONNX Runtime would compute all outputs
         plan = handle.in_force.plan
         shapes = [shape_of(plan, copy.inputs) for copy in batch]
+        fault = ""
         if len(batch) == 1 or None not in shapes:  # the version may have been demoted since the batch was formed
             with handle.lease():
                 try:
@@ -278,11 +279,20 @@ class Lane:
                 except (ModelCrashed, ModelTimedOut) as error:
                     return [error] * len(batch)
                 except BatchSizeMismatch as mismatch:
-                    handle.demote(str(mismatch))
+                    if len(batch) == 1:
+                        handle.demote(str(mismatch))
+                    else:
+                        fault = str(mismatch)
                 except TurnoutError as error:
                     if len(batch) == 1:
                         return [error]
-        return [answer for copy in batch for answer in await self._execute(handle, [copy], for_shadow=for_shadow)]
+        alone = [answer for copy in batch for answer in await self._execute(handle, [copy], for_shadow=for_shadow)]
+        if fault and not any(
+            isinstance(answer, TurnoutError) or (shape and explains_mismatch(plan, answer, shape[1]))
+            for answer, shape in zip(alone, shapes, strict=True)
+        ):
+            handle.demote(fault)
+        return alone
 
     def _outputs(self, handle: VersionHandle, copy: Copy) -> list[str]:
         return [name for name in copy.names if handle.manifest.signature.output(name) is not None]

@@ -92,15 +92,31 @@ def split(
     """
     if len(rows) == 1:
         return [[outputs[name] for name in wanted[0]]]
-    total = sum(rows)
-    for name, axis in plan.output_axes.items():
-        array = outputs.get(name)
-        if array is not None and (array.ndim <= axis or array.shape[axis] != total):
-            got = f"{array.shape[axis]} rows" if array.ndim > axis else f"the shape {list(array.shape)}"
-            raise BatchSizeMismatch(f"output {name} had {got} of {total}")
+    if wrong := _wrong_size(plan, outputs, sum(rows)):
+        raise BatchSizeMismatch(wrong)
     answers: list[list[Array]] = []
     start = 0
     for count, names in zip(rows, wanted, strict=True):
         answers.append([part(outputs[name], plan.output_axes.get(name), start, start + count) for name in names])
         start += count
     return answers
+
+
+def explains_mismatch(plan: BatchPlan, outputs: Mapping[str, Array], rows: int) -> bool:
+    """Returns whether a request explains why a run that it shared did not add up, by its outputs when it runs alone.
+
+    The graph proves that a request which ONNX accepts has as many rows in its outputs as in its inputs. ONNX Runtime
+    may run others nevertheless, since it rewrites graphs. Without a proof, such a request only shows that rows depend
+    on values.
+    """
+    return plan.proved and bool(_wrong_size(plan, outputs, rows))
+
+
+def _wrong_size(plan: BatchPlan, outputs: Mapping[str, Array], rows: int) -> str:
+    """Returns which output does not have this number of rows, as a sentence; "" if all have."""
+    for name, axis in plan.output_axes.items():
+        array = outputs.get(name)
+        if array is not None and (array.ndim <= axis or array.shape[axis] != rows):
+            got = f"{array.shape[axis]} rows" if array.ndim > axis else f"the shape {list(array.shape)}"
+            return f"output {name} had {got} of {rows}"
+    return ""

@@ -36,6 +36,7 @@ class BatchPlan:
         sizes: Sizes of the other dimensions for which batching is proved; None if it holds for all sizes.
         equal: Groups of dimensions (input, axis) that share a symbol; batching requires the sizes within a group to be
             equal.
+        proved: Whether the graph proves that requests can share a run. If not, the publisher says so, and runs agree.
         parallel: Number of runs that do not slow one another down, each on a core or device of its own.
         efficient_rows: Number of rows from which a row costs hardly more than in a batch of `max_rows`.
     """
@@ -48,6 +49,7 @@ class BatchPlan:
     mixes: bool = False
     sizes: ProvenSizes | None = None
     equal: Sequence[Sequence[tuple[str, int]]] = ()
+    proved: bool = False
     parallel: int = 1
     efficient_rows: int = 1
 
@@ -152,7 +154,9 @@ class _AxesAttempt:
         how = "declared and proved" if self.claimed else "proved"
         where = "" if sizes is None else "; for sizes of other dimensions that the graph is proved for"
         reason = f"batched ({how} by graph and run: {axes}{where})"
-        return BatchPlan(rows, self.input_axes, output_axes, reason, sample, sizes=sizes, equal=self._equal())
+        return BatchPlan(
+            rows, self.input_axes, output_axes, reason, sample, sizes=sizes, equal=self._equal(), proved=True
+        )
 
     def _equal(self) -> list[list[tuple[str, int]]]:
         """Returns the dimensions that the proof assumes to be equal; requests are not checked for this elsewhere."""
@@ -173,7 +177,7 @@ class _AxesAttempt:
         """
         if self.claimed and not proof.obstacle:
             reason = f"batched (declared, and proved by graph: {axes}; could not be run: publish a golden case)"
-            return BatchPlan(rows, self.input_axes, proof.output_axes, reason, equal=self._equal())
+            return BatchPlan(rows, self.input_axes, proof.output_axes, reason, equal=self._equal(), proved=True)
         why = f"no inputs were found that it runs on ({trouble}); publish a golden case"
         return BatchPlan(0, reason=f"unbatched: {why}" + (f"; {proof.obstacle}" if proof.obstacle else ""))
 

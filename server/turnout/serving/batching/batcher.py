@@ -11,7 +11,8 @@ before its thread has run, so that simultaneous requests wake one runner each. I
 one idle runner, the timekeeper, waits for the earliest time; when it takes a batch, it wakes another to replace it. One
 other idle runner may spin before it sleeps (`turnout.serving.batching.spin`); it is the first to be woken.
 
-If the outputs of a shared run do not add up, its requests run again alone, and the version is never batched again.
+If the outputs of a shared run do not add up, its requests run again alone. The version is never batched again, unless
+one of these requests is at fault: it fails alone too, or is one that ONNX would refuse.
 """
 
 import asyncio
@@ -24,7 +25,7 @@ from dataclasses import dataclass, field
 from turnout.errors import DeadlineExceededError, ModelFailure, NotLoaded, QueueFull, TurnoutError
 from turnout.serving.batching.active_plan import PlanInForce
 from turnout.serving.batching.answer import BatchedAnswer
-from turnout.serving.batching.batch import BatchSizeMismatch, Lines, split
+from turnout.serving.batching.batch import BatchSizeMismatch, Lines, explains_mismatch, split
 from turnout.serving.batching.batchability import BatchPlan
 from turnout.serving.batching.hand_back import HandBack
 from turnout.serving.batching.request_queue import QueueBounds, QueuedRequest, RequestQueue
@@ -83,9 +84,9 @@ class Batcher:
     ) -> None:
         """Creates the queue; no thread is started. `runners` has a factory for each thread.
 
-        The plan `in_force` is demoted by the first run whose outputs do not add up. On the event loop, `on_batch` is
-        called with the rows and seconds of each batch that succeeded, and `on_demoted` with the reason when batching
-        stops, by each lane.
+        The plan `in_force` is demoted by the first run whose outputs do not add up, if no request is to blame. On the
+        event loop, `on_batch` is called with the rows and seconds of each batch that succeeded, and `on_demoted` with
+        the reason when batching stops, by each lane.
         """
         self._name = name
         self._in_force = in_force
@@ -317,16 +318,30 @@ class Batcher:
 
     def _serve(self, runner: _Runner, run: Run, batch: Sequence[_Pending]) -> None:
         plan = self._in_force.plan
-        if len(batch) == 1:
-            self._hand_back.call(self._deliver, self._run_alone(plan, run, batch[0]))
-        elif outcome := self._run_together(plan, run, batch):
+        outcome, fault = self._run_together(plan, run, batch) if len(batch) > 1 else (None, "")
+        if outcome:
             self._hand_back.call(self._deliver, outcome)
         else:
-            for index, pending in enumerate(batch):
-                runner.in_hand = batch[index:]
-                if not pending.future.done():
-                    self._hand_back.call(self._deliver, self._run_alone(self._in_force.plan, run, pending))
+            self._run_one_by_one(plan, runner, run, batch, fault)
         runner.in_hand = ()
+
+    def _run_one_by_one(
+        self, plan: BatchPlan, runner: _Runner, run: Run, batch: Sequence[_Pending], fault: str
+    ) -> None:
+        """Answers requests whose shared run is not used. Demotes the version if there was a `fault` in its outputs, and
+        none of the requests is to blame.
+        """
+        blameless = bool(fault)
+        for index, pending in enumerate(batch):
+            runner.in_hand = batch[index:]
+            if pending.future.done():
+                blameless = False  # not known, as its caller has left
+                continue
+            outcome = self._run_alone(self._in_force.plan, run, pending)
+            blameless = blameless and not _is_to_blame(plan, outcome)
+            if blameless and pending is batch[-1] and self._in_force.plan is plan:
+                self._demote(fault)
+            self._hand_back.call(self._deliver, outcome)
 
     def _run_alone(self, plan: BatchPlan, run: Run, pending: _Pending) -> _Outcome:
         if pending.deadline is not None and pending.deadline <= time.monotonic():
@@ -341,21 +356,21 @@ class Batcher:
             failure = error if isinstance(error, TurnoutError) else _unexpected(error)
             return _Outcome([pending], pending.rows, [failure])
 
-    def _run_together(self, plan: BatchPlan, run: Run, batch: Sequence[_Pending]) -> _Outcome | None:
+    def _run_together(self, plan: BatchPlan, run: Run, batch: Sequence[_Pending]) -> tuple[_Outcome | None, str]:
         """Returns the outcome of a shared run, or None if each request must run alone: a bad request must not fail
-        others, and the results of a shared run are discarded once the version is known to mix rows.
+        others, and the results of a shared run are discarded once the version is known to mix rows. With None, returns
+        what did not add up, if that is why.
         """
         line, names = batch[0].line, {name for pending in batch for name in pending.outputs}
         if line is None or not self._in_force.may_join(line, names):  # or it was demoted since the batch was taken
-            return None
+            return None, ""
         try:
             outcome = self._execute(plan, run, batch)
         except BatchSizeMismatch as mismatch:
-            self._demote(str(mismatch))
-            return None
+            return None, str(mismatch)
         except Exception:  # noqa: BLE001 - the request that causes it raises it again when it runs alone
-            return None
-        return outcome if self._in_force.plan is plan else None
+            return None, ""
+        return (outcome if self._in_force.plan is plan else None), ""
 
     def _demote(self, fault: str) -> None:
         self._in_force.demote(fault)
@@ -405,6 +420,14 @@ class Batcher:
 def _finish(future: "asyncio.Future[None]") -> None:
     if not future.done():
         future.set_result(None)
+
+
+def _is_to_blame(plan: BatchPlan, alone: _Outcome) -> bool:
+    """Returns whether a request explains why the run that it shared did not add up, by the outcome of its own."""
+    (pending,), (answer,) = alone.requests, alone.answers
+    if not isinstance(answer, BatchedAnswer):
+        return True
+    return explains_mismatch(plan, dict(zip(pending.outputs, answer.outputs, strict=True)), pending.rows)
 
 
 def _too_late() -> DeadlineExceededError:
