@@ -92,7 +92,9 @@ def test_publishing_again_changes_nothing_and_other_content_is_refused(shell: Sh
     assert (first["created"], again["created"]) == (True, False)
     assert first["digest"] == again["digest"]
     save(scaled(2), shell.folder / "other.onnx")
-    assert "exists with other content" in shell.error("publish", "m", "1.0.0", "other.onnx", code=4)
+    taken = shell.error("publish", "m", "1.0.0", "other.onnx", code=4)
+    assert "exists with other content" in taken
+    assert taken.rstrip().endswith("publish this under another number")
 
 
 def test_a_version_is_chosen_refused_tried_and_forced_by_the_command_line(shell: Shell) -> None:
