@@ -3,6 +3,7 @@
 import os
 import sys
 
+from turnout.cli.installation import explaining_unfit_packages
 from turnout.cli.streams import writing_out
 from turnout.host.cpu import lower_priority
 from turnout.host.garbage import collect_seldom
@@ -27,7 +28,7 @@ def main() -> None:
         hold_hangups()
     if set(sys.argv[1:2]) & _CAN_WAIT:
         lower_priority()
-    with writing_out():
+    with writing_out(), explaining_unfit_packages():
         from turnout.cli.main import application
 
         application()()

@@ -36,6 +36,11 @@ class Address:
         return cls(match["v6"] or match["host"], int(match["port"]))
 
 
+def cannot_listen(address: Address, reason: str) -> str:
+    """Returns the message that a server cannot listen on an address, and what to do."""
+    return f"{address} cannot be listened on: {reason}; --grpc, --http and --control name other addresses"
+
+
 LOOPBACK_NAMES = frozenset({"localhost", "localhost.localdomain"})
 
 

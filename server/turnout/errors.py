@@ -278,7 +278,7 @@ class ConfigError(TurnoutError):
 
 
 def _nearest(name: str, known: Sequence[str], noun: str) -> str:
-    """Returns part of a sentence with the `known` names that are most similar to `name`.
+    """Returns part of a sentence with the `known` names that are most similar to `name`, or some if none is similar.
 
     The name and the number of known names are limited, because the comparison runs on the event loop, and its cost
     grows with the product of both lengths.
@@ -290,9 +290,10 @@ def _nearest(name: str, known: Sequence[str], noun: str) -> str:
     likely = sorted(known, key=lambda other: other[:2].lower() != cut[:2])[:_MOST_COMPARED]
     by_folded = {other.lower(): other for other in reversed(likely)}
     folded = get_close_matches(cut, list(reversed(by_folded)), n=3, cutoff=0.5)
-    near = [by_folded[one] for one in folded] or list(known[:5])
-    more = "" if len(near) == len(known) else ", ..."
-    return f"{'nearest' if more else 'there are'}: {', '.join(near)}{more}"
+    near = [by_folded[one] for one in folded]
+    shown = near or known[:5]
+    more = ", ..." if len(shown) < len(known) else ""
+    return f"{'nearest' if near and more else 'there are'}: {', '.join(shown)}{more}"
 
 
 def kind_of(error: BaseException) -> str:

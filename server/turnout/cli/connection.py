@@ -22,6 +22,7 @@ from turnout_client.config import channel_options
 from turnout_client.errors import FailedCall, error_of_call
 from turnout_client.obstacles import explained
 from turnout_client.token import Bearer, TokenFile, bearer_of, token_from_environ
+from turnout_proto.oip.inference_pb2 import ModelMetadataRequest, ModelMetadataResponse
 from turnout_proto.v1.control_pb2 import ReleaseVersionRequest
 from turnout_proto.v1.control_pb2_grpc import ControlServiceStub
 from turnout_proto.v1.registry_pb2_grpc import RegistryServiceStub
@@ -30,6 +31,9 @@ _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where to conn
 
 _NO_METHOD = re.compile("Method not found!|no method is named|http2 header with status: 404")
 """Matches what the listeners of a server answer that do not serve a method."""
+
+_MODEL_METADATA = "/inference.GRPCInferenceService/ModelMetadata"
+"""As clients call it; the generated stub has the name under which the file is registered."""
 
 CHANGE_SECONDS = 60.0
 """How long a change of releases or tags may take."""
@@ -142,6 +146,18 @@ class Server:
         """Opens the control service. Errors from the server are raised as `ServerRefused`."""
         with self._channel() as channel:
             yield ControlServiceStub(channel)
+
+    def model_metadata(self, model: str, selector: str, timeout: float) -> ModelMetadataResponse:
+        """Asks for a version's inputs and outputs by the Open Inference Protocol. `timeout` is in seconds.
+
+        Raises:
+            ServerRefused: The version does not exist, the caller may not predict with it, or no server answers.
+        """
+        with self._channel() as channel:
+            ask = channel.unary_unary(
+                _MODEL_METADATA, ModelMetadataRequest.SerializeToString, ModelMetadataResponse.FromString
+            )
+            return cast(ModelMetadataResponse, ask(ModelMetadataRequest(name=model, version=selector), timeout=timeout))
 
     @contextmanager
     def registry(self) -> Iterator[RegistryServiceStub]:

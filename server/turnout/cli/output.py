@@ -22,6 +22,8 @@ NO_VERSION = "no version is published yet; publish one with `turnout publish NAM
 
 _NARROWEST = 4
 """Width that every other column is left with at least."""
+_GAP, _NARROW_GAP = 3, 1
+"""Spaces between two columns, and where a terminal is too narrow."""
 _PIPE_WIDTH = 400
 """Maximum width of a table in columns if there is no terminal: `grep` and `awk` need each row on one line."""
 
@@ -141,19 +143,21 @@ class _FittingTable(Table):
 
     Attributes:
         words: Length of the longest word in each of those columns, by place.
-        width_of_whole: Width from which on they leave enough for the others.
+        width_of_all: Width in which no cell wraps.
+        width_of_whole: Width from which on those columns leave enough for the others.
     """
 
     def __init__(self, columns: Sequence[str]) -> None:
         header = any(columns)
-        super().__init__(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold", show_header=header)
+        super().__init__(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold", show_header=header)
         self.words: dict[int, int] = {}
-        self.width_of_whole = 0
+        self.width_of_all = self.width_of_whole = 0
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Yields what rich shows; on a narrow terminal, those columns wrap between words."""
+        """Yields what rich shows; on a narrow terminal, its columns move together, then those wrap between words."""
+        if self.words and options.max_width < self.width_of_all:
+            self.padding = (0, _NARROW_GAP, 0, 0)
         if options.max_width < self.width_of_whole:
-            self.padding = (0, 1, 0, 0)
             for place, width in self.words.items():
                 self.columns[place].no_wrap = False
                 self.columns[place].width = width
@@ -177,7 +181,9 @@ def table(
     grid = _FittingTable(columns)
     for place, column in enumerate(columns):
         cells = [column, *(str(cell) for row in rows if isinstance(cell := row[place], str | Text))]
-        grid.width_of_whole += 3 + (max(map(cell_len, cells)) if column in whole else _NARROWEST)
+        widest = max(map(cell_len, cells))
+        grid.width_of_all += _GAP + (_NARROWEST if column in cut else widest)
+        grid.width_of_whole += _NARROW_GAP + (widest if column in whole else _NARROWEST)
         if column in whole:
             grid.words[place] = max(cell_len(word) for cell in cells for word in cell.split() or [""])
         grid.add_column(

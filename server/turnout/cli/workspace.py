@@ -15,7 +15,7 @@ from semver import Version
 from turnout.cli.options import DiskTarget
 from turnout.config import Settings, load_settings
 from turnout.config.repository_url import NO_STATE
-from turnout.errors import ConfigError, InvalidRequest, ModelNotFound
+from turnout.errors import ConfigError, InvalidRequest, ModelNotFound, NotFoundError
 from turnout.host import process
 from turnout.registry.manifest.names import check_model_name, parse_version
 from turnout.registry.storage.listing import Listing, Published
@@ -114,8 +114,16 @@ class Workspace:
         from turnout.rollout.changes.operations import Operations
 
         self.require_repository()
-        with self.store() as store:
+        with self.named(), self.store() as store:
             yield ReleaseStateWriter(self.repository, store), Operations(self.repository, store)
+
+    @contextmanager
+    def named(self) -> "Iterator[None]":
+        """Adds the repository to errors about what does not exist in it, since a server may serve another one."""
+        try:
+            yield
+        except NotFoundError as error:
+            raise type(error)(f"{error.message} (in the repository {self.repository.place})") from None
 
     @contextmanager
     def publisher(self, store: "StateStore") -> "Iterator[Publisher]":

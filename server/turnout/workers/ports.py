@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from turnout.address import cannot_listen
 from turnout.config import Address
 from turnout.errors import ConfigError
 
@@ -34,7 +35,7 @@ def kept_port(address: Address) -> Iterator[Address]:
             # With SO_REUSEADDR, another program that also sets it could bind the port while no worker listens.
             held = _socket(kept, socket.SO_REUSEPORT, socket.SO_REUSEADDR)
     except OSError as error:
-        raise ConfigError(f"{address} cannot be listened on: {error.strerror}") from error
+        raise ConfigError(cannot_listen(address, str(error.strerror))) from error
     with held:
         yield kept
 

@@ -92,7 +92,9 @@ def test_publishing_again_changes_nothing_and_other_content_is_refused(shell: Sh
     assert (first["created"], again["created"]) == (True, False)
     assert first["digest"] == again["digest"]
     save(scaled(2), shell.folder / "other.onnx")
-    assert "exists with other content" in shell.error("publish", "m", "1.0.0", "other.onnx", code=4)
+    taken = shell.error("publish", "m", "1.0.0", "other.onnx", code=4)
+    assert "exists with other content" in taken
+    assert taken.rstrip().endswith("publish this under another number")
 
 
 def test_a_version_is_chosen_refused_tried_and_forced_by_the_command_line(shell: Shell) -> None:
@@ -146,9 +148,17 @@ def test_a_tag_moves_and_goes(shell: Shell) -> None:
 def test_what_does_not_exist_is_refused_with_the_nearest(shell: Shell) -> None:
     shell.publish("magika", "1.10.0")
     done = shell.run("release", "magika@1.11.0", code=1)
-    assert (done.stdout, done.stderr) == ("", "error: no version of magika is '1.11.0'; there are: 1.10.0\n")
-    assert shell.error("release", "magika@1.11.0") == "no version of magika is '1.11.0'; there are: 1.10.0"
-    assert shell.error("tag", "magica", "stable", "1.10.0") == "no model is named 'magica'; there are: magika"
+    where = "(in the repository models)"  # a server may serve another one
+    refused = f"no version of magika is '1.11.0'; there are: 1.10.0 {where}"
+    assert (done.stdout, done.stderr) == ("", f"error: {refused}\n")
+    assert shell.error("release", "magika@1.11.0") == refused
+    assert shell.error("tag", "magica", "stable", "1.10.0") == f"no model is named 'magica'; there are: magika {where}"
+    shell.json("key", "new", "key.pem")
+    for command in (
+        "show magica", "diff magika@1.10.0 magica@1.0.0", "export magica@1.0.0 --to there", "verify magica",
+        "prune magica", "sign magica@1.0.0 --key key.pem", "yank magica@1.0.0 --reason why",
+    ):  # fmt: skip
+        assert shell.error(*command.split()) == f"no model is named 'magica'; there are: magika {where}", command
     assert "magika" in shell.error("show", "magica")
     assert "1.10.0" in shell.error("verify", "magika@2.0.0")
 

@@ -108,7 +108,10 @@ def test_a_port_that_is_in_use_is_one_line(models: Path, listener: str) -> None:
         command = [turnout_program(), "serve", "--models", str(models), *flags]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"error: {address} cannot be listened on: Address already in use\n"
+    assert done.stderr == (
+        f"error: {address} cannot be listened on: Address already in use; "
+        "--grpc, --http and --control name other addresses\n"
+    )
 
 
 def test_a_dead_side_task_stops_the_process_with_its_reason(publish_model, models) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import onnx_models
 from auth_wire import AUTH, grant, make_token, write_policy
 from certificates import put
 from command_line import run
@@ -152,6 +153,29 @@ def test_every_command_shows_its_token_by_file_or_environment(
     refused = json.loads(run(*reached).stderr)["error"]
     assert refused["kind"] == "Unauthenticated"
     assert "TURNOUT_TOKEN, --token-file" in refused["message"]
+
+
+def test_predict_needs_no_role_but_predict(tmp_path: Path) -> None:
+    """It used to need `read`, too, and so the example at the top of docs/security.md failed."""
+    models = tmp_path / "models"
+    onnx_models.save(onnx_models.scaled(2.0), tmp_path / "m.onnx")
+    for name in ("m", "other"):
+        run("publish", name, "1.0.0", "m.onnx", "--release", cwd=tmp_path)
+    environ = {**os.environ, "TURNOUT_TOKEN": make_token(models, "shop", ["predict"], ["m"])}
+    with serving_in_thread(models, wait=True, auth=AUTH) as server:
+        for address in (server.control, server.grpc):
+
+            def ask(*arguments: str, to: str = address, code: int = 0) -> Any:
+                return command_json("predict", *arguments, "--server", to, env=environ, code=code)
+
+            assert ask("m", "-i", "x=[[1,2,3,4]]")["outputs"]["y"]["data"] == [[2.0, 4.0, 6.0, 8.0]]
+            assert ask("m@^1", "-i", "x=random:3x4")["outputs"]["y"]["shape"] == [3, 4]
+            assert "inputs.x" in ask("m", code=1)["error"]["message"]
+            assert (
+                "the model has no such input; there are: x: float32[?, 4]"
+                in (ask("m", "-i", "z=1", code=1)["error"]["message"])
+            )
+            assert ask("other", "-i", "x=random", code=1)["error"]["kind"] == "PermissionDenied"
 
 
 def test_a_token_is_not_sent_in_the_open(folder: Path, tmp_path: Path) -> None:

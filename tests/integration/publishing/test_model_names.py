@@ -107,6 +107,16 @@ def test_no_name_leads_out_of_the_repository(name: str, tmp_path: Path) -> None:
         repository.find(name, Version(1))
 
 
+def test_only_names_that_are_similar_are_called_the_nearest() -> None:
+    """The first of many used to be called the nearest where no name was near."""
+    known = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta"]
+    assert str(ModelNotFound.named("betta", known)) == "no model is named 'betta'; nearest: beta, zeta, delta, ..."
+    assert str(ModelNotFound.named("qqq", known)) == (
+        "no model is named 'qqq'; there are: alpha, beta, gamma, delta, epsilon, ..."
+    )
+    assert str(ModelNotFound.named("qqq", known[:2])) == "no model is named 'qqq'; there are: alpha, beta"
+
+
 def test_a_name_in_another_case_is_answered_with_the_one_that_exists() -> None:
     assert str(ModelNotFound.named("RESNET-50", ["bert", "resnet-50", "x"])) == (
         "no model is named 'RESNET-50'; nearest: resnet-50, ..."

@@ -1,5 +1,6 @@
 """The console without a browser: what goes over the wire, and what a stranger, a forger or an old page gets."""
 
+import asyncio
 import html
 import re
 from collections.abc import AsyncIterator
@@ -323,3 +324,18 @@ async def test_versions_are_run_only_where_a_comparison_is_asked_for(publish_mod
         assert "Press Compare to check" not in page
         page = (await client.get("/console/models/m/versions/1.0.1")).text
         assert "are answered within tolerance" in page  # it is known by now
+
+
+async def test_many_models_are_listed_by_name_first(publish_model, start_server) -> None:
+    """With fifty models, the one in question used to be somewhere on a page of 10,000 pixels."""
+    for number in range(10):
+        publish_model(f"m{number}", "1.0.0", onnx_models.scaled(number))
+    server = await start_server()
+    async with visitor(server) as client:
+        assert "Models by name" not in (await client.get("/console")).text
+        publish_model("m-last", "1.0.0", onnx_models.scaled(10))
+        async with asyncio.timeout(100):
+            while "Models by name" not in (shown := (await client.get("/console")).text):
+                await asyncio.sleep(0.05)
+    listed = shown.partition('aria-label="Models by name">')[2].partition("</ul>")[0]
+    assert re.findall(r'href="/console/models/([^"]+)"', listed) == sorted(["m-last", *(f"m{n}" for n in range(10))])

@@ -6,7 +6,8 @@ import pytest
 from typer.testing import CliRunner
 
 from turnout.cli.main import application
-from turnout.cli.rollout.view import history_rows
+from turnout.cli.output import CommandOutput
+from turnout.cli.rollout.view import history_rows, overview
 from turnout_proto.v1 import rollout_pb2 as pb
 
 CHANGES = ("pause", "resume", "promote", "set-weight", "freeze", "abort", "retry")
@@ -79,3 +80,23 @@ def test_what_no_server_could_take_is_refused_before_one_is_asked(arguments: tup
 def test_the_history_shows_a_verdict_without_its_numbers(verdict: str, shown: str) -> None:
     (row,) = history_rows([pb.Rollout(attempt=2, candidate="1.2.0", previous="1.1.0", verdict=verdict)])
     assert row[6] == shown
+
+
+def test_the_status_of_all_models_fits_a_terminal_of_80_columns_whatever_the_reasons(monkeypatch, capsys) -> None:
+    """One long reason used to leave the other columns so little that numbers and names were broken."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    reason = "the on-call engineer is at lunch, and nobody else knows whether the store is filled (ann@vm)"
+    common = {"candidate": "1.1.0", "previous": "1.0.0", "attempt": 1, "steps": 4, "step": 1, "threshold": 100.0}
+    rollouts = [
+        pb.Rollout(model="model-01", state="rolled_back", e_value=3.8e9, **common),
+        pb.Rollout(model="model-02", state="validating", pauses=[reason], **common),
+        pb.Rollout(model="model-03", state="unreadable", verdict="a later release wrote it", **common),
+    ]
+    CommandOutput(as_json=False).show({}, *overview(rollouts))
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
+    assert [line.split()[0] for line in lines[:4]] == ["MODEL", "model-01", "model-02", "model-03"]
+    assert max(map(len, lines[:4])) <= 80
+    assert "rolled back" in lines[1]
+    assert "3.8e9/100" in lines[1]
+    assert lines[4:] == [f"model-02: {reason}", "model-03: a later release wrote it"]

@@ -103,7 +103,8 @@ def test_what_the_server_finds_lacking_is_told_while_a_step_goes_on() -> None:
     message = explain(Replay.of(recorded_ticks))
     assert message.status_sentence == "soaking, step 1 of 4 at 1%; paused: lunch (bob)"
     assert message.lacking == ("lunch (bob)", "the soak has 200 s to go")
-    assert "`turnout rollout resume m`" in message.following[0]
+    assert message.following[0].startswith("`turnout rollout promote m` opens a gate or begins the next step")
+    assert "`resume` ends any pause but a gate's" in message.following[0]
     assert "step 2 begins" in message.following[1]
 
 

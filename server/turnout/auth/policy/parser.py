@@ -34,7 +34,7 @@ _MOST_LIMITS = 200
 _MOST_PATTERNS = 1000
 _LONGEST = 2048
 _HEADER = re.compile(r"\s*\[\[\s*(\w+)\s*\]\]")
-_KEY = re.compile(r"\s*[\"']?([\w-]+)[\"']?\s*=")
+_KEY = re.compile(r"\s*[\"']?([\w-]+)[\"']?\s*[.=]")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 _MOST_RATE = 1_000_000
 _LEAST_RATE = 1e-6
@@ -54,8 +54,9 @@ def read_policy(text: str, file: str, share: int = 1) -> AccessPolicy:
     lines = _LineNumbers.of(text)
     for key in document:
         if key not in _TABLES:
-            at = lines.top.get(key) or lines.tables.get((key, 1), 0)
-            raise ConfigError(f"{file}, line {at}: unknown table {key!r}; expected {_nearest(key, _TABLES)}")
+            at = lines.top.get(key) or lines.tables.get((key, 1))
+            where = f"{file}, line {at}" if at else file
+            raise ConfigError(f"{where}: unknown table {key!r}; expected {_nearest(key, _TABLES)}")
     grants = [_Table(file, lines, "grant", n, one) for n, one in enumerate(_listed(document, "grant", file), 1)]
     limits = [_Table(file, lines, "limit", n, one) for n, one in enumerate(_listed(document, "limit", file), 1)]
     if len(limits) > _MOST_LIMITS:
@@ -91,7 +92,7 @@ class _LineNumbers:
                 tables[table, counts[table]] = number
             elif line.lstrip().startswith("["):
                 table = ""
-                top.setdefault(line.strip().strip("[] "), number)
+                top.setdefault(re.split(r"[\s.\]]", line.lstrip(" \t["))[0].strip("\"'"), number)
             elif key := _KEY.match(line):
                 if table:
                     keys.setdefault((table, counts[table], key[1]), number)

@@ -53,7 +53,7 @@ def sign(
             signer = made_elsewhere(signature, public_key, workspace.settings.for_model(name).signing)
         workspace.require_repository()
         who = actor_or_login(change.actor)
-        with workspace.store() as store:
+        with workspace.named(), workspace.store() as store:
             signed = ReleaseStateWriter(workspace.repository, store).sign(
                 name, exact, signer, actor=who, reason=change.reason
             )

@@ -51,8 +51,9 @@ def _chosen(workspace: "Workspace", text: str) -> "SandboxVersion":
     name, selector = split_reference(text)
     if selector is None:
         raise InvalidRequest.at("version", f"expected NAME@VERSION, such as {name}@3.2.0, got {text[:128]!r}")
-    known = ModelVersions.of(name, workspace.scan(), workspace.release_state())
-    published = known.resolve(parse(selector))
+    with workspace.named():
+        known = ModelVersions.of(name, workspace.scan(), workspace.release_state())
+        published = known.resolve(parse(selector))
     # The files must be those that were published.
     version = published.manifest.version
     workspace.repository.verify(name, version, expected=published.digest)

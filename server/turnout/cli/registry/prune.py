@@ -51,7 +51,8 @@ def prune(
         workspace = Workspace.open(target)
         known = workspace.scan().models
         if name is not None and check_model_name(name) not in known:
-            raise ModelNotFound.named(name, known)
+            with workspace.named():
+                raise ModelNotFound.named(name, known)
         retention = workspace.settings.retention
         days = retention.versions_days if newer_than is None else newer_than
         keep = Keep(keep_releases or retention.releases, timedelta(days=days))

@@ -64,7 +64,9 @@ def details_from_disk(workspace: Workspace, name: str, selector: str | None) -> 
         InvalidSelector: The selector cannot be parsed.
     """
     release_state = workspace.release_state()
-    model = ModelVersions.of(name, workspace.scan(), release_state, workspace.baselines().get(name))
+    with workspace.named():
+        model = ModelVersions.of(name, workspace.scan(), release_state, workspace.baselines().get(name))
+        chosen = model.default if selector is None else model.resolve(parse(selector)).manifest.version
     trust = Trust.of(workspace.settings.for_model(name).signing)
     described = {
         version: VersionDescription.from_disk(
@@ -72,7 +74,6 @@ def details_from_disk(workspace: Workspace, name: str, selector: str | None) -> 
         )
         for version, published in model.published.items()
     }
-    chosen = model.default if selector is None else model.resolve(parse(selector)).manifest.version
     events: tuple[Event, ...] = ()
     if release_state.revision:
         with workspace.store() as store:

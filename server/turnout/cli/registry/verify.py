@@ -158,8 +158,9 @@ def _chosen(
     if name is None:
         return list(listing.published)
     try:
-        known = ModelVersions.of(name, listing, workspace.release_state())
-        return list(known.published.values()) if selector is None else [known.resolve(parse(selector))]
+        with workspace.named():
+            known = ModelVersions.of(name, listing, workspace.release_state())
+            return list(known.published.values()) if selector is None else [known.resolve(parse(selector))]
     except TurnoutError:
         if damaged:
             return []

@@ -140,8 +140,8 @@ def status(
             if one.model not in latest or one.attempt > latest[one.model].attempt:
                 latest[one.model] = one
         rollouts = [latest[model] for model in sorted(latest)]
-        displayed = view.overview(rollouts) if rollouts else "no rollouts yet"
-        out.show({"rollouts": [view.rollout_body(r) for r in rollouts]}, displayed)
+        displayed = view.overview(rollouts) if rollouts else ["no rollouts yet"]
+        out.show({"rollouts": [view.rollout_body(r) for r in rollouts]}, *displayed)
 
 
 @application.command()

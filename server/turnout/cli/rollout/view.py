@@ -46,18 +46,20 @@ def sentence(rollout: pb.Rollout) -> str:
     return f"{which}, attempt {rollout.attempt}, epoch {rollout.epoch}: {status_sentence(rollout)}{verdict}"
 
 
-def overview(rollouts: Sequence[pb.Rollout]) -> RenderableType:
-    """Returns a table with a row for each model's rollout."""
-    columns = ("MODEL", "CANDIDATE", "OVER", "ATTEMPT", "STATE", "STEP", "WEIGHT", "EVIDENCE", "")
+def overview(rollouts: Sequence[pb.Rollout]) -> Iterator[RenderableType]:
+    """Yields a table with a row for each model's rollout, then a line for each that is paused or cannot be read."""
+    columns = ("MODEL", "CANDIDATE", "OVER", "ATTEMPT", "STATE", "STEP", "WEIGHT", "EVIDENCE")
     rows = [
         (
             r.model, r.candidate, r.previous, str(r.attempt), state_text(r), f"{r.step}/{r.steps}",
             share_text(round(r.weight, 4)), f"{number_text(r.e_value)}/{number_text(r.threshold)}",
-            r.verdict if r.state == "unreadable" else "; ".join(r.pauses),
         )
         for r in rollouts
     ]  # fmt: skip
-    return table(columns, rows, right=("ATTEMPT", "WEIGHT"))
+    yield table(columns, rows, right=("ATTEMPT", "WEIGHT"), whole=columns[3:])
+    for r in rollouts:
+        if why := r.verdict if r.state == "unreadable" else "; ".join(r.pauses):
+            yield Text(f"{r.model}: {why}")
 
 
 def history_rows(rollouts: Sequence[pb.Rollout]) -> Iterator[Sequence[RenderableType]]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import StrEnum
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import onnxruntime as ort
 from turnout import __version__
 from turnout.auth.credentials.jwks import KeySet
 from turnout.auth.policy.policy_file import load_policy
+from turnout.cli.installation import unfit_text
 from turnout.cli.workspace import repository_of
 from turnout.config import (
     LISTENERS,
@@ -103,6 +105,19 @@ def _installation() -> Iterator[Check]:
         "machine", Health.OK, f"{platform.system()} {platform.machine()}, {cpu.usable_cores():g} cores, {described}"
     )
     yield Check("onnxruntime", Health.OK, f"{ort.__version__}, its telemetry turned off")
+    yield _packages()
+
+
+def _packages() -> Check:
+    """Imports what a server and its client need, which packages of other releases may prevent."""
+    try:
+        for module in ("turnout.app.server", "turnout_client"):
+            import_module(module)
+    except Exception as error:
+        if (text := unfit_text(error)) is None:
+            raise
+        return Check("packages", Health.BROKEN, text)
+    return Check("packages", Health.OK, "they fit together")
 
 
 def _wanted(settings: Settings) -> frozenset[Provider]:

@@ -11,7 +11,9 @@ from turnout.errors import InvalidRequest
 from turnout.text.quantities import seconds_text
 
 if TYPE_CHECKING:
-    from turnout_client import Prediction
+    from turnout.cli.connection import Server
+    from turnout.registry.manifest.signature import Signature
+    from turnout_client import Client, Prediction
 
 
 def predict(
@@ -35,16 +37,14 @@ def predict(
 ) -> None:
     """Ask a running server for a prediction."""
     from turnout.cli.connection import Server
-    from turnout.cli.registry.description import spec_of
     from turnout.cli.serve.inputs import missing, read_inputs
     from turnout.cli.workspace import split_reference
-    from turnout.registry.manifest.signature import Signature
 
     with reporting(as_json=target.as_json) as out:
         name, selector = split_reference(version)
-        with Server.named(target).client(timeout) as client:
-            known = client.get_version(name, selector or "")
-            signature = Signature(tuple(map(spec_of, known.inputs)), tuple(map(spec_of, known.outputs)))
+        server = Server.named(target)
+        with server.client(timeout) as client:
+            signature = _signature(server, client, name, selector or "", timeout)
             arrays = read_inputs(inputs or [], signature)
             if lacking := missing(arrays, signature):
                 wanted = "; ".join(map(str, lacking))
@@ -53,6 +53,33 @@ def predict(
                 name, arrays, version=selector or "", outputs=tuple(outputs or ()), routing_key=key
             )
         _print(out, prediction)
+
+
+def _signature(server: "Server", client: "Client", name: str, selector: str, timeout: float) -> "Signature":
+    """Returns the signature of a version.
+
+    The role `predict` may read no more of a model than the Open Inference Protocol says, which does not include the
+    names of free dimensions, nor which inputs have defaults: then the server finds out which are missing.
+    """
+    from turnout.cli.registry.description import spec_of
+    from turnout.oip.elements import ELEMENT_TYPES
+    from turnout.registry.manifest.signature import Signature, TensorSpec
+    from turnout_client import PermissionDenied
+
+    try:
+        known = client.get_version(name, selector)
+    except PermissionDenied:
+        told = server.model_metadata(name, selector, timeout)
+        types = {element.name: dtype for dtype, element in ELEMENT_TYPES.items()}
+        inputs, outputs = (
+            tuple(
+                TensorSpec(one.name, types[one.datatype], tuple(None if size < 0 else size for size in one.shape), True)
+                for one in tensors
+            )
+            for tensors in (told.inputs, told.outputs)
+        )
+        return Signature(inputs, outputs)
+    return Signature(tuple(map(spec_of, known.inputs)), tuple(map(spec_of, known.outputs)))
 
 
 def _print(out: CommandOutput, prediction: "Prediction") -> None:

@@ -72,7 +72,8 @@ def is_published(repository: Repository, manifest: Manifest, digest: str) -> boo
         return False
     if found.digest != digest:
         raise AlreadyExistsError(
-            f"{manifest.model} {manifest.version} exists with other content: published {found.digest}, offered {digest}"
+            f"{manifest.model} {manifest.version} exists with other content: published {found.digest}, "
+            f"offered {digest}; a published version never changes, so publish this under another number"
         )
     repository.verify_stored(manifest.model, manifest.version, expected=digest)
     return True

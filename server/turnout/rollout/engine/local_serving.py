@@ -7,7 +7,7 @@ from typing import Any
 
 from semver import Version
 
-from turnout.errors import NotFoundError, TurnoutError
+from turnout.errors import NotFoundError, TurnoutError, VersionNotFound
 from turnout.registry.compatibility.compat import refusals
 from turnout.registry.manifest.signature import Signature
 from turnout.rollout.changes.model_snapshot import ModelSnapshot, answers_with_rollouts
@@ -167,7 +167,7 @@ class LocalServing:
         known = self._catalog.snapshot.model(model)
         entry = known.versions.get(candidate)
         if entry is None:
-            raise NotFoundError(f"{model} has no version {candidate}")
+            raise VersionNotFound.of(model, str(candidate), [str(version) for version in known.versions])
         previous = self.baseline(model)
         if previous is None:
             return [f"{model} has no version that answers now, so there is nothing to compare with"]

@@ -11,6 +11,7 @@ from google.rpc.status_pb2 import Status
 from grpc_status.rpc_status import to_status
 from structlog.typing import FilteringBoundLogger
 
+from turnout.address import cannot_listen
 from turnout.admission.unread import counts_of
 from turnout.config import Address
 from turnout.errors import ConfigError
@@ -107,7 +108,7 @@ class GrpcioListener:
                 return server, server.add_insecure_port(str(address))
             return server, server.add_secure_port(str(address), _credentials(self._identity))
         except RuntimeError as error:
-            raise ConfigError(f"{address} cannot be listened on; is another server there?") from error
+            raise ConfigError(cannot_listen(address, "another server may be there")) from error
 
     async def _watch(self) -> None:
         while True:

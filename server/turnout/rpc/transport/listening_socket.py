@@ -2,6 +2,7 @@
 
 import socket
 
+from turnout.address import cannot_listen
 from turnout.config import Address
 from turnout.errors import ConfigError
 
@@ -27,7 +28,7 @@ def listen(address: Address, *, shared: bool = False) -> socket.socket:
         )
     except OSError as error:
         reason = str(error.strerror).partition(" (while ")[0]  # Python adds the address, which is named already
-        raise ConfigError(f"{address} cannot be listened on: {reason}") from error
+        raise ConfigError(cannot_listen(address, reason)) from error
     listening.setblocking(False)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in _KEEPALIVE.items():

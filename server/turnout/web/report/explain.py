@@ -220,8 +220,8 @@ def _following(rollout: pb.Rollout, plan: Plan) -> Iterator[str]:
         return
     if rollout.pauses:
         yield (
-            f"`turnout rollout resume {model}` lets it go on, `promote` opens a gate or begins the next step; after "
-            f"{duration_text(plan.max_pause_s)} of pause the candidate is rolled back."
+            f"`turnout rollout promote {model}` opens a gate or begins the next step, and `resume` ends any pause but "
+            f"a gate's; after {duration_text(plan.max_pause_s)} of pause the candidate is rolled back."
         )
     limit = _INSUFFICIENT.get(plan.on_insufficient, plan.on_insufficient)
     match rollout.state:
