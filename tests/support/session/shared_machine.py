@@ -16,7 +16,7 @@ import sqlalchemy
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 
 from turnout.host.cpu import KEEP_PRIORITY
-from turnout.rollout.engine.operators import commands
+from turnout.rollout.engine.operators import commands, releases
 from turnout_client import AsyncClient, Client
 
 PATIENCE_SECONDS = 60.0
@@ -29,8 +29,8 @@ def be_patient() -> None:
         setattr(httpx._config.DEFAULT_TIMEOUT_CONFIG, part, PATIENCE_SECONDS)  # 5 s
     for kind in (Client, AsyncClient):
         kind.__init__.__kwdefaults__["timeout"] = PATIENCE_SECONDS  # 10 s
-    # An operator's command gives up on a store after three seconds, which a busy disk may take.
-    commands._COMMAND_WAIT = PATIENCE_SECONDS / 3
+    # A command gives up on a store after three seconds, which a busy disk may take, and a rollback by hand after one.
+    commands._COMMAND_WAIT = releases._ROLLBACK_WAIT = PATIENCE_SECONDS / 3
     commands.RolloutCommands.operate.__defaults__ = (commands._COMMAND_WAIT,)
     # Low-priority work of servers would wait for minutes.
     os.environ[KEEP_PRIORITY] = "1"
