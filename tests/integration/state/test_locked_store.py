@@ -16,7 +16,7 @@ from rollout_wire import FINAL, LONG, TICK, WATCHED, Lookups, clients, command, 
 from routing_wire import control_of, policy, put
 from started_servers import make_settings
 from turnout.app.server import running
-from turnout.rollout.engine.operators import commands
+from turnout.rollout.engine.operators import commands, releases
 from turnout.rollout.machine.attempt import Rollout
 from turnout.routing.policy import Policy
 from turnout.serving.versions.load_policy import Fallbacks
@@ -35,6 +35,7 @@ pytest_plugins = ["postgres_fixture"]
 def quick_to_give_up(monkeypatch):
     """Has commands wait for the store as long as they do outside of tests."""
     monkeypatch.setattr(commands, "_COMMAND_WAIT", 3.0)
+    monkeypatch.setattr(releases, "_ROLLBACK_WAIT", 1.0)
     monkeypatch.setattr(commands.RolloutCommands.operate, "__defaults__", (3.0,))
 
 

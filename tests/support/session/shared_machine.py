@@ -29,8 +29,9 @@ def be_patient() -> None:
         setattr(httpx._config.DEFAULT_TIMEOUT_CONFIG, part, PATIENCE_SECONDS)  # 5 s
     for kind in (Client, AsyncClient):
         kind.__init__.__kwdefaults__["timeout"] = PATIENCE_SECONDS  # 10 s
-    # An operator's command gives up on a store or repository after three seconds, which a busy disk may take.
-    commands._COMMAND_WAIT = releases._REPOSITORY_WAIT = PATIENCE_SECONDS / 3
+    # A command gives up on a store or repository after three seconds, which a busy disk may take, and a rollback by hand
+    # after one.
+    commands._COMMAND_WAIT = releases._ROLLBACK_WAIT = releases._REPOSITORY_WAIT = PATIENCE_SECONDS / 3
     commands.RolloutCommands.operate.__defaults__ = (commands._COMMAND_WAIT,)
     # Low-priority work of servers would wait for minutes.
     os.environ[KEEP_PRIORITY] = "1"
