@@ -3,7 +3,7 @@
 import os
 import sys
 
-from turnout.cli.installation import explaining_unfit_packages
+from turnout.cli.serve.installation import explaining_unfit_packages
 from turnout.cli.streams import writing_out
 from turnout.host.cpu import lower_priority
 from turnout.host.garbage import collect_seldom

@@ -157,7 +157,7 @@ class Server:
             ask = channel.unary_unary(
                 _MODEL_METADATA, ModelMetadataRequest.SerializeToString, ModelMetadataResponse.FromString
             )
-            return cast(ModelMetadataResponse, ask(ModelMetadataRequest(name=model, version=selector), timeout=timeout))
+            return ask(ModelMetadataRequest(name=model, version=selector), timeout=timeout)
 
     @contextmanager
     def registry(self) -> Iterator[RegistryServiceStub]:

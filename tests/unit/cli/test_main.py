@@ -1,5 +1,6 @@
 """How the command line starts."""
 
+import json
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 
 import onnx_models
 from command_line import run
+from turnout.cli.serve.installation import unfit_text
 from turnout.host.cpu import KEEP_PRIORITY
 
 _HELP = """
@@ -20,6 +22,18 @@ for arguments in (["--help"], *([group, "--help"] for group in _GROUPS)):
 heavy = ("cryptography", "grpc", "numpy", "onnx", "packaging", "pydantic_settings", "sqlalchemy")
 print(len(_GROUPS), *(name for name in heavy if name in sys.modules))
 """
+
+_OLD_PROTOBUF = """
+import sys
+import google.protobuf.runtime_version as runtime
+
+runtime.MAJOR = 5  # older than what generated the packages' code
+from turnout.__main__ import main
+
+sys.argv = ["turnout", *sys.argv[1:]]
+main()
+"""
+_FITS = "releases that fit both, such as pip install turnout 'tritonclient[grpc]'"
 
 _START = """
 import os, sys
@@ -91,3 +105,43 @@ def test_help_of_commands_and_groups_imports_no_heavy_module() -> None:
     """Help and the shell's completion would otherwise take two or three times as long."""
     shown = subprocess.run([sys.executable, "-c", _HELP], capture_output=True, text=True, check=True, timeout=60)
     assert shown.stdout.splitlines()[-1] == "7"
+
+
+def with_old_protobuf(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs `turnout` with a protobuf that is too old for the generated code, as `tritonclient[grpc]` installs it."""
+    command = [sys.executable, "-c", _OLD_PROTOBUF, *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 1, done.stderr
+    return done
+
+
+@pytest.mark.parametrize("command", ["serve", "predict m", "rollout status"])
+def test_packages_that_do_not_fit_are_one_sentence_that_says_what_to_do(command: str, tmp_path: Path) -> None:
+    """It used to be a traceback of 30 lines that named neither Turnout nor a way out."""
+    refused = with_old_protobuf(tmp_path, *command.split()).stderr
+    assert refused.startswith("error: installed Python packages do not fit together: Detected incompatible Protobuf")
+    assert refused.rstrip().endswith(_FITS)
+    assert refused.count("\n") == 1
+
+
+def test_they_are_json_where_json_is_wanted(tmp_path: Path) -> None:
+    error = json.loads(with_old_protobuf(tmp_path, "rollout", "status", "--json").stderr)["error"]
+    assert error["kind"] == "ConfigError"
+    assert error["message"].endswith(_FITS)
+
+
+def test_doctor_finds_them_and_checks_the_rest(tmp_path: Path) -> None:
+    """Doctor used to say `ready to serve`."""
+    found = json.loads(with_old_protobuf(tmp_path, "doctor", "--json").stdout)
+    broken = {check["name"]: check["detail"] for check in found["checks"] if check["health"] == "broken"}
+    assert broken["packages"].endswith(_FITS)
+    assert {"repository", "cpu"} <= {check["name"] for check in found["checks"]}
+
+
+def test_a_package_that_is_missing_is_told_and_a_fault_of_our_own_is_not_hidden() -> None:
+    missing = ModuleNotFoundError("No module named 'h2corn'", name="h2corn")
+    assert str(unfit_text(missing)).startswith(
+        "installed Python packages do not fit together: No module named 'h2corn'; `pip check` lists them."
+    )
+    assert unfit_text(ImportError("cannot import name 'x' from 'turnout.errors'", name="turnout.errors")) is None
+    assert unfit_text(ValueError("x")) is None

@@ -15,7 +15,7 @@ import onnxruntime as ort
 from turnout import __version__
 from turnout.auth.credentials.jwks import KeySet
 from turnout.auth.policy.policy_file import load_policy
-from turnout.cli.installation import unfit_text
+from turnout.cli.serve.installation import unfit_text
 from turnout.cli.workspace import repository_of
 from turnout.config import (
     LISTENERS,
