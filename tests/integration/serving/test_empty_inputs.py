@@ -165,6 +165,22 @@ async def test_what_a_graph_makes_empty_shows_nobody_what_others_sent(
             np.testing.assert_array_equal(outputs_of(answer)["y"], expected)
 
 
+async def test_a_reduction_of_nothing_shows_nobody_what_others_sent(publish_model, start_server) -> None:
+    """ONNX Runtime ignores the axis, so that the first part is (n, 0) and not (n, 1)."""
+    nodes = [node("ReduceMax", "x last", "r"), node("Concat", "r row", axis=0)]
+    constants = {"last": np.array([-1]), "row": np.ones((1, 1), np.float32)}
+    publish_model("m", "1.0.0", graph(nodes, {"x": (FLOAT, ["n", "t"])}, {"y": (FLOAT, 2)}, constants))
+    server = await start_server(runtime=Runtime(runners=1))
+    async with stub_of(server) as stub:
+        for _ in range(3):
+            await stub.Predict(request("m", x=np.full((64, 1), SECRET, np.float32)))
+            error = await refusal(stub.Predict(request("m", x=np.ones((64, 0), np.float32))))
+            assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+            assert "inputs.x: expected 1 or more along axis 1" in error.message
+        answer = await stub.Predict(request("m", x=np.full((2, 3), 5, np.float32)))
+    np.testing.assert_array_equal(outputs_of(answer)["y"], [[5], [5], [1]])
+
+
 @pytest.mark.parametrize("isolation", ["thread", "process"])
 @pytest.mark.parametrize("element", [FLOAT, TensorProto.BFLOAT16])
 async def test_an_output_that_is_not_computed_from_nothing_is_refused(

@@ -9,6 +9,8 @@ Requests that violate this are refused, since operators would return old content
   `turnout.serving.sessions.session`.)
 - `Concat` and similar operators skip a part that is empty along another axis than the one that they join, but leave
   room for it, uninitialised.
+- A reduction of an empty tensor along negative axes has other sizes than ONNX infers, so that a following operator may
+  do one of these things, or end the process.
 - ONNX Runtime fuses an `Add` with a following `LayerNormalization` (or its parts) if the sizes of both addends have the
   same names. The fused operator divides by the size of the second addend, which ends the process if it is 0.
 """
@@ -19,6 +21,7 @@ from turnout.registry.manifest.signature import Dimension, Signature
 from turnout.registry.onnx.graph import STANDARD_DOMAIN, ModelGraph, Node, TensorType
 from turnout.serving.batching.batchability import likely_axes
 from turnout.serving.inputs.dimensions import InputDimension, dimensions_named
+from turnout.serving.isolation.hazards import find_misjudged
 from turnout.serving.isolation.origins import Scope, positive, walk
 from turnout.serving.isolation.unwritten import Product, beside, products
 from turnout.serving.rowwise.proof import follow_everywhere
@@ -44,6 +47,8 @@ def never_empty(model: ModelGraph) -> Dimensions:
         found |= _beside_others(node, scope, inputs)
     for product in products(walk(model)):
         found |= _summed(product, inputs)
+    for _, empty in find_misjudged(model):
+        found |= empty.dimensions
     return found
 
 

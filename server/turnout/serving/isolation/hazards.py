@@ -9,7 +9,7 @@ Fusions by ONNX Runtime matter too. It fuses an `Add` and a `LayerNormalization`
 process if one addend is empty. That case is left to the check of requests (`turnout.serving.isolation.empty_inputs`).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,8 +18,9 @@ import numpy as np
 from turnout.registry.manifest.signature import Dimension
 from turnout.registry.onnx.graph import CLASSICAL_DOMAIN, MICROSOFT_DOMAIN, STANDARD_DOMAIN, ModelGraph, Node
 from turnout.registry.onnx.value_sizes import SIZED_BY_VALUES
+from turnout.serving.isolation.empty_reductions import AfterEmpty, Empty, after_empty
 from turnout.serving.isolation.origins import RECURRENT, VALUE, Origin, Scope, filled, input_of, may_be, positive, walk
-from turnout.serving.isolation.unwritten import find_unwritten
+from turnout.serving.isolation.unwritten import find_unwritten, products, unwritten_after_empty
 from turnout.serving.isolation.windows import may_exceed_image, numbers
 
 _NCHWC = "com.microsoft.nchwc"
@@ -100,7 +101,8 @@ def decide(wish: Wish, graph: ModelGraph) -> Isolation:
     if wish == "thread":
         return Isolation(False, "the configuration says so")
     try:
-        unwritten, hazard = find_unwritten(graph), find_hazard(graph) if wish == "auto" else None
+        hazard = find_hazard(graph) if wish == "auto" else None
+        unwritten = find_unwritten(graph) or next((why for why, empty in find_misjudged(graph) if empty.by_graph), None)
     except Exception as error:  # noqa: BLE001 - whatever the graph lacks
         return Isolation(True, f"{wish}: its graph cannot be analyzed ({error or type(error).__name__})", zeroed=True)
     if wish == "process":
@@ -118,6 +120,35 @@ def find_hazard(model: ModelGraph) -> str | None:
     """
     found = ((node, _danger(node, scope)) for node, scope in walk(model))
     return next((f"{node} {danger}" for node, danger in found if danger), None)
+
+
+def find_misjudged(model: ModelGraph) -> Iterator[tuple[str, Empty]]:
+    """Yields what operators do only because a reduction of an empty tensor has other sizes than ONNX infers, as a
+    sentence, and what has to be empty for that.
+    """
+    found = [*after_empty(model)]
+    factors = {product.node: product.factors for product in products(walk(model))} if found else {}
+    for one in found:
+        if danger := _danger_after_empty(one, factors.get(one.node)):
+            yield f"{one.node} {danger}", one.empty
+
+
+def _danger_after_empty(one: AfterEmpty, factors: tuple[str, str] | None) -> str:
+    node, inferred, actual = one.node, one.inferred, one.actual
+    if _danger(node, inferred):
+        return ""  # it runs in a child process
+    if danger := _danger(node, actual) or unwritten_after_empty(node, inferred, actual, factors):
+        return danger
+    if node.op_type in _ASSUMES_A_RANK - {"Concat"} | {"Scan"} or node.domain == MICROSOFT_DOMAIN:
+        for name in filter(None, node.inputs):
+            if actual.has_any_rank(name) or _rank(name, actual) != _rank(name, inferred):
+                return f"ends the process where {name} has more dimensions than ONNX infers"
+    return ""
+
+
+def _rank(name: str, scope: Scope) -> int | None:
+    shape = scope.types[name].shape
+    return None if shape is None else len(shape)
 
 
 def _danger(node: Node, scope: Scope) -> str:

@@ -6,7 +6,8 @@ size        zero or more, computed from the sizes of inputs, so that no value of
 value       depends on a value of a request
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, TypeVar
@@ -175,6 +176,17 @@ class Scope:
     def shape(self, node: Node, index: int) -> tuple[Dimension, ...] | None:
         """Returns the dimensions of one of a node's inputs; None if they are not known, or the input is omitted."""
         return self.types[input_of(node, index)].shape
+
+    def as_if(self, types: Mapping[str, TensorType], any_rank: Iterable[str]) -> "Scope":
+        """Returns the same tensors, some of which have other types and, if of `any_rank`, ranks that nobody knows."""
+        other = copy.copy(self)
+        other.types = _Facts(TensorType(), self.types)
+        other.types |= types
+        other._wide = _Facts(False, self._wide)
+        other._wide |= dict.fromkeys(types, False)
+        other._free_ranks = _Facts(False, self._free_ranks)
+        other._free_ranks |= dict.fromkeys(any_rank, True)
+        return other
 
     def joined(self, node: Node) -> tuple[str, ...]:
         """Returns the tensors that a node joins along an axis, as far as they are known; none if it joins nothing."""

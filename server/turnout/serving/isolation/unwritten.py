@@ -53,6 +53,8 @@ _POOLS = frozenset({"AveragePool", "LpPool", "MaxPool", "NhwcMaxPool", "QLinearA
 _TAKES_SIZES = frozenset({*_SIZED, "Reshape", "Resize", "Squeeze", "Unsqueeze", "Upsample"})
 """Operators of whose inputs only the first has elements that the output contains."""
 
+_SUMS_NOTHING = "leaves what was in memory in its output where it sums over nothing"
+_JOINS_NOTHING = "leaves what was in memory in its output where one of the tensors that it joins is empty"
 
 Step = tuple[Node, Scope]
 """A node, with the tensors that it sees."""
@@ -82,14 +84,15 @@ def products(steps: Iterable[Step]) -> Iterator[Product]:
         if (indices := _FACTORS.get(node.operator)) is not None:
             one, other = (node.inputs[index] for index in indices)
             if node.op_type not in ("Gemm", "MatMul") or not quantized.isdisjoint((one, other)):
-                yield _product(node, scope, one, other)
+                yield product_of(node, scope, (one, other))
         goes_on = node.op_type not in _ENDS_A_FUSION and not quantized.isdisjoint(node.names_read())
         if node.op_type == "DequantizeLinear" or goes_on:
             quantized.update(node.outputs)
 
 
-def _product(node: Node, scope: Scope, one: str, other: str) -> Product:
-    left, right = scope.types[one].shape, scope.types[other].shape
+def product_of(node: Node, scope: Scope, factors: tuple[str, str]) -> Product:
+    """Returns the product that a node is, by the sizes that its factors have in `scope`."""
+    left, right = (scope.types[name].shape for name in factors)
     summed, kept = list[Dimension](), list[Dimension]()
     for shape, last in (
         (left, not node.attributes.get("transA")),
@@ -99,7 +102,7 @@ def _product(node: Node, scope: Scope, one: str, other: str) -> Product:
             at = len(shape) - (1 if last or len(shape) < 2 else 2)
             summed.append(shape[at])
             kept += shape[:at] + shape[at + 1 :]
-    return Product(node, scope, (one, other), summed, kept)
+    return Product(node, scope, factors, summed, kept)
 
 
 def beside(node: Node, scope: Scope) -> Iterator[tuple[Dimension, ...]]:
@@ -129,34 +132,58 @@ def find_unwritten(model: ModelGraph) -> str | None:
     input of a request is empty. None if there is none.
     """
     steps = [*walk(model)]
-    emptied = _emptied(steps)
+    made_empty = emptied(steps)
     named = {size for kind in model.graph.inputs.values() for size in kind.shape or () if isinstance(size, str)}
 
     def may_be_0(size: Dimension) -> bool:
         return not positive(size) and size not in named
 
     for product in products(steps):
-        made_empty = 0 in product.summed or not emptied.isdisjoint(product.factors)
-        if made_empty and all(map(may_be_0, product.summed)):
-            return f"{product.node} leaves what was in memory in its output where it sums over nothing"
+        may_sum_nothing = 0 in product.summed or not made_empty.isdisjoint(product.factors)
+        if may_sum_nothing and all(map(may_be_0, product.summed)):
+            return f"{product.node} {_SUMS_NOTHING}"
     for node, scope in steps:
         if node.domain == CLASSICAL_DOMAIN and node.op_type in _CLASSIFIERS:
             if node.attributes.get("post_transform") == "PROBIT":
                 return f"{node} leaves what was in memory in place of the second of two scores"
-        elif _joins(node) and _parts_differ(node, scope, emptied, may_be_0):
-            return f"{node} leaves what was in memory in its output where one of the tensors that it joins is empty"
+        elif _joins(node) and _parts_differ(node, scope, made_empty, may_be_0):
+            return f"{node} {_JOINS_NOTHING}"
     return None
 
 
-def _parts_differ(node: Node, scope: Scope, emptied: set[str], may_be_0: Callable[[Dimension], bool]) -> bool:
+def _parts_differ(node: Node, scope: Scope, made_empty: set[str], may_be_0: Callable[[Dimension], bool]) -> bool:
     """Returns whether one of the tensors that a node joins may be empty, of a request that is not, and another not."""
     if node.op_type == "ConcatFromSequence" and not scope.follows(node.inputs[0]):
         return True
     parts = scope.joined(node)
-    if len({*parts}) < 2 or emptied.isdisjoint(parts):
+    if len({*parts}) < 2 or made_empty.isdisjoint(parts):
         return False
     return any(scope.types[name].shape is None for name in parts) or any(
         any(map(may_be_0, sizes)) and not _equal(sizes) for sizes in beside(node, scope)
+    )
+
+
+def unwritten_after_empty(node: Node, inferred: Scope, actual: Scope, factors: tuple[str, str] | None) -> str:
+    """Returns how a node leaves part of its output unwritten only by the actual sizes of its inputs; "" if it does not.
+
+    `factors` are those of `Product`, if the node is one.
+    """
+    if factors is not None:
+        summed = product_of(node, actual, factors).summed
+        differ = summed != product_of(node, inferred, factors).summed
+        return _SUMS_NOTHING if differ and not any(map(positive, summed)) else ""
+    return _JOINS_NOTHING if _joins(node) and _joins_other_sizes(node, inferred, actual) else ""
+
+
+def _joins_other_sizes(node: Node, inferred: Scope, actual: Scope) -> bool:
+    shapes = [actual.types[name].shape for name in {*actual.joined(node)}]
+    if len(shapes) < 2:
+        return False
+    if None in shapes or len({len(shape or ()) for shape in shapes}) > 1:
+        return True
+    known = [*beside(node, inferred)]
+    return any(
+        sizes not in known and not _equal(sizes) and not all(map(positive, sizes)) for sizes in beside(node, actual)
     )
 
 
@@ -172,7 +199,7 @@ def _joins(node: Node) -> bool:
     }
 
 
-def _emptied(steps: Sequence[Step]) -> set[str]:
+def emptied(steps: Sequence[Step]) -> set[str]:
     """Returns the tensors that may be empty although no input is."""
     found: set[str] = set()
     before = -1

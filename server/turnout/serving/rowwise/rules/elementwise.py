@@ -111,8 +111,11 @@ _SEVERAL = (
     " Mod Mul Or Pow StringConcat Sub Sum Where Xor"
 )
 
+ELEMENTWISE = frozenset([*_UNARY.split(), *_SEVERAL.split()])
+"""Standard operators whose output has the sizes that their inputs broadcast to."""
+
 RULES: Mapping[tuple[str, str], Rule] = {
-    **{(STANDARD_DOMAIN, name): elementwise for name in [*_UNARY.split(), *_SEVERAL.split()]},
+    **{(STANDARD_DOMAIN, name): elementwise for name in ELEMENTWISE},
     (STANDARD_DOMAIN, "CastLike"): _cast_like,
     (STANDARD_DOMAIN, "Clip"): _first_alone,
     (STANDARD_DOMAIN, "DequantizeLinear"): _quantize,
