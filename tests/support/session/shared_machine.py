@@ -29,8 +29,7 @@ def be_patient() -> None:
         setattr(httpx._config.DEFAULT_TIMEOUT_CONFIG, part, PATIENCE_SECONDS)  # 5 s
     for kind in (Client, AsyncClient):
         kind.__init__.__kwdefaults__["timeout"] = PATIENCE_SECONDS  # 10 s
-    # A command gives up on a store or repository after three seconds, which a busy disk may take, and a rollback by hand
-    # after one.
+    # A command gives up on a store or repository after three seconds, which a busy disk may take; a rollback after one.
     commands._COMMAND_WAIT = releases._ROLLBACK_WAIT = releases._REPOSITORY_WAIT = PATIENCE_SECONDS / 3
     commands.RolloutCommands.operate.__defaults__ = (commands._COMMAND_WAIT,)
     # Low-priority work of servers would wait for minutes.
