@@ -37,10 +37,11 @@ class Hang:
     def __init__(self) -> None:
         self._released = threading.Event()
         self._entered = threading.Semaphore(0)
+        self.given_up = False
 
     def __call__(self, *_: object, **__: object) -> None:
         self._entered.release()
-        self._released.wait(2 * BOUND)
+        self.given_up |= not self._released.wait(BOUND)
 
     def release(self) -> None:
         self._released.set()
@@ -274,6 +275,18 @@ async def test_a_repository_that_hangs_does_not_delay_the_servers_end(
         monkeypatch.setattr(server.parts.serving.manager._repository, "scan", hang)
         publish_model("m", "2.0.0", scaled(2))
         await hang.entered(2)  # the watch, and the scan that the new version calls for
+
+
+async def test_a_state_store_that_hangs_does_not_delay_the_servers_end(
+    publish_model, models: Path, hang: Hang, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To close a file of SQLite waits for its file system."""
+    publish_model("m", "1.0.0", scaled(1))
+    async with asyncio.timeout(BOUND), starting(models, "h2corn") as start:
+        server = await start()
+        monkeypatch.setattr(server.parts.rollouts.engine.commands._store._database._writes.pool, "dispose", hang)
+    await hang.entered()
+    assert not hang.given_up, "the end waited for it"
 
 
 @pytest.mark.slow

@@ -27,6 +27,9 @@ LOCK_WAIT = 10.0
 _CLOSE_SECONDS = 5.0
 """Maximum time in seconds by which a database that does not respond delays the server's shutdown."""
 
+_DISPOSE_SECONDS = 1.0
+"""Maximum time in seconds for which the closing of connections delays it."""
+
 _IDLE_SECONDS = 30.0
 """Seconds without a statement after which PostgreSQL ends a transaction that may write. If a server stands still or its
 host dies, PostgreSQL would otherwise keep the locks, and no other server could write, for the two hours of TCP."""
@@ -227,7 +230,11 @@ class Database:
         with self._change:
             self._closed = True
             self._change.wait_for(lambda: not self._running, _CLOSE_SECONDS)
-        self._writes.pool.dispose()
+        # To close a file or a connection waits for its file system or server, which may hang. A daemon thread, so that
+        # the process does not wait for it at its end.
+        disposing = threading.Thread(target=self._writes.pool.dispose, name="close state store", daemon=True)
+        disposing.start()
+        disposing.join(_DISPOSE_SECONDS)
 
     @contextmanager
     def _transaction(self, engine: Engine, *, starting: bool) -> Iterator[Connection]:
