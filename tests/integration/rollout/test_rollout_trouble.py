@@ -20,7 +20,6 @@ from rollout_wire import (
     command,
     in_state,
     latest,
-    reached,
     settled,
     start,
     until,
@@ -81,11 +80,12 @@ async def test_without_any_traffic_it_waits_says_so_and_goes_on_by_hand(plain_pa
 
 async def test_a_handful_of_requests_is_no_ground_to_promote_on(plain_pair, start_server) -> None:
     server = await start_server(rollout=TICK)
-    await start(server, "1.1.0", CAREFREE | {"step_deadline_s": 4.0, "min_requests": 100})
-    await until(server, reached("soaking"))
+    await start(server, "1.1.0", CAREFREE | {"step_deadline_s": 0.8, "min_requests": 100})
+    await until(server, lambda r: bool(r.pauses))  # so that all of them come before the deadline of the next try
     answers = await ask(server, KEYLESS)
     met = sum(a.role == "canary" for a in answers)
     assert 8 <= met <= 12
+    await command(server, pb.ROLLOUT_COMMAND_RESUME)
     held = (await until(server, lambda r: bool(r.pauses)))[-1]
     assert (held.state, held.step) == ("deciding", 1)
     assert f"the canary had {met} of 100 requests" in held.pauses[0]

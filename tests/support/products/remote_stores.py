@@ -21,6 +21,7 @@ from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -35,6 +36,7 @@ import onnx_models
 from ports import free_port
 from turnout.config import RepositorySettings, RepositoryUrl
 from turnout.registry.publishing.publish import PublishRequest, PublishResult, publish
+from turnout.registry.remote import oci
 from turnout.registry.remote.repository import RemoteRepository, open_remote
 
 botocore_models.share()
@@ -49,8 +51,9 @@ BUCKET = "versions"
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "AKIAOFTHETESTS", "AWS_SECRET_ACCESS_KEY": "secret-of-the-tests"}
 ENVIRONMENT = CREDENTIALS | {"AWS_DEFAULT_REGION": "us-east-1", "NO_GCE_CHECK": "true"}
 """Prevents clients from looking elsewhere: in the user's files or on a metadata server."""
-SETTLE = 1.0
-"""Seconds for which a tag is left alone."""
+SETTLE = 60.0
+"""Maximum seconds for writing a registry's tag: the machine may be busy. `running_store` has publishers of the tests'
+own process wait for a moment instead, and processes have the default."""
 TIMEOUT = 120.0
 """Long, since machines that run tests may be busy."""
 
@@ -102,7 +105,6 @@ class RemoteStore:
             "TURNOUT_STATE": state,
             "TURNOUT_REPOSITORY__ENDPOINT_URL": self.endpoint,
             "TURNOUT_REPOSITORY__CACHE": str(cache),
-            "TURNOUT_REPOSITORY__OCI_SETTLE_S": str(SETTLE),
             "TURNOUT_REPOSITORY__REMOTE_POLL_S": "0.1",
             "TURNOUT_REPOSITORY__TIMEOUT_S": str(TIMEOUT),
         }
@@ -153,6 +155,8 @@ def running_store(kind: str, home: Path) -> Iterator[RemoteStore]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in ENVIRONMENT.items():
             patch.setenv(name, value)
+        clock = SimpleNamespace(monotonic=time.monotonic, time=time.time, sleep=lambda _: time.sleep(0.1))
+        patch.setattr(oci, "time", clock)  # no two publish at the same time, but where a test has its own clock
         with start(home) as endpoint:
             yield RemoteStore(kind, endpoint, home / "data")
 
