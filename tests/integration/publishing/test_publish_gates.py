@@ -1,6 +1,7 @@
 """What the gates find of real models, run in child processes as a publish runs them."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -162,6 +163,15 @@ def test_a_model_that_the_runtime_cannot_load_is_refused(publish_gated: Publish)
         "it cannot be loaded: ONNX Runtime cannot load it: Load model from ... failed:Fatal error:"
         " com.example:NoSuchOperator(-1) is not a registered function/op",
     )
+
+
+@pytest.mark.parametrize("stated", [["n", 7], ["n", 4, 1], [3, 4]])
+def test_a_model_whose_output_is_not_as_the_file_states_is_told_of(publish_gated: Publish, stated: list[Any]) -> None:
+    proto = onnx_models.identity(FLOAT)
+    proto.graph.output[0].CopyFrom(onnx_models.tensor(proto.graph.output[0].name, FLOAT, stated))
+    result = publish_gated("1.0.0", proto)
+    assert found(result)["load"] == "warned"
+    assert re.search(r"; output y has the shape \[\d+, 4\], but the file states y: float32\[", evidence(result, "load"))
 
 
 def test_a_model_that_answers_no_input_twice_the_same_is_told_of_or_refused(publish_gated: Publish) -> None:
