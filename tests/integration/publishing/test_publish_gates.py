@@ -1,6 +1,7 @@
 """What the gates find of real models, run in child processes as a publish runs them."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from semver import Version
 
 import onnx_models
+from rowwise_models import FLOAT, graph, node
 from turnout.cancellation import Cancellation
 from turnout.config import Settings
 from turnout.errors import InvalidModel, InvalidRequest, ModelFailure, TurnoutError
@@ -163,12 +165,45 @@ def test_a_model_that_the_runtime_cannot_load_is_refused(publish_gated: Publish)
     )
 
 
+@pytest.mark.parametrize("stated", [["n", 7], ["n", 4, 1], [3, 4]])
+def test_a_model_whose_output_is_not_as_the_file_states_is_told_of(publish_gated: Publish, stated: list[Any]) -> None:
+    proto = onnx_models.identity(FLOAT)
+    proto.graph.output[0].CopyFrom(onnx_models.tensor(proto.graph.output[0].name, FLOAT, stated))
+    result = publish_gated("1.0.0", proto)
+    assert found(result)["load"] == "warned"
+    assert re.search(r"; output y has the shape \[\d+, 4\], but the file states y: float32\[", evidence(result, "load"))
+
+
 def test_a_model_that_answers_no_input_twice_the_same_is_told_of_or_refused(publish_gated: Publish) -> None:
     result = publish_gated("1.0.0", onnx_models.random_noise())
     assert found(result)["determinism"] == "warned"
     assert "beyond tolerance" in evidence(result, "determinism")
     plan = {"determinism": {"on_failure": "refuse"}}
     assert refused(publish_gated, "1.1.0", onnx_models.random_noise(1.0), plan)[0] == "determinism"
+
+
+@pytest.mark.parametrize("operator", ["joined", "scores"])
+def test_what_an_operator_leaves_in_memory_is_0_in_a_trial_as_it_is_where_it_is_served(
+    publish_gated: Publish, tmp_path: Path, operator: str
+) -> None:
+    x, values = (
+        np.full((3, 4), 0.5, np.float32),
+        {"from": np.array([5]), "end": np.array([2**40]), "axis": np.array([1])},
+    )
+    if operator == "joined":  # of fewer than six columns, nothing is left, but there is room for three rows more
+        nodes = [node("Slice", "x from end axis", "cut"), node("Concat", "cut x", axis=0)]
+        proto = graph(nodes, {"x": (FLOAT, ["n", "t"])}, {"y": (FLOAT, 2)}, values)
+        expected = np.concatenate([x, np.zeros_like(x)])
+    else:  # the second of two
+        attributes = {"coefficients": [1.0] * 4, "intercepts": [0.0], "classlabels_ints": [0, 1]}
+        nodes = [node("LinearClassifier", "x", "c y", domain="ai.onnx.ml", post_transform="PROBIT", **attributes)]
+        proto = graph(nodes, {"x": (FLOAT, ["n", 4])}, {"y": (FLOAT, 2)}, {}, {"": 18, "ai.onnx.ml": 3})
+        x, expected = np.full((3, 4), 0.15, np.float32), None
+    golden = case(tmp_path, inputs__x=x, **({} if expected is None else {"outputs__y": expected}))
+    result = publish_gated("1.0.0", proto, golden=(golden,))
+    assert evidence(result, "determinism") == "one input answered twice, the same bit by bit"
+    assert evidence(result, "batchability").startswith("unbatched: an operator may leave in its output what was in")
+    assert found(result)["golden"] == ("skipped" if expected is None else "passed")
 
 
 def test_rows_that_leak_into_each_other_are_told_of_and_refused_where_batching_is_declared(

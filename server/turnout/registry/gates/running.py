@@ -15,6 +15,7 @@ from turnout.registry.compatibility.sandbox import Sandbox, SandboxReport
 from turnout.registry.gates.comparison import golden_files, golden_paths
 from turnout.registry.gates.gate import Candidate, GateOutcome, GateVerdict, failure_verdict
 from turnout.registry.gates.plan import BatchabilityOptions, DeterminismOptions, GateOptions, LoadOptions, OnFailure
+from turnout.registry.manifest.signature import Signature
 from turnout.text.quantities import seconds_text
 
 _MIB = 1 << 20
@@ -77,7 +78,22 @@ class LoadGate(SandboxGate[LoadOptions]):
         if _only_nan(seen):
             answers = f"all numbers in its answers to {len(seen.answers)} examples are NaN"
             return GateVerdict(GateOutcome.WARNED, f"{where}; {answers}", numbers)
+        if wrong := _misstated_output(candidate.manifest.signature, seen):
+            return GateVerdict(GateOutcome.WARNED, f"{where}; {wrong}", numbers)
         return GateVerdict(GateOutcome.PASSED, f"{where}; a run takes {seconds_text(seen.run_seconds)}", numbers)
+
+
+def _misstated_output(signature: Signature, seen: SandboxReport) -> str:
+    """Returns which output has another shape than the file states, as a sentence; "" if none has.
+
+    ONNX Runtime only warns about it, but clients rely on what the file states.
+    """
+    for answer in seen.answers:
+        for spec in signature.outputs:
+            array = answer.outputs.get(spec.name)
+            if array is not None and not spec.admits(array.shape):
+                return f"output {spec.name} has the shape {list(array.shape)}, but the file states {spec}"
+    return ""
 
 
 def _only_nan(seen: SandboxReport) -> bool:

@@ -51,6 +51,12 @@ class TensorSpec(JsonForm):
         if any(isinstance(size, int) and size < 0 for size in self.shape):
             raise ValueError(f"shape {self.shape!r} has a size below 0")
 
+    def admits(self, shape: tuple[int, ...]) -> bool:
+        """Returns whether a tensor of this shape has the stated rank and fixed sizes."""
+        return len(shape) == len(self.shape) and all(
+            not isinstance(fixed, int) or fixed == size for fixed, size in zip(self.shape, shape, strict=True)
+        )
+
     def __str__(self) -> str:
         dims = ", ".join("?" if d is None else str(d) for d in self.shape)
         return f"{self.name}: {self.dtype}[{dims}]"

@@ -89,6 +89,8 @@ class Isolation:
         return f"{'process' if self.process else 'thread'} ({self.reason})"
 
 
+UNBATCHED_IF_ZEROED = "unbatched: an operator may leave in its output what was in memory, such as rows of a shared run"
+
 IN_THIS_PROCESS = Isolation(False, "nothing was decided")
 
 

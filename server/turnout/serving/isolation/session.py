@@ -24,7 +24,7 @@ from turnout.registry.manifest.manifest import FileEntry
 from turnout.serving.isolation.arena import Arena
 from turnout.serving.isolation.frames import MAX_ARENA, pack_request, unpack_answer, unpack_loaded
 from turnout.serving.sandbox.messages import LOOK_SECONDS, FrameError, receive_frame, send_frame
-from turnout.serving.sandbox.processes import Ended, end_child, ending, start_child
+from turnout.serving.sandbox.processes import ZEROED_ENVIRONMENT, Ended, end_child, ending, start_child
 from turnout.serving.sessions.spec import SessionSpec
 from turnout.serving.sessions.tensor import Array
 
@@ -36,8 +36,6 @@ GivenUp = Callable[[], bool]
 
 _CHILD = "turnout.serving.isolation.child"
 _CLOSE_SECONDS = 0.5
-_ZEROED = "glibc.malloc.perturb=255:glibc.malloc.tcache_count=0"
-"""Has malloc fill what it returns with the inverse of 255, which the cache of small blocks would circumvent."""
 
 
 class ChildGone(ModelCrashed):
@@ -221,7 +219,7 @@ class IsolatedSession:
             requests = self._requests.read_only()
             inherited = (theirs.fileno(), requests, self._answers.fd)
             # Output printed by native code goes to the stream of the log.
-            tunables = {"GLIBC_TUNABLES": _ZEROED} if self.zeroed else {}
+            tunables = ZEROED_ENVIRONMENT if self.zeroed else {}
             self._child = start_child(
                 _CHILD, os.getpid(), *inherited, pass_fds=inherited, stdout=2, stderr=None, environment=tunables
             )

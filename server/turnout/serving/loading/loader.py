@@ -27,7 +27,7 @@ from turnout.serving.batching.warmup import WarmUp, divided_plan, paying_plan, w
 from turnout.serving.cuda_graphs import preparation
 from turnout.serving.cuda_graphs.plan import NO_GRAPHS, GraphPlan, obstacle, off
 from turnout.serving.isolation.empty_inputs import in_step, never_empty
-from turnout.serving.isolation.hazards import Isolation, decide
+from turnout.serving.isolation.hazards import UNBATCHED_IF_ZEROED, Isolation, decide
 from turnout.serving.isolation.pool import ChildPool, Supervision
 from turnout.serving.isolation.session import IsolatedSession, Priority
 from turnout.serving.loading.load_proof import prove_at_load
@@ -46,8 +46,6 @@ from turnout.serving.tensorrt.engine_cache import keep_within
 from turnout.serving.tensorrt.fallback import BUILDING, next_providers
 from turnout.serving.tensorrt.precision import FULL
 from turnout.serving.tensorrt.shapes import NO_PROFILE, shape_profile
-
-_UNWRITTEN = "unbatched: an operator may leave in its output what was in memory, such as rows of a shared run"
 
 _INLINE_MODEL_BYTES = 16 * 1024 * 1024
 
@@ -200,7 +198,7 @@ class _Load:
             most = settings.batching.most_rows
             plan = prove_at_load(runs[0], manifest, directory, graph, most, sandbox, shapes)
             if isolation.zeroed:  # within a run, memory is used again as it is
-                plan = replace(plan, max_rows=0, reason=_UNWRITTEN)
+                plan = replace(plan, max_rows=0, reason=UNBATCHED_IF_ZEROED)
             if on_tensorrt and plan.sample is None and next_providers(runtime.providers):
                 raise ModelFailure(f"no inputs were found that it runs on there: {plan.reason}")
             outputs = manifest.signature.output_names

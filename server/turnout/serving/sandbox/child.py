@@ -6,6 +6,7 @@ PARENT`; either way it dies with the process that started it.
 
 import contextlib
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,10 +34,11 @@ from turnout.serving.batching.warmup import warm_up
 from turnout.serving.inputs.attempts import LeftOut
 from turnout.serving.inputs.sample import SampleInputs, find_sample
 from turnout.serving.inputs.synthetic import Recipe, recipes, synthetic_by_recipe, synthetic_inputs
+from turnout.serving.isolation.hazards import UNBATCHED_IF_ZEROED, decide
 from turnout.serving.sandbox.answers import AnswerArchiveWriter
 from turnout.serving.sandbox.examples import Example, check_fit, first_row, golden_examples
 from turnout.serving.sandbox.messages import failure_body
-from turnout.serving.sandbox.processes import ANSWER_FILE, ANSWERS_FILE, GRAPH_FILE, JOB_FILE
+from turnout.serving.sandbox.processes import ANSWER_FILE, ANSWERS_FILE, GRAPH_FILE, JOB_FILE, ZEROED_ENVIRONMENT
 from turnout.serving.sandbox.request import AT_LIMIT, SandboxRequest
 from turnout.serving.sandbox.trial_session import LOADING, PREPACKED_LIMIT, TrialSession, load
 from turnout.serving.sandbox.zipmap_check import without_zipmap
@@ -164,12 +166,17 @@ def examine(request: SandboxRequest) -> dict[str, Any]:
     ((_, manifest),) = request.versions
     before = memory.reset_peak()
     graph = request.graph()
+    zeroed = decide(request.runtime.isolation, graph).zeroed
+    if zeroed:
+        _zero_memory(request.scratch)
     sizes = _values_become_sizes(graph, manifest)
-    loaded = load(request, arena=not sizes)
+    loaded = load(request, arena=not (sizes or zeroed))
     session = loaded.session
     tried = recipes(values_become_sizes=sizes, sizes=loaded.shapes.usual)
     found = _sample(request, loaded, tried)
     plan = _proved(request, loaded, found, graph, sizes=sizes)
+    if zeroed:
+        plan = replace(plan, max_rows=0, mixes=False, reason=UNBATCHED_IF_ZEROED)
     names = manifest.signature.output_names
     # One row only: which batch sizes pay off depends on the load of the machine, and the peak of memory would too.
     warmth = warm_up(session.run, replace(plan, max_rows=0), names, _WARM_RUNS, only_where_it_pays=True)
@@ -194,6 +201,15 @@ def examine(request: SandboxRequest) -> dict[str, Any]:
         **_repeated(session, manifest, plan.sample, names),
         "answers": answers.records,
     }
+
+
+def _zero_memory(scratch: Path) -> None:
+    """Starts again in this process, with memory that is zeroed as where the version is served, unless it is already."""
+    if os.environ.items() >= ZEROED_ENVIRONMENT.items():
+        return
+    memory.unlimit_data()
+    command = [sys.executable, "-m", "turnout.serving.sandbox.child", str(scratch), str(os.getppid())]
+    os.execve(sys.executable, command, {**os.environ, **ZEROED_ENVIRONMENT})  # noqa: S606 - nothing from a client
 
 
 def sample(request: SandboxRequest) -> dict[str, Any]:

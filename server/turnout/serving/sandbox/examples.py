@@ -48,9 +48,7 @@ def check_fit(inputs: Mapping[str, Array], signature: Signature) -> Mapping[str,
                 raise InvalidModel(f"it lacks the input {spec.name}")
         elif array.dtype != NUMPY_DTYPES[spec.dtype]:
             raise InvalidModel(f"its input {spec.name} is {array.dtype}, the model takes {spec.dtype}")
-        elif array.ndim != len(spec.shape) or any(
-            isinstance(fixed, int) and fixed != size for fixed, size in zip(spec.shape, array.shape, strict=True)
-        ):
+        elif not spec.admits(array.shape):
             raise InvalidModel(f"its input {spec.name} has shape {list(array.shape)}, the model takes {spec}")
     if unknown := sorted(inputs.keys() - {spec.name for spec in signature.inputs}):
         raise InvalidModel(f"it has an input {unknown[0]} that the model does not have")

@@ -38,6 +38,9 @@ KEPT_PREFIXES = ("CUDA", "NVIDIA", "OMP")
 CHILD_ENVIRONMENT = {"ORT_DISABLE_TELEMETRY": "1", "OPENBLAS_NUM_THREADS": "1"}
 """ONNX Runtime's telemetry and OpenBLAS each start a thread when imported, and a process with threads must not fork."""
 
+ZEROED_ENVIRONMENT = {"GLIBC_TUNABLES": "glibc.malloc.perturb=255:glibc.malloc.tcache_count=0"}
+"""Has malloc fill what it returns with the inverse of 255, which the cache of small blocks would circumvent."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ended:
