@@ -18,19 +18,20 @@ from weakref import WeakSet
 
 from structlog.typing import FilteringBoundLogger
 
-from turnout.auth.caller import Caller
+from turnout.auth.caller import Caller, Decisions
 from turnout.auth.credentials import tokens
 from turnout.auth.credentials.certificates import identity_of_certificate
 from turnout.auth.credentials.jwt import JwtVerifier, UnknownKey, credential_of
 from turnout.auth.credentials.key_fetcher import KeyFetcher
 from turnout.auth.identity import ANONYMOUS, CONSOLE, LOCAL, Identity
+from turnout.auth.known_callers import KnownCallers
 from turnout.auth.open_streams import ENDED, OpenStreams
 from turnout.auth.policy.permissions import Need, ResourceKind
 from turnout.auth.policy.policy import AccessPolicy
 from turnout.auth.policy.policy_file import load_policy
 from turnout.auth.policy.quotas import Quota, QuotaExceeded, Quotas
 from turnout.auth.refusals import Refusals
-from turnout.auth.roles import SERVER, AccessRole
+from turnout.auth.roles import SERVER, AccessRole, AccessScope
 from turnout.config import Auth, is_loopback
 from turnout.config.files import stamp_of
 from turnout.errors import ConfigError, PermissionDeniedError, TurnoutError, UnauthenticatedError
@@ -38,7 +39,6 @@ from turnout.state.tokens import TokenRecord
 from turnout.telemetry.metrics.auth import AuthRecorder, RefusalReason
 from turnout.threads import Threads
 
-_MOST_CALLERS = 10_000
 _RETRY_SECONDS = 10.0
 """Interval in seconds at which a policy file that cannot be used is read again."""
 _BEARER = "bearer "
@@ -95,7 +95,8 @@ class Authority:
         self._tokens: Mapping[str, TokenRecord] = {}
         self._jwts = JwtVerifier(settings.jwt)
         self._key_changes = 0
-        self._callers: dict[bytes | str, Caller] = {}
+        self._callers = KnownCallers()
+        self._decisions = Decisions()
         self._all: WeakSet[Caller] = WeakSet()
         self._quotas = Quotas()
         self._refusals = Refusals(recorder, log)
@@ -121,7 +122,7 @@ class Authority:
         elif not (key := call.certificate):
             local = self._settings.loopback and is_loopback(call.host)
             return self._local if local else self._anonymous
-        caller = self._callers.get(key)
+        caller = self._callers.find(key)
         return caller if caller is not None and not caller.ended and caller.expires > self._clock() else None
 
     async def identify(self, call: Credentials) -> Caller:
@@ -204,20 +205,21 @@ class Authority:
             raise UnauthenticatedError("the token has expired")
         scopes = (tokens.scope_of(record),)
         identity = tokens.identity_of(record)
-        caller = Caller(identity, scopes, f"token {record.id}", expires, self._quota(identity), own=True)
-        self._all.add(caller)
-        return caller
+        return self._added(identity, scopes, f"token {record.id}", expires, own=True)
 
     def _made(self, identity: Identity, credential: str, expires: float = inf) -> Caller:
-        caller = Caller(identity, self._policy.scopes_of(identity), credential, expires, self._quota(identity))
+        return self._added(identity, self._policy.scopes_of(identity), credential, expires)
+
+    def _added(
+        self, identity: Identity, scopes: Sequence[AccessScope], credential: str, expires: float, *, own: bool = False
+    ) -> Caller:
+        quota = self._quota(identity)
+        caller = Caller(identity, scopes, credential, expires, quota, own=own, decisions=self._decisions)
         self._all.add(caller)
         return caller
 
     def _remember(self, key: bytes | str, caller: Caller) -> Caller:
-        self._callers.pop(key, None)
-        while len(self._callers) >= _MOST_CALLERS:
-            del self._callers[next(iter(self._callers))]
-        self._callers[key] = caller
+        self._callers.add(key, caller)
         self._recorder.callers = len(self._callers)
         return caller
 
@@ -417,7 +419,7 @@ class Authority:
             if caller.credential in credentials:
                 caller.ended = "revoked"
         self._streams.end(self._clock())
-        self._callers = {key: caller for key, caller in self._callers.items() if not caller.ended}
+        self._callers.remove_ended()
         self._recorder.callers = len(self._callers)
 
     def _show_limits(self) -> None:

@@ -1,7 +1,9 @@
 """A caller, cached from call to call."""
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
+from itertools import count
 from math import inf
 
 from turnout.auth.identity import Identity
@@ -9,10 +11,24 @@ from turnout.auth.policy.policy import decide
 from turnout.auth.policy.quotas import Quota
 from turnout.auth.roles import SERVER, AccessRole, AccessScope
 
-_MOST_DECISIONS = 1024
+_MOST_DECISIONS = 65_536
 _LONGEST_NAME = 128
-"""Maximum number of permission checks cached for a caller, and of characters in a cached name. Both are bounded because
-clients choose the names; no model has a longer one."""
+"""Maximum number of permission checks cached for all callers, and of characters in a cached name. Both are bounded
+because clients choose the names; no model has a longer one."""
+
+
+class Decisions(dict[tuple[int, str, str], bool]):
+    """Cached permission checks of all callers, by the caller's number, the role and the model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers = count()
+
+    def add(self, key: tuple[int, str, str], allowed: bool) -> None:
+        """Adds a result. A full cache is emptied first."""
+        if len(self) >= _MOST_DECISIONS:
+            self.clear()
+        self[key] = allowed
 
 
 @dataclass(slots=True, weakref_slot=True, eq=False, repr=False)
@@ -26,6 +42,8 @@ class Caller:
         expires: When the credential expires, in seconds since 1970.
         ended: Why the credential is no longer valid; "" while it is valid.
         quota: The caller's use of its limit; None if it has no limit.
+        decisions: Where results of `may` are cached.
+        nbytes: Approximate memory of the caller in bytes, without those.
     """
 
     identity: Identity
@@ -35,19 +53,24 @@ class Caller:
     quota: Quota | None = None
     _: KW_ONLY
     own: bool = False
+    decisions: Decisions = field(default_factory=Decisions)
     ended: str = field(default="", init=False)
-    _decisions: dict[tuple[str, str], bool] = field(default_factory=dict, init=False)
+    nbytes: int = field(init=False)
+    _number: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._number = next(self.decisions.numbers)
+        names = (self.identity.name, *self.identity.also, self.credential)
+        self.nbytes = sum(map(sys.getsizeof, (self, self.identity, self.identity.also, self.scopes, *names)))
 
     def may(self, role: AccessRole, model: str) -> bool:
         """Returns whether the caller may do what `role` allows with a model. Results are cached."""
-        known = self._decisions.get((role, model))
+        key = (self._number, role, model)
+        known = self.decisions.get(key)
         if known is None:
             known = decide(self.scopes, role, model).allowed
-            if len(model) > _LONGEST_NAME:
-                return known
-            if len(self._decisions) >= _MOST_DECISIONS:
-                self._decisions.clear()
-            self._decisions[role, model] = known
+            if len(model) <= _LONGEST_NAME:
+                self.decisions.add(key, known)
         return known
 
     def sees(self, model: str) -> bool:
@@ -68,7 +91,7 @@ class Caller:
         self.quota = quota
         if not self.own:
             self.scopes = tuple(scopes)
-        self._decisions.clear()
+        self._number = next(self.decisions.numbers)  # so that earlier decisions are not found again
 
 
 def actor_of(caller: Caller | None) -> str:

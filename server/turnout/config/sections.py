@@ -273,7 +273,8 @@ class ShadowLane(Section):
         noise_rate: Share of the copies that the baseline runs a second time, to measure its own noise.
         top_k: Number of top classes that are compared, for outputs that are scores.
         keep_worst: Number of worst disagreements that are kept for inspection, for each pair of versions.
-        keep_inputs: Whether to keep the inputs of these disagreements as well.
+        keep_inputs: Whether to keep the inputs of these disagreements as well: at most 32 MiB of them for each pair
+            of versions, those of the worst first.
         redact: A function, as `package.module:function`, that removes sensitive data from inputs before they are kept.
             It gets the model's name and the inputs by name, and returns the inputs to keep.
         tolerances: Tolerances by output name or dtype. They override the manifest's.

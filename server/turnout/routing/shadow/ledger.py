@@ -11,11 +11,13 @@ from enum import StrEnum
 
 from turnout.routing.shadow.compare import AnswerComparison, OutputComparison
 from turnout.routing.shadow.noise import NEEDED_REPEATS, Noise
-from turnout.serving.sessions.tensor import Array
+from turnout.serving.sessions.tensor import Array, memory_of
 from turnout.telemetry.metrics.shadow import ShadowRecorder
 from turnout.telemetry.ratios import Ratio, ShadowAgreement
 
 _KEPT_OUTCOMES = 65_536
+_KEPT_INPUT_BYTES = 32 << 20
+"""Maximum size of the kept inputs of one pair's disagreements. Only the worst of them keep theirs."""
 
 
 class CopyOutcome(StrEnum):
@@ -55,13 +57,18 @@ class Disagreement:
 
     Attributes:
         time: When the answers were compared, in UTC.
-        inputs: Stored part of the inputs; empty unless configured.
+        inputs: Stored part of the inputs; empty unless configured, or if there was no room for them.
+        input_bytes: Size of that part in bytes.
     """
 
     request_id: str
     time: datetime
     comparison: AnswerComparison
     inputs: Mapping[str, Array]
+    input_bytes: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "input_bytes", memory_of(self.inputs.values()))
 
 
 @dataclass(slots=True)
@@ -183,6 +190,7 @@ class Ledger:
             heapq.heappush(self._worst, item)
         elif self._keep_worst:
             heapq.heappushpop(self._worst, item)
+        self._bound_inputs()
 
     def repeat(self, comparison: AnswerComparison) -> None:
         """Counts a comparison of the baseline with itself."""
@@ -190,6 +198,15 @@ class Ledger:
         self.recorder.noise = Ratio(self.noise.disagreements, self.noise.runs)
         if self.compared:
             self.recorder.agreement = self._agreement
+
+    def _bound_inputs(self) -> None:
+        """Discards inputs for which there is no room; the worst disagreements get theirs first."""
+        room, kept = _KEPT_INPUT_BYTES, []
+        for severity, number, one in sorted(self._worst, key=lambda item: item[:2], reverse=True):
+            fits = one.input_bytes <= room
+            room -= one.input_bytes if fits else 0
+            kept.append((severity, number, one if fits else replace(one, inputs={})))
+        self._worst = kept[::-1]  # ascending, which is a heap
 
     @property
     def _agreement(self) -> ShadowAgreement:
