@@ -165,6 +165,30 @@ async def test_what_a_graph_makes_empty_shows_nobody_what_others_sent(
             np.testing.assert_array_equal(outputs_of(answer)["y"], expected)
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [(["n", "t"], ["b", "t", 64]), (["n", 64, "t"], ["t"]), (["t"], ["b", "t", 64]), ([1, "n", "t"], ["b", "t", 64])],
+)
+async def test_a_product_that_repeats_a_factor_shows_nobody_what_others_sent(
+    publish_model, start_server, one, other
+) -> None:
+    proto = graph([node("MatMul", "a b")], {"a": (FLOAT, one), "b": (FLOAT, other)}, {"y": (FLOAT, 2)})
+    publish_model("m", "1.0.0", proto)
+    server = await start_server(runtime=Runtime(runners=1))
+
+    def of(steps: int):
+        sizes = {"t": steps, "n": 8, "b": 8}
+        given = {"a": one, "b": other}
+        return {name: np.ones([sizes.get(size, size) for size in shape], np.float32) for name, shape in given.items()}
+
+    async with stub_of(server) as stub:
+        answer = await stub.Predict(request("m", **of(3)))
+        np.testing.assert_array_equal(outputs_of(answer)["y"], np.matmul(*of(3).values()))
+        error = await refusal(stub.Predict(request("m", **of(0))))
+        assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+        assert f"inputs.a: expected 1 or more along axis {one.index('t')}" in error.message
+
+
 async def test_a_reduction_of_nothing_shows_nobody_what_others_sent(publish_model, start_server) -> None:
     """ONNX Runtime ignores the axis, so that the first part is (n, 0) and not (n, 1)."""
     nodes = [node("ReduceMax", "x last", "r"), node("Concat", "r row", axis=0)]

@@ -148,3 +148,14 @@ def test_an_output_without_rows_is_shared_only_where_it_is_constant(proof_of):
     counted = graph([node("Neg", "x", "y"), node("Shape", "x", "c")], rowwise_models.X, outputs)
     counted.graph.output[1].type.tensor_type.elem_type = rowwise_models.INT64
     assert "the number of rows" in proof_of(counted).obstacle
+
+
+@pytest.mark.parametrize(("shape", "proved"), [(["n", 4, 4], True), (["n", "s", "s"], True), (["n", 4, "s"], False)])
+def test_inverses_are_proved_only_of_square_matrices(proof_of, shape, proved) -> None:
+    """Of others, ONNX Runtime reads what lies behind them: other rows."""
+    inverse = rowwise_models.node("Inverse", "x", domain="com.microsoft")
+    opset = {"": 18, "com.microsoft": 1}
+    made = rowwise_models.graph(
+        [inverse], {"x": (rowwise_models.FLOAT, shape)}, {"y": (rowwise_models.FLOAT, 3)}, None, opset
+    )
+    assert bool(proof_of(made).obstacle) is not proved

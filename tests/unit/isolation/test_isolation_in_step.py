@@ -51,6 +51,13 @@ def test_other_dimensions_are_too_whatever_they_are_called(names) -> None:
     assert in_step(of(*below, a=["n", names[0]], b=["m", names[1]])) == [{"a": 1, "b": 1}]
 
 
+def test_two_dimensions_of_one_input_are_where_it_is_joined_with_what_was_made_of_it() -> None:
+    turned = [("Transpose", ["a"], ["t"], {}), ("MatMul", ["a", "t"], ["m"], {})]
+    joined = ("Concat", ["m", "a"], ["y"], {"axis": 0})
+    described = describe(of(*turned, joined, a=["n", "t"]))
+    assert groups_of(described, Signature((), ())) == [[("a", 0), ("a", 1)]]
+
+
 def test_addends_of_one_name_are() -> None:
     """ONNX Runtime makes a `SkipLayerNormalization` of that and a `LayerNormalization`, of whatever it is made of."""
     assert in_step(of(("Add", ["a", "b"], ["y"], {}), a=["n", 3, 4], b=["n", 3, 4])) == [{"a": 0, "b": 0}]

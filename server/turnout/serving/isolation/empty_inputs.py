@@ -4,9 +4,9 @@ Requests that violate this are refused, since operators would return old content
 
 - `RoiAlign` uses the nearest row of an image for positions outside it. In an image without rows that is memory of
   something else, such as other requests.
-- A matrix product over a dimension of 0 is 0, but integer kernels, `FusedMatMul`, and the fusion of a product with a
-  preceding `DequantizeLinear` leave their output uninitialised. (The fusion with a `Transpose` is switched off, see
-  `turnout.serving.sessions.session`.)
+- A matrix product over a dimension of 0 is 0, but integer kernels, `FusedMatMul`, `MatMul` that repeats its first
+  factor, and the fusion of a product with a preceding `DequantizeLinear` leave their output uninitialised. (The fusion
+  with a `Transpose` is switched off, see `turnout.serving.sessions.session`.)
 - `Concat` and similar operators skip a part that is empty along another axis than the one that they join, but leave
   room for it, uninitialised.
 - A reduction of an empty tensor along negative axes has other sizes than ONNX infers, so that a following operator may
@@ -95,9 +95,9 @@ def in_step(model: ModelGraph, signature: Signature) -> Sequence[Sequence[InputD
     for node, scope in walk(model):
         parts = scope.joined(node) or (node.inputs[:2] if node.op_type in _ADDS else ())
         sources = frozenset[str]().union(*map(scope.sources.__getitem__, parts))
-        if len(sources) < 2:
+        if len(sources) < 2 and node.op_type in _ADDS:
             continue
-        if node.operator == (STANDARD_DOMAIN, "Concat"):
+        if len(sources) > 1 and node.operator == (STANDARD_DOMAIN, "Concat"):
             joined[node] = sources
         groups = (sorted(dimensions_named(model.graph.inputs, names)) for names in _equal_names(node, scope))
         found += (group for group in groups if len(group) > 1 and group not in found)

@@ -1,8 +1,9 @@
 """Finds operators that leave part of their output as it was in memory, such as values of other requests. Pure.
 
 - A matrix product over a dimension of 0 is 0, but integer kernels, `FusedMatMul`, and the fusion of a product with a
-  preceding `DequantizeLinear` leave their output uninitialised. (The fusion with a `Transpose` is switched off, see
-  `turnout.serving.sessions.session`.)
+  preceding `DequantizeLinear` leave their output uninitialised. So does `MatMul` from the second matrix on that it
+  multiplies the same first factor by, and from the second element on of a product with a vector. (The fusion with a
+  `Transpose` is switched off, see `turnout.serving.sessions.session`.)
 - `Concat` and similar operators skip a part that is empty along another axis than the one that they join, but leave
   room for it, uninitialised.
 - Classifiers of two classes with `PROBIT` write only one of two scores.
@@ -53,6 +54,9 @@ _POOLS = frozenset({"AveragePool", "LpPool", "MaxPool", "NhwcMaxPool", "QLinearA
 _TAKES_SIZES = frozenset({*_SIZED, "Reshape", "Resize", "Squeeze", "Unsqueeze", "Upsample"})
 """Operators of whose inputs only the first has elements that the output contains."""
 
+_UNKNOWN = "unk__"
+"""Beginning of the names that ONNX's shape inference gives to sizes that it does not know."""
+
 _SUMS_NOTHING = "leaves what was in memory in its output where it sums over nothing"
 _JOINS_NOTHING = "leaves what was in memory in its output where one of the tensors that it joins is empty"
 
@@ -83,11 +87,30 @@ def products(steps: Iterable[Step]) -> Iterator[Product]:
     for node, scope in steps:
         if (indices := _FACTORS.get(node.operator)) is not None:
             one, other = (node.inputs[index] for index in indices)
-            if node.op_type not in ("Gemm", "MatMul") or not quantized.isdisjoint((one, other)):
+            fused = node.op_type not in ("Gemm", "MatMul") or not quantized.isdisjoint((one, other))
+            if fused or (node.op_type == "MatMul" and _repeats_first(scope.types[one].shape, scope.types[other].shape)):
                 yield product_of(node, scope, (one, other))
         goes_on = node.op_type not in _ENDS_A_FUSION and not quantized.isdisjoint(node.names_read())
         if node.op_type == "DequantizeLinear" or goes_on:
             quantized.update(node.outputs)
+
+
+def _repeats_first(one: Sequence[Dimension] | None, other: Sequence[Dimension] | None) -> bool:
+    """Returns whether the first factor of a product may be repeated for several matrices of the other, or the other is
+    a vector. Sizes that are not known are taken for equal, since those of an attention are.
+    """
+    if one is None or other is None:
+        return False
+    if len(other) < 2:
+        return len(one) > 1
+    return len(one) < len(other) != 2 or any(
+        mine != theirs and theirs != 1 and _is_known(mine) and _is_known(theirs)
+        for mine, theirs in zip(one[-3::-1], other[-3::-1], strict=False)
+    )
+
+
+def _is_known(size: Dimension) -> bool:
+    return size is not None and not str(size).startswith(_UNKNOWN)
 
 
 def product_of(node: Node, scope: Scope, factors: tuple[str, str]) -> Product:

@@ -297,6 +297,8 @@ def _determinant(call: NodeCall) -> Sequence[State]:
 def _inverse(call: NodeCall) -> Sequence[State]:
     rows = call.rows(0)
     call.outside(rows, (rows.rank - 2, rows.rank - 1), "goes")
+    if rows.shape[-1] != rows.shape[-2]:
+        raise NotRowWise("its matrices may not be square, and it then reads those of other rows")
     return [rows]
 
 
