@@ -3,7 +3,8 @@
 import os
 import shutil
 import threading
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,12 @@ from remote_stores import RemoteStore, StoppingProxy, put
 from turnout.errors import (
     DigestMismatch,
     Exhausted,
+    StoreUnavailable,
 )
+from turnout.registry.remote.cache import Cache
 from turnout.registry.remote.repository import RemoteRepository
 from turnout.registry.storage import attestations, in_use
+from turnout.registry.storage.faults import StoreFault
 
 pytest_plugins = ["remote_stores"]
 
@@ -140,6 +144,74 @@ def test_the_cache_keeps_what_is_loaded_and_lets_go_of_what_was_used_longest_ago
         pytest.raises(Exhausted, match=rf"m 1\.0\.0 has {size} bytes"),
     ):
         tiny.fetch("m", V1)
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["the first arrives", "the first fails"])
+def test_fetches_at_the_same_time_do_not_exceed_the_cache_together(
+    store: RemoteStore, repository: RemoteRepository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    for number in (1, 2):
+        put(repository, Version(number), number, tmp_path)
+    size = repository.find("m", V1).manifest.size
+    settled, held, used = threading.Event(), [], []
+    place = Cache._place
+
+    def watched(self: Cache, staged: Path, directory: Path) -> None:
+        used.append(self.used_bytes)
+        place(self, staged, directory)
+
+    monkeypatch.setattr(Cache, "_place", watched)  # all files of a version have arrived
+    monkeypatch.setattr("turnout.registry.remote.cache.checkpoint", settled.set)  # called by who waits for room
+    with (
+        closing(store.open(tmp_path / "small", cache_max_bytes=2 * size - 1)) as one,
+        closing(store.open(tmp_path / "small", cache_max_bytes=2 * size - 1)) as other,
+    ):
+
+        def load(repository: RemoteRepository, version: Version) -> None:
+            with suppress(Exhausted, StoreUnavailable):
+                held.append(in_use.hold(repository, "m", version))
+            settled.set()
+
+        second = threading.Thread(target=load, args=(other, V2))
+        read = one._store.read_blob
+
+        def slow(digest: str, size: int) -> Iterator[bytes]:
+            second.start()
+            assert settled.wait(60), "the second fetch has neither ended nor begun to wait"
+            if fails:
+                raise StoreFault("the store has gone away")
+            yield from read(digest, size)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(one._store, "read_blob", slow)
+            if fails:
+                with pytest.raises(StoreUnavailable):
+                    one.fetch("m", V1)
+            else:
+                one.fetch("m", V1)
+        if not fails:
+            load(one, V1)
+        second.join(60)
+        assert not second.is_alive()
+        try:
+            assert set(used) == {size}, "the cache has room for one of them at a time"
+            assert len(held) == 1, "there is room for one"
+            assert not list((tmp_path / "small").glob("**/reserved-*"))
+        finally:
+            for hold in held:
+                in_use.let_go(hold)
+
+
+def test_room_that_a_killed_process_had_reserved_is_free(
+    store: RemoteStore, repository: RemoteRepository, tmp_path: Path
+) -> None:
+    put(repository, V1, 1, tmp_path)
+    size = repository.find("m", V1).manifest.size
+    with closing(store.open(tmp_path / "small", cache_max_bytes=size)) as small:
+        left = small.cache.home / ".staging" / "reserved-0"
+        left.write_bytes(bytes(size))
+        small.verify("m", V1)
+        assert not left.exists()
 
 
 def test_a_cache_is_its_users_alone_even_in_a_directory_that_is_open_to_all(store: RemoteStore, tmp_path: Path) -> None:
