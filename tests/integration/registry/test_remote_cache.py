@@ -2,11 +2,9 @@
 
 import os
 import shutil
-import subprocess
-import sys
 import threading
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -16,10 +14,12 @@ from remote_stores import RemoteStore, StoppingProxy, put
 from turnout.errors import (
     DigestMismatch,
     Exhausted,
+    StoreUnavailable,
 )
+from turnout.registry.remote.cache import Cache
 from turnout.registry.remote.repository import RemoteRepository
 from turnout.registry.storage import attestations, in_use
-from turnout.registry.storage.staging import STAGING
+from turnout.registry.storage.faults import StoreFault
 
 pytest_plugins = ["remote_stores"]
 
@@ -146,64 +146,72 @@ def test_the_cache_keeps_what_is_loaded_and_lets_go_of_what_was_used_longest_ago
         tiny.fetch("m", V1)
 
 
-def _reads_blob_of(repository: RemoteRepository, store: RemoteStore, version: Version) -> Callable[..., bool]:
-    blob = repository.find("m", version).manifest.files[0].digest.removeprefix("sha256:")
+@pytest.mark.parametrize("fails", [False, True], ids=["the first arrives", "the first fails"])
+def test_fetches_at_the_same_time_do_not_exceed_the_cache_together(
+    store: RemoteStore, repository: RemoteRepository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    for number in (1, 2):
+        put(repository, Version(number), number, tmp_path)
+    size = repository.find("m", V1).manifest.size
+    settled, held, used = threading.Event(), [], []
+    place = Cache._place
 
-    def reads_blob(method: str, path: str, _: bytes) -> bool:
-        return method == "GET" and blob in path and (store.kind != "gs" or "alt=media" in path or "/download/" in path)
+    def watched(self: Cache, staged: Path, directory: Path) -> None:
+        used.append(self.used_bytes)
+        place(self, staged, directory)
 
-    return reads_blob
+    monkeypatch.setattr(Cache, "_place", watched)  # all files of a version have arrived
+    monkeypatch.setattr("turnout.registry.remote.cache.checkpoint", settled.set)  # called by who waits for room
+    with (
+        closing(store.open(tmp_path / "small", cache_max_bytes=2 * size - 1)) as one,
+        closing(store.open(tmp_path / "small", cache_max_bytes=2 * size - 1)) as other,
+    ):
+
+        def load(repository: RemoteRepository, version: Version) -> None:
+            with suppress(Exhausted, StoreUnavailable):
+                held.append(in_use.hold(repository, "m", version))
+            settled.set()
+
+        second = threading.Thread(target=load, args=(other, V2))
+        read = one._store.read_blob
+
+        def slow(digest: str, size: int) -> Iterator[bytes]:
+            second.start()
+            assert settled.wait(60), "the second fetch has neither ended nor begun to wait"
+            if fails:
+                raise StoreFault("the store has gone away")
+            yield from read(digest, size)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(one._store, "read_blob", slow)
+            if fails:
+                with pytest.raises(StoreUnavailable):
+                    one.fetch("m", V1)
+            else:
+                one.fetch("m", V1)
+        if not fails:
+            load(one, V1)
+        second.join(60)
+        assert not second.is_alive()
+        try:
+            assert set(used) == {size}, "the cache has room for one of them at a time"
+            assert len(held) == 1, "there is room for one"
+            assert not list((tmp_path / "small").glob("**/reserved-*"))
+        finally:
+            for hold in held:
+                in_use.let_go(hold)
 
 
-def test_fetches_at_the_same_time_are_not_promised_the_same_room(
+def test_room_that_a_killed_process_had_reserved_is_free(
     store: RemoteStore, repository: RemoteRepository, tmp_path: Path
 ) -> None:
-    for number, version in enumerate((V1, V2), start=7):
-        put(repository, version, number, tmp_path)
+    put(repository, V1, 1, tmp_path)
     size = repository.find("m", V1).manifest.size
-    with (
-        StoppingProxy(store.endpoint, stop_at=0, stop_when=_reads_blob_of(repository, store, V1)) as proxy,
-        closing(store.through(proxy).open(tmp_path / "small", cache_max_bytes=size + size // 2)) as small,
-    ):
-        first = threading.Thread(target=small.fetch, args=("m", V1))
-        first.start()
-        try:
-            assert proxy.stopped.wait(60)
-            with pytest.raises(Exhausted, match=rf"versions in use, and {size:,} are being fetched"):
-                small.fetch("m", V2)
-        finally:
-            proxy.go_on.set()
-            first.join(60)
-        assert small.cache.used_bytes == size
-        small.fetch("m", V2)
-        assert [small.directory("m", version).exists() for version in (V1, V2)] == [False, True]
-        assert small.cache.used_bytes == size
-
-
-_RESERVES = """
-import sys, pathlib
-from turnout.registry.remote.reservations import reserved
-with reserved(pathlib.Path(sys.argv[1]), 10**12):
-    print("reserved", flush=True)
-    sys.stdin.read()
-"""
-
-
-def test_what_a_killed_process_was_fetching_takes_no_room(repository: RemoteRepository, tmp_path: Path) -> None:
-    put(repository, V1, 9, tmp_path)
-    shutil.rmtree(repository.directory("m", V1))
-    staging = repository.cache.home / STAGING
-    command = [sys.executable, "-c", _RESERVES, str(staging)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as fetching:
-        try:
-            assert fetching.stdout is not None
-            assert fetching.stdout.readline() == "reserved\n"
-            with pytest.raises(Exhausted, match=r"1,000,000,000,000 are being fetched"):
-                repository.fetch("m", V1)
-        finally:
-            fetching.kill()
-    repository.fetch("m", V1)
-    assert not list(staging.glob("reserved-*"))
+    with closing(store.open(tmp_path / "small", cache_max_bytes=size)) as small:
+        left = small.cache.home / ".staging" / "reserved-0"
+        left.write_bytes(bytes(size))
+        small.verify("m", V1)
+        assert not left.exists()
 
 
 def test_a_cache_is_its_users_alone_even_in_a_directory_that_is_open_to_all(store: RemoteStore, tmp_path: Path) -> None:
@@ -222,7 +230,15 @@ def test_processes_share_a_cache_and_bring_a_version_once(
     store: RemoteStore, repository: RemoteRepository, tmp_path: Path
 ) -> None:
     put(repository, V1, 2, tmp_path)
-    with StoppingProxy(store.endpoint, stop_when=_reads_blob_of(repository, store, V1)) as proxy:
+    gets: list[str] = []
+
+    def reads_blob(method: str, path: str, _: bytes) -> bool:
+        blob = repository.find("m", V1).manifest.files[0].digest.removeprefix("sha256:")
+        if method == "GET" and blob in path and (store.kind != "gs" or "alt=media" in path or "/download/" in path):
+            gets.append(path)
+        return False
+
+    with StoppingProxy(store.endpoint, stop_when=reads_blob) as proxy:
         near = [store.through(proxy).open(tmp_path / "shared") for _ in range(4)]
         threads = [threading.Thread(target=one.verify, args=("m", V1)) for one in near]
         for thread in threads:
@@ -232,4 +248,4 @@ def test_processes_share_a_cache_and_bring_a_version_once(
         for one in near:
             assert (one.directory("m", V1) / "model.onnx").exists()
             one.close()
-    assert len(proxy.writes) == 1
+    assert len(gets) == 1

@@ -7,15 +7,16 @@
 A version's directory is complete or absent, as in any repository, and a blob is added only after its digest was
 verified; both by rename. Versions are removed to make room, the least recently used first, and then the blobs that no
 version links to. A server holds a lock on the manifest of each version that it has loaded, which protects it from
-removal.
+removal. A fetch reserves room for the blobs that are missing, by a locked file in HOME/.staging/ of their total size,
+so that several fetches together do not exceed the cache's limit.
 """
 
 import hashlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -26,11 +27,11 @@ from turnout.errors import ConfigError, DigestMismatch, Exhausted
 from turnout.host import files
 from turnout.registry.manifest.digest import blocks_digest, bytes_digest
 from turnout.registry.manifest.manifest import MANIFEST_FILE, FileEntry, Manifest
-from turnout.registry.remote.reservations import reserved, reserved_bytes
 from turnout.registry.storage.staging import STAGING, locked, staged
 
 _POLL = 0.05
 _LOCKS = ".locks"
+_RESERVED = "reserved-"
 
 ReadBlob = Callable[[FileEntry], Iterable[bytes]]
 """Yields a file's bytes from the remote repository."""
@@ -129,14 +130,16 @@ class Cache:
             Exhausted: There is not enough room.
             OSError: The cache cannot be written to, or a file cannot be read from the remote repository.
         """
-        with ExitStack() as until_stored:
-            with locked(self.home):
-                self._make_room(lambda: self._missing_bytes(manifest), manifest)
-                reservation = until_stored.enter_context(reserved(self.home / STAGING, self._missing_bytes(manifest)))
-            home = until_stored.enter_context(staged(self.root))
-            for entry in manifest.files:
-                if self._bring(entry, home / entry.path, read):
-                    reservation.stored(entry.size)
+        with staged(self.root) as home:
+            missing = self._link_blobs(manifest.files, home)
+            while (room := self._reserve(missing, manifest)) is None:
+                checkpoint()
+                time.sleep(_POLL)
+                missing = self._link_blobs(missing, home)
+            with closing(room):
+                for entry in missing:
+                    self._bring(entry, home / entry.path, read)
+                    room.filled(entry)
             (home / MANIFEST_FILE).write_bytes(data)
             (home / MANIFEST_FILE).chmod(0o444)
             self._place(home, directory)
@@ -148,10 +151,14 @@ class Cache:
             OSError: The cache cannot be written to.
         """
         try:
-            with locked(self.home):
-                self._make_room(lambda: manifest.size, manifest)
+            room = self._reserve(manifest.files, manifest)
         except Exhausted:
             return
+        if room is not None:
+            with closing(room):
+                self._move_in(staged_version, directory, manifest)
+
+    def _move_in(self, staged_version: Path, directory: Path, manifest: Manifest) -> None:
         for entry in manifest.files:
             file, blob = staged_version / entry.path, self.blob(entry.digest)
             try:
@@ -177,30 +184,47 @@ class Cache:
             (directory / entry.path).parent.mkdir(parents=True, exist_ok=True)
             os.replace(fresh, directory / entry.path)
 
-    def _make_room(self, needed: Callable[[], int], manifest: Manifest) -> None:
-        """Removes the least recently used versions of all repositories until what is needed fits.
+    def _reserve(self, missing: Sequence[FileEntry], manifest: Manifest) -> "_Reservation | None":
+        """Reserves room for blobs that are missing. Makes room by removing the least recently used versions.
 
-        The caller holds the cache's lock.
-
-        Args:
-            needed: Returns the number of bytes needed: it grows when files that versions share are removed.
-            manifest: Of the version that needs them.
+        Returns:
+            The reservation; None if there may be room once fetches that are running have ended.
 
         Raises:
-            Exhausted: They do not fit, because all remaining versions are in use.
+            Exhausted: There is not enough room, because all remaining versions are in use.
         """
-        what = f"{manifest.model} {manifest.version}"
-        if (size := needed()) > self.max_bytes:
+        sizes = {entry.digest: entry.size for entry in missing}
+        needed = sum(sizes.values())
+        if needed > self.max_bytes:
             raise Exhausted(
-                f"{what} has {size:,} bytes, and the cache takes {self.max_bytes:,} (repository.cache_max_bytes)"
+                f"{manifest.model} {manifest.version} has {needed:,} bytes, and the cache takes {self.max_bytes:,}"
+                " (repository.cache_max_bytes)"
             )
-        fetched = reserved_bytes(self.home / STAGING)
-        if self.used_bytes + fetched + size <= self.max_bytes:
-            return
+        with locked(self.home):
+            reserved = self._reserved_bytes()
+            if needed + reserved > self.max_bytes:
+                return None
+            if self._reduce(self.max_bytes - needed - reserved):
+                return _Reservation(self.home / STAGING / f"{_RESERVED}{uuid4().hex}", sizes)
+            if reserved:
+                return None
+        raise Exhausted(
+            f"the cache has no room for the {needed:,} bytes of {manifest.model} {manifest.version}:"
+            f" {self.used_bytes:,} of {self.max_bytes:,} bytes (repository.cache_max_bytes) are versions in use",
+            retry_after=5.0,
+        )
+
+    def _reduce(self, most: int) -> bool:
+        """Removes the least recently used versions of all repositories until the blobs take at most `most` bytes.
+
+        Returns whether they do. The caller holds the lock of the cache.
+        """
+        if self.used_bytes <= most:
+            return True
         self._drop_unlinked()
         for directory in self._least_recent():
-            if self.used_bytes + fetched + needed() <= self.max_bytes:
-                return
+            if self.used_bytes <= most:
+                break
             if (held := _claim(directory)) is None:
                 continue
             try:
@@ -208,24 +232,41 @@ class Cache:
             finally:
                 os.close(held)
             self._drop_unlinked()
-        if (used := self.used_bytes) + fetched + (size := needed()) > self.max_bytes:
-            being_fetched = f", and {fetched:,} are being fetched" if fetched else ""
-            raise Exhausted(
-                f"the cache has no room for the {size:,} bytes of {what}: {used:,} of {self.max_bytes:,} bytes"
-                f" (repository.cache_max_bytes) are versions in use{being_fetched}",
-                retry_after=5.0,
-            )
+        return self.used_bytes <= most
 
-    def _missing_bytes(self, manifest: Manifest) -> int:
-        return sum(e.size for e in {e.digest: e for e in manifest.files}.values() if not self._has_blob(e))
+    def _reserved_bytes(self) -> int:
+        """Returns the total size of all reservations, and removes those of processes that were killed.
 
-    def _bring(self, entry: FileEntry, target: Path, read: ReadBlob) -> bool:
-        """Puts a file at `target`. Returns whether it had to be fetched."""
+        The caller holds the lock of the cache.
+        """
+        total = 0
+        for path in (self.home / STAGING).glob(f"{_RESERVED}*"):
+            with suppress(FileNotFoundError):  # released in the meantime
+                descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+                try:
+                    if files.try_lock(descriptor):
+                        path.unlink()
+                    else:
+                        total += os.fstat(descriptor).st_size
+                finally:
+                    os.close(descriptor)
+        return total
+
+    def _link_blobs(self, entries: Iterable[FileEntry], home: Path) -> Sequence[FileEntry]:
+        """Links files to their blobs, which are not removed from then on. Returns the files whose blob is missing."""
+        return [entry for entry in entries if not self._link_blob(entry, home / entry.path)]
+
+    def _link_blob(self, entry: FileEntry, target: Path) -> bool:
         target.parent.mkdir(parents=True, exist_ok=True)
         if self._has_blob(entry):
             with suppress(FileNotFoundError):  # removed in the meantime
                 os.link(self.blob(entry.digest), target)
-                return False
+                return True
+        return False
+
+    def _bring(self, entry: FileEntry, target: Path, read: ReadBlob) -> None:
+        if self._link_blob(entry, target):
+            return
         with target.open("xb") as file:
             digest, size = blocks_digest(read(entry), copy_to=file), file.tell()
             os.fchmod(file.fileno(), 0o444)
@@ -236,7 +277,6 @@ class Cache:
         os.link(target, fresh)
         os.replace(fresh, self.blob(entry.digest))
         fresh.unlink(missing_ok=True)  # rename(2) does nothing if both names are links to the same file
-        return True
 
     def _has_blob(self, entry: FileEntry) -> bool:
         try:
@@ -283,6 +323,31 @@ class Cache:
         for path, _, links in list(self._stored()):
             if links == 1:
                 Path(path).unlink(missing_ok=True)
+
+
+class _Reservation:
+    """Room for blobs that are being fetched: a file of their size, locked until its process ends.
+
+    It is created under the lock of the cache, so nobody can take it for one whose process was killed.
+    """
+
+    def __init__(self, path: Path, sizes: dict[str, int]) -> None:
+        """Reserves room for blobs of these sizes in bytes, by digest."""
+        self._path = path
+        self._sizes = sizes
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        files.lock(self._descriptor)
+        os.ftruncate(self._descriptor, sum(sizes.values()))
+
+    def filled(self, entry: FileEntry) -> None:
+        """Releases the room of a blob, which is in the cache now."""
+        if self._sizes.pop(entry.digest, None) is not None:
+            os.ftruncate(self._descriptor, sum(self._sizes.values()))
+
+    def close(self) -> None:
+        """Releases the room."""
+        self._path.unlink(missing_ok=True)
+        os.close(self._descriptor)
 
 
 def _claim(directory: Path) -> int | None:
