@@ -53,6 +53,13 @@ async def test_a_request_whose_client_left_ends_and_another_goes_on(
     publish_model, start_server, tmp_path: Path, host: str, how: str, monkeypatch
 ) -> None:
     monkeypatch.setattr(abandoned, "_LOOK_SECONDS", 0.1)
+    looks, judge = [], abandoned.AbandonedRequests._judge
+
+    def noted(requests, request, is_open) -> None:
+        judge(requests, request, is_open)
+        looks.append(request)
+
+    monkeypatch.setattr(abandoned.AbandonedRequests, "_judge", noted)
     publish_model("slow", "1.0.0", slow())
     settings, context = {}, None
     if host == "TLS":
@@ -77,12 +84,12 @@ async def test_a_request_whose_client_left_ends_and_another_goes_on(
     else:
         if how == "resets":
             kernel.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            await until(lambda: any(peers(server.http.port)))
-            await asyncio.sleep(1.0)  # it is seen before, and missed after
+            await until(lambda: sum(request.seen for request in set(looks)) == 2)  # and missed after
         leaves.transport.abort()
     await until(lambda: server.admission.under_way == 1)
     assert not stays.transport.is_closing()
-    await asyncio.sleep(0.5)  # some looks more
+    before = len(looks)
+    await until(lambda: len(looks) > before + 2)
     assert server.admission.under_way == 1
     stays.transport.abort()
     await until(lambda: server.admission.under_way == 0)
