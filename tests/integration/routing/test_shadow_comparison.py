@@ -37,7 +37,7 @@ def compare_pair(publish_model, start_server):
         server = await start_server(shadow=PATIENT | {"noise_rate": 0} | settings)
         await put(server, policy("1.0.0", {"1.1.0": 1.0}))
         assert (await predict(server, calls)).errors == []
-        return server, await settled(server, "1.1.0", len(calls), worst)
+        return server, await settled(server, "1.1.0", len(calls), worst, kept=worst)
 
     return compared
 
