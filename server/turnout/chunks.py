@@ -1,6 +1,9 @@
-"""Collects the chunks of a message in little more memory than their bytes. Pure."""
+"""Collects the chunks of a message in little more memory than their bytes, and reads a message in chunks. Pure."""
 
-from collections.abc import MutableSequence
+from bisect import bisect_right
+from collections.abc import MutableSequence, Sequence
+from itertools import accumulate
+from typing import TypeAlias
 
 _SMALL_BYTES = 4096
 
@@ -16,3 +19,33 @@ def add_chunk(chunks: MutableSequence[bytes], chunk: bytes) -> None:
         chunks[-1] += chunk
     else:
         chunks.append(chunk)
+
+
+class ChunkedBytes:
+    """Bytes in chunks, of which slices are read without joining the rest. `bytes` joins all of them."""
+
+    __slots__ = ("_chunks", "_starts")
+
+    def __init__(self, chunks: Sequence[bytes]) -> None:
+        self._chunks = chunks
+        self._starts = list(accumulate(map(len, chunks), initial=0))
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def __bytes__(self) -> bytes:
+        return b"".join(self._chunks)
+
+    def __getitem__(self, at: slice) -> bytes:
+        start, stop, _ = at.indices(len(self))
+        parts = []
+        for index in range(bisect_right(self._starts, start) - 1, len(self._chunks)):
+            offset = self._starts[index]
+            if offset >= stop:
+                break
+            parts.append(self._chunks[index][max(start - offset, 0) : stop - offset])
+        return b"".join(parts)  # without the GIL, since all parts are bytes
+
+
+Serialized: TypeAlias = bytes | ChunkedBytes
+"""A client's message. `bytes` joins a large one, which may still be in chunks."""

@@ -20,6 +20,7 @@ from turnout.auth.caller import Caller
 from turnout.auth.policy.permissions import METHODS, Need, ResourceKind, need_of
 from turnout.auth.policy.quotas import Quota
 from turnout.auth.roles import SERVER, AccessRole
+from turnout.chunks import Serialized
 from turnout.errors import MODEL_SEEN, TurnoutError, UnauthenticatedError
 from turnout.rpc.errors import to_status
 from turnout.rpc.transport.port import RESPONSES, Method, Methods, Response, RpcCall, StatusError, Stream, Unary
@@ -44,7 +45,7 @@ def protected(methods: Methods, authority: Authority | None) -> Methods:
     return {path: _protected(path, needs[path], method, authority) for path, method in methods.items()}
 
 
-_Answer = Callable[[bytes, RpcCall], Response | Awaitable[Response]]
+_Answer = Callable[[Serialized, RpcCall], Response | Awaitable[Response]]
 
 
 def _protected(path: str, need: Need, method: Method, authority: Authority) -> Method:
@@ -78,7 +79,7 @@ _Check = Callable[[RpcCall, Caller], None]
 def _unary(behaviour: _Answer, authority: Authority, identify: _Identify, check: _Check) -> _Answer:
     """Wraps a unary method, which raises no TurnoutError. A caller that is known is authorized without suspending."""
 
-    def answer(message: bytes, call: RpcCall) -> Response | Awaitable[Response]:
+    def answer(message: Serialized, call: RpcCall) -> Response | Awaitable[Response]:
         try:
             caller = authority.known(call)
             return identified(message, call) if caller is None else entered(message, call, caller)
@@ -86,7 +87,7 @@ def _unary(behaviour: _Answer, authority: Authority, identify: _Identify, check:
             status = to_status(error)
         raise StatusError(status)
 
-    async def identified(message: bytes, call: RpcCall) -> Response:
+    async def identified(message: Serialized, call: RpcCall) -> Response:
         try:
             done = entered(message, call, await identify(call))
             return done if isinstance(done, RESPONSES) else await done
@@ -95,7 +96,7 @@ def _unary(behaviour: _Answer, authority: Authority, identify: _Identify, check:
         del message
         raise StatusError(status)
 
-    def entered(message: bytes, call: RpcCall, caller: Caller | None) -> Response | Awaitable[Response]:
+    def entered(message: Serialized, call: RpcCall, caller: Caller | None) -> Response | Awaitable[Response]:
         call.caller = caller
         quota: Quota | None = None
         if caller is not None:
@@ -128,7 +129,7 @@ def _unary(behaviour: _Answer, authority: Authority, identify: _Identify, check:
 def _until_revoked(behaviour: _Answer, authority: Authority) -> _Answer:
     """Wraps a unary method that changes something, such as a long publish, so that it ends if its token is revoked."""
 
-    def answer(message: bytes, call: RpcCall) -> Response | Awaitable[Response]:
+    def answer(message: Serialized, call: RpcCall) -> Response | Awaitable[Response]:
         done, caller = behaviour(message, call), call.caller
         return done if isinstance(done, RESPONSES) or caller is None else rest(done, caller)
 

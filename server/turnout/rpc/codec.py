@@ -11,7 +11,7 @@ from turnout.routing.request_metadata import Preferences
 from turnout.rpc.transport.port import FixedMetadata
 from turnout.serving.data_plane.inference import InferenceRequest, InferenceResult, Route, ServingRole
 from turnout.serving.inputs.limits import InputLimits
-from turnout.serving.sessions.tensor import Array
+from turnout.serving.sessions.tensor import Array, elements_of
 from turnout.wire_format import VARINT, Lengths, delimited, length_delimited, tag, varint
 from turnout_proto import tensors
 from turnout_proto.v1 import prediction_pb2 as pb
@@ -138,7 +138,7 @@ def response(request: InferenceRequest, result: InferenceResult) -> list[bytes]:
     for name, array in zip(result.names, answer.outputs, strict=True):
         known = befores.get(name)
         if known is not None and known[0] is array.dtype and known[1] == array.shape:
-            parts += (known[2], array.tobytes())
+            parts += (known[2], *elements_of(array))
             continue
         tensor = tensors.encode(name, array)
         raw, serialised = tensor.raw, tensor.SerializeToString()

@@ -12,6 +12,7 @@ from typing import Any, Generic, Self
 
 from turnout.admission.unread import LARGE_BYTES, CountedBytes
 from turnout.auth.caller import Caller
+from turnout.chunks import Serialized
 from turnout.errors import InvalidRequest, TurnoutError
 from turnout.routing.request_metadata import NO_PREFERENCES, PreferenceReader, Preferences
 from turnout.rpc.codec import MAX_REQUEST_ID, logged_id, new_request_id
@@ -61,8 +62,7 @@ class Endpoint(Generic[MessageT]):
         if size <= JOINED_BYTES:
             return self.joined(call, parts)
         self.guard.check_size(size)
-        unsent = self.guard.unsent.reserve(call.connection, size)
-        return Parts(CountedBytes.of(part, unsent) if len(part) > LARGE_BYTES else part for part in parts)
+        return Parts(parts, self.guard.unsent.reserve(call.connection, size))
 
     @classmethod
     def of(
@@ -105,7 +105,7 @@ class GrpcExchange(Generic[MessageT]):
 
     endpoint: Endpoint[MessageT]
     arrived: float
-    data: bytes
+    data: Serialized
 
     @property
     def service(self) -> str:
@@ -124,6 +124,7 @@ class GrpcExchange(Generic[MessageT]):
         templates, data = self.endpoint.templates, self.data
         found = self.found = templates.find(data)
         if found is None:
+            self.data = data = bytes(data)  # and the chunks are freed
             self.parse()
             self.outline = templates.outline(data)
         else:
@@ -176,7 +177,7 @@ class GrpcExchange(Generic[MessageT]):
 class UnaryExchange(GrpcExchange[MessageT]):
     """A unary call."""
 
-    def __init__(self, endpoint: Endpoint[MessageT], data: bytes, call: RpcCall) -> None:
+    def __init__(self, endpoint: Endpoint[MessageT], data: Serialized, call: RpcCall) -> None:
         self.endpoint = endpoint
         self.data = data
         self.call = call
@@ -253,7 +254,7 @@ class ItemExchange(GrpcExchange[MessageT]):
     key = ""
     cancels: str | None = None
 
-    def __init__(self, opened: Opened[MessageT], data: bytes) -> None:
+    def __init__(self, opened: Opened[MessageT], data: Serialized) -> None:
         self.endpoint = opened.endpoint
         self.data = data
         self.opened = opened

@@ -18,6 +18,7 @@ from structlog.typing import FilteringBoundLogger
 
 from turnout.admission.unread import UnsentBudget
 from turnout.auth.authority import Authority
+from turnout.chunks import Serialized
 from turnout.errors import Exhausted, InvalidRequest, MalformedMessage, ModelFailure, TurnoutError
 from turnout.rpc.authorization import MessageCheck, ModelOfUpload
 from turnout.rpc.errors import to_status
@@ -68,7 +69,7 @@ class MethodGuard:
     def unary(
         self,
         service: str,
-        behaviour: Callable[[bytes, RpcCall], Response | Awaitable[Response]],
+        behaviour: Callable[[Serialized, RpcCall], Response | Awaitable[Response]],
         *,
         prompt: bool = False,
     ) -> Unary:
@@ -77,7 +78,7 @@ class MethodGuard:
         `behaviour` and `prompt` are as for `Unary`, but `behaviour` may raise any exception.
         """
 
-        def answer(message: bytes, call: RpcCall) -> Response | Awaitable[Response]:
+        def answer(message: Serialized, call: RpcCall) -> Response | Awaitable[Response]:
             try:
                 done = behaviour(message, call)
             except Exception as error:  # noqa: BLE001 - the client would otherwise see the exception's message
@@ -182,7 +183,7 @@ class MethodGuard:
         reader = self.reader(GetMessageClass(method.input_type))
         check = MessageCheck.of(f"/{service}/{method.name}", method, self.authority, self.model_of_upload)
 
-        async def parsed(data: bytes) -> Message:
+        async def parsed(data: Serialized) -> Message:
             try:
                 return await reader.read(data)
             except InvalidRequest as error:
@@ -201,7 +202,7 @@ class MethodGuard:
         if not method.client_streaming and not method.server_streaming:
             takes_call = _takes_call(getattr(behaviour, "__func__", behaviour))
 
-            async def answer(data: bytes, call: RpcCall) -> bytes:
+            async def answer(data: Serialized, call: RpcCall) -> bytes:
                 request = await parsed(data)
                 if check is not None:
                     check.request(call, request)

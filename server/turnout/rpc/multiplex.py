@@ -17,6 +17,7 @@ from typing import Protocol, TypeAlias
 
 from turnout.admission.unread import LARGE_BYTES, UnsentBudget
 from turnout.auth.policy.quotas import Quota
+from turnout.chunks import Serialized
 from turnout.errors import Draining, Exhausted, InvalidRequest
 from turnout.rpc.transport.asgi.eager_tasks import begun_in_task
 from turnout.rpc.transport.port import Stream
@@ -74,7 +75,7 @@ class Multiplexer:
         self,
         plane: DataPlane,
         stream: Stream,
-        item: Callable[[bytes], Item],
+        item: Callable[[Serialized], Item],
         ordering: Ordering,
         max_items: int,
         unsent: UnsentBudget,

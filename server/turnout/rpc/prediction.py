@@ -4,6 +4,7 @@ from abc import abstractmethod
 from collections.abc import Awaitable
 from functools import partial
 
+from turnout.chunks import Serialized
 from turnout.errors import InvalidRequest, TurnoutError
 from turnout.routing.request_metadata import PreferenceReader, Preferences
 from turnout.rpc import codec
@@ -173,7 +174,7 @@ def prediction_methods(plane: DataPlane, preferences: PreferenceReader, max_item
         _SERVICE, "PredictStream", pb.PredictStreamRequest, preferences, guard, Templates(ITEM_FIELDS)
     )
 
-    def predict(data: bytes, call: RpcCall) -> Response | Awaitable[Response]:
+    def predict(data: Serialized, call: RpcCall) -> Response | Awaitable[Response]:
         done = plane.begin(PredictExchange(predicting, data, call))
         return done.finish() if isinstance(done, Pending) else done
 

@@ -13,6 +13,7 @@ from google.rpc.status_pb2 import Status
 
 from turnout.admission.requests import Admission, ReceiveBudget
 from turnout.admission.unread import UnsentBudget
+from turnout.chunks import Serialized
 from turnout.config import Address, Drain, Limits, Settings
 from turnout.errors import TurnoutError
 from turnout.rpc.errors import to_status
@@ -62,29 +63,32 @@ def rich_status() -> Status:
 def methods(seen: Seen) -> Methods:
     """Returns the methods by path."""
 
-    async def echo(message: bytes, call: RpcCall) -> bytes:
+    async def echo(message: Serialized, call: RpcCall) -> bytes:
         seen.calls["Echo"] = call
-        return message
+        return bytes(message)
 
-    async def pieces(message: bytes, _: RpcCall) -> Parts:
-        half = len(message) // 2
-        return Parts((b"(", message[:half], b"|", b"", message[half:], b")"))
+    async def pieces(message: Serialized, _: RpcCall) -> Parts:
+        whole = bytes(message)
+        half = len(whole) // 2
+        return Parts(
+            (b"(", whole[:half], b"|", b"", whole[half:], b")"), UnsentBudget(len(whole)).reserve(None, len(whole))
+        )
 
-    async def tell(message: bytes, call: RpcCall) -> bytes:
+    async def tell(message: Serialized, call: RpcCall) -> bytes:
         try:
             call.trailing = tuple(call.metadata)
         except TurnoutError as error:
             raise StatusError(to_status(error)) from None
         return repr((call.metadata, call.host, call.deadline)).encode()
 
-    async def show_certificate(message: bytes, call: RpcCall) -> bytes:
+    async def show_certificate(message: Serialized, call: RpcCall) -> bytes:
         seen.calls["Certificate"] = call
         return call.certificate.encode()
 
     async def show_certificates(stream: Stream) -> None:
         await stream.write(stream.certificate.encode())
 
-    async def sleep(message: bytes, call: RpcCall) -> bytes:
+    async def sleep(message: Serialized, call: RpcCall) -> bytes:
         seen.began.set()
         try:
             await asyncio.Event().wait()
@@ -93,13 +97,13 @@ def methods(seen: Seen) -> Methods:
             raise
         raise AssertionError
 
-    async def fail(message: bytes, call: RpcCall) -> bytes:
+    async def fail(message: Serialized, call: RpcCall) -> bytes:
         raise StatusError(rich_status())
 
-    async def break_down(message: bytes, call: RpcCall) -> bytes:
+    async def break_down(message: Serialized, call: RpcCall) -> bytes:
         raise ZeroDivisionError
 
-    async def give_up(message: bytes, call: RpcCall) -> bytes:
+    async def give_up(message: Serialized, call: RpcCall) -> bytes:
         raise asyncio.CancelledError
 
     async def duplex(stream: Stream) -> None:
@@ -110,7 +114,7 @@ def methods(seen: Seen) -> Methods:
 
     async def duplex_together(stream: Stream) -> None:
         while messages := await stream.read_some(16):
-            await stream.write_all(messages)
+            await stream.write_all(list(map(bytes, messages)))
 
     async def collect(stream: Stream) -> None:
         parts = []
@@ -155,7 +159,7 @@ def methods(seen: Seen) -> Methods:
 
     return {
         SERVICE + "Echo": Unary(echo),
-        SERVICE + "Prompt": Unary(lambda message, _: message, prompt=True),
+        SERVICE + "Prompt": Unary(lambda message, _: bytes(message), prompt=True),
         SERVICE + "Pieces": Unary(pieces),
         SERVICE + "PromptSleep": Unary(sleep, prompt=True),
         SERVICE + "PromptFail": Unary(fail, prompt=True),

@@ -1,5 +1,6 @@
 """Ensures that a change has taken effect in every worker, not only in the one that answers, when the call returns."""
 
+from turnout.chunks import Serialized
 from turnout.rpc.transport.port import Methods, Response, RpcCall, Unary
 from turnout.workers.peers import Peers
 
@@ -13,7 +14,7 @@ def followed(methods: Methods, peers: Peers | None) -> Methods:
         return methods
 
     def wrapped(method: Unary) -> Unary:
-        async def answer(message: bytes, call: RpcCall) -> Response:
+        async def answer(message: Serialized, call: RpcCall) -> Response:
             response = await method.respond(message, call)
             await peers.follow()
             return response

@@ -16,7 +16,7 @@ from turnout.oip.exchange import RequestedOutputs
 from turnout.oip.tensors import encode_raw
 from turnout.serving.data_plane.inference import InferenceResult, Route
 from turnout.serving.inputs.limits import InputLimits
-from turnout.serving.sessions.tensor import Array
+from turnout.serving.sessions.tensor import Array, elements_of
 from turnout.wire_format import Lengths, length_delimited
 from turnout_proto.oip.inference_pb2 import InferParameter, ModelInferResponse, ModelStreamInferResponse
 
@@ -92,11 +92,11 @@ def output_parts(outputs: Iterable[tuple[str, Array]], described: Descriptions) 
             description = response.SerializeToString()
             if array.dtype != object:
                 described[name] = array.dtype, array.shape, description, before
+            elements += (before, raw)
         else:
             _, _, description, before = known
-            raw = array.tobytes()
+            elements += (before, *elements_of(array))
         parts.append(description)
-        elements += (before, raw)
     return parts + elements
 
 

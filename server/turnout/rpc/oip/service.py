@@ -4,6 +4,7 @@ from collections.abc import Awaitable
 
 from google.protobuf.descriptor import ServiceDescriptor
 
+from turnout.chunks import Serialized
 from turnout.config import Oip
 from turnout.oip.services import OipServices
 from turnout.routing.request_metadata import PreferenceReader
@@ -48,9 +49,9 @@ def oip_methods(
     )
     mentioned_in, enabled = memory.mentioned_in, memory.enabled
 
-    def model_infer(data: bytes, call: RpcCall) -> Response | Awaitable[Response]:
+    def model_infer(data: Serialized, call: RpcCall) -> Response | Awaitable[Response]:
         exchange = InferExchange(inferring, data, call)
-        if enabled and mentioned_in(data):
+        if enabled and not exchange.heavy and mentioned_in(bytes(data)):
             exchange.heavy = True  # copying from shared memory may take long
         done = plane.begin(exchange)
         return done.finish() if isinstance(done, Pending) else done
@@ -58,9 +59,9 @@ def oip_methods(
     async def model_stream_infer(stream: Stream) -> None:
         opened = Opened.of(streaming, stream)
 
-        def item(data: bytes) -> InferItem:
+        def item(data: Serialized) -> InferItem:
             made = InferItem(opened, data)
-            made.heavy = made.heavy or mentioned_in(data)
+            made.heavy = made.heavy or mentioned_in(bytes(data))
             return made
 
         # Triton keeps the order for models with one response per request, and clients that set no ids rely on it.

@@ -5,6 +5,7 @@ from typing import Generic, TypeVar, cast
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import DecodeError, Message
 
+from turnout.chunks import Serialized
 from turnout.errors import MalformedMessage
 from turnout.rpc.parsing.wire_scan import check_message, is_light
 from turnout.serving.inputs.limits import InputLimits
@@ -34,19 +35,22 @@ class MessageReader(Generic[MessageT]):
         self._limits = limits
         self._thread = thread
 
-    def heavy(self, data: bytes) -> bool:
+    def heavy(self, data: Serialized) -> bool:
         """Returns whether to parse and decode a message in a thread."""
         if len(data) <= SMALL_BYTES:
             return False
-        return len(data) > _LIGHT_BYTES or _STRINGS_MARK in data or not is_light(data, self._descriptor, _LIGHT_PIECES)
+        if not isinstance(data, bytes) or len(data) > _LIGHT_BYTES:
+            return True
+        return _STRINGS_MARK in data or not is_light(data, self._descriptor, _LIGHT_PIECES)
 
-    def parse(self, data: bytes) -> MessageT:
+    def parse(self, data: Serialized) -> MessageT:
         """Parses a message, after checking its limits if it is large.
 
         Raises:
             MalformedMessage: The bytes cannot be parsed as a message of this type.
             InvalidTensor: The message has too many fields, elements or strings.
         """
+        data = bytes(data)
         if len(data) > SMALL_BYTES:
             check_message(data, self._descriptor, self._limits)
         try:
@@ -55,6 +59,6 @@ class MessageReader(Generic[MessageT]):
             name = self._message.DESCRIPTOR.name
             raise MalformedMessage(f"the message is not a {name}: its bytes cannot be parsed") from None
 
-    async def read(self, data: bytes) -> MessageT:
+    async def read(self, data: Serialized) -> MessageT:
         """Parses a message, in a thread if parsing may take long. Raises the same errors as `parse`."""
         return await self._thread.run(self.parse, data) if self.heavy(data) else self.parse(data)

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from turnout.chunks import Serialized
 from turnout.serving.sessions.tensor import Array
 from turnout.wire_format import LENGTH_DELIMITED, WireFormatError, read_field, read_varint
 
@@ -121,7 +122,7 @@ class Outline(NamedTuple):
     sent: slice | None
     elements: tuple[slice, ...]
     common: object
-    key: Callable[[bytes], object]
+    key: Callable[[Serialized], object]
 
 
 @dataclass(slots=True, eq=False)
@@ -129,7 +130,7 @@ class _Layout:
     """Messages of one length with the variable fields at the same positions."""
 
     places: tuple[object, ...]
-    key: Callable[[bytes], object]
+    key: Callable[[Serialized], object]
     known: dict[object, Template] = field(default_factory=dict)
 
 
@@ -151,7 +152,7 @@ class Templates:
         self._sizes: dict[int, _Size] = {}
         self._count = 0
 
-    def find(self, data: bytes) -> Found | None:
+    def find(self, data: Serialized) -> Found | None:
         """Reads a message with the template that it matches; returns None if it matches none."""
         size = self._sizes.get(len(data))
         if size is None:
@@ -168,7 +169,7 @@ class Templates:
             if template.id is not None:
                 request_id = data[template.id].decode()
             if template.sent is not None:
-                sent = _number(data, template.sent)
+                sent = _number(data[template.sent])
         except (UnicodeDecodeError, WireFormatError):
             return None
         size.tries = 0
@@ -248,10 +249,10 @@ def outline(data: bytes, fields: Fields) -> Outline | None:
     return Outline(len(data), found.id, found.sent, elements, key(data), key)
 
 
-def _number(data: bytes, at: slice) -> int:
-    """Returns the varint that occupies the slice `at`. Raises WireFormatError if the varint is shorter than that."""
-    value, stop = read_varint(data, at.start, at.stop)
-    if stop != at.stop:
+def _number(data: bytes) -> int:
+    """Returns the varint that `data` consists of. Raises WireFormatError if the varint is shorter than that."""
+    value, stop = read_varint(data, 0, len(data))
+    if stop != len(data):
         raise WireFormatError
     return value & _MOST_NUMBER
 

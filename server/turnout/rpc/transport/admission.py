@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from turnout.admission.requests import Admission
+from turnout.chunks import Serialized
 from turnout.errors import TurnoutError
 from turnout.rpc.errors import to_status
 from turnout.rpc.transport.port import (
@@ -43,7 +44,7 @@ def _admitted(method: Method, admission: Admission) -> Method:
 
     if isinstance(method, Unary):
 
-        async def answer(message: bytes, call: RpcCall) -> Response:
+        async def answer(message: Serialized, call: RpcCall) -> Response:
             with counted():
                 return await method.respond(message, call)
 

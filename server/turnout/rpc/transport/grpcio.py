@@ -12,12 +12,12 @@ from grpc_status.rpc_status import to_status
 from structlog.typing import FilteringBoundLogger
 
 from turnout.address import cannot_listen
-from turnout.admission.unread import counts_of
+from turnout.admission.unread import CountedBytes, Unsent
 from turnout.config import Address
 from turnout.errors import ConfigError
 from turnout.routing.request_metadata import peer_host
 from turnout.rpc.transport.in_flight import in_flight
-from turnout.rpc.transport.port import Metadata, Method, Methods, StatusError, Stream, Streaming
+from turnout.rpc.transport.port import Metadata, Method, Methods, Parts, StatusError, Stream, Streaming
 from turnout.tls.identity import IdentitySource, ServerIdentity
 
 T = TypeVar("T")
@@ -184,15 +184,9 @@ class _GrpcioCall(Stream):
             self._raise_if_cancelled()
             raise
 
-    def keep(self, pieces: Sequence[bytes]) -> None:
-        """Counts the pieces of the response until the call has ended, since the core copies them."""
-        counts = counts_of(pieces)
-
-        def ended(_: Context) -> None:
-            for unsent in counts:
-                unsent.release()
-
-        self._context.add_done_callback(ended)  # type: ignore[arg-type] # types-grpcio wants a class of its own
+    def keep(self, unsent: Unsent) -> None:
+        """Counts the response until the call has ended, since the core copies it."""
+        self._context.add_done_callback(lambda _: unsent.release())  # type: ignore[arg-type] # types-grpcio wants a class of its own
 
     def _raise_if_cancelled(self) -> None:
         """Raises CancelledError if the client disconnected, which gRPC reports with many kinds of exceptions."""
@@ -222,11 +216,13 @@ def _handler(method: Method, log: FilteringBoundLogger, running: Running) -> Han
 
     async def respond(message: bytes, call: _GrpcioCall) -> bytes:
         response = await method.respond(message, call)
-        if type(response) is bytes:
-            return response
-        pieces = (response,) if isinstance(response, bytes) else response
-        call.keep(pieces)
-        return b"".join(pieces)
+        if isinstance(response, Parts):
+            call.keep(response.unsent)
+            return b"".join(response.parts)
+        if isinstance(response, CountedBytes):
+            call.keep(response.unsent)
+            return bytes(response)
+        return response
 
     return grpc.unary_unary_rpc_method_handler(_behaviour(respond, log, running))
 

@@ -15,7 +15,9 @@ from typing import Any, Protocol, TypeAlias
 
 from google.rpc.status_pb2 import Status
 
+from turnout.admission.unread import Unsent
 from turnout.auth.caller import Caller
+from turnout.chunks import Serialized
 from turnout.config import Address
 
 Metadata: TypeAlias = Sequence[tuple[str, str | bytes]]
@@ -36,8 +38,15 @@ class FixedMetadata(tuple[tuple[str, str], ...]):
     prepared: Any = None
 
 
-class Parts(tuple[bytes, ...]):
-    """The pieces of a large response, which are sent one after the other instead of being copied together."""
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The parts of a large response, which are sent one after the other instead of being copied together.
+
+    `unsent` counts them, and is released when the last of them has been sent. The last should be small: it is copied.
+    """
+
+    parts: Sequence[bytes]
+    unsent: Unsent
 
 
 Response: TypeAlias = bytes | Parts
@@ -102,7 +111,7 @@ class Stream(RpcCall):
     async def read(self) -> bytes | None:
         """Returns the client's next message; None after its last message."""
 
-    async def read_some(self, most: int) -> Sequence[bytes]:
+    async def read_some(self, most: int) -> Sequence[Serialized]:
         """Returns at most `most` messages that the client has sent; an empty sequence after its last message.
 
         Waits only until the first message has arrived. A large message is returned alone or last.
@@ -137,10 +146,10 @@ class Unary:
             `asyncio.current_task` returns None until the method first waits.
     """
 
-    answer: Callable[[bytes, RpcCall], Response | Awaitable[Response]]
+    answer: Callable[[Serialized, RpcCall], Response | Awaitable[Response]]
     prompt: bool = False
 
-    async def respond(self, message: bytes, call: RpcCall) -> Response:
+    async def respond(self, message: Serialized, call: RpcCall) -> Response:
         """Returns the response, waiting for it if necessary."""
         done = self.answer(message, call)
         return done if isinstance(done, RESPONSES) else await done

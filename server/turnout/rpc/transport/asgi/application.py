@@ -17,6 +17,7 @@ from structlog.typing import FilteringBoundLogger
 
 from turnout.admission.requests import Admission
 from turnout.admission.unread import LARGE_BYTES
+from turnout.chunks import Serialized
 from turnout.errors import TurnoutError
 from turnout.rpc.errors import to_status
 from turnout.rpc.transport.asgi.call import (
@@ -58,7 +59,7 @@ _ACCEPTED = (b"grpc-accept-encoding", ENCODING_NAMES.encode())
 class _Route:
     """A method in the routing table, which is either unary or streaming."""
 
-    answer: Callable[[bytes, RpcCall], Response | Awaitable[Response]] | None
+    answer: Callable[[Serialized, RpcCall], Response | Awaitable[Response]] | None
     serve: Callable[[Stream], Awaitable[None]] | None
     counted: bool  # against the limit on concurrent requests
     prompt: bool = False  # calls are started without a task
@@ -125,13 +126,14 @@ class GrpcApplication:
         try:
             if route.answer is not None:
                 event = await receive()
-                body = event.get("body", b"")
-                size = len(body)
-                if PREFIX_BYTES <= size <= self._whole and PREFIX.unpack_from(body) == (0, size - PREFIX_BYTES):
-                    body = body[PREFIX_BYTES:]
+                data = event.get("body", b"")
+                size = len(data)
+                body: Serialized
+                if PREFIX_BYTES <= size <= self._whole and PREFIX.unpack_from(data) == (0, size - PREFIX_BYTES):
+                    body = data[PREFIX_BYTES:]
                 else:
                     body = await call.only_message(event)
-                del event  # otherwise it would keep the body in memory while the method runs
+                del event, data  # otherwise they would keep the body in memory while the method runs
                 response = route.answer(body, call)
                 del body
                 if not isinstance(response, RESPONSES):

@@ -10,6 +10,7 @@ from google.rpc.status_pb2 import Status
 
 from turnout.admission.requests import ReceiveBudget
 from turnout.admission.unread import LARGE_BYTES, CountedBytes, UnsentBudget, connection_of, counts_of
+from turnout.chunks import Serialized
 from turnout.errors import Exhausted
 from turnout.rpc.errors import to_status
 from turnout.rpc.transport.asgi.compression import (
@@ -21,7 +22,7 @@ from turnout.rpc.transport.asgi.compression import (
     decompress,
 )
 from turnout.rpc.transport.asgi.eager_tasks import started
-from turnout.rpc.transport.asgi.framing import PREFIX, FrameSplitter
+from turnout.rpc.transport.asgi.framing import PREFIX, FrameSplitter, grouped
 from turnout.rpc.transport.asgi.headers import parse_timeout
 from turnout.rpc.transport.asgi.running_calls import RunningCall
 from turnout.rpc.transport.asgi.statuses import (
@@ -174,7 +175,7 @@ class AsgiCall(RunningCall):
         chain = self._scope["extensions"].get("tls", {}).get("client_cert_chain", ())
         return str(chain[0]) if chain else ""
 
-    async def only_message(self, event: Event) -> bytes:
+    async def only_message(self, event: Event) -> Serialized:
         """Returns the message of a unary call whose first event is `event`.
 
         Raises:
@@ -182,7 +183,7 @@ class AsgiCall(RunningCall):
         """
         frames = self._frames = FrameSplitter(self._limits.max_message_bytes)
         self._feed(frames, event)
-        message = await self.read()
+        message = await self._next()
         if message is None:
             raise refusal(INTERNAL, "expected one message, got none")
         if frames.partial:
@@ -191,6 +192,11 @@ class AsgiCall(RunningCall):
 
     async def read(self) -> bytes | None:
         """Returns the client's next message; None after its last message."""
+        message = await self._next()
+        return None if message is None else bytes(message)
+
+    async def _next(self) -> Serialized | None:
+        """Returns the client's next message as `read` does, but leaves a large one in chunks."""
         if self._fault is not None:
             raise self._fault
         frames = self._frames
@@ -216,15 +222,16 @@ class AsgiCall(RunningCall):
         if not compressed:
             return message
         limit, in_thread = self._limits.max_message_bytes, len(message) >= _DECOMPRESSED_IN_THREAD
-        return await self._limits.convert(in_thread, decompress, message, self._encoding, limit)
+        return await self._limits.convert(in_thread, decompress, bytes(message), self._encoding, limit)
 
-    async def read_some(self, most: int) -> Sequence[bytes]:
+    async def read_some(self, most: int) -> Sequence[Serialized]:
         """Returns at most `most` messages that have arrived; an empty sequence after the client's last message."""
         self._waited = False
-        message = await self.read()
+        message = await self._next()
         if message is None:
             return ()
-        messages, frames = [message], self._frames
+        messages: list[Serialized] = [message]
+        frames = self._frames
         assert frames is not None, "one was read"
         alone = self._alone and self._waited and not frames.buffered
         if most > 1 and self._encoding is IDENTITY and not alone:
@@ -235,7 +242,7 @@ class AsgiCall(RunningCall):
             self._alone = self._waited and len(messages) == 1
         return messages
 
-    def _take_more(self, frames: FrameSplitter, messages: list[bytes], most: int) -> None:
+    def _take_more(self, frames: FrameSplitter, messages: list[Serialized], most: int) -> None:
         """Adds the other messages that have arrived, up to `most` messages and `JOINED_BYTES` bytes in total.
 
         All of them are taken before any is answered, because each event that is received wakes the server's thread, as
@@ -290,28 +297,28 @@ class AsgiCall(RunningCall):
             compressed, size = 1, len(message)
         await self._send_pieces((PREFIX.pack(compressed, size), message), more=more)
 
-    async def send_parts(self, parts: Parts) -> None:
-        """Sends the only message of a call, combining its small parts in one event."""
+    async def send_parts(self, response: Parts) -> None:
+        """Sends the only message of a call, combining its small parts in one event.
+
+        h2corn frees what it is given in the order in which it sends it, so only the last event needs to be counted.
+        """
         if self.gzip:
-            await self.send_message(b"".join(parts), more=False)
+            await self.send_message(b"".join(response.parts), more=False)
             return
         self.started = True
         await self._send(START)
-        await self._send_pieces((PREFIX.pack(0, sum(map(len, parts))), *parts), more=False)
+        prefix = PREFIX.pack(0, sum(map(len, response.parts)))
+        *groups, last = grouped((prefix, *response.parts), JOINED_BYTES)
+        for group in groups:
+            await self._send({"type": "http.response.body", "body": b"".join(group), "more_body": True})
+        await self._send({"type": "http.response.body", "body": CountedBytes.of(b"".join(last), response.unsent)})
 
     async def _send_pieces(self, pieces: Sequence[bytes], *, more: bool) -> None:
         """Sends the pieces of messages, combining small ones in one event. With `more`, other messages may follow."""
-        joined, size = pieces, sum(map(len, pieces))
-        if size > JOINED_BYTES:
-            joined, size = [], 0
-            for piece in pieces:
-                if joined and size + len(piece) > JOINED_BYTES:
-                    await self._send({"type": "http.response.body", "body": self._joined(joined), "more_body": True})
-                    joined, size = [], 0
-                joined.append(piece)
-                size += len(piece)
-        body = b"".join(joined) if size <= LARGE_BYTES else self._joined(joined)
-        await self._send({"type": "http.response.body", "body": body, "more_body": more})
+        *groups, last = grouped(pieces, JOINED_BYTES)
+        for group in groups:
+            await self._send({"type": "http.response.body", "body": self._joined(group), "more_body": True})
+        await self._send({"type": "http.response.body", "body": self._joined(last), "more_body": more})
 
     def _joined(self, pieces: Sequence[bytes]) -> bytes:
         """Joins pieces to bytes that are counted while h2corn holds them, if they are large."""
@@ -349,7 +356,7 @@ class AsgiCall(RunningCall):
         if body := event.get("body"):
             frames.feed(body)
 
-    async def _rest(self, frames: FrameSplitter) -> tuple[bool, bytes] | None:
+    async def _rest(self, frames: FrameSplitter) -> tuple[bool, Serialized] | None:
         """Returns the message that is partly received once it is complete; None if the request ends before that."""
         seconds = self._limits.message_seconds
         if self.task is None:

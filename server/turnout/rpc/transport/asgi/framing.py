@@ -4,9 +4,10 @@ See https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md.
 """
 
 from collections import deque
+from collections.abc import Sequence
 from struct import Struct
 
-from turnout.chunks import add_chunk
+from turnout.chunks import ChunkedBytes, Serialized, add_chunk
 from turnout.rpc.transport.asgi.statuses import INTERNAL, RESOURCE_EXHAUSTED, refusal
 from turnout.rpc.transport.port import StatusError
 
@@ -15,6 +16,10 @@ PREFIX = Struct(">BI")
 
 PREFIX_BYTES = PREFIX.size
 
+_CHUNKED_BYTES = 1024 * 1024
+"""Size in bytes above which a message is left in chunks. Joining them would hold the event loop for a millisecond or
+more, and the elements of tensors are copied from the message anyway."""
+
 
 def too_large(limit: int) -> StatusError:
     """Returns the error for a message that exceeds the limit, in bytes."""
@@ -22,11 +27,26 @@ def too_large(limit: int) -> StatusError:
     return refusal(RESOURCE_EXHAUSTED, message)
 
 
+def grouped(parts: Sequence[bytes], most: int) -> list[list[bytes]]:
+    """Returns the parts of messages in groups to join: of at most `most` bytes, or a single part that is larger."""
+    if sum(map(len, parts)) <= most:
+        return [list(parts)]
+    groups: list[list[bytes]] = []
+    room = 0
+    for part in parts:
+        if not groups or len(part) > room:
+            groups.append([])
+            room = most
+        groups[-1].append(part)
+        room -= len(part)
+    return groups
+
+
 class FrameSplitter:
     """Splits a stream of chunks into messages, regardless of where the chunks begin and end.
 
     A message that is too large is rejected when its prefix is read, before any of its data is stored. Each message is
-    copied once.
+    copied once, or not at all if it is large.
     """
 
     __slots__ = ("_begun", "_chunks", "_flag", "_length", "_limit", "_offset", "buffered")
@@ -52,7 +72,7 @@ class FrameSplitter:
         add_chunk(self._chunks, chunk)
         self.buffered += len(chunk)
 
-    def next(self) -> tuple[bool, bytes] | None:
+    def next(self) -> tuple[bool, Serialized] | None:
         """Returns the next message, preceded by whether it is compressed; None until the message is complete.
 
         Raises:
@@ -63,7 +83,7 @@ class FrameSplitter:
                 return None
             if (message := self._whole()) is not None:
                 return False, message
-            self._flag, self._length = PREFIX.unpack(self._take(PREFIX_BYTES))
+            self._flag, self._length = PREFIX.unpack(b"".join(self._take(PREFIX_BYTES)))
             self._begun = True
             if self._flag > 1:
                 raise refusal(INTERNAL, "expected a message's prefix to begin with 0 or 1")
@@ -72,7 +92,8 @@ class FrameSplitter:
         if self.buffered < self._length:
             return None
         self._begun = False
-        return bool(self._flag), self._take(self._length)
+        parts = self._take(self._length)
+        return bool(self._flag), ChunkedBytes(parts) if self._length > _CHUNKED_BYTES else b"".join(parts)
 
     def _whole(self) -> bytes | None:
         """Returns the next message if it is uncompressed and contained in one chunk, which is the usual case."""
@@ -91,21 +112,19 @@ class FrameSplitter:
         self.buffered -= length + PREFIX_BYTES
         return chunk[start:stop]
 
-    def _take(self, size: int) -> bytes:
-        """Removes and returns the next `size` bytes, which must have been received."""
+    def _take(self, size: int) -> list[bytes]:
+        """Removes and returns the next `size` bytes, which must have been received, in chunks."""
         self.buffered -= size
-        parts: list[bytes | memoryview] = []
+        parts: list[bytes] = []
         while size:
             chunk, start = self._chunks[0], self._offset
             end = start + size
             if end < len(chunk):
                 self._offset = end
-                if not parts:
-                    return chunk[start:end]
-                parts.append(memoryview(chunk)[start:end])
+                parts.append(chunk[start:end])
                 break
             self._chunks.popleft()
             self._offset = 0
             size = end - len(chunk)
-            parts.append(memoryview(chunk)[start:] if start else chunk)
-        return b"".join(parts)
+            parts.append(chunk[start:])
+        return parts
