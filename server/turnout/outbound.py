@@ -3,8 +3,8 @@
 Redirects are not followed, because their target would be chosen by the service and not by the configuration.
 """
 
+import asyncio
 import ssl
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -68,7 +68,8 @@ def ask(
         url: An http or https URL.
         headers: Request headers, encoded as Latin-1.
         content: Request body; None for no body.
-        timeout_s: Timeout in seconds for connecting, for each read and write, and for the whole response body.
+        timeout_s: Timeout in seconds for connecting, and for each read and write. Everything together may take twice as
+            long, even if the service sends its response byte by byte.
         most_bytes: Maximum number of bytes of the response body to read; the rest is ignored.
         ca_file: PEM file of the certificate authorities to trust; "" for the system's authorities.
 
@@ -77,11 +78,12 @@ def ask(
     """
     import httpx  # takes 0.1 s, which a server that sends no requests should not spend
 
-    begun, body = time.monotonic(), bytearray()
-    try:
+    async def exchange() -> HttpAnswer:
         encoded = {name.lower().encode("latin-1"): value.encode("latin-1") for name, value in headers.items()}
-        with (
-            httpx.Client(
+        body = bytearray()
+        async with (
+            asyncio.timeout(2 * timeout_s),
+            httpx.AsyncClient(
                 verify=ssl.create_default_context(cafile=ca_file) if ca_file else system_authorities(),
                 trust_env=uses_proxies(url),
                 follow_redirects=False,
@@ -91,14 +93,17 @@ def ask(
             ) as client,
             client.stream(method, url, headers=list(encoded.items()), content=content) as response,
         ):
-            chunks = response.iter_raw()
-            while len(body) < most_bytes and (chunk := next(chunks, b"")):
+            chunks = response.aiter_raw()
+            while len(body) < most_bytes and (chunk := await anext(chunks, b"")):
                 body += chunk
-                if time.monotonic() - begun > timeout_s:
-                    raise TimeoutError(f"its answer takes more than {timeout_s:g} s")
             return HttpAnswer(response.status_code, bytes(body[:most_bytes]), dict(response.headers))
+
+    try:
+        return asyncio.run(exchange())  # a loop of its own, since only that can bound the time of everything together
     except ImportError as error:  # the package for SOCKS proxies is not installed
         raise Unanswered("ProxyError", "a proxy of the environment cannot be used") from error
+    except TimeoutError as error:
+        raise Unanswered("TimeoutError", f"its answer takes more than {2 * timeout_s:g} s") from error
     except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError, ValueError) as error:
         raise Unanswered(type(error).__name__, str(error)) from error
 

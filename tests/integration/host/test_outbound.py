@@ -65,6 +65,31 @@ async def test_no_more_is_read_than_asked_for(asked) -> None:
     assert endpoint.sent < 50_000_000
 
 
+@pytest.mark.parametrize(
+    "says", [b"HTTP/1.1 200 OK\r\nX-Long: ", b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 2", b""],
+    ids=["a header", "a status", "everything"],
+)  # fmt: skip
+async def test_a_service_that_drips_its_headers_is_left_in_time(asked, says: bytes) -> None:
+    gone = asyncio.Event()
+
+    async def drip_headers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(says)
+        try:
+            for letter in b"HTTP/1.1 200 OK\r\nX-Long: ".ljust(60_000, b"x") if not says else b"0" * 60_000:
+                writer.write(bytes([letter]))
+                await writer.drain()
+                await asyncio.sleep(0.02)
+        except ConnectionError:
+            gone.set()
+
+    async with connections(drip_headers) as url:
+        with pytest.raises(Unanswered) as dripped:
+            await asyncio.wait_for(asked(url, timeout_s=1.0), 100)
+        await asyncio.wait_for(gone.wait(), 100)
+    assert dripped.value.kind == "TimeoutError"
+
+
 async def test_what_hangs_or_drips_is_left_in_time(asked) -> None:
     async with listening(Endpoint(HANGS)) as endpoint:
         with pytest.raises(Unanswered) as hung:
