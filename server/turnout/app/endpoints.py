@@ -55,6 +55,7 @@ from turnout.web.authorization import protect
 from turnout.web.body import BodyReceiver
 from turnout.web.console.application import console_routes
 from turnout.web.console.comparison import VersionComparison
+from turnout.web.console.ended_sessions import EndedSessions
 from turnout.web.console.pages import Pages
 from turnout.web.console.recent import Recent
 from turnout.web.console.rollout_history import TrackedRollouts
@@ -142,6 +143,7 @@ def open_web(
     oip: OipServices,
     scrapes: Scrapes,
     recent: Recent,
+    ended: EndedSessions,
     admission: Admission,
     budget: ReceiveBudget,
     unsent: UnsentBudget,
@@ -152,6 +154,7 @@ def open_web(
     settings = base.settings
     sessions = Sessions(
         settings.console.token.get_secret_value(),
+        ended,
         base.authority,
         b"" if member is None else member.start.session_key.get_secret_value().encode(),
         settings.workers,

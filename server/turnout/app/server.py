@@ -31,6 +31,7 @@ from turnout.routing.shadow.service import Shadows
 from turnout.rpc.server import Services
 from turnout.serving.versions.hold import Hold
 from turnout.telemetry.logging import LogForm, Threshold
+from turnout.web.console.ended_sessions import EndedSessions
 from turnout.web.console.recent import Recent
 from turnout.workers.member import Member
 from turnout.workers.peers import Peers
@@ -96,11 +97,12 @@ async def running(
         unsent = UnsentBudget(int(limits.max_unsent_bytes))
         services = open_services(parts, threshold, form, unsent, stack)
         scrapes, recent = Scrapes(base, serving, rollouts, stack), Recent(base.catalog, peers)
+        ended_sessions = EndedSessions(peers)
         admission = Admission(limits.max_requests)
         budget = ReceiveBudget(int(limits.max_unfinished_bytes))
         recorder = base.metrics.server
         recorder.admission, recorder.budget, recorder.unsent = admission, budget, unsent
-        web = open_web(parts, services.oip, scrapes, recent, admission, budget, unsent, stack)
+        web = open_web(parts, services.oip, scrapes, recent, ended_sessions, admission, budget, unsent, stack)
         if peers is not None:
             member = peers.member
             member.answers("snapshot", scrapes.snapshot)
@@ -118,6 +120,7 @@ async def running(
         await following.follow_all()
         await rollouts.engine.rollbacks.follow()  # before the first request, so that rollbacks stay in force
         await services.oip.catch_up()
+        await ended_sessions.catch_up()
         await listeners.start()
         scrapes.follow(listeners)
         addresses = listeners.grpc.address, listeners.http.address, listeners.control.address

@@ -345,6 +345,25 @@ def test_who_signs_in_to_the_console_is_signed_in_whichever_worker_answers(two_w
     assert CONSOLE_TOKEN not in two_workers.log.read_text()
 
 
+def test_who_signs_out_of_the_console_is_signed_out_in_every_worker_and_in_those_started_later(two_workers) -> None:
+    base = f"http://{two_workers.http}"
+    form = {"name": "ann", "token": CONSOLE_TOKEN}
+    signed_in = httpx.post(f"{base}/console/sign-in", data=form, headers={"origin": base})
+    copied = {"cookie": signed_in.headers["set-cookie"].partition(";")[0]}
+
+    def pages() -> list[str]:
+        return [httpx.get(f"{base}/console/models/m", headers=copied).text for _ in range(24)]
+
+    assert all("Sign out" in page for page in pages())
+    signed_out = httpx.post(f"{base}/console/sign-out", headers=copied | {"origin": base})
+    assert signed_out.status_code == 303
+    assert not any("Sign out" in page for page in pages())
+    wanted = restarts(two_workers) + 1
+    next(iter(workers_of(two_workers).values())).kill()
+    until(functools.partial(came_back, two_workers, wanted))
+    assert not any("Sign out" in page for page in pages())
+
+
 def test_sighup_reloads_in_every_worker_and_holds_for_those_started_later(two_workers) -> None:
     settings = Path(two_workers.log.parent / "turnout.toml")
     settings.write_text("[model.m]\nslo_ms = [250.0]\n")  # it holds for versions that are loaded from now on

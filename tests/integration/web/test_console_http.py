@@ -184,6 +184,21 @@ async def test_with_a_session_a_button_does_what_it_says(serve) -> None:
     assert await untouched(server)
 
 
+async def test_who_signs_out_takes_all_copies_of_the_cookie_along_and_no_other_session(serve) -> None:
+    server = await serve()
+    async with visitor(server) as client, visitor(server) as thief, visitor(server) as other:
+        await sign_in(client)
+        await sign_in(other)
+        thief.cookies.update(client.cookies)
+        assert (await press(thief, server)).status_code == 303
+        assert (await client.post("/console/sign-out")).status_code == 303
+        assert (await press(thief, server, "resume")).status_code == 403
+        assert (await thief.post("/console/sign-out")).status_code == 303, "it says no more than that"
+        assert (await press(other, server, "resume")).status_code == 303
+        await sign_in(client)
+        assert (await press(client, server)).status_code == 303, "the same visitor may return"
+
+
 async def test_a_change_from_another_origin_is_refused_even_with_the_cookie(serve) -> None:
     server = await serve()
     strangers = [("http://evil.example", {}), ("null", {}), ("", {}), (f"http://{server.http}.evil.example", {})]

@@ -113,7 +113,7 @@ class Actions:
         if not same_origin(request):
             raise PermissionDeniedError("a sign-out has to come from the console's own page")
         response = RedirectResponse("/console", 303, HEADERS)
-        self._sessions.sign_out(response)
+        await self._sessions.sign_out(request, response)
         return response
 
     def _permitted(self, request: Request) -> Visitor:

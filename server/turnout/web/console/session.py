@@ -1,8 +1,9 @@
 """Sessions of the console. Users sign in with the console's token or a token of `[auth]`.
 
-The token itself is not stored. The session cookie has the user's name and an expiry, signed by HMAC with a key that is
-generated when the server starts, so a restart signs out all users. For a token of `[auth]` the cookie has the token's
-id, so revoking the token ends its sessions. The cookie is SameSite=Strict and HttpOnly, and changes are accepted only
+The token itself is not stored. The session cookie has an expiry, the session's id and the user's name, signed by HMAC
+with a key that is generated when the server starts, so a restart signs out all users. For a token of `[auth]` the
+cookie has the token's id, so revoking the token ends its sessions. Signing out ends a session for copies of its cookie,
+too. The cookie is SameSite=Strict and HttpOnly, and changes are accepted only
 from pages of the same origin.
 """
 
@@ -12,6 +13,7 @@ import secrets
 import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -23,6 +25,7 @@ from turnout.auth.roles import AccessRole
 from turnout.auth.sign_in_throttle import SignInThrottle
 from turnout.errors import UnauthenticatedError
 from turnout.web.authorization import caller_of
+from turnout.web.console.ended_sessions import EndedSessions
 
 COOKIE = "turnout_console"
 _SECONDS = 8 * 3600
@@ -51,15 +54,26 @@ class Visitor:
         return self.caller is None or self.caller.may(AccessRole.OPERATE, model)
 
 
+class _Session(NamedTuple):
+    """What a cookie says: `held` is a name or the id of a token, according to `kind`."""
+
+    expires: int
+    id: str
+    kind: str
+    held: str
+
+
 class Sessions:
-    """Signs users in and out. The only state is the signing key and recent failures.
+    """Signs users in and out. The only state is the signing key, recent failures and ended sessions.
 
     Attributes:
         authority: Authenticates tokens of `[auth]`; None if `[auth]` is not enabled.
         throttle: Limits the rate of sign-ins after failures, against guessing.
     """
 
-    def __init__(self, token: str, authority: Authority | None = None, key: bytes = b"", share: int = 1) -> None:
+    def __init__(
+        self, token: str, ended: EndedSessions, authority: Authority | None = None, key: bytes = b"", share: int = 1
+    ) -> None:
         """Prepares. `token` is the console's own; "" if there is none.
 
         `share` processes that have the same `key` know each other's sessions, and divide the limit on the failed
@@ -67,6 +81,7 @@ class Sessions:
         """
         self.authority = authority
         self.throttle = SignInThrottle(share)
+        self._ended = ended
         self._token = hashlib.sha256(token.encode()).digest() if token else b""
         self._key = key or secrets.token_bytes(32)
 
@@ -90,35 +105,42 @@ class Sessions:
                 return None
             whose, held = caller.identity.actor, f"{_BY_TOKEN}:{id_of(token)}"
             ends = int(min(ends, caller.expires))
-        text = f"{ends}:{held}".encode()
+        text = f"{ends}:{secrets.token_hex(16)}:{held}".encode()
         value = f"{urlsafe_b64encode(text).decode()}.{self._signature(text)}"
         response.set_cookie(
             COOKIE, value, max_age=_SECONDS, path="/console", httponly=True, samesite="strict", secure=secure
         )
         return whose
 
-    def sign_out(self, response: Response) -> None:
-        """Ends the session by deleting its cookie in `response`."""
+    async def sign_out(self, request: Request, response: Response) -> None:
+        """Ends the session of a request, for all copies of its cookie, and deletes the cookie in `response`.
+
+        Raises:
+            UnavailableError: As for `EndedSessions.add`.
+        """
+        if (session := self._signed(request)) is not None:
+            await self._ended.add(session.id, session.expires)
         response.delete_cookie(COOKIE, path="/console", httponly=True, samesite="strict")
 
     def caller(self, request: Request) -> Caller | None:
         """Returns the signed-in caller; None if there is no session or `[auth]` is not enabled."""
         if self.authority is None or (session := self._session(request)) is None:
             return None
-        kind, held = session
-        return self.authority.of_console() if kind == _BY_CONSOLE else self.authority.of_token_id(held)
+        by_console = session.kind == _BY_CONSOLE
+        return self.authority.of_console() if by_console else self.authority.of_token_id(session.held)
 
     def visitor(self, request: Request) -> Visitor | None:
         """Returns the signed-in user; None if there is none."""
         session = self._session(request)
         if self.authority is None:
-            return Visitor(session[1], session[1]) if session is not None else None
+            return Visitor(session.held, session.held) if session is not None else None
         caller = caller_of(request.scope)
         if caller is None or caller.identity.anonymous:
             return None
         actor = caller.identity.actor
-        named = session is not None and session[0] == _BY_CONSOLE and actor == "console"
-        return Visitor(session[1] if named and session is not None else actor, actor, caller)
+        if session is not None and session.kind == _BY_CONSOLE and actor == "console":
+            return Visitor(session.held, actor, caller)
+        return Visitor(actor, actor, caller)
 
     def _bearer(self, token: str) -> Caller | None:
         if self.authority is None or len(token) > _MOST_TYPED or id_of(token) is None:
@@ -128,8 +150,13 @@ class Sessions:
         except UnauthenticatedError:
             return None
 
-    def _session(self, request: Request) -> tuple[str, str] | None:
-        """Returns the kind of the session, and the name or token id in its cookie; None if it is missing or invalid."""
+    def _session(self, request: Request) -> _Session | None:
+        """Returns the session of a request; None if it has none, or one that has ended."""
+        session = self._signed(request)
+        return None if session is None or session.id in self._ended else session
+
+    def _signed(self, request: Request) -> _Session | None:
+        """Returns what the cookie says; None if it is missing, was not made here or has expired."""
         cookie = request.cookies.get(COOKIE, "")
         if not self.possible or len(cookie) > _MAX_COOKIE:
             return None
@@ -141,8 +168,8 @@ class Sessions:
         # Compare bytes, since compare_digest raises for non-ASCII text, which a cookie may contain.
         if not hmac.compare_digest(self._signature(text).encode(), signature.encode()):
             return None
-        expires, kind, held = text.decode().split(":", 2)
-        return (kind, held) if int(expires) > time.time() else None
+        expires, *rest = text.decode().split(":", 3)
+        return _Session(int(expires), *rest) if int(expires) > time.time() else None
 
     def _signature(self, text: bytes) -> str:
         return hmac.new(self._key, text, hashlib.sha256).hexdigest()
