@@ -14,7 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 
 MEMORY = Path("/dev/shm")
-_PREFIX = "turnout-tests-"
+_PREFIX = "tt-"
+"""Short, since the path of a Unix socket has at most 107 bytes."""
 _LEAST_FREE_BYTES = 8 << 30
 """Twice what the largest test needs, in bytes. All tests together leave less, since pytest removes what passed."""
 
