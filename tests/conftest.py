@@ -12,7 +12,6 @@ import pytest
 import pytest_asyncio
 
 import shared_machine
-from files_in_memory import keep_files_in_memory
 from log_lines import with_all_lines
 from order import folder_of, scheduler, sort_key, workers
 from published import Publish, PublishedRepositories
@@ -42,9 +41,7 @@ def _is_quick(config: pytest.Config) -> bool:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Prepares a run. GPUs are hidden unless only tests/gpu run: all other tests are about answers of a CPU."""
-    if getattr(config.option, "numprocesses", None):  # a single worker's files stay, to be looked at
-        keep_files_in_memory()
+    """Hides GPUs unless only tests/gpu run: all other tests are about answers of a CPU."""
     if _is_quick(config):  # `make test` runs the same properties with more examples, by default a hundred
         hypothesis.settings.load_profile("quick")
     if not all((Path.cwd() / arg.partition("::")[0]).resolve().is_relative_to(GPU_TESTS) for arg in config.args):
