@@ -96,7 +96,10 @@ class Connection:
         try:
             response = method(request, timeout=timeout, metadata=traced(self.metadata))
         except grpc.RpcError as error:
-            raise error_of_call(cast(FailedCall, error), request_id) from error
+            failed = cast(FailedCall, error)
+            if self._closed.is_set() and failed.code() is grpc.StatusCode.CANCELLED:
+                raise Cancelled("the client was closed", request_id=request_id) from None
+            raise error_of_call(failed, request_id) from error
         except ValueError:
             if self._closed.is_set():  # gRPC raises ValueError if another thread has just closed the channel
                 raise ClientClosed("the client was closed") from None

@@ -263,3 +263,23 @@ async def test_renewed_certificates_are_used_by_the_next_connection(kind, transp
             put(key, renewed.key)
             put(certificate, renewed.pem)
             await client.predict("m", {})
+
+
+async def test_closing_the_client_ends_a_call_under_way(kind, transport):
+    answered = threading.Event()
+
+    def never(_):
+        answered.wait(BOUND)
+        raise Fault(grpc.StatusCode.UNAVAILABLE, "at last")
+
+    with fault_server() as server:
+        server.predict = never
+        client = AnyClient(kind, server.address, transport=transport, timeout=None)
+        waiting = asyncio.ensure_future(client.predict("m", {}))
+        try:
+            await within_bound(lambda: bool(server.seen))
+            await client.__aexit__()
+            with pytest.raises(Cancelled, match="the client was closed"):
+                await asyncio.wait_for(waiting, BOUND)
+        finally:
+            answered.set()
