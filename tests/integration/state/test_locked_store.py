@@ -3,6 +3,7 @@
 import asyncio
 import time
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -55,6 +56,11 @@ async def complete(server):
     return server
 
 
+async def kept(models: Path) -> None:
+    """Waits until the unrecorded rollback is in its file, which is written in the background: a disk may be slow."""
+    await settled(lambda: list((models / ".turnout" / "diverted").rglob("*.json")))
+
+
 async def test_a_verdict_is_in_force_within_a_tick_and_outlives_a_restart_until_it_is_on_record(pair, models) -> None:
     make = Lookups()
     async with serving(models) as server:
@@ -76,6 +82,7 @@ async def test_a_verdict_is_in_force_within_a_tick_and_outlives_a_restart_until_
                 assert "not recorded" in (await run(server, models, "traffic", "explain", "m")).out
                 assert (await latest(server)).state == "soaking", "as it is recorded"
                 seen.stop.set()
+                await kept(models)
                 async with serving(models) as other:  # as after a restart: it only knows what is kept
                     await complete(other)
                     assert other.parts.serving.policies.diverted == {"m": Version(1)}
@@ -216,6 +223,7 @@ async def test_a_rollback_by_hand_without_a_policy_does_not_wait_for_the_store(
             explained = (await run(server, models, "traffic", "explain", "m")).out
             assert "1.1.0 counts as not released" in " ".join(explained.split())
             if not state:  # as after a restart: it only knows what is kept
+                await kept(models)
                 async with serving(models, state=state) as other:
                     await complete(other)
                     assert {selector: await answered_by(other, selector) for selector in AFTER} == AFTER
