@@ -30,6 +30,9 @@ from turnout.registry.manifest.manifest import MANIFEST_FILE, FileEntry, Manifes
 from turnout.registry.storage.staging import STAGING, locked, staged
 
 _POLL = 0.05
+_ROOM_POLL = 0.5
+"""Interval in seconds at which a fetch looks whether others have left room for it, which reads all blobs' sizes."""
+
 _LOCKS = ".locks"
 _RESERVED = "reserved-"
 
@@ -134,7 +137,7 @@ class Cache:
             missing = self._link_blobs(manifest.files, home)
             while (room := self._reserve(missing, manifest)) is None:
                 checkpoint()
-                time.sleep(_POLL)
+                time.sleep(_ROOM_POLL)
                 missing = self._link_blobs(missing, home)
             with closing(room):
                 for entry in missing:

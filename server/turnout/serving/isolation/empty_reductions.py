@@ -89,10 +89,13 @@ def _follow(node: Node, scope: Scope, model: ModelGraph, made_empty: set[str], f
     inner = [*node.inner_graphs()]
     names = [*node.names_read(), *(name for graph in inner for name in graph.outputs)]
     seen = {name: found[name] for name in names if name in found}
+    axes = _stated_axes(node, scope)
+    if not (seen or axes):
+        return
     actual = _as_if(scope, seen)
     shapes: Sequence[Sequence[Dimension] | None]
     any_rank = any(one.any_rank for one in seen.values())
-    if axes := _stated_axes(node, scope):
+    if axes:
         data = node.inputs[0]
         reduced = actual.types[data].shape
         if reduced is None or (filled(reduced) and data not in found):
@@ -100,8 +103,6 @@ def _follow(node: Node, scope: Scope, model: ModelGraph, made_empty: set[str], f
         seen = seen | {data: _Actual(actual.types[data], _empty(data, reduced, scope, model, made_empty), any_rank)}
         shapes = [_reduced(reduced, axes, keepdims=node.attributes.get("keepdims", 1) != 0)]
         any_rank = any_rank or node.attributes.get("keepdims") == 0
-    elif not seen:
-        return
     else:
         shapes = [_sizes(node, actual)]
     empty = _union(seen)

@@ -3,8 +3,7 @@
 The token itself is not stored. The session cookie has an expiry, the session's id and the user's name, signed by HMAC
 with a key that is generated when the server starts, so a restart signs out all users. For a token of `[auth]` the
 cookie has the token's id, so revoking the token ends its sessions. Signing out ends a session for copies of its cookie,
-too. The cookie is SameSite=Strict and HttpOnly, and changes are accepted only
-from pages of the same origin.
+too. The cookie is SameSite=Strict and HttpOnly, and changes are accepted only from pages of the same origin.
 """
 
 import hashlib
