@@ -51,3 +51,31 @@ async def test_a_store_that_does_not_answer_counts_as_unavailable_until_it_does(
         with suppress(asyncio.CancelledError):
             await task
     assert refreshed.is_set() == (answer == 3)
+
+
+@pytest.mark.parametrize("steps", range(8))
+async def test_it_ends_when_it_is_cancelled_at_the_moment_of_a_change(tmp_path: Path, steps: int) -> None:
+    """`asyncio.wait_for` of Python 3.11 returns the result and forgets the cancellation, so that no server ended."""
+    availability = Availability(ServerRecorder(), structlog.wrap_logger(logging.getLogger("test")))
+    changed, looked = asyncio.Event(), asyncio.Event()
+
+    async def revision() -> int:
+        looked.set()
+        return 1
+
+    async def refresh() -> None:
+        pass
+
+    settings = RepositorySettings(watch=False, poll_interval_s=60.0)
+    task = asyncio.create_task(follow(refresh, revision, availability, tmp_path, settings, availability._log, changed))
+    async with asyncio.timeout(60):
+        await looked.wait()
+        for _ in range(100):  # until it waits for a change
+            await asyncio.sleep(0)
+    changed.set()
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    task.cancel()
+    done, _ = await asyncio.wait({task}, timeout=10)
+    task.cancel()
+    assert done, "it goes on"

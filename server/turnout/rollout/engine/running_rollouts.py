@@ -81,8 +81,8 @@ class RunningRollouts:
     async def wait(self, seconds: float) -> None:
         """Waits for the end of the next tick or command, at most `seconds`."""
         with suppress(TimeoutError):
-            async with self._changed:
-                await asyncio.wait_for(self._changed.wait(), seconds)
+            async with self._changed, asyncio.timeout(seconds):
+                await self._changed.wait()
 
     async def reconcile(self, seconds: float, *, mine: str | None = None, patient: bool = False) -> None:
         """Reads the state store, and takes over rollouts without a driver, and all rollouts of the model `mine`.

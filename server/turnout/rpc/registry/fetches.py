@@ -66,6 +66,7 @@ class FetchMethods:
 
     async def _send(self, write: Write, message: pb.FetchVersionResponse) -> None:
         try:
-            await asyncio.wait_for(write(message), self._idle)
+            async with asyncio.timeout(self._idle):
+                await write(message)
         except TimeoutError:
             raise Conflict(f"nothing was taken for {self._idle:g} s") from None

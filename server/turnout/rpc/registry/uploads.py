@@ -114,7 +114,8 @@ class UploadMethods:
 
     async def _next(self, requests: AsyncIterator[pb.UploadFilesRequest]) -> pb.UploadFilesRequest | None:
         try:
-            return await asyncio.wait_for(anext(requests), self._idle)
+            async with asyncio.timeout(self._idle):
+                return await anext(requests)
         except StopAsyncIteration:
             return None
         except TimeoutError:

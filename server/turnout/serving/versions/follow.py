@@ -139,7 +139,8 @@ async def _follow_state(
             read_at = loop.time()
         availability.report(Dependency.STATE_STORE, fault)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(changed.wait(), interval)
+            async with asyncio.timeout(interval):
+                await changed.wait()
         changed.clear()
 
 
@@ -181,7 +182,8 @@ async def _watched(root: Path, threads: Threads, changed: asyncio.Event) -> Asyn
         stop.set()
         # The directory vanished before the watch began, or its file system hangs: TimeoutError is an OSError.
         with contextlib.suppress(OSError):
-            await asyncio.wait_for(watching, _WATCH_CLOSE_SECONDS)
+            async with asyncio.timeout(_WATCH_CLOSE_SECONDS):
+                await watching
 
 
 def _watch(root: Path, report: Callable[[], object], stop: threading.Event) -> None:
